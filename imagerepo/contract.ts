@@ -1,0 +1,147 @@
+import { z } from 'zod';
+
+/**
+ * What the image repository and its users agree on: the metadata that an image creator writes, the
+ * record that the repository answers with, and the routes. The only file of `imagerepo/` that other
+ * folders may import.
+ */
+
+const name = z
+  .string()
+  .regex(
+    /^[A-Za-z0-9][A-Za-z0-9 ._+-]{0,79}$/,
+    'letters, digits, blanks and ._+- only, at most 80',
+  );
+const line = z
+  .string()
+  .max(1024)
+  .refine((text) => !/[\0\r\n]/.test(text), 'must be one line');
+const text = z.union([z.string().max(65_536), z.array(z.string().max(8_192)).max(1_000)]);
+const environmentName = z.string().regex(/^[A-Za-z_][A-Za-z0-9_]*$/, 'must be a variable name');
+
+/** An application of the IDB (UNICORE/X manual, "IDB"; keys are spelt as there). */
+export const IdbApplication = z.strictObject({
+  Name: name,
+  Version: z.string().regex(/^[A-Za-z0-9][A-Za-z0-9._+-]{0,39}$/),
+  Description: line.optional(),
+  Executable: line,
+  /** An entry that ends in `?` is kept only if the variable in it is set by the job. */
+  Arguments: z.array(line).max(1_000).optional(),
+  Environment: z.record(environmentName, line).optional(),
+  Prologue: text.optional(),
+  Epilogue: text.optional(),
+  IgnoreNonZeroExitCode: z.boolean().optional(),
+  Parameters: z
+    .record(
+      environmentName,
+      z.strictObject({
+        Type: z
+          .string()
+          .toUpperCase()
+          .pipe(z.enum(['STRING', 'CHOICE', 'BOOLEAN', 'INT', 'DOUBLE', 'FILENAME', 'FILESET'])),
+        Description: line.optional(),
+        ValidValues: z.array(line).optional(),
+      }),
+    )
+    .optional(),
+});
+export type IdbApplication = z.output<typeof IdbApplication>;
+
+const range = (unit: string, max: number) =>
+  z
+    .strictObject({
+      min: z.int().min(1).max(max).describe(`smallest, in ${unit}`),
+      default: z.int().min(1).max(max),
+      max: z.int().min(1).max(max),
+    })
+    .refine((r) => r.min <= r.default && r.default <= r.max, 'must have min <= default <= max');
+
+/** How the image boots, and so which parts it consists of and which hypervisors can run it. */
+export const imageFormats = {
+  /** A kernel and an initial RAM disk that holds the whole system; each boot starts afresh. */
+  kernel: { parts: ['kernel', 'initrd'], drivers: ['qemu', 'kvm'] },
+  /** A bootable disk; each target system writes to its own overlay. */
+  qcow2: { parts: ['disk'], drivers: ['qemu', 'kvm'] },
+  /** A tar of a root file system, started as a container. */
+  rootfs: { parts: ['rootfs'], drivers: ['lxc'] },
+} as const;
+export type ImageFormat = keyof typeof imageFormats;
+
+export const partNames = ['kernel', 'initrd', 'disk', 'rootfs'] as const;
+export type PartName = (typeof partNames)[number];
+
+/** What the image creator writes. Unknown keys are refused, each error names its field. */
+export const ImageMetadata = z.strictObject({
+  name,
+  version: z.string().regex(/^[A-Za-z0-9][A-Za-z0-9._+-]{0,39}$/),
+  description: line.default(''),
+  /** `private`: only the owner sees it. `public`: every user of the site. */
+  visibility: z.enum(['private', 'public']).default('private'),
+  format: z.enum(['kernel', 'qcow2', 'rootfs']),
+  os: z.strictObject({
+    /** CIM name, as in JSDL 1.0, 6.4.5 */
+    type: z.enum(['LINUX', 'FREEBSD', 'WINNT', 'OTHER']).default('LINUX'),
+    distribution: name,
+    version: name,
+    architecture: z.enum(['x86_64', 'aarch64']).default('x86_64'),
+  }),
+  /** The image's fragment of the incarnation database. */
+  applications: z.array(IdbApplication).max(500).default([]),
+  requirements: z.strictObject({
+    cpus: range('virtual CPUs', 512),
+    memoryMiB: range('MiB', 16_777_216),
+  }),
+  tsi: z.strictObject({
+    /** `channel`: our agent, over the hypervisor's own channel, no network needed. */
+    transport: z.enum(['channel']).default('channel'),
+    /** The account in the image that jobs run as. */
+    login: z.string().regex(/^[a-z_][a-z0-9_-]{0,31}$/),
+    /** Absolute path in the image below which job directories are made. */
+    jobsDirectory: z
+      .string()
+      .regex(/^\/[^\0\r\n]*$/)
+      .max(512),
+  }),
+  boot: z
+    .strictObject({
+      /** Appended to the kernel command line (format `kernel`). */
+      commandLine: line.optional(),
+      /** First process of a container (format `rootfs`). */
+      init: z
+        .string()
+        .regex(/^\/[^\0\r\n]*$/)
+        .max(512)
+        .optional(),
+    })
+    .default({}),
+});
+export type ImageMetadata = z.output<typeof ImageMetadata>;
+
+export const imageStates = ['INCOMPLETE', 'PUBLISHED', 'DELETING'] as const;
+
+/** What the repository answers: `GET /rest/images/{id}`. Sizes in bytes, dates as everywhere in REST. */
+export const ImageRecord = z.object({
+  id: z.uuid(),
+  owner: z.string(),
+  state: z.enum(imageStates),
+  created: z.string(),
+  metadata: ImageMetadata,
+  parts: z.partialRecord(
+    z.enum(partNames),
+    z.object({ sha256: z.string(), sizeBytes: z.number() }),
+  ),
+});
+export type ImageRecord = z.output<typeof ImageRecord>;
+
+/** Paths below the repository's base URL. */
+export const imageRoutes = {
+  images: '/rest/images',
+  image: (id: string) => `/rest/images/${encodeURIComponent(id)}`,
+  part: (id: string, part: PartName) => `/rest/images/${encodeURIComponent(id)}/parts/${part}`,
+  publish: (id: string) => `/rest/images/${encodeURIComponent(id)}/actions/publish`,
+} as const;
+
+/** Where a part lies below the repository's store directory; the content decides the name. */
+export function blobPath(sha256: string): string {
+  return `blobs/${sha256.slice(0, 2)}/${sha256}`;
+}

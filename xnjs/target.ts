@@ -1,0 +1,32 @@
+import type { IdbApplication } from '#imagerepo/contract.js';
+import type { Tsi, TsiIdentity } from './tsi/tsi.js';
+
+/**
+ * A target system as the job engine sees it: who runs jobs there and how to reach its TSI. Bound anew
+ * whenever its VM is; ask for it again rather than keep it.
+ */
+export type Target = {
+  readonly id: string;
+  readonly ownerDn: string;
+  readonly identity: TsiIdentity;
+  /** Absolute path below which job directories are made. */
+  readonly jobsDirectory: string;
+  /** The image's applications. */
+  readonly applications: readonly IdbApplication[];
+  /** Upper bounds for resource requests, learned from the VM. */
+  readonly limits: { readonly cpus: number; readonly memoryBytes: number };
+  /** @throws `TSI_UNAVAILABLE` while nothing is bound */
+  tsi(): Tsi;
+};
+
+/** What becomes of a target system, for its jobs. */
+export type TargetEvent =
+  | { readonly type: 'ready'; readonly targetId: string }
+  /** Proven gone, with its running processes. Never sent for a target that merely does not answer. */
+  | { readonly type: 'lost'; readonly targetId: string; readonly reason: string };
+
+export type Targets = {
+  find(targetId: string): Target | undefined;
+  /** @returns a function that ends the subscription */
+  subscribe(listener: (event: TargetEvent) => void): () => void;
+};
