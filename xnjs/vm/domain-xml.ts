@@ -1,0 +1,145 @@
+import { element, toXml, type XmlNode } from '#kernel/xml/build.js';
+import type { TargetSystem } from './target-system.js';
+
+/** The name under which the agent finds its virtio port in the guest. */
+export const agentPort = 'org.vsite.tsi.0';
+/** Where a container finds the directory that holds its agent's socket. */
+export const containerRunDirectory = '/run/vsite';
+/** Marks the domains of one installation (libvirt domain metadata). */
+export const metadataNamespace = 'urn:vsite:domain:1';
+
+/** Of the kernel's start-up, what a guest that lives for some jobs can do without. */
+const commandLine =
+  'console=ttyS0 quiet panic=-1 nokaslr mitigations=off cryptomgr.notests tsc=reliable ' +
+  'no_timer_check random.trust_cpu=on audit=0';
+
+/** Absolute paths on the host, made by the workspace before the domain is defined. */
+export type DomainPaths = {
+  readonly console: string;
+  readonly kernel?: string;
+  readonly initrd?: string;
+  readonly disk?: string;
+  /** Root of a container, shared between target systems and read-only. */
+  readonly root?: string;
+  /** Directories of this container alone, mounted over the root: guest path to host path. */
+  readonly mounts?: Readonly<Record<string, string>>;
+  readonly agentSocket: string;
+};
+
+/** The libvirt domain of a target system. Its name and UUID follow from the target system's id. */
+export function domainXml(
+  system: TargetSystem,
+  paths: DomainPaths,
+  installationId: string,
+): string {
+  const common = [
+    element('name', {}, `vsite-${system.id}`),
+    element('uuid', {}, system.id),
+    element(
+      'metadata',
+      {},
+      element('vsite:domain', { 'xmlns:vsite': metadataNamespace, installation: installationId }),
+    ),
+    element('memory', { unit: 'MiB' }, String(system.parameters.memoryMiB)),
+    element('vcpu', {}, String(system.parameters.cpus)),
+  ];
+  const body = system.driver === 'lxc' ? container(system, paths) : machine(system, paths);
+  return toXml(element('domain', { type: system.driver }, ...common, ...body));
+}
+
+function machine(system: TargetSystem, paths: DomainPaths): XmlNode[] {
+  const { metadata } = system.image;
+  const boot = [commandLine, `vsite.name=${hostName(system)}`, metadata.boot.commandLine];
+  return [
+    element(
+      'os',
+      {},
+      element('type', { arch: metadata.os.architecture, machine: 'q35' }, 'hvm'),
+      paths.kernel !== undefined && element('kernel', {}, paths.kernel),
+      paths.initrd !== undefined && element('initrd', {}, paths.initrd),
+      paths.kernel !== undefined && element('cmdline', {}, boot.filter(Boolean).join(' ')),
+    ),
+    element('features', {}, element('acpi')),
+    system.driver === 'kvm' && element('cpu', { mode: 'host-passthrough' }),
+    element('clock', { offset: 'utc' }),
+    element('on_poweroff', {}, 'destroy'),
+    // A guest that panics asks for a reboot (panic=-1): its processes are gone, so the domain is too.
+    element('on_reboot', {}, 'destroy'),
+    element('on_crash', {}, 'destroy'),
+    element(
+      'devices',
+      {},
+      element('controller', { type: 'usb', model: 'none' }),
+      paths.disk !== undefined && disk(paths.disk),
+      element(
+        'serial',
+        { type: 'file' },
+        element('source', { path: paths.console }),
+        element('target', { port: 0 }),
+      ),
+      element(
+        'channel',
+        { type: 'unix' },
+        element('source', { mode: 'bind', path: paths.agentSocket }),
+        element('target', { type: 'virtio', name: agentPort }),
+      ),
+      element('rng', { model: 'virtio' }, element('backend', { model: 'random' }, '/dev/urandom')),
+      element('memballoon', { model: 'none' }),
+    ),
+  ].filter((node) => node !== false);
+}
+
+function disk(path: string): XmlNode {
+  return element(
+    'disk',
+    { type: 'file', device: 'disk' },
+    element('driver', { name: 'qemu', type: 'qcow2', discard: 'unmap' }),
+    element('source', { file: path }),
+    element('target', { dev: 'vda', bus: 'virtio' }),
+  );
+}
+
+function container(system: TargetSystem, paths: DomainPaths): XmlNode[] {
+  const filesystem = (source: string, target: string, readonly = false): XmlNode =>
+    element(
+      'filesystem',
+      { type: 'mount' },
+      element('source', { dir: source }),
+      element('target', { dir: target }),
+      readonly && element('readonly'),
+    );
+  const scratch = (target: string): XmlNode =>
+    element(
+      'filesystem',
+      { type: 'ram' },
+      element('source', { usage: 256, units: 'MiB' }),
+      element('target', { dir: target }),
+    );
+  return [
+    element(
+      'os',
+      {},
+      element('type', {}, 'exe'),
+      element('init', {}, system.image.metadata.boot.init ?? '/init'),
+      element('initenv', { name: 'VSITE_NAME' }, hostName(system)),
+    ),
+    // An own, empty network: without it a container shares the host's.
+    element('features', {}, element('privnet')),
+    element('on_poweroff', {}, 'destroy'),
+    element('on_reboot', {}, 'destroy'),
+    element('on_crash', {}, 'destroy'),
+    element(
+      'devices',
+      {},
+      filesystem(paths.root ?? '', '/', true),
+      scratch('/tmp'),
+      scratch('/run'),
+      ...Object.entries(paths.mounts ?? {}).map(([target, source]) => filesystem(source, target)),
+      element('console', { type: 'pty' }),
+    ),
+  ];
+}
+
+function hostName(system: TargetSystem): string {
+  return `vsite-${system.id.slice(0, 8)}`;
+}

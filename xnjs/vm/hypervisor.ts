@@ -1,0 +1,36 @@
+import type { Duplex } from 'node:stream';
+import type { Driver } from './target-system.js';
+
+export type DomainState = 'running' | 'paused' | 'stopped';
+
+/** A domain of ours, as the hypervisor shows it. */
+export type DomainView = {
+  readonly id: string;
+  readonly state: DomainState;
+  readonly reason: string;
+};
+
+/**
+ * What the controller needs from a hypervisor. libvirt's RPC client stands behind it (ADR 002); another
+ * binding needs these calls only. Every call has a deadline.
+ * @throws `HYPERVISOR_UNAVAILABLE` nobody answers: nothing is known of any domain;
+ * `HYPERVISOR_FAILED` it refused, with its text
+ */
+export type Hypervisor = {
+  /** The drivers that answer at present. */
+  available(): readonly Driver[];
+  /** Defines the domain and starts it. One that is there already is left as it is, a stopped one started. */
+  start(driver: Driver, id: string, xml: string): Promise<{ definedMs: number }>;
+  /** `undefined`: the hypervisor answers and has no such domain. */
+  find(driver: Driver, id: string): Promise<DomainView | undefined>;
+  /** Stops and undefines. A domain that is not there is fine. */
+  remove(driver: Driver, id: string): Promise<void>;
+  /** The domains of this installation only. */
+  list(driver: Driver): Promise<DomainView[]>;
+  /** The byte stream to the guest's virtio port, by the hypervisor's own means. */
+  openChannel(driver: Driver, id: string, portName: string): Promise<Duplex>;
+  /** A domain of ours has changed. */
+  onDomain(listener: (domain: DomainView) => void): () => void;
+  /** A driver answers again after it did not: compare. */
+  onAvailable(listener: (driver: Driver) => void): () => void;
+};

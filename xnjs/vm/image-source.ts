@@ -1,0 +1,13 @@
+import type { ImageRecord, PartName } from '#imagerepo/contract.js';
+
+/** Where target systems get their images from. */
+export type ImageSource = {
+  /**
+   * @param reference an image's id, its name, or `name:version` (the newest published one of that name)
+   * @param callerDn who asks; an image that is hidden from them is unknown
+   * @throws `IMAGE_UNKNOWN`
+   */
+  find(reference: string, callerDn: string): Promise<ImageRecord>;
+  /** The part as a local file that nobody writes to any more, its digest verified. */
+  fetch(image: Pick<ImageRecord, 'id' | 'parts'>, part: PartName): Promise<string>;
+};

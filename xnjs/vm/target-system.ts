@@ -1,0 +1,64 @@
+import { z } from 'zod';
+import type { ImageRecord } from '#imagerepo/contract.js';
+import type { VmState } from './state.js';
+
+/** Why a state is believed: who said what, and when (ms since the epoch). */
+export type Evidence = {
+  readonly source: 'agent' | 'hypervisor' | 'server' | 'user';
+  readonly fact: string;
+  readonly atMs: number;
+};
+
+/** ms after the request; absent until it happened, or where there is no such thing (a container's kernel). */
+export type BootTimeline = {
+  readonly definedMs?: number;
+  readonly startedMs?: number;
+  readonly kernelMs?: number;
+  readonly userSpaceMs?: number;
+  readonly agentMs?: number;
+  readonly readyMs?: number;
+};
+
+/** What the guest says of itself. For display only; nothing is decided by it. */
+export const GuestFacts = z.object({
+  agentVersion: z.string().max(64),
+  tsiVersion: z.string().max(64),
+  kernel: z.string().max(256),
+  os: z.string().max(256),
+  cores: z.number().int().nonnegative(),
+  memoryBytes: z.number().nonnegative(),
+  /** Uptime of the guest at the answer and at two marks before it; a container has the host's. */
+  uptimeMs: z.number().nonnegative(),
+  userSpaceMs: z.number().nonnegative().optional(),
+  agentMs: z.number().nonnegative(),
+});
+export type GuestFacts = z.output<typeof GuestFacts>;
+
+/** What a user may ask for, beside the image. */
+export const TargetSystemParameters = z.strictObject({
+  cpus: z.coerce.number().int().optional(),
+  memoryMiB: z.coerce.number().int().optional(),
+});
+export type TargetSystemParameters = z.output<typeof TargetSystemParameters>;
+
+export const drivers = ['qemu', 'kvm', 'lxc'] as const;
+export type Driver = (typeof drivers)[number];
+
+/** One target system and its virtual machine: the durable record. */
+export type TargetSystem = {
+  /** Also the domain's UUID. */
+  readonly id: string;
+  readonly ownerDn: string;
+  readonly image: Pick<ImageRecord, 'id' | 'metadata' | 'parts'>;
+  readonly parameters: { readonly cpus: number; readonly memoryMiB: number };
+  readonly driver: Driver;
+  readonly state: VmState;
+  readonly evidence: Evidence;
+  readonly boot: BootTimeline;
+  readonly facts?: GuestFacts;
+  readonly tags: readonly string[];
+  /** ms since the epoch */
+  readonly createdMs: number;
+  /** ms since the epoch; absent: lives until deleted */
+  readonly terminationMs?: number;
+};

@@ -1,0 +1,528 @@
+import { randomUUID } from 'node:crypto';
+import { connect } from 'node:net';
+import type { Duplex } from 'node:stream';
+import type { ImageMetadata } from '#imagerepo/contract.js';
+import { imageFormats } from '#imagerepo/contract.js';
+import type { Clock } from '#kernel/clock.js';
+import { errorText, GridError } from '#kernel/errors.js';
+import type { Log } from '#kernel/log.js';
+import type { Target, TargetEvent, Targets } from '../target.js';
+import { AgentLink } from '../tsi/agent-link.js';
+import { createTsi, type TsiClient } from '../tsi/tsi-client.js';
+import { completeTimeline } from './boot.js';
+import { agentPort, domainXml } from './domain-xml.js';
+import type { DomainView, Hypervisor } from './hypervisor.js';
+import type { ImageSource } from './image-source.js';
+import { step, VmError, type VmEvent } from './state.js';
+import {
+  GuestFacts,
+  type BootTimeline,
+  type Driver,
+  type Evidence,
+  type TargetSystem,
+  type TargetSystemParameters,
+} from './target-system.js';
+import type { TargetStore } from './target-store.js';
+import type { Workspace } from './workspace.js';
+
+export type TargetSystemsOptions = {
+  readonly store: TargetStore;
+  readonly hypervisor: Hypervisor;
+  readonly images: ImageSource;
+  readonly workspace: Workspace;
+  readonly clock: Clock;
+  readonly log: Log;
+  /** Marks our domains among those of a host. */
+  readonly installationId: string;
+  readonly bootTimeoutMs: number;
+  readonly heartbeatMs: number;
+  readonly limits: { readonly cpus: number; readonly memoryMiB: number; readonly perUser: number };
+};
+
+export type NewTargetSystem = {
+  readonly ownerDn: string;
+  /** An image's id, name or `name:version`. */
+  readonly image: string;
+  readonly parameters: TargetSystemParameters;
+  readonly tags: readonly string[];
+  readonly terminationMs?: number;
+};
+
+/** The live side of a target system whose domain runs: its agent link and the TSI on it. */
+type Binding = { readonly link: AgentLink; readonly tsi: TsiClient };
+
+/** How long a reconciliation waits after a failure before it tries again. */
+const retryMs = 1_000;
+/** How often expired target systems are looked for. */
+const reaperMs = 1_000;
+
+/**
+ * The target systems of this server and their virtual machines. Each record is changed by `step` alone,
+ * one event at a time, and is stored before anything is done about it; `#reconcile` then makes the world
+ * look like the record, and may be repeated at any time.
+ */
+export class TargetSystems implements Targets, AsyncDisposable {
+  readonly #options: TargetSystemsOptions;
+  readonly #log: Log;
+  readonly #records = new Map<string, TargetSystem>();
+  readonly #bindings = new Map<string, Binding>();
+  readonly #boots = new Map<string, BootTimeline>();
+  /** The tail of each record's queue of work. */
+  readonly #queues = new Map<string, Promise<unknown>>();
+  readonly #listeners = new Set<(event: TargetEvent) => void>();
+  readonly #stopping = new AbortController();
+  readonly #unsubscribe: (() => void)[] = [];
+
+  constructor(options: TargetSystemsOptions) {
+    this.#options = options;
+    this.#log = options.log.child({ part: 'xnjs.vm' });
+  }
+
+  /** Re-attaches to what ran before, finishes what was begun, removes what nobody owns. */
+  async start(): Promise<void> {
+    const { store, hypervisor } = this.#options;
+    for (const record of await store.all()) this.#records.set(record.id, record);
+    this.#unsubscribe.push(
+      hypervisor.onDomain((domain) => this.#onDomain(domain)),
+      hypervisor.onAvailable((driver) => void this.#compare(driver)),
+    );
+    for (const record of this.#records.values()) this.#schedule(record.id);
+    for (const driver of hypervisor.available()) void this.#compare(driver);
+    void this.#reap();
+  }
+
+  /** Every record, the newest first. */
+  list(filter: { ownerDn?: string } = {}): TargetSystem[] {
+    return [...this.#records.values()]
+      .filter((record) => filter.ownerDn === undefined || record.ownerDn === filter.ownerDn)
+      .sort((a, b) => b.createdMs - a.createdMs);
+  }
+
+  /** @throws {@link VmError} `NOT_FOUND` */
+  get(id: string): TargetSystem {
+    const record = this.#records.get(id);
+    if (!record) throw new VmError('NOT_FOUND', `there is no target system ${id}`, { vmId: id });
+    return record;
+  }
+
+  /**
+   * Stores the wish and returns; the virtual machine starts behind the caller's back.
+   * @throws `IMAGE_UNKNOWN`; `BAD_REQUEST` naming the parameter and its range
+   */
+  async create(wish: NewTargetSystem): Promise<TargetSystem> {
+    const { images, store, clock, limits } = this.#options;
+    const mine = this.list({ ownerDn: wish.ownerDn }).filter(({ state }) => state !== 'DESTROYING');
+    if (mine.length >= limits.perUser)
+      throw new VmError(
+        'BAD_REQUEST',
+        `the limit of ${limits.perUser} target systems per user is reached`,
+      );
+    const image = await images.find(wish.image, wish.ownerDn);
+    const requestedMs = clock.now();
+    const record: TargetSystem = {
+      id: randomUUID(),
+      ownerDn: wish.ownerDn,
+      image: { id: image.id, metadata: image.metadata, parts: image.parts },
+      parameters: {
+        cpus: choose('cpus', wish.parameters.cpus, image.metadata, limits.cpus),
+        memoryMiB: choose('memoryMiB', wish.parameters.memoryMiB, image.metadata, limits.memoryMiB),
+      },
+      driver: this.#driverFor(image.metadata),
+      state: 'INITIALIZING',
+      evidence: { source: 'user', fact: 'requested', atMs: requestedMs },
+      boot: {},
+      tags: wish.tags,
+      createdMs: requestedMs,
+      ...(wish.terminationMs !== undefined && { terminationMs: wish.terminationMs }),
+    };
+    await store.save(record);
+    this.#records.set(record.id, record);
+    this.#log.info(
+      { vmId: record.id, imageId: image.id, dn: wish.ownerDn },
+      'target system requested',
+    );
+    this.#schedule(record.id);
+    return record;
+  }
+
+  /** Changes what is not the machine's: tags, life time. */
+  async update(
+    id: string,
+    change: { tags?: readonly string[]; terminationMs?: number },
+  ): Promise<TargetSystem> {
+    return await this.#queue(id, async () => {
+      const next = { ...this.get(id), ...change };
+      await this.#options.store.save(next);
+      this.#records.set(id, next);
+      return next;
+    });
+  }
+
+  /** Accepts the deletion; the record is gone when domain and files are. */
+  async destroy(id: string, fact = 'deleted by its owner'): Promise<void> {
+    this.get(id);
+    await this.#apply(id, { type: 'destroy', evidence: this.#evidence('user', fact) });
+  }
+
+  /** Console of the guest, for people who look for what went wrong. */
+  async consoleTail(id: string): Promise<string> {
+    return await this.#options.workspace.consoleTail(id);
+  }
+
+  find(targetId: string): Target | undefined {
+    const record = this.#records.get(targetId);
+    if (!record || record.state === 'DESTROYING' || record.state === 'DESTROYED') return undefined;
+    const { metadata } = record.image;
+    return {
+      id: record.id,
+      ownerDn: record.ownerDn,
+      identity: { login: metadata.tsi.login, groups: 'DEFAULT_GID' },
+      jobsDirectory: metadata.tsi.jobsDirectory,
+      applications: metadata.applications,
+      limits: {
+        cpus: record.parameters.cpus,
+        memoryBytes: record.parameters.memoryMiB * 1024 * 1024,
+      },
+      tsi: () => {
+        const binding = this.#bindings.get(targetId);
+        if (binding && this.get(targetId).state === 'READY') return binding.tsi;
+        throw new GridError(
+          'TSI_UNAVAILABLE',
+          `the TSI of target system ${targetId} is not reachable`,
+          {
+            vmId: targetId,
+          },
+        );
+      },
+    };
+  }
+
+  subscribe(listener: (event: TargetEvent) => void): () => void {
+    this.#listeners.add(listener);
+    return () => this.#listeners.delete(listener);
+  }
+
+  /** Lets go of every machine; they run on, and `start` finds them again. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.#stopping.abort();
+    for (const end of this.#unsubscribe.splice(0)) end();
+    await Promise.allSettled(this.#queues.values());
+    await Promise.allSettled([...this.#bindings.keys()].map((id) => this.#unbind(id)));
+  }
+
+  #driverFor(metadata: ImageMetadata): Driver {
+    const available = this.#options.hypervisor.available();
+    const driver = imageFormats[metadata.format].drivers.find((name) => available.includes(name));
+    if (driver) return driver;
+    throw new GridError(
+      'HYPERVISOR_UNAVAILABLE',
+      `no hypervisor here can run an image of format ${metadata.format} at present`,
+      { available },
+    );
+  }
+
+  #evidence(source: Evidence['source'], fact: string): Evidence {
+    return { source, fact, atMs: this.#options.clock.now() };
+  }
+
+  /** Runs `work` after everything queued for this record before. */
+  #queue<T>(id: string, work: () => Promise<T>): Promise<T> {
+    const previous = this.#queues.get(id) ?? Promise.resolve();
+    const next = previous.then(work, work);
+    this.#queues.set(id, next);
+    const forget = (): void => {
+      if (this.#queues.get(id) === next) this.#queues.delete(id);
+    };
+    next.then(forget, forget);
+    return next;
+  }
+
+  async #apply(id: string, event: VmEvent): Promise<void> {
+    await this.#queue(id, () => this.#applyNow(id, event));
+    this.#schedule(id);
+  }
+
+  /** Only from inside the record's queue. */
+  async #applyNow(id: string, event: VmEvent): Promise<void> {
+    const before = this.#records.get(id);
+    if (!before) return;
+    const after = step(before, event);
+    if (after.state === before.state && after.evidence.fact === before.evidence.fact) return;
+    if (after.state === 'DESTROYED') {
+      await this.#options.store.remove(id);
+      this.#records.delete(id);
+      this.#boots.delete(id);
+    } else {
+      await this.#options.store.save(after);
+      this.#records.set(id, after);
+    }
+    if (after.state === before.state) return;
+    this.#log.info(
+      { vmId: id, from: before.state, to: after.state, fact: event.evidence.fact },
+      'target system changed',
+    );
+    this.#announce(before, after);
+  }
+
+  #announce(before: TargetSystem, after: TargetSystem): void {
+    const gone = after.state === 'FAILED' || after.state === 'DESTROYING';
+    const event: TargetEvent | undefined =
+      after.state === 'READY'
+        ? { type: 'ready', targetId: after.id }
+        : gone && before.state !== 'FAILED'
+          ? { type: 'lost', targetId: after.id, reason: after.evidence.fact }
+          : undefined;
+    if (event) for (const listener of this.#listeners) listener(event);
+  }
+
+  #schedule(id: string): void {
+    if (this.#stopping.signal.aborted) return;
+    void this.#queue(id, () => this.#reconcile(id)).catch((error: unknown) => {
+      this.#log.warn(
+        { vmId: id, err: error },
+        'target system could not be reconciled, trying again',
+      );
+      void this.#later(retryMs, () => this.#schedule(id));
+    });
+  }
+
+  async #later(ms: number, work: () => void): Promise<void> {
+    try {
+      await this.#options.clock.sleep(ms, this.#stopping.signal);
+      work();
+    } catch {
+      // stopping
+    }
+  }
+
+  /** Makes the world look like the record. Only from inside the record's queue; idempotent. */
+  async #reconcile(id: string): Promise<void> {
+    const record = this.#records.get(id);
+    if (!record || this.#stopping.signal.aborted) return;
+    switch (record.state) {
+      case 'INITIALIZING':
+        return await this.#startUp(record);
+      case 'READY':
+      case 'UNREACHABLE':
+        return await this.#attach(record);
+      case 'FAILED':
+        return await this.#release(record);
+      case 'DESTROYING':
+        return await this.#remove(record);
+      case 'DESTROYED':
+        return;
+    }
+  }
+
+  async #startUp(record: TargetSystem): Promise<void> {
+    if (this.#bindings.has(record.id)) return;
+    const { hypervisor, images, workspace, clock, installationId } = this.#options;
+    try {
+      const parts: Record<string, string> = {};
+      for (const name of imageFormats[record.image.metadata.format].parts)
+        parts[name] = await images.fetch(record.image, name);
+      const paths = await workspace.prepare(record, parts);
+      const xml = domainXml(record, paths, installationId);
+      const { definedMs } = await hypervisor.start(record.driver, record.id, xml);
+      this.#boots.set(record.id, {
+        definedMs: definedMs - record.createdMs,
+        startedMs: clock.now() - record.createdMs,
+      });
+    } catch (error) {
+      if (error instanceof GridError && error.row.retry && error.code !== 'STORAGE_FULL')
+        throw error;
+      await this.#applyNow(record.id, {
+        type: 'failed',
+        evidence: this.#evidence('server', `could not be started: ${errorText(error)}`),
+      });
+      return await this.#release(this.get(record.id));
+    }
+    this.#bind(record);
+    void this.#later(this.#options.bootTimeoutMs, () => void this.#onBootTimeout(record.id));
+  }
+
+  async #attach(record: TargetSystem): Promise<void> {
+    if (this.#bindings.has(record.id)) return;
+    const domain = await this.#options.hypervisor.find(record.driver, record.id);
+    if (domain?.state === 'running' || domain?.state === 'paused') return this.#bind(record);
+    await this.#applyNow(record.id, {
+      type: 'stopped',
+      evidence: this.#evidence('hypervisor', domain?.reason ?? 'the domain no longer exists'),
+    });
+    await this.#release(this.get(record.id));
+  }
+
+  /** What is left of a failed machine is taken down; its console and its record stay to be read. */
+  async #release(record: TargetSystem): Promise<void> {
+    await this.#unbind(record.id);
+    await this.#options.hypervisor.remove(record.driver, record.id);
+  }
+
+  async #remove(record: TargetSystem): Promise<void> {
+    await this.#release(record);
+    await this.#options.workspace.remove(record.id);
+    await this.#applyNow(record.id, {
+      type: 'removed',
+      evidence: this.#evidence('hypervisor', 'domain and files are gone'),
+    });
+  }
+
+  #bind(record: TargetSystem): void {
+    const { clock, log, heartbeatMs } = this.#options;
+    const link = new AgentLink({
+      name: record.id,
+      dial: () => this.#dial(record),
+      heartbeatMs,
+      clock,
+      log,
+    });
+    const tsi = createTsi(link.transport(), { log: this.#log.child({ vmId: record.id }), clock });
+    this.#bindings.set(record.id, { link, tsi });
+    link.onChange((state) => {
+      if (state === 'up') void this.#onAgentUp(record.id);
+      else if (state === 'down')
+        void this.#tell(record.id, {
+          type: 'agentDown',
+          evidence: this.#evidence('agent', 'the agent does not answer'),
+        });
+    });
+  }
+
+  async #unbind(id: string): Promise<void> {
+    const binding = this.#bindings.get(id);
+    this.#bindings.delete(id);
+    if (!binding) return;
+    await binding.tsi[Symbol.asyncDispose]();
+    await binding.link[Symbol.asyncDispose]();
+  }
+
+  /** The socket on this host, or the hypervisor's stream where the socket is out of reach. */
+  async #dial(record: TargetSystem): Promise<Duplex> {
+    const path = this.#options.workspace.agentSocket(record);
+    try {
+      return await new Promise<Duplex>((resolve, reject) => {
+        const socket = connect(path, () => resolve(socket.off('error', reject)));
+        socket.once('error', reject);
+      });
+    } catch (error) {
+      if (record.driver === 'lxc') throw error;
+      return await this.#options.hypervisor.openChannel(record.driver, record.id, agentPort);
+    }
+  }
+
+  async #onAgentUp(id: string): Promise<void> {
+    const record = this.#records.get(id);
+    const binding = this.#bindings.get(id);
+    if (!record || !binding) return;
+    const answer = GuestFacts.safeParse(await binding.link.facts().catch(() => undefined));
+    if (!answer.success) {
+      this.#log.warn(
+        { vmId: id, issues: answer.error.issues },
+        'the agent says nothing sensible of its guest',
+      );
+      return;
+    }
+    const boot = completeTimeline(
+      this.#boots.get(id) ?? record.boot,
+      answer.data,
+      record.createdMs,
+      this.#options.clock.now(),
+      record.driver !== 'lxc',
+    );
+    await this.#tell(id, {
+      type: 'agentUp',
+      evidence: this.#evidence('agent', `agent ${answer.data.agentVersion} answers`),
+      facts: answer.data,
+      boot,
+    });
+  }
+
+  /** Like `#apply`, for news that nobody waits for. */
+  async #tell(id: string, event: VmEvent): Promise<void> {
+    try {
+      if (this.#records.has(id)) await this.#apply(id, event);
+    } catch (error) {
+      this.#log.error({ vmId: id, err: error }, 'news of a target system could not be stored');
+    }
+  }
+
+  #onDomain(domain: DomainView): void {
+    if (domain.state === 'stopped' && this.#records.has(domain.id)) void this.#onStopped(domain);
+  }
+
+  async #onStopped({ id, reason }: DomainView): Promise<void> {
+    const record = this.get(id);
+    const console =
+      record.state === 'INITIALIZING' ? await this.#options.workspace.consoleTail(id, 400) : '';
+    const fact = console === '' ? reason : `${reason}; its console ends: ${console}`;
+    await this.#tell(id, { type: 'stopped', evidence: this.#evidence('hypervisor', fact) });
+  }
+
+  async #onBootTimeout(id: string): Promise<void> {
+    const record = this.#records.get(id);
+    if (record?.state !== 'INITIALIZING') return;
+    const console = await this.#options.workspace.consoleTail(id, 400);
+    const seconds = Math.round(this.#options.bootTimeoutMs / 1_000);
+    const fact =
+      `no agent answered within ${seconds} s of its start; ` +
+      (console === '' ? 'its console is empty' : `its console ends: ${console}`);
+    await this.#tell(id, { type: 'failed', evidence: this.#evidence('server', fact) });
+  }
+
+  /** After start-up or a lost connection: what does the hypervisor have, what do we? */
+  async #compare(driver: Driver): Promise<void> {
+    try {
+      const domains = await this.#options.hypervisor.list(driver);
+      for (const domain of domains) {
+        if (this.#records.has(domain.id)) this.#onDomain(domain);
+        // The record is stored before its domain is defined, and removed after it: this one is a leftover.
+        else {
+          this.#log.warn({ vmId: domain.id }, 'a domain of ours without a record is removed');
+          await this.#options.hypervisor.remove(driver, domain.id);
+          await this.#options.workspace.remove(domain.id);
+        }
+      }
+      const known = new Set(domains.map(({ id }) => id));
+      for (const record of this.#records.values())
+        if (record.driver === driver && !known.has(record.id) && this.#bindings.has(record.id))
+          await this.#tell(record.id, {
+            type: 'stopped',
+            evidence: this.#evidence('hypervisor', 'the domain no longer exists'),
+          });
+    } catch (error) {
+      this.#log.warn(
+        { driver, err: error },
+        'the hypervisor could not be compared with our records',
+      );
+    }
+  }
+
+  async #reap(): Promise<void> {
+    const now = this.#options.clock.now();
+    for (const { id, terminationMs, state } of this.#records.values())
+      if (terminationMs !== undefined && terminationMs <= now && state !== 'DESTROYING')
+        await this.#tell(id, {
+          type: 'destroy',
+          evidence: this.#evidence('server', 'its life time is over'),
+        });
+    await this.#later(reaperMs, () => void this.#reap());
+  }
+}
+
+/** @throws {@link VmError} `BAD_REQUEST` naming the parameter and its range */
+function choose(
+  name: 'cpus' | 'memoryMiB',
+  value: number | undefined,
+  { requirements }: ImageMetadata,
+  hostLimit: number,
+): number {
+  const range = requirements[name];
+  const max = Math.min(range.max, hostLimit);
+  const chosen = value ?? Math.min(range.default, max);
+  if (chosen < range.min || chosen > max)
+    throw new VmError(
+      'BAD_REQUEST',
+      `parameters.${name}: ${chosen} is outside ${range.min}-${max}, the range of this image on this site`,
+    );
+  return chosen;
+}

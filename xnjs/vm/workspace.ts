@@ -1,0 +1,214 @@
+import { execFile } from 'node:child_process';
+import { mkdir, mkdtemp, open, readdir, rename, rm, stat } from 'node:fs/promises';
+import { dirname, join } from 'node:path';
+import { promisify } from 'node:util';
+import type { PartName } from '#imagerepo/contract.js';
+import { errorText } from '#kernel/errors.js';
+import { containerRunDirectory, type DomainPaths } from './domain-xml.js';
+import { VmError } from './state.js';
+import type { TargetSystem } from './target-system.js';
+
+const run = promisify(execFile);
+const toolTimeoutMs = 120_000;
+
+/** What a container may change: copied for each target system, the rest of its root is shared. */
+const writable = ['etc', 'home', 'root', 'var'];
+
+/** sockaddr_un holds 108 bytes with the final NUL. */
+const longestSocketPath = 107;
+
+/** The files of target systems on this host: one directory each, and the unpacked container roots. */
+export class Workspace {
+  readonly #systems: string;
+  readonly #roots: string;
+  readonly #unpacking = new Map<string, Promise<string>>();
+
+  /** @param directory absolute; everything below it is ours */
+  constructor(directory: string) {
+    this.#systems = join(directory, 'vms');
+    this.#roots = join(directory, 'roots');
+    const socket = join(this.#systems, '00000000-0000-0000-0000-000000000000', 'run', 'agent.sock');
+    if (Buffer.byteLength(socket) > longestSocketPath)
+      throw new VmError(
+        'BAD_REQUEST',
+        `stateDirectory: ${directory} is too long for unix sockets below it`,
+      );
+  }
+
+  directoryOf(id: string): string {
+    return join(this.#systems, id);
+  }
+
+  /** Host side of the agent's channel. */
+  agentSocket(system: Pick<TargetSystem, 'id'>): string {
+    return join(this.directoryOf(system.id), 'run', 'agent.sock');
+  }
+
+  /**
+   * Makes what the domain needs. May be repeated: what is complete stays as it is.
+   * @param parts local, read-only files of the image
+   * @throws {@link VmError} `STORAGE_FULL`, `IMAGE_INVALID`
+   */
+  async prepare(
+    system: TargetSystem,
+    parts: Partial<Record<PartName, string>>,
+  ): Promise<DomainPaths> {
+    const directory = this.directoryOf(system.id);
+    await mkdir(join(directory, 'run'), { recursive: true, mode: 0o700 });
+    const paths = {
+      console: join(directory, 'console.log'),
+      agentSocket: this.agentSocket(system),
+    };
+    try {
+      switch (system.image.metadata.format) {
+        case 'kernel':
+          return { ...paths, ...pick(parts, 'kernel'), ...pick(parts, 'initrd') };
+        case 'qcow2':
+          return { ...paths, disk: await this.#overlay(directory, pick(parts, 'disk').disk) };
+        case 'rootfs':
+          return {
+            ...paths,
+            ...(await this.#container(directory, pick(parts, 'rootfs').rootfs, system)),
+          };
+      }
+    } catch (cause) {
+      throw toVmError(cause, system.id);
+    }
+  }
+
+  /** Removes everything of a target system. One that has nothing is fine. */
+  async remove(id: string): Promise<void> {
+    await rm(this.directoryOf(id), { recursive: true, force: true });
+  }
+
+  /** Ids of the target systems that have a directory here. */
+  async list(): Promise<string[]> {
+    return await readdir(this.#systems).catch(() => []);
+  }
+
+  /** The end of what the guest wrote to its console, at most `bytes`, control characters taken out. */
+  async consoleTail(id: string, bytes = 2_048): Promise<string> {
+    try {
+      await using file = await open(join(this.directoryOf(id), 'console.log'));
+      const { size } = await file.stat();
+      const start = Math.max(0, size - bytes);
+      const { buffer, bytesRead } = await file.read(
+        Buffer.alloc(size - start),
+        0,
+        size - start,
+        start,
+      );
+      return buffer
+        .subarray(0, bytesRead)
+        .toString('latin1')
+        .replace(/[^\x20-\x7e\n]+/g, '')
+        .trim();
+    } catch {
+      return '';
+    }
+  }
+
+  async #overlay(directory: string, base: string): Promise<string> {
+    const overlay = join(directory, 'overlay.qcow2');
+    if (await exists(overlay)) return overlay;
+    const draft = `${overlay}.new`;
+    await run('qemu-img', ['create', '-q', '-f', 'qcow2', '-b', base, '-F', 'qcow2', draft], {
+      timeout: toolTimeoutMs,
+    });
+    await rename(draft, overlay);
+    return overlay;
+  }
+
+  async #container(
+    directory: string,
+    archive: string,
+    system: TargetSystem,
+  ): Promise<Pick<DomainPaths, 'root' | 'mounts'>> {
+    const root = await this.#root(archive, system.image.parts.rootfs?.sha256 ?? system.image.id);
+    const mounts: Record<string, string> = { [containerRunDirectory]: join(directory, 'run') };
+    for (const name of writable) {
+      const source = join(root, name);
+      const target = join(directory, 'fs', name);
+      if (!(await exists(source))) continue;
+      if (!(await exists(target))) await copyTree(source, target);
+      mounts[`/${name}`] = target;
+    }
+    return { root, mounts };
+  }
+
+  /** Unpacks a container's root once for all target systems that use it. */
+  #root(archive: string, key: string): Promise<string> {
+    const running = this.#unpacking.get(key);
+    if (running) return running;
+    const unpacking = this.#unpack(archive, join(this.#roots, key)).finally(() =>
+      this.#unpacking.delete(key),
+    );
+    this.#unpacking.set(key, unpacking);
+    return unpacking;
+  }
+
+  async #unpack(archive: string, root: string): Promise<string> {
+    if (await exists(root)) return root;
+    await mkdir(this.#roots, { recursive: true, mode: 0o700 });
+    const draft = await mkdtemp(`${root}.`);
+    try {
+      await run(
+        'tar',
+        ['-x', '--numeric-owner', '--same-permissions', '-f', archive, '-C', draft],
+        {
+          timeout: toolTimeoutMs,
+        },
+      );
+      for (const point of ['proc', 'sys', 'dev', 'tmp', 'run', ...writable])
+        await mkdir(join(draft, point), { recursive: true });
+      await rename(draft, root);
+    } catch (error) {
+      await rm(draft, { recursive: true, force: true });
+      throw error;
+    }
+    return root;
+  }
+}
+
+function pick<Name extends PartName>(
+  parts: Partial<Record<PartName, string>>,
+  name: Name,
+): Record<Name, string> {
+  const path = parts[name];
+  if (path === undefined) throw new VmError('IMAGE_INVALID', `the image has no part ${name}`);
+  return { [name]: path } as Record<Name, string>; // a computed key of a literal type is widened to string
+}
+
+/** Complete or not there: a copy that was cut off is made again. */
+async function copyTree(source: string, target: string): Promise<void> {
+  await mkdir(dirname(target), { recursive: true });
+  const draft = `${target}.new`;
+  await rm(draft, { recursive: true, force: true });
+  await run('cp', ['-a', '--reflink=auto', source, draft], { timeout: toolTimeoutMs });
+  await rename(draft, target);
+}
+
+async function exists(path: string): Promise<boolean> {
+  return await stat(path).then(
+    () => true,
+    () => false,
+  );
+}
+
+function toVmError(cause: unknown, vmId: string): Error {
+  if (cause instanceof VmError) return cause;
+  const text = errorText(cause);
+  if (/ENOSPC|No space left/.test(text))
+    return new VmError(
+      'STORAGE_FULL',
+      'no space left for the files of the target system',
+      { vmId },
+      { cause },
+    );
+  return new VmError(
+    'IMAGE_INVALID',
+    `the image cannot be prepared: ${text.slice(0, 500)}`,
+    { vmId },
+    { cause },
+  );
+}
