@@ -1,0 +1,64 @@
+import assert from 'node:assert/strict';
+import { execFileSync, spawnSync } from 'node:child_process';
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { describe, it } from 'node:test';
+import { domainXml } from '#xnjs/vm/domain-xml.js';
+import { aTargetSystem, anImageMetadata } from './samples.js';
+
+const paths = { console: '/s/console.log', agentSocket: '/s/run/agent.sock' };
+const kernelPaths = { ...paths, kernel: '/i/vmlinuz', initrd: '/i/initrd' };
+const installation = '11111111-2222-4333-8444-555555555555';
+
+const domains = {
+  kernel: domainXml(aTargetSystem(), kernelPaths, installation),
+  qcow2: domainXml(
+    aTargetSystem({ image: { id: 'i', parts: {}, metadata: anImageMetadata({ format: 'qcow2' }) } }),
+    { ...paths, disk: '/s/overlay.qcow2' },
+    installation,
+  ),
+  rootfs: domainXml(
+    aTargetSystem({
+      driver: 'lxc',
+      image: { id: 'i', parts: {}, metadata: anImageMetadata({ format: 'rootfs' }) },
+    }),
+    { ...paths, root: '/s/root', mounts: { '/run/vsite': '/s/run' } },
+    installation,
+  ),
+};
+const validator = spawnSync('virt-xml-validate', ['--version']).error ? 'virt-xml-validate is not installed' : false;
+
+describe('domain XML', () => {
+  for (const [format, xml] of Object.entries(domains))
+    it(`of a ${format} image satisfies libvirt's schema`, { skip: validator }, () => {
+      const directory = mkdtempSync(join(tmpdir(), 'vsite-xml-'));
+      try {
+        const file = join(directory, 'domain.xml');
+        writeFileSync(file, xml);
+        execFileSync('virt-xml-validate', [file, 'domain'], { stdio: 'pipe' });
+      } finally {
+        rmSync(directory, { recursive: true });
+      }
+    });
+
+  it('gives the machine what was asked for', () => {
+    assert.match(domains.kernel, /<memory unit="MiB">384<\/memory><vcpu>2<\/vcpu>/);
+    assert.match(domains.kernel, /<kernel>\/i\/vmlinuz<\/kernel><initrd>\/i\/initrd<\/initrd>/);
+  });
+
+  it('keeps markup of an image creator inside the command line', () => {
+    const metadata = anImageMetadata({ boot: { commandLine: '</cmdline><devices/>' } });
+    const xml = domainXml(
+      aTargetSystem({ image: { id: 'i', parts: {}, metadata } }),
+      kernelPaths,
+      installation,
+    );
+    assert.match(xml, /&lt;\/cmdline(&gt;|>)&lt;devices\/(&gt;|>)<\/cmdline>/);
+  });
+
+  it('gives a container no network of the host', () => {
+    assert.match(domains.rootfs, /<privnet\/>/);
+    assert.match(domains.rootfs, /<source dir="\/s\/root"\/><target dir="\/"\/><readonly\/>/);
+  });
+});
