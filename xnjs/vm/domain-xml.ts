@@ -5,6 +5,8 @@ import type { TargetSystem } from './target-system.js';
 export const agentPort = 'org.vsite.tsi.0';
 /** Where a container finds the directory that holds its agent's socket. */
 export const containerRunDirectory = '/run/vsite';
+/** A container's ids 0…65535 are these on the host: its root is nobody here. */
+export const containerIds = { first: 100_000, count: 65_536 } as const;
 /** Marks the domains of one installation (libvirt domain metadata). */
 export const metadataNamespace = 'urn:vsite:domain:1';
 
@@ -122,6 +124,13 @@ function container(system: TargetSystem, paths: DomainPaths): XmlNode[] {
       element('type', {}, 'exe'),
       element('init', {}, system.image.metadata.boot.init ?? '/init'),
       element('initenv', { name: 'VSITE_NAME' }, hostName(system)),
+    ),
+    element(
+      'idmap',
+      {},
+      ...['uid', 'gid'].map((kind) =>
+        element(kind, { start: 0, target: containerIds.first, count: containerIds.count }),
+      ),
     ),
     // An own, empty network: without it a container shares the host's.
     element('features', {}, element('privnet')),

@@ -1,10 +1,22 @@
 import { execFile } from 'node:child_process';
-import { mkdir, mkdtemp, open, readdir, rename, rm, stat } from 'node:fs/promises';
+import {
+  chmod,
+  lchown,
+  lstat,
+  mkdir,
+  mkdtemp,
+  open,
+  opendir,
+  readdir,
+  rename,
+  rm,
+  stat,
+} from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { promisify } from 'node:util';
 import type { PartName } from '#imagerepo/contract.js';
 import { errorText } from '#kernel/errors.js';
-import { containerRunDirectory, type DomainPaths } from './domain-xml.js';
+import { containerIds, containerRunDirectory, type DomainPaths } from './domain-xml.js';
 import { VmError } from './state.js';
 import type { TargetSystem } from './target-system.js';
 
@@ -54,6 +66,8 @@ export class Workspace {
     parts: Partial<Record<PartName, string>>,
   ): Promise<DomainPaths> {
     const directory = this.directoryOf(system.id);
+    // A container's root is a stranger on the host: it must get through to its own files, and sees no others.
+    await mkdir(directory, { recursive: true, mode: 0o711 });
     await mkdir(join(directory, 'run'), { recursive: true, mode: 0o700 });
     const paths = {
       console: join(directory, 'console.log'),
@@ -125,7 +139,10 @@ export class Workspace {
     system: TargetSystem,
   ): Promise<Pick<DomainPaths, 'root' | 'mounts'>> {
     const root = await this.#root(archive, system.image.parts.rootfs?.sha256 ?? system.image.id);
-    const mounts: Record<string, string> = { [containerRunDirectory]: join(directory, 'run') };
+    await requireOpenPath(root);
+    const runDirectory = join(directory, 'run');
+    await lchown(runDirectory, containerIds.first, containerIds.first);
+    const mounts: Record<string, string> = { [containerRunDirectory]: runDirectory };
     for (const name of writable) {
       const source = join(root, name);
       const target = join(directory, 'fs', name);
@@ -149,7 +166,7 @@ export class Workspace {
 
   async #unpack(archive: string, root: string): Promise<string> {
     if (await exists(root)) return root;
-    await mkdir(this.#roots, { recursive: true, mode: 0o700 });
+    await mkdir(this.#roots, { recursive: true, mode: 0o711 });
     const draft = await mkdtemp(`${root}.`);
     try {
       await run(
@@ -161,6 +178,8 @@ export class Workspace {
       );
       for (const point of ['proc', 'sys', 'dev', 'tmp', 'run', ...writable])
         await mkdir(join(draft, point), { recursive: true });
+      await giveToContainer(draft);
+      await chmod(draft, 0o755);
       await rename(draft, root);
     } catch (error) {
       await rm(draft, { recursive: true, force: true });
@@ -177,6 +196,33 @@ function pick<Name extends PartName>(
   const path = parts[name];
   if (path === undefined) throw new VmError('IMAGE_INVALID', `the image has no part ${name}`);
   return { [name]: path } as Record<Name, string>; // a computed key of a literal type is widened to string
+}
+
+/** Shifts the owners of an unpacked tree to the ids that they have on the host. */
+async function giveToContainer(root: string): Promise<void> {
+  const shift = async (path: string): Promise<void> => {
+    const { uid, gid, mode } = await lstat(path);
+    if (uid >= containerIds.count || gid >= containerIds.count)
+      throw new VmError(
+        'IMAGE_INVALID',
+        `an owner of the root file system is above ${containerIds.count - 1}`,
+      );
+    await lchown(path, containerIds.first + uid, containerIds.first + gid);
+    if ((mode & 0o6000) !== 0) await chmod(path, mode & 0o7777); // chown clears set-user-id
+  };
+  await shift(root);
+  for await (const entry of await opendir(root, { recursive: true }))
+    await shift(join(entry.parentPath, entry.name));
+}
+
+/** @throws {@link VmError} `BAD_REQUEST` when a directory on the way shuts out the container's user */
+async function requireOpenPath(path: string): Promise<void> {
+  for (let at = path; at !== dirname(at); at = dirname(at))
+    if (((await stat(at)).mode & 0o001) === 0)
+      throw new VmError(
+        'BAD_REQUEST',
+        `stateDirectory: containers need permission x for others on ${at}`,
+      );
 }
 
 /** Complete or not there: a copy that was cut off is made again. */
