@@ -14,7 +14,9 @@ const installation = '11111111-2222-4333-8444-555555555555';
 const domains = {
   kernel: domainXml(aTargetSystem(), kernelPaths, installation),
   qcow2: domainXml(
-    aTargetSystem({ image: { id: 'i', parts: {}, metadata: anImageMetadata({ format: 'qcow2' }) } }),
+    aTargetSystem({
+      image: { id: 'i', parts: {}, metadata: anImageMetadata({ format: 'qcow2' }) },
+    }),
     { ...paths, disk: '/s/overlay.qcow2' },
     installation,
   ),
@@ -27,7 +29,9 @@ const domains = {
     installation,
   ),
 };
-const validator = spawnSync('virt-xml-validate', ['--version']).error ? 'virt-xml-validate is not installed' : false;
+const validator = spawnSync('virt-xml-validate', ['--version']).error
+  ? 'virt-xml-validate is not installed'
+  : false;
 
 describe('domain XML', () => {
   for (const [format, xml] of Object.entries(domains))

@@ -48,7 +48,10 @@ describe('the life of a virtual machine', () => {
 
   it('keeps the first cause of a failure', () => {
     const failed = step(aTargetSystem({ state: 'READY' }), events.stopped);
-    const later = step(failed, { type: 'stopped', evidence: { ...evidence, fact: 'something later' } });
+    const later = step(failed, {
+      type: 'stopped',
+      evidence: { ...evidence, fact: 'something later' },
+    });
     assert.equal(later.evidence.fact, 'the test says so');
   });
 
