@@ -1,21 +1,18 @@
 import { randomUUID } from 'node:crypto';
-import { connect } from 'node:net';
-import type { Duplex } from 'node:stream';
 import type { ImageMetadata } from '#imagerepo/contract.js';
 import { imageFormats } from '#imagerepo/contract.js';
 import type { Clock } from '#kernel/clock.js';
 import { errorText, GridError } from '#kernel/errors.js';
 import type { Log } from '#kernel/log.js';
 import type { Target, TargetEvent, Targets } from '../target.js';
-import { AgentLink } from '../tsi/agent-link.js';
-import { createTsi, type TsiClient } from '../tsi/tsi-client.js';
 import { completeTimeline } from './boot.js';
-import { agentPort, domainXml } from './domain-xml.js';
+import { AgentBinding } from './agent-binding.js';
+import { domainXml } from './domain-xml.js';
 import type { DomainView, Hypervisor } from './hypervisor.js';
 import type { ImageSource } from './image-source.js';
+import { chooseParameters } from './parameters.js';
 import { step, VmError, type VmEvent } from './state.js';
 import {
-  GuestFacts,
   type BootTimeline,
   type Driver,
   type Evidence,
@@ -48,9 +45,6 @@ export type NewTargetSystem = {
   readonly terminationMs?: number;
 };
 
-/** The live side of a target system whose domain runs: its agent link and the TSI on it. */
-type Binding = { readonly link: AgentLink; readonly tsi: TsiClient };
-
 /** How long a reconciliation waits after a failure before it tries again. */
 const retryMs = 1_000;
 /** How often expired target systems are looked for. */
@@ -65,7 +59,7 @@ export class TargetSystems implements Targets, AsyncDisposable {
   readonly #options: TargetSystemsOptions;
   readonly #log: Log;
   readonly #records = new Map<string, TargetSystem>();
-  readonly #bindings = new Map<string, Binding>();
+  readonly #bindings = new Map<string, AgentBinding>();
   readonly #boots = new Map<string, BootTimeline>();
   /** The tail of each record's queue of work. */
   readonly #queues = new Map<string, Promise<unknown>>();
@@ -123,10 +117,7 @@ export class TargetSystems implements Targets, AsyncDisposable {
       id: randomUUID(),
       ownerDn: wish.ownerDn,
       image: { id: image.id, metadata: image.metadata, parts: image.parts },
-      parameters: {
-        cpus: choose('cpus', wish.parameters.cpus, image.metadata, limits.cpus),
-        memoryMiB: choose('memoryMiB', wish.parameters.memoryMiB, image.metadata, limits.memoryMiB),
-      },
+      parameters: chooseParameters(wish.parameters, image.metadata, limits),
       driver: this.#driverFor(image.metadata),
       state: 'INITIALIZING',
       evidence: { source: 'user', fact: 'requested', atMs: requestedMs },
@@ -368,19 +359,13 @@ export class TargetSystems implements Targets, AsyncDisposable {
   }
 
   #bind(record: TargetSystem): void {
-    const { clock, log, heartbeatMs } = this.#options;
-    const link = new AgentLink({
-      name: record.id,
-      dial: () => this.#dial(record),
-      heartbeatMs,
-      clock,
-      log,
-    });
-    const tsi = createTsi(link.transport(), { log: this.#log.child({ vmId: record.id }), clock });
-    this.#bindings.set(record.id, { link, tsi });
-    link.onChange((state) => {
-      if (state === 'up') void this.#onAgentUp(record.id);
-      else if (state === 'down')
+    const { clock, log, heartbeatMs, hypervisor, workspace } = this.#options;
+    const socket = workspace.agentSocket(record);
+    const binding = new AgentBinding({ record, socket, hypervisor, clock, log, heartbeatMs });
+    this.#bindings.set(record.id, binding);
+    binding.onChange((up) => {
+      if (up) void this.#onAgentUp(record.id, binding);
+      else
         void this.#tell(record.id, {
           type: 'agentDown',
           evidence: this.#evidence('agent', 'the agent does not answer'),
@@ -391,49 +376,21 @@ export class TargetSystems implements Targets, AsyncDisposable {
   async #unbind(id: string): Promise<void> {
     const binding = this.#bindings.get(id);
     this.#bindings.delete(id);
-    if (!binding) return;
-    await binding.tsi[Symbol.asyncDispose]();
-    await binding.link[Symbol.asyncDispose]();
+    await binding?.[Symbol.asyncDispose]();
   }
 
-  /** The socket on this host, or the hypervisor's stream where the socket is out of reach. */
-  async #dial(record: TargetSystem): Promise<Duplex> {
-    const path = this.#options.workspace.agentSocket(record);
-    try {
-      return await new Promise<Duplex>((resolve, reject) => {
-        const socket = connect(path, () => resolve(socket.off('error', reject)));
-        socket.once('error', reject);
-      });
-    } catch (error) {
-      if (record.driver === 'lxc') throw error;
-      return await this.#options.hypervisor.openChannel(record.driver, record.id, agentPort);
-    }
-  }
-
-  async #onAgentUp(id: string): Promise<void> {
+  async #onAgentUp(id: string, binding: AgentBinding): Promise<void> {
+    const facts = await binding.facts();
     const record = this.#records.get(id);
-    const binding = this.#bindings.get(id);
-    if (!record || !binding) return;
-    const answer = GuestFacts.safeParse(await binding.link.facts().catch(() => undefined));
-    if (!answer.success) {
-      this.#log.warn(
-        { vmId: id, issues: answer.error.issues },
-        'the agent says nothing sensible of its guest',
-      );
-      return;
-    }
-    const boot = completeTimeline(
-      this.#boots.get(id) ?? record.boot,
-      answer.data,
-      record.createdMs,
-      this.#options.clock.now(),
-      record.driver !== 'lxc',
-    );
+    if (!record || !facts) return;
+    const { clock } = this.#options;
+    const boot = this.#boots.get(id) ?? record.boot;
+    const isMachine = record.driver !== 'lxc';
     await this.#tell(id, {
       type: 'agentUp',
-      evidence: this.#evidence('agent', `agent ${answer.data.agentVersion} answers`),
-      facts: answer.data,
-      boot,
+      evidence: this.#evidence('agent', `agent ${facts.agentVersion} answers`),
+      facts,
+      boot: completeTimeline(boot, facts, record.createdMs, clock.now(), isMachine),
     });
   }
 
@@ -507,22 +464,4 @@ export class TargetSystems implements Targets, AsyncDisposable {
         });
     await this.#later(reaperMs, () => void this.#reap());
   }
-}
-
-/** @throws {@link VmError} `BAD_REQUEST` naming the parameter and its range */
-function choose(
-  name: 'cpus' | 'memoryMiB',
-  value: number | undefined,
-  { requirements }: ImageMetadata,
-  hostLimit: number,
-): number {
-  const range = requirements[name];
-  const max = Math.min(range.max, hostLimit);
-  const chosen = value ?? Math.min(range.default, max);
-  if (chosen < range.min || chosen > max)
-    throw new VmError(
-      'BAD_REQUEST',
-      `parameters.${name}: ${chosen} is outside ${range.min}-${max}, the range of this image on this site`,
-    );
-  return chosen;
 }

@@ -1,0 +1,72 @@
+import { connect } from 'node:net';
+import type { Duplex } from 'node:stream';
+import type { Clock } from '#kernel/clock.js';
+import type { Log } from '#kernel/log.js';
+import { AgentLink } from '../tsi/agent-link.js';
+import { createTsi, type TsiClient } from '../tsi/tsi-client.js';
+import { agentPort } from './domain-xml.js';
+import type { Hypervisor } from './hypervisor.js';
+import { GuestFacts, type TargetSystem } from './target-system.js';
+
+export type AgentBindingOptions = {
+  readonly record: Pick<TargetSystem, 'id' | 'driver'>;
+  /** Host side of the agent's channel. */
+  readonly socket: string;
+  readonly hypervisor: Hypervisor;
+  readonly clock: Clock;
+  readonly log: Log;
+  readonly heartbeatMs: number;
+};
+
+/** The live side of a target system whose domain runs: the link to its agent and the TSI on it. */
+export class AgentBinding implements AsyncDisposable {
+  readonly tsi: TsiClient;
+  readonly #link: AgentLink;
+  readonly #log: Log;
+
+  constructor({ record, socket, hypervisor, clock, log, heartbeatMs }: AgentBindingOptions) {
+    this.#log = log.child({ part: 'xnjs.vm', vmId: record.id });
+    const dial = (): Promise<Duplex> => dialAgent(record, socket, hypervisor);
+    this.#link = new AgentLink({ name: record.id, dial, heartbeatMs, clock, log: this.#log });
+    this.tsi = createTsi(this.#link.transport(), { log: this.#log, clock });
+  }
+
+  /** Called whenever the agent begins or ceases to answer. */
+  onChange(listener: (up: boolean) => void): void {
+    this.#link.onChange((state) => {
+      if (state !== 'connecting') listener(state === 'up');
+    });
+  }
+
+  /** What the guest says of itself; `undefined` if that makes no sense. */
+  async facts(): Promise<GuestFacts | undefined> {
+    try {
+      return GuestFacts.parse(await this.#link.facts());
+    } catch (error) {
+      this.#log.warn({ err: error }, 'the agent says nothing sensible of its guest');
+      return undefined;
+    }
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.tsi[Symbol.asyncDispose]();
+    await this.#link[Symbol.asyncDispose]();
+  }
+}
+
+/** The socket on this host, or the hypervisor's stream where the socket is out of reach. */
+async function dialAgent(
+  { id, driver }: Pick<TargetSystem, 'id' | 'driver'>,
+  path: string,
+  hypervisor: Hypervisor,
+): Promise<Duplex> {
+  try {
+    return await new Promise<Duplex>((resolve, reject) => {
+      const socket = connect(path, () => resolve(socket.off('error', reject)));
+      socket.once('error', reject);
+    });
+  } catch (error) {
+    if (driver === 'lxc') throw error;
+    return await hypervisor.openChannel(driver, id, agentPort);
+  }
+}

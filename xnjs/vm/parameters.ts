@@ -1,0 +1,27 @@
+import type { ImageMetadata } from '#imagerepo/contract.js';
+import { VmError } from './state.js';
+import type { TargetSystem, TargetSystemParameters } from './target-system.js';
+
+type Limits = { readonly cpus: number; readonly memoryMiB: number };
+
+/**
+ * What the machine gets: as asked for, else the image's default, within what image and site allow.
+ * @throws {@link VmError} `BAD_REQUEST` naming the parameter and its range
+ */
+export function chooseParameters(
+  wish: TargetSystemParameters,
+  { requirements }: ImageMetadata,
+  site: Limits,
+): TargetSystem['parameters'] {
+  const choose = (name: keyof Limits): number => {
+    const range = requirements[name];
+    const max = Math.min(range.max, site[name]);
+    const chosen = wish[name] ?? Math.min(range.default, max);
+    if (chosen >= range.min && chosen <= max) return chosen;
+    throw new VmError(
+      'BAD_REQUEST',
+      `parameters.${name}: ${chosen} is outside ${range.min}-${max}, the range of this image on this site`,
+    );
+  };
+  return { cpus: choose('cpus'), memoryMiB: choose('memoryMiB') };
+}
