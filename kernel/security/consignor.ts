@@ -1,6 +1,7 @@
 import type { X509Certificate } from 'node:crypto';
 import { createHash, sign, verify, type KeyObject } from 'node:crypto';
 import { GridError } from '#kernel/errors.js';
+import { BoundedMap } from './bounded-map.js';
 import { formatDn, parseDn, type Dn } from './dn.js';
 
 export class ConsignorError extends GridError<'UNAUTHENTICATED'> {}
@@ -65,20 +66,4 @@ function digest(name: string): Buffer {
 
 function isValidAt(certificate: X509Certificate, ms: number): boolean {
   return Date.parse(certificate.validFrom) <= ms && ms <= Date.parse(certificate.validTo);
-}
-
-/** Forgets what has been there longest. */
-class BoundedMap<Key, Value> extends Map<Key, Value> {
-  readonly #limit: number;
-
-  constructor(limit: number) {
-    super();
-    this.#limit = limit;
-  }
-
-  override set(key: Key, value: Value): this {
-    const oldest = this.keys().next();
-    if (this.size >= this.#limit && !this.has(key) && !oldest.done) this.delete(oldest.value);
-    return super.set(key, value);
-  }
 }

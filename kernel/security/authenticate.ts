@@ -1,0 +1,192 @@
+import type { X509Certificate } from 'node:crypto';
+import type { IncomingMessage } from 'node:http';
+import { errorText, GridError } from '#kernel/errors.js';
+import type { Log } from '#kernel/log.js';
+import type { Caller } from './caller.js';
+import { createConsignorVerifier } from './consignor.js';
+import { formatDn } from './dn.js';
+import { anonymous, type Identity } from './identity.js';
+import { PasswordChecker } from './password.js';
+import { checkPreferences, parsePreferences, type Preferences } from './preferences.js';
+import type { Session, Sessions } from './sessions.js';
+import type { User, Users } from './users.js';
+
+export class AuthenticationError extends GridError<
+  'UNAUTHENTICATED' | 'FORBIDDEN' | 'SESSION_UNKNOWN'
+> {}
+
+export type AuthenticatorDeps = {
+  users: Users;
+  /** Certificates of the gateways whose word about a client counts. */
+  trustedSigners: readonly X509Certificate[];
+  sessions: Sessions;
+  log: Log;
+  passwords?: PasswordChecker;
+};
+
+export type Authentication = {
+  caller: Caller;
+  /** To be sent with the answer, whatever it is. */
+  responseHeaders: Readonly<Record<string, string>>;
+};
+
+/**
+ * @throws `SESSION_UNKNOWN` (432), `UNAUTHENTICATED` or `FORBIDDEN` (both 403), `SITE_UNAVAILABLE`
+ *   when too many logins wait
+ */
+export type Authenticate = (request: IncomingMessage) => Promise<Authentication>;
+
+/** Recognises one kind of credentials; throws if they are that kind and wrong. */
+type Method = (request: IncomingMessage) => Promise<Identity | undefined>;
+
+const sessionHeader = 'x-unicore-securitysession';
+
+/** Finds out who asks: session, else credentials, else nobody in particular (UNICORE REST, 2.1). */
+export function createAuthenticator(deps: AuthenticatorDeps): Authenticate {
+  const { users, sessions } = deps;
+  const log = deps.log.child({ part: 'security' });
+  // The order counts: the first one that recognises its credentials decides
+  const methods: readonly Method[] = [
+    basic(users, deps.passwords ?? new PasswordChecker()),
+    consignor(deps.trustedSigners),
+  ];
+
+  async function authenticate(request: IncomingMessage, peer: string): Promise<Authentication> {
+    const known = await findSession(request);
+    const identity = known?.identity ?? (await identify(request, methods));
+    const user = identity === anonymous ? undefined : await users.findByDn(identity.dn);
+    if (user?.role === 'banned') throw new AuthenticationError('FORBIDDEN', 'this user is banned');
+    const available = availableTo(user);
+    const chosen = { ...known?.preferences, ...requestedPreferences(request) };
+    checkPreferences(chosen, available);
+    const session = known ?? sessions.create(identity, peer, chosen);
+    session.preferences = chosen;
+    const caller = toCaller(identity, user, available, chosen, peer);
+    const facts = { reqId: requestId(request), dn: caller.dn, role: caller.role, peer };
+    if (known) log.debug(facts, 'session accepted');
+    else log.info({ ...facts, method: identity.method ?? 'none' }, 'caller accepted');
+    return { caller, responseHeaders: sessionHeaders(session) };
+  }
+
+  async function findSession(request: IncomingMessage): Promise<Session | undefined> {
+    const id = request.headers[sessionHeader];
+    if (id === undefined) return undefined;
+    const session = typeof id === 'string' ? sessions.find(id) : undefined;
+    if (session && (await isStillGood(session.identity))) return session;
+    if (session) sessions.end(session);
+    throw new AuthenticationError('SESSION_UNKNOWN', 'unknown or expired security session');
+  }
+
+  async function isStillGood({ dn, storedPassword }: Identity): Promise<boolean> {
+    if (storedPassword === undefined) return true;
+    return (await users.findByDn(dn))?.password === storedPassword;
+  }
+
+  function sessionHeaders(session: Session): Record<string, string> {
+    return {
+      'X-UNICORE-SecuritySession': session.id,
+      'X-UNICORE-SecuritySession-Lifetime': String(sessions.remainingMs(session)),
+    };
+  }
+
+  return async (request) => {
+    const peer = peerOf(request);
+    try {
+      return await authenticate(request, peer);
+    } catch (error) {
+      const known: GridError | undefined = error instanceof GridError ? error : undefined;
+      const reason = errorText(error);
+      log.warn(
+        { code: known?.code, ...known?.details, reqId: requestId(request), peer, reason },
+        'caller refused',
+      );
+      throw error;
+    }
+  };
+}
+
+async function identify(request: IncomingMessage, methods: readonly Method[]): Promise<Identity> {
+  for (const method of methods) {
+    const identity = await method(request);
+    if (identity) return identity;
+  }
+  if (request.headers.authorization !== undefined) throw wrongCredentials();
+  return anonymous;
+}
+
+function basic(users: Users, passwords: PasswordChecker): Method {
+  return async ({ headers: { authorization } }) => {
+    const encoded = /^basic +([A-Za-z0-9+/=_-]+) *$/i.exec(authorization ?? '')?.[1];
+    if (encoded === undefined) return undefined;
+    const text = Buffer.from(encoded, 'base64').toString('utf8');
+    const colon = text.indexOf(':');
+    if (colon < 0) throw wrongCredentials();
+    const user = await users.findByName(text.slice(0, colon));
+    // An unknown user costs what a wrong password costs
+    const good = await passwords.check(text.slice(colon + 1), user?.password);
+    if (!good || user?.password === undefined) throw wrongCredentials({ user: user?.name });
+    return { dn: user.dn, method: 'PASSWORD_FILE', storedPassword: user.password };
+  };
+}
+
+function consignor(signers: readonly X509Certificate[]): Method {
+  const verify = createConsignorVerifier(signers);
+  return ({ headers }) => {
+    const value = headers['x-unicore-consignor'];
+    if (value === undefined) return Promise.resolve(undefined);
+    // Repeated headers arrive joined, and then no signature fits
+    return Promise.resolve({ dn: formatDn(verify(String(value))) });
+  };
+}
+
+/** The same words whatever was wrong. */
+function wrongCredentials(details: { user?: string | undefined } = {}): AuthenticationError {
+  return new AuthenticationError('UNAUTHENTICATED', 'credentials not accepted', details);
+}
+
+function requestedPreferences({ headers }: IncomingMessage): Preferences {
+  const value = headers['x-unicore-user-preferences'];
+  return value === undefined ? {} : parsePreferences(String(value));
+}
+
+type AvailableAttributes = Pick<Caller, 'logins' | 'groups' | 'roles'>;
+
+function availableTo(user: User | undefined): AvailableAttributes {
+  if (!user || user.role === 'banned') return { logins: [], groups: [], roles: ['anonymous'] };
+  const { name, login = name, groups, role } = user;
+  return { logins: [login], groups, roles: role === 'admin' ? ['admin', 'user'] : [role] };
+}
+
+function toCaller(
+  { dn, method }: Identity,
+  user: User | undefined,
+  available: AvailableAttributes,
+  chosen: Preferences,
+  peer: string,
+): Caller {
+  const login = chosen.uid ?? available.logins[0];
+  const group = chosen.group ?? available.groups[0];
+  const role = available.roles.find((each) => each === chosen.role) ?? available.roles[0];
+  return {
+    // As the file spells it, however the certificate does: owners are compared as strings
+    dn: user?.dn ?? dn,
+    role: role ?? 'anonymous',
+    ...available,
+    ...(login !== undefined && { login }),
+    ...(group !== undefined && { group }),
+    supplementaryGroups: chosen.supplementaryGroups ?? [],
+    ...(method !== undefined && { authenticationMethod: method }),
+    peer,
+  };
+}
+
+/** The gateway says so; it removes what clients claim. Without a gateway: the socket. */
+function peerOf({ headers, socket }: IncomingMessage): string {
+  const claimed = headers['x-unicore-consignor-ip'];
+  return typeof claimed === 'string' ? claimed : (socket.remoteAddress ?? 'local');
+}
+
+function requestId({ headers }: IncomingMessage): string | undefined {
+  const id = headers['x-request-id'];
+  return typeof id === 'string' ? id : undefined;
+}
