@@ -1,0 +1,122 @@
+import { readFileSync } from 'node:fs';
+import { homedir } from 'node:os';
+import { join } from 'node:path';
+
+/** The keys of `tsi.properties` that matter to this agent (docs/protocols/tsi.md), typed. */
+export type Settings = {
+  /** Commands run as the user they name. Always so for root, never otherwise. */
+  readonly switchUid: boolean;
+  /** A character device, or `unix:<path>` to listen on; speaks HTTP/2 (ADR 004). */
+  readonly link?: string;
+  /** The classic main. */
+  readonly main?: MainSettings;
+  readonly version: string;
+  readonly safeDir: string;
+  readonly stateDir: string;
+  readonly loginShell: boolean;
+  readonly path: string;
+  readonly enforceOsGids: boolean;
+  readonly failOnInvalidGids: boolean;
+  readonly useIdCommand: boolean;
+  readonly keyFiles: readonly string[];
+  readonly debug: boolean;
+};
+
+export type MainSettings = {
+  readonly host: string | undefined;
+  readonly port: number;
+  /** Hosts that may connect, by name or address. */
+  readonly clients: readonly string[];
+  /** Called back at this port, whatever the request says. */
+  readonly replyPort?: number;
+  readonly localPorts?: readonly [lowest: number, highest: number];
+  readonly tls?: {
+    readonly keyFile: string;
+    readonly passphrase?: string;
+    readonly certFile: string;
+    readonly caFile?: string;
+    readonly allowedDns: readonly string[];
+  };
+};
+
+type Properties = ReadonlyMap<string, string>;
+
+export function readSettings(file: string): Settings {
+  const keys = parseProperties(readFileSync(file, 'utf8'));
+  const flag = (name: string, missing: boolean): boolean =>
+    keys.has(name) ? /^(1|true)$/i.test(keys.get(name) ?? '') : missing;
+  const root = process.geteuid?.() === 0;
+  const link = keys.get('tsi.link');
+  const main = link === undefined || keys.has('tsi.my_port') ? mainSettings(keys, flag) : undefined;
+  return {
+    switchUid: root,
+    ...(link !== undefined && { link }),
+    ...(main && { main }),
+    version: keys.get('tsi.version') ?? '11.2.1',
+    safeDir: keys.get('tsi.safe_dir') ?? '/tmp',
+    stateDir:
+      keys.get('tsi.state_dir') ??
+      (root ? '/var/lib/unicore-tsi' : join(homedir(), '.unicore-tsi')),
+    loginShell: flag('tsi.use_login_shell', false),
+    path: keys.get('tsi.path') ?? '/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin',
+    enforceOsGids: flag('tsi.enforce_os_gids', true),
+    failOnInvalidGids: flag('tsi.fail_on_invalid_gids', false),
+    useIdCommand: flag('tsi.use_id_to_resolve_gids', false),
+    keyFiles: (keys.get('tsi.keyfiles') ?? '.ssh/authorized_keys').split(':').filter(Boolean),
+    debug: flag('tsi.debug', false),
+  };
+}
+
+/** Lines `key = value`; `#` and `!` begin comments; the last value of a key counts. */
+export function parseProperties(text: string): Properties {
+  const keys = new Map<string, string>();
+  for (const entry of text.split(/\r?\n/)) {
+    const match = /^\s*([A-Za-z0-9._/-]+)\s*=\s*(.*?)\s*$/.exec(entry);
+    if (match?.[1] && match[2] !== undefined && match[2] !== '') keys.set(match[1], match[2]);
+  }
+  return keys;
+}
+
+function mainSettings(
+  keys: Properties,
+  flag: (name: string, missing: boolean) => boolean,
+): MainSettings {
+  const address = keys.get('tsi.my_addr') ?? '*';
+  const anywhere = flag('tsi.disable_ipv6', false) ? '0.0.0.0' : undefined;
+  const replyPort = keys.get('tsi.unicorex_port') ?? keys.get('tsi.njs_port');
+  const keyFile = keys.get('tsi.keystore');
+  const range = /^(\d+):(\d+)$/.exec(keys.get('tsi.local_portrange') ?? '');
+  const passphrase = keys.get('tsi.keypass');
+  const caFile = keys.get('tsi.truststore');
+  return {
+    host: address === '*' ? anywhere : address,
+    port: portNumber('tsi.my_port', keys.get('tsi.my_port') ?? '4433'),
+    clients: (keys.get('tsi.unicorex_machine') ?? keys.get('tsi.njs_machine') ?? 'localhost')
+      .split(/[\s,]+/)
+      .filter(Boolean),
+    ...(replyPort !== undefined && { replyPort: portNumber('tsi.unicorex_port', replyPort) }),
+    ...(range && {
+      localPorts: [
+        portNumber('tsi.local_portrange', range[1]),
+        portNumber('tsi.local_portrange', range[2]),
+      ],
+    }),
+    ...(keyFile !== undefined && {
+      tls: {
+        keyFile,
+        certFile: keys.get('tsi.certificate') ?? keyFile,
+        ...(passphrase !== undefined && { passphrase }),
+        ...(caFile !== undefined && { caFile }),
+        allowedDns: [...keys]
+          .filter(([name]) => name.startsWith('tsi.allowed_dn.'))
+          .map(([, value]) => value),
+      },
+    }),
+  };
+}
+
+function portNumber(name: string, text = ''): number {
+  const port = Number(text);
+  if (Number.isInteger(port) && port >= 0 && port <= 65_535) return port;
+  throw new TypeError(`${name} is not a port: ${text}`);
+}

@@ -1,0 +1,50 @@
+import { TsiError } from './error.js';
+
+/** What the agent says of its guest: `GET /facts` on the agent link. Times are uptimes of the guest. */
+export type AgentFacts = {
+  readonly agentVersion: string;
+  /** What `#TSI_PING` answers. */
+  readonly tsiVersion: string;
+  readonly kernel: string;
+  /** `PRETTY_NAME` of os-release */
+  readonly os: string;
+  readonly cores: number;
+  readonly memoryBytes: number;
+  /** at the answer; a container has the host's */
+  readonly uptimeMs: number;
+  /** when the first process of user space started, as the image's init says */
+  readonly userSpaceMs?: number;
+  /** when the agent's program started */
+  readonly agentMs: number;
+};
+
+const texts = ['agentVersion', 'tsiVersion', 'kernel', 'os'] as const;
+const numbers = ['cores', 'memoryBytes', 'uptimeMs', 'agentMs', 'userSpaceMs'] as const;
+
+/** @throws {@link TsiError} `TSI_PROTOCOL` naming the field */
+export function decodeFacts(json: string): AgentFacts {
+  const raw = parse(json);
+  const facts: Record<string, unknown> = {};
+  for (const name of texts) {
+    const value = raw[name];
+    facts[name] = typeof value === 'string' && value.length <= 256 ? value : refuse(name);
+  }
+  for (const name of numbers) {
+    const value = raw[name];
+    if (value === undefined && name === 'userSpaceMs') continue;
+    facts[name] = Number.isFinite(value) && Number(value) >= 0 ? value : refuse(name);
+  }
+  return facts as AgentFacts; // each field was checked above
+}
+
+function parse(json: string): Record<string, unknown> {
+  try {
+    return { ...(JSON.parse(json) as object) };
+  } catch {
+    return refuse('json');
+  }
+}
+
+function refuse(name: string): never {
+  throw new TsiError('TSI_PROTOCOL', 'the facts of the agent cannot be read', { field: name });
+}
