@@ -17,8 +17,10 @@ export const errorCatalog = {
   SESSION_UNKNOWN: { http: 432, fault: 'AuthenticationFault', retry: false },
   INTERNAL: { http: 500, fault: 'ServerFault', retry: false },
   SITE_UNAVAILABLE: { http: 503, fault: 'ServerBusyFault', retry: true },
+  PEER_FAILED: { http: 502, fault: 'ServerFault', retry: false },
   STORAGE_FULL: { http: 507, fault: 'ServerBusyFault', retry: true },
   CONFIG_INVALID: { http: 500, fault: 'ServerFault', retry: false },
+  ADDRESS_IN_USE: { http: 500, fault: 'ServerFault', retry: false },
   DATABASE_UNAVAILABLE: { http: 503, fault: 'ServerBusyFault', retry: true },
 
   HYPERVISOR_UNAVAILABLE: { http: 503, fault: 'ServerBusyFault', retry: true },

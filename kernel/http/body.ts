@@ -1,0 +1,90 @@
+import type { IncomingMessage, ServerResponse } from 'node:http';
+import json5 from 'json5';
+import { errorText } from '#kernel/errors.js';
+import { RequestError } from './operation.js';
+
+const defaultLimit = 1024 * 1024;
+const deepest = 64;
+/** A small body that takes longer than this is somebody holding the connection. */
+const readTimeoutMs = 30_000;
+
+/** Tells a client that waits for `100 Continue` to send its body. To be called before reading it. */
+export function acceptBody(request: IncomingMessage, response: ServerResponse): void {
+  if (/100-continue/i.test(request.headers.expect ?? '')) response.writeContinue();
+}
+
+/** Reads a JSON object, `{}` for an empty body. @throws {@link RequestError} */
+export async function readJsonBody(
+  request: IncomingMessage,
+  response: ServerResponse,
+  limit = defaultLimit,
+): Promise<object> {
+  const { 'content-type': type = 'application/json', 'content-encoding': encoding = 'identity' } =
+    request.headers;
+  const announced = Number(request.headers['content-length'] ?? 0);
+  if (announced > limit) throw tooLarge(limit);
+  if (encoding !== 'identity')
+    throw new RequestError('UNSUPPORTED_MEDIA_TYPE', `content coding ${encoding} is not supported`);
+  acceptBody(request, response);
+  const text = await readText(request, limit);
+  if (text.trim() === '') return {};
+  if (!/^\s*application\/(?:[\w.-]+\+)?json\s*(?:;|$)/i.test(type))
+    throw new RequestError('UNSUPPORTED_MEDIA_TYPE', `expected application/json, not ${type}`);
+  return parseLenientJson(text);
+}
+
+/**
+ * JSON as UNICORE's clients write it (unicore-rest 1.6): single quotes, bare keys and trailing commas
+ * pass. @throws {@link RequestError} `BAD_REQUEST` also for numbers that lose digits and for deep nesting
+ */
+export function parseLenientJson(text: string): object {
+  let value: unknown;
+  try {
+    value = JSON.parse(text);
+  } catch {
+    try {
+      value = json5.parse(text);
+    } catch (cause) {
+      throw new RequestError('BAD_REQUEST', `malformed JSON: ${errorText(cause)}`, {}, { cause });
+    }
+  }
+  if (typeof value !== 'object' || value === null || Array.isArray(value))
+    throw new RequestError('BAD_REQUEST', 'expected a JSON object');
+  refuseExtremes(value, 0);
+  return value;
+}
+
+function refuseExtremes(value: unknown, depth: number): void {
+  if (depth > deepest)
+    throw new RequestError('BAD_REQUEST', `JSON is deeper than ${deepest} levels`);
+  if (typeof value === 'number' && !(Math.abs(value) <= Number.MAX_SAFE_INTEGER))
+    throw new RequestError('BAD_REQUEST', `number out of range: ${value}`);
+  if (typeof value !== 'object' || value === null) return;
+  for (const member of Object.values(value)) refuseExtremes(member, depth + 1);
+}
+
+async function readText(request: IncomingMessage, limit: number): Promise<string> {
+  const chunks: Buffer[] = [];
+  let size = 0;
+  const timer = setTimeout(
+    () => request.destroy(new RequestError('BAD_REQUEST', 'the body came too slowly')),
+    readTimeoutMs,
+  );
+  try {
+    // not destroyed at a limit, so that the answer can still be sent
+    for await (const chunk of request.iterator({
+      destroyOnReturn: false,
+    }) as AsyncIterable<Buffer>) {
+      size += chunk.length;
+      if (size > limit) throw tooLarge(limit);
+      chunks.push(chunk);
+    }
+  } finally {
+    clearTimeout(timer);
+  }
+  return Buffer.concat(chunks).toString('utf8');
+}
+
+function tooLarge(limit: number): RequestError {
+  return new RequestError('TOO_LARGE', `the body is larger than ${limit} bytes`);
+}

@@ -1,0 +1,129 @@
+import type { ConnectionOptions } from 'node:tls';
+import type { Readable } from 'node:stream';
+import { Pool, type Dispatcher } from 'undici';
+import {
+  readAnswer,
+  toGridError,
+  unavailable,
+  type JsonAnswer,
+  type StreamAnswer,
+} from './client-answers.js';
+
+export type HttpClientOptions = {
+  /** `https://host:port/VSITE`; every path is appended to it. */
+  readonly baseUrl: string;
+  /** Connects to this unix socket, whatever host `baseUrl` names. */
+  readonly socketPath?: string;
+  readonly tls?: Pick<ConnectionOptions, 'ca' | 'cert' | 'key' | 'servername'>;
+  readonly auth?:
+    { readonly user: string; readonly password: string } | { readonly bearer: string };
+  /** Sent with every request. */
+  readonly headers?: Readonly<Record<string, string>>;
+  /** For a JSON call as a whole, for the silence within a download; default 30 s. */
+  readonly timeoutMs?: number;
+  /** Largest JSON answer in bytes; default 16 MiB. */
+  readonly maxBytes?: number;
+  readonly connections?: number;
+};
+
+export type CallOptions = {
+  readonly headers?: Readonly<Record<string, string>>;
+  readonly signal?: AbortSignal;
+};
+
+export type HttpClient = AsyncDisposable & {
+  json(method: Method, path: string, body?: object, options?: CallOptions): Promise<JsonAnswer>;
+  /** Sends a stream, which may take any time as long as bytes move. */
+  upload(
+    method: 'PUT' | 'POST',
+    path: string,
+    source: Readable,
+    options?: CallOptions & { readonly sizeBytes?: number },
+  ): Promise<JsonAnswer>;
+  download(path: string, options?: CallOptions): Promise<StreamAnswer>;
+  close(): Promise<void>;
+};
+type Method = 'GET' | 'POST' | 'PUT' | 'DELETE';
+
+/** After the last byte of an upload the server still has to bring it to the disk. */
+const uploadAnswerTimeoutMs = 300_000;
+
+/**
+ * The project's HTTP client. Answers from 400 on are thrown as `GridError` with the peer's text,
+ * the code chosen by status; redirects are not followed.
+ * @throws `SITE_UNAVAILABLE` nothing answers in time, `PEER_FAILED` the answer makes no sense
+ */
+export function createHttpClient(options: HttpClientOptions): HttpClient {
+  const { timeoutMs = 30_000, maxBytes = 16 * 1024 * 1024 } = options;
+  const base = new URL(options.baseUrl);
+  const prefix = base.pathname.replace(/\/+$/, '');
+  const common = { accept: 'application/json', ...options.headers, ...authorization(options.auth) };
+  const pool = new Pool(base.origin, {
+    connections: options.connections ?? 16,
+    headersTimeout: timeoutMs,
+    bodyTimeout: timeoutMs,
+    connect: {
+      timeout: timeoutMs,
+      ...options.tls,
+      ...(options.socketPath !== undefined && { socketPath: options.socketPath }),
+    },
+  });
+
+  async function send(
+    method: Method,
+    path: string,
+    { headers, signal }: CallOptions,
+    content: Pick<Dispatcher.RequestOptions, 'body' | 'headersTimeout'> = {},
+  ): Promise<Dispatcher.ResponseData> {
+    const answer = await pool
+      .request({
+        method,
+        path: prefix + path,
+        headers: { ...common, ...headers },
+        ...content,
+        ...(signal && { signal }),
+      })
+      .catch((cause: unknown) => {
+        throw unavailable(cause, base.host);
+      });
+    if (answer.statusCode < 400) return answer;
+    throw await toGridError(answer, `${method} ${path}`);
+  }
+
+  return {
+    async json(method, path, body, { headers, signal } = {}) {
+      const type = body && { 'content-type': 'application/json' };
+      const deadline = AbortSignal.timeout(timeoutMs);
+      const call = {
+        headers: { ...type, ...headers },
+        signal: signal ? AbortSignal.any([signal, deadline]) : deadline,
+      };
+      const content = body && { body: JSON.stringify(body) };
+      return readAnswer(await send(method, path, call, content), maxBytes, base.host);
+    },
+    async upload(method, path, source, { sizeBytes, headers, signal } = {}) {
+      const length = sizeBytes === undefined ? {} : { 'content-length': `${sizeBytes}` };
+      const type = { 'content-type': 'application/octet-stream' };
+      const call = { headers: { ...type, ...length, ...headers }, ...(signal && { signal }) };
+      const content = { body: source, headersTimeout: uploadAnswerTimeoutMs };
+      return readAnswer(await send(method, path, call, content), maxBytes, base.host);
+    },
+    async download(path, { headers, signal } = {}) {
+      const accept = { accept: 'application/octet-stream' };
+      const answer = await send('GET', path, {
+        headers: { ...accept, ...headers },
+        ...(signal && { signal }),
+      });
+      return { status: answer.statusCode, headers: answer.headers, body: answer.body };
+    },
+    close: () => pool.destroy(),
+    [Symbol.asyncDispose]: () => pool.destroy(),
+  };
+}
+
+function authorization(auth: HttpClientOptions['auth']): { authorization?: string } {
+  if (auth === undefined) return {};
+  if ('bearer' in auth) return { authorization: `Bearer ${auth.bearer}` };
+  const credentials = Buffer.from(`${auth.user}:${auth.password}`).toString('base64');
+  return { authorization: `Basic ${credentials}` };
+}

@@ -1,0 +1,40 @@
+import type { ErrorRequestHandler } from 'express';
+import { GridError } from '#kernel/errors.js';
+import type { Log } from '#kernel/log.js';
+
+/** The body of every error (unicore-rest 4.1); an object, since pyunicore calls `.get` on it. */
+export type ErrorBody = { readonly errorMessage: string; readonly status: number };
+
+/**
+ * The one place where errors become REST answers: the row of the catalogue decides the status. Anything
+ * without a row is our fault: 500, no detail, logged. An answer that has begun is cut off, so that
+ * nobody takes it for a whole one.
+ */
+export function restEdge(log: Log): ErrorRequestHandler {
+  // eslint-disable-next-line @typescript-eslint/no-unused-vars -- express knows it by its four parameters
+  return (thrown: unknown, request, response, _next) => {
+    const clientLeft = request.socket.destroyed || response.destroyed;
+    const error = clientLeft ? undefined : toGridError(thrown);
+    const status = error?.row.http ?? 500;
+    const requestLog = log.child({ reqId: request.id });
+    if (clientLeft) requestLog.debug({ err: thrown }, 'client left');
+    else if (error === undefined) requestLog.error({ err: thrown }, 'request failed unexpectedly');
+    else if (status >= 500)
+      requestLog.warn({ err: error, details: error.details }, 'request failed');
+    if (clientLeft || response.headersSent) {
+      response.destroy();
+      return;
+    }
+    const body: ErrorBody = { errorMessage: error?.message ?? 'internal server error', status };
+    for (const name of response.getHeaderNames())
+      if (name.startsWith('content-') || name === 'etag') response.removeHeader(name);
+    response.status(status).json(body);
+  };
+}
+
+function toGridError(thrown: unknown): GridError | undefined {
+  if (thrown instanceof GridError) return thrown;
+  // how express reports a path that is not URL encoded text
+  if (thrown instanceof URIError) return new GridError('BAD_REQUEST', 'malformed URL');
+  return undefined;
+}

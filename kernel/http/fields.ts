@@ -1,0 +1,32 @@
+import { z } from 'zod';
+
+const listSeparator = /[\s+,]+/;
+
+/** A list in a query: separated by blanks, `+` or commas, encoded once more by some clients. */
+export const listParameter = z
+  .string()
+  .max(4096)
+  .transform((text, context) => {
+    try {
+      return decodeURIComponent(text).split(listSeparator).filter(Boolean);
+    } catch {
+      context.addIssue('is not URL encoded text');
+      return z.NEVER;
+    }
+  });
+
+/** `?fields=a,b,!c` (unicore-rest 1.8). */
+export const fieldsParameter = listParameter.optional();
+
+/** Names select, names with `!` are left out; `_links` is a member like any other. */
+export function selectFields(
+  properties: Readonly<Record<string, unknown>>,
+  fields: readonly string[] = [],
+): Record<string, unknown> {
+  const wanted = new Set(fields.filter((name) => !name.startsWith('!')));
+  const unwanted = new Set(fields.filter((n) => n.startsWith('!')).map((name) => name.slice(1)));
+  const chosen = Object.entries(properties).filter(
+    ([name]) => (wanted.size === 0 || wanted.has(name)) && !unwanted.has(name),
+  );
+  return Object.fromEntries(chosen);
+}

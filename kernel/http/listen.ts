@@ -1,0 +1,132 @@
+import { chmod, lstat, unlink } from 'node:fs/promises';
+import { createServer, type RequestListener, type Server } from 'node:http';
+import { createServer as createTlsServer, type ServerOptions as TlsOptions } from 'node:https';
+import { connect, type ListenOptions } from 'node:net';
+import type { Duplex } from 'node:stream';
+import { errorText, GridError } from '#kernel/errors.js';
+import type { Scope } from '#kernel/scope.js';
+
+export class ListenError extends GridError<'ADDRESS_IN_USE' | 'CONFIG_INVALID'> {}
+
+/** `port` 0 takes a free one. */
+export type ListenAddress =
+  | { readonly host: string; readonly port: number; readonly tls?: TlsOptions | undefined }
+  | { readonly unix: string };
+
+/** Where it really listens. */
+export type Listening = { readonly server: Server; readonly port?: number };
+
+const headersTimeoutMs = 20_000;
+const keepAliveTimeoutMs = 65_000;
+/** No byte in either direction for this long ends a connection, also in the middle of a transfer. */
+const idleTimeoutMs = 120_000;
+/** How long answers that are under way may take when the service closes. */
+const drainTimeoutMs = 10_000;
+/** How long the rest of a refused upload is read, so that the client gets to see the answer. */
+const lingerTimeoutMs = 5_000;
+
+/**
+ * Serves HTTP until the scope closes: then no new connections, requests under way may finish.
+ * @throws {@link ListenError} `ADDRESS_IN_USE` naming the address
+ */
+export async function listen(
+  handler: RequestListener,
+  where: ListenAddress,
+  scope: Scope,
+): Promise<Listening> {
+  // uploads may take hours: no limit on a whole request, but on its head and on silence
+  const limits = {
+    headersTimeout: headersTimeoutMs,
+    keepAliveTimeout: keepAliveTimeoutMs,
+    requestTimeout: 0,
+    maxHeaderSize: 32_768,
+  };
+  const tls = 'tls' in where ? where.tls : undefined;
+  const server = tls ? createTlsServer({ ...limits, ...tls }) : createServer(limits);
+  server.setTimeout(idleTimeoutMs);
+  server.on('request', handler);
+  server.on('request', limitRefusedUpload);
+  // the handler decides whether it wants the body at all
+  server.on('checkContinue', (request, response) => server.emit('request', request, response));
+  server.on('clientError', answerBrokenRequest);
+  if ('unix' in where) await removeStaleSocket(where.unix);
+  await start(server, where);
+  if ('unix' in where) await chmod(where.unix, 0o600);
+  scope.defer(() => close(server));
+  const address = server.address();
+  return typeof address === 'object' && address ? { server, port: address.port } : { server };
+}
+
+function start(server: Server, where: ListenAddress): Promise<void> {
+  const options: ListenOptions =
+    'unix' in where ? { path: where.unix } : { host: where.host, port: where.port };
+  return new Promise((resolve, reject) => {
+    server.once('error', (cause: NodeJS.ErrnoException) => {
+      const name = 'unix' in where ? where.unix : `${where.host}:${where.port}`;
+      const used = cause.code === 'EADDRINUSE';
+      reject(
+        new ListenError(
+          used ? 'ADDRESS_IN_USE' : 'CONFIG_INVALID',
+          used
+            ? `${name} is used by another program`
+            : `cannot listen on ${name}: ${cause.message}`,
+          { address: name },
+          { cause },
+        ),
+      );
+    });
+    server.listen(options, resolve);
+  });
+}
+
+/** What a killed server left behind is removed; what answers, or is no socket, stays. */
+async function removeStaleSocket(path: string): Promise<void> {
+  const found = await lstat(path).catch(() => undefined);
+  if (found === undefined) return;
+  if (!found.isSocket())
+    throw new ListenError('CONFIG_INVALID', `${path} is not a socket`, { path });
+  if (await answers(path))
+    throw new ListenError('ADDRESS_IN_USE', `${path} is used by another program`, { path });
+  await unlink(path);
+}
+
+function answers(path: string): Promise<boolean> {
+  return new Promise((resolve) => {
+    const socket = connect(path)
+      .once('connect', () => {
+        socket.destroy();
+        resolve(true);
+      })
+      .once('error', () => resolve(false));
+  });
+}
+
+function close(server: Server): Promise<void> {
+  return new Promise((resolve, reject) => {
+    const timer = setTimeout(() => server.closeAllConnections(), drainTimeoutMs);
+    server.close((error) => {
+      clearTimeout(timer);
+      if (error) reject(new Error(`server did not close: ${errorText(error)}`, { cause: error }));
+      else resolve();
+    });
+  });
+}
+
+const limitRefusedUpload: RequestListener = (request, response) => {
+  response.once('finish', () => {
+    if (request.complete) return;
+    const timer = setTimeout(() => request.destroy(), lingerTimeoutMs);
+    request.once('close', () => clearTimeout(timer));
+  });
+};
+
+function answerBrokenRequest(error: NodeJS.ErrnoException, socket: Duplex) {
+  if (error.code === 'ECONNRESET' || !socket.writable) socket.destroy();
+  else {
+    const status =
+      error.code === 'HPE_HEADER_OVERFLOW'
+        ? '431 Request Header Fields Too Large'
+        : '400 Bad Request';
+    socket.end(`HTTP/1.1 ${status}\r\nConnection: close\r\nContent-Length: 0\r\n\r\n`);
+  }
+}

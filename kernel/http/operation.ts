@@ -1,0 +1,113 @@
+import type { IncomingHttpHeaders } from 'node:http';
+import type { Readable } from 'node:stream';
+import type { z } from 'zod';
+import { describeIssues } from '#kernel/config.js';
+import { GridError } from '#kernel/errors.js';
+import type { Log } from '#kernel/log.js';
+import type { Caller } from './caller.js';
+import type { Reply } from './reply.js';
+
+export class RequestError extends GridError<
+  | 'BAD_REQUEST'
+  | 'FORBIDDEN'
+  | 'NOT_FOUND'
+  | 'METHOD_NOT_ALLOWED'
+  | 'NOT_ACCEPTABLE'
+  | 'TOO_LARGE'
+  | 'UNSUPPORTED_MEDIA_TYPE'
+  | 'RANGE_NOT_SATISFIABLE'
+> {}
+
+export type Method = 'GET' | 'POST' | 'PUT' | 'DELETE';
+
+/** `json`: parsed leniently and merged into the input; `raw`: streamed to `run`; `none`: not read. */
+export type BodyKind = 'json' | 'raw' | 'none';
+
+/** What an operation may know about the request besides its input. */
+export type Context = {
+  readonly caller: Caller;
+  /** The site's address as the client sees it, `https://host:8080/VSITE`; no slash at the end. */
+  readonly baseUrl: string;
+  /** Address of the resource that was asked for, without the query. */
+  readonly url: string;
+  readonly log: Log;
+  /** Aborted when the client goes away. */
+  readonly signal: AbortSignal;
+  readonly headers: IncomingHttpHeaders;
+  /** The one of `types` that the client likes best; the first if it does not care. */
+  accepts(types: readonly string[]): string | undefined;
+};
+
+export type RawContext = Context & { readonly body: Readable };
+
+/** Who may. Runs after the input was checked and before `run`; may throw what `run` would, `NOT_FOUND` say. */
+export type Policy<Deps = unknown, Input = unknown> = (
+  caller: Caller,
+  deps: Deps,
+  input: Input,
+) => boolean | Promise<boolean>;
+
+export const everybody: Policy = () => true;
+/** Whoever has proved an identity. (Banned callers do not get as far as a policy.) */
+export const authenticated: Policy = ({ role }) => role !== 'anonymous';
+export const adminOnly: Policy = ({ role }) => role === 'admin';
+
+/** The record of one REST operation: routing, validation and authorisation are built from it. */
+export type OperationRecord<Deps, Input extends z.ZodType, Body extends BodyKind> = {
+  readonly method: Method;
+  /** Below the prefix it is mounted at: `/images/:imageId`, `/files{/*path}` (joined by slashes). */
+  readonly path: string;
+  /** One sentence for the API document. */
+  readonly summary: string;
+  /** Path, query and JSON body in one object; numbers of path and query are text, so coerce them. */
+  readonly input: Input;
+  readonly policy: Policy<Deps, z.output<Input>>;
+  /** Default `none`. */
+  readonly body?: Body;
+  /** Largest JSON body in bytes; default 1 MiB. */
+  readonly bodyLimit?: number;
+  /** What GET can answer with, preferred first; default JSON. A client that accepts none gets 406. */
+  readonly produces?: readonly string[];
+  readonly run: (
+    deps: Deps,
+    input: z.output<Input>,
+    context: Body extends 'raw' ? RawContext : Context,
+  ) => Reply | Promise<Reply>;
+};
+
+/** An operation ready to be mounted: its input's type is between its record and itself. */
+export type Operation<Deps> = Omit<OperationRecord<Deps, z.ZodType, BodyKind>, 'policy' | 'run'> & {
+  /** Validates, authorises and runs. */
+  readonly handle: (deps: Deps, raw: object, context: RawContext) => Promise<Reply>;
+};
+
+/**
+ * @example
+ * const operation = operations<ImageDeps>();
+ * export const getImage = operation({ method: 'GET', path: '/images/:imageId', …,
+ *   run: ({ images }, { imageId }) => json(images.get(imageId)) });
+ */
+export function operations<Deps>() {
+  return <Input extends z.ZodType, Body extends BodyKind = 'none'>(
+    record: OperationRecord<Deps, Input, Body>,
+  ): Operation<Deps> & { readonly input: Input } => {
+    const { policy, run, ...described } = record;
+    return {
+      ...described,
+      async handle(deps, raw, context) {
+        const input = record.input.safeParse(raw);
+        if (!input.success)
+          throw new RequestError(
+            'BAD_REQUEST',
+            describeIssues(input.error),
+            {},
+            { cause: input.error },
+          );
+        const allowed =
+          context.caller.role !== 'banned' && (await policy(context.caller, deps, input.data));
+        if (!allowed) throw new RequestError('FORBIDDEN', 'access denied');
+        return run(deps, input.data, context);
+      },
+    };
+  };
+}

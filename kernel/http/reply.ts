@@ -1,0 +1,47 @@
+import type { Readable } from 'node:stream';
+
+export type ReplyHeaders = Readonly<Record<string, string | number | undefined>>;
+
+/** What an operation answers. Made by the functions below. */
+export type Reply = {
+  readonly status: number;
+  readonly headers: ReplyHeaders;
+  readonly body?: string | Readable;
+};
+
+export const jsonType = 'application/json';
+
+/** 200 with JSON; members that are `undefined` are left out. */
+export function json(body: object, how: { status?: number; headers?: ReplyHeaders } = {}): Reply {
+  return {
+    status: how.status ?? 200,
+    headers: { 'content-type': jsonType, ...how.headers },
+    body: JSON.stringify(body),
+  };
+}
+
+/** 201; UNICORE's clients read `Location` only, so the body is usually left out. */
+export function created(location: string, body?: object): Reply {
+  if (body === undefined) return { status: 201, headers: { location } };
+  return json(body, { status: 201, headers: { location } });
+}
+
+export function noContent(headers: ReplyHeaders = {}): Reply {
+  return { status: 204, headers };
+}
+
+export function text(body: string, type = 'text/plain'): Reply {
+  return { status: 200, headers: { 'content-type': `${type}; charset=utf-8` }, body };
+}
+
+/** Streams `source`, which is destroyed when the client goes away. */
+export function stream(
+  source: Readable,
+  how: { status?: number; headers?: ReplyHeaders } = {},
+): Reply {
+  return {
+    status: how.status ?? 200,
+    headers: { 'content-type': 'application/octet-stream', ...how.headers },
+    body: source,
+  };
+}

@@ -1,0 +1,172 @@
+import type { IncomingMessage, ServerResponse } from 'node:http';
+import { pipeline } from 'node:stream/promises';
+import express, { type Express, type Request, type Response } from 'express';
+import type { Log } from '#kernel/log.js';
+import { acceptBody, readJsonBody } from './body.js';
+import type { Caller } from './caller.js';
+import { restEdge } from './edge.js';
+import { requestLogging } from './logging.js';
+import { RequestError, type Operation, type RawContext } from './operation.js';
+import { jsonType, type Reply } from './reply.js';
+
+/**
+ * Finds out who sends a request, {@link anonymous} when it has no credentials. May set headers of the
+ * answer (security sessions). @throws `UNAUTHENTICATED`, `SESSION_UNKNOWN`
+ */
+export type Authenticate = (
+  request: IncomingMessage,
+  response: ServerResponse,
+) => Caller | Promise<Caller>;
+
+/** Operations bound to what they work with. */
+export type Mount = {
+  readonly prefix: string;
+  readonly operations: readonly MountedOperation[];
+};
+type MountedOperation = Pick<
+  Operation<never>,
+  'method' | 'path' | 'body' | 'bodyLimit' | 'produces'
+> & { readonly handle: (raw: object, context: RawContext) => Promise<Reply> };
+
+/** `mount('/rest/core', [getSite, …], deps)` */
+export function mount<Deps>(
+  prefix: string,
+  operations: readonly Operation<Deps>[],
+  deps: Deps,
+): Mount {
+  return {
+    prefix,
+    operations: operations.map(({ handle, ...operation }) => ({
+      ...operation,
+      handle: (raw, context) => handle(deps, raw, context),
+    })),
+  };
+}
+
+export type RestOptions = {
+  readonly mounts: readonly Mount[];
+  readonly authenticate: Authenticate;
+  /** Our address for requests that did not come through a gateway. */
+  readonly externalUrl: string;
+  readonly log: Log;
+};
+
+/** The whole REST face of a service, to be given to `listen`. */
+export function createRestApp({ mounts, authenticate, externalUrl, log }: RestOptions): Express {
+  const app = express();
+  app.disable('x-powered-by');
+  app.enable('case sensitive routing');
+  app.use(requestLogging(log));
+  for (const { prefix, operations } of mounts) {
+    for (const operation of operations) {
+      const verb = operation.method.toLowerCase() as Lowercase<typeof operation.method>;
+      app[verb](prefix + operation.path, (request: Request, response: Response) =>
+        serve(operation, request, response),
+      );
+    }
+  }
+  for (const [path, methods] of methodsByPath(mounts))
+    app.all(path, (_request, response, next) => {
+      allowed(response).push(...methods);
+      next();
+    });
+  app.use((_request, response) => {
+    const methods = allowed(response);
+    if (methods.length === 0) throw new RequestError('NOT_FOUND', 'no such resource');
+    response.setHeader('allow', [...new Set(methods)].join(', '));
+    throw new RequestError('METHOD_NOT_ALLOWED', `allowed here: ${methods.join(', ')}`);
+  });
+  app.use(restEdge(log));
+  return app;
+
+  async function serve(operation: MountedOperation, request: Request, response: Response) {
+    const left = new AbortController();
+    response.once('close', () => {
+      left.abort();
+    });
+    const caller = await authenticate(request, response);
+    const { method, body = 'none', produces = [jsonType] } = operation;
+    if (method === 'GET' && request.accepts([...produces]) === false)
+      throw new RequestError('NOT_ACCEPTABLE', `available as ${produces.join(', ')}`);
+    const path = pathParameters(request);
+    const query = queryParameters(request);
+    const members =
+      body === 'json' ? await readJsonBody(request, response, operation.bodyLimit) : {};
+    if (body === 'raw') acceptBody(request, response);
+    const twice = Object.keys(query).find((name) => Object.hasOwn(members, name));
+    if (twice !== undefined)
+      throw new RequestError('BAD_REQUEST', `${twice}: given in the query and in the body`);
+    const baseUrl = baseUrlOf(request, externalUrl);
+    const reply = await operation.handle(
+      { ...query, ...members, ...path },
+      {
+        caller,
+        baseUrl,
+        url: baseUrl + request.path.replace(/\/+$/, ''),
+        log: request.log,
+        signal: left.signal,
+        headers: request.headers,
+        body: request,
+        accepts: (types) => request.accepts([...types]) || undefined,
+      },
+    );
+    await send(reply, request, response);
+  }
+}
+
+async function send(reply: Reply, request: Request, response: Response): Promise<void> {
+  const { status, headers, body } = reply;
+  response.statusCode = status;
+  for (const [name, value] of Object.entries(headers))
+    if (value !== undefined) response.setHeader(name, value);
+  if (typeof body === 'string') {
+    response.setHeader('content-length', Buffer.byteLength(body));
+    response.end(request.method === 'HEAD' ? undefined : body);
+  } else if (body === undefined || request.method === 'HEAD') {
+    body?.destroy();
+    response.end();
+  } else {
+    await pipeline(body, response);
+  }
+}
+
+function pathParameters({ params }: Request): Record<string, string> {
+  return Object.fromEntries(
+    Object.entries(params).map(([name, value]) => [
+      name,
+      Array.isArray(value) ? value.join('/') : value,
+    ]),
+  );
+}
+
+function queryParameters(request: Request): Record<string, string> {
+  const at = request.url.indexOf('?');
+  if (at < 0) return {};
+  const entries = [...new URLSearchParams(request.url.slice(at + 1))];
+  const names = entries.map(([name]) => name);
+  const twice = names.find((name, i) => names.indexOf(name) !== i);
+  if (twice !== undefined) throw new RequestError('BAD_REQUEST', `${twice}: given twice`);
+  return Object.fromEntries(entries);
+}
+
+/** The gateway says under which address the client reached it (unicore-rest 1.2). */
+function baseUrlOf({ headers }: Request, externalUrl: string): string {
+  const gateway = headers['x-unicore-gateway'];
+  const usable = typeof gateway === 'string' && /^https?:\/\/[\w.:[\]/~%-]{1,512}$/.test(gateway);
+  return (usable ? gateway : externalUrl).replace(/\/+$/, '');
+}
+
+function methodsByPath(mounts: readonly Mount[]): Map<string, string[]> {
+  const paths = new Map<string, string[]>();
+  for (const { prefix, operations } of mounts)
+    for (const { method, path } of operations) {
+      const methods = paths.get(prefix + path) ?? [];
+      methods.push(...(method === 'GET' ? ['GET', 'HEAD'] : [method]));
+      paths.set(prefix + path, methods);
+    }
+  return paths;
+}
+
+function allowed({ locals }: Response): string[] {
+  return (locals['allowed'] ??= []) as string[];
+}
