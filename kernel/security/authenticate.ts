@@ -1,13 +1,19 @@
 import type { X509Certificate } from 'node:crypto';
-import type { IncomingMessage } from 'node:http';
+import type { IncomingMessage, ServerResponse } from 'node:http';
 import { errorText, GridError } from '#kernel/errors.js';
+import { anonymous as anonymousCaller } from '#kernel/http/caller.js';
 import type { Log } from '#kernel/log.js';
-import type { Caller } from './caller.js';
+import type { Attributes, AuthenticatedCaller } from './caller.js';
 import { createConsignorVerifier } from './consignor.js';
 import { formatDn } from './dn.js';
-import { anonymous, type Identity } from './identity.js';
+import type { Identity } from './identity.js';
 import { PasswordChecker } from './password.js';
-import { checkPreferences, parsePreferences, type Preferences } from './preferences.js';
+import {
+  checkPreferences,
+  parsePreferences,
+  type Available,
+  type Preferences,
+} from './preferences.js';
 import type { Session, Sessions } from './sessions.js';
 import type { User, Users } from './users.js';
 
@@ -24,21 +30,20 @@ export type AuthenticatorDeps = {
   passwords?: PasswordChecker;
 };
 
-export type Authentication = {
-  caller: Caller;
-  /** To be sent with the answer, whatever it is. */
-  responseHeaders: Readonly<Record<string, string>>;
-};
-
 /**
+ * Sets the session's headers on the answer, whatever the answer will be.
  * @throws `SESSION_UNKNOWN` (432), `UNAUTHENTICATED` or `FORBIDDEN` (both 403), `SITE_UNAVAILABLE`
  *   when too many logins wait
  */
-export type Authenticate = (request: IncomingMessage) => Promise<Authentication>;
+export type Authenticate = (
+  request: IncomingMessage,
+  response: Pick<ServerResponse, 'setHeader'>,
+) => Promise<AuthenticatedCaller>;
 
 /** Recognises one kind of credentials; throws if they are that kind and wrong. */
 type Method = (request: IncomingMessage) => Promise<Identity | undefined>;
 
+const anonymous: Identity = { dn: anonymousCaller.dn };
 const sessionHeader = 'x-unicore-securitysession';
 
 /** Finds out who asks: session, else credentials, else nobody in particular (UNICORE REST, 2.1). */
@@ -51,7 +56,8 @@ export function createAuthenticator(deps: AuthenticatorDeps): Authenticate {
     consignor(deps.trustedSigners),
   ];
 
-  async function authenticate(request: IncomingMessage, peer: string): Promise<Authentication> {
+  const authenticate: Authenticate = async (request, response) => {
+    const peer = peerOf(request);
     const known = await findSession(request);
     const identity = known?.identity ?? (await identify(request, methods));
     const user = identity === anonymous ? undefined : await users.findByDn(identity.dn);
@@ -61,12 +67,14 @@ export function createAuthenticator(deps: AuthenticatorDeps): Authenticate {
     checkPreferences(chosen, available);
     const session = known ?? sessions.create(identity, peer, chosen);
     session.preferences = chosen;
+    response.setHeader('X-UNICORE-SecuritySession', session.id);
+    response.setHeader('X-UNICORE-SecuritySession-Lifetime', sessions.remainingMs(session));
     const caller = toCaller(identity, user, available, chosen, peer);
     const facts = { reqId: requestId(request), dn: caller.dn, role: caller.role, peer };
     if (known) log.debug(facts, 'session accepted');
     else log.info({ ...facts, method: identity.method ?? 'none' }, 'caller accepted');
-    return { caller, responseHeaders: sessionHeaders(session) };
-  }
+    return caller;
+  };
 
   async function findSession(request: IncomingMessage): Promise<Session | undefined> {
     const id = request.headers[sessionHeader];
@@ -82,22 +90,20 @@ export function createAuthenticator(deps: AuthenticatorDeps): Authenticate {
     return (await users.findByDn(dn))?.password === storedPassword;
   }
 
-  function sessionHeaders(session: Session): Record<string, string> {
-    return {
-      'X-UNICORE-SecuritySession': session.id,
-      'X-UNICORE-SecuritySession-Lifetime': String(sessions.remainingMs(session)),
-    };
-  }
-
-  return async (request) => {
-    const peer = peerOf(request);
+  return async (request, response) => {
     try {
-      return await authenticate(request, peer);
+      return await authenticate(request, response);
     } catch (error) {
       const known: GridError | undefined = error instanceof GridError ? error : undefined;
       const reason = errorText(error);
       log.warn(
-        { code: known?.code, ...known?.details, reqId: requestId(request), peer, reason },
+        {
+          code: known?.code,
+          ...known?.details,
+          reqId: requestId(request),
+          peer: peerOf(request),
+          reason,
+        },
         'caller refused',
       );
       throw error;
@@ -135,7 +141,7 @@ function consignor(signers: readonly X509Certificate[]): Method {
     const value = headers['x-unicore-consignor'];
     if (value === undefined) return Promise.resolve(undefined);
     // Repeated headers arrive joined, and then no signature fits
-    return Promise.resolve({ dn: formatDn(verify(String(value))) });
+    return Promise.resolve({ dn: formatDn(verify(String(value))), method: 'X509' });
   };
 }
 
@@ -149,10 +155,8 @@ function requestedPreferences({ headers }: IncomingMessage): Preferences {
   return value === undefined ? {} : parsePreferences(String(value));
 }
 
-type AvailableAttributes = Pick<Caller, 'logins' | 'groups' | 'roles'>;
-
-function availableTo(user: User | undefined): AvailableAttributes {
-  if (!user || user.role === 'banned') return { logins: [], groups: [], roles: ['anonymous'] };
+function availableTo(user: User | undefined): Available {
+  if (!user) return { logins: [], groups: [], roles: ['anonymous'] };
   const { name, login = name, groups, role } = user;
   return { logins: [login], groups, roles: role === 'admin' ? ['admin', 'user'] : [role] };
 }
@@ -160,24 +164,31 @@ function availableTo(user: User | undefined): AvailableAttributes {
 function toCaller(
   { dn, method }: Identity,
   user: User | undefined,
-  available: AvailableAttributes,
+  available: Available,
   chosen: Preferences,
   peer: string,
-): Caller {
+): AuthenticatedCaller {
   const login = chosen.uid ?? available.logins[0];
   const group = chosen.group ?? available.groups[0];
-  const role = available.roles.find((each) => each === chosen.role) ?? available.roles[0];
+  const attributes: Attributes = {
+    ...available,
+    ...(group !== undefined && { group }),
+    supplementaryGroups: chosen.supplementaryGroups ?? [],
+  };
   return {
     // As the file spells it, however the certificate does: owners are compared as strings
     dn: user?.dn ?? dn,
-    role: role ?? 'anonymous',
-    ...available,
+    role: selectRole(user, chosen),
     ...(login !== undefined && { login }),
-    ...(group !== undefined && { group }),
-    supplementaryGroups: chosen.supplementaryGroups ?? [],
-    ...(method !== undefined && { authenticationMethod: method }),
+    ...(method !== undefined && { method }),
+    attributes,
     peer,
   };
+}
+
+function selectRole(user: User | undefined, { role }: Preferences): AuthenticatedCaller['role'] {
+  if (!user) return 'anonymous';
+  return user.role === 'admin' && role !== 'user' ? 'admin' : 'user';
 }
 
 /** The gateway says so; it removes what clients claim. Without a gateway: the socket. */

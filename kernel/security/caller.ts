@@ -1,19 +1,29 @@
+import type { Caller } from '#kernel/http/caller.js';
 import type { AuthenticationMethod } from './identity.js';
 
-/** `anonymous`: known to nobody here, be it without credentials or with a stranger's certificate. */
-export type Role = 'user' | 'admin' | 'anonymous';
-
-/** Who asks, with what he may be and what he chose to be. */
-export type Caller = {
-  readonly dn: string;
-  readonly role: Role;
-  readonly roles: readonly Role[];
-  readonly login?: string;
+/** What a caller may choose among, and what he chose. */
+export type Attributes = {
+  readonly roles: readonly string[];
   readonly logins: readonly string[];
-  readonly group?: string;
   readonly groups: readonly string[];
+  /** The primary group. */
+  readonly group?: string;
   readonly supplementaryGroups: readonly string[];
-  readonly authenticationMethod?: AuthenticationMethod;
+};
+
+/** A caller as the authenticator makes him. */
+export type AuthenticatedCaller = Caller & {
+  /** `anonymous`: known to nobody here, be it without credentials or with a stranger's certificate. */
+  readonly role: 'user' | 'admin' | 'anonymous';
+  readonly method?: AuthenticationMethod;
+  readonly attributes: Attributes;
   /** The client's address. */
   readonly peer: string;
 };
+
+/** For those who meet callers that may have been made otherwise (tests, internal calls). */
+export function attributesOf(caller: Caller): Attributes {
+  if ('attributes' in caller) return (caller as AuthenticatedCaller).attributes;
+  const logins = caller.login === undefined ? [] : [caller.login];
+  return { roles: [caller.role], logins, groups: [], supplementaryGroups: [] };
+}

@@ -1,34 +1,27 @@
-import { GridError } from '#kernel/errors.js';
-import type { Caller, Role } from './caller.js';
+import type { Policy } from '#kernel/http/operation.js';
 import { equalDns } from './dn.js';
 
-export class PolicyError extends GridError<'FORBIDDEN'> {}
-
-/** Whether the caller may; `subject` is what he wants to touch. Banned users never get this far. */
-export type Policy<Subject = unknown> = (caller: Caller, subject: Subject) => boolean;
-
-/** The anonymous client too. */
-export const everybody: Policy = () => true;
-
-/** Known here: neither anonymous nor a stranger with a good certificate. */
-export const authenticated: Policy = ({ role }) => role !== 'anonymous';
-
+/** Callers with one of these roles. An administrator who chose another role is none. */
 export const hasRole =
-  (...roles: readonly Role[]): Policy =>
+  (...roles: readonly string[]): Policy =>
   ({ role }) =>
     roles.includes(role);
 
-export const admin: Policy = hasRole('admin');
+/**
+ * The one who owns what the operation is about, or an administrator. Strangers own nothing, whatever
+ * their certificate says.
+ * @param findOwner the DN of the owner; throws what the operation would, `NOT_FOUND` say
+ */
+export const ownerOrAdmin =
+  <Deps, Input>(
+    findOwner: (deps: Deps, input: Input) => string | Promise<string>,
+  ): Policy<Deps, Input> =>
+  async ({ dn, role }, deps, input) => {
+    const owner = await findOwner(deps, input);
+    return role === 'admin' || (role !== 'anonymous' && isSameDn(dn, owner));
+  };
 
-export type Owned = { readonly ownerDn: string };
-
-/** An administrator who chose another role is no administrator. */
-export const ownerOrAdmin: Policy<Owned> = ({ dn, role }, { ownerDn }) =>
-  role === 'admin' || (role !== 'anonymous' && (dn === ownerDn || equalDns(dn, ownerDn)));
-
-/** @throws {@link PolicyError} `FORBIDDEN` */
-export function enforce<Subject>(policy: Policy<Subject>, caller: Caller, subject: Subject): void {
-  if (!policy(caller, subject)) {
-    throw new PolicyError('FORBIDDEN', 'not allowed', { dn: caller.dn, role: caller.role });
-  }
+/** The common case first: names that we wrote are spelt alike. */
+function isSameDn(a: string, b: string): boolean {
+  return a === b || equalDns(a, b);
 }
