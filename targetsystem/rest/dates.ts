@@ -1,5 +1,3 @@
-import { z } from 'zod';
-
 const minuteOfDay = /^([01]\d|2[0-3]):([0-5]\d)$/;
 const full = /^(\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2})([+-]\d{2}):?(\d{2})$/;
 const blank = /^(\d{4}-\d{2}-\d{2}) (\d{2}:\d{2})$/;
@@ -23,11 +21,3 @@ export function parseDate(text: string, nowMs: number): number | undefined {
 function valid(ms: number): number | undefined {
   return Number.isNaN(ms) ? undefined : ms;
 }
-
-/** A date in a request, as ms since the epoch. */
-export const dateText = z.string().transform((text, context) => {
-  const ms = parseDate(text, Date.now());
-  if (ms !== undefined) return ms;
-  context.addIssue('must be a date such as 2026-06-17T14:54:15+0200');
-  return z.NEVER;
-});

@@ -9,10 +9,12 @@ export type RestDeps = {
   readonly clock: Clock;
   readonly systems: TargetSystems;
   readonly jobs: JobEngine;
-  /** Where images are found by people; shown as a link. */
+  /** Where people find images: the image repository's list, seen from outside. */
   readonly imagesUrl: (baseUrl: string) => string;
-  /** Image for jobs that name neither a target system nor an image; absent: such jobs are refused. */
-  readonly defaultImage?: string;
+  /** Name to `OK` or `DOWN`, of what this server depends on. */
+  readonly connections: () => Record<string, 'OK' | 'DOWN'>;
+  /** Image for jobs of users who have no target system yet; absent: such jobs are refused. */
+  readonly defaultImage?: string | undefined;
   /** Own certificate, for the base resource and the registry. */
   readonly credential: {
     readonly dn: string;

@@ -13,22 +13,18 @@ export function linksFrom(baseUrl: string) {
     site: (id: string): string => `${core}/sites/${id}`,
     job: (id: string): string => `${core}/jobs/${id}`,
     storage: (id: string): string => `${core}/storages/${id}`,
-    file: (storageId: string, path: string): string =>
-      `${core}/storages/${storageId}/files${encodePath(path)}`,
     registry: (): string => `${baseUrl}/rest/registries/${registryId}`,
   };
 }
 
-/** `_links` of a resource: `{ rel: url }` becomes `{ rel: { href } }`; what is not there is left out. */
-export function hrefs(
-  links: Readonly<Record<string, string | { href: string; description: string } | undefined>>,
-): Record<string, { href: string; description?: string }> {
-  const entries = Object.entries(links).flatMap(([rel, link]) =>
-    link === undefined ? [] : [[rel, typeof link === 'string' ? { href: link } : link] as const],
-  );
-  return Object.fromEntries(entries);
-}
+type Link = string | { readonly href: string; readonly description: string };
 
-function encodePath(path: string): string {
-  return path.split('/').map(encodeURIComponent).join('/');
+/** `_links` of a resource: `{ rel: url }` becomes `{ rel: { href } }`. */
+export function hrefs(links: Readonly<Record<string, Link>>): Record<string, object> {
+  return Object.fromEntries(
+    Object.entries(links).map(([rel, link]) => [
+      rel,
+      typeof link === 'string' ? { href: link } : link,
+    ]),
+  );
 }

@@ -1,7 +1,7 @@
 import { formatDate } from '#kernel/clock.js';
 import type { IdbApplication, TargetSystem } from '#xnjs/index.js';
 import { hrefs, type Links } from './links.js';
-import { ownedResource } from './render.js';
+import { ownedProperties } from './properties.js';
 
 /** How our states look to clients that know UNICORE's `resourceStatus` only. */
 const resourceStatus = {
@@ -13,13 +13,18 @@ const resourceStatus = {
   DESTROYED: 'SHUTTING_DOWN',
 } as const satisfies Record<TargetSystem['state'], string>;
 
+export const homeStorageId = (siteId: string): string => `${siteId}-HOME`;
+
 /** `Date---v1.0`, the id of an application in lists. */
 export function applicationId({ Name, Version }: Pick<IdbApplication, 'Name' | 'Version'>): string {
   return `${Name}---v${Version}`;
 }
 
-/** Ranges of what a job may ask of one virtual machine (unicore-rest 3.2, `resources`). */
-function resourceRanges({ cpus, memoryMiB }: TargetSystem['parameters']): Record<string, unknown> {
+/** Ranges of what a job may ask of one machine (unicore-rest 3.2, `resources`). */
+export function resourceRanges({
+  cpus,
+  memoryMiB,
+}: TargetSystem['parameters']): Record<string, unknown> {
   return {
     vm: {
       Runtime: '1-2592000',
@@ -31,7 +36,7 @@ function resourceRanges({ cpus, memoryMiB }: TargetSystem['parameters']): Record
   };
 }
 
-/** A target system as `GET /sites/{id}` shows it; `vm` is our extension. */
+/** A target system as `GET /sites/{id}` shows it; `image`, `parameters` and `vm` are our extension. */
 export function renderSite(
   system: TargetSystem,
   links: Links,
@@ -39,8 +44,9 @@ export function renderSite(
   numberOfJobs: number,
 ): Record<string, unknown> {
   const { metadata } = system.image;
+  const self = links.site(system.id);
   return {
-    ...ownedResource(system),
+    ...ownedProperties(system),
     siteName,
     resourceStatus: resourceStatus[system.state],
     resourceStatusMessage: system.evidence.fact,
@@ -62,15 +68,15 @@ export function renderSite(
         at: formatDate(system.evidence.atMs),
       },
       boot: system.boot,
-      ...(system.facts && { guest: system.facts }),
+      guest: system.facts,
     },
     _links: hrefs({
-      self: links.site(system.id),
-      jobs: `${links.site(system.id)}/jobs`,
-      applications: `${links.site(system.id)}/applications`,
+      self,
+      jobs: `${self}/jobs`,
+      applications: `${self}/applications`,
+      console: `${self}/console`,
       parent: links.factory(),
       'storage:HOME': links.storage(homeStorageId(system.id)),
-      console: `${links.site(system.id)}/console`,
     }),
   };
 }
@@ -84,5 +90,3 @@ export function renderApplication(application: IdbApplication): Record<string, u
     Options: application.Parameters ?? {},
   };
 }
-
-export const homeStorageId = (siteId: string): string => `${siteId}-HOME`;

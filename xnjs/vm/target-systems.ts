@@ -85,6 +85,11 @@ export class TargetSystems implements Targets, AsyncDisposable {
     void this.#reap();
   }
 
+  /** The most that one target system may have. */
+  get limits(): TargetSystemsOptions['limits'] {
+    return this.#options.limits;
+  }
+
   /** Every record, the newest first. */
   list(filter: { ownerDn?: string } = {}): TargetSystem[] {
     return [...this.#records.values()]

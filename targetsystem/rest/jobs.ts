@@ -1,0 +1,205 @@
+import { z } from 'zod';
+import { fieldsParameter, listParameter, selectFields } from '#kernel/http/fields.js';
+import { everybody, operations, RequestError, type Context } from '#kernel/http/operation.js';
+import { pageParameters, renderPage } from '#kernel/http/page.js';
+import { created, json, noContent, type Reply } from '#kernel/http/reply.js';
+import { hasRole, ownerOrAdmin } from '#kernel/security/policy.js';
+import type { RawDescription, TargetSystem } from '#xnjs/index.js';
+import type { RestDeps } from './deps.js';
+import { renderJob } from './jobs-rendering.js';
+import { linksFrom } from './links.js';
+import { changeProperties } from './properties.js';
+import { siteInput, siteOwner } from './sites.js';
+
+const operation = operations<RestDeps>();
+const users = hasRole('user', 'admin');
+
+const jobInput = { jobId: z.string().max(64) };
+const jobOwner = ownerOrAdmin<RestDeps, { jobId: string }>(
+  async ({ jobs }, { jobId }) => (await jobs.get(jobId)).ownerDn,
+);
+const jobList = { ...pageParameters(), tags: listParameter.optional() };
+type JobList = z.output<z.ZodObject<typeof jobList>>;
+
+async function renderJobs(
+  { jobs }: RestDeps,
+  { tags = [], ...page }: JobList,
+  filter: { ownerDn?: string; targetId?: string },
+  { baseUrl, url }: Context,
+): Promise<Reply> {
+  const { ids, total } = await jobs.list({ ...filter, tags, ...page });
+  const links = linksFrom(baseUrl);
+  const query = { tags: tags.length > 0 ? tags.join(',') : undefined };
+  return json(renderPage(url, page, ids.map(links.job), total, query));
+}
+
+async function submit(
+  { jobs }: RestDeps,
+  targetId: string,
+  description: RawDescription,
+  { caller, baseUrl }: Context,
+): Promise<Reply> {
+  const job = await jobs.submit({ ownerDn: caller.dn, targetId, description });
+  return created(linksFrom(baseUrl).job(job.id));
+}
+
+/**
+ * The target system for a job that names none: one of the caller's that has the application, a ready
+ * one before one that starts, the newest first; else a new one from the site's default image.
+ */
+async function chooseTarget(
+  { systems, defaultImage }: RestDeps,
+  { ApplicationName: application }: RawDescription,
+  ownerDn: string,
+): Promise<TargetSystem> {
+  const mine = systems
+    .list({ ownerDn })
+    .filter(({ state }) => state === 'READY' || state === 'INITIALIZING')
+    .sort((a, b) => Number(b.state === 'READY') - Number(a.state === 'READY'));
+  const offers = ({ image }: TargetSystem): boolean =>
+    image.metadata.applications.some(({ Name }) => Name === application);
+  const chosen = mine.find(offers) ?? mine[0];
+  if (chosen) return chosen;
+  if (defaultImage !== undefined)
+    return await systems.create({ ownerDn, image: defaultImage, parameters: {}, tags: [] });
+  throw new RequestError(
+    'BAD_REQUEST',
+    'there is no target system for this job: make one with POST /rest/core/sites first',
+  );
+}
+
+const listJobs = operation({
+  method: 'GET',
+  path: '/jobs',
+  summary: 'The jobs of the caller, the newest first',
+  input: z.object(jobList),
+  policy: everybody,
+  run: (deps, page, context) => renderJobs(deps, page, { ownerDn: context.caller.dn }, context),
+});
+
+const submitJob = operation({
+  method: 'POST',
+  path: '/jobs',
+  summary: 'Submits a job to a target system of the caller that the server chooses',
+  input: z.looseObject({}),
+  body: 'json',
+  policy: users,
+  run: async (deps, description, context) => {
+    const target = await chooseTarget(deps, description, context.caller.dn);
+    return submit(deps, target.id, description, context);
+  },
+});
+
+/** UCC submits to the target system itself, others to its list of jobs. */
+const submitToSite = ['/sites/:siteId', '/sites/:siteId/jobs'].map((path) =>
+  operation({
+    method: 'POST',
+    path,
+    summary: 'Submits a job to this target system',
+    input: z.looseObject(siteInput),
+    body: 'json',
+    policy: siteOwner,
+    run: (deps, { siteId, ...description }, context) => submit(deps, siteId, description, context),
+  }),
+);
+
+const listSiteJobs = operation({
+  method: 'GET',
+  path: '/sites/:siteId/jobs',
+  summary: 'The jobs of a target system, the newest first',
+  input: z.object({ ...siteInput, ...jobList, ...pageParameters(100) }),
+  policy: siteOwner,
+  run: (deps, { siteId, ...page }, context) =>
+    renderJobs(deps, page, { targetId: siteId }, context),
+});
+
+const getJob = operation({
+  method: 'GET',
+  path: '/jobs/:jobId',
+  summary: 'One job',
+  input: z.object({ ...jobInput, fields: fieldsParameter }),
+  policy: jobOwner,
+  run: async ({ jobs }, { jobId, fields }, { baseUrl }) =>
+    json(selectFields(renderJob(await jobs.get(jobId), linksFrom(baseUrl)), fields)),
+});
+
+const changeJob = operation({
+  method: 'PUT',
+  path: '/jobs/:jobId',
+  summary: 'Changes tags or termination time',
+  input: z.looseObject(jobInput),
+  body: 'json',
+  policy: jobOwner,
+  run: ({ jobs }, { jobId, ...members }) =>
+    changeProperties(members, (change) => jobs.update(jobId, change)),
+});
+
+const deleteJob = operation({
+  method: 'DELETE',
+  path: '/jobs/:jobId',
+  summary: 'Ends a job and removes its working directory',
+  input: z.object(jobInput),
+  policy: jobOwner,
+  run: async ({ jobs }, { jobId }) => {
+    await jobs.destroy(jobId);
+    return noContent();
+  },
+});
+
+const getDetails = operation({
+  method: 'GET',
+  path: '/jobs/:jobId/details',
+  summary: 'What the batch system says of a job',
+  input: z.object({ ...jobInput, fields: fieldsParameter }),
+  policy: jobOwner,
+  run: async ({ jobs }, { jobId, fields }) =>
+    json(selectFields(asObject(await jobs.details(jobId)), fields)),
+});
+
+const getSubmitted = operation({
+  method: 'GET',
+  path: '/jobs/:jobId/submitted',
+  summary: 'The description of a job as it was submitted, without inline data',
+  input: z.object(jobInput),
+  policy: jobOwner,
+  run: async ({ jobs }, { jobId }) => json((await jobs.get(jobId)).description),
+});
+
+const act = operation({
+  method: 'POST',
+  path: '/jobs/:jobId/actions/:action',
+  summary: 'Starts a job that waits for its client, ends one, or runs one again',
+  input: z.looseObject({ ...jobInput, action: z.string() }),
+  body: 'json',
+  policy: jobOwner,
+  run: async ({ jobs }, { jobId, action }) => {
+    if (action !== 'start' && action !== 'abort' && action !== 'restart')
+      throw new RequestError('NOT_FOUND', `a job has no action ${action}`);
+    await jobs[action](jobId);
+    return noContent();
+  },
+});
+
+/** Batch systems that answer in JSON are passed on; other text is wrapped (unicore-rest 3.5.6). */
+function asObject(details: string): Record<string, unknown> {
+  try {
+    const parsed: unknown = JSON.parse(details);
+    if (typeof parsed === 'object' && parsed !== null) return { ...parsed };
+  } catch {
+    // not JSON
+  }
+  return { rawDetailsData: details };
+}
+
+export const jobOperations = [
+  listJobs,
+  submitJob,
+  ...submitToSite,
+  listSiteJobs,
+  getJob,
+  changeJob,
+  deleteJob,
+  getDetails,
+  getSubmitted,
+  act,
+];

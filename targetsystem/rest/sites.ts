@@ -1,0 +1,241 @@
+import { z } from 'zod';
+import { fieldsParameter, listParameter, selectFields } from '#kernel/http/fields.js';
+import { everybody, operations, RequestError } from '#kernel/http/operation.js';
+import { pageParameters, renderPage, slicePage } from '#kernel/http/page.js';
+import { created, json, noContent, text, type Reply } from '#kernel/http/reply.js';
+import type { Context } from '#kernel/http/operation.js';
+import { hasRole, ownerOrAdmin } from '#kernel/security/policy.js';
+import { TargetSystemParameters, type IdbApplication, type TargetSystem } from '#xnjs/index.js';
+import type { RestDeps } from './deps.js';
+import { factoryId, hrefs, linksFrom } from './links.js';
+import { changeProperties, dateText, ownedProperties, tagList } from './properties.js';
+import { applicationId, renderApplication, renderSite, resourceRanges } from './sites-rendering.js';
+
+const operation = operations<RestDeps>();
+const users = hasRole('user', 'admin');
+
+export const siteInput = { siteId: z.string().max(64) };
+export const siteOwner = ownerOrAdmin<RestDeps, { siteId: string }>(
+  ({ systems }, { siteId }) => systems.get(siteId).ownerDn,
+);
+
+/** The target systems that a caller may see, the newest first. */
+function visibleSystems({ systems }: RestDeps, { caller }: Context): TargetSystem[] {
+  return caller.role === 'anonymous' ? [] : systems.list({ ownerDn: caller.dn });
+}
+
+/** Without repetition: what the caller's target systems offer together. */
+function offeredApplications(deps: RestDeps, context: Context): IdbApplication[] {
+  const all = visibleSystems(deps, context).flatMap(({ image }) => image.metadata.applications);
+  return [...new Map(all.map((each) => [applicationId(each), each])).values()];
+}
+
+function getApplicationOf(applications: readonly IdbApplication[], id: string): Reply {
+  const found = applications.find((each) => applicationId(each) === id);
+  if (!found) throw new RequestError('NOT_FOUND', `there is no application ${id} here`);
+  return json(renderApplication(found));
+}
+
+const factoryInput = { factoryId: z.literal(factoryId) };
+
+const listFactories = operation({
+  method: 'GET',
+  path: '/factories',
+  summary: 'The target system factories: one',
+  input: z.object(pageParameters()),
+  policy: everybody,
+  run: (_deps, page, { baseUrl, url }) =>
+    json(renderPage(url, page, slicePage([linksFrom(baseUrl).factory()], page), 1)),
+});
+
+const getFactory = operation({
+  method: 'GET',
+  path: '/factories/:factoryId',
+  summary: 'What target systems can be had here',
+  input: z.object({ ...factoryInput, fields: fieldsParameter }),
+  policy: everybody,
+  run: (deps, { fields }, context) => {
+    const links = linksFrom(context.baseUrl);
+    const properties = {
+      ...ownedProperties({ ownerDn: deps.credential.dn, tags: [] }),
+      siteName: deps.siteName,
+      supportsReservation: 'false',
+      resources: resourceRanges(deps.systems.limits),
+      applications: offeredApplications(deps, context).map(applicationId),
+      otherInfo: {},
+      remainingComputeTime: {},
+      _links: hrefs({
+        self: links.factory(),
+        sites: links.collection('sites'),
+        applications: `${links.factory()}/applications`,
+        images: deps.imagesUrl(context.baseUrl),
+      }),
+    };
+    return json(selectFields(properties, fields));
+  },
+});
+
+const listFactoryApplications = operation({
+  method: 'GET',
+  path: '/factories/:factoryId/applications',
+  summary: 'The applications of all target systems of the caller',
+  input: z.object(factoryInput),
+  policy: everybody,
+  run: (deps, _input, context) =>
+    json({ applications: offeredApplications(deps, context).map(applicationId) }),
+});
+
+const getFactoryApplication = operation({
+  method: 'GET',
+  path: '/factories/:factoryId/applications/:applicationId',
+  summary: 'One application and its options',
+  input: z.object({ ...factoryInput, applicationId: z.string() }),
+  policy: everybody,
+  run: (deps, input, context) =>
+    getApplicationOf(offeredApplications(deps, context), input.applicationId),
+});
+
+/** UCC sends `parameters: {}` and no image; the image may also be one of the parameters. */
+const newSite = {
+  image: z.string().min(1).max(256).optional(),
+  parameters: TargetSystemParameters.extend({ image: z.string().max(256).optional() }).default({}),
+  terminationTime: dateText.optional(),
+  tags: tagList.default([]),
+};
+
+async function createSite(
+  deps: RestDeps,
+  input: z.output<z.ZodObject<typeof newSite>>,
+  { caller, baseUrl }: Context,
+): Promise<Reply> {
+  const { image: parameterImage, ...parameters } = input.parameters;
+  const image = input.image ?? parameterImage ?? deps.defaultImage;
+  if (image === undefined)
+    throw new RequestError('BAD_REQUEST', 'image: name the image to make a target system from');
+  const system = await deps.systems.create({
+    ownerDn: caller.dn,
+    image,
+    parameters,
+    tags: input.tags,
+    ...(input.terminationTime !== undefined && { terminationMs: input.terminationTime }),
+  });
+  return created(linksFrom(baseUrl).site(system.id));
+}
+const createSiteByFactory = operation({
+  method: 'POST',
+  path: '/factories/:factoryId',
+  summary: 'Makes a target system from an image',
+  input: z.object({ ...factoryInput, ...newSite }),
+  body: 'json',
+  policy: users,
+  run: createSite,
+});
+
+const createSiteInList = operation({
+  method: 'POST',
+  path: '/sites',
+  summary: 'Makes a target system from an image, as the factory does',
+  input: z.object(newSite),
+  body: 'json',
+  policy: users,
+  run: createSite,
+});
+
+const listSites = operation({
+  method: 'GET',
+  path: '/sites',
+  summary: 'The target systems of the caller',
+  input: z.object({ ...pageParameters(), tags: listParameter.optional() }),
+  policy: everybody,
+  run: (deps, { tags = [], ...page }, context) => {
+    const links = linksFrom(context.baseUrl);
+    const systems = visibleSystems(deps, context).filter((system) =>
+      tags.every((tag) => system.tags.includes(tag)),
+    );
+    const urls = slicePage(systems, page).map(({ id }) => links.site(id));
+    const query = { tags: tags.length > 0 ? tags.join(',') : undefined };
+    return json(renderPage(context.url, page, urls, systems.length, query));
+  },
+});
+
+const getSite = operation({
+  method: 'GET',
+  path: '/sites/:siteId',
+  summary: 'One target system: its image, its machine and why its state is believed',
+  input: z.object({ ...siteInput, fields: fieldsParameter }),
+  policy: siteOwner,
+  run: async ({ systems, jobs, siteName }, { siteId, fields }, { baseUrl }) => {
+    const { total } = await jobs.list({ targetId: siteId, offset: 0, num: 0 });
+    const properties = renderSite(systems.get(siteId), linksFrom(baseUrl), siteName, total);
+    return json(selectFields(properties, fields));
+  },
+});
+
+const changeSite = operation({
+  method: 'PUT',
+  path: '/sites/:siteId',
+  summary: 'Changes tags or termination time',
+  input: z.looseObject(siteInput),
+  body: 'json',
+  policy: siteOwner,
+  run: ({ systems }, { siteId, ...members }) =>
+    changeProperties(members, (change) => systems.update(siteId, change)),
+});
+
+const deleteSite = operation({
+  method: 'DELETE',
+  path: '/sites/:siteId',
+  summary: 'Ends a target system with its machine; its jobs end with it',
+  input: z.object(siteInput),
+  policy: siteOwner,
+  run: async ({ systems }, { siteId }) => {
+    await systems.destroy(siteId);
+    return noContent();
+  },
+});
+
+const getConsole = operation({
+  method: 'GET',
+  path: '/sites/:siteId/console',
+  summary: 'The end of what the machine wrote to its console',
+  input: z.object(siteInput),
+  policy: siteOwner,
+  produces: ['text/plain'],
+  run: async ({ systems }, { siteId }) => text(await systems.consoleTail(siteId)),
+});
+
+const listSiteApplications = operation({
+  method: 'GET',
+  path: '/sites/:siteId/applications',
+  summary: 'The applications of a target system',
+  input: z.object(siteInput),
+  policy: siteOwner,
+  run: ({ systems }, { siteId }) =>
+    json({ applications: systems.get(siteId).image.metadata.applications.map(applicationId) }),
+});
+
+const getSiteApplication = operation({
+  method: 'GET',
+  path: '/sites/:siteId/applications/:applicationId',
+  summary: 'One application and its options',
+  input: z.object({ ...siteInput, applicationId: z.string() }),
+  policy: siteOwner,
+  run: ({ systems }, { siteId, applicationId: id }) =>
+    getApplicationOf(systems.get(siteId).image.metadata.applications, id),
+});
+
+export const siteOperations = [
+  listFactories,
+  getFactory,
+  listFactoryApplications,
+  getFactoryApplication,
+  createSiteByFactory,
+  createSiteInList,
+  listSites,
+  getSite,
+  changeSite,
+  deleteSite,
+  getConsole,
+  listSiteApplications,
+  getSiteApplication,
+];
