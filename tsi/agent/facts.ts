@@ -1,0 +1,48 @@
+import { readFileSync } from 'node:fs';
+import { availableParallelism, release, totalmem } from 'node:os';
+import type { AgentFacts } from '../protocol/facts.js';
+
+/** Replaced by the bundler (`--define`); a run from the sources says so. */
+declare const AGENT_VERSION: string | undefined;
+export const agentVersion = typeof AGENT_VERSION === 'string' ? AGENT_VERSION : 'source';
+
+/** Where the image's init notes its own start, as JSON: `{"userSpaceMs": <uptime in ms>}`. */
+const bootFile = '/run/vsite/boot.json';
+
+const agentMs = Math.max(0, uptimeMs() - Math.round(performance.now()));
+
+export function collectFacts(tsiVersion: string): AgentFacts {
+  const userSpaceMs = readBootFile();
+  return {
+    agentVersion,
+    tsiVersion,
+    kernel: release(),
+    os: /^PRETTY_NAME="?(.*?)"?$/m.exec(readText('/etc/os-release'))?.[1] ?? 'unknown',
+    cores: availableParallelism(),
+    memoryBytes: totalmem(),
+    uptimeMs: uptimeMs(),
+    ...(userSpaceMs !== undefined && { userSpaceMs }),
+    agentMs,
+  };
+}
+
+function readBootFile(): number | undefined {
+  try {
+    const { userSpaceMs } = JSON.parse(readText(bootFile)) as { userSpaceMs?: unknown };
+    return typeof userSpaceMs === 'number' && userSpaceMs >= 0 ? userSpaceMs : undefined;
+  } catch {
+    return undefined; // an image without it
+  }
+}
+
+function uptimeMs(): number {
+  return Math.round(Number.parseFloat(readText('/proc/uptime')) * 1_000);
+}
+
+function readText(path: string): string {
+  try {
+    return readFileSync(path, 'utf8');
+  } catch {
+    return '';
+  }
+}

@@ -1,0 +1,186 @@
+import { isUtf8 } from 'node:buffer';
+import {
+  close,
+  closeSync,
+  constants,
+  fchmodSync,
+  fstatSync,
+  openSync,
+  read,
+  readdirSync,
+  statfsSync,
+  statSync,
+  write,
+  type Stats,
+} from 'node:fs';
+import { promisify } from 'node:util';
+import { TsiError } from '../protocol/error.js';
+import type { ListedFile } from '../protocol/listing.js';
+import type { Space } from '../protocol/status.js';
+import type { Accounts } from './accounts.js';
+import type { User, Users } from './users.js';
+
+const readFd = promisify(read);
+const writeFd = promisify(write);
+const closeFd = promisify(close);
+
+/** A listing longer than this is refused: it is one message. */
+const maxEntries = 200_000;
+
+/**
+ * Files as a user sees them. Whatever takes a path is synchronous, because it happens with the user's ids
+ * (ADR 005); bytes move asynchronously on the opened descriptor.
+ */
+export class Files {
+  readonly #users: Users;
+  readonly #accounts: Accounts;
+
+  constructor(users: Users, accounts: Accounts) {
+    this.#users = users;
+    this.#accounts = accounts;
+  }
+
+  /** `$HOME`, `$USER` and `$LOGNAME` as UNICORE/X sends them; `$HOME_DIR` is none of them. */
+  expand(user: User, path: string, literal: boolean | undefined): string {
+    if (literal) return path;
+    return path.replaceAll(/\$(HOME|USER|LOGNAME)\b/g, (_, name) =>
+      name === 'HOME' ? user.home : user.login,
+    );
+  }
+
+  /** `length` bytes from `offset`, less at the end of the file. */
+  async read(user: User, path: string, offset: number, length: number): Promise<Buffer> {
+    const fd = this.#open(user, path, constants.O_RDONLY);
+    try {
+      const buffer = Buffer.allocUnsafe(this.#wanted(fstatSync(fd), offset, length));
+      let filled = 0;
+      while (filled < buffer.length) {
+        const at = offset + filled;
+        const { bytesRead } = await readFd(fd, buffer, filled, buffer.length - filled, at);
+        if (bytesRead === 0) break;
+        filled += bytesRead;
+      }
+      return buffer.subarray(0, filled);
+    } finally {
+      await closeFd(fd);
+    }
+  }
+
+  /** Files of size 0 may hold something all the same: those in /proc do. */
+  #wanted({ size }: Stats, offset: number, length: number): number {
+    return size === 0 ? Math.min(length, 65_536) : Math.max(0, Math.min(length, size - offset));
+  }
+
+  openToWrite(user: User, path: string, append: boolean): FileSink {
+    const { O_WRONLY, O_CREAT, O_APPEND, O_TRUNC } = constants;
+    const fd = this.#open(user, path, O_WRONLY | O_CREAT | (append ? O_APPEND : O_TRUNC));
+    return {
+      write: async (chunk) => {
+        for (let at = 0; at < chunk.length;)
+          at += (await writeFd(fd, chunk, at, chunk.length - at, null)).bytesWritten;
+      },
+      close: async (mode) => {
+        try {
+          this.#users.as(user, () => fchmodSync(fd, mode));
+        } catch {
+          // the file is someone else's: its mode stays, as in stock TSIs
+        }
+        await closeFd(fd);
+      },
+    };
+  }
+
+  /** Regular files only; a pipe would hold up the whole agent. */
+  #open(user: User, path: string, flags: number): number {
+    const fd = this.#users.as(user, () => openSync(path, flags | constants.O_NONBLOCK, 0o600));
+    if (fstatSync(fd).isFile()) return fd;
+    closeSync(fd);
+    throw new TsiError('TSI_FAILED', `${path} is not a regular file`);
+  }
+
+  space(user: User, path: string): Space {
+    const { bsize, blocks, bavail } = this.#users.as(user, () => statfsSync(path));
+    return { totalBytes: bsize * blocks, freeBytes: bsize * bavail, userBytes: -1 };
+  }
+
+  /** What cannot be seen is not there: a missing path is an empty listing. Links are followed. */
+  async list(user: User, path: string, mode: 'A' | 'N' | 'R'): Promise<ListedFile[]> {
+    const root = this.#users.as(user, () => this.#entry(user, path));
+    if (!root) return [];
+    if (mode === 'A' || !root.file.isDirectory) return [root.file];
+    const found: ListedFile[] = [];
+    await this.#descend(user, root, mode === 'R', new Set(), found);
+    return found;
+  }
+
+  /** Children before the directory they are in. `above` keeps links from going round in circles. */
+  async #descend(
+    user: User,
+    { file, key }: Entry,
+    deep: boolean,
+    above: ReadonlySet<string>,
+    found: ListedFile[],
+  ): Promise<void> {
+    if (above.has(key)) return;
+    const within = new Set(above).add(key);
+    for (const child of this.#users.as(user, () => this.#children(user, file.path))) {
+      if (found.length >= maxEntries)
+        throw new TsiError('TSI_FAILED', `more than ${maxEntries} files below ${file.path}`);
+      if (deep && child.file.isDirectory) {
+        await new Promise((resolve) => setImmediate(resolve)); // others have their turn
+        await this.#descend(user, child, deep, within, found);
+      }
+      found.push(child.file);
+    }
+  }
+
+  #children(user: User, path: string): Entry[] {
+    let names: Buffer[];
+    try {
+      names = readdirSync(path, { encoding: 'buffer' });
+    } catch {
+      return [];
+    }
+    const base = path.endsWith('/') ? path : `${path}/`;
+    return names
+      .filter((name) => isUtf8(name))
+      .flatMap((name) => this.#entry(user, `${base}${name.toString()}`) ?? []);
+  }
+
+  #entry(user: User, path: string): Entry | undefined {
+    try {
+      const stat = statSync(path);
+      return { file: this.#describe(user, path, stat), key: `${stat.dev}:${stat.ino}` };
+    } catch {
+      return undefined;
+    }
+  }
+
+  #describe(user: User, path: string, stat: Stats): ListedFile {
+    const letters = (bits: number): string =>
+      ['r', 'w', 'x'].map((letter, at) => (bits & (4 >> at) ? letter : '-')).join('');
+    // from the mode, since access(2) asks for the real ids; lists of access rights are not seen
+    const shift = stat.uid === user.uid ? 6 : user.groups.includes(stat.gid) ? 3 : 0;
+    return {
+      path,
+      isDirectory: stat.isDirectory(),
+      sizeBytes: stat.size,
+      modifiedMs: Math.floor(stat.mtimeMs / 1_000) * 1_000,
+      permissions: [6, 3, 0].map((by) => letters(stat.mode >> by)).join(''),
+      owner: oneWord(this.#accounts.userName(stat.uid), stat.uid),
+      group: oneWord(this.#accounts.groupName(stat.gid), stat.gid),
+      ownedByCaller: stat.uid === user.uid,
+      access: letters(stat.mode >> shift),
+    };
+  }
+}
+
+type Entry = { readonly file: ListedFile; readonly key: string };
+export type FileSink = {
+  readonly write: (chunk: Buffer) => Promise<void>;
+  readonly close: (mode: number) => Promise<void>;
+};
+
+function oneWord(name: string, id: number): string {
+  return /^\S+$/.test(name) ? name : String(id);
+}

@@ -1,0 +1,103 @@
+import {
+  createServer,
+  type Http2Server,
+  type IncomingHttpHeaders,
+  type ServerHttp2Stream,
+} from 'node:http2';
+import type { Duplex } from 'node:stream';
+import { errorText } from '#kernel/errors.js';
+import type { Agent } from './agent.js';
+import { collectFacts } from './facts.js';
+import { serveWorker } from './worker.js';
+
+/** How long one half of a worker waits for the other. */
+const pairingMs = 30_000;
+/** How much a peer may send ahead: per stream, and over the whole link. */
+const streamWindow = 2 * 1024 * 1024;
+const linkWindow = 16 * 1024 * 1024;
+
+type Half = 'command' | 'data';
+type Waiting = {
+  readonly streams: Partial<Record<Half, Duplex>>;
+  readonly timer: NodeJS.Timeout;
+};
+
+/**
+ * The agent's end of the agent link (ADR 004): HTTP/2 over any byte stream. Whoever holds the other end is
+ * trusted like the host itself.
+ * @param shutdown called after `POST /shutdown` was answered
+ */
+export function createLinkServer(agent: Agent, shutdown: () => void): Http2Server {
+  const settings = { initialWindowSize: streamWindow, enableConnectProtocol: false };
+  const server = createServer({ settings, maxSessionMemory: 64 });
+  server.on('session', (session) => {
+    const waiting = new Map<string, Waiting>();
+    session.setLocalWindowSize(linkWindow);
+    session.on('stream', (stream, headers) => route(agent, waiting, shutdown, stream, headers));
+    session.on('error', (error) =>
+      agent.log.info({ reason: errorText(error) }, 'the agent link broke'),
+    );
+    session.once('close', () => waiting.forEach(({ timer }) => clearTimeout(timer)));
+  });
+  return server;
+}
+
+function route(
+  agent: Agent,
+  waiting: Map<string, Waiting>,
+  shutdown: () => void,
+  stream: ServerHttp2Stream,
+  headers: IncomingHttpHeaders,
+): void {
+  stream.on('error', (error) =>
+    agent.log.debug({ reason: errorText(error) }, 'a stream of the agent link broke'),
+  );
+  const request = `${headers[':method'] ?? ''} ${headers[':path'] ?? ''}`;
+  const worker = /^POST \/worker\/([0-9a-f-]{36})\/(command|data)$/.exec(request);
+  if (request === 'GET /facts') {
+    stream.respond({ ':status': 200, 'content-type': 'application/json' });
+    stream.end(JSON.stringify(collectFacts(agent.settings.version)));
+  } else if (worker?.[1]) {
+    stream.respond({ ':status': 200 });
+    pair(agent, waiting, worker[1], worker[2] === 'data' ? 'data' : 'command', stream);
+  } else if (request === 'POST /shutdown') {
+    stream.respond({ ':status': 200 });
+    stream.end();
+    stream.once('close', shutdown);
+  } else {
+    stream.respond({ ':status': 404 }, { endStream: true });
+  }
+}
+
+/** A worker begins when both its streams are there. */
+function pair(
+  agent: Agent,
+  waiting: Map<string, Waiting>,
+  id: string,
+  half: Half,
+  stream: Duplex,
+): void {
+  const entry = waiting.get(id) ?? expect(waiting, id);
+  if (entry.streams[half]) {
+    stream.destroy();
+    return;
+  }
+  entry.streams[half] = stream;
+  const { command, data } = entry.streams;
+  if (!command || !data) return;
+  clearTimeout(entry.timer);
+  waiting.delete(id);
+  void serveWorker(agent, command, data);
+}
+
+function expect(waiting: Map<string, Waiting>, id: string): Waiting {
+  const streams: Waiting['streams'] = {};
+  const timer = setTimeout(() => {
+    waiting.delete(id);
+    streams.command?.destroy();
+    streams.data?.destroy();
+  }, pairingMs);
+  const entry = { streams, timer };
+  waiting.set(id, entry);
+  return entry;
+}

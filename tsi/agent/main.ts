@@ -1,0 +1,70 @@
+import { chmodSync, rmSync } from 'node:fs';
+import { createServer, type Server } from 'node:net';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { errorText } from '#kernel/errors.js';
+import { createAgent, type Agent } from './agent.js';
+import { DeviceLink } from './device.js';
+import { agentVersion } from './facts.js';
+import { createLinkServer } from './link.js';
+import { readSettings } from './settings.js';
+
+/** Blocking reads and writes of the link device take two; before the pool's first use. */
+process.env['UV_THREADPOOL_SIZE'] ??= '6';
+/** How long the host may take to hang up after a shutdown. */
+const hangUpMs = 2_000;
+
+async function main(file: string): Promise<void> {
+  process.umask(0o077);
+  const agent = createAgent(readSettings(file));
+  const { settings, log } = agent;
+  const running: Promise<void>[] = [];
+  if (settings.main) {
+    const { serveMain } = await import('./tcp-main.js');
+    running.push(serveMain(agent, settings.main));
+  }
+  if (settings.link !== undefined) running.push(serveLink(agent, settings.link));
+  log.info({ version: agentVersion, link: settings.link }, 'agent started');
+  await Promise.all(running);
+}
+
+async function serveLink(agent: Agent, link: string): Promise<void> {
+  const socketPath = /^unix:(.+)$/.exec(link)?.[1];
+  if (socketPath === undefined) return serveDevice(agent, link);
+  const http2 = createLinkServer(agent, () => leave(agent));
+  const server = createServer((socket) => http2.emit('connection', socket));
+  rmSync(socketPath, { force: true });
+  await listen(server, socketPath);
+  // who can connect is root to the agent: nobody but its own account
+  chmodSync(socketPath, 0o600);
+}
+
+async function serveDevice(agent: Agent, path: string): Promise<void> {
+  const device = await DeviceLink.open(path, agent.log);
+  const http2 = createLinkServer(agent, () => {
+    device.stop();
+    void sleep(hangUpMs).then(() => {
+      // a read that blocks in the pool cannot be called off, and an ordinary exit waits for it
+      process.kill(process.pid, 'SIGKILL');
+    });
+  });
+  await device.serve((connection) => http2.emit('connection', connection));
+  leave(agent);
+}
+
+/** The image's init sees the agent end with 0 and powers the machine off. Jobs end with it. */
+function leave(agent: Agent): void {
+  agent.log.info({}, 'shut down by the host');
+  process.exit(0);
+}
+
+function listen(server: Server, path: string): Promise<void> {
+  return new Promise((resolve, reject) => {
+    server.once('error', reject);
+    server.listen(path, resolve);
+  });
+}
+
+main(process.argv[2] ?? '/etc/unicore-tsi/tsi.properties').catch((error: unknown) => {
+  process.stderr.write(`tsi agent: ${errorText(error)}\n`);
+  process.exitCode = 1;
+});

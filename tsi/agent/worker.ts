@@ -1,0 +1,70 @@
+import type { Duplex } from 'node:stream';
+import { errorText } from '#kernel/errors.js';
+import { ByteSource } from '#kernel/net/byte-source.js';
+import { MessageSource } from '#kernel/net/message-source.js';
+import { write } from '#kernel/net/write.js';
+import { MessageSplitter } from '../protocol/framing.js';
+import { parseMessage } from '../protocol/message.js';
+import { encodeFailed } from '../protocol/reply.js';
+import { refuse } from '../protocol/scalars.js';
+import type { Agent } from './agent.js';
+import { findHandler, type Exchange } from './handlers.js';
+import { OutOfStep } from './out-of-step.js';
+
+/** Longest request: a script, mostly. */
+const maxRequestBytes = 16 * 1024 * 1024;
+
+/**
+ * Serves one pair of channels until the command channel ends: a message, its reply, the next message.
+ * A failure is a reply; only what puts the channels out of step ends the pair.
+ */
+export async function serveWorker(agent: Agent, command: Duplex, data: Duplex): Promise<void> {
+  const splitter = new MessageSplitter(maxRequestBytes);
+  const messages = new MessageSource(command, (chunk) => splitter.push(chunk));
+  const incoming = new ByteSource(data);
+  const gone = new AbortController();
+  messages.onEnd = () => {
+    gone.abort();
+    data.destroy();
+  };
+  data.once('close', () => command.destroy());
+  const exchange = {
+    data: { incoming, write: (chunk: Buffer) => write(data, chunk) },
+    reply: (text: string) => write(command, text),
+    gone: gone.signal,
+  };
+  try {
+    for (let wire = await messages.next(); wire; wire = await messages.next())
+      await exchange.reply(await answer(agent, wire, exchange));
+  } catch (error) {
+    agent.log.info({ reason: errorText(error) }, 'a worker ends early');
+  } finally {
+    command.end();
+    data.end();
+  }
+}
+
+async function answer(
+  agent: Agent,
+  wire: Buffer,
+  exchange: Omit<Exchange, 'message' | 'user'>,
+): Promise<string> {
+  try {
+    const message = parseMessage(decode(wire));
+    const handler = findHandler(message);
+    const user = () => agent.users.resolve(message.identity);
+    return await handler(agent, { ...exchange, message, user });
+  } catch (error) {
+    if (error instanceof OutOfStep) throw error;
+    agent.log.debug({ reason: errorText(error) }, 'a command failed');
+    return encodeFailed(errorText(error));
+  }
+}
+
+function decode(wire: Buffer): string {
+  try {
+    return new TextDecoder('utf-8', { fatal: true, ignoreBOM: true }).decode(wire);
+  } catch {
+    return refuse('the message is not UTF-8');
+  }
+}
