@@ -1,7 +1,9 @@
 import type { IncomingMessage, ServerResponse } from 'node:http';
+import type { Readable } from 'node:stream';
 import json5 from 'json5';
 import { errorText } from '#kernel/errors.js';
 import { RequestError } from './operation.js';
+import { jsonType } from './reply.js';
 
 const defaultLimit = 1024 * 1024;
 const deepest = 64;
@@ -13,24 +15,29 @@ export function acceptBody(request: IncomingMessage, response: ServerResponse): 
   if (/100-continue/i.test(request.headers.expect ?? '')) response.writeContinue();
 }
 
-/** Reads a JSON object, `{}` for an empty body. @throws {@link RequestError} */
+/** Reads a request's JSON object, `{}` for an empty body. @throws {@link RequestError} */
 export async function readJsonBody(
   request: IncomingMessage,
   response: ServerResponse,
   limit = defaultLimit,
 ): Promise<object> {
-  const { 'content-type': type = 'application/json', 'content-encoding': encoding = 'identity' } =
-    request.headers;
-  const announced = Number(request.headers['content-length'] ?? 0);
+  const { headers } = request;
+  const { 'content-type': type = jsonType, 'content-encoding': encoding = 'identity' } = headers;
+  const announced = Number(headers['content-length'] ?? 0);
   if (announced > limit) throw tooLarge(limit);
+  const isEmpty = announced === 0 && headers['transfer-encoding'] === undefined;
+  if (!isEmpty && !/^\s*application\/(?:[\w.-]+\+)?json\s*(?:;|$)/i.test(type))
+    throw new RequestError('UNSUPPORTED_MEDIA_TYPE', `expected ${jsonType}, not ${type}`);
   if (encoding !== 'identity')
     throw new RequestError('UNSUPPORTED_MEDIA_TYPE', `content coding ${encoding} is not supported`);
   acceptBody(request, response);
-  const text = await readText(request, limit);
-  if (text.trim() === '') return {};
-  if (!/^\s*application\/(?:[\w.-]+\+)?json\s*(?:;|$)/i.test(type))
-    throw new RequestError('UNSUPPORTED_MEDIA_TYPE', `expected application/json, not ${type}`);
-  return parseLenientJson(text);
+  return readJson(request, limit);
+}
+
+/** The same for a raw operation that found out that its body is JSON. */
+export async function readJson(source: Readable, limit = defaultLimit): Promise<object> {
+  const text = await readText(source, limit);
+  return text.trim() === '' ? {} : parseLenientJson(text);
 }
 
 /**
@@ -63,16 +70,16 @@ function refuseExtremes(value: unknown, depth: number): void {
   for (const member of Object.values(value)) refuseExtremes(member, depth + 1);
 }
 
-async function readText(request: IncomingMessage, limit: number): Promise<string> {
+async function readText(source: Readable, limit: number): Promise<string> {
   const chunks: Buffer[] = [];
   let size = 0;
   const timer = setTimeout(
-    () => request.destroy(new RequestError('BAD_REQUEST', 'the body came too slowly')),
+    () => source.destroy(new RequestError('BAD_REQUEST', 'the body came too slowly')),
     readTimeoutMs,
   );
   try {
     // not destroyed at a limit, so that the answer can still be sent
-    for await (const chunk of request.iterator({
+    for await (const chunk of source.iterator({
       destroyOnReturn: false,
     }) as AsyncIterable<Buffer>) {
       size += chunk.length;

@@ -58,16 +58,7 @@ export function createHttpClient(options: HttpClientOptions): HttpClient {
   const base = new URL(options.baseUrl);
   const prefix = base.pathname.replace(/\/+$/, '');
   const common = { accept: 'application/json', ...options.headers, ...authorization(options.auth) };
-  const pool = new Pool(base.origin, {
-    connections: options.connections ?? 16,
-    headersTimeout: timeoutMs,
-    bodyTimeout: timeoutMs,
-    connect: {
-      timeout: timeoutMs,
-      ...options.tls,
-      ...(options.socketPath !== undefined && { socketPath: options.socketPath }),
-    },
-  });
+  const pool = createPool(base.origin, options, timeoutMs);
 
   async function send(
     method: Method,
@@ -119,6 +110,19 @@ export function createHttpClient(options: HttpClientOptions): HttpClient {
     close: () => pool.destroy(),
     [Symbol.asyncDispose]: () => pool.destroy(),
   };
+}
+
+function createPool(
+  origin: string,
+  { socketPath, tls, connections = 16 }: HttpClientOptions,
+  timeout: number,
+): Pool {
+  return new Pool(origin, {
+    connections,
+    headersTimeout: timeout,
+    bodyTimeout: timeout,
+    connect: { timeout, ...tls, ...(socketPath !== undefined && { socketPath }) },
+  });
 }
 
 function authorization(auth: HttpClientOptions['auth']): { authorization?: string } {

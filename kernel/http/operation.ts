@@ -35,7 +35,7 @@ export type Context = {
   readonly signal: AbortSignal;
   readonly headers: IncomingHttpHeaders;
   /** The one of `types` that the client likes best; the first if it does not care. */
-  accepts(types: readonly string[]): string | undefined;
+  readonly accepts: (types: readonly string[]) => string | undefined;
 };
 
 export type RawContext = Context & { readonly body: Readable };
