@@ -16,6 +16,7 @@ export const errorCatalog = {
   RANGE_NOT_SATISFIABLE: { http: 416, fault: 'BadRequestFault', retry: false },
   SESSION_UNKNOWN: { http: 432, fault: 'AuthenticationFault', retry: false },
   INTERNAL: { http: 500, fault: 'ServerFault', retry: false },
+  NOT_IMPLEMENTED: { http: 501, fault: 'ActionNotSupportedFault', retry: false },
   SITE_UNAVAILABLE: { http: 503, fault: 'ServerBusyFault', retry: true },
   PEER_FAILED: { http: 502, fault: 'ServerFault', retry: false },
   STORAGE_FULL: { http: 507, fault: 'ServerBusyFault', retry: true },

@@ -1,0 +1,71 @@
+/** Headers as Node reads and writes them raw: name, value, name, value, … */
+export type RawHeaders = readonly string[];
+
+/** About one connection, not about the message (RFC 9110, 7.6.1). Framing is written anew. */
+const hopByHop = [
+  'connection',
+  'keep-alive',
+  'proxy-connection',
+  'proxy-authenticate',
+  'proxy-authorization',
+  'te',
+  'trailer',
+  'transfer-encoding',
+  'upgrade',
+];
+/** What only a gateway may say; the whole families, whatever is added to them one day. */
+const gatewayFamilies = ['x-unicore-consignor', 'x-unicore-gateway', 'x-forwarded'];
+
+const fromClient = new Set([...hopByHop, 'host', 'forwarded', 'x-real-ip', 'x-request-id']);
+const fromSite = new Set([...hopByHop, 'date', 'x-frame-options', 'x-request-id']);
+
+/** What of a client's request headers goes on to the site. */
+export function keepRequestHeaders(raw: RawHeaders, connection: string | undefined): string[] {
+  return keep(raw, namedBy(connection), (name) => fromClient.has(name) || isGateways(name));
+}
+
+/** What of a site's answer goes on to the client. */
+export function keepResponseHeaders(raw: RawHeaders, connection: string | undefined): string[] {
+  return keep(raw, namedBy(connection), (name) => fromSite.has(name));
+}
+
+function keep(
+  raw: RawHeaders,
+  named: readonly string[] | undefined,
+  isDropped: (name: string) => boolean,
+): string[] {
+  const kept: string[] = [];
+  for (let i = 0; i + 1 < raw.length; i += 2) {
+    const name = raw[i] ?? '';
+    const lower = name.toLowerCase();
+    if (!isDropped(lower) && !named?.includes(lower)) kept.push(name, raw[i + 1] ?? '');
+  }
+  return kept;
+}
+
+function isGateways(name: string): boolean {
+  if (!name.startsWith('x')) return false;
+  // Some back ends read `_` as `-`
+  const plain = name.includes('_') ? name.replaceAll('_', '-') : name;
+  return gatewayFamilies.some((family) => plain.startsWith(family));
+}
+
+/** Headers that `Connection` declares to be about the connection too. */
+function namedBy(connection: string | undefined): string[] | undefined {
+  if (connection === undefined || /^(?:keep-alive|close|upgrade)$/i.test(connection)) {
+    return undefined;
+  }
+  // Length and framing are not the sender's to hide
+  return connection
+    .toLowerCase()
+    .split(',')
+    .map((name) => name.trim())
+    .filter((name) => name !== 'content-length' && name !== 'expect');
+}
+
+const host = /^(?:[A-Za-z0-9](?:[A-Za-z0-9.-]{0,252})|\[[0-9A-Fa-f:.]{2,45}\])(?::\d{1,5})?$/;
+
+/** A `Host` header that is safe to build links from. */
+export function isHost(value: string): boolean {
+  return host.test(value);
+}

@@ -1,0 +1,83 @@
+import { ServerResponse, type IncomingMessage } from 'node:http';
+import type { Duplex } from 'node:stream';
+import { keepResponseHeaders } from './headers.js';
+import type { ExchangeFacts } from './exchange.js';
+import { GatewayError, ownHeaders, sendError } from './reply.js';
+
+/** What may take over a connection; both are bytes both ways after the answer. */
+const protocols = new Set(['unicore-socket-forwarding', 'websocket']);
+
+/** @throws {@link GatewayError} `NOT_IMPLEMENTED` for any other protocol */
+export function checkUpgrade({ method, headers }: IncomingMessage): string {
+  const { upgrade = '' } = headers;
+  if (method === 'GET' && protocols.has(upgrade.toLowerCase())) return upgrade;
+  throw new GatewayError('NOT_IMPLEMENTED', 'this protocol upgrade is not supported');
+}
+
+/** An answer on a connection that Node has let go of. */
+export function responseAfterUpgrade(request: IncomingMessage): ServerResponse {
+  const response = new ServerResponse(request);
+  response.shouldKeepAlive = false;
+  response.assignSocket(request.socket);
+  response.once('finish', () => request.socket.end());
+  return response;
+}
+
+/** Asks the site for the upgrade; once it agrees, connects both ends until either is done. */
+export function openTunnel(
+  request: IncomingMessage,
+  socket: Duplex,
+  head: Buffer,
+  facts: ExchangeFacts & { protocol: string },
+): void {
+  const { site, path, reqId, protocol } = facts;
+  const headers = [...facts.headers, 'Connection', 'Upgrade', 'Upgrade', protocol];
+  const more = { agent: false, allowHalfOpen: true } as const;
+  const upstream = site.request('GET', path, headers, more);
+  const abandon = () => upstream.destroy();
+  socket.once('close', abandon).once('error', abandon);
+  upstream.on('timeout', () => upstream.destroy(new Error('the site is silent')));
+  upstream.on('error', () => {
+    if (socket.destroyed) return;
+    const error = new GatewayError('SITE_UNAVAILABLE', `site ${site.name} is not available`);
+    sendError(responseAfterUpgrade(request), error, reqId);
+  });
+  upstream.on('response', (answer) => {
+    const response = responseAfterUpgrade(request);
+    const kept = keepResponseHeaders(answer.rawHeaders, answer.headers.connection);
+    response.writeHead(answer.statusCode ?? 502, [...kept, ...ownHeaders(reqId)]);
+    answer.once('error', () => socket.destroy());
+    answer.pipe(response);
+  });
+  upstream.on('upgrade', (answer, far, farHead) => {
+    far.setTimeout(0);
+    const kept = keepResponseHeaders(answer.rawHeaders, undefined);
+    const lines = [...kept, 'Connection', 'Upgrade', 'Upgrade', answer.headers.upgrade ?? protocol];
+    // On its own: clients lose what comes together with it
+    socket.write(headBlock([...lines, ...ownHeaders(reqId)]), () => {
+      if (farHead.length > 0) socket.write(farHead);
+      if (head.length > 0) far.write(head);
+      join(socket, far);
+    });
+  });
+  upstream.end();
+}
+
+/** Lets an end of one side reach the other; a failure of one ends both. */
+function join(a: Duplex, b: Duplex): void {
+  for (const [from, to] of [
+    [a, b],
+    [b, a],
+  ] as const) {
+    from.pipe(to);
+    from.on('error', () => to.destroy());
+    from.once('close', () => to.destroy());
+  }
+}
+
+function headBlock(headers: readonly string[]): string {
+  const lines = headers.flatMap((text, i) =>
+    i % 2 === 0 ? [`${text}: ${headers[i + 1] ?? ''}`] : [],
+  );
+  return ['HTTP/1.1 101 Switching Protocols', ...lines, '', ''].join('\r\n');
+}
