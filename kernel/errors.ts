@@ -74,6 +74,11 @@ export class GridError<Code extends ErrorCode = ErrorCode> extends Error {
   }
 }
 
+/** What was thrown, if it is one of ours. */
+export function asGridError(error: unknown): GridError | undefined {
+  return error instanceof GridError ? (error as GridError) : undefined; // instanceof forgets the code's type
+}
+
 /** The text of anything thrown, for sentences such as `could not start: …`. */
 export function errorText(error: unknown): string {
   return error instanceof Error ? error.message : String(error);

@@ -27,7 +27,8 @@ export function drawTimeline(boot: Boot, width = 48): string[] {
   return marks.flatMap(([key, word]) => {
     const at = boot[key];
     if (at === undefined) return [];
-    const bar = '·'.repeat(column(previous)) + '━'.repeat(Math.max(1, column(at) - column(previous)));
+    const bar =
+      '·'.repeat(column(previous)) + '━'.repeat(Math.max(1, column(at) - column(previous)));
     previous = Math.max(previous, at);
     return [`${word.padEnd(11)}${String(at).padStart(6)} ms  ${bar}`];
   });

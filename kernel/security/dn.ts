@@ -144,9 +144,19 @@ export function equalDns(a: Dn | string, b: Dn | string): boolean {
   return dnKey(a) === dnKey(b);
 }
 
-/** The subject of a certificate; Node lists it most general first, a relative name per line. */
+/** The subject of a certificate. */
 export function subjectDn(certificate: X509Certificate): Dn {
+  return fromLines(certificate.subject);
+}
+
+/** Who has signed a certificate. */
+export function issuerDn(certificate: X509Certificate): Dn {
+  return fromLines(certificate.issuer);
+}
+
+/** Node lists a name most general first, a relative name per line. */
+function fromLines(text: string): Dn {
   // Values come escaped as in RFC 2253, line breaks included, so a line is a whole relative name
-  const lines = certificate.subject.split('\n').reverse();
+  const lines = text.split('\n').reverse();
   return lines.flatMap((line) => parseDn(line));
 }

@@ -4,8 +4,8 @@ import { operations, RequestError } from '#kernel/http/operation.js';
 import { pageParameters } from '#kernel/http/page.js';
 import { contentRange, parseRange } from '#kernel/http/range.js';
 import { created, json, jsonType, noContent, stream } from '#kernel/http/reply.js';
-import { readJson } from '#kernel/http/body.js';
-import type { FileEntry } from '#xnjs/index.js';
+import { readRawJson } from '#kernel/http/body.js';
+import type { FileInfo } from '#xnjs/index.js';
 import type { RestDeps } from './deps.js';
 import { hrefs } from './links.js';
 import { getStorage, storageInput, storageOwner } from './storages.js';
@@ -16,7 +16,7 @@ const bytes = 'application/octet-stream';
 const fileInput = { ...storageInput, path: z.string().default('') };
 
 /** What every entry of a listing shows (unicore-rest 3.11.1). `lastAccessed` is the time of change. */
-function renderEntry(entry: FileEntry): Record<string, unknown> {
+function renderEntry(entry: FileInfo): Record<string, unknown> {
   return {
     isDirectory: entry.isDirectory,
     size: entry.sizeBytes,
@@ -92,7 +92,7 @@ const putFile = operation({
       return noContent();
     }
     const { permissions, unixPermissions, ...others } = permissionChange.parse(
-      await readJson(body),
+      await readRawJson(body),
     );
     const answers = Object.fromEntries(
       Object.keys(others).map((key) => [key, `FAILED: ${key} cannot be changed on this storage.`]),

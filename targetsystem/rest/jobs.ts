@@ -71,7 +71,7 @@ async function chooseTarget(
 const listJobs = operation({
   method: 'GET',
   path: '/jobs',
-  summary: 'The jobs of the caller, the newest first',
+  summary: 'The jobs of the caller, the oldest first',
   input: z.object(jobList),
   policy: everybody,
   run: (deps, page, context) => renderJobs(deps, page, { ownerDn: context.caller.dn }, context),
@@ -106,7 +106,7 @@ const submitToSite = ['/sites/:siteId', '/sites/:siteId/jobs'].map((path) =>
 const listSiteJobs = operation({
   method: 'GET',
   path: '/sites/:siteId/jobs',
-  summary: 'The jobs of a target system, the newest first',
+  summary: 'The jobs of a target system, the oldest first',
   input: z.object({ ...siteInput, ...jobList, ...pageParameters(100) }),
   policy: siteOwner,
   run: (deps, { siteId, ...page }, context) =>
@@ -119,8 +119,10 @@ const getJob = operation({
   summary: 'One job',
   input: z.object({ ...jobInput, fields: fieldsParameter }),
   policy: jobOwner,
-  run: async ({ jobs }, { jobId, fields }, { baseUrl }) =>
-    json(selectFields(renderJob(await jobs.get(jobId), linksFrom(baseUrl)), fields)),
+  run: async ({ jobs, clock }, { jobId, fields }, { baseUrl }) => {
+    const properties = renderJob(await jobs.get(jobId), linksFrom(baseUrl), clock.now());
+    return json(selectFields(properties, fields));
+  },
 });
 
 const changeJob = operation({

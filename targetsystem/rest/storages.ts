@@ -6,6 +6,7 @@ import { json, noContent } from '#kernel/http/reply.js';
 import { ownerOrAdmin } from '#kernel/security/policy.js';
 import { FileSpace, type TargetSystem } from '#xnjs/index.js';
 import type { RestDeps } from './deps.js';
+import { workspaceSuffix } from './jobs-rendering.js';
 import { hrefs, linksFrom } from './links.js';
 import { ownedProperties } from './properties.js';
 import { homeStorageId } from './sites-rendering.js';
@@ -25,7 +26,6 @@ export type Storage = {
   readonly ready: boolean;
 };
 
-const workspaceSuffix = '-uspace';
 const homeSuffix = homeStorageId('');
 
 /** @throws `NOT_FOUND`: no such storage, or its machine is gone and with it the files */
@@ -34,7 +34,11 @@ export async function getStorage({ systems, jobs }: RestDeps, id: string): Promi
     const system = systems.get(id.slice(0, -homeSuffix.length));
     const target = systems.find(system.id);
     if (!target) throw gone(id);
-    const files = new FileSpace({ root: '$HOME', identity: target.identity, tsi: target.tsi });
+    const files = new FileSpace({
+      root: '$HOME',
+      identity: target.identity,
+      tsi: () => target.tsi(),
+    });
     return {
       id,
       ownerDn: system.ownerDn,
@@ -57,7 +61,7 @@ export async function getStorage({ systems, jobs }: RestDeps, id: string): Promi
     files: jobs.files(job),
     terminationMs: job.terminationMs,
     jobId: job.id,
-    ready: job.directory !== undefined,
+    ready: job.state !== 'CREATED',
   };
 }
 

@@ -2,11 +2,12 @@ import { connect } from 'node:net';
 import type { Duplex } from 'node:stream';
 import type { Clock } from '#kernel/clock.js';
 import type { Log } from '#kernel/log.js';
+import type { AgentFacts } from '#tsi/protocol/facts.js';
 import { AgentLink } from '../tsi/agent-link.js';
 import { createTsi, type TsiClient } from '../tsi/tsi-client.js';
 import { agentPort } from './domain-xml.js';
 import type { Hypervisor } from './hypervisor.js';
-import { GuestFacts, type TargetSystem } from './target-system.js';
+import type { TargetSystem } from './target-system.js';
 
 export type AgentBindingOptions = {
   readonly record: Pick<TargetSystem, 'id' | 'driver'>;
@@ -39,9 +40,9 @@ export class AgentBinding implements AsyncDisposable {
   }
 
   /** What the guest says of itself; `undefined` if that makes no sense. */
-  async facts(): Promise<GuestFacts | undefined> {
+  async facts(): Promise<AgentFacts | undefined> {
     try {
-      return GuestFacts.parse(await this.#link.facts());
+      return await this.#link.facts();
     } catch (error) {
       this.#log.warn({ err: error }, 'the agent says nothing sensible of its guest');
       return undefined;

@@ -1,4 +1,5 @@
-import type { BootTimeline, GuestFacts } from './target-system.js';
+import type { AgentFacts } from '#tsi/protocol/facts.js';
+import type { BootTimeline } from './target-system.js';
 
 /**
  * Puts the guest's own marks, which are uptimes, on the server's clock: the answer arrived at `nowMs`
@@ -7,7 +8,7 @@ import type { BootTimeline, GuestFacts } from './target-system.js';
  */
 export function completeTimeline(
   boot: BootTimeline,
-  facts: GuestFacts,
+  facts: AgentFacts,
   requestedMs: number,
   nowMs: number,
   hasKernel: boolean,

@@ -9,5 +9,9 @@ export type ImageSource = {
    */
   find(reference: string, callerDn: string): Promise<ImageRecord>;
   /** The part as a local file that nobody writes to any more, its digest verified. */
-  fetch(image: Pick<ImageRecord, 'id' | 'parts'>, part: PartName): Promise<string>;
+  fetch(
+    image: Pick<ImageRecord, 'id' | 'parts'>,
+    part: PartName,
+    callerDn: string,
+  ): Promise<string>;
 };

@@ -1,5 +1,6 @@
 import { GridError } from '#kernel/errors.js';
-import type { BootTimeline, Evidence, GuestFacts, TargetSystem } from './target-system.js';
+import type { AgentFacts } from '#tsi/protocol/facts.js';
+import type { BootTimeline, Evidence, TargetSystem } from './target-system.js';
 
 export class VmError extends GridError<
   | 'VM_ILLEGAL_EVENT'
@@ -56,7 +57,7 @@ export type VmState = keyof typeof transitions;
 
 export type VmEvent =
   /** The agent answered over the hypervisor's channel. */
-  | { type: 'agentUp'; evidence: Evidence; facts: GuestFacts; boot: BootTimeline }
+  | { type: 'agentUp'; evidence: Evidence; facts: AgentFacts; boot: BootTimeline }
   | { type: 'agentDown'; evidence: Evidence }
   /** The hypervisor says that the domain does not run. */
   | { type: 'stopped'; evidence: Evidence }

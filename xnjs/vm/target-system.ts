@@ -1,5 +1,6 @@
 import { z } from 'zod';
 import type { ImageRecord } from '#imagerepo/contract.js';
+import type { AgentFacts } from '#tsi/protocol/facts.js';
 import type { VmState } from './state.js';
 
 /** Why a state is believed: who said what, and when (ms since the epoch). */
@@ -18,21 +19,6 @@ export type BootTimeline = {
   readonly agentMs?: number;
   readonly readyMs?: number;
 };
-
-/** What the guest says of itself. For display only; nothing is decided by it. */
-export const GuestFacts = z.object({
-  agentVersion: z.string().max(64),
-  tsiVersion: z.string().max(64),
-  kernel: z.string().max(256),
-  os: z.string().max(256),
-  cores: z.number().int().nonnegative(),
-  memoryBytes: z.number().nonnegative(),
-  /** Uptime of the guest at the answer and at two marks before it; a container has the host's. */
-  uptimeMs: z.number().nonnegative(),
-  userSpaceMs: z.number().nonnegative().optional(),
-  agentMs: z.number().nonnegative(),
-});
-export type GuestFacts = z.output<typeof GuestFacts>;
 
 /** What a user may ask for, beside the image. */
 export const TargetSystemParameters = z.strictObject({
@@ -55,7 +41,8 @@ export type TargetSystem = {
   readonly state: VmState;
   readonly evidence: Evidence;
   readonly boot: BootTimeline;
-  readonly facts?: GuestFacts;
+  /** What the guest says of itself. For display only; nothing is decided by it. */
+  readonly facts?: AgentFacts;
   readonly tags: readonly string[];
   /** ms since the epoch */
   readonly createdMs: number;

@@ -2,7 +2,7 @@ import { randomUUID } from 'node:crypto';
 import type { ImageMetadata } from '#imagerepo/contract.js';
 import { imageFormats } from '#imagerepo/contract.js';
 import type { Clock } from '#kernel/clock.js';
-import { errorText, GridError } from '#kernel/errors.js';
+import { asGridError, errorText, GridError } from '#kernel/errors.js';
 import type { Log } from '#kernel/log.js';
 import type { Target, TargetEvent, Targets } from '../target.js';
 import { completeTimeline } from './boot.js';
@@ -297,16 +297,20 @@ export class TargetSystems implements Targets, AsyncDisposable {
     if (!record || this.#stopping.signal.aborted) return;
     switch (record.state) {
       case 'INITIALIZING':
-        return await this.#startUp(record);
+        await this.#startUp(record);
+        break;
       case 'READY':
       case 'UNREACHABLE':
-        return await this.#attach(record);
+        await this.#attach(record);
+        break;
       case 'FAILED':
-        return await this.#release(record);
+        await this.#release(record);
+        break;
       case 'DESTROYING':
-        return await this.#remove(record);
+        await this.#remove(record);
+        break;
       case 'DESTROYED':
-        return;
+        break;
     }
   }
 
@@ -316,7 +320,7 @@ export class TargetSystems implements Targets, AsyncDisposable {
     try {
       const parts: Record<string, string> = {};
       for (const name of imageFormats[record.image.metadata.format].parts)
-        parts[name] = await images.fetch(record.image, name);
+        parts[name] = await images.fetch(record.image, name, record.ownerDn);
       const paths = await workspace.prepare(record, parts);
       const xml = domainXml(record, paths, installationId);
       const { definedMs } = await hypervisor.start(record.driver, record.id, xml);
@@ -325,13 +329,13 @@ export class TargetSystems implements Targets, AsyncDisposable {
         startedMs: clock.now() - record.createdMs,
       });
     } catch (error) {
-      if (error instanceof GridError && error.row.retry && error.code !== 'STORAGE_FULL')
-        throw error;
+      if (isPassing(error)) throw error;
       await this.#applyNow(record.id, {
         type: 'failed',
         evidence: this.#evidence('server', `could not be started: ${errorText(error)}`),
       });
-      return await this.#release(this.get(record.id));
+      await this.#release(this.get(record.id));
+      return;
     }
     this.#bind(record);
     void this.#later(this.#options.bootTimeoutMs, () => void this.#onBootTimeout(record.id));
@@ -340,7 +344,10 @@ export class TargetSystems implements Targets, AsyncDisposable {
   async #attach(record: TargetSystem): Promise<void> {
     if (this.#bindings.has(record.id)) return;
     const domain = await this.#options.hypervisor.find(record.driver, record.id);
-    if (domain?.state === 'running' || domain?.state === 'paused') return this.#bind(record);
+    if (domain?.state === 'running' || domain?.state === 'paused') {
+      this.#bind(record);
+      return;
+    }
     await this.#applyNow(record.id, {
       type: 'stopped',
       evidence: this.#evidence('hypervisor', domain?.reason ?? 'the domain no longer exists'),
@@ -469,4 +476,10 @@ export class TargetSystems implements Targets, AsyncDisposable {
         });
     await this.#later(reaperMs, () => void this.#reap());
   }
+}
+
+/** Worth another try without a word to the user: the hypervisor or the image repository is away. */
+function isPassing(error: unknown): boolean {
+  const known = asGridError(error);
+  return known?.row.retry === true && known.code !== 'STORAGE_FULL';
 }

@@ -1,0 +1,104 @@
+import { createPrivateKey, X509Certificate } from 'node:crypto';
+import { readFile } from 'node:fs/promises';
+import { systemClock } from '#kernel/clock.js';
+import { listen, type ListenAddress } from '#kernel/http/listen.js';
+import { createRestApp, mount } from '#kernel/http/router.js';
+import type { Log } from '#kernel/log.js';
+import { Scope } from '#kernel/scope.js';
+import { createAuthenticator } from '#kernel/security/authenticate.js';
+import { consignorHeader, createConsignorSigner } from '#kernel/security/consignor.js';
+import { formatDn, issuerDn, parseDn, subjectDn } from '#kernel/security/dn.js';
+import { Sessions } from '#kernel/security/sessions.js';
+import { openUsers } from '#kernel/security/users.js';
+import { startXnjs } from '#xnjs/index.js';
+import type { TargetsystemConfig } from './config.js';
+import { baseOperations, registryOperations } from './rest/base.js';
+import type { RestDeps } from './rest/deps.js';
+import { fileOperations } from './rest/files.js';
+import { jobOperations } from './rest/jobs.js';
+import { siteOperations } from './rest/sites.js';
+import { storageOperations } from './rest/storages.js';
+
+export { TargetsystemConfig } from './config.js';
+
+/** Clients compare it with those of UNICORE/X: it is the version of the interface that we speak. */
+const interfaceVersion = '11.1.0';
+
+export type Targetsystem = {
+  /** Absent when it listens on a unix socket. */
+  readonly port?: number;
+  /** Requests under way may finish; machines and jobs run on. Closing twice is fine. */
+  close(): Promise<void>;
+};
+
+/** Starts the target system service with its execution engine. */
+export async function startTargetsystem(
+  config: TargetsystemConfig,
+  deps: { log: Log },
+): Promise<Targetsystem> {
+  const log = deps.log.child({ part: 'targetsystem' });
+  const scope = new Scope();
+  try {
+    const certificate = new X509Certificate(await readFile(config.credential.certFile));
+    const sign = createConsignorSigner(createPrivateKey(await readFile(config.credential.keyFile)));
+    const users = await openUsers(config.usersFile, { log });
+    const xnjs = await startXnjs(config.xnjs, {
+      log: deps.log,
+      onBehalfOf: (dn) => ({ [consignorHeader]: sign(parseDn(dn)) }),
+    });
+    scope.defer(() => xnjs.close());
+    const authenticate = createAuthenticator({
+      users,
+      trustedSigners: await readCertificates(config.trustedSignerFiles),
+      sessions: new Sessions({ lifetimeMs: config.sessionSeconds * 1_000 }),
+      log,
+    });
+    const rest: RestDeps = {
+      siteName: config.siteName,
+      version: interfaceVersion,
+      startedMs: systemClock.now(),
+      clock: systemClock,
+      systems: xnjs.systems,
+      jobs: xnjs.jobs,
+      connections: xnjs.connections,
+      defaultImage: config.defaultImage,
+      imagesUrl: (baseUrl) =>
+        `${baseUrl.slice(0, baseUrl.lastIndexOf('/'))}/${config.imagesSite}/rest/images`,
+      credential: {
+        dn: formatDn(subjectDn(certificate)),
+        issuer: formatDn(issuerDn(certificate)),
+        expiresMs: Date.parse(certificate.validTo),
+        pem: certificate.toString(),
+      },
+    };
+    const app = createRestApp({
+      mounts: [
+        mount('/rest/core', [...baseOperations, ...siteOperations, ...jobOperations], rest),
+        mount('/rest/core', [...storageOperations, ...fileOperations], rest),
+        mount('/rest/registries', registryOperations, rest),
+      ],
+      authenticate,
+      externalUrl: config.externalUrl,
+      log,
+    });
+    const { port } = await listen(app, await toAddress(config.listen), scope);
+    log.info({ port }, 'target system service listens');
+    return { ...(port !== undefined && { port }), close: () => scope.close() };
+  } catch (error) {
+    await scope.close();
+    throw error;
+  }
+}
+
+async function readCertificates(paths: readonly string[]): Promise<X509Certificate[]> {
+  return await Promise.all(paths.map(async (path) => new X509Certificate(await readFile(path))));
+}
+
+async function toAddress(where: TargetsystemConfig['listen']): Promise<ListenAddress> {
+  if ('unix' in where) return where;
+  const [key, cert] = await Promise.all([
+    readFile(where.tls.keyFile),
+    readFile(where.tls.certFile),
+  ]);
+  return { host: where.host, port: where.port, tls: { key, cert } };
+}

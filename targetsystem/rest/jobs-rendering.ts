@@ -1,0 +1,40 @@
+import { formatDate } from '#kernel/clock.js';
+import { consumedTime, jobStatus, type Job } from '#xnjs/index.js';
+import { hrefs, type Links } from './links.js';
+import { ownedProperties } from './properties.js';
+
+export const workspaceSuffix = '-uspace';
+
+/** A job as `GET /jobs/{id}` shows it (unicore-rest 3.5.2): numbers as text, links whatever its state. */
+export function renderJob(job: Job, links: Links, nowMs: number): Record<string, unknown> {
+  const { run } = job;
+  const self = links.job(job.id);
+  const action = (name: string, description: string): { href: string; description: string } => ({
+    href: `${self}/actions/${name}`,
+    description,
+  });
+  return {
+    ...ownedProperties(job),
+    name: job.name,
+    jobType: job.jobType,
+    status: jobStatus(job),
+    statusMessage: run.result?.message ?? '',
+    submissionTime: formatDate(job.createdMs),
+    queue: run.queue ?? 'N/A',
+    batchSystemID: run.bssId ?? 'N/A',
+    ...(run.exitCode !== undefined && { exitCode: String(run.exitCode) }),
+    consumedTime: consumedTime(job, nowMs),
+    submissionPreferences: job.preferences,
+    log: job.log,
+    _links: hrefs({
+      self,
+      details: `${self}/details`,
+      submitted: `${self}/submitted`,
+      'action:start': action('start', 'Start'),
+      'action:abort': action('abort', 'Abort'),
+      'action:restart': action('restart', 'Restart'),
+      workingDirectory: links.storage(job.id + workspaceSuffix),
+      parentTSS: links.site(job.targetId),
+    }),
+  };
+}

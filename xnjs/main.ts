@@ -1,0 +1,170 @@
+import { randomUUID } from 'node:crypto';
+import { mkdir, readFile, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { z } from 'zod';
+import { systemClock } from '#kernel/clock.js';
+import { file } from '#kernel/config.js';
+import { createHttpClient } from '#kernel/http/client.js';
+import { LibvirtClient } from '#kernel/libvirt/client.js';
+import type { Log } from '#kernel/log.js';
+import { openDatabase } from '#kernel/persistence/database.js';
+import { migrate } from '#kernel/persistence/migrate.js';
+import { Scope } from '#kernel/scope.js';
+import { JobConfig } from './job/config.js';
+import { JobEngine } from './job/engine.js';
+import { createJobStore, jobMigrations } from './persistence/job-store.js';
+import { createTargetStore, targetMigrations } from './persistence/sql-target-store.js';
+import { HttpImageSource } from './vm/http-image-source.js';
+import { LibvirtHypervisor } from './vm/libvirt-hypervisor.js';
+import { TargetSystems } from './vm/target-systems.js';
+import { Workspace } from './vm/workspace.js';
+
+export const XnjsConfig = z.strictObject({
+  /** Absolute. Files of target systems; containers need it reachable (permission x) for all users. */
+  stateDirectory: z.string().startsWith('/', 'must be an absolute path'),
+  database: z.strictObject({
+    /** `sqlite:/absolute/path` or `postgres://user@host/name` */
+    url: z.string(),
+    passwordFile: file.optional(),
+  }),
+  hypervisor: z.strictObject({
+    /** libvirt URI for virtual machines, `qemu:///system` */
+    machines: z.string().optional(),
+    /** `kvm` only where a guest really booted with it; else software emulation */
+    acceleration: z.enum(['kvm', 'qemu']).default('qemu'),
+    /** libvirt URI for containers, `lxc:///system` */
+    containers: z.string().optional(),
+  }),
+  images: z.strictObject({
+    url: z.url(),
+    /** Unix socket of the repository where it has one. */
+    socket: z.string().optional(),
+    /** Its store directory where it is on this host. */
+    storeDirectory: z.string().optional(),
+  }),
+  targetSystems: z
+    .strictObject({
+      bootTimeoutSeconds: z.number().positive().default(120),
+      heartbeatSeconds: z.number().positive().default(1),
+      limits: z
+        .strictObject({
+          cpus: z.int().positive().default(8),
+          memoryMiB: z.int().positive().default(16_384),
+          perUser: z.int().positive().default(16),
+        })
+        .prefault({}),
+    })
+    .prefault({}),
+  jobs: JobConfig.prefault({}),
+});
+export type XnjsConfig = z.output<typeof XnjsConfig>;
+
+export type XnjsDeps = {
+  readonly log: Log;
+  /** Headers that prove to the image repository for whom we ask. */
+  readonly onBehalfOf: (dn: string) => Record<string, string>;
+};
+
+export type Xnjs = {
+  readonly systems: TargetSystems;
+  readonly jobs: JobEngine;
+  /** What the engine depends on, and whether it answers. */
+  readonly connections: () => Record<string, 'OK' | 'DOWN'>;
+  /** Machines and jobs run on. Closing twice is fine. */
+  close(): Promise<void>;
+};
+
+/** Starts the engine: re-attaches to what ran before, then takes new work. */
+export async function startXnjs(config: XnjsConfig, { log, onBehalfOf }: XnjsDeps): Promise<Xnjs> {
+  const scope = new Scope();
+  try {
+    const { stateDirectory, targetSystems, hypervisor: addresses, images } = config;
+    await mkdir(stateDirectory, { recursive: true, mode: 0o711 });
+    const installationId = await readInstallationId(stateDirectory);
+    const { url, passwordFile } = config.database;
+    const password =
+      passwordFile === undefined ? undefined : (await readFile(passwordFile, 'utf8')).trim();
+    const database = scope.use(await openDatabase({ url, password, log }));
+    await migrate(database, 'xnjs', [...targetMigrations, ...jobMigrations], log);
+
+    const machines = await connect(addresses.machines, log, scope);
+    const containers = await connect(addresses.containers, log, scope);
+    const clients = {
+      ...(machines && { [addresses.acceleration]: machines }),
+      ...(containers && { lxc: containers }),
+    };
+    const client = scope.use(
+      createHttpClient({
+        baseUrl: images.url,
+        ...(images.socket !== undefined && { socketPath: images.socket }),
+      }),
+    );
+    const systems = scope.use(
+      new TargetSystems({
+        store: createTargetStore(database),
+        hypervisor: new LibvirtHypervisor({ clients, installationId, clock: systemClock, log }),
+        images: new HttpImageSource({
+          client,
+          onBehalfOf,
+          storeDirectory: images.storeDirectory,
+          cacheDirectory: join(stateDirectory, 'image-cache'),
+        }),
+        workspace: new Workspace(stateDirectory),
+        clock: systemClock,
+        log,
+        installationId,
+        bootTimeoutMs: targetSystems.bootTimeoutSeconds * 1_000,
+        heartbeatMs: targetSystems.heartbeatSeconds * 1_000,
+        limits: targetSystems.limits,
+      }),
+    );
+    const jobs = scope.use(
+      new JobEngine({
+        store: createJobStore(database),
+        targets: systems,
+        clock: systemClock,
+        log,
+        config: config.jobs,
+      }),
+    );
+    await systems.start();
+    await jobs.attach();
+    const connections = (): Record<string, 'OK' | 'DOWN'> =>
+      Object.fromEntries(
+        Object.entries(clients).map(([driver, { connected }]) => [
+          `libvirt ${driver}`,
+          connected ? 'OK' : 'DOWN',
+        ]),
+      );
+    return { systems, jobs, connections, close: () => scope.close() };
+  } catch (error) {
+    await scope.close();
+    throw error;
+  }
+}
+
+/** A hypervisor that does not answer now may do so later: the server starts all the same. */
+async function connect(
+  uri: string | undefined,
+  log: Log,
+  scope: Scope,
+): Promise<LibvirtClient | undefined> {
+  if (uri === undefined) return undefined;
+  const client = scope.use(new LibvirtClient({ uri, log }));
+  client.start();
+  await client.ready(AbortSignal.timeout(5_000)).catch(() => undefined);
+  return client;
+}
+
+/** Random, made at the first start; marks our domains on a host that others use too. */
+async function readInstallationId(directory: string): Promise<string> {
+  const path = join(directory, 'installation-id');
+  try {
+    return z.uuid().parse((await readFile(path, 'utf8')).trim());
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw error;
+    const id = randomUUID();
+    await writeFile(path, `${id}\n`, { flag: 'wx', flush: true });
+    return id;
+  }
+}

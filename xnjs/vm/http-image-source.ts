@@ -1,0 +1,140 @@
+import { createHash } from 'node:crypto';
+import { createWriteStream } from 'node:fs';
+import { mkdir, rename, rm, stat } from 'node:fs/promises';
+import { dirname, join } from 'node:path';
+import { pipeline } from 'node:stream/promises';
+import { z } from 'zod';
+import { blobPath, ImageRecord, imageRoutes, type PartName } from '#imagerepo/contract.js';
+import { asGridError, GridError } from '#kernel/errors.js';
+import type { HttpClient } from '#kernel/http/client.js';
+import type { ImageSource } from './image-source.js';
+
+export type HttpImageSourceOptions = {
+  readonly client: HttpClient;
+  /** Headers that name the user on whose behalf we ask. */
+  readonly onBehalfOf: (dn: string) => Record<string, string>;
+  /** The repository's store where it is on this host: parts are used in place. */
+  readonly storeDirectory?: string | undefined;
+  /** Where parts from elsewhere are kept. */
+  readonly cacheDirectory: string;
+};
+
+const ImageList = z.object({ images: z.array(z.string()) });
+
+/** {@link ImageSource} on the image repository's REST interface. */
+export class HttpImageSource implements ImageSource {
+  readonly #options: HttpImageSourceOptions;
+  readonly #downloads = new Map<string, Promise<string>>();
+
+  constructor(options: HttpImageSourceOptions) {
+    this.#options = options;
+  }
+
+  async find(reference: string, callerDn: string): Promise<ImageRecord> {
+    const headers = this.#options.onBehalfOf(callerDn);
+    const id = z.uuid().safeParse(reference).success
+      ? reference
+      : await this.#findByName(reference, headers);
+    const record = id === undefined ? undefined : await this.#get(id, headers);
+    if (record?.state === 'PUBLISHED') return record;
+    throw new GridError('IMAGE_UNKNOWN', `image: there is no published image ${reference}`, {
+      reference,
+    });
+  }
+
+  async fetch(
+    image: Pick<ImageRecord, 'id' | 'parts'>,
+    part: PartName,
+    callerDn: string,
+  ): Promise<string> {
+    const content = image.parts[part];
+    if (!content)
+      throw new GridError('IMAGE_INVALID', `the image has no part ${part}`, { imageId: image.id });
+    const { storeDirectory, cacheDirectory } = this.#options;
+    for (const directory of [storeDirectory, cacheDirectory]) {
+      if (directory === undefined) continue;
+      const path = join(directory, blobPath(content.sha256));
+      if ((await sizeOf(path)) === content.sizeBytes) return path;
+    }
+    const running = this.#downloads.get(content.sha256);
+    if (running) return await running;
+    const download = this.#download(image.id, part, content, callerDn).finally(() =>
+      this.#downloads.delete(content.sha256),
+    );
+    this.#downloads.set(content.sha256, download);
+    return await download;
+  }
+
+  /** `name` or `name:version`; of several versions the newest upload. */
+  async #findByName(
+    reference: string,
+    headers: Record<string, string>,
+  ): Promise<string | undefined> {
+    const [name = '', version] = reference.split(':');
+    const query = new URLSearchParams({ name, ...(version !== undefined && { version }) });
+    const { body } = await this.#options.client.json(
+      'GET',
+      `${imageRoutes.images}?${query}`,
+      undefined,
+      { headers },
+    );
+    return ImageList.parse(body).images.at(-1)?.split('/').at(-1);
+  }
+
+  async #get(id: string, headers: Record<string, string>): Promise<ImageRecord | undefined> {
+    try {
+      const { body } = await this.#options.client.json('GET', imageRoutes.image(id), undefined, {
+        headers,
+      });
+      return ImageRecord.parse(body);
+    } catch (error) {
+      const status = asGridError(error)?.row.http;
+      if (status === 404 || status === 403) return undefined;
+      throw error;
+    }
+  }
+
+  async #download(
+    id: string,
+    part: PartName,
+    { sha256, sizeBytes }: { sha256: string; sizeBytes: number },
+    callerDn: string,
+  ): Promise<string> {
+    const { client, cacheDirectory, onBehalfOf } = this.#options;
+    const path = join(cacheDirectory, blobPath(sha256));
+    const draft = `${path}.new`;
+    await mkdir(dirname(path), { recursive: true, mode: 0o711 });
+    try {
+      const { body } = await client.download(imageRoutes.part(id, part), {
+        headers: onBehalfOf(callerDn),
+      });
+      const hash = createHash('sha256');
+      await pipeline(
+        body,
+        async function* (chunks: AsyncIterable<Buffer>) {
+          for await (const chunk of chunks) {
+            hash.update(chunk);
+            yield chunk;
+          }
+        },
+        createWriteStream(draft, { flush: true }),
+      );
+      if ((await sizeOf(draft)) !== sizeBytes || hash.digest('hex') !== sha256)
+        throw new GridError('IMAGE_INVALID', `part ${part} of the image has arrived damaged`, {
+          imageId: id,
+        });
+      await rename(draft, path);
+      return path;
+    } catch (error) {
+      await rm(draft, { force: true });
+      throw error;
+    }
+  }
+}
+
+async function sizeOf(path: string): Promise<number | undefined> {
+  return await stat(path).then(
+    ({ size }) => size,
+    () => undefined,
+  );
+}

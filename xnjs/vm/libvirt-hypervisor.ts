@@ -1,0 +1,208 @@
+import type { Duplex } from 'node:stream';
+import type { Clock } from '#kernel/clock.js';
+import { GridError } from '#kernel/errors.js';
+import type { LibvirtClient } from '#kernel/libvirt/client.js';
+import { domainStates, type Lifecycle } from '#kernel/libvirt/events.js';
+import type { Domain } from '#kernel/libvirt/procedures.js';
+import type { Log } from '#kernel/log.js';
+import { metadataNamespace } from './domain-xml.js';
+import type { DomainState, DomainView, Hypervisor } from './hypervisor.js';
+import type { Driver } from './target-system.js';
+
+export type LibvirtHypervisorOptions = {
+  /** One connection per driver; `qemu` and `kvm` may share one. */
+  readonly clients: Partial<Readonly<Record<Driver, LibvirtClient>>>;
+  readonly installationId: string;
+  readonly clock: Clock;
+  readonly log: Log;
+};
+
+const domainPrefix = 'vsite-';
+const metadataElement = 2;
+/** Managed save images and snapshot metadata go with the domain. */
+const undefineFlags = 3;
+/** libvirt's code for an operation that does not fit the domain's state: it runs already, or no more. */
+const operationInvalid = 55;
+const noMetadata = 80;
+/** A stopped domain needs a moment until its state can be read again. */
+const inactiveStates: readonly string[] = [
+  'shutoff',
+  'crashed',
+] satisfies (typeof domainStates)[number][];
+
+/** {@link Hypervisor} on libvirt's RPC protocol. */
+export class LibvirtHypervisor implements Hypervisor {
+  readonly #options: LibvirtHypervisorOptions;
+  readonly #log: Log;
+
+  constructor(options: LibvirtHypervisorOptions) {
+    this.#options = options;
+    this.#log = options.log.child({ part: 'xnjs.vm.libvirt' });
+  }
+
+  available(): readonly Driver[] {
+    return this.#clients()
+      .filter(([, client]) => client.connected)
+      .map(([driver]) => driver);
+  }
+
+  async start(driver: Driver, id: string, xml: string): Promise<{ definedMs: number }> {
+    const client = this.#client(driver);
+    const known = await this.#lookUp(client, id);
+    const dom = known ?? (await client.call('domain_define_xml_flags', { xml, flags: 0 })).dom;
+    const definedMs = this.#options.clock.now();
+    try {
+      await client.call('domain_create_with_flags', { dom, flags: 0 });
+    } catch (error) {
+      if (libvirtCode(error) !== operationInvalid) throw error; // it runs already
+    }
+    return { definedMs };
+  }
+
+  async find(driver: Driver, id: string): Promise<DomainView | undefined> {
+    const client = this.#client(driver);
+    const dom = await this.#lookUp(client, id);
+    return dom && (await this.#view(client, dom));
+  }
+
+  async remove(driver: Driver, id: string): Promise<void> {
+    const client = this.#client(driver);
+    const dom = await this.#lookUp(client, id);
+    if (!dom) return;
+    try {
+      await client.call('domain_destroy_flags', { dom, flags: 0 });
+    } catch (error) {
+      if (libvirtCode(error) !== operationInvalid && !isUnknown(error)) throw error; // it has stopped
+    }
+    try {
+      const flags = driver === 'lxc' ? 0 : undefineFlags;
+      await client.call('domain_undefine_flags', { dom, flags });
+    } catch (error) {
+      if (!isUnknown(error)) throw error;
+    }
+  }
+
+  async list(driver: Driver): Promise<DomainView[]> {
+    const client = this.#client(driver);
+    const { domains } = await client.call('connect_list_all_domains', {
+      need_results: 1,
+      flags: 0,
+    });
+    const ours: DomainView[] = [];
+    for (const dom of domains)
+      if (dom.name.startsWith(domainPrefix) && (await this.#isOurs(client, dom)))
+        ours.push(await this.#view(client, dom));
+    return ours;
+  }
+
+  async openChannel(driver: Driver, id: string, portName: string): Promise<Duplex> {
+    const client = this.#client(driver);
+    const { dom } = await client.call('domain_lookup_by_uuid', { uuid: id });
+    return await client.openStream('domain_open_channel', { dom, name: portName, flags: 0 });
+  }
+
+  onDomain(listener: (domain: DomainView) => void): () => void {
+    const ends = this.#distinctClients().map((client) =>
+      client.onLifecycle((event) => {
+        const domain = toView(event);
+        if (domain) listener(domain);
+      }),
+    );
+    return () => ends.forEach((end) => end());
+  }
+
+  onAvailable(listener: (driver: Driver) => void): () => void {
+    const ends = this.#clients().map(([driver, client]) =>
+      client.onConnectionChange((change) => {
+        if (change.state === 'up') listener(driver);
+        else this.#log.warn({ driver, err: change.cause }, 'the hypervisor does not answer');
+      }),
+    );
+    return () => ends.forEach((end) => end());
+  }
+
+  #clients(): [Driver, LibvirtClient][] {
+    return Object.entries(this.#options.clients) as [Driver, LibvirtClient][]; // keys are those of the type
+  }
+
+  #distinctClients(): LibvirtClient[] {
+    return [...new Set(Object.values(this.#options.clients))];
+  }
+
+  #client(driver: Driver): LibvirtClient {
+    const client = this.#options.clients[driver];
+    if (client) return client;
+    throw new GridError('HYPERVISOR_UNAVAILABLE', `no hypervisor is configured for ${driver}`);
+  }
+
+  async #lookUp(client: LibvirtClient, id: string): Promise<Domain | undefined> {
+    try {
+      return (await client.call('domain_lookup_by_uuid', { uuid: id })).dom;
+    } catch (error) {
+      if (isUnknown(error)) return undefined;
+      throw error;
+    }
+  }
+
+  /** Domains of other installations on the same host are none of our business. */
+  async #isOurs(client: LibvirtClient, dom: Domain): Promise<boolean> {
+    try {
+      const { metadata } = await client.call('domain_get_metadata', {
+        dom,
+        type: metadataElement,
+        uri: metadataNamespace,
+        flags: 0,
+      });
+      return (
+        metadata.includes(`installation="${this.#options.installationId}"`) ||
+        metadata.includes(`installation='${this.#options.installationId}'`)
+      );
+    } catch (error) {
+      if (libvirtCode(error) === noMetadata || isUnknown(error)) return false;
+      throw error;
+    }
+  }
+
+  async #view(client: LibvirtClient, dom: Domain): Promise<DomainView> {
+    const { state } = await client.call('domain_get_state', { dom, flags: 0 });
+    const name = domainStates[state] ?? 'none';
+    return { id: dom.uuid, state: toState(name), reason: `the domain is ${name}` };
+  }
+}
+
+function toState(name: (typeof domainStates)[number]): DomainState {
+  if (inactiveStates.includes(name)) return 'stopped';
+  return name === 'paused' || name === 'pm-suspended' ? 'paused' : 'running';
+}
+
+/** Only news that say something about a domain of ours running or not. */
+function toView({ dom, event, detail }: Lifecycle): DomainView | undefined {
+  if (!dom.name.startsWith(domainPrefix)) return undefined;
+  if (event === 'stopped')
+    return {
+      id: dom.uuid,
+      state: 'stopped',
+      reason: stopReasons[detail] ?? `the machine has stopped: ${detail}`,
+    };
+  if (event === 'started' || event === 'resumed')
+    return { id: dom.uuid, state: 'running', reason: `${event}: ${detail}` };
+  if (event === 'suspended')
+    return { id: dom.uuid, state: 'paused', reason: `suspended: ${detail}` };
+  return undefined;
+}
+
+/** libvirt's details of `stopped`, in words for users. */
+const stopReasons: Readonly<Record<string, string>> = {
+  shutdown: 'the machine has shut down',
+  destroyed: 'the machine was switched off',
+  crashed: 'the machine has crashed',
+  failed: "the machine's process on the host has ended unexpectedly",
+};
+
+function libvirtCode(error: unknown): unknown {
+  return error instanceof GridError ? error.details['libvirtCode'] : undefined;
+}
+
+function isUnknown(error: unknown): boolean {
+  return error instanceof GridError && error.code === 'DOMAIN_UNKNOWN';
+}
