@@ -1,3 +1,4 @@
+import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { build } from 'esbuild';
 import { ImageBuildError } from './run.js';
@@ -8,6 +9,9 @@ export async function bundleAgent(
   entry = join(projectRoot, 'tsi', 'agent', 'main.ts'),
 ): Promise<Uint8Array> {
   try {
+    const { version } = JSON.parse(await readFile(join(projectRoot, 'package.json'), 'utf8')) as {
+      version: string; // npm has checked our own package.json
+    };
     const { outputFiles } = await build({
       entryPoints: [entry],
       absWorkingDir: projectRoot,
@@ -17,6 +21,7 @@ export async function bundleAgent(
       target: 'node20',
       format: 'cjs',
       conditions: ['development'],
+      define: { AGENT_VERSION: JSON.stringify(version) },
       // the guest parses this under emulation: every byte counts
       minify: true,
       keepNames: true,
