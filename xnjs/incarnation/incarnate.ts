@@ -1,0 +1,52 @@
+import type { Idb } from '../idb/idb.js';
+import { jobName, type JobDescription } from '../job/description.js';
+import type { Submission } from '../tsi/tsi.js';
+import { resolveApplication } from './application.js';
+import { checkResources } from './resources.js';
+import { jobScript } from './script.js';
+
+export type IncarnationFacts = {
+  /** Absolute, without trailing slash. */
+  readonly workingDirectory: string;
+  readonly userDn: string;
+  /** For jobs that name none, octal. */
+  readonly defaultUmask: string;
+};
+
+export type Incarnation = {
+  readonly ignoreNonZeroExitCode: boolean;
+  /** Octal. */
+  readonly umask: string;
+  /** `undefined`: there is nothing to run. */
+  readonly submission: Omit<Submission, 'attemptId'> | undefined;
+};
+
+/**
+ * Turns an abstract job into the script and the requests that this target system runs for it.
+ * @throws {@link JobError} `APPLICATION_UNKNOWN`, `RESOURCE_UNKNOWN`, `RESOURCE_OUT_OF_RANGE`
+ */
+export function incarnate(job: JobDescription, idb: Idb, facts: IncarnationFacts): Incarnation {
+  const application = resolveApplication(job, idb);
+  const resources = checkResources(job, idb);
+  const umask = job.Umask ?? job.umask ?? facts.defaultUmask;
+  const runs =
+    application.executable !== undefined ||
+    job['User precommand'] !== undefined ||
+    job['User postcommand'] !== undefined;
+  const directory = `${facts.workingDirectory}/`;
+  return {
+    ignoreNonZeroExitCode: application.ignoreNonZeroExitCode,
+    umask,
+    submission: runs
+      ? {
+          uspaceDir: directory,
+          outcomeDir: directory,
+          stdout: job.Stdout,
+          stderr: job.Stderr,
+          jobName: jobName(job),
+          ...resources,
+          script: jobScript(job, application, resources, { ...facts, umask }),
+        }
+      : undefined,
+  };
+}

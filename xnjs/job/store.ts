@@ -1,0 +1,28 @@
+import type { Job } from './job.js';
+
+export type JobFilter = {
+  readonly ownerDn?: string;
+  readonly targetId?: string;
+  /** All of them. */
+  readonly tags?: readonly string[];
+};
+
+export type JobPage = { readonly ids: readonly string[]; readonly total: number };
+
+/** The durable records. What a promise has answered for would survive a power cut. */
+export type JobStore = {
+  insert(job: Job): Promise<void>;
+  find(id: string): Promise<Job | undefined>;
+  /**
+   * Loads, changes and stores a job in one transaction; changes of one job happen one after another.
+   * `change` must be pure. A job that ends up DESTROYED is removed.
+   * @throws `JOB_UNKNOWN`; what `change` throws
+   */
+  change(id: string, change: (job: Job) => Job): Promise<Job>;
+  /** Oldest first, without those that are being destroyed. */
+  list(filter: JobFilter, page: { offset: number; num: number }): Promise<JobPage>;
+  /** Those for which something is still to be done, in pages by ascending id. */
+  unfinished(page: { afterId?: string; num: number; targetId?: string }): Promise<Job[]>;
+  /** Ids of those whose life time is over and that nobody destroys yet. */
+  expired(nowMs: number, num: number): Promise<string[]>;
+};

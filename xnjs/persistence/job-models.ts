@@ -1,0 +1,109 @@
+import { DataTypes, Model, type Sequelize } from 'sequelize';
+import { column, type Migration } from '#kernel/persistence/migrate.js';
+import type { Job } from '../job/job.js';
+
+const jobColumns = {
+  id: { ...column.id, primaryKey: true },
+  ownerDn: column.text,
+  targetId: column.word,
+  /** Something is still to be done for it. */
+  active: { type: DataTypes.BOOLEAN, allowNull: false },
+  destroying: { type: DataTypes.BOOLEAN, allowNull: false },
+  createdMs: column.number,
+  terminationMs: column.number,
+  document: column.text,
+} as const;
+const tagColumns = {
+  jobId: { ...column.id, primaryKey: true },
+  tag: { ...column.word, primaryKey: true },
+} as const;
+
+/** The whole job is in its document; the other columns are what is searched for. */
+export class JobRow extends Model {
+  declare id: string;
+  declare document: string;
+}
+
+export class JobTagRow extends Model {
+  declare jobId: string;
+  declare tag: string;
+}
+
+export type JobModels = { readonly jobs: typeof JobRow; readonly tags: typeof JobTagRow };
+
+export function jobModels(sequelize: Sequelize): JobModels {
+  // classes of their own: a model belongs to one database
+  const jobs = class extends JobRow {};
+  const tags = class extends JobTagRow {};
+  jobs.init(jobColumns, { sequelize, tableName: 'jobs', modelName: 'job' });
+  tags.init(tagColumns, { sequelize, tableName: 'job_tags', modelName: 'jobTag' });
+  return { jobs, tags };
+}
+
+export function toRow(job: Job): Record<keyof typeof jobColumns, string | number | boolean> {
+  return {
+    id: job.id,
+    ownerDn: job.ownerDn,
+    targetId: job.targetId,
+    active: job.state !== 'DONE',
+    destroying: job.state === 'DESTROYING',
+    createdMs: job.createdMs,
+    terminationMs: job.terminationMs,
+    document: JSON.stringify(job),
+  };
+}
+
+/** Only what {@link toRow} has written gets here. */
+export function toJob({ document }: Pick<JobRow, 'document'>): Job {
+  return JSON.parse(document) as Job;
+}
+
+/** Tables of the job engine. A migration is never changed after a release. */
+export const jobMigrations: readonly Migration[] = [
+  {
+    name: '001-jobs',
+    up: async (schema, transaction) => {
+      await schema.createTable(
+        'jobs',
+        {
+          id: { ...column.id, primaryKey: true },
+          owner_dn: column.text,
+          target_id: column.word,
+          active: { type: DataTypes.BOOLEAN, allowNull: false },
+          destroying: { type: DataTypes.BOOLEAN, allowNull: false },
+          created_ms: column.number,
+          termination_ms: column.number,
+          document: column.text,
+        },
+        { transaction },
+      );
+      await schema.createTable(
+        'job_tags',
+        {
+          job_id: { ...column.id, primaryKey: true },
+          tag: { ...column.word, primaryKey: true },
+        },
+        { transaction },
+      );
+      const indexes: Record<string, string[]> = {
+        jobs_by_owner: ['owner_dn', 'created_ms', 'id', 'destroying'],
+        jobs_by_target: ['target_id', 'created_ms', 'id', 'destroying'],
+        jobs_by_termination: ['termination_ms'],
+      };
+      for (const [name, fields] of Object.entries(indexes))
+        await schema.addIndex('jobs', { name, fields, transaction });
+      // stays small however many have ended
+      await schema.addIndex('jobs', {
+        name: 'jobs_active',
+        fields: ['id'],
+        where: { active: true },
+        transaction,
+      });
+      await schema.addIndex('job_tags', {
+        name: 'jobs_by_tag',
+        fields: ['tag', 'job_id'],
+        transaction,
+      });
+    },
+  },
+];
