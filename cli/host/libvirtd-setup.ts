@@ -34,6 +34,8 @@ if mountpoint -q /sys/fs/cgroup; then
   umount -R "$1/cgroup"
   if mountpoint -q /sys/fs/cgroup/unified; then umount /sys/fs/cgroup/unified; fi
 fi
+# systemd, asked over D-Bus, would take our pids for its own
+if [ -d /run/dbus ]; then mount -t tmpfs tmpfs /run/dbus; fi
 hide() { mkdir -p "$1" "$2"; mount --bind "$1" "$2"; }
 hide "$1/etc" /etc/libvirt
 hide "$1/lib" /var/lib/libvirt
