@@ -29,8 +29,8 @@ const aliases: Readonly<Record<string, string>> = {
   ...Object.fromEntries(Object.entries(attributeOids).map(([name, oid]) => [oid, name])),
 };
 
-const typePattern = /\s*(?:oid\.)?([a-z][a-z0-9-]*|\d+(?:\.\d+)+)\s*=\s*/iy;
-const quotedPattern = /"((?:[^"\\]|\\.)*)"\s*/sy;
+const typePattern = /[ \t\r\n]*(?:oid\.)?([a-z][a-z0-9-]*|\d+(?:\.\d+)+)[ \t\r\n]*=[ \t\r\n]*/iy;
+const quotedPattern = /"((?:[^"\\]|\\.)*)"[ \t\r\n]*/sy;
 const plainPattern = /(?:[^\\,;+"]|\\.)*/sy;
 const longestDn = 4096;
 
@@ -67,7 +67,7 @@ function readValue(text: string, at: number): [string, number] {
 
 /** Cuts blanks at the end, except the one that a backslash keeps. */
 function trimBlanks(raw: string): string {
-  const trimmed = raw.trimEnd();
+  const trimmed = raw.replace(/[ \t\r\n]+$/, '');
   const backslashes = /\\*$/.exec(trimmed)?.[0].length ?? 0;
   return backslashes % 2 === 0 ? trimmed : raw.slice(0, trimmed.length + 1);
 }
