@@ -1,4 +1,5 @@
 import type { Readable } from 'node:stream';
+import { destroySoon } from '#kernel/net/destroy-soon.js';
 
 /**
  * Messages of a stream, one at a time, by whatever `split` knows of framing. Reads ahead, so that the
@@ -19,7 +20,7 @@ export class MessageSource<T> {
         this.#queue.push(...split(chunk));
       } catch (error) {
         this.#end(error as Error);
-        stream.destroy();
+        destroySoon(stream);
       }
       if (this.#queue.length > maxQueued) stream.pause();
       this.#wake?.();

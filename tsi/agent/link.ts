@@ -1,11 +1,13 @@
 import {
   createServer,
   type Http2Server,
+  type Http2Session,
   type IncomingHttpHeaders,
   type ServerHttp2Stream,
 } from 'node:http2';
 import type { Duplex } from 'node:stream';
 import { errorText } from '#kernel/errors.js';
+import { destroySoon } from '#kernel/net/destroy-soon.js';
 import type { Agent } from './agent.js';
 import { collectFacts } from './facts.js';
 import { serveWorker } from './worker.js';
@@ -16,6 +18,7 @@ const pairingMs = 30_000;
 const streamWindow = 2 * 1024 * 1024;
 const linkWindow = 16 * 1024 * 1024;
 
+type Shutdown = (session: Http2Session) => void;
 type Half = 'command' | 'data';
 type Waiting = {
   readonly streams: Partial<Record<Half, Duplex>>;
@@ -25,9 +28,9 @@ type Waiting = {
 /**
  * The agent's end of the agent link (ADR 004): HTTP/2 over any byte stream. Whoever holds the other end is
  * trusted like the host itself.
- * @param shutdown called after `POST /shutdown` was answered
+ * @param shutdown called when `POST /shutdown` has been answered, on the session that it came by
  */
-export function createLinkServer(agent: Agent, shutdown: () => void): Http2Server {
+export function createLinkServer(agent: Agent, shutdown: Shutdown): Http2Server {
   const settings = { initialWindowSize: streamWindow, enableConnectProtocol: false };
   const server = createServer({ settings, maxSessionMemory: 64 });
   server.on('session', (session) => {
@@ -45,7 +48,7 @@ export function createLinkServer(agent: Agent, shutdown: () => void): Http2Serve
 function route(
   agent: Agent,
   waiting: Map<string, Waiting>,
-  shutdown: () => void,
+  shutdown: Shutdown,
   stream: ServerHttp2Stream,
   headers: IncomingHttpHeaders,
 ): void {
@@ -63,7 +66,8 @@ function route(
   } else if (request === 'POST /shutdown') {
     stream.respond({ ':status': 200 });
     stream.end();
-    stream.once('close', shutdown);
+    const { session } = stream;
+    stream.once('close', () => session && shutdown(session));
   } else {
     stream.respond({ ':status': 404 }, { endStream: true });
   }
@@ -79,7 +83,7 @@ function pair(
 ): void {
   const entry = waiting.get(id) ?? expect(waiting, id);
   if (entry.streams[half]) {
-    stream.destroy();
+    destroySoon(stream);
     return;
   }
   entry.streams[half] = stream;
@@ -94,8 +98,7 @@ function expect(waiting: Map<string, Waiting>, id: string): Waiting {
   const streams: Waiting['streams'] = {};
   const timer = setTimeout(() => {
     waiting.delete(id);
-    streams.command?.destroy();
-    streams.data?.destroy();
+    for (const stream of Object.values(streams)) destroySoon(stream);
   }, pairingMs);
   const entry = { streams, timer };
   waiting.set(id, entry);

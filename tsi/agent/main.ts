@@ -1,6 +1,5 @@
 import { chmodSync, rmSync } from 'node:fs';
 import { createServer, type Server } from 'node:net';
-import { setTimeout as sleep } from 'node:timers/promises';
 import { errorText } from '#kernel/errors.js';
 import { createAgent, type Agent } from './agent.js';
 import { DeviceLink } from './device.js';
@@ -10,7 +9,10 @@ import { readSettings } from './settings.js';
 
 /** Blocking reads and writes of the link device take two; before the pool's first use. */
 process.env['UV_THREADPOOL_SIZE'] ??= '6';
-/** How long the host may take to hang up after a shutdown. */
+/**
+ * How long the host may take to hang up after a shutdown. The agent leaves by itself then, workers or
+ * not: the image's init powers the machine off when it has ended.
+ */
 const hangUpMs = 2_000;
 
 async function main(file: string): Promise<void> {
@@ -30,7 +32,11 @@ async function main(file: string): Promise<void> {
 async function serveLink(agent: Agent, link: string): Promise<void> {
   const socketPath = /^unix:(.+)$/.exec(link)?.[1];
   if (socketPath === undefined) return serveDevice(agent, link);
-  const http2 = createLinkServer(agent, () => leave(agent));
+  const http2 = createLinkServer(agent, (session) => {
+    const leave = (): void => process.exit(0);
+    session.once('close', leave);
+    setTimeout(leave, hangUpMs);
+  });
   const server = createServer((socket) => http2.emit('connection', socket));
   rmSync(socketPath, { force: true });
   await listen(server, socketPath);
@@ -42,18 +48,11 @@ async function serveDevice(agent: Agent, path: string): Promise<void> {
   const device = await DeviceLink.open(path, agent.log);
   const http2 = createLinkServer(agent, () => {
     device.stop();
-    void sleep(hangUpMs).then(() => {
-      // a read that blocks in the pool cannot be called off, and an ordinary exit waits for it
-      process.kill(process.pid, 'SIGKILL');
-    });
+    // an ordinary exit would wait for calls that block in the thread pool, and those have no end
+    setTimeout(() => process.kill(process.pid, 'SIGKILL'), hangUpMs);
   });
   await device.serve((connection) => http2.emit('connection', connection));
-  leave(agent);
-}
-
-/** The image's init sees the agent end with 0 and powers the machine off. Jobs end with it. */
-function leave(agent: Agent): void {
-  agent.log.info({}, 'shut down by the host');
+  await device.writing;
   process.exit(0);
 }
 

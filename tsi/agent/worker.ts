@@ -1,6 +1,7 @@
 import type { Duplex } from 'node:stream';
 import { errorText } from '#kernel/errors.js';
 import { ByteSource } from '#kernel/net/byte-source.js';
+import { destroySoon } from '#kernel/net/destroy-soon.js';
 import { MessageSource } from '#kernel/net/message-source.js';
 import { write } from '#kernel/net/write.js';
 import { MessageSplitter } from '../protocol/framing.js';
@@ -25,9 +26,9 @@ export async function serveWorker(agent: Agent, command: Duplex, data: Duplex): 
   const gone = new AbortController();
   messages.onEnd = () => {
     gone.abort();
-    data.destroy();
+    destroySoon(data);
   };
-  data.once('close', () => command.destroy());
+  data.once('close', () => destroySoon(command));
   const exchange = {
     data: { incoming, write: (chunk: Buffer) => write(data, chunk) },
     reply: (text: string) => write(command, text),

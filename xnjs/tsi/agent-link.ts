@@ -1,0 +1,278 @@
+import { randomUUID } from 'node:crypto';
+import { connect, type ClientHttp2Session, type ClientHttp2Stream } from 'node:http2';
+import type { Duplex } from 'node:stream';
+import type { Clock } from '#kernel/clock.js';
+import { errorText } from '#kernel/errors.js';
+import type { Log } from '#kernel/log.js';
+import { destroySoon } from '#kernel/net/destroy-soon.js';
+import { orAborted, withDeadline } from '#kernel/net/deadline.js';
+import { TsiError } from '#tsi/protocol/error.js';
+import { decodeFacts, type AgentFacts } from '#tsi/protocol/facts.js';
+import type { TsiTransport } from './tsi.js';
+
+export type LinkState = 'connecting' | 'up' | 'down';
+
+export type AgentLinkOptions = {
+  /** For logs and transports: the VM. */
+  readonly name: string;
+  /** A fresh byte stream to the agent; called again after each loss. */
+  readonly dial: (signal: AbortSignal) => Promise<Duplex>;
+  readonly heartbeatMs: number;
+  /** How long a silent connection is given to prove itself: a guest that still boots is silent. */
+  readonly handshakeMs?: number;
+  readonly clock: Clock;
+  readonly log: Log;
+};
+
+const streamWindow = 2 * 1024 * 1024;
+const linkWindow = 16 * 1024 * 1024;
+/** Lets the other end notice that we hung up, before we call again. */
+const hangUpMs = 250;
+const backOffMs = [50, 100, 250, 500, 1_000];
+const callMs = 10_000;
+const maxFactsBytes = 65_536;
+
+/**
+ * The server's end of the agent link (ADR 004): an HTTP/2 session over what `dial` gives, watched by
+ * pings and made anew whenever it is lost. A connection counts only once the agent's SETTINGS have come,
+ * for bytes of an earlier one may lie in the channel.
+ */
+export class AgentLink implements AsyncDisposable {
+  readonly #options: AgentLinkOptions;
+  readonly #log: Log;
+  readonly #closing = new AbortController();
+  readonly #listeners = new Set<(state: LinkState) => void>();
+  readonly #running: Promise<void>;
+  #session: ClientHttp2Session | undefined;
+  #state: LinkState = 'connecting';
+  #sinceMs: number;
+  #heartbeatMs: number | undefined;
+  #failure = 'not connected yet';
+
+  constructor(options: AgentLinkOptions) {
+    this.#options = options;
+    this.#log = options.log.child({ part: 'xnjs.tsi', link: options.name });
+    this.#sinceMs = options.clock.now();
+    this.#running = this.#run();
+  }
+
+  /** `down`: it was up, and is being called again. */
+  get state(): LinkState {
+    return this.#state;
+  }
+
+  /** When the state was entered, and when the agent last proved to be alive; ms since the epoch. */
+  get times(): { readonly sinceMs: number; readonly heartbeatMs?: number } {
+    return {
+      sinceMs: this.#sinceMs,
+      ...(this.#heartbeatMs !== undefined && { heartbeatMs: this.#heartbeatMs }),
+    };
+  }
+
+  /** @returns a function that ends the subscription */
+  onChange(listener: (state: LinkState) => void): () => void {
+    this.#listeners.add(listener);
+    return () => this.#listeners.delete(listener);
+  }
+
+  /** @throws `TSI_UNAVAILABLE`, `TSI_PROTOCOL` */
+  async facts(signal?: AbortSignal): Promise<AgentFacts> {
+    return decodeFacts(await this.#call('GET', '/facts', signal));
+  }
+
+  /** Asks the agent to end, and with it its machine; resolves when it has agreed. */
+  async shutdown(signal?: AbortSignal): Promise<void> {
+    await this.#call('POST', '/shutdown', signal);
+    const session = this.#session;
+    setImmediate(() => session?.close());
+  }
+
+  /** Workers on this link, whatever connection it has at the time. */
+  transport(): TsiTransport {
+    return {
+      name: `channel ${this.#options.name}`,
+      open: async (signal) => {
+        const id = randomUUID();
+        const command = this.#request('POST', `/worker/${id}/command`);
+        const data = this.#request('POST', `/worker/${id}/data`);
+        try {
+          await orAborted(Promise.all([answered(command), answered(data)]), signal);
+        } catch (error) {
+          destroySoon(command);
+          destroySoon(data);
+          throw this.#unavailable(error);
+        }
+        return { command, data };
+      },
+    };
+  }
+
+  async close(): Promise<void> {
+    this.#closing.abort(this.#unavailable('the link was closed'));
+    this.#listeners.clear();
+    if (this.#session) destroySoon(this.#session);
+    await this.#running;
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.close();
+  }
+
+  async #run(): Promise<void> {
+    const { signal } = this.#closing;
+    for (let failures = 0; !signal.aborted;) {
+      try {
+        const session = await this.#connect(signal);
+        failures = 0;
+        await this.#watch(session);
+        await this.#pause(hangUpMs);
+      } catch (error) {
+        this.#failure = errorText(error);
+        this.#log.debug({ reason: this.#failure }, 'the agent does not answer yet');
+        const backOff = backOffMs[Math.min(failures, backOffMs.length - 1)] ?? hangUpMs;
+        failures += 1;
+        await this.#pause(Math.max(backOff, error instanceof HungUp ? hangUpMs : 0));
+      }
+    }
+  }
+
+  async #pause(ms: number): Promise<void> {
+    await this.#options.clock.sleep(ms, this.#closing.signal).catch(() => undefined);
+  }
+
+  async #connect(outer: AbortSignal): Promise<ClientHttp2Session> {
+    const late = (): Error => this.#unavailable('the agent is silent');
+    const { dial, handshakeMs = 10_000 } = this.#options;
+    return withDeadline(handshakeMs, outer, late, async (signal) => {
+      const duplex = await dial(signal);
+      const session = connect('http://agent', {
+        createConnection: () => duplex,
+        settings: { initialWindowSize: streamWindow, enablePush: false },
+        maxSessionMemory: 64,
+      });
+      try {
+        signal.throwIfAborted();
+        await orAborted(settled(session), signal);
+        session.setLocalWindowSize(linkWindow);
+        return session;
+      } catch (error) {
+        destroySoon(session);
+        destroySoon(duplex);
+        throw new HungUp(errorText(error), { cause: error });
+      }
+    });
+  }
+
+  /** Resolves when the session has ended. */
+  async #watch(session: ClientHttp2Session): Promise<void> {
+    const { heartbeatMs, clock } = this.#options;
+    const ended = new AbortController();
+    session.once('close', () => ended.abort());
+    session.on('error', (error: Error) => (this.#failure = error.message));
+    session.on('goaway', () => destroySoon(session));
+    this.#session = session;
+    this.#heartbeatMs = clock.now();
+    this.#enter('up');
+    const beat = async (): Promise<void> => {
+      while (!session.destroyed) {
+        await clock.sleep(heartbeatMs, ended.signal);
+        await this.#ping(session);
+      }
+    };
+    await beat().catch((error: unknown) => {
+      if (!ended.signal.aborted) this.#failure = errorText(error);
+    });
+    destroySoon(session);
+    this.#session = undefined;
+    if (this.#closing.signal.aborted) return;
+    this.#log.warn({ reason: this.#failure }, 'the agent link was lost');
+    this.#enter('down');
+  }
+
+  /** Pings wait behind data in the channel: the deadline leaves room for a full window of it. */
+  #ping(session: ClientHttp2Session): Promise<void> {
+    const { heartbeatMs, clock } = this.#options;
+    const late = (): Error => this.#unavailable('no answer to a heartbeat');
+    const pong = new Promise<void>((resolve, reject) => {
+      session.ping((error) => (error ? reject(error) : resolve()));
+    });
+    return withDeadline(Math.max(2 * heartbeatMs, 5_000), undefined, late, async () => {
+      await pong;
+      this.#heartbeatMs = clock.now();
+    });
+  }
+
+  #enter(state: LinkState): void {
+    if (state === this.#state) return;
+    this.#state = state;
+    this.#sinceMs = this.#options.clock.now();
+    for (const listener of this.#listeners) listener(state);
+  }
+
+  #request(method: string, path: string): ClientHttp2Stream {
+    const session = this.#session;
+    if (!session || session.closed || session.destroyed) throw this.#unavailable(this.#failure);
+    const stream = session.request({ ':method': method, ':path': path }, { endStream: false });
+    stream.on('error', (error: Error) =>
+      this.#log.debug({ path, reason: error.message }, 'a stream of the link broke'),
+    );
+    return stream;
+  }
+
+  #call(method: string, path: string, outer?: AbortSignal): Promise<string> {
+    const late = (): Error => this.#unavailable('no answer in time');
+    return withDeadline(callMs, outer, late, async (signal) => {
+      const stream = this.#request(method, path);
+      stream.end();
+      try {
+        await orAborted(answered(stream), signal);
+        return await orAborted(text(stream), signal);
+      } catch (error) {
+        throw error instanceof TsiError ? error : this.#unavailable(error);
+      } finally {
+        destroySoon(stream);
+      }
+    });
+  }
+
+  #unavailable(cause: unknown): TsiError {
+    const reason = errorText(cause);
+    return new TsiError('TSI_UNAVAILABLE', `no agent on channel ${this.#options.name}: ${reason}`, {
+      link: this.#options.name,
+    });
+  }
+}
+
+/** We closed a connection that had been made: the other end needs time to see it. */
+class HungUp extends Error {}
+
+/** Resolves when the peer's SETTINGS have come: it speaks HTTP/2, and now. */
+function settled(session: ClientHttp2Session): Promise<void> {
+  return new Promise((resolve, reject) => {
+    session.once('remoteSettings', () => resolve());
+    session.on('error', reject);
+    session.once('close', () => reject(new Error('the connection was closed')));
+  });
+}
+
+function answered(stream: ClientHttp2Stream): Promise<void> {
+  return new Promise((resolve, reject) => {
+    stream.once('response', ({ ':status': status }) => {
+      if (status === 200) resolve();
+      else reject(new Error(`the agent answers with status ${status ?? 0}`));
+    });
+    stream.once('error', reject);
+    stream.once('close', () => reject(new Error('the stream was closed')));
+  });
+}
+
+async function text(stream: ClientHttp2Stream): Promise<string> {
+  const chunks: Buffer[] = [];
+  let size = 0;
+  for await (const chunk of stream as AsyncIterable<Buffer>) {
+    size += chunk.length;
+    if (size > maxFactsBytes) throw new TsiError('TSI_PROTOCOL', 'the answer is too long');
+    chunks.push(chunk);
+  }
+  return Buffer.concat(chunks).toString();
+}

@@ -1,0 +1,124 @@
+import { ByteSource } from '#kernel/net/byte-source.js';
+import { destroySoon } from '#kernel/net/destroy-soon.js';
+import { MessageSource } from '#kernel/net/message-source.js';
+import { write } from '#kernel/net/write.js';
+import * as commands from '#tsi/protocol/commands.js';
+import { TsiError } from '#tsi/protocol/error.js';
+import { MessageSplitter } from '#tsi/protocol/framing.js';
+import {
+  decodeEnd,
+  decodeLength,
+  decodePing,
+  decodeReply,
+  type AgentExtension,
+  type PingReply,
+} from '#tsi/protocol/reply.js';
+import type { TsiIdentity, WorkerChannels } from './tsi.js';
+
+/** Longest reply: a listing, mostly. */
+const maxReplyBytes = 64 * 1024 * 1024;
+/** A ping needs no one; some TSIs want the line all the same. */
+const nobody: TsiIdentity = { login: 'nobody', groups: 'NONE' };
+
+/** One TSI worker: a request, its reply, the next request. */
+export class Worker {
+  readonly #channels: WorkerChannels;
+  readonly #splitter = new MessageSplitter(maxReplyBytes);
+  readonly #replies: MessageSource<Buffer>;
+  readonly #incoming: ByteSource;
+  #inStep = true;
+  #ping: PingReply = { version: '', extensions: new Set() };
+
+  constructor(channels: WorkerChannels) {
+    const { command, data } = channels;
+    this.#channels = channels;
+    this.#replies = new MessageSource(command, (chunk) => this.#splitter.push(chunk));
+    this.#incoming = new ByteSource(data);
+    this.#replies.onEnd = () => this.destroy();
+    data.once('close', () => this.destroy());
+  }
+
+  get version(): string {
+    return this.#ping.version;
+  }
+
+  /** Whether the TSI is our agent, and one that can do this. */
+  can(extension: AgentExtension): boolean {
+    return this.#ping.extensions.has(extension);
+  }
+
+  /** Whether the next request can be made here: the last is answered, and nothing came that was not asked. */
+  get usable(): boolean {
+    const { command, data } = this.#channels;
+    const quiet =
+      this.#replies.waiting + this.#splitter.pendingBytes + this.#incoming.waitingBytes === 0;
+    return this.#inStep && quiet && command.writable && data.writable;
+  }
+
+  /** Learns what the TSI is. */
+  async ping(): Promise<void> {
+    const message = commands.ping.encode({ extensions: true }, nobody);
+    this.#ping = decodePing(await this.call(message, commands.ping.bare));
+  }
+
+  /** @returns the payload of the reply. @throws `TSI_FAILED`, `TSI_PROTOCOL`, what broke the channel */
+  async call(message: string, bare: boolean): Promise<string> {
+    this.#inStep = false;
+    await write(this.#channels.command, message);
+    return this.#answer(await this.#reply(), bare);
+  }
+
+  /** GETFILECHUNK. @returns the bytes as they came */
+  async get(message: string, length: number): Promise<Buffer[]> {
+    const announced = decodeLength(await this.call(message, false), length);
+    this.#inStep = false;
+    const chunks: Buffer[] = [];
+    let received = 0;
+    for await (const chunk of this.#incoming.take(announced)) {
+      chunks.push(chunk);
+      received += chunk.length;
+    }
+    if (received < announced) throw new Error('the data channel ended inside a chunk');
+    await this.#end();
+    return chunks;
+  }
+
+  /** PUTFILECHUNK. */
+  async put(message: string, chunks: readonly Buffer[]): Promise<void> {
+    await this.call(message, false);
+    this.#inStep = false;
+    await Promise.all(chunks.map((chunk) => write(this.#channels.data, chunk)));
+    await this.#end();
+  }
+
+  destroy(): void {
+    this.#inStep = false;
+    destroySoon(this.#channels.command);
+    destroySoon(this.#channels.data);
+  }
+
+  async #reply(): Promise<string> {
+    const message = await this.#replies.next();
+    if (!message) throw new Error('the TSI ended the connection');
+    return message.toString();
+  }
+
+  /** A refusal leaves the channels in step, nonsense does not. */
+  #answer(reply: string, bare: boolean): string {
+    try {
+      const payload = decodeReply(reply, bare);
+      this.#inStep = true;
+      return payload;
+    } catch (error) {
+      this.#inStep = error instanceof TsiError && error.code === 'TSI_FAILED';
+      throw error;
+    }
+  }
+
+  /** After a failure inside a chunk only our agent has taken all of it. */
+  async #end(): Promise<void> {
+    const reply = await this.#reply();
+    this.#inStep = this.can('ordered-header') || reply.trim() === '';
+    decodeEnd(reply);
+  }
+}
