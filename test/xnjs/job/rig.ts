@@ -1,0 +1,199 @@
+import assert from 'node:assert/strict';
+import { spawn, type ChildProcess } from 'node:child_process';
+import { once } from 'node:events';
+import {
+  chmodSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readFileSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs';
+import { connect } from 'node:net';
+import { tmpdir, userInfo } from 'node:os';
+import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import type { IdbApplication } from '#imagerepo/contract.js';
+import { systemClock } from '#kernel/clock.js';
+import { GridError } from '#kernel/errors.js';
+import { silentLog } from '#kernel/log.js';
+import { openDatabase, type Database } from '#kernel/persistence/database.js';
+import { migrate } from '#kernel/persistence/migrate.js';
+import { Scope } from '#kernel/scope.js';
+import { JobConfig } from '#xnjs/job/config.js';
+import { JobEngine } from '#xnjs/job/engine.js';
+import type { Job } from '#xnjs/job/job.js';
+import { jobMigrations } from '#xnjs/persistence/job-models.js';
+import { createJobStore } from '#xnjs/persistence/sql-job-store.js';
+import type { Target, TargetEvent, Targets } from '#xnjs/target.js';
+import { AgentLink } from '#xnjs/tsi/agent-link.js';
+import { createTsi } from '#xnjs/tsi/tsi-client.js';
+import type { Tsi, TsiIdentity } from '#xnjs/tsi/tsi.js';
+
+export const ownerDn = 'CN=Tester "T" $HOME `id`,O=Grid';
+export const targetId = '11111111-1111-4111-8111-111111111111';
+/** As root the agent runs nothing as root. */
+export const identity: TsiIdentity = {
+  login: process.geteuid?.() === 0 ? 'nobody' : userInfo().username,
+  groups: 'NONE',
+};
+
+/** A directory that the jobs' account may use, removed with the scope. */
+export function scratch(scope: Scope): string {
+  const directory = mkdtempSync(join(tmpdir(), 'vsite-job-'));
+  chmodSync(directory, 0o755);
+  scope.defer(() => rmSync(directory, { recursive: true, force: true, maxRetries: 5 }));
+  mkdirSync(join(directory, 'jobs'));
+  chmodSync(join(directory, 'jobs'), 0o1777);
+  return directory;
+}
+
+/** Waits for a condition, never for a time. */
+export async function until(what: string, met: () => unknown, deadlineMs = 20_000): Promise<void> {
+  const end = Date.now() + deadlineMs;
+  while (!(await met())) {
+    assert.ok(Date.now() < end, `waited too long: ${what}`);
+    await sleep(10);
+  }
+}
+
+/** The real agent as a process of its own, listening on a unix socket. */
+export class Agent {
+  readonly socket: string;
+  readonly #directory: string;
+  #process: ChildProcess | undefined;
+
+  constructor(directory: string) {
+    this.#directory = directory;
+    this.socket = join(directory, 'agent.sock');
+    const properties = [`tsi.link = unix:${this.socket}`, `tsi.state_dir = ${directory}/agent`];
+    writeFileSync(join(directory, 'tsi.properties'), properties.join('\n'));
+  }
+
+  async start(): Promise<void> {
+    const main = new URL('../../../tsi/agent/main.ts', import.meta.url).pathname;
+    const properties = join(this.#directory, 'tsi.properties');
+    this.#process = spawn(
+      process.execPath,
+      ['--conditions=development', '--import', 'tsx', main, properties],
+      { stdio: ['ignore', 'ignore', 'inherit'] },
+    );
+    await until('agent listens', () => existsSync(this.socket));
+  }
+
+  /** As a crash would. */
+  async kill(): Promise<void> {
+    if (this.#process?.exitCode !== null || this.#process.signalCode !== null) return;
+    this.#process.kill('SIGKILL');
+    await once(this.#process, 'exit');
+    rmSync(this.socket, { force: true });
+  }
+}
+
+/** Target systems whose machine is this one. */
+export class LocalTargets implements Targets {
+  readonly #listeners = new Set<(event: TargetEvent) => void>();
+  readonly #target: Target;
+
+  constructor(tsi: () => Tsi, jobsDirectory: string, applications: IdbApplication[] = []) {
+    const limits = { cpus: 4, memoryBytes: 2 * 1024 ** 3 };
+    this.#target = { id: targetId, ownerDn, identity, jobsDirectory, applications, limits, tsi };
+  }
+
+  find(id: string): Target | undefined {
+    return id === targetId ? this.#target : undefined;
+  }
+
+  subscribe(listener: (event: TargetEvent) => void): () => void {
+    this.#listeners.add(listener);
+    return () => this.#listeners.delete(listener);
+  }
+
+  emit(event: TargetEvent): void {
+    for (const listener of this.#listeners) listener(event);
+  }
+}
+
+/** A TSI client to an agent's socket; not up yet when this returns. */
+export function linkTo(scope: Scope, socket: string): { link: AgentLink; tsi: () => Tsi } {
+  const link = scope.use(
+    new AgentLink({
+      name: 'test',
+      heartbeatMs: 1_000,
+      clock: systemClock,
+      log: silentLog,
+      dial: async () => {
+        const stream = connect(socket);
+        await once(stream, 'connect');
+        return stream;
+      },
+    }),
+  );
+  const client = scope.use(createTsi(link.transport(), { log: silentLog, clock: systemClock }));
+  const tsi = (): Tsi => {
+    if (link.state === 'up') return client;
+    throw new GridError('TSI_UNAVAILABLE', 'the link is down');
+  };
+  return { link, tsi };
+}
+
+export async function openStore(scope: Scope, directory: string): Promise<Database> {
+  const url = `sqlite:${join(directory, 'jobs.sqlite')}`;
+  const database = scope.use(await openDatabase({ url, log: silentLog }));
+  await migrate(database, 'jobs', jobMigrations, silentLog);
+  return database;
+}
+
+export type Rig = {
+  readonly engine: JobEngine;
+  readonly targets: LocalTargets;
+  readonly agent: Agent;
+  readonly directory: string;
+  readonly submit: (description: Record<string, unknown>) => Promise<string>;
+  /** The job, once it is over. */
+  readonly finished: (id: string, deadlineMs?: number) => Promise<Job>;
+  readonly output: (id: string, name?: string) => string;
+};
+
+/** Engine, SQLite, TSI client and agent: everything real. */
+export async function startRig(
+  scope: Scope,
+  options: { applications?: IdbApplication[]; config?: Partial<JobConfig> } = {},
+): Promise<Rig> {
+  const directory = scratch(scope);
+  const agent = new Agent(directory);
+  scope.defer(() => agent.kill());
+  await agent.start();
+  const { link, tsi } = linkTo(scope, agent.socket);
+  await until('link is up', () => link.state === 'up');
+  link.onChange((state) => {
+    if (state === 'up') targets.emit({ type: 'ready', targetId });
+  });
+  const targets = new LocalTargets(tsi, join(directory, 'jobs'), options.applications);
+  const engine = scope.use(
+    new JobEngine({
+      store: createJobStore(await openStore(scope, directory)),
+      targets,
+      clock: systemClock,
+      log: silentLog,
+      config: JobConfig.parse({ ...options.config }),
+    }),
+  );
+  await engine.attach();
+  return { engine, targets, agent, directory, ...helpers(engine, directory) };
+}
+
+export function helpers(
+  engine: JobEngine,
+  directory: string,
+): Pick<Rig, 'submit' | 'finished' | 'output'> {
+  return {
+    submit: async (description) => (await engine.submit({ ownerDn, targetId, description })).id,
+    finished: async (id, deadlineMs) => {
+      await until(`job ${id}`, async () => (await engine.get(id)).state === 'DONE', deadlineMs);
+      return await engine.get(id);
+    },
+    output: (id, name = 'stdout') => readFileSync(join(directory, 'jobs', id, name), 'utf8'),
+  };
+}
