@@ -86,7 +86,14 @@ export const ImageMetadata = z.strictObject({
     architecture: z.enum(['x86_64', 'aarch64']).default('x86_64'),
   }),
   /** The image's fragment of the incarnation database. */
-  applications: z.array(IdbApplication).max(500).default([]),
+  applications: z
+    .array(IdbApplication)
+    .max(500)
+    .refine(
+      (all) => new Set(all.map(({ Name, Version }) => `${Name} ${Version}`)).size === all.length,
+      'names an application and version twice',
+    )
+    .default([]),
   requirements: z.strictObject({
     cpus: range('virtual CPUs', 512),
     memoryMiB: range('MiB', 16_777_216),
@@ -128,10 +135,18 @@ export const ImageRecord = z.object({
   metadata: ImageMetadata,
   parts: z.partialRecord(
     z.enum(partNames),
-    z.object({ sha256: z.string(), sizeBytes: z.number() }),
+    z.object({ sha256: z.string().regex(/^[0-9a-f]{64}$/), sizeBytes: z.number() }),
   ),
 });
 export type ImageRecord = z.output<typeof ImageRecord>;
+
+/** What `GET /rest/images` answers; `records` only with `details=true`. */
+export const ImageList = z.object({
+  images: z.array(z.string()),
+  records: z.array(ImageRecord).optional(),
+  total: z.number(),
+});
+export type ImageList = z.output<typeof ImageList>;
 
 /** Paths below the repository's base URL. */
 export const imageRoutes = {

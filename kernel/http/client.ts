@@ -1,4 +1,4 @@
-import type { ConnectionOptions } from 'node:tls';
+import type { SecureContextOptions } from 'node:tls';
 import type { Readable } from 'node:stream';
 import { Pool, type Dispatcher } from 'undici';
 import {
@@ -9,12 +9,14 @@ import {
   type StreamAnswer,
 } from './client-answers.js';
 
+export type { HttpAnswer, JsonAnswer, StreamAnswer } from './client-answers.js';
+
 export type HttpClientOptions = {
   /** `https://host:port/VSITE`; every path is appended to it. */
   readonly baseUrl: string;
   /** Connects to this unix socket, whatever host `baseUrl` names. */
   readonly socketPath?: string;
-  readonly tls?: Pick<ConnectionOptions, 'ca' | 'cert' | 'key' | 'servername'>;
+  readonly tls?: SecureContextOptions & { readonly servername?: string };
   readonly auth?:
     { readonly user: string; readonly password: string } | { readonly bearer: string };
   /** Sent with every request. */

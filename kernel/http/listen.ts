@@ -115,6 +115,7 @@ function close(server: Server): Promise<void> {
 const limitRefusedUpload: RequestListener = (request, response) => {
   response.once('finish', () => {
     if (request.complete) return;
+    request.resume();
     const timer = setTimeout(() => request.destroy(), lingerTimeoutMs);
     request.once('close', () => clearTimeout(timer));
   });

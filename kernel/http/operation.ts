@@ -38,6 +38,7 @@ export type Context = {
   readonly accepts: (types: readonly string[]) => string | undefined;
 };
 
+/** Touching `body` lets the client begin to send: refuse what its headers tell before. */
 export type RawContext = Context & { readonly body: Readable };
 
 /** Who may. Runs after the input was checked and before `run`; may throw what `run` would, `NOT_FOUND` say. */

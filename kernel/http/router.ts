@@ -85,33 +85,40 @@ export function createRestApp({ mounts, authenticate, externalUrl, log }: RestOp
       left.abort();
     });
     const caller = await authenticate(request, response);
-    const { method, body = 'none', produces = [jsonType] } = operation;
+    const { method, produces = [jsonType] } = operation;
     if (method === 'GET' && request.accepts([...produces]) === false)
       throw new RequestError('NOT_ACCEPTABLE', `available as ${produces.join(', ')}`);
-    const path = pathParameters(request);
-    const query = queryParameters(request);
-    const members =
-      body === 'json' ? await readJsonBody(request, response, operation.bodyLimit) : {};
-    if (body === 'raw') acceptBody(request, response);
-    const twice = Object.keys(query).find((name) => Object.hasOwn(members, name));
-    if (twice !== undefined)
-      throw new RequestError('BAD_REQUEST', `${twice}: given in the query and in the body`);
+    const input = await readInput(operation, request, response);
     const baseUrl = baseUrlOf(request, externalUrl);
-    const reply = await operation.handle(
-      { ...query, ...members, ...path },
-      {
-        caller,
-        baseUrl,
-        url: baseUrl + request.path.replace(/\/+$/, ''),
-        log: request.log,
-        signal: left.signal,
-        headers: request.headers,
-        body: request,
-        accepts: (types) => request.accepts([...types]) || undefined,
+    const reply = await operation.handle(input, {
+      caller,
+      baseUrl,
+      url: baseUrl + request.path.replace(/\/+$/, ''),
+      log: request.log,
+      signal: left.signal,
+      headers: request.headers,
+      get body() {
+        acceptBody(request, response);
+        return request;
       },
-    );
+      accepts: (types) => request.accepts([...types]) || undefined,
+    });
     await send(reply, request, response);
   }
+}
+
+/** Path, query and JSON body in one. The path wins: it is what was routed and what shows in logs. */
+async function readInput(
+  { body, bodyLimit }: MountedOperation,
+  request: Request,
+  response: Response,
+): Promise<object> {
+  const query = queryParameters(request);
+  const members = body === 'json' ? await readJsonBody(request, response, bodyLimit) : {};
+  const twice = Object.keys(query).find((name) => Object.hasOwn(members, name));
+  if (twice !== undefined)
+    throw new RequestError('BAD_REQUEST', `${twice}: given in the query and in the body`);
+  return { ...query, ...members, ...pathParameters(request) };
 }
 
 async function send(reply: Reply, request: Request, response: Response): Promise<void> {

@@ -1,0 +1,60 @@
+import { column, type Migration } from '#kernel/persistence/migrate.js';
+
+const key = { primaryKey: true } as const;
+const image = { model: 'images', key: 'id' } as const;
+
+export const migrations: readonly Migration[] = [
+  {
+    name: '001-images',
+    up: async (schema, transaction) => {
+      const options = { transaction };
+      await schema.createTable(
+        'images',
+        {
+          id: { ...column.id, ...key },
+          owner: { ...column.text },
+          state: { ...column.word },
+          created_ms: { ...column.number },
+          name: { ...column.word },
+          version: { ...column.word },
+          visibility: { ...column.word },
+          format: { ...column.word },
+          distribution: { ...column.word },
+          os_version: { ...column.word },
+          architecture: { ...column.word },
+          metadata: { ...column.text },
+        },
+        options,
+      );
+      for (const fields of [
+        ['created_ms', 'id'],
+        ['name', 'version'],
+        ['distribution', 'os_version'],
+        ['owner'],
+        ['state'],
+      ])
+        await schema.addIndex('images', fields, options);
+      await schema.createTable(
+        'image_parts',
+        {
+          image_id: { ...column.id, ...key, references: image },
+          part: { ...column.word, ...key },
+          sha256: { ...column.word },
+          size_bytes: { ...column.number },
+        },
+        options,
+      );
+      await schema.addIndex('image_parts', ['sha256'], options);
+      await schema.createTable(
+        'image_applications',
+        {
+          image_id: { ...column.id, ...key, references: image },
+          name: { ...column.word, ...key },
+          version: { ...column.word, ...key },
+        },
+        options,
+      );
+      await schema.addIndex('image_applications', ['name', 'version'], options);
+    },
+  },
+];

@@ -1,0 +1,130 @@
+import { X509Certificate } from 'node:crypto';
+import { z } from 'zod';
+import { systemClock, type Clock } from '#kernel/clock.js';
+import { file, port } from '#kernel/config.js';
+import { listen, type ListenAddress } from '#kernel/http/listen.js';
+import { createRestApp, mount, type Authenticate } from '#kernel/http/router.js';
+import type { Log } from '#kernel/log.js';
+import { openDatabase } from '#kernel/persistence/database.js';
+import { Scope } from '#kernel/scope.js';
+import { createAuthenticator } from '#kernel/security/authenticate.js';
+import { Sessions } from '#kernel/security/sessions.js';
+import { loadTls, readText, serverTls } from '#kernel/security/tls.js';
+import { openUsers } from '#kernel/security/users.js';
+import { Catalogue } from './catalogue/catalogue.js';
+import { imageRoutes } from './contract.js';
+import { imageOperations } from './operations.js';
+import { ImageRepository } from './repository.js';
+import { BlobStore } from './store/blob-store.js';
+
+const GiB = 1024 ** 3;
+
+export const ImagerepoConfig = z.strictObject({
+  /** Behind a gateway on the same machine: a unix socket, in a directory that only we may enter. */
+  listen: z.union([
+    z.strictObject({ unix: file }),
+    z.strictObject({
+      host: z.string().default('127.0.0.1'),
+      port,
+      tls: z
+        .strictObject({ keyFile: file, certFile: file, trustFiles: z.array(file).default([]) })
+        .optional(),
+    }),
+  ]),
+  /** Our address for requests that come without a gateway, up to the site: `https://host:8080/IMAGES`. */
+  externalUrl: z.url({ protocol: /^https?$/ }),
+  database: z.strictObject({
+    url: z.string(),
+    /** First line: PostgreSQL's password. */
+    passwordFile: file.optional(),
+  }),
+  /** Holds the contents of images; ours alone. */
+  storeDirectory: file,
+  /** Largest part that is taken. */
+  maxPartBytes: z
+    .int()
+    .min(1)
+    .default(64 * GiB),
+  /** Largest disk that a guest may see, unpacked. */
+  maxDiskBytes: z
+    .int()
+    .min(1)
+    .default(1024 * GiB),
+  usersFile: file,
+  /** Certificates of those whose word about a client counts: the gateway, target systems. */
+  consignorFiles: z.array(file).default([]),
+});
+export type ImagerepoConfig = z.output<typeof ImagerepoConfig>;
+
+export type ImagerepoDeps = {
+  readonly log: Log;
+  readonly clock?: Clock;
+  /** Shared by services of one process; default: by the users file and the consignors. */
+  readonly authenticate?: Authenticate;
+};
+
+export type Imagerepo = AsyncDisposable & {
+  /** The TCP port, when it listens on one. */
+  readonly port?: number | undefined;
+  close(): Promise<void>;
+};
+
+/** Starts the image repository; when it returns, deletions that a crash cut short are done. */
+export async function startImagerepo(
+  config: ImagerepoConfig,
+  { log: parent, clock = systemClock, authenticate }: ImagerepoDeps,
+): Promise<Imagerepo> {
+  const log = parent.child({ part: 'imagerepo' });
+  const scope = new Scope();
+  try {
+    const images = await openRepository(config, scope, clock, log);
+    await images.recover();
+    const app = createRestApp({
+      mounts: [mount(imageRoutes.images, imageOperations, { images })],
+      authenticate: authenticate ?? (await authenticator(config, clock, log)),
+      externalUrl: config.externalUrl,
+      log,
+    });
+    const listening = await listen(app, await listenAddress(config.listen), scope);
+    log.info({ port: listening.port }, 'image repository started');
+    const close = () => scope.close();
+    return { port: listening.port, close, [Symbol.asyncDispose]: close };
+  } catch (error) {
+    await scope.close();
+    throw error;
+  }
+}
+
+async function openRepository(
+  { database: { url, passwordFile }, storeDirectory, maxPartBytes, maxDiskBytes }: ImagerepoConfig,
+  scope: Scope,
+  clock: Clock,
+  log: Log,
+): Promise<ImageRepository> {
+  const password = passwordFile && (await readText(passwordFile)).split('\n', 1)[0];
+  const database = scope.use(await openDatabase({ url, password, log }));
+  const catalogue = await Catalogue.open(database, log);
+  const store = await BlobStore.open(storeDirectory);
+  const limits = { maxPartBytes, maxDiskBytes };
+  return new ImageRepository({ catalogue, store, clock, log, limits });
+}
+
+async function authenticator(
+  { usersFile, consignorFiles }: ImagerepoConfig,
+  clock: Clock,
+  log: Log,
+): Promise<Authenticate> {
+  const pems = await Promise.all(consignorFiles.map(readText));
+  return createAuthenticator({
+    users: await openUsers(usersFile, { log, clock }),
+    trustedSigners: pems.map((pem) => new X509Certificate(pem)),
+    sessions: new Sessions({ clock }),
+    log,
+  });
+}
+
+async function listenAddress(where: ImagerepoConfig['listen']): Promise<ListenAddress> {
+  if ('unix' in where) return where;
+  const { host, port, tls } = where;
+  return { host, port, tls: tls && serverTls(await loadTls(tls)) };
+}

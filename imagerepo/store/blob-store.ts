@@ -1,0 +1,158 @@
+import { createHash, randomUUID } from 'node:crypto';
+import { createReadStream } from 'node:fs';
+import { chmod, mkdir, open, readdir, rename, rm, stat, type FileHandle } from 'node:fs/promises';
+import { dirname, join } from 'node:path';
+import type { Readable } from 'node:stream';
+import { pipeline } from 'node:stream/promises';
+import type { ByteRange } from '#kernel/http/range.js';
+import { blobPath } from '../contract.js';
+import { ImageError } from '../errors.js';
+import type { Content } from './content.js';
+
+/** What the sender says about a content, and how large it may be. */
+export type Expected = {
+  readonly maxBytes: number;
+  readonly sha256?: string | undefined;
+};
+/** A whole content on the disk that nobody refers to yet. */
+export type Incoming = {
+  readonly path: string;
+  readonly sha256: string;
+  readonly sizeBytes: number;
+};
+
+/**
+ * Contents by their SHA-256: equal contents are one file, and a file never changes. New ones are written
+ * aside and renamed, so that whatever lies below `blobs/` is whole.
+ */
+export class BlobStore {
+  readonly #directory: string;
+  readonly #incoming: string;
+
+  private constructor(directory: string) {
+    this.#directory = directory;
+    this.#incoming = join(directory, 'incoming');
+  }
+
+  /** Removes what uploads left behind when the process was killed. One process owns a directory. */
+  static async open(directory: string): Promise<BlobStore> {
+    const store = new BlobStore(directory);
+    await rm(store.#incoming, { recursive: true, force: true });
+    await mkdir(store.#incoming, { recursive: true, mode: 0o700 });
+    await mkdir(join(directory, 'blobs'), { recursive: true, mode: 0o700 });
+    return store;
+  }
+
+  /**
+   * Writes a stream to the disk, durably. Whatever goes wrong, nothing of it stays.
+   * @throws {@link ImageError} `TOO_LARGE`, `STORAGE_FULL`, `IMAGE_INVALID` if it is not what was announced
+   */
+  async receive(source: Readable, { maxBytes, sha256 }: Expected): Promise<Incoming> {
+    const path = join(this.#incoming, randomUUID());
+    try {
+      await using file = await open(path, 'wx', 0o600);
+      const content = await write(source, file, maxBytes);
+      if (sha256 !== undefined && sha256 !== content.sha256)
+        throw new ImageError('IMAGE_INVALID', `the content has the digest ${content.sha256}`);
+      await file.sync();
+      return { path, ...content };
+    } catch (error) {
+      await rm(path, { force: true });
+      throw isFull(error) ? storageFull(error) : error;
+    }
+  }
+
+  /** Makes it a blob; equal content that is there already is kept instead. */
+  async keep({ path, sha256 }: Incoming): Promise<void> {
+    const target = this.#blob(sha256);
+    if (await this.has(sha256)) {
+      await rm(path);
+      return;
+    }
+    try {
+      if (await mkdir(dirname(target), { recursive: true, mode: 0o700 }))
+        await syncDirectory(join(this.#directory, 'blobs'));
+      await chmod(path, 0o444);
+      await rename(path, target);
+      await syncDirectory(dirname(target));
+    } catch (error) {
+      throw isFull(error) ? storageFull(error) : error;
+    }
+  }
+
+  async discard({ path }: Incoming): Promise<void> {
+    await rm(path, { force: true });
+  }
+
+  async has(sha256: string): Promise<boolean> {
+    return stat(this.#blob(sha256)).then(
+      () => true,
+      () => false,
+    );
+  }
+
+  /** The caller destroys the stream if it does not read to the end. */
+  read(sha256: string, range?: ByteRange): Readable {
+    const part = range && { start: range.offset, end: range.offset + range.length - 1 };
+    return createReadStream(this.#blob(sha256), { highWaterMark: 256 * 1024, ...part });
+  }
+
+  /** Lends the content to a check. */
+  async inspect<T>(sha256: string, check: (content: Content) => Promise<T>): Promise<T> {
+    await using file = await open(this.#blob(sha256));
+    const { size: sizeBytes } = await file.stat();
+    return await check({
+      sizeBytes,
+      read: async (offset, length) => {
+        const { buffer, bytesRead } = await file.read(Buffer.alloc(length), 0, length, offset);
+        return buffer.subarray(0, bytesRead);
+      },
+    });
+  }
+
+  async remove(sha256: string): Promise<void> {
+    await rm(this.#blob(sha256), { force: true });
+  }
+
+  /** The digests of all blobs. */
+  async *list(): AsyncGenerator<string> {
+    const blobs = join(this.#directory, 'blobs');
+    for (const prefix of await readdir(blobs)) yield* await readdir(join(blobs, prefix));
+  }
+
+  #blob(sha256: string): string {
+    return join(this.#directory, blobPath(sha256));
+  }
+}
+
+async function write(source: Readable, file: FileHandle, maxBytes: number) {
+  const hash = createHash('sha256');
+  let sizeBytes = 0;
+  async function* measured(): AsyncGenerator<Buffer> {
+    // not destroyed at a refusal, so that the answer can still be sent
+    for await (const chunk of source.iterator({
+      destroyOnReturn: false,
+    }) as AsyncIterable<Buffer>) {
+      sizeBytes += chunk.length;
+      if (sizeBytes > maxBytes) throw new ImageError('TOO_LARGE', `larger than ${maxBytes} bytes`);
+      hash.update(chunk);
+      yield chunk;
+    }
+  }
+  await pipeline(measured, file.createWriteStream({ autoClose: false }));
+  return { sha256: hash.digest('hex'), sizeBytes };
+}
+
+async function syncDirectory(path: string): Promise<void> {
+  await using directory = await open(path);
+  await directory.sync();
+}
+
+function isFull(error: unknown): boolean {
+  const { code } = error as NodeJS.ErrnoException;
+  return code === 'ENOSPC' || code === 'EDQUOT';
+}
+
+function storageFull(cause: unknown): ImageError {
+  return new ImageError('STORAGE_FULL', 'no space left for images', {}, { cause });
+}
