@@ -102,6 +102,7 @@ export class Connection implements AsyncDisposable {
       this.#stream = undefined;
       throw error;
     }
+    if (duplex.errored) throw duplex.errored; // it broke off together with the answer
     return duplex;
   }
 

@@ -53,14 +53,13 @@ export function parseUri(uri: string): LibvirtUri {
   const host = (parts['host'] ?? '').replace(/^\[|\]$/g, '');
   const kind = parts['kind'] ?? (host === '' ? 'unix' : 'tls');
   if (!isKind(kind)) throw invalid(uri, `names an unknown transport: ${kind}`);
-  if ((kind === 'unix') !== (host === '')) throw invalid(uri, `has no place for the host: ${host}`);
+  if ((kind === 'unix') !== (host === '')) throw invalid(uri, `and ${kind} do not agree on a host`);
   if (user !== undefined && kind !== 'ssh') throw invalid(uri, `takes no user over ${kind}`);
   // ssh would take it for an option
   if (host.startsWith('-') || user?.startsWith('-')) throw invalid(uri, 'names an impossible host');
   const query = parseQuery(uri, parts['query'] ?? '', queryKeys[kind]);
   const driverUri = `${driver}://${path}`;
-  const number = port === undefined ? undefined : Number(port);
-  const where = { uri, host, path, user, port: number, query };
+  const where = { uri, host, path, user, port: parsePort(uri, port), query };
   return { driverUri, address: builders[kind](where) };
 }
 
@@ -104,6 +103,13 @@ const builders: Record<Address['kind'], (where: Where) => Address> = {
     };
   },
 };
+
+function parsePort(uri: string, text: string | undefined): number | undefined {
+  if (text === undefined) return undefined;
+  const port = Number(text);
+  if (port < 1 || port > 65_535) throw invalid(uri, 'names an impossible port');
+  return port;
+}
 
 function parseQuery(uri: string, text: string, known: readonly string[]): Map<string, string> {
   const query = new Map<string, string>();
