@@ -20,7 +20,7 @@ export const TargetsystemConfig = z.strictObject({
   /** Our own key and certificate; signs for whom we ask the image repository. */
   credential: z.strictObject({ keyFile: file, certFile: file }),
   /** Certificates of the gateways whose word about a client counts. */
-  trustedSignerFiles: z.array(file),
+  consignorFiles: z.array(file),
   usersFile: file,
   sessionSeconds: z.number().positive().default(28_800),
   /** Image for jobs of users who have no target system yet; absent: such jobs are refused. */

@@ -49,7 +49,7 @@ export async function startTargetsystem(
     scope.defer(() => xnjs.close());
     const authenticate = createAuthenticator({
       users,
-      trustedSigners: await readCertificates(config.trustedSignerFiles),
+      trustedSigners: await readCertificates(config.consignorFiles),
       sessions: new Sessions({ lifetimeMs: config.sessionSeconds * 1_000 }),
       log,
     });

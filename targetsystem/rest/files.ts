@@ -4,7 +4,7 @@ import { operations, RequestError } from '#kernel/http/operation.js';
 import { pageParameters } from '#kernel/http/page.js';
 import { contentRange, parseRange } from '#kernel/http/range.js';
 import { created, json, jsonType, noContent, stream } from '#kernel/http/reply.js';
-import { readRawJson } from '#kernel/http/body.js';
+import { readJson } from '#kernel/http/body.js';
 import type { FileInfo } from '#xnjs/index.js';
 import type { RestDeps } from './deps.js';
 import { hrefs } from './links.js';
@@ -92,7 +92,7 @@ const putFile = operation({
       return noContent();
     }
     const { permissions, unixPermissions, ...others } = permissionChange.parse(
-      await readRawJson(body),
+      await readJson(body),
     );
     const answers = Object.fromEntries(
       Object.keys(others).map((key) => [key, `FAILED: ${key} cannot be changed on this storage.`]),

@@ -1,4 +1,5 @@
 import { z } from 'zod';
+import { GridError } from '#kernel/errors.js';
 import { fieldsParameter, listParameter, selectFields } from '#kernel/http/fields.js';
 import { everybody, operations, RequestError, type Context } from '#kernel/http/operation.js';
 import { pageParameters, renderPage } from '#kernel/http/page.js';
@@ -34,11 +35,16 @@ async function renderJobs(
 }
 
 async function submit(
-  { jobs }: RestDeps,
+  { jobs, systems }: RestDeps,
   targetId: string,
   description: RawDescription,
   { caller, baseUrl }: Context,
 ): Promise<Reply> {
+  if (!systems.find(targetId))
+    throw new GridError(
+      'CONFLICT',
+      `target system ${targetId} takes no jobs any more: ${systems.get(targetId).evidence.fact}`,
+    );
   const job = await jobs.submit({ ownerDn: caller.dn, targetId, description });
   return created(linksFrom(baseUrl).job(job.id));
 }

@@ -11,9 +11,8 @@ import { domainXml } from './domain-xml.js';
 import type { DomainView, Hypervisor } from './hypervisor.js';
 import type { ImageSource } from './image-source.js';
 import { chooseParameters } from './parameters.js';
-import { step, VmError, type VmEvent } from './state.js';
+import { step, VmError, type VmEvent, type VmState } from './state.js';
 import {
-  type BootTimeline,
   type Driver,
   type Evidence,
   type TargetSystem,
@@ -47,6 +46,8 @@ export type NewTargetSystem = {
 
 /** How long a reconciliation waits after a failure before it tries again. */
 const retryMs = 1_000;
+/** States whose machine is proven gone, or about to be. */
+const gone: ReadonlySet<VmState> = new Set(['FAILED', 'DESTROYING', 'DESTROYED']);
 /** How often expired target systems are looked for. */
 const reaperMs = 1_000;
 
@@ -60,7 +61,6 @@ export class TargetSystems implements Targets, AsyncDisposable {
   readonly #log: Log;
   readonly #records = new Map<string, TargetSystem>();
   readonly #bindings = new Map<string, AgentBinding>();
-  readonly #boots = new Map<string, BootTimeline>();
   /** The tail of each record's queue of work. */
   readonly #queues = new Map<string, Promise<unknown>>();
   readonly #listeners = new Set<(event: TargetEvent) => void>();
@@ -167,7 +167,7 @@ export class TargetSystems implements Targets, AsyncDisposable {
 
   find(targetId: string): Target | undefined {
     const record = this.#records.get(targetId);
-    if (!record || record.state === 'DESTROYING' || record.state === 'DESTROYED') return undefined;
+    if (!record || gone.has(record.state)) return undefined;
     const { metadata } = record.image;
     return {
       id: record.id,
@@ -247,7 +247,6 @@ export class TargetSystems implements Targets, AsyncDisposable {
     if (after.state === 'DESTROYED') {
       await this.#options.store.remove(id);
       this.#records.delete(id);
-      this.#boots.delete(id);
     } else {
       await this.#options.store.save(after);
       this.#records.set(id, after);
@@ -261,11 +260,10 @@ export class TargetSystems implements Targets, AsyncDisposable {
   }
 
   #announce(before: TargetSystem, after: TargetSystem): void {
-    const gone = after.state === 'FAILED' || after.state === 'DESTROYING';
     const event: TargetEvent | undefined =
       after.state === 'READY'
         ? { type: 'ready', targetId: after.id }
-        : gone && before.state !== 'FAILED'
+        : gone.has(after.state) && !gone.has(before.state)
           ? { type: 'lost', targetId: after.id, reason: after.evidence.fact }
           : undefined;
     if (event) for (const listener of this.#listeners) listener(event);
@@ -324,10 +322,10 @@ export class TargetSystems implements Targets, AsyncDisposable {
       const paths = await workspace.prepare(record, parts);
       const xml = domainXml(record, paths, installationId);
       const { definedMs } = await hypervisor.start(record.driver, record.id, xml);
-      this.#boots.set(record.id, {
-        definedMs: definedMs - record.createdMs,
-        startedMs: clock.now() - record.createdMs,
-      });
+      const startedMs = clock.now() - record.createdMs;
+      const boot = { definedMs: definedMs - record.createdMs, startedMs };
+      // Seen at once, stored with the next event.
+      this.#records.set(record.id, { ...record, boot });
     } catch (error) {
       if (isPassing(error)) throw error;
       await this.#applyNow(record.id, {
@@ -396,13 +394,12 @@ export class TargetSystems implements Targets, AsyncDisposable {
     const record = this.#records.get(id);
     if (!record || !facts) return;
     const { clock } = this.#options;
-    const boot = this.#boots.get(id) ?? record.boot;
     const isMachine = record.driver !== 'lxc';
     await this.#tell(id, {
       type: 'agentUp',
       evidence: this.#evidence('agent', `agent ${facts.agentVersion} answers`),
       facts,
-      boot: completeTimeline(boot, facts, record.createdMs, clock.now(), isMachine),
+      boot: completeTimeline(record.boot, facts, record.createdMs, clock.now(), isMachine),
     });
   }
 

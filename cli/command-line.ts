@@ -1,0 +1,121 @@
+import { Command, InvalidArgumentError, Option } from 'commander';
+import { errorText } from '#kernel/errors.js';
+import { createLog } from '#kernel/log.js';
+import { addUser } from '#kernel/security/users.js';
+import { buildDemoContainer, buildDemoVm } from './image/build.js';
+import { defaultCacheDirectory, defaultStateDirectory } from './quickstart/layout.js';
+import { quickstart, stop, type QuickstartOptions } from './quickstart/quickstart.js';
+import { serve, serviceNames, type ServiceName } from './serve.js';
+
+/** A signal ends what runs; the process ends because nothing is left open. */
+function untilSignal(): AbortSignal {
+  const abort = new AbortController();
+  for (const name of ['SIGINT', 'SIGTERM'] as const) process.once(name, () => abort.abort());
+  return abort.signal;
+}
+
+function toPort(text: string): number {
+  const port = Number(text);
+  if (Number.isInteger(port) && port >= 0 && port <= 65_535) return port;
+  throw new InvalidArgumentError('must be a port, 0 to 65535 (0: any free one)');
+}
+
+const stateDir = new Option('--state-dir <path>', 'everything of the installation').default(
+  defaultStateDirectory(),
+);
+const cacheDir = new Option('--cache-dir <path>', 'kept between installations').default(
+  defaultCacheDirectory(),
+);
+
+function program(): Command {
+  const vsite = new Command('vsite')
+    .description('Virtual machine images as UNICORE target systems')
+    .showHelpAfterError();
+
+  vsite
+    .command('quickstart')
+    .description('from nothing to the output of a job that ran inside a virtual machine')
+    .addOption(stateDir)
+    .addOption(cacheDir)
+    .option('--once', 'take all down again at the end; uses a state folder of its own')
+    .option('--stop', 'take down what an earlier quickstart has left running')
+    .option('--port <port>', 'of the gateway', toPort, 8443)
+    .option('--host <address>', 'that the gateway listens on', '127.0.0.1')
+    .action((options: QuickstartOptions & { stop?: true }) =>
+      options.stop ? stop(options) : quickstart(options, untilSignal()),
+    );
+
+  vsite
+    .command('serve')
+    .description('run the services, all in one process or some of them')
+    .requiredOption('--config <directory>', 'holds gateway.yaml, imagerepo.yaml, targetsystem.yaml')
+    .addOption(
+      new Option('--only <service...>', 'run these only')
+        .choices(serviceNames)
+        .default(serviceNames),
+    )
+    .addOption(
+      new Option('--log-level <level>').choices(['debug', 'info', 'warn', 'error']).default('info'),
+    )
+    .action(async (options: { config: string; only: ServiceName[]; logLevel: string }) => {
+      const log = createLog({ level: options.logLevel });
+      try {
+        await serve(options.config, options.only, log, untilSignal());
+      } catch (error) {
+        log.fatal({ err: error }, 'the server cannot run');
+        throw error;
+      }
+    });
+
+  vsite
+    .command('image')
+    .description('virtual machine images')
+    .command('build-demo')
+    .description('build the demo images, or find them in the cache')
+    .addOption(cacheDir)
+    .action(async (options: { cacheDir: string }) => {
+      const build = {
+        cacheDir: options.cacheDir,
+        log: createLog({ level: 'warn' }),
+        progress: (step: string) => process.stdout.write(`  ${step}\n`),
+      };
+      for (const image of [await buildDemoVm(build), await buildDemoContainer(build)])
+        for (const [part, path] of Object.entries(image.parts))
+          process.stdout.write(`${image.metadata.name} ${part}: ${path}\n`);
+    });
+
+  vsite
+    .command('user')
+    .description('who may come in')
+    .command('add <name>')
+    .description('add a user; the password is read from standard input')
+    .requiredOption('--users <file>', 'users.yaml of the installation')
+    .requiredOption('--dn <dn>', 'distinguished name, such as CN=Alice,O=Grid,C=EU')
+    .addOption(new Option('--role <role>').choices(['user', 'admin']).default('user'))
+    .option('--login <account>', 'local account')
+    .action(async (name: string, options: NewUserOptions) => {
+      const { users, ...user } = options;
+      const password = (await readStdin()).replace(/\r?\n$/, '');
+      await addUser(users, { name, ...user, ...(password !== '' && { password }) });
+    });
+
+  return vsite;
+}
+
+type NewUserOptions = { users: string; dn: string; role: 'user' | 'admin'; login?: string };
+
+async function readStdin(): Promise<string> {
+  const chunks: Buffer[] = [];
+  for await (const chunk of process.stdin as AsyncIterable<Buffer>) chunks.push(chunk);
+  return Buffer.concat(chunks).toString('utf8').slice(0, 1_024);
+}
+
+/** Runs the command that the arguments name; a failure is told in one line and by the exit code. */
+export async function parseArgs(argv: readonly string[]): Promise<void> {
+  try {
+    await program().parseAsync(argv);
+  } catch (error) {
+    process.stderr.write(`vsite: ${errorText(error)}\n`);
+    process.exitCode = 1;
+  }
+}

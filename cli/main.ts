@@ -1,0 +1,3 @@
+import { parseArgs } from './command-line.js';
+
+await parseArgs(process.argv);

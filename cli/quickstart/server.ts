@@ -1,0 +1,92 @@
+import { readFile, rm } from 'node:fs/promises';
+import { join } from 'node:path';
+import { errorText, GridError } from '#kernel/errors.js';
+import { createHttpClient } from '#kernel/http/client.js';
+import {
+  isRunning,
+  kill,
+  readRecord,
+  spawnDetached,
+  waitFor,
+  writeRecord,
+} from '../host/process.js';
+import type { Layout } from './layout.js';
+
+const startTimeoutMs = 60_000;
+const stopTimeoutMs = 20_000;
+const project = join(import.meta.dirname, '..', '..');
+
+export class ServerError extends GridError<'SITE_UNAVAILABLE' | 'ADDRESS_IN_USE'> {}
+
+/**
+ * Starts the server of an installation as a process of its own that outlives this one, and waits until
+ * it answers through its gateway. One that runs already is left alone.
+ * @throws {@link ServerError} with the end of its log
+ */
+export async function startServer(layout: Layout, url: string): Promise<{ started: boolean }> {
+  const running = await readRecord(layout.serverRecord);
+  if (running && (await isRunning(running))) return { started: false };
+  const main = join(project, 'cli', 'main.ts');
+  const record = await spawnDetached(
+    process.execPath,
+    ['--conditions=development', '--import', 'tsx', main, 'serve', '--config', layout.config],
+    { env: process.env, cwd: project, outputFile: layout.log },
+  );
+  await writeRecord(layout.serverRecord, record);
+  let ended = false;
+  const settled = async (): Promise<boolean> =>
+    (await answers(layout, url)) || (ended = !(await isRunning(record)));
+  if ((await waitFor(settled, startTimeoutMs)) && !ended) return { started: true };
+  const reason = await lastWords(layout.log);
+  throw new ServerError(
+    'SITE_UNAVAILABLE',
+    `the server ${ended ? 'has ended' : 'does not answer'}: ${reason}`,
+  );
+}
+
+/** Ends the server of an installation; machines run on. Fine when there is none. */
+export async function stopServer(layout: Layout): Promise<void> {
+  const record = await readRecord(layout.serverRecord);
+  if (!record) return;
+  if (await isRunning(record)) {
+    process.kill(record.pid, 'SIGTERM');
+    const gone = await waitFor(async () => !(await isRunning(record)), stopTimeoutMs);
+    if (!gone) await kill(record);
+  }
+  await rm(layout.serverRecord, { force: true });
+}
+
+async function answers(layout: Layout, url: string): Promise<boolean> {
+  try {
+    const ca = await readFile(join(layout.credentials, 'ca.pem'), 'utf8');
+    await using client = createHttpClient({ baseUrl: url, tls: { ca }, timeoutMs: 2_000 });
+    await client.json('GET', '/VSITE/rest/core');
+    return true;
+  } catch {
+    return false;
+  }
+}
+
+/** The last error in the log, or its last line. */
+async function lastWords(log: string): Promise<string> {
+  try {
+    const lines = (await readFile(log, 'utf8')).trim().split('\n').slice(-50).reverse();
+    const message = lines.map(errorOf).find((text) => text !== undefined);
+    return message ?? lines[0] ?? 'its log is empty';
+  } catch (error) {
+    return errorText(error);
+  }
+}
+
+function errorOf(line: string): string | undefined {
+  try {
+    const { level, err, msg } = JSON.parse(line) as {
+      level: number;
+      err?: { message?: string };
+      msg?: string;
+    };
+    return level >= 50 ? (err?.message ?? msg) : undefined;
+  } catch {
+    return undefined;
+  }
+}

@@ -1,0 +1,42 @@
+import { join } from 'node:path';
+import { GatewayConfig, startGateway } from '#gateway/main.js';
+import { ImagerepoConfig, startImagerepo } from '#imagerepo/main.js';
+import { loadConfig } from '#kernel/config.js';
+import type { Log } from '#kernel/log.js';
+import { Scope } from '#kernel/scope.js';
+import { startTargetsystem, TargetsystemConfig } from '#targetsystem/main.js';
+
+type Start = (file: string, log: Log) => Promise<{ close(): Promise<void> }>;
+
+/** In the order in which they need each other; `<name>.yaml` is their configuration. */
+const services = {
+  imagerepo: async (file, log) => startImagerepo(await loadConfig(file, ImagerepoConfig), { log }),
+  targetsystem: async (file, log) =>
+    startTargetsystem(await loadConfig(file, TargetsystemConfig), { log }),
+  gateway: async (file, log) => startGateway(await loadConfig(file, GatewayConfig), { log }),
+} as const satisfies Record<string, Start>;
+
+export type ServiceName = keyof typeof services;
+export const serviceNames = Object.keys(services) as ServiceName[];
+
+/**
+ * Runs services in this process until the signal: all of them, or those that are named.
+ * @param directory holds their configuration files
+ */
+export async function serve(
+  directory: string,
+  names: readonly ServiceName[],
+  log: Log,
+  signal: AbortSignal,
+): Promise<void> {
+  await using scope = new Scope();
+  for (const name of serviceNames) {
+    if (!names.includes(name) || signal.aborted) continue;
+    const service = await services[name](join(directory, `${name}.yaml`), log);
+    scope.defer(() => service.close());
+  }
+  log.info({ services: names }, 'ready');
+  if (!signal.aborted)
+    await new Promise((resolve) => signal.addEventListener('abort', resolve, { once: true }));
+  log.info('closing');
+}
