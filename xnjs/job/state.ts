@@ -151,7 +151,7 @@ export type JobEvent =
   | { type: 'abort'; atMs: number }
   | { type: 'destroy'; atMs: number };
 
-export type JobFacts = Pick<Job, 'name' | 'jobType' | 'tags'> & { readonly directory: string };
+export type JobFacts = Pick<Job, 'name' | 'jobType'> & { readonly directory: string };
 
 /** What a state asks for. Each may be done again: after a crash nobody knows how far it came. */
 export type Effect =

@@ -130,7 +130,6 @@ export class JobWork {
       facts: {
         name: jobName(description),
         jobType: description['Job type'],
-        tags: job.tags,
         directory: `${directory}/`,
       },
     };

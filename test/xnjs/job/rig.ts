@@ -20,12 +20,11 @@ import { GridError } from '#kernel/errors.js';
 import { silentLog } from '#kernel/log.js';
 import { openDatabase, type Database } from '#kernel/persistence/database.js';
 import { migrate } from '#kernel/persistence/migrate.js';
-import { Scope } from '#kernel/scope.js';
+import type { Scope } from '#kernel/scope.js';
 import { JobConfig } from '#xnjs/job/config.js';
 import { JobEngine } from '#xnjs/job/engine.js';
 import type { Job } from '#xnjs/job/job.js';
-import { jobMigrations } from '#xnjs/persistence/job-models.js';
-import { createJobStore } from '#xnjs/persistence/sql-job-store.js';
+import { createJobStore, jobMigrations } from '#xnjs/persistence/job-store.js';
 import type { Target, TargetEvent, Targets } from '#xnjs/target.js';
 import { AgentLink } from '#xnjs/tsi/agent-link.js';
 import { createTsi } from '#xnjs/tsi/tsi-client.js';
@@ -156,44 +155,51 @@ export type Rig = {
   readonly output: (id: string, name?: string) => string;
 };
 
+export type RigOptions = { applications?: IdbApplication[]; config?: Partial<JobConfig> };
+
 /** Engine, SQLite, TSI client and agent: everything real. */
-export async function startRig(
-  scope: Scope,
-  options: { applications?: IdbApplication[]; config?: Partial<JobConfig> } = {},
-): Promise<Rig> {
+export async function startRig(scope: Scope, options: RigOptions = {}): Promise<Rig> {
   const directory = scratch(scope);
   const agent = new Agent(directory);
   scope.defer(() => agent.kill());
   await agent.start();
-  const { link, tsi } = linkTo(scope, agent.socket);
+  return { agent, ...(await startEngine(scope, directory, agent.socket, options)) };
+}
+
+/** Engine and SQLite of a directory, on an agent that listens there. */
+export async function startEngine(
+  scope: Scope,
+  directory: string,
+  socket: string,
+  { applications, config }: RigOptions = {},
+): Promise<Omit<Rig, 'agent'>> {
+  const { link, tsi } = linkTo(scope, socket);
   await until('link is up', () => link.state === 'up');
+  const targets = new LocalTargets(tsi, join(directory, 'jobs'), applications);
   link.onChange((state) => {
     if (state === 'up') targets.emit({ type: 'ready', targetId });
   });
-  const targets = new LocalTargets(tsi, join(directory, 'jobs'), options.applications);
   const engine = scope.use(
     new JobEngine({
       store: createJobStore(await openStore(scope, directory)),
       targets,
       clock: systemClock,
       log: silentLog,
-      config: JobConfig.parse({ ...options.config }),
+      config: JobConfig.parse({ ...config }),
     }),
   );
   await engine.attach();
-  return { engine, targets, agent, directory, ...helpers(engine, directory) };
-}
-
-export function helpers(
-  engine: JobEngine,
-  directory: string,
-): Pick<Rig, 'submit' | 'finished' | 'output'> {
   return {
+    engine,
+    targets,
+    directory,
     submit: async (description) => (await engine.submit({ ownerDn, targetId, description })).id,
-    finished: async (id, deadlineMs) => {
-      await until(`job ${id}`, async () => (await engine.get(id)).state === 'DONE', deadlineMs);
-      return await engine.get(id);
-    },
+    finished: (id, deadlineMs) => over(engine, id, deadlineMs),
     output: (id, name = 'stdout') => readFileSync(join(directory, 'jobs', id, name), 'utf8'),
   };
+}
+
+async function over(engine: JobEngine, id: string, deadlineMs?: number): Promise<Job> {
+  await until(`job ${id}`, async () => (await engine.get(id)).state === 'DONE', deadlineMs);
+  return await engine.get(id);
 }
