@@ -1,6 +1,137 @@
+import { lookup } from 'node:dns/promises';
+import { readFileSync } from 'node:fs';
+import { createServer, type Socket } from 'node:net';
+import { setTimeout as sleep } from 'node:timers/promises';
+import type { TLSSocket } from 'node:tls';
+import { errorText } from '#kernel/errors.js';
+import { ByteSource } from '#kernel/net/byte-source.js';
+import { connectTcp } from '#kernel/net/connect.js';
+import { sameAddress } from '#kernel/net/peer-address.js';
+import { acceptTls, startTls, type MutualTls } from '#kernel/net/tls-upgrade.js';
 import type { Agent } from './agent.js';
+import { admitsName, type Subject } from './distinguished-names.js';
 import type { MainSettings } from './settings.js';
+import { serveWorker } from './worker.js';
+
+/** A peer that connects and says nothing holds up nobody, and not for long. */
+const requestMs = 10_000;
+const maxRequestBytes = 1_024;
+/** UNICORE/X may open its listener only after it has asked. */
+const callBackMs = 5_000;
+const callBackPauseMs = 100;
+const connectMs = 10_000;
+
+/** The classic main (§1.2–1.6): asked for a worker over one connection, it calls back with two. */
 export async function serveMain(agent: Agent, settings: MainSettings): Promise<void> {
-  await Promise.resolve();
-  agent.log.info({ settings }, 'soon');
+  const server = createServer((socket) => {
+    const peer = socket.remoteAddress ?? '';
+    socket.on('error', (error) => agent.log.debug({ peer, reason: error.message }, 'peer lost'));
+    const silent = setTimeout(() => socket.destroy(), requestMs);
+    void serveRequest(agent, settings, socket, () => server.close())
+      .catch((error: unknown) =>
+        agent.log.warn({ peer, reason: errorText(error) }, 'a request to the main failed'),
+      )
+      .finally(() => {
+        clearTimeout(silent);
+        socket.destroy();
+      });
+  });
+  await new Promise<void>((resolve, reject) => {
+    server.once('error', reject);
+    server.listen({ port: settings.port, host: settings.host }, resolve);
+  });
+  agent.log.info({ address: server.address() }, 'the main listens');
+}
+
+async function serveRequest(
+  agent: Agent,
+  settings: MainSettings,
+  plain: Socket,
+  shutdown: () => void,
+): Promise<void> {
+  const peer = plain.remoteAddress ?? '';
+  if (!(await mayConnect(settings, peer))) throw new Error('the address is not in the list');
+  const socket = settings.tls ? await accept(settings.tls, plain) : plain;
+  const [verb, argument] = (await readLine(socket)).split(/\s+/);
+  if (verb === 'shutdown') {
+    shutdown();
+    return;
+  }
+  const port = settings.replyPort ?? Number(argument);
+  if (verb !== 'newtsiprocess' || !Number.isInteger(port) || port < 1 || port > 65_535)
+    throw new Error('the request is not known');
+  await new Promise<void>((resolve) => socket.end('OK\n', resolve));
+  const command = await callBack(settings, peer, port);
+  try {
+    const data = await callBack(settings, peer, port);
+    void serveWorker(agent, command, data);
+  } catch (error) {
+    command.destroy();
+    throw error;
+  }
+}
+
+/** Names are looked up each time: an XNJS may move. */
+async function mayConnect({ clients }: MainSettings, peer: string): Promise<boolean> {
+  const known = await Promise.all(
+    clients.map((host) => lookup(host, { all: true }).catch(() => [])),
+  );
+  return known.flat().some(({ address }) => sameAddress(address, peer));
+}
+
+type TlsSettings = NonNullable<MainSettings['tls']>;
+
+/** Read for each handshake, so that files can be renewed. */
+function loadTls({ keyFile, certFile, caFile, passphrase }: TlsSettings): MutualTls {
+  return {
+    key: readFileSync(keyFile, 'utf8'),
+    cert: readFileSync(certFile, 'utf8'),
+    ...(caFile !== undefined && { ca: readFileSync(caFile, 'utf8') }),
+    ...(passphrase !== undefined && { passphrase }),
+  };
+}
+
+async function accept(tls: TlsSettings, plain: Socket): Promise<TLSSocket> {
+  const socket = await acceptTls(plain, loadTls(tls), requestMs);
+  socket.on('error', () => plain.destroy());
+  const subject = socket.getPeerCertificate().subject as unknown as Subject | undefined;
+  if (subject && tls.allowedDns.some((dn) => admitsName(dn, subject))) return socket;
+  throw new Error('the name is not in the list');
+}
+
+async function readLine(socket: Socket): Promise<string> {
+  const source = new ByteSource(socket);
+  let line = '';
+  while (!line.includes('\n')) {
+    const chunk = await source.read(maxRequestBytes - line.length);
+    if (!chunk) break;
+    line += chunk.toString('latin1');
+    if (line.length >= maxRequestBytes) throw new Error('the request is too long');
+  }
+  return line.trim();
+}
+
+/** One connection to whoever asked, tried again for some seconds. */
+async function callBack(settings: MainSettings, host: string, port: number): Promise<Socket> {
+  for (const until = Date.now() + callBackMs; ;) {
+    try {
+      const localPort = freeLocalPort(settings);
+      const options = { host, port, ...(localPort !== undefined && { localPort }) };
+      const socket = await connectTcp(options, connectMs);
+      return settings.tls ? await startTls(socket, loadTls(settings.tls), requestMs) : socket;
+    } catch (error) {
+      if (Date.now() > until) throw error;
+      await sleep(callBackPauseMs);
+    }
+  }
+}
+
+let nextLocalPort = 0;
+
+/** One after the other of the range; one that is in use costs a try. */
+function freeLocalPort({ localPorts }: MainSettings): number | undefined {
+  if (!localPorts) return undefined;
+  const [lowest, highest] = localPorts;
+  nextLocalPort += 1;
+  return lowest + (nextLocalPort % Math.max(1, highest - lowest + 1));
 }
