@@ -1,11 +1,14 @@
 import { mkdir, writeFile } from 'node:fs/promises';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 
 /** Where one libvirtd of ours keeps its things; everything lies below `stateDir`, save the cache. */
 export function libvirtdLayout(stateDir: string, system: boolean) {
   const run = join(stateDir, 'run');
   return {
     config: join(stateDir, 'etc', 'libvirtd.conf'),
+    qemuConfig: system
+      ? join(stateDir, 'etc', 'qemu.conf')
+      : join(stateDir, 'home', '.config', 'libvirt', 'qemu.conf'),
     script: join(stateDir, 'etc', 'start.sh'),
     log: join(stateDir, 'libvirtd.log'),
     output: join(stateDir, 'libvirtd.out'),
@@ -71,8 +74,8 @@ export async function writeConfig(
   ];
   await writeFile(layout.config, `${lines.join('\n')}\n`);
   await writeFile(layout.script, namespaceScript);
-  await writeFile(
-    join(stateDir, 'etc', 'qemu.conf'),
-    system ? 'user = "root"\ngroup = "root"\nstdio_handler = "file"\n' : 'stdio_handler = "file"\n',
-  );
+  // a guest's console goes to its file without virtlogd between
+  const qemu = ['stdio_handler = "file"', ...(system ? ['user = "root"', 'group = "root"'] : [])];
+  await mkdir(dirname(layout.qemuConfig), { recursive: true });
+  await writeFile(layout.qemuConfig, `${qemu.join('\n')}\n`);
 }

@@ -4,6 +4,7 @@ import { access, mkdir, readdir, readFile, rm } from 'node:fs/promises';
 import { join, resolve } from 'node:path';
 import { errorText, GridError } from '#kernel/errors.js';
 import type { Log } from '#kernel/log.js';
+import { guestGroups, removeGroups } from './cgroups.js';
 import { libvirtdLayout, writeConfig } from './libvirtd-setup.js';
 import * as host from './process.js';
 
@@ -72,11 +73,12 @@ export async function startLibvirtd(options: LibvirtdOptions): Promise<Libvirtd>
   return describe(layout.socket, system, record.pid, () => stopLibvirtd(stateDir));
 }
 
-/** The daemon that runs for `stateDir`, else the system's own where systemd runs it. */
+/** The daemon that runs for `stateDir`, else, for root, the system's own where systemd runs it. */
 export async function findLibvirtd(stateDir: string): Promise<Libvirtd | undefined> {
   const own = await findOwn(resolve(stateDir));
   if (own) return own;
-  if (!(await exists('/run/systemd/system')) || !(await answers(systemSocket))) return undefined;
+  const systemd = isRoot() && (await exists('/run/systemd/system'));
+  if (!systemd || !(await answers(systemSocket))) return undefined;
   return describe(systemSocket, true, undefined, () => Promise.resolve());
 }
 
@@ -85,6 +87,8 @@ export async function stopLibvirtd(stateDir: string): Promise<void> {
   const layout = libvirtdLayout(resolve(stateDir), isRoot());
   const record = await host.readRecord(layout.record);
   if (!record) return;
+  const [first] = await host.childrenOf(record);
+  const groups = first ? await guestGroups(first) : [];
   // its child: the first process of the namespace, which takes all others with it, or libvirtd;
   // the parent then ends by itself
   const gone = await host.waitFor(async () => {
@@ -94,6 +98,7 @@ export async function stopLibvirtd(stateDir: string): Promise<void> {
   if (!gone)
     throw new LibvirtdError('HYPERVISOR_UNAVAILABLE', `libvirtd (${record.pid}) does not end`);
   await killGuests(layout.guests);
+  await removeGroups(groups);
   await Promise.all(
     [layout.record, layout.socket, layout.pidFile].map((path) => rm(path, { force: true })),
   );
@@ -103,14 +108,15 @@ async function launch(stateDir: string, cacheDir: string, system: boolean, liste
   const layout = libvirtdLayout(stateDir, system);
   const flags = listen ? ['--listen'] : [];
   const detached = { cwd: stateDir, outputFile: layout.output };
+  const hostEnv = { ...process.env, PATH: `${process.env['PATH'] ?? ''}:/usr/sbin:/sbin` };
   if (system) {
     const unshare = ['--mount', '--pid', '--net', '--fork', '--kill-child', '--mount-proc'];
     const inside = ['tini', '-g', '--', 'sh', layout.script, stateDir, cacheDir];
     const args = [...unshare, '--propagation', 'private', ...inside, ...flags];
-    return host.spawnDetached('unshare', args, { ...detached, env: process.env });
+    return host.spawnDetached('unshare', args, { ...detached, env: hostEnv });
   }
   const env = {
-    ...process.env,
+    ...hostEnv,
     HOME: join(stateDir, 'home'),
     XDG_RUNTIME_DIR: layout.run,
     XDG_CONFIG_HOME: join(stateDir, 'home', '.config'),
@@ -164,12 +170,15 @@ function answers(socketPath: string): Promise<boolean> {
 /** A session's guests outlive their daemon; those in a namespace are gone already. */
 async function killGuests(folder: string): Promise<void> {
   const files = await readdir(folder).catch(() => []);
-  for (const file of files.filter((name) => name.endsWith('.pid'))) {
+  for (const file of files) {
     const pid = Number(await readFile(join(folder, file), 'utf8').catch(() => ''));
     const guest = pid > 1 ? await host.findProcess(pid) : undefined;
-    if (guest) await host.kill(guest);
-    await rm(join(folder, file), { force: true });
+    if (!guest) continue;
+    // the file may be from before the last boot
+    const command = await readFile(`/proc/${pid}/cmdline`, 'utf8').catch(() => '');
+    if (command.includes(`guest=${file.replace(/\.pid$/, '')},`)) await host.kill(guest);
   }
+  await rm(folder, { recursive: true, force: true });
 }
 
 function checkStateDir(path: string): string {
