@@ -86,12 +86,15 @@ function precommand(job: JobDescription): string[] {
     : [...run, 'UC_EXIT_CODE=$?; [ $UC_EXIT_CODE = 0 ] || exit $UC_EXIT_CODE'];
 }
 
+/** Without arguments the executable may be any shell command: `(a; b)`, `for …; done`. */
 function mainCommand(job: JobDescription, application: Application, directory: string): string[] {
-  if (application.executable === undefined) return [':'];
+  const { executable, arguments: words } = application;
+  if (executable === undefined) return [':'];
   const stdin = job.Stdin === undefined ? '' : ` < ${quote(directory + job.Stdin)}`;
+  if (words.length === 0) return [`eval ${quote(executable)}${stdin}`];
   return [
-    ['set --', ...application.arguments.map(quoteExpanding)].join(' '),
-    `eval ${quote(`${application.executable} "$@"`)}${stdin}`,
+    `set -- ${words.map(quoteExpanding).join(' ')}`,
+    `eval ${quote(`${executable} "$@"`)}${stdin}`,
   ];
 }
 

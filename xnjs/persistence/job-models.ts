@@ -2,16 +2,17 @@ import { DataTypes, Model, type Sequelize } from 'sequelize';
 import { column, type Migration } from '#kernel/persistence/migrate.js';
 import type { Job } from '../job/job.js';
 
+/** Each column an object of its own: Sequelize writes into them. */
 const jobColumns = {
   id: { ...column.id, primaryKey: true },
-  ownerDn: column.text,
-  targetId: column.word,
+  ownerDn: { ...column.text },
+  targetId: { ...column.word },
   /** Something is still to be done for it. */
   active: { type: DataTypes.BOOLEAN, allowNull: false },
   destroying: { type: DataTypes.BOOLEAN, allowNull: false },
-  createdMs: column.number,
-  terminationMs: column.number,
-  document: column.text,
+  createdMs: { ...column.number },
+  terminationMs: { ...column.number },
+  document: { ...column.text },
 } as const;
 const tagColumns = {
   jobId: { ...column.id, primaryKey: true },

@@ -6,8 +6,6 @@ import type { JobFilter, JobStore } from '../job/store.js';
 import { GroupCommit, type Outcome } from './group-commit.js';
 import { jobModels, toJob, toRow, type JobModels } from './job-models.js';
 
-export { jobMigrations } from './job-models.js';
-
 type Write = { readonly insert: Job } | { readonly id: string; readonly change: (job: Job) => Job };
 
 /** {@link JobStore} in the service's database, after `jobMigrations`. */
