@@ -1,0 +1,107 @@
+import assert from 'node:assert/strict';
+import { describe, it } from 'node:test';
+import { jobName, jobTags, parseDescription, withoutInlineData } from '#xnjs/job/description.js';
+
+describe('job descriptions', () => {
+  it('takes null for absent, also in lists and maps', () => {
+    const parsed = parseDescription({
+      Executable: 'date',
+      Name: null,
+      'Login node': null,
+      Environment: { A: '1', B: null },
+      Imports: [{ From: null, To: 'x', Data: 'd', Permissions: null }],
+    });
+    assert.deepEqual([parsed.Name, parsed.Environment], [undefined, { A: '1' }]);
+    assert.deepEqual(parsed.Imports[0]?.data, 'd');
+  });
+
+  it('ignores keys that it does not know', () => {
+    assert.equal(parseDescription({ Site: 'X', 'Preferred protocol': 7 }).Executable, undefined);
+  });
+
+  const flags: [unknown, boolean][] = [
+    [true, true],
+    ['true', true],
+    ['TRUE', true],
+    ['false', false],
+    [false, false],
+    [undefined, false],
+  ];
+  for (const [value, meaning] of flags)
+    it(`reads ${JSON.stringify(value)} as ${meaning}`, () => {
+      assert.equal(parseDescription({ haveClientStageIn: value }).haveClientStageIn, meaning);
+    });
+
+  it('reads the environment as map or as list, numbers and booleans as text', () => {
+    const map = { A: 'x=y', B: 7, C: true };
+    const text = { A: 'x=y', B: '7', C: 'true' };
+    assert.deepEqual(parseDescription({ Environment: map }).Environment, text);
+    assert.deepEqual(
+      parseDescription({ Environment: ['A=x=y', 'B=7', 'C=true'] }).Environment,
+      text,
+    );
+  });
+
+  it('reads imports as list or as map, with all the names that clients use', () => {
+    const expected = { to: 'a/b', data: 'one\ntwo', mode: 'append', permissions: 'rwx' };
+    const more = { Data: ['one', 'two'], Mode: 'APPEND', Permissions: 'rwx' };
+    for (const Imports of [
+      [{ To: 'a/b', ...more }],
+      [{ From: 'inline:x', file: 'a/b', ...more }],
+      { 'a/b': { source: 'inline://dummy', ...more } },
+    ])
+      assert.deepEqual(parseDescription({ Imports }).Imports, [expected]);
+  });
+
+  it('has a name and tags in every case', () => {
+    assert.equal(jobName(parseDescription({})), 'UNICORE_Job');
+    assert.equal(jobName(parseDescription({ ApplicationName: 'Date' })), 'Date');
+    assert.deepEqual(jobTags(parseDescription({ tags: ['a', 'b', 'a'] })), ['a', 'b']);
+  });
+
+  it('cuts inline data out of what is shown, and nothing else', () => {
+    const Imports = [
+      { To: 'x', Data: 'secret' },
+      { To: 'y', From: 'https://h' },
+    ];
+    assert.deepEqual(withoutInlineData({ Name: 'n', Imports }), {
+      Name: 'n',
+      Imports: [
+        { To: 'x', Data: 'n/a' },
+        { To: 'y', From: 'https://h' },
+      ],
+    });
+    assert.deepEqual(withoutInlineData({ Imports: { x: { Data: 's' } } }), {
+      Imports: { x: { Data: 'n/a' } },
+    });
+  });
+
+  const refused: [string, Record<string, unknown>, RegExp][] = [
+    ['arguments that are no strings', { Arguments: ['a', 1] }, /Arguments\.1: must be a string/],
+    ['a value with NUL', { Executable: 'a\0b' }, /Executable: must not contain NUL/],
+    ['a name of two lines', { Name: 'a\nb' }, /Name: must be one line/],
+    ['a wrong variable name', { Environment: { 'A B': 'x' } }, /Environment.*A B/],
+    [
+      'a parameter sweep',
+      { Parameters: { X: { Values: ['1'] } } },
+      /Parameters\.X: parameter sweeps/,
+    ],
+    ['output files that are commands', { Stdout: '$(id)' }, /Stdout: must not contain/],
+    [
+      'a flag that is none',
+      { IgnoreNonZeroExitCode: 'maybe' },
+      /IgnoreNonZeroExitCode: must be true or false/,
+    ],
+    ['a umask that is none', { Umask: '9' }, /Umask: must be octal/],
+    ['raw jobs', { 'Job type': 'raw' }, /Job type: raw jobs are not offered/],
+    ['https imports', { Imports: [{ From: 'https://h/x', To: 'x' }] }, /Imports\.0.*"https"/],
+    ['exports', { Exports: [{ From: 'x', To: 'UFTP:https://h/x' }] }, /Exports\.0.*"UFTP"/],
+    ['an import without target', { Imports: [{ Data: 'x' }] }, /Imports\.0.*To/],
+    ['an import by no URL', { Imports: [{ From: 'x y', To: 'x' }] }, /Imports\.0.*must be a URL/],
+    ['wrong permissions', { Imports: [{ To: 'x', Data: '', Permissions: '755' }] }, /Permissions/],
+  ];
+  for (const [what, description, message] of refused)
+    it(`refuses ${what}, naming the field`, () => {
+      assert.throws(() => parseDescription(description), { code: 'JOB_INVALID', message });
+    });
+});
