@@ -15,10 +15,9 @@ export function connectTcp(options: TcpNetConnectOpts, timeoutMs: number): Promi
       socket.destroy();
       reject(error);
     }
-    socket.once('error', fail);
+    socket.on('error', fail); // for good: an error that nobody listens to ends the process
     socket.once('connect', () => {
       clearTimeout(timer);
-      socket.off('error', fail);
       resolve(socket);
     });
   });

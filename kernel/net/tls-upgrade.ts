@@ -19,7 +19,10 @@ export function acceptTls(plain: Socket, tls: MutualTls, timeoutMs: number): Pro
       rejectUnauthorized: true,
       handshakeTimeout: timeoutMs,
     });
-    server.once('secureConnection', resolve);
+    server.once('secureConnection', (socket) => {
+      socket.on('error', () => plain.destroy());
+      resolve(socket);
+    });
     server.once('tlsClientError', (error: Error) => {
       plain.destroy();
       reject(error);
@@ -42,7 +45,6 @@ export function startTls(plain: Socket, tls: MutualTls, timeoutMs: number): Prom
     socket.once('close', () => fail(new Error('the peer ended the handshake')));
     socket.once('secureConnect', () => {
       clearTimeout(timer);
-      socket.off('error', fail);
       resolve(socket);
     });
   });

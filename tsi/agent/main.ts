@@ -19,6 +19,8 @@ async function main(file: string): Promise<void> {
   process.umask(0o077);
   const agent = createAgent(readSettings(file));
   const { settings, log } = agent;
+  // the jobs of this machine depend on the agent: a fault in one request is no reason to leave them
+  process.on('uncaughtException', (error) => log.error({ reason: error.stack }, 'a fault of ours'));
   const running: Promise<void>[] = [];
   if (settings.main) {
     const { serveMain } = await import('./tcp-main.js');

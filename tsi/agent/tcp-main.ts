@@ -93,7 +93,6 @@ function loadTls({ keyFile, certFile, caFile, passphrase }: TlsSettings): Mutual
 
 async function accept(tls: TlsSettings, plain: Socket): Promise<TLSSocket> {
   const socket = await acceptTls(plain, loadTls(tls), requestMs);
-  socket.on('error', () => plain.destroy());
   const subject = socket.getPeerCertificate().subject as unknown as Subject | undefined;
   if (subject && tls.allowedDns.some((dn) => admitsName(dn, subject))) return socket;
   throw new Error('the name is not in the list');
