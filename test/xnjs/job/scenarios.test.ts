@@ -1,0 +1,50 @@
+import assert from 'node:assert/strict';
+import { readdirSync, readFileSync } from 'node:fs';
+import { describe, it } from 'node:test';
+import { step, type JobEvent } from '#xnjs/job/state.js';
+import { aJob, aPlan } from './samples.js';
+
+const folder = new URL('./scenarios/', import.meta.url);
+
+/** Events that belong to no run. */
+const runless = new Set(['lost', 'start', 'restart', 'abort', 'destroy']);
+
+/** Two blanks or more part the columns: event, state, effects, `= result`; `#` begins a remark. */
+describe('scenarios of a job', () => {
+  for (const file of readdirSync(folder)) {
+    const lines = readFileSync(new URL(file, folder), 'utf8').trim().split('\n');
+    it(`${file}: ${lines[0]!.slice(2)}`, () => {
+      let job = aJob();
+      let run = 1;
+      for (const [at, line] of lines.entries()) {
+        if (line.startsWith('#')) continue;
+        const [told = '', state, effects, result] = line.replace(/\s+#.*/, '').split(/\s{2,}/);
+        const next = step(
+          job,
+          toEvent(told, told === 'gone' && state === 'CREATED' ? run - 1 : run, at),
+        );
+        ({ job } = next);
+        run = job.run.number;
+        const asked = next.effects.map((effect) => effect.do).join(',') || '-';
+        assert.deepEqual([job.state, asked], [state, effects], `${file}:${at + 1}`);
+        const { result: found } = job.run;
+        if (result)
+          assert.equal(found?.successful ? 'successful' : found?.message, result.slice(2));
+      }
+    });
+  }
+});
+
+function toEvent(told: string, run: number, atMs: number): JobEvent {
+  const [type = '', ...words] = told.split(' ');
+  const argument = words.join(' ');
+  const plan = {
+    ...aPlan,
+    executes: argument.includes('executes'),
+    stagesIn: argument.includes('stagesIn'),
+    waitsForClient: argument.includes('waitsForClient'),
+  };
+  const facts = { name: 'n', jobType: 'BATCH', directory: '/j/' };
+  const more = { bssId: argument, exitCode: Number(argument), reason: argument, plan, facts };
+  return { type, atMs, ...(runless.has(type) ? {} : { run }), ...more } as unknown as JobEvent; // the file is ours
+}
