@@ -82,11 +82,18 @@ export type AgentProcess = {
   readonly port: () => Promise<number>;
 };
 
-/** @param ordinary run by an account that is not root */
+type AgentOptions = {
+  readonly properties?: readonly string[];
+  /** Run by an account that is not root. */
+  readonly ordinary?: boolean;
+  readonly dir?: string;
+};
+
 export async function startAgent(
   scope: Scope,
-  { properties = [], ordinary = false, dir = scratch(scope, ordinary ? nobodyId : undefined) } = {},
+  { properties = [], ordinary = false, dir }: AgentOptions = {},
 ): Promise<AgentProcess> {
+  dir ??= scratch(scope, ordinary ? nobodyId : undefined);
   const socket = join(dir, 'link.sock');
   const file = join(dir, 'tsi.properties');
   const own = properties.some((line) => line.startsWith('tsi.link'))
