@@ -8,6 +8,7 @@ import { toLifecycle, type DomainEvent, type EventName, type Lifecycle } from '.
 import type { KeepAliveOptions } from './keep-alive.js';
 import type { Args, ProcedureName, Result, StreamProcedureName } from './procedures.js';
 import { openSession, watch } from './session.js';
+import { linkSignals, startDeadline } from './signals.js';
 import type { Command } from './ssh.js';
 import type { LibvirtStream } from './stream.js';
 import { dial } from './transport.js';
@@ -91,22 +92,21 @@ export class LibvirtClient implements AsyncDisposable {
   }
 
   /** Resolves once connected. @throws the reason of `signal`, or of a client that was closed */
-  ready(signal?: AbortSignal): Promise<void> {
-    if (this.connected) return Promise.resolve();
-    const until = AbortSignal.any([this.#abort.signal, ...(signal ? [signal] : [])]);
-    return new Promise((resolve, reject) => {
+  async ready(signal?: AbortSignal): Promise<void> {
+    using until = linkSignals(this.#abort.signal, signal);
+    until.signal.throwIfAborted();
+    if (this.connected) return;
+    await new Promise<void>((resolve, reject) => {
       const stop = this.onConnectionChange(({ state }) => {
         if (state === 'down') return;
         stop();
-        until.removeEventListener('abort', aborted);
         resolve();
       });
-      const aborted = (): void => {
+      const abort = (): void => {
         stop();
-        reject(until.reason as Error);
+        reject(until.signal.reason as Error);
       };
-      until.addEventListener('abort', aborted, { once: true });
-      if (until.aborted) aborted();
+      until.signal.addEventListener('abort', abort, { once: true });
     });
   }
 
@@ -236,8 +236,11 @@ export class LibvirtClient implements AsyncDisposable {
     prepare?: (connection: Connection, signal: AbortSignal) => Promise<void>,
   ): Promise<Connection> {
     const { connectTimeoutMs: timeoutMs, command } = this.#options;
-    const deadline = AbortSignal.timeout(timeoutMs);
-    const signal = AbortSignal.any([this.#abort.signal, deadline, ...(caller ? [caller] : [])]);
+    using deadline = startDeadline(timeoutMs, () =>
+      unavailable('libvirt did not open in time', { timeoutMs }),
+    );
+    using first = linkSignals(this.#abort.signal, deadline.signal, caller);
+    const { signal } = first;
     let connection: Connection | undefined;
     try {
       connection = new Connection(await dial(this.#uri, { signal, command }), {
@@ -248,10 +251,8 @@ export class LibvirtClient implements AsyncDisposable {
       await prepare?.(connection, signal);
       return connection;
     } catch (error) {
-      const late = deadline.aborted && signal.reason === deadline.reason;
-      const cause = late ? unavailable('libvirt did not open in time', { timeoutMs }) : error;
-      connection?.destroy(unavailable('not opened', {}, cause));
-      throw cause;
+      connection?.destroy(unavailable('not opened', {}, error));
+      throw error;
     }
   }
 

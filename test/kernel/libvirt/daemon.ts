@@ -1,6 +1,6 @@
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { access, mkdir, mkdtemp, readFile, rm } from 'node:fs/promises';
+import { access, mkdtemp, readFile, rm } from 'node:fs/promises';
 import { createServer, type AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
 import { delimiter, join } from 'node:path';
@@ -54,22 +54,29 @@ export async function aDaemon() {
   };
 }
 
+/** Hides the folders of the host's libvirt; guests, and so the rest, are not needed. */
+const listenScript = `set -e
+for part in etc:/etc lib:/var/lib cache:/var/cache log:/var/log run:/run; do
+  mkdir -p "$1/hidden/\${part%%:*}" "\${part#*:}/libvirt"
+  mount --bind "$1/hidden/\${part%%:*}" "\${part#*:}/libvirt"
+done
+exec libvirtd --config "$1/etc/libvirtd.conf" --pid-file "$1/libvirtd.pid" --listen`;
+
 /**
  * A daemon on TCP ports of this host: `startLibvirtd` would, as root, put it into a network of its own,
- * where only its guests could reach it. `extraConfig` are lines of libvirtd.conf.
+ * where only its guests could reach it. `configure` gets a folder and returns lines of libvirtd.conf.
  */
-export async function aListeningDaemon(extraConfig: readonly string[]) {
+export async function aListeningDaemon(configure: (folder: string) => Promise<readonly string[]>) {
   const stateDir = await mkdtemp(join(tmpdir(), 'vsite-lv-'));
+  const extraConfig = await configure(stateDir);
   if (!isRoot) {
     const daemon = await startLibvirtd({ stateDir, log: silentLog, extraConfig, listen: true });
     return disposable(stateDir, () => daemon.stop());
   }
-  const { script, socket } = libvirtdLayout(stateDir, true);
+  const { socket, log } = libvirtdLayout(stateDir, true);
   await writeConfig(stateDir, true, extraConfig);
-  const cacheDir = join(stateDir, 'cache');
-  await mkdir(cacheDir);
   const namespaces = ['--mount', '--pid', '--fork', '--kill-child', '--mount-proc'];
-  const inside = ['tini', '-g', '--', 'sh', script, stateDir, cacheDir, '--listen'];
+  const inside = ['tini', '-g', '--', 'sh', '-c', listenScript, 'sh', stateDir];
   const child = spawn('unshare', [...namespaces, '--propagation', 'private', ...inside], {
     stdio: 'ignore',
   });
@@ -77,7 +84,11 @@ export async function aListeningDaemon(extraConfig: readonly string[]) {
   const uri = `test+unix:///default?socket=${socket}`;
   await using client = new LibvirtClient({ uri, log: silentLog });
   client.start();
-  await client.ready(AbortSignal.timeout(30_000));
+  const failed = exit.then(async () => {
+    throw new Error(await readFile(log, 'utf8'));
+  });
+  await Promise.race([client.ready(AbortSignal.timeout(30_000)), failed]);
+  failed.catch(() => undefined); // from now on its end is for the tests to notice
   return disposable(stateDir, async () => {
     child.kill('SIGKILL');
     await exit;
