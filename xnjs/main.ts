@@ -13,7 +13,7 @@ import { Scope } from '#kernel/scope.js';
 import { JobConfig } from './job/config.js';
 import { JobEngine } from './job/engine.js';
 import { jobMigrations } from './persistence/job-models.js';
-import { createJobStore } from './persistence/sql-job-store.js';
+import { createJobStore } from './persistence/job-store.js';
 import { createTargetStore, targetMigrations } from './persistence/sql-target-store.js';
 import { HttpImageSource } from './vm/http-image-source.js';
 import { LibvirtHypervisor } from './vm/libvirt-hypervisor.js';
