@@ -1,9 +1,18 @@
 import { createHash, randomUUID } from 'node:crypto';
 import { createReadStream } from 'node:fs';
-import { chmod, mkdir, open, readdir, rename, rm, stat, type FileHandle } from 'node:fs/promises';
+import {
+  chmod,
+  mkdir,
+  open,
+  readdir,
+  rename,
+  rm,
+  stat,
+  writeFile,
+  type FileHandle,
+} from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import type { Readable } from 'node:stream';
-import { pipeline } from 'node:stream/promises';
 import type { ByteRange } from '#kernel/http/range.js';
 import { blobPath } from '../contract.js';
 import { ImageError } from '../errors.js';
@@ -139,7 +148,7 @@ async function write(source: Readable, file: FileHandle, maxBytes: number) {
       yield chunk;
     }
   }
-  await pipeline(measured, file.createWriteStream({ autoClose: false }));
+  await writeFile(file, measured());
   return { sha256: hash.digest('hex'), sizeBytes };
 }
 
