@@ -50,7 +50,10 @@ shift 2
 exec libvirtd --config "$state/etc/libvirtd.conf" --pid-file "$state/libvirtd.pid" "$@"
 `;
 
-/** Writes libvirtd.conf, qemu.conf and the start script; `extraConfig` (whole lines) comes last and so wins. */
+/**
+ * Writes libvirtd.conf, qemu.conf and the start script.
+ * @param extraConfig whole lines, which win: of two for the same thing libvirtd takes the first
+ */
 export async function writeConfig(
   stateDir: string,
   system: boolean,
@@ -60,6 +63,7 @@ export async function writeConfig(
   for (const folder of ['etc', 'lib', 'log', 'run', 'home'])
     await mkdir(join(stateDir, folder), { recursive: true, mode: 0o700 });
   const lines = [
+    ...extraConfig,
     'listen_tls = 0',
     'auth_unix_ro = "none"',
     'auth_unix_rw = "none"',
@@ -70,7 +74,6 @@ export async function writeConfig(
     'max_client_requests = 64',
     'max_workers = 40',
     `log_outputs = "3:file:${layout.log}"`,
-    ...extraConfig,
   ];
   await writeFile(layout.config, `${lines.join('\n')}\n`);
   await writeFile(layout.script, namespaceScript);
