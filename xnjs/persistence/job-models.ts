@@ -93,12 +93,13 @@ export const jobMigrations: readonly Migration[] = [
       };
       for (const [name, fields] of Object.entries(indexes))
         await schema.addIndex('jobs', { name, fields, transaction });
-      // stays small however many have ended
+      // these stay small however many have ended
+      const active = { where: { active: true }, transaction };
+      await schema.addIndex('jobs', { name: 'jobs_active', fields: ['id'], ...active });
       await schema.addIndex('jobs', {
-        name: 'jobs_active',
-        fields: ['id'],
-        where: { active: true },
-        transaction,
+        name: 'jobs_active_by_target',
+        fields: ['target_id', 'id'],
+        ...active,
       });
       await schema.addIndex('job_tags', {
         name: 'jobs_by_tag',

@@ -102,6 +102,11 @@ describe('the job store', () => {
       /COVERING INDEX jobs_by_target/,
     ],
     ['what is unfinished', "active = 1 AND id > 'x' ORDER BY id", /INDEX jobs_active/],
+    [
+      'what is unfinished on a target',
+      "active = 1 AND id > 'x' AND target_id = 'x' ORDER BY id",
+      /INDEX jobs_active_by_target/,
+    ],
     ['what is expired', 'termination_ms <= 1', /INDEX jobs_by_termination/],
   ];
   for (const [what, where, index] of plans)
