@@ -11,7 +11,7 @@ import { pipeline } from 'node:stream/promises';
 import { after, before, describe, it } from 'node:test';
 import { promisify } from 'node:util';
 import { waitFor } from '#cli/host/process.js';
-import { cpio, tar, type Tree } from '#cli/image/archive.js';
+import { cpio, tar, type Entry, type Tree } from '#cli/image/archive.js';
 import { buildDemoContainer, buildDemoVm, buildImage } from '#cli/image/build.js';
 import { qemuArguments } from '#cli/image/qemu.js';
 import { projectRoot } from '#cli/image/recipe.js';
@@ -113,7 +113,7 @@ describe('archives', () => {
   });
 
   it('do not depend on the order in which the tree was put together', () => {
-    const reversed = new Map([...tree].reverse());
+    const reversed = new Map<string, Entry>([...tree].reverse());
     assert.deepEqual([...tar(reversed)], [...tar(tree)]);
     assert.deepEqual([...cpio(reversed)], [...cpio(tree)]);
   });
