@@ -132,8 +132,10 @@ export class Exchange {
     const request = this.#request;
     if (!request.complete || !this.#answer?.complete) this.#upstream?.destroy();
     if (request.complete || request.destroyed) return;
-    const timer = setTimeout(() => request.destroy(), lingerMs);
-    request.once('close', () => clearTimeout(timer)).resume();
+    request.resume();
+    setTimeout(() => {
+      if (!request.complete) request.socket.destroy();
+    }, lingerMs).unref();
   }
 
   /**

@@ -46,6 +46,9 @@ export async function startGateway(config: GatewayConfig, deps: { log: Log }): P
     connectionsCheckingInterval: Math.min(5_000, limits.headSeconds * 250),
     maxHeaderSize: limits.headerBytes,
     noDelay: true,
+    // Finds out that the other end of a tunnel is no more
+    keepAlive: true,
+    keepAliveInitialDelay: 60_000,
   });
   server.maxConnections = limits.connections;
   limitConnections(server, limits.connectionsPerClient, log);

@@ -32,8 +32,7 @@ export function openTunnel(
 ): void {
   const { site, path, reqId, protocol } = facts;
   const headers = [...facts.headers, 'Connection', 'Upgrade', 'Upgrade', protocol];
-  const more = { agent: false, allowHalfOpen: true } as const;
-  const upstream = site.request('GET', path, headers, more);
+  const upstream = site.request('GET', path, headers, { agent: false });
   const abandon = () => upstream.destroy();
   socket.once('close', abandon).once('error', abandon);
   upstream.on('timeout', () => upstream.destroy(new Error('the site is silent')));
@@ -65,6 +64,7 @@ export function openTunnel(
 
 /** Lets an end of one side reach the other; a failure of one ends both. */
 function join(a: Duplex, b: Duplex): void {
+  a.allowHalfOpen = b.allowHalfOpen = true;
   for (const [from, to] of [
     [a, b],
     [b, a],

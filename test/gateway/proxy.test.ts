@@ -1,0 +1,372 @@
+import assert from 'node:assert/strict';
+import { once } from 'node:events';
+import { readFile } from 'node:fs/promises';
+import type { IncomingMessage } from 'node:http';
+import { request as httpsRequest } from 'node:https';
+import { connect, type TLSSocket } from 'node:tls';
+import { after, before, describe, it } from 'node:test';
+import {
+  createCa,
+  issueCertificate,
+  keyPem,
+  type CertificateRequest,
+} from '#kernel/security/ca.js';
+import { createConsignorVerifier } from '#kernel/security/consignor.js';
+import { formatDn } from '#kernel/security/dn.js';
+import { createPrivateKey, X509Certificate } from 'node:crypto';
+import { eventually, startRig, type Rig } from './rig.js';
+
+/** What the site saw. */
+type Seen = { method: string; url: string; headers: Record<string, string>; body: string };
+
+describe('gateway', () => {
+  let rig: Rig;
+  let latest: IncomingMessage | undefined;
+  before(async () => {
+    rig = await startRig((request, response) => {
+      latest = request;
+      if (request.url === '/die') {
+        response.writeHead(200, { 'content-length': 1000 });
+        response.write('half', () => response.destroy());
+        return;
+      }
+      if (request.url === '/die-chunked') {
+        response.write('half', () => response.destroy());
+        return;
+      }
+      if (request.url === '/early') {
+        response.writeHead(413).end('no more');
+        return;
+      }
+      if (request.url === '/hang') return;
+      const chunks: Buffer[] = [];
+      request.on('data', (chunk: Buffer) => chunks.push(chunk));
+      request.on('end', () => {
+        const { method, url, headers } = request;
+        response.setHeader('X-Site', 'yes');
+        response.setHeader('Set-Cookie', ['a=1', 'b=2']);
+        response.setHeader('X-Frame-Options', 'ALLOW');
+        response.statusCode = url === '/empty' ? 204 : 200;
+        if (url === '/432') response.writeHead(432, 'Session gone');
+        response.end(
+          JSON.stringify({ method, url, headers, body: Buffer.concat(chunks).toString() }),
+        );
+      });
+    });
+  });
+  after(() => rig[Symbol.asyncDispose]());
+
+  const seen = async (options: Parameters<Rig['request']>[0]): Promise<Seen> => {
+    const { status, body } = await rig.request(options);
+    assert.equal(status, 200, body);
+    return JSON.parse(body) as Seen;
+  };
+  const clientOf = async (request: Partial<CertificateRequest>, foreign = false) => {
+    const { ca } = rig.credentials;
+    const own = {
+      key: createPrivateKey(await readFile(ca.keyFile)),
+      certificate: new X509Certificate(await readFile(ca.certFile)),
+    };
+    const issuer = foreign ? await createCa('CN=VSite CA,O=VSite,C=EU') : own;
+    const made = await issueCertificate(issuer, {
+      subject: 'CN=Demo User,O=VSite,C=EU',
+      usage: 'client',
+      keyType: 'ec',
+      ...request,
+    });
+    return { cert: made.certificate.toString(), key: keyPem(made.key) };
+  };
+
+  it('forwards to the site, whatever the case of its name, and tells it the address', async () => {
+    const { url, headers } = await seen({ path: '/vsite/rest//core/?a=%2F' });
+    assert.equal(url, '/rest/core?a=%2F');
+    assert.equal(headers['x-unicore-gateway'], `https://localhost:${rig.port}/VSITE`);
+    assert.match(headers['x-unicore-consignor-ip']!, /^(127\.0\.0\.1|::1)$/);
+    assert.match(headers['x-request-id']!, /^[\w-]{36}$/);
+  });
+  for (const method of ['GET', 'POST', 'PUT', 'DELETE', 'OPTIONS'])
+    it(`forwards ${method} with and without a body`, async () => {
+      assert.equal((await seen({ path: '/VSITE/x', method, body: 'text' })).body, 'text');
+      const empty = await seen({ path: '/VSITE/x', method, headers: { 'content-length': 0 } });
+      assert.deepEqual([empty.method, empty.body], [method, '']);
+    });
+  it('forwards a chunked body', async () => {
+    const headers = { 'transfer-encoding': 'chunked' };
+    assert.equal(
+      (await seen({ path: '/VSITE/x', method: 'PUT', headers, body: 'chunks' })).body,
+      'chunks',
+    );
+  });
+  it('returns status, text and headers as the site set them, with its own in place', async () => {
+    const { status, headers } = await rig.request({ path: '/VSITE/432' });
+    assert.equal(status, 432);
+    assert.equal(headers['x-site'], 'yes');
+    assert.deepEqual(headers['set-cookie'], ['a=1', 'b=2']);
+    assert.equal(headers['x-frame-options'], 'DENY');
+    assert.equal((await rig.request({ path: '/VSITE/empty' })).status, 204);
+    const head = await rig.request({ path: '/VSITE/x', method: 'HEAD' });
+    assert.deepEqual([head.status, head.body], [200, '']);
+  });
+
+  it('names the owner of a client certificate, signed', async () => {
+    const { headers } = await seen({ path: '/VSITE/x', ...rig.asUser });
+    const dn = createConsignorVerifier([rig.signer])(headers['x-unicore-consignor']!);
+    assert.equal(formatDn(dn), 'CN=Demo User,O=VSite,C=EU');
+  });
+  it('lets no client say who it is', async () => {
+    const headers = {
+      'X-UNICORE-Consignor': 'DN="CN=Root";DSIG=abcd',
+      'x-unicore-CONSIGNOR-ip': '192.0.2.1',
+      'X-UNICORE-Gateway': 'https://evil/VSITE',
+      'X-Forwarded-For': '192.0.2.1',
+      'X-Forwarded-Host': 'evil',
+      'X-Request-Id': 'evil',
+      Connection: 'x-unicore-consignor-ip, x-unicore-gateway',
+    };
+    const plain = await seen({ path: '/VSITE/x', headers });
+    assert.doesNotMatch(JSON.stringify(plain.headers), /evil|192\.0\.2\.1|Root|forwarded/);
+    assert.equal(plain.headers['x-unicore-consignor'], undefined);
+    assert.ok(plain.headers['x-unicore-consignor-ip']);
+    assert.ok(plain.headers['x-unicore-gateway']);
+    const known = await seen({ path: '/VSITE/x', headers, ...rig.asUser });
+    assert.match(known.headers['x-unicore-consignor']!, /^DN="CN=Demo User,O=VSite,C=EU";DSIG=/);
+  });
+  const badCertificates = [
+    ['of another authority with the same name', {}, true],
+    ['that has expired', { validDays: -1 }, false],
+    ['whose subject is no name', { subject: 'CN=a', usage: 'ca' }, true],
+  ] as const;
+  for (const [what, request, foreign] of badCertificates)
+    it(`refuses a certificate ${what}`, async () => {
+      latest = undefined;
+      const client = await clientOf(request, foreign);
+      const { status, body } = await rig.request({ path: '/VSITE/x', ...client });
+      assert.equal(status, 403);
+      assert.match(
+        (JSON.parse(body) as { errorMessage: string }).errorMessage,
+        /client certificate/,
+      );
+      assert.equal(latest, undefined);
+    });
+  it('asks for the certificate again when a TLS session is resumed', async () => {
+    const options = { host: 'localhost', port: rig.port, ca: rig.ca, ...rig.asUser };
+    const first = connect(options);
+    const [session] = (await once(first, 'session')) as [Buffer];
+    first.destroy();
+    const { headers } = await seen({ path: '/VSITE/x', session, ...rig.asUser });
+    assert.match(headers['x-unicore-consignor']!, /Demo User/);
+    const bare = connect({ host: 'localhost', port: rig.port, ca: rig.ca });
+    const [anonymous] = (await once(bare, 'session')) as [Buffer];
+    bare.destroy();
+    const resumed = await seen({ path: '/VSITE/x', session: anonymous });
+    assert.equal(resumed.headers['x-unicore-consignor'], undefined);
+  });
+
+  it('says 404 for an unknown site and 503 for one that is down', async () => {
+    const unknown = await rig.request({ path: '/nix/rest/core' });
+    assert.deepEqual(
+      [unknown.status, JSON.parse(unknown.body)],
+      [404, { errorMessage: 'no such site', status: 404 }],
+    );
+    const down = await rig.request({
+      path: '/DOWN/x',
+      method: 'POST',
+      body: 'x'.repeat(1_000_000),
+    });
+    assert.equal(down.status, 503);
+    assert.equal((JSON.parse(down.body) as { status: number }).status, 503);
+  });
+  const refusals = [
+    ['a path out of the site', { path: '/VSITE/../IMAGES/x' }, 400],
+    ['an encoded path out of the site', { path: '/VSITE/%2e%2e/IMAGES/x' }, 400],
+    ['TRACE', { path: '/VSITE/x', method: 'TRACE' }, 405],
+    ['PATCH', { path: '/VSITE/x', method: 'PATCH' }, 405],
+    ['POST to the front page', { path: '/', method: 'POST' }, 405],
+    ['a Host that is none', { path: '/VSITE/x', headers: { Host: 'a/b"' } }, 400],
+    [
+      'a coding it does not know',
+      { path: '/VSITE/x', method: 'POST', headers: { 'transfer-encoding': 'gzip, chunked' } },
+      501,
+    ],
+    [
+      'an Upgrade it does not know',
+      { path: '/VSITE/x', headers: { Connection: 'Upgrade', Upgrade: 'h2c' } },
+      501,
+    ],
+  ] as const;
+  for (const [what, options, status] of refusals)
+    it(`refuses ${what}`, async () => {
+      latest = undefined;
+      assert.equal((await rig.request(options)).status, status);
+      assert.equal(latest, undefined);
+    });
+
+  /** Sends bytes as they are, collects what comes until the connection ends. */
+  async function raw(text: string): Promise<string> {
+    const socket = connect({ host: 'localhost', port: rig.port, ca: rig.ca });
+    await once(socket, 'secureConnect');
+    socket.write(text);
+    let answer = '';
+    socket.on('data', (chunk: Buffer) => (answer += chunk.toString()));
+    socket.on('error', () => undefined);
+    await once(socket, 'close');
+    return answer;
+  }
+  const broken = [
+    ['no HTTP', 'hello\r\n\r\n', 400],
+    ['a space in the path', 'GET /VSITE/a b HTTP/1.1\r\nHost: h\r\n\r\n', 400],
+    [
+      'a bare line feed in a header',
+      'GET /VSITE/x HTTP/1.1\r\nHost: h\r\nX: a\nX-UNICORE-Consignor: b\rx\r\n\r\n',
+      400,
+    ],
+    [
+      'a header folded onto two lines',
+      'GET /VSITE/x HTTP/1.1\r\nHost: h\r\nX: a\r\n X-UNICORE-Gateway: b\r\n\r\n',
+      400,
+    ],
+    [
+      'two lengths',
+      'POST /VSITE/x HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab',
+      400,
+    ],
+    [
+      'length and chunks',
+      'POST /VSITE/x HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n',
+      400,
+    ],
+    [
+      'a blank before the colon',
+      'GET /VSITE/x HTTP/1.1\r\nHost: h\r\nX-UNICORE-Consignor : a\r\n\r\n',
+      400,
+    ],
+    ['no Host', 'GET /VSITE/x HTTP/1.1\r\n\r\n', 400],
+    [
+      'a head of 40 kB',
+      `GET /VSITE/x HTTP/1.1\r\nHost: h\r\nX: ${'a'.repeat(40_000)}\r\n\r\n`,
+      431,
+    ],
+  ] as const;
+  for (const [what, text, status] of broken)
+    it(`refuses ${what}`, async () => {
+      latest = undefined;
+      assert.match(await raw(text), new RegExp(`^HTTP/1.1 ${status} `));
+      assert.equal(latest, undefined);
+    });
+  it('takes several requests in one packet one after the other', async () => {
+    const one = 'GET /VSITE/x HTTP/1.1\r\nHost: h\r\n\r\n';
+    const answer = await raw(one + one.replace('Host', 'Connection: close\r\nHost'));
+    assert.equal(answer.match(/HTTP\/1\.1 200/g)?.length, 2);
+  });
+  it('speaks HTTP/1.0', async () => {
+    const answer = await raw('GET /VSITE/x HTTP/1.0\r\n\r\n');
+    assert.match(answer, /^HTTP\/1.1 200 /);
+    assert.match(answer, new RegExp(`https://localhost:${rig.port}/VSITE`));
+  });
+
+  it('cuts an answer off when the site dies in the middle of it', async () => {
+    for (const path of ['/VSITE/die', '/VSITE/die-chunked'])
+      await assert.rejects(rig.request({ path }), { code: 'ECONNRESET' });
+    assert.equal((await rig.request({ path: '/VSITE/x' })).status, 200);
+  });
+  it('lets the site know when the client leaves', async () => {
+    for (const method of ['GET', 'POST']) {
+      const headers = method === 'POST' ? { 'content-length': 100 } : {};
+      const { port, ca } = rig;
+      const path = '/VSITE/hang';
+      const request = httpsRequest({
+        host: 'localhost',
+        port,
+        ca,
+        path,
+        method,
+        headers,
+        agent: false,
+      });
+      request.on('error', () => undefined);
+      latest = undefined;
+      if (method === 'POST') request.write('begin');
+      else request.end();
+      await eventually(() => latest?.url === '/hang', 'the site has the request');
+      const { socket } = latest as unknown as IncomingMessage;
+      request.destroy();
+      await eventually(() => socket.destroyed, 'the site lost its client');
+    }
+  });
+  it('passes 100 Continue on, and an answer instead of it', async () => {
+    const { port, ca } = rig;
+    const expect = (path: string) =>
+      httpsRequest({
+        ...{ host: 'localhost', port, ca, path, method: 'PUT', agent: false },
+        headers: { Expect: '100-continue', 'Content-Length': 4 },
+      });
+    const willing = expect('/VSITE/x');
+    willing.flushHeaders();
+    await once(willing, 'continue');
+    willing.end('body');
+    const [answer] = (await once(willing, 'response')) as [IncomingMessage];
+    assert.equal(answer.statusCode, 200);
+    answer.resume();
+  });
+  it('delivers an answer that comes before the body was sent', async () => {
+    const { status, body } = await rig.request({
+      path: '/VSITE/early',
+      method: 'PUT',
+      body: Buffer.alloc(5_000_000),
+    });
+    assert.deepEqual([status, body], [413, 'no more']);
+  });
+
+  it('shows its sites', async () => {
+    const page = await rig.request({ path: '/', headers: { Accept: 'text/html,*/*' } });
+    assert.match(page.headers['content-type']!, /^text\/html/);
+    assert.match(page.body, /VSITE<\/td><td class="up">/);
+    assert.match(page.body, /DOWN<\/td><td class="down">/);
+    const json = await rig.request({ path: '/', headers: { Accept: 'application/json' } });
+    const { sites } = JSON.parse(json.body) as { sites: { name: string; status: string }[] };
+    assert.deepEqual(
+      sites.map(({ name, status }) => [name, status]),
+      [
+        ['VSITE', 'OK'],
+        ['DOWN', 'down'],
+      ],
+    );
+    assert.doesNotMatch(page.body + json.body, /site\.sock/);
+  });
+  it('logs each request without its secrets', async () => {
+    await rig.request({
+      path: '/VSITE/rest/files/5b1e?token=abc',
+      ...rig.asUser,
+      headers: { Authorization: 'Basic abc' },
+    });
+    const line = rig.lines.findLast(({ msg }) => msg === 'request');
+    assert.ok(line);
+    for (const name of ['reqId', 'peer', 'ms', 'bytes']) assert.ok(line[name], name);
+    assert.deepEqual(
+      [line['dn'], line['status'], line['vsite']],
+      ['CN=Demo User,O=VSite,C=EU', 200, 'VSITE'],
+    );
+    assert.doesNotMatch(JSON.stringify(rig.lines), /5b1e|abc/);
+  });
+  it('speaks TLS 1.2 and 1.3, nothing older', async () => {
+    const handshake = (version: 'TLSv1.1' | 'TLSv1.2' | 'TLSv1.3') =>
+      new Promise<string | null>((resolve) => {
+        const range = {
+          minVersion: version,
+          maxVersion: version,
+          ciphers: 'DEFAULT@SECLEVEL=0',
+        } as const;
+        const socket: TLSSocket = connect(
+          { host: 'localhost', port: rig.port, ca: rig.ca, ...range },
+          () => {
+            resolve(socket.getProtocol());
+            socket.destroy();
+          },
+        );
+        socket.on('error', () => resolve(null));
+      });
+    assert.equal(await handshake('TLSv1.3'), 'TLSv1.3');
+    assert.equal(await handshake('TLSv1.2'), 'TLSv1.2');
+    assert.equal(await handshake('TLSv1.1'), null);
+  });
+});

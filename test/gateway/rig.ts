@@ -1,0 +1,132 @@
+import assert from 'node:assert/strict';
+import { X509Certificate } from 'node:crypto';
+import { mkdtemp, readFile, rm } from 'node:fs/promises';
+import { createServer, type IncomingMessage, type RequestListener, type Server } from 'node:http';
+import { request as httpsRequest, type RequestOptions } from 'node:https';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import type { z } from 'zod';
+import { createLog, type Log } from '#kernel/log.js';
+import { Scope } from '#kernel/scope.js';
+import { createCredentials, type Credentials } from '#kernel/security/credentials.js';
+import { GatewayConfig, startGateway, type Gateway } from '#gateway/main.js';
+
+/** A gateway with a real certificate in front of a real server on a unix socket. */
+export type Rig = AsyncDisposable & {
+  readonly directory: string;
+  readonly credentials: Credentials;
+  readonly ca: string;
+  readonly gateway: Gateway;
+  readonly port: number;
+  readonly upstream: Server;
+  /** What the gateway logged. */
+  readonly lines: Record<string, unknown>[];
+  readonly signer: X509Certificate;
+  request(options: Asked): Promise<Answer>;
+  /** Options that make a request show the demo user's certificate. */
+  readonly asUser: { cert: string; key: string };
+};
+export type Asked = RequestOptions & { body?: string | Buffer; session?: Buffer };
+export type Answer = {
+  readonly status: number;
+  readonly headers: IncomingMessage['headers'];
+  readonly body: string;
+};
+
+let made: Promise<{ directory: string; credentials: Credentials }> | undefined;
+
+/** One set of certificates for all rigs of a process. */
+export function sharedCredentials(): Promise<{ directory: string; credentials: Credentials }> {
+  made ??= (async () => {
+    const directory = await mkdtemp(join(tmpdir(), 'gateway-certificates-'));
+    process.once('exit', () => void rm(directory, { recursive: true, force: true }));
+    return { directory, credentials: await createCredentials({ directory }) };
+  })();
+  return made;
+}
+
+export type RigOptions = Partial<
+  Omit<z.input<typeof GatewayConfig>, 'listen' | 'tls' | 'signingKeyFile'>
+> & { port?: number; log?: Log };
+
+export async function startRig(listener: RequestListener, options: RigOptions = {}): Promise<Rig> {
+  const scope = new Scope();
+  const { credentials } = await sharedCredentials();
+  const directory = await mkdtemp(join(tmpdir(), 'gateway-'));
+  scope.defer(() => rm(directory, { recursive: true, force: true }));
+  const socketPath = join(directory, 'site.sock');
+  const upstream = createServer(listener);
+  await new Promise<void>((resolve) => upstream.listen(socketPath, resolve));
+  scope.defer(() => {
+    upstream.closeAllConnections();
+    return new Promise((resolve) => upstream.close(resolve));
+  });
+  const lines: Record<string, unknown>[] = [];
+  const stream = {
+    write: (line: string) => lines.push(JSON.parse(line) as Record<string, unknown>),
+  };
+  const { port: listenPort = 0, log = createLog({ level: 'debug', stream }), ...config } = options;
+  const starting = startGateway(
+    GatewayConfig.parse({
+      listen: { host: 'localhost', port: listenPort },
+      tls: { ...credentials.gateway, trustFiles: [credentials.ca.certFile] },
+      signingKeyFile: credentials.consignor.keyFile,
+      sites: { VSITE: `unix:${socketPath}`, DOWN: `unix:${socketPath}.none` },
+      ...config,
+    }),
+    { log },
+  );
+  const gateway = await starting.catch(async (error: unknown) => {
+    await scope.close();
+    throw error;
+  });
+  scope.defer(() => gateway.close());
+  const ca = await readFile(credentials.ca.certFile, 'utf8');
+  const port = Number(new URL(gateway.url).port);
+  return {
+    directory,
+    credentials,
+    ca,
+    gateway,
+    port,
+    upstream,
+    lines,
+    signer: new X509Certificate(await readFile(credentials.consignor.certFile)),
+    asUser: {
+      cert: await readFile(credentials.user.certFile, 'utf8'),
+      key: await readFile(credentials.user.keyFile, 'utf8'),
+    },
+    request: (more) =>
+      ask({ host: 'localhost', servername: 'localhost', port, ca, agent: false, ...more }),
+    [Symbol.asyncDispose]: () => scope.close(),
+  };
+}
+
+function ask({ body, ...options }: Asked): Promise<Answer> {
+  return new Promise((resolve, reject) => {
+    const request = httpsRequest(options, (answer) => {
+      const chunks: Buffer[] = [];
+      answer.on('data', (chunk: Buffer) => chunks.push(chunk));
+      answer.on('error', reject);
+      answer.on('end', () => {
+        const { statusCode: status = 0, headers } = answer;
+        resolve({ status, headers, body: Buffer.concat(chunks).toString() });
+      });
+    });
+    request.on('error', reject);
+    // Node frames no body of a GET by itself
+    if (body !== undefined && !request.hasHeader('transfer-encoding')) {
+      request.setHeader('content-length', Buffer.byteLength(body));
+    }
+    request.end(body);
+  });
+}
+
+/** Waits for what must become true soon. */
+export async function eventually(check: () => boolean, what: string): Promise<void> {
+  const deadline = Date.now() + 10_000;
+  while (!check()) {
+    assert.ok(Date.now() < deadline, `did not happen: ${what}`);
+    await new Promise((resolve) => setTimeout(resolve, 5));
+  }
+}

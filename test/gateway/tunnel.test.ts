@@ -1,0 +1,123 @@
+import assert from 'node:assert/strict';
+import { once } from 'node:events';
+import { createHash } from 'node:crypto';
+import type { Duplex } from 'node:stream';
+import { after, before, describe, it } from 'node:test';
+import { connect, type TLSSocket } from 'node:tls';
+import { eventually, startRig, type Rig } from './rig.js';
+
+describe('tunnels through the gateway', () => {
+  let rig: Rig;
+  let far: Duplex | undefined;
+  let seen: Record<string, unknown> = {};
+  before(async () => {
+    rig = await startRig((_request, response) => {
+      response.statusCode = 432;
+      response.end('no session');
+    });
+    rig.upstream.on('upgrade', (request, socket: Duplex) => {
+      seen = request.headers;
+      far = socket;
+      socket.on('error', () => undefined);
+      if (request.url === '/refuse') {
+        socket.end('HTTP/1.1 403 Forbidden\r\nContent-Length: 2\r\n\r\nno');
+        return;
+      }
+      socket.write(
+        `HTTP/1.1 101 Go\r\nConnection: Upgrade\r\nUpgrade: ${String(request.headers.upgrade)}\r\nX-Site: yes\r\n\r\nhello`,
+      );
+      // Sends back what it gets, and its end after the other's
+      socket.on('data', (chunk: Buffer) => socket.write(chunk));
+      socket.on('end', () => socket.end('bye'));
+    });
+  });
+  after(() => rig[Symbol.asyncDispose]());
+
+  async function open(path: string, protocol: string, extra = ''): Promise<TLSSocket> {
+    const { port, ca, asUser } = rig;
+    const socket = connect({ host: 'localhost', port, ca, ...asUser });
+    socket.allowHalfOpen = true;
+    await once(socket, 'secureConnect');
+    socket.write(
+      `GET ${path} HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: ${protocol}\r\n` +
+        `X-UNICORE-Consignor-IP: 1.1.1.1\r\n${extra}\r\n`,
+    );
+    return socket;
+  }
+
+  for (const protocol of ['UNICORE-Socket-Forwarding', 'websocket'])
+    it(`carry ${protocol} both ways and hand on the end of each side`, async () => {
+      const socket = await open(
+        '/vsite/jobs/1/forward-port?port=1',
+        protocol,
+        'Sec-WebSocket-Key: k\r\n',
+      );
+      const chunks: Buffer[] = [];
+      socket.on('data', (chunk: Buffer) => chunks.push(chunk));
+      await eventually(() => Buffer.concat(chunks).includes('hello'), 'the tunnel is open');
+      // The head comes alone: clients lose what comes with it
+      assert.match(chunks[0]!.toString(), /^HTTP\/1\.1 101 [^]*\r\n\r\n$/);
+      assert.match(chunks[0]!.toString(), new RegExp(`\r\nUpgrade: ${protocol}\r\n`));
+      assert.match(chunks[0]!.toString(), /\r\nX-Site: yes\r\n/);
+      assert.match(String(seen['x-unicore-consignor']), /Demo User/);
+      assert.notEqual(seen['x-unicore-consignor-ip'], '1.1.1.1');
+      assert.equal(seen['sec-websocket-key'], 'k');
+      chunks.length = 0;
+      const sent = Buffer.alloc(3_000_000, 'abcdefg');
+      socket.end(sent);
+      await once(socket, 'end');
+      const received = Buffer.concat(chunks);
+      assert.equal(received.subarray(-3).toString(), 'bye');
+      const digest = (data: Buffer) => createHash('sha256').update(data).digest('hex');
+      assert.equal(digest(received.subarray(0, -3)), digest(sent));
+      socket.destroy();
+    });
+  it('end on both sides when one fails', async () => {
+    const near = await open('/VSITE/x', 'websocket');
+    near.resume().on('error', () => undefined);
+    far = undefined;
+    await eventually(() => far !== undefined, 'the tunnel is open');
+    near.destroy();
+    await eventually(() => far!.destroyed, 'the far side ended');
+    const other = await open('/VSITE/x', 'websocket');
+    other.resume().on('error', () => undefined);
+    far = undefined;
+    await eventually(() => far !== undefined, 'the tunnel is open');
+    (far as unknown as Duplex).destroy();
+    await once(other, 'end');
+    other.destroy();
+  });
+  const refusals = [
+    ['the site refuses', '/VSITE/refuse', 'websocket', /^HTTP\/1\.1 403 [^]*no$/],
+    ['the site is down', '/DOWN/x', 'websocket', /^HTTP\/1\.1 503 /],
+    ['there is no such site', '/NIX/x', 'websocket', /^HTTP\/1\.1 404 /],
+    ['the protocol is another', '/VSITE/x', 'h2c', /^HTTP\/1\.1 501 /],
+    ['the path leads out', '/VSITE/../x', 'websocket', /^HTTP\/1\.1 400 /],
+  ] as const;
+  for (const [what, path, protocol, expected] of refusals)
+    it(`are not opened when ${what}`, async () => {
+      const socket = await open(path, protocol);
+      let text = '';
+      socket.on('data', (chunk: Buffer) => (text += chunk.toString()));
+      await once(socket, 'end');
+      assert.match(text, expected);
+      socket.destroy();
+    });
+  it('do not keep the gateway from closing', async () => {
+    await using other = await startRig(() => undefined);
+    other.upstream.on('upgrade', (_request, socket: Duplex) => {
+      socket.on('error', () => undefined);
+      socket.write('HTTP/1.1 101 Go\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n');
+    });
+    const { port, ca } = other;
+    const socket = connect({ host: 'localhost', port, ca });
+    socket.on('error', () => undefined);
+    socket.write(
+      'GET /VSITE/x HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n',
+    );
+    await once(socket, 'data');
+    await other.gateway.close();
+    await eventually(() => socket.destroyed || socket.readableEnded, 'the tunnel ended');
+    socket.destroy();
+  });
+});
