@@ -13,7 +13,10 @@ const isRoot = process.getuid?.() === 0;
 
 /** Why tests with a real daemon cannot run here, or false. */
 export const withoutLibvirtd = (await inPath('libvirtd')) ? false : 'libvirtd is not installed';
-export const withoutContainers = withoutLibvirtd || (isRoot ? false : 'containers need root');
+export const withoutContainers =
+  withoutLibvirtd ||
+  (isRoot ? false : 'containers need root') ||
+  ((await inPath('busybox')) ? false : 'busybox is not installed');
 
 async function inPath(program: string): Promise<boolean> {
   const folders = `${process.env['PATH'] ?? ''}${delimiter}/usr/sbin`.split(delimiter);
