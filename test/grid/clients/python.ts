@@ -1,0 +1,22 @@
+import { execFile } from 'node:child_process';
+import { mkdir, rename, rm } from 'node:fs/promises';
+import { join } from 'node:path';
+import { promisify } from 'node:util';
+import { defaultCacheDirectory } from '#cli/quickstart/layout.js';
+import { exists } from '../grid.js';
+
+const run = promisify(execFile);
+
+/** A Python with packages from their registry, kept in the cache. @returns path of the interpreter */
+export async function pythonWith(packages: readonly string[]): Promise<string> {
+  const directory = join(defaultCacheDirectory(), `python-${packages.join('-')}`);
+  const python = join(directory, 'bin', 'python3');
+  if (await exists(join(directory, 'complete'))) return python;
+  await rm(directory, { recursive: true, force: true });
+  await mkdir(defaultCacheDirectory(), { recursive: true });
+  await run('python3', ['-m', 'venv', directory], { timeout: 120_000 });
+  await run(python, ['-m', 'pip', 'install', '--quiet', ...packages], { timeout: 240_000 });
+  await mkdir(join(directory, 'complete.new'));
+  await rename(join(directory, 'complete.new'), join(directory, 'complete'));
+  return python;
+}
