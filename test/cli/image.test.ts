@@ -72,7 +72,7 @@ async function newCache(name: string): Promise<string> {
 describe('archives', () => {
   const file = (content: string, mode: number, owner = 0) =>
     ({ type: 'file', content: Buffer.from(content), mode, owner }) as const;
-  const tree: Tree = new Map([
+  const tree: Tree = new Map<string, Entry>([
     ['/home/grid/b', file('five!', 0o640, 1000)],
     ['/home/grid', { type: 'directory', mode: 0o700, owner: 1000 }],
     ['/home', { type: 'directory', mode: 0o1777, owner: 0 }],
