@@ -107,6 +107,7 @@ describe('tunnels through the gateway', () => {
     await using other = await startRig(() => undefined);
     other.upstream.on('upgrade', (_request, socket: Duplex) => {
       socket.on('error', () => undefined);
+      socket.resume().on('end', () => socket.end());
       socket.write('HTTP/1.1 101 Go\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n');
     });
     const { port, ca } = other;
