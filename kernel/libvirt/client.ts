@@ -140,7 +140,7 @@ export class LibvirtClient implements AsyncDisposable {
     }
   }
 
-  /** @returns a function that ends the subscription, as all of these do */
+  /** Of changes from now on. @returns a function that ends the subscription, as all of these do */
   onConnectionChange(listener: (change: ConnectionChange) => void): () => void {
     return subscribe(this.#changeListeners, listener);
   }
