@@ -3,8 +3,9 @@ import { createServer, type RequestListener, type Server } from 'node:http';
 import { createServer as createTlsServer, type ServerOptions as TlsOptions } from 'node:https';
 import { connect, type ListenOptions } from 'node:net';
 import type { Duplex } from 'node:stream';
-import { errorText, GridError } from '#kernel/errors.js';
+import { GridError } from '#kernel/errors.js';
 import type { Scope } from '#kernel/scope.js';
+import { drainable } from './drain.js';
 
 export class ListenError extends GridError<'ADDRESS_IN_USE' | 'CONFIG_INVALID'> {}
 
@@ -20,8 +21,6 @@ const headersTimeoutMs = 20_000;
 const keepAliveTimeoutMs = 65_000;
 /** No byte in either direction for this long ends a connection, also in the middle of a transfer. */
 const idleTimeoutMs = 120_000;
-/** How long answers that are under way may take when the service closes. */
-const drainTimeoutMs = 10_000;
 /** How long the rest of a refused upload is read, so that the client gets to see the answer. */
 const lingerTimeoutMs = 5_000;
 
@@ -39,11 +38,13 @@ export async function listen(
     headersTimeout: headersTimeoutMs,
     keepAliveTimeout: keepAliveTimeoutMs,
     requestTimeout: 0,
+    handshakeTimeout: headersTimeoutMs,
     maxHeaderSize: 32_768,
   };
   const tls = 'tls' in where ? where.tls : undefined;
   const server = tls ? createTlsServer({ ...limits, ...tls }) : createServer(limits);
   server.setTimeout(idleTimeoutMs);
+  const close = drainable(server, tls ? 'secureConnection' : 'connection');
   server.on('request', handler);
   server.on('request', limitRefusedUpload);
   // the handler decides whether it wants the body at all
@@ -52,7 +53,7 @@ export async function listen(
   if ('unix' in where) await removeStaleSocket(where.unix);
   await start(server, where);
   if ('unix' in where) await chmod(where.unix, 0o600);
-  scope.defer(() => close(server));
+  scope.defer(close);
   const address = server.address();
   return typeof address === 'object' && address ? { server, port: address.port } : { server };
 }
@@ -101,22 +102,11 @@ function answers(path: string): Promise<boolean> {
   });
 }
 
-function close(server: Server): Promise<void> {
-  return new Promise((resolve, reject) => {
-    const timer = setTimeout(() => server.closeAllConnections(), drainTimeoutMs);
-    server.close((error) => {
-      clearTimeout(timer);
-      if (error) reject(new Error(`server did not close: ${errorText(error)}`, { cause: error }));
-      else resolve();
-    });
-  });
-}
-
 const limitRefusedUpload: RequestListener = (request, response) => {
   response.once('finish', () => {
     if (request.complete) return;
     request.resume();
-    const timer = setTimeout(() => request.destroy(), lingerTimeoutMs);
+    const timer = setTimeout(() => request.destroy(), lingerTimeoutMs).unref();
     request.once('close', () => clearTimeout(timer));
   });
 };
