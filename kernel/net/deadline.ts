@@ -1,23 +1,24 @@
 /**
- * Runs `work` under a signal that fires after `ms`, or with the caller's own.
+ * Runs `work` under a signal that fires after `ms`, or with any of the outer ones.
  * @param expired makes the error for the first case
  */
 export async function withDeadline<T>(
   ms: number,
-  outer: AbortSignal | undefined,
+  outer: readonly (AbortSignal | undefined)[],
   expired: () => Error,
   work: (signal: AbortSignal) => Promise<T>,
 ): Promise<T> {
   const control = new AbortController();
-  const follow = (): void => control.abort(outer?.reason);
-  if (outer?.aborted) follow();
-  outer?.addEventListener('abort', follow, { once: true });
+  const followed = outer.filter((signal) => signal !== undefined);
+  const follow = (): void => control.abort(followed.find(({ aborted }) => aborted)?.reason);
+  if (followed.some(({ aborted }) => aborted)) follow();
+  for (const signal of followed) signal.addEventListener('abort', follow, { once: true });
   const timer = setTimeout(() => control.abort(expired()), ms);
   try {
     return await orAborted(work(control.signal), control.signal);
   } finally {
     clearTimeout(timer);
-    outer?.removeEventListener('abort', follow);
+    for (const signal of followed) signal.removeEventListener('abort', follow);
   }
 }
 

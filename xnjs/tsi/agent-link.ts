@@ -143,7 +143,7 @@ export class AgentLink implements AsyncDisposable {
   async #connect(outer: AbortSignal): Promise<ClientHttp2Session> {
     const late = (): Error => this.#unavailable('the agent is silent');
     const { dial, handshakeMs = 10_000 } = this.#options;
-    return withDeadline(handshakeMs, outer, late, async (signal) => {
+    return withDeadline(handshakeMs, [outer], late, async (signal) => {
       const duplex = await dial(signal);
       const session = connect('http://agent', {
         createConnection: () => duplex,
@@ -196,7 +196,7 @@ export class AgentLink implements AsyncDisposable {
     const pong = new Promise<void>((resolve, reject) => {
       session.ping((error) => (error ? reject(error) : resolve()));
     });
-    return withDeadline(Math.max(2 * heartbeatMs, 5_000), undefined, late, async () => {
+    return withDeadline(Math.max(2 * heartbeatMs, 5_000), [], late, async () => {
       await pong;
       this.#heartbeatMs = clock.now();
     });
@@ -221,7 +221,7 @@ export class AgentLink implements AsyncDisposable {
 
   #call(method: string, path: string, outer?: AbortSignal): Promise<string> {
     const late = (): Error => this.#unavailable('no answer in time');
-    return withDeadline(callMs, outer, late, async (signal) => {
+    return withDeadline(callMs, [outer], late, async (signal) => {
       const stream = this.#request(method, path);
       stream.end();
       try {

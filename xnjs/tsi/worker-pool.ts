@@ -1,3 +1,4 @@
+import { setMaxListeners } from 'node:events';
 import type { Clock } from '#kernel/clock.js';
 import { errorText, GridError, type ErrorDetails } from '#kernel/errors.js';
 import type { Log } from '#kernel/log.js';
@@ -35,6 +36,7 @@ export class WorkerPool implements AsyncDisposable {
     this.#transport = transport;
     this.#options = options;
     this.#free = options.workers;
+    setMaxListeners(0, this.#closing.signal); // each call that waits listens
   }
 
   /**
@@ -167,9 +169,7 @@ export class WorkerPool implements AsyncDisposable {
     late: () => Error,
     work: (until: AbortSignal) => Promise<T>,
   ): Promise<T> {
-    const closing = this.#closing.signal;
-    const outer = signal ? AbortSignal.any([signal, closing]) : closing;
-    return withDeadline(ms, outer, late, work);
+    return withDeadline(ms, [signal, this.#closing.signal], late, work);
   }
 
   #giveBack(worker: Worker): void {
