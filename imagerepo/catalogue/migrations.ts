@@ -31,7 +31,7 @@ export const migrations: readonly Migration[] = [
         ['name', 'version'],
         ['distribution', 'os_version'],
         ['owner'],
-        ['state'],
+        // none on `state`: nearly all are the same, and SQLite would prefer it to better ones
       ])
         await schema.addIndex('images', fields, options);
       await schema.createTable(

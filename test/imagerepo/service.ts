@@ -3,6 +3,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { Readable } from 'node:stream';
 import { imageRoutes, ImageRecord, type PartName } from '#imagerepo/contract.js';
+import type { z } from 'zod';
 import { ImagerepoConfig, startImagerepo } from '#imagerepo/main.js';
 import { anonymous } from '#kernel/http/caller.js';
 import { createHttpClient, type HttpClient } from '#kernel/http/client.js';
@@ -31,9 +32,7 @@ export class Service {
     this.#changes = changes;
   }
 
-  static async start(
-    changes: { storeDirectory?: string; maxPartBytes?: number; maxDiskBytes?: number } = {},
-  ): Promise<Service> {
+  static async start(changes: Partial<z.input<typeof ImagerepoConfig>> = {}): Promise<Service> {
     const directory = await mkdtemp(join(tmpdir(), 'imagerepo-'));
     const service = new Service(directory, changes);
     service.scope.defer(() => rm(directory, { recursive: true, force: true }));

@@ -8,6 +8,7 @@ import { Sequelize } from 'sequelize';
 import { blobPath, imageRoutes } from '#imagerepo/contract.js';
 import { BlobStore } from '#imagerepo/store/blob-store.js';
 import { Scope } from '#kernel/scope.js';
+import { noPostgres, startPostgres } from '../kernel/persistence/postgres.js';
 import { mountTinyDisk } from '../kernel/persistence/tiny-disk.js';
 import { bzImage, gzipped } from './samples.js';
 import { Service, until, type TestClient } from './service.js';
@@ -190,6 +191,32 @@ describe('after a kill', () => {
     await assert.rejects(alice.get(id), { code: 'NOT_FOUND' });
     await assert.rejects(service.as('root/admin').delete(id), { code: 'NOT_FOUND' });
     assert.deepEqual(await alice.list(), []);
+  });
+});
+
+describe('with PostgreSQL', { skip: noPostgres }, () => {
+  it('images are created, found, published and deleted as with SQLite', async (test) => {
+    const servers = new Scope();
+    test.after(() => servers.close());
+    const url = await startPostgres(servers);
+    const service = await Service.start({ database: { url } });
+    servers.defer(() => service.scope.close());
+    const alice = service.as('alice');
+    const ids = await Promise.all(Array.from({ length: 8 }, () => alice.create()));
+    for (const id of ids) {
+      await alice.put(id, 'kernel', bzImage());
+      await alice.put(id, 'initrd', gzipped());
+    }
+    await alice.http.json('PUT', imageRoutes.image(ids[0]!), {
+      visibility: 'public',
+      version: '2',
+    });
+    await Promise.all(ids.map((id) => alice.publish(id)));
+    assert.deepEqual(await service.as('bob').list('application=Date&version=2'), [ids[0]]);
+    assert.equal((await alice.get(ids[0]!)).parts.kernel?.sizeBytes, bzImage().length);
+    assert.equal((await alice.list('application=Date&applicationVersion=1.0&num=5')).length, 5);
+    await Promise.all(ids.map((id) => alice.delete(id)));
+    assert.deepEqual(await service.files(), empty);
   });
 });
 
