@@ -34,6 +34,7 @@ export class Exchange {
   /** The client does not take what we have for it. */
   #stalled = false;
   #closed = false;
+  #failed = false;
   #seen = { read: 0, written: 0, waited: false };
 
   constructor(request: IncomingMessage, response: ServerResponse, facts: ExchangeFacts, log: Log) {
@@ -69,7 +70,11 @@ export class Exchange {
       const stale = upstream.reusedSocket && !this.#answer && !this.#closed;
       if (stale && mayRepeat && repeatable.has(request.method ?? '') && !hasBody(request)) {
         this.#send(false);
-      } else this.#fail(err);
+      } else this.#lose(err);
+    });
+    // Also what is no error to Node, an upgrade that nobody asked for say
+    upstream.on('close', () => {
+      if (this.#upstream === upstream) this.#lose(new Error('the site hung up'));
     });
     upstream.on('timeout', () => {
       if (!this.#stalled) upstream.destroy(new Error('the site is silent'));
@@ -103,7 +108,15 @@ export class Exchange {
     }
     const headers = keepResponseHeaders(answer.rawHeaders, answer.headers.connection);
     headers.push(...ownHeaders(this.#facts.reqId));
-    response.writeHead(answer.statusCode ?? 502, answer.statusMessage, headers);
+    try {
+      response.writeHead(answer.statusCode ?? 502, answer.statusMessage, headers);
+    } catch (error) {
+      // Our parser is more tolerant than our writer, which has kept the text by now
+      response.statusMessage = '';
+      answer.destroy(error instanceof Error ? error : undefined);
+      this.#fail(error);
+      return;
+    }
     answer.on('data', (chunk: Buffer) => {
       this.bytes += chunk.length;
       if (!response.write(chunk)) {
@@ -112,12 +125,18 @@ export class Exchange {
       }
     });
     answer.on('end', () => response.end());
-    answer.on('error', (err) => this.#fail(err));
+    answer.on('error', (err) => this.#lose(err));
   }
 
-  #fail(err: Error): void {
+  /** The connection to the site is gone; once we have the whole answer that is no matter. */
+  #lose(err: Error): void {
+    if (!this.#answer?.complete) this.#fail(err);
+  }
+
+  #fail(err: unknown): void {
     const { reqId, site } = this.#facts;
-    if (this.#closed || this.#answer?.complete) return;
+    if (this.#closed || this.#failed) return;
+    this.#failed = true;
     this.#log.warn({ reqId, vsite: site.name, err }, 'site failed');
     sendError(
       this.#response,

@@ -44,7 +44,13 @@ export function openTunnel(
   upstream.on('response', (answer) => {
     const response = responseAfterUpgrade(request);
     const kept = keepResponseHeaders(answer.rawHeaders, answer.headers.connection);
-    response.writeHead(answer.statusCode ?? 502, [...kept, ...ownHeaders(reqId)]);
+    try {
+      response.writeHead(answer.statusCode ?? 502, [...kept, ...ownHeaders(reqId)]);
+    } catch {
+      // Our parser is more tolerant than our writer
+      socket.destroy();
+      return;
+    }
     answer.once('error', () => socket.destroy());
     answer.pipe(response);
   });

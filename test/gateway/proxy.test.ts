@@ -19,6 +19,15 @@ import { eventually, startRig, type Rig } from './rig.js';
 /** What the site saw. */
 type Seen = { method: string; url: string; headers: Record<string, string>; body: string };
 
+/** What no server of ours sends. */
+const oddAnswers: Record<string, string> = {
+  '/odd-upgrade': 'HTTP/1.1 101 Go\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n',
+  '/odd-reason': 'HTTP/1.1 200 a\x01b\r\nContent-Length: 1\r\n\r\nx',
+  '/odd-status': 'HTTP/1.1 042 x\r\nContent-Length: 1\r\n\r\nx',
+  '/odd-length': 'HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\nx',
+  '/odd-nothing': '',
+};
+
 describe('gateway', () => {
   let rig: Rig;
   let latest: IncomingMessage | undefined;
@@ -34,11 +43,21 @@ describe('gateway', () => {
         response.write('half', () => response.destroy());
         return;
       }
+      const odd = oddAnswers[request.url ?? ''];
+      if (odd !== undefined) {
+        request.socket.end(odd);
+        return;
+      }
       if (request.url === '/early') {
         response.writeHead(413).end('no more');
         return;
       }
       if (request.url === '/hang') return;
+      if (request.url === '/until-close') {
+        response.shouldKeepAlive = response.useChunkedEncodingByDefault = false;
+        response.end(Buffer.alloc(20_000_000));
+        return;
+      }
       const chunks: Buffer[] = [];
       request.on('data', (chunk: Buffer) => chunks.push(chunk));
       request.on('end', () => {
@@ -134,7 +153,7 @@ describe('gateway', () => {
   const badCertificates = [
     ['of another authority with the same name', {}, true],
     ['that has expired', { validDays: -1 }, false],
-    ['whose subject is no name', { subject: 'CN=a', usage: 'ca' }, true],
+    ['that may only sign others', { usage: 'ca' }, true],
   ] as const;
   for (const [what, request, foreign] of badCertificates)
     it(`refuses a certificate ${what}`, async () => {
@@ -269,6 +288,14 @@ describe('gateway', () => {
       await assert.rejects(rig.request({ path }), { code: 'ECONNRESET' });
     assert.equal((await rig.request({ path: '/VSITE/x' })).status, 200);
   });
+  for (const path of Object.keys(oddAnswers))
+    it(`says 503 when a site answers as ${path}`, async () => {
+      assert.equal((await rig.request({ path: `/VSITE${path}` })).status, 503);
+    });
+  it('delivers all of an answer that ends with the connection to the site', async () => {
+    const { body } = await rig.request({ path: '/VSITE/until-close' });
+    assert.equal(body.length, 20_000_000);
+  });
   it('lets the site know when the client leaves', async () => {
     for (const method of ['GET', 'POST']) {
       const headers = method === 'POST' ? { 'content-length': 100 } : {};
@@ -335,9 +362,9 @@ describe('gateway', () => {
   });
   it('logs each request without its secrets', async () => {
     await rig.request({
-      path: '/VSITE/rest/files/5b1e?token=abc',
+      path: '/VSITE/rest/files/zzcap?token=zztok',
       ...rig.asUser,
-      headers: { Authorization: 'Basic abc' },
+      headers: { Authorization: 'Basic zzpwd' },
     });
     const line = rig.lines.findLast(({ msg }) => msg === 'request');
     assert.ok(line);
@@ -346,7 +373,7 @@ describe('gateway', () => {
       [line['dn'], line['status'], line['vsite']],
       ['CN=Demo User,O=VSite,C=EU', 200, 'VSITE'],
     );
-    assert.doesNotMatch(JSON.stringify(rig.lines), /5b1e|abc/);
+    assert.doesNotMatch(JSON.stringify(rig.lines), /zz(?:cap|tok|pwd)/);
   });
   it('speaks TLS 1.2 and 1.3, nothing older', async () => {
     const handshake = (version: 'TLSv1.1' | 'TLSv1.2' | 'TLSv1.3') =>
