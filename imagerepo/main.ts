@@ -78,7 +78,6 @@ export async function startImagerepo(
   const scope = new Scope();
   try {
     const images = await openRepository(config, scope, clock, log);
-    await images.recover();
     const app = createRestApp({
       mounts: [mount(imageRoutes.images, imageOperations, { images })],
       authenticate: authenticate ?? (await authenticator(config, clock, log)),
@@ -86,6 +85,8 @@ export async function startImagerepo(
       log,
     });
     const listening = await listen(app, await listenAddress(config.listen), scope);
+    // only now: the address tells that no other process serves this store
+    await images.recover();
     log.info({ port: listening.port }, 'image repository started');
     const close = () => scope.close();
     return { port: listening.port, close, [Symbol.asyncDispose]: close };

@@ -139,8 +139,9 @@ export class ImageRepository {
     await this.#finishDeletion(id);
   }
 
-  /** At start, before anybody is served: ends deletions, removes contents that nobody refers to. */
+  /** At start: ends deletions, removes unfinished uploads and contents that nobody refers to. */
   async recover(): Promise<void> {
+    await this.#store.removeLeftovers();
     for (const id of await this.#catalogue.idsOfDeleting()) await this.#finishDeletion(id);
     for await (const sha256 of this.#store.list()) await this.#release(sha256);
   }

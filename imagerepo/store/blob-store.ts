@@ -13,6 +13,8 @@ import {
 } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import type { Readable } from 'node:stream';
+import { ConfigError } from '#kernel/config.js';
+import { errorText } from '#kernel/errors.js';
 import type { ByteRange } from '#kernel/http/range.js';
 import { blobPath } from '../contract.js';
 import { ImageError } from '../errors.js';
@@ -36,20 +38,38 @@ export type Incoming = {
  */
 export class BlobStore {
   readonly #directory: string;
-  readonly #incoming: string;
+  /** This process' name in `incoming/`. */
+  readonly #session = randomUUID();
 
   private constructor(directory: string) {
     this.#directory = directory;
-    this.#incoming = join(directory, 'incoming');
   }
 
-  /** Removes what uploads left behind when the process was killed. One process owns a directory. */
+  /** @throws {@link ConfigError} `CONFIG_INVALID` when the directory cannot be used */
   static async open(directory: string): Promise<BlobStore> {
     const store = new BlobStore(directory);
-    await rm(store.#incoming, { recursive: true, force: true });
-    await mkdir(store.#incoming, { recursive: true, mode: 0o700 });
-    await mkdir(join(directory, 'blobs'), { recursive: true, mode: 0o700 });
+    try {
+      await mkdir(store.#incoming, { recursive: true, mode: 0o700 });
+      await mkdir(store.#blobs, { recursive: true, mode: 0o700 });
+    } catch (cause) {
+      throw new ConfigError('CONFIG_INVALID', `image store: ${errorText(cause)}`, {}, { cause });
+    }
     return store;
+  }
+
+  get #incoming(): string {
+    return join(this.#directory, 'incoming', this.#session);
+  }
+
+  get #blobs(): string {
+    return join(this.#directory, 'blobs');
+  }
+
+  /** Removes unfinished uploads of earlier processes, which must be gone: one owns a directory. */
+  async removeLeftovers(): Promise<void> {
+    const incoming = join(this.#directory, 'incoming');
+    for (const name of await readdir(incoming))
+      if (name !== this.#session) await rm(join(incoming, name), { recursive: true });
   }
 
   /**
@@ -80,7 +100,7 @@ export class BlobStore {
     }
     try {
       if (await mkdir(dirname(target), { recursive: true, mode: 0o700 }))
-        await syncDirectory(join(this.#directory, 'blobs'));
+        await syncDirectory(this.#blobs);
       await chmod(path, 0o444);
       await rename(path, target);
       await syncDirectory(dirname(target));
@@ -125,8 +145,8 @@ export class BlobStore {
 
   /** The digests of all blobs. */
   async *list(): AsyncGenerator<string> {
-    const blobs = join(this.#directory, 'blobs');
-    for (const prefix of await readdir(blobs)) yield* await readdir(join(blobs, prefix));
+    for (const prefix of await readdir(this.#blobs))
+      yield* await readdir(join(this.#blobs, prefix));
   }
 
   #blob(sha256: string): string {

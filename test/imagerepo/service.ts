@@ -80,7 +80,8 @@ export class Service {
   async files(): Promise<{ blobs: string[]; incoming: string[] }> {
     const entries = await readdir(join(this.storeDirectory, 'blobs'), { recursive: true });
     const blobs = entries.flatMap((path) => path.split('/')[1] ?? []).sort();
-    return { blobs, incoming: await readdir(join(this.storeDirectory, 'incoming')) };
+    const uploads = await readdir(join(this.storeDirectory, 'incoming'), { recursive: true });
+    return { blobs, incoming: uploads.filter((path) => path.includes('/')) };
   }
 }
 

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { createHash, randomBytes } from 'node:crypto';
-import { mkdir, readFile, rm, stat, writeFile } from 'node:fs/promises';
+import { mkdir, readdir, readFile, rm, stat, writeFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { Readable } from 'node:stream';
 import { after, before, describe, it, type TestContext } from 'node:test';
@@ -153,7 +153,8 @@ describe('after a kill', () => {
     const kept = await service.as('alice').put(id, 'kernel', bzImage());
     const stray = join(service.storeDirectory, blobPath(sha256(Buffer.from('stray'))));
     await restartAfter(service, async () => {
-      await writeFile(join(service.storeDirectory, 'incoming', 'half'), 'half');
+      const [earlier] = await readdir(join(service.storeDirectory, 'incoming'));
+      await writeFile(join(service.storeDirectory, 'incoming', earlier!, 'half'), 'half');
       await mkdir(dirname(stray), { recursive: true });
       await writeFile(stray, 'stray');
     });
