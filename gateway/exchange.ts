@@ -20,7 +20,8 @@ const repeatable = new Set(['GET', 'HEAD', 'OPTIONS']);
 
 /**
  * One request on its way to a site and its answer on the way back, both streamed, each side as fast as
- * the other takes it. Wired by hand: two `pipeline()`s would cost a third of the gateway's throughput.
+ * the other takes it. Wired by hand instead of by `pipeline()`: the flow has to be seen (bytes, who waits for
+ * whom), and a request should cost few listeners.
  */
 export class Exchange {
   /** Bytes of the answer's body so far. */
