@@ -1,3 +1,4 @@
+import { join } from 'node:path';
 import { Command, InvalidArgumentError, Option } from 'commander';
 import { errorText } from '#kernel/errors.js';
 import { createLog } from '#kernel/log.js';
@@ -75,7 +76,7 @@ function program(): Command {
     .addOption(cacheDir)
     .action(async (options: { cacheDir: string }) => {
       const build = {
-        cacheDir: options.cacheDir,
+        cacheDir: join(options.cacheDir, 'images'),
         log: createLog({ level: 'warn' }),
         progress: (step: string) => process.stdout.write(`  ${step}\n`),
       };

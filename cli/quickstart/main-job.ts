@@ -4,7 +4,7 @@ import { Readable } from 'node:stream';
 import { text } from 'node:stream/consumers';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { z } from 'zod';
-import { ImageList, ImageRecord, imageRoutes, type PartName } from '#imagerepo/contract.js';
+import { ImageList, imageRoutes, type ImageRecord, type PartName } from '#imagerepo/contract.js';
 import { asGridError, GridError } from '#kernel/errors.js';
 import type { JsonAnswer } from '#kernel/http/client-answers.js';
 import type { HttpClient } from '#kernel/http/client.js';

@@ -186,7 +186,7 @@ class Steps {
     task.output = 'running the job';
     const outcome = await runJob(user, site, application, input, this.#signal);
     runs.push({ what, boot, outcome });
-    task.title = `${task.title ?? what}: ready after ${boot.readyMs ?? 0} ms, ${outcome.status}`;
+    task.title = `${task.title}: ready after ${boot.readyMs ?? 0} ms, ${outcome.status}`;
     if (format === 'kernel' && !this.#options.once) return; // to go on with
     task.output = 'deleting the target system';
     await deleteAndWait(user, site, this.#signal);

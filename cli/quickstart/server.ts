@@ -33,15 +33,13 @@ export async function startServer(layout: Layout, url: string): Promise<{ starte
     { env: process.env, cwd: project, outputFile: layout.log },
   );
   await writeRecord(layout.serverRecord, record);
-  let ended = false;
   const settled = async (): Promise<boolean> =>
-    (await answers(layout, url)) || (ended = !(await isRunning(record)));
-  if ((await waitFor(settled, startTimeoutMs)) && !ended) return { started: true };
-  const reason = await lastWords(layout.log);
-  throw new ServerError(
-    'SITE_UNAVAILABLE',
-    `the server ${ended ? 'has ended' : 'does not answer'}: ${reason}`,
-  );
+    (await answers(layout, url)) || !(await isRunning(record));
+  await waitFor(settled, startTimeoutMs);
+  const alive = await isRunning(record);
+  if (alive && (await answers(layout, url))) return { started: true };
+  const what = alive ? 'the server does not answer' : 'the server has ended';
+  throw new ServerError('SITE_UNAVAILABLE', `${what}: ${await lastWords(layout.log)}`);
 }
 
 /** Ends the server of an installation; machines run on. Fine when there is none. */

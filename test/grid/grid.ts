@@ -5,7 +5,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { startLibvirtd, type Libvirtd } from '#cli/host/libvirtd.js';
-import { kill, readRecord } from '#cli/host/process.js';
+import { isRunning, kill, readRecord, waitFor } from '#cli/host/process.js';
 import { buildDemoContainer, buildDemoVm, type BuiltImage } from '#cli/image/build.js';
 import {
   creatorName,
@@ -99,7 +99,9 @@ export class Grid implements AsyncDisposable {
   /** `kill -9`: no chance to tidy up. */
   async killServer(): Promise<void> {
     const record = await readRecord(this.layout.serverRecord);
-    if (record) await kill(record);
+    if (!record) return;
+    await kill(record);
+    await waitFor(async () => !(await isRunning(record)), 10_000);
   }
 
   /** A client with a password, or without any credentials. */

@@ -78,11 +78,11 @@ export class TargetSystems implements Targets, AsyncDisposable {
     for (const record of await store.all()) this.#records.set(record.id, record);
     this.#unsubscribe.push(
       hypervisor.onDomain((domain) => this.#onDomain(domain)),
-      hypervisor.onAvailable((driver) => void this.#compare(driver)),
+      hypervisor.onAvailable((driver) => this.#spawn(this.#compare(driver))),
     );
     for (const record of this.#records.values()) this.#schedule(record.id);
-    for (const driver of hypervisor.available()) void this.#compare(driver);
-    void this.#reap();
+    for (const driver of hypervisor.available()) this.#spawn(this.#compare(driver));
+    this.#spawn(this.#reap());
   }
 
   /** The most that one target system may have. */
@@ -276,7 +276,7 @@ export class TargetSystems implements Targets, AsyncDisposable {
         { vmId: id, err: error },
         'target system could not be reconciled, trying again',
       );
-      void this.#later(retryMs, () => this.#schedule(id));
+      this.#spawn(this.#later(retryMs, () => this.#schedule(id)));
     });
   }
 
@@ -336,7 +336,11 @@ export class TargetSystems implements Targets, AsyncDisposable {
       return;
     }
     this.#bind(record);
-    void this.#later(this.#options.bootTimeoutMs, () => void this.#onBootTimeout(record.id));
+    const { bootTimeoutMs } = this.#options;
+    this.#spawn(this.#later(bootTimeoutMs, () => this.#spawn(this.#onBootTimeout(record.id))));
+    // It may have stopped before anybody listened for that.
+    const domain = await hypervisor.find(record.driver, record.id);
+    if (domain?.state === 'stopped') this.#onDomain(domain);
   }
 
   async #attach(record: TargetSystem): Promise<void> {
@@ -374,12 +378,12 @@ export class TargetSystems implements Targets, AsyncDisposable {
     const binding = new AgentBinding({ record, socket, hypervisor, clock, log, heartbeatMs });
     this.#bindings.set(record.id, binding);
     binding.onChange((up) => {
-      if (up) void this.#onAgentUp(record.id, binding);
-      else
-        void this.#tell(record.id, {
-          type: 'agentDown',
-          evidence: this.#evidence('agent', 'the agent does not answer'),
-        });
+      const evidence = this.#evidence('agent', 'the agent does not answer');
+      this.#spawn(
+        up
+          ? this.#onAgentUp(record.id, binding)
+          : this.#apply(record.id, { type: 'agentDown', evidence }),
+      );
     });
   }
 
@@ -395,7 +399,7 @@ export class TargetSystems implements Targets, AsyncDisposable {
     if (!record || !facts) return;
     const { clock } = this.#options;
     const isMachine = record.driver !== 'lxc';
-    await this.#tell(id, {
+    await this.#apply(id, {
       type: 'agentUp',
       evidence: this.#evidence('agent', `agent ${facts.agentVersion} answers`),
       facts,
@@ -403,25 +407,24 @@ export class TargetSystems implements Targets, AsyncDisposable {
     });
   }
 
-  /** Like `#apply`, for news that nobody waits for. */
-  async #tell(id: string, event: VmEvent): Promise<void> {
-    try {
-      if (this.#records.has(id)) await this.#apply(id, event);
-    } catch (error) {
-      this.#log.error({ vmId: id, err: error }, 'news of a target system could not be stored');
-    }
+  /** Work that nobody waits for: its failure is told here and ends nothing else. */
+  #spawn(work: Promise<unknown>): void {
+    work.catch((error: unknown) => this.#log.error({ err: error }, 'news of a machine were lost'));
   }
 
-  #onDomain(domain: DomainView): void {
-    if (domain.state === 'stopped' && this.#records.has(domain.id)) void this.#onStopped(domain);
+  /**
+   * That a domain does not run is news only of one that we know to have run: what is about to be started,
+   * or started again after a crash of ours, does not run either.
+   */
+  #onDomain({ id, state, reason }: DomainView): void {
+    if (state === 'stopped' && this.#bindings.has(id)) this.#spawn(this.#onStopped(id, reason));
   }
 
-  async #onStopped({ id, reason }: DomainView): Promise<void> {
-    const record = this.get(id);
-    const console =
-      record.state === 'INITIALIZING' ? await this.#options.workspace.consoleTail(id, 400) : '';
+  async #onStopped(id: string, reason: string): Promise<void> {
+    const starting = this.#records.get(id)?.state === 'INITIALIZING';
+    const console = starting ? await this.#options.workspace.consoleTail(id, 400) : '';
     const fact = console === '' ? reason : `${reason}; its console ends: ${console}`;
-    await this.#tell(id, { type: 'stopped', evidence: this.#evidence('hypervisor', fact) });
+    await this.#apply(id, { type: 'stopped', evidence: this.#evidence('hypervisor', fact) });
   }
 
   async #onBootTimeout(id: string): Promise<void> {
@@ -432,29 +435,28 @@ export class TargetSystems implements Targets, AsyncDisposable {
     const fact =
       `no agent answered within ${seconds} s of its start; ` +
       (console === '' ? 'its console is empty' : `its console ends: ${console}`);
-    await this.#tell(id, { type: 'failed', evidence: this.#evidence('server', fact) });
+    await this.#apply(id, { type: 'failed', evidence: this.#evidence('server', fact) });
   }
 
   /** After start-up or a lost connection: what does the hypervisor have, what do we? */
   async #compare(driver: Driver): Promise<void> {
     try {
+      // Those only: what is started while the list is on its way may be missing from it.
+      const bound = [...this.#bindings.keys()].filter((id) => this.get(id).driver === driver);
       const domains = await this.#options.hypervisor.list(driver);
       for (const domain of domains) {
         if (this.#records.has(domain.id)) this.#onDomain(domain);
-        // The record is stored before its domain is defined, and removed after it: this one is a leftover.
         else {
+          // The record is stored before its domain is defined, and removed after it: this is a leftover.
           this.#log.warn({ vmId: domain.id }, 'a domain of ours without a record is removed');
           await this.#options.hypervisor.remove(driver, domain.id);
           await this.#options.workspace.remove(domain.id);
         }
       }
       const known = new Set(domains.map(({ id }) => id));
-      for (const record of this.#records.values())
-        if (record.driver === driver && !known.has(record.id) && this.#bindings.has(record.id))
-          await this.#tell(record.id, {
-            type: 'stopped',
-            evidence: this.#evidence('hypervisor', 'the domain no longer exists'),
-          });
+      for (const id of bound)
+        if (!known.has(id))
+          this.#onDomain({ id, state: 'stopped', reason: 'the domain no longer exists' });
     } catch (error) {
       this.#log.warn(
         { driver, err: error },
@@ -465,13 +467,11 @@ export class TargetSystems implements Targets, AsyncDisposable {
 
   async #reap(): Promise<void> {
     const now = this.#options.clock.now();
+    const evidence = this.#evidence('server', 'its life time is over');
     for (const { id, terminationMs, state } of this.#records.values())
       if (terminationMs !== undefined && terminationMs <= now && state !== 'DESTROYING')
-        await this.#tell(id, {
-          type: 'destroy',
-          evidence: this.#evidence('server', 'its life time is over'),
-        });
-    await this.#later(reaperMs, () => void this.#reap());
+        await this.#apply(id, { type: 'destroy', evidence });
+    await this.#later(reaperMs, () => this.#spawn(this.#reap()));
   }
 }
 

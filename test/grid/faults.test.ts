@@ -1,0 +1,97 @@
+import assert from 'node:assert/strict';
+import { execFileSync } from 'node:child_process';
+import { after, before, describe, it } from 'node:test';
+import { text } from 'node:stream/consumers';
+import { createTargetSystem, deleteAndWait, waitUntilReady } from '#cli/quickstart/main-job.js';
+import type { HttpClient } from '#kernel/http/client.js';
+import { eventually, Grid, noMachines, sitePath } from './grid.js';
+
+type Job = { status: string; statusMessage: string; exitCode?: string };
+type Site = { resourceStatus: string; resourceStatusMessage: string; vm: { state: string } };
+const signal = AbortSignal.timeout(600_000);
+
+describe('faults', { skip: noMachines }, () => {
+  let grid: Grid;
+  let user: HttpClient;
+  let site: string;
+  before(async () => {
+    grid = await Grid.start();
+    await grid.publishDemo('vm');
+    user = await grid.user();
+    site = await createTargetSystem(user, 'vsite-demo', {});
+    await waitUntilReady(user, site, signal, () => undefined);
+  });
+  after(async () => grid[Symbol.asyncDispose]());
+
+  const readJob = async (path: string): Promise<Job> => (await user.json('GET', path)).body as Job;
+  const readSite = async (): Promise<Site> => (await user.json('GET', site)).body as Site;
+  const submit = async (job: object): Promise<string> => {
+    const { headers } = await user.json('POST', site, job);
+    return new URL(String(headers['location'])).pathname;
+  };
+  const until = (path: string, status: string): Promise<Job> =>
+    eventually(`${path} ${status}`, async () => {
+      const job = await readJob(path);
+      return job.status === status && job;
+    });
+  const stdoutOf = async (path: string): Promise<string> => {
+    const id = path.split('/').at(-1)!;
+    const { body } = await user.download(`${sitePath}/storages/${id}-uspace/files/stdout`);
+    return await text(body);
+  };
+
+  it('server killed while a job runs: it ends SUCCESSFUL and ran once', async () => {
+    const job = await submit({ Executable: 'echo ran >> $HOME/runs; sleep 5; cat $HOME/runs' });
+    await until(job, 'RUNNING');
+    await grid.killServer();
+    await grid.startServer();
+    const ended = await until(job, 'SUCCESSFUL');
+    assert.equal(ended.exitCode, '0');
+    assert.equal(await stdoutOf(job), 'ran\n');
+    assert.equal((await readSite()).resourceStatus, 'READY');
+  });
+
+  it('server killed while a target system starts: it becomes READY all the same', async () => {
+    const second = await createTargetSystem(user, 'vsite-demo', {});
+    await grid.killServer();
+    await grid.startServer();
+    await waitUntilReady(user, second, signal, () => undefined);
+    assert.equal((await grid.domains('qemu')).length, 2);
+    await deleteAndWait(user, second, signal);
+  });
+
+  it('server killed while a target system is deleted: nothing of it is left', async () => {
+    const second = await createTargetSystem(user, 'vsite-demo', {});
+    await user.json('DELETE', second);
+    await grid.killServer();
+    await grid.startServer();
+    await eventually('the machine is gone', async () => (await grid.domains('qemu')).length === 1);
+    await eventually(
+      'its directory is gone',
+      async () => (await grid.machineDirectories()).length === 1,
+    );
+    await assert.rejects(user.json('GET', second), { code: 'NOT_FOUND' });
+  });
+
+  it('QEMU killed: the target system says so within 2 s, its job ends FAILED with the reason', async () => {
+    const running = await submit({ Executable: 'sleep 600' });
+    await until(running, 'RUNNING');
+    const id = site.split('/').at(-1)!;
+    execFileSync('pkill', ['-KILL', '-f', `guest=vsite-${id}`]);
+    const killed = performance.now();
+    const gone = await eventually('the site says so', async () => {
+      const found = await readSite();
+      return found.vm.state === 'FAILED' && found;
+    });
+    const noticedMs = performance.now() - killed;
+    assert.ok(noticedMs < 2_000, `noticed after ${Math.round(noticedMs)} ms`);
+    assert.equal(gone.resourceStatus, 'ERROR');
+    assert.match(gone.resourceStatusMessage, /ended unexpectedly/);
+    const job = await until(running, 'FAILED');
+    assert.match(job.statusMessage, /ended unexpectedly/);
+    await assert.rejects(submit({ Executable: 'true' }), { code: 'CONFLICT' });
+    await deleteAndWait(user, site, signal);
+    assert.deepEqual(await grid.domains('qemu'), []);
+    assert.deepEqual(await grid.machineDirectories(), []);
+  });
+});
