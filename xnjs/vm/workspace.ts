@@ -1,7 +1,10 @@
 import { execFile } from 'node:child_process';
 import {
   chmod,
+  constants,
+  copyFile,
   lchown,
+  link,
   lstat,
   mkdir,
   mkdtemp,
@@ -75,14 +78,19 @@ export class Workspace {
     };
     try {
       switch (system.image.metadata.format) {
-        case 'kernel':
-          return { ...paths, ...pick(parts, 'kernel'), ...pick(parts, 'initrd') };
-        case 'qcow2':
-          return { ...paths, disk: await this.#overlay(directory, pick(parts, 'disk').disk) };
+        case 'kernel': {
+          const kernel = await adopt(pick(parts, 'kernel'), join(directory, 'kernel'));
+          const initrd = await adopt(pick(parts, 'initrd'), join(directory, 'initrd'));
+          return { ...paths, kernel, initrd };
+        }
+        case 'qcow2': {
+          const base = await adopt(pick(parts, 'disk'), join(directory, 'base.qcow2'));
+          return { ...paths, disk: await this.#overlay(directory, base) };
+        }
         case 'rootfs':
           return {
             ...paths,
-            ...(await this.#container(directory, pick(parts, 'rootfs').rootfs, system)),
+            ...(await this.#container(directory, pick(parts, 'rootfs'), system)),
           };
       }
     } catch (cause) {
@@ -189,13 +197,22 @@ export class Workspace {
   }
 }
 
-function pick<Name extends PartName>(
-  parts: Partial<Record<PartName, string>>,
-  name: Name,
-): Record<Name, string> {
+function pick(parts: Partial<Record<PartName, string>>, name: PartName): string {
   const path = parts[name];
   if (path === undefined) throw new VmError('IMAGE_INVALID', `the image has no part ${name}`);
-  return { [name]: path } as Record<Name, string>; // a computed key of a literal type is widened to string
+  return path;
+}
+
+/** A name of our own for a part, so that it outlives its image; a copy where the store is elsewhere. */
+async function adopt(part: string, target: string): Promise<string> {
+  if (await exists(target)) return target;
+  try {
+    await link(part, target);
+  } catch {
+    await copyFile(part, `${target}.new`, constants.COPYFILE_FICLONE);
+    await rename(`${target}.new`, target);
+  }
+  return target;
 }
 
 /** Shifts the owners of an unpacked tree to the ids that they have on the host. */

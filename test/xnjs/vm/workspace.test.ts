@@ -29,6 +29,11 @@ describe('the files of a target system', () => {
     workspace = new Workspace(join(directory, 'state'));
   });
   after(async () => rm(directory, { recursive: true }));
+  const kernelParts = async (): Promise<{ kernel: string; initrd: string }> => {
+    const parts = { kernel: join(directory, 'vmlinuz'), initrd: join(directory, 'initrd') };
+    for (const path of Object.values(parts)) await writeFile(path, '');
+    return parts;
+  };
 
   it('are an overlay over a disk image, made once', { skip: noQemu }, async () => {
     const base = join(directory, 'base.qcow2');
@@ -40,12 +45,14 @@ describe('the files of a target system', () => {
     const info = JSON.parse(
       execFileSync('qemu-img', ['info', '--output=json', disk!]).toString(),
     ) as object;
-    assert.equal((info as { 'backing-filename': string })['backing-filename'], base);
+    const backing = (info as { 'backing-filename': string })['backing-filename'];
+    assert.equal((await lstat(backing)).ino, (await lstat(base)).ino, 'shared, not copied');
+    assert.notEqual(backing, base, 'and outlives the image');
   });
 
   it('are gone after removal, which may be repeated', async () => {
     const system = systemOf('kernel');
-    await workspace.prepare(system, { kernel: '/k', initrd: '/i' });
+    await workspace.prepare(system, await kernelParts());
     assert.deepEqual(await workspace.list(), [system.id]);
     await workspace.remove(system.id);
     await workspace.remove(system.id);
@@ -79,7 +86,8 @@ describe('the files of a target system', () => {
   });
 
   it('names the part that an image lacks', async () => {
-    await assert.rejects(workspace.prepare(systemOf('kernel'), { kernel: '/k' }), {
+    const { kernel } = await kernelParts();
+    await assert.rejects(workspace.prepare(systemOf('kernel'), { kernel }), {
       code: 'IMAGE_INVALID',
       message: /initrd/,
     });
@@ -87,7 +95,7 @@ describe('the files of a target system', () => {
 
   it('show the end of the console without control characters', async () => {
     const system = systemOf('kernel');
-    const { console } = await workspace.prepare(system, { kernel: '/k', initrd: '/i' });
+    const { console } = await workspace.prepare(system, await kernelParts());
     await writeFile(console, `${'x'.repeat(5000)}\u001b[31mKernel panic\u0007\n`);
     assert.match(await workspace.consoleTail(system.id, 40), /^x+\[31mKernel panic$/);
   });
