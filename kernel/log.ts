@@ -9,7 +9,7 @@ export type LogOptions = { level?: string; file?: string; stream?: DestinationSt
 
 /** JSON lines to stdout, or to `file`. Children carry the subsystem: `log.child({ part: 'xnjs.job' })`. */
 export function createLog({ level = 'info', file, stream }: LogOptions = {}): Log {
-  const paths = secrets.flatMap((name) => [name, `*.${name}`, `*.*.${name}`]);
+  const paths = secrets.flatMap((name) => [name, `*.${name}`]);
   const to =
     stream ??
     (file === undefined ? destination(1) : destination({ dest: file, sync: false, mkdir: true }));
