@@ -15,7 +15,7 @@ import type { Boot } from './timeline.js';
 
 const images = `/IMAGES${imageRoutes.images}`;
 const core = '/VSITE/rest/core';
-const pollMs = 100;
+const pollMs = 20;
 
 const SiteProperties = z.object({
   resourceStatus: z.string(),

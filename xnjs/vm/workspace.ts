@@ -150,15 +150,10 @@ export class Workspace {
     await requireOpenPath(root);
     const runDirectory = join(directory, 'run');
     await lchown(runDirectory, containerIds.first, containerIds.first);
-    const mounts: Record<string, string> = { [containerRunDirectory]: runDirectory };
-    for (const name of writable) {
-      const source = join(root, name);
-      const target = join(directory, 'fs', name);
-      if (!(await exists(source))) continue;
-      if (!(await exists(target))) await copyTree(source, target);
-      mounts[`/${name}`] = target;
-    }
-    return { root, mounts };
+    const own = join(directory, 'fs');
+    if (!(await exists(own))) await copyTrees(root, writable, own);
+    const mounts = Object.fromEntries(writable.map((name) => [`/${name}`, join(own, name)]));
+    return { root, mounts: { ...mounts, [containerRunDirectory]: runDirectory } };
   }
 
   /** Unpacks a container's root once for all target systems that use it. */
@@ -243,11 +238,12 @@ async function requireOpenPath(path: string): Promise<void> {
 }
 
 /** Complete or not there: a copy that was cut off is made again. */
-async function copyTree(source: string, target: string): Promise<void> {
-  await mkdir(dirname(target), { recursive: true });
+async function copyTrees(root: string, names: readonly string[], target: string): Promise<void> {
   const draft = `${target}.new`;
   await rm(draft, { recursive: true, force: true });
-  await run('cp', ['-a', '--reflink=auto', source, draft], { timeout: toolTimeoutMs });
+  await mkdir(draft, { mode: 0o711 });
+  const sources = names.map((name) => join(root, name));
+  await run('cp', ['-a', '--reflink=auto', '-t', draft, ...sources], { timeout: toolTimeoutMs });
   await rename(draft, target);
 }
 
