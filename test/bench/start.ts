@@ -1,4 +1,5 @@
-import { spawn, execFileSync, type ChildProcess } from 'node:child_process';
+import { execFileSync, spawn, type ChildProcess } from 'node:child_process';
+import { randomUUID } from 'node:crypto';
 import { chmod, mkdir, mkdtemp, rm } from 'node:fs/promises';
 import { once } from 'node:events';
 import { connect } from 'node:net';
@@ -9,12 +10,18 @@ import { buildDemoContainer, buildDemoVm, type BuiltImage } from '#cli/image/bui
 import { qemuArguments } from '#cli/image/qemu.js';
 import { defaultCacheDirectory } from '#cli/quickstart/layout.js';
 import { createTargetSystem, deleteAndWait, waitUntilReady } from '#cli/quickstart/main-job.js';
+import { LibvirtClient } from '#kernel/libvirt/client.js';
 import { silentLog } from '#kernel/log.js';
+import { Scope } from '#kernel/scope.js';
+import { domainXml } from '#xnjs/vm/domain-xml.js';
+import type { TargetSystem } from '#xnjs/vm/target-system.js';
+import { Workspace } from '#xnjs/vm/workspace.js';
 import { Grid, noContainers, noMachines } from '../grid/grid.js';
 
 /**
  * How much longer a start takes through VSite (`POST` to READY, seen by a client of the gateway) than
- * bare: the same image started by hand, until the agent's first byte. Prints medians and their ratio.
+ * bare: the same image started by hand, until the agent's first byte. Prints medians and their ratio. For
+ * the container a second line compares with libvirt alone, whose own start of a container is most of it.
  *
  * usage: npm run bench:start -- [rounds]
  */
@@ -89,6 +96,39 @@ function median(values: readonly number[]): number {
   return values.toSorted((a, b) => a - b)[Math.floor(values.length / 2)] ?? NaN;
 }
 
+/** The same domain that VSite would define, started past it by libvirt's own interface. */
+async function libvirtContainer(image: BuiltImage): Promise<() => Promise<number>> {
+  const libvirt = await LibvirtClient.connect({ uri: grid.libvirtd.uri('lxc'), log: silentLog });
+  cleanUp.defer(() => libvirt.close());
+  const workspace = new Workspace(join(grid.layout.state, 'by-hand'));
+  return async () => {
+    const id = randomUUID();
+    const system: TargetSystem = {
+      id,
+      ownerDn: 'CN=Bench',
+      driver: 'lxc',
+      state: 'INITIALIZING',
+      boot: {},
+      tags: [],
+      createdMs: 0,
+      image: { id: image.key, metadata: image.metadata, parts: {} },
+      parameters: { cpus: 1, memoryMiB: image.metadata.requirements.memoryMiB.default },
+      evidence: { source: 'user', fact: 'requested', atMs: 0 },
+    };
+    const paths = await workspace.prepare(system, image.parts);
+    const xml = domainXml(system, paths, 'bench');
+    const started = performance.now();
+    const { dom } = await libvirt.call('domain_define_xml_flags', { xml, flags: 0 });
+    await libvirt.call('domain_create_with_flags', { dom, flags: 0 });
+    await firstByte(paths.agentSocket);
+    const ms = performance.now() - started;
+    await libvirt.call('domain_destroy_flags', { dom, flags: 0 });
+    await libvirt.call('domain_undefine_flags', { dom, flags: 0 });
+    await workspace.remove(id);
+    return ms;
+  };
+}
+
 async function compare(
   name: string,
   bare: () => Promise<number>,
@@ -110,6 +150,7 @@ async function compare(
 }
 
 if (noMachines) throw new Error(noMachines);
+await using cleanUp = new Scope();
 const directory = await mkdtemp(join(tmpdir(), 'vsite-bench-'));
 await chmod(directory, 0o711);
 await using grid = await Grid.start();
@@ -136,8 +177,10 @@ try {
   );
   if (!noContainers) {
     const container = await grid.publishDemo('container');
-    const bare = await bareContainer(await buildDemoContainer(build), directory);
-    await compare('container', bare, () => throughVsite(container));
+    const image = await buildDemoContainer(build);
+    const byHand = await bareContainer(image, directory);
+    await compare('container', byHand, () => throughVsite(container));
+    await compare('by libvirt', await libvirtContainer(image), () => throughVsite(container));
   }
 } finally {
   await rm(directory, { recursive: true, force: true });
