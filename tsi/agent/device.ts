@@ -1,149 +1,96 @@
 import {
-  close,
+  closeSync,
   constants,
   openSync,
-  read,
   readdirSync,
   readFileSync,
+  readSync,
   statSync,
-  write,
 } from 'node:fs';
+import { Socket } from 'node:net';
 import { basename } from 'node:path';
-import { Duplex } from 'node:stream';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { promisify } from 'node:util';
 import { errorText } from '#kernel/errors.js';
 import type { Log } from './log.js';
 
-const readFd = promisify(read);
-const writeFd = promisify(write);
-
 /** What an HTTP/2 client says first: all before it is left over from an earlier connection. */
 const preface = Buffer.from('PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n');
-const openRetryMs = 50;
-/** Pauses while no host is connected, which shows as a read of nothing. */
-const pausesMs = [10, 20, 50, 100];
+/** Pauses while no host is connected, or none has spoken. */
+const pausesMs = [5, 10, 20, 50];
+
+type PipeHandle = { open(fd: number): number };
+type PipeBinding = { readonly Pipe: new (type: number) => PipeHandle };
 
 /**
- * The guest's end of a character device that one host at a time is connected to, such as a virtio port.
- * Its reads block, so they sit in the thread pool, one at a time, and cannot be called off.
+ * Serves one connection of the host after the other on a character device, such as a virtio port.
+ *
+ * @NOTE node has no public way to poll such a descriptor: its files are read by blocking calls in the
+ * thread pool, which cannot be called off, keep the process from ending and cost a switch of threads for
+ * each 4 KiB. The handle behind its pipes does what is needed (`docs/adr/004`).
  */
-export class DeviceLink {
-  readonly #fd: number;
-  readonly #log: Log;
-  readonly #buffer = Buffer.allocUnsafe(65_536);
-  #reading: Promise<Buffer> | undefined;
-  /** The write that is under way; it outlives its session where the host has left. */
-  writing: Promise<unknown> = Promise.resolve();
-  #stopped = false;
-
-  private constructor(fd: number, log: Log) {
-    this.#fd = fd;
-    this.#log = log;
-  }
-
-  /** Waits until the device is there: drivers may be slower than the agent. */
-  static async open(path: string, log: Log): Promise<DeviceLink> {
-    for (let told = false; ; told = true) {
-      try {
-        return new DeviceLink(openSync(findDevice(path), constants.O_RDWR), log);
-      } catch (error) {
-        if (!told) log.warn({ path, reason: errorText(error) }, 'the link device cannot be opened');
-        await sleep(openRetryMs);
-      }
-    }
-  }
-
-  /** Serves one connection of the host after the other. Resolves after `stop`, when the host leaves. */
-  async serve(accept: (connection: Duplex) => void): Promise<void> {
-    let waited = 0;
-    let before = Buffer.alloc(0);
-    while (!this.#stopped) {
-      const chunk = await this.peek();
-      this.consume();
-      if (chunk.length === 0) {
-        await sleep(pausesMs[Math.min(waited, pausesMs.length - 1)]);
-        waited += 1;
-        before = Buffer.alloc(0);
-        continue;
-      }
-      waited = 0;
-      const seen = Buffer.concat([before, chunk]);
-      const at = seen.indexOf(preface);
-      before = seen.subarray(Math.max(0, seen.length - preface.length + 1));
-      if (at < 0) continue;
-      const connection = new DeviceConnection(this, seen.subarray(at));
-      const closed = new Promise((resolve) => connection.once('close', resolve));
-      connection.on('error', (error) =>
-        this.#log.info({ reason: error.message }, 'the connection on the link device broke'),
-      );
-      accept(connection);
-      await closed;
-      before = Buffer.alloc(0);
-    }
-    await promisify(close)(this.#fd);
-  }
-
-  stop(): void {
-    this.#stopped = true;
-  }
-
-  /** The bytes that come next, for whoever asks first and then takes them. Empty: no host. */
-  peek(): Promise<Buffer> {
-    this.#reading ??= readFd(this.#fd, this.#buffer, 0, this.#buffer.length, null).then(
-      ({ bytesRead }) => Buffer.from(this.#buffer.subarray(0, bytesRead)),
-      (error: unknown) => {
-        this.#log.debug({ reason: errorText(error) }, 'the link device cannot be read');
-        return Buffer.alloc(0);
-      },
-    );
-    return this.#reading;
-  }
-
-  consume(): void {
-    this.#reading = undefined;
-  }
-
-  async write(chunk: Buffer): Promise<void> {
-    for (let at = 0; at < chunk.length;)
-      at += (await writeFd(this.#fd, chunk, at, chunk.length - at, null)).bytesWritten;
+export async function serveDevice(
+  path: string,
+  log: Log,
+  accept: (connection: Socket) => void,
+): Promise<never> {
+  const { Pipe } = (process as unknown as { binding(name: 'pipe_wrap'): PipeBinding }).binding(
+    'pipe_wrap',
+  );
+  for (;;) {
+    const { fd, first } = await hostSpeaks(path, log);
+    const handle = new Pipe(0);
+    handle.open(fd);
+    // the types do not know `handle`, which is how node itself makes sockets of handles
+    const socket = new Socket({ handle, allowHalfOpen: false } as object);
+    socket.on('error', (error) => log.info({ reason: error.message }, 'the host was lost'));
+    const closed = new Promise((resolve) => socket.once('close', resolve));
+    socket.on('end', () => socket.destroy());
+    socket.unshift(first);
+    accept(socket);
+    await closed;
   }
 }
 
-/** One connection of the host. Destroyed when the host leaves; what was queued for it goes with it. */
-class DeviceConnection extends Duplex {
-  readonly #device: DeviceLink;
-
-  constructor(device: DeviceLink, first: Buffer) {
-    super({ readableHighWaterMark: 262_144, writableHighWaterMark: 262_144 });
-    this.#device = device;
-    this.push(first);
+/** Opens the device and waits until an HTTP/2 client has begun to speak. */
+async function hostSpeaks(path: string, log: Log): Promise<{ fd: number; first: Buffer }> {
+  const fd = await openDevice(path, log);
+  const buffer = Buffer.allocUnsafe(65_536);
+  let seen = Buffer.alloc(0);
+  for (let quiet = 0; ;) {
+    const length = readNow(fd, buffer);
+    if (length === 0) {
+      await sleep(pausesMs[Math.min(quiet, pausesMs.length - 1)]);
+      quiet += 1;
+      continue;
+    }
+    quiet = 0;
+    seen = Buffer.concat([seen, buffer.subarray(0, length)]);
+    const at = seen.indexOf(preface);
+    if (at >= 0) return { fd, first: seen.subarray(at) };
+    seen = seen.subarray(Math.max(0, seen.length - preface.length + 1));
   }
+}
 
-  override _read(): void {
-    void this.#device.peek().then((chunk) => {
-      if (this.destroyed) return; // the next connection takes these bytes
-      this.#device.consume();
-      if (chunk.length === 0) this.destroy();
-      else this.push(chunk);
-    });
+/** What is there, without waiting; 0 also while no host is connected. */
+function readNow(fd: number, buffer: Buffer): number {
+  try {
+    return readSync(fd, buffer);
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === 'EAGAIN') return 0;
+    closeSync(fd);
+    throw error;
   }
+}
 
-  override _write(chunk: Buffer, _: BufferEncoding, done: (error?: Error | null) => void): void {
-    this.#send(() => this.#device.write(chunk), done);
-  }
-
-  override _writev(
-    chunks: { chunk: Buffer; encoding: BufferEncoding }[],
-    done: (error?: Error | null) => void,
-  ): void {
-    this.#send(() => this.#device.write(Buffer.concat(chunks.map(({ chunk }) => chunk))), done);
-  }
-
-  #send(write: () => Promise<void>, done: (error?: Error | null) => void): void {
-    const sent = this.#device.writing.then(() => (this.destroyed ? undefined : write()));
-    this.#device.writing = sent.catch(() => undefined);
-    sent.then(() => done(), done);
+/** Drivers may be slower than the agent. */
+async function openDevice(path: string, log: Log): Promise<number> {
+  for (let told = false; ; told = true) {
+    try {
+      return openSync(findDevice(path), constants.O_RDWR | constants.O_NONBLOCK);
+    } catch (error) {
+      if (!told) log.warn({ path, reason: errorText(error) }, 'the link device cannot be opened');
+      await sleep(pausesMs[3]);
+    }
   }
 }
 

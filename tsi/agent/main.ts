@@ -1,14 +1,13 @@
 import { chmodSync, rmSync } from 'node:fs';
 import { createServer, type Server } from 'node:net';
+import type { Duplex } from 'node:stream';
 import { errorText } from '#kernel/errors.js';
 import { createAgent, type Agent } from './agent.js';
-import { DeviceLink } from './device.js';
+import { serveDevice } from './device.js';
 import { agentVersion } from './facts.js';
 import { createLinkServer } from './link.js';
 import { readSettings } from './settings.js';
 
-/** Blocking reads and writes of the link device take two; before the pool's first use. */
-process.env['UV_THREADPOOL_SIZE'] ??= '6';
 /**
  * How long the host may take to hang up after a shutdown. The agent leaves by itself then, workers or
  * not: the image's init powers the machine off when it has ended.
@@ -32,30 +31,21 @@ async function main(file: string): Promise<void> {
 }
 
 async function serveLink(agent: Agent, link: string): Promise<void> {
-  const socketPath = /^unix:(.+)$/.exec(link)?.[1];
-  if (socketPath === undefined) return serveDevice(agent, link);
   const http2 = createLinkServer(agent, (session) => {
     const leave = (): void => process.exit(0);
     session.once('close', leave);
     setTimeout(leave, hangUpMs);
   });
-  const server = createServer((socket) => http2.emit('connection', socket));
+  const accept = (connection: Duplex): unknown => http2.emit('connection', connection);
+  const socketPath = /^unix:(.+)$/.exec(link)?.[1];
+  if (socketPath === undefined) {
+    await serveDevice(link, agent.log, accept);
+    return;
+  }
   rmSync(socketPath, { force: true });
-  await listen(server, socketPath);
+  await listen(createServer(accept), socketPath);
   // who can connect is root to the agent: nobody but its own account
   chmodSync(socketPath, 0o600);
-}
-
-async function serveDevice(agent: Agent, path: string): Promise<void> {
-  const device = await DeviceLink.open(path, agent.log);
-  const http2 = createLinkServer(agent, () => {
-    device.stop();
-    // an ordinary exit would wait for calls that block in the thread pool, and those have no end
-    setTimeout(() => process.kill(process.pid, 'SIGKILL'), hangUpMs);
-  });
-  await device.serve((connection) => http2.emit('connection', connection));
-  await device.writing;
-  process.exit(0);
 }
 
 function listen(server: Server, path: string): Promise<void> {

@@ -27,8 +27,8 @@ export class NoBatch implements Bss {
   readonly #host: Host;
   readonly #records: JobRecords;
   readonly #jobs = new Map<string, JobRecord>();
-  /** Jobs that may still run: what `status` looks at. */
-  readonly #running = new Set<string>();
+  /** Jobs that run: our children until we are told of their end, and those of an agent before us. */
+  readonly #running = new Map<string, 'child' | 'adopted'>();
   readonly #attempts = new Map<string, Promise<string>>();
 
   constructor(host: Host, stateDir: string) {
@@ -39,7 +39,7 @@ export class NoBatch implements Bss {
 
   #remember(record: JobRecord): void {
     this.#jobs.set(record.id, record);
-    if (this.#records.process(record)) this.#running.add(record.id);
+    if (this.#records.process(record)) this.#running.set(record.id, 'adopted');
     if (record.attemptId !== undefined && this.#records.run(record.id))
       this.#attempts.set(attemptKey(record.uid, record.attemptId), Promise.resolve(record.id));
   }
@@ -70,7 +70,7 @@ export class NoBatch implements Bss {
         ['-c', shell, jobFile(id), umask.toString(8), ...limit, `./${jobFile(id)}`],
         { cwd: job.uspaceDir, stdio: ['ignore', ...open] },
       );
-      this.#running.add(id);
+      this.#running.set(id, 'child');
       child.once('exit', () => this.#running.delete(id));
       child.unref();
       await new Promise((done, failed) => child.once('spawn', done).once('error', failed));
@@ -109,20 +109,16 @@ export class NoBatch implements Bss {
   }
 
   *status(): Generator<readonly [string, BssEntry]> {
-    for (const id of this.#running) {
+    for (const [id, kind] of this.#running) {
       const record = this.#jobs.get(id);
       const process = record && this.#records.process(record);
-      // one without a record of its run was started this moment
-      if (record && (process ?? !this.#records.run(id)))
-        yield [
-          id,
-          {
-            state: process?.state === 'T' ? 'SUSPENDED' : 'RUNNING',
-            queue: 'NOBATCH',
-            rawState: process?.state ?? 'R',
-          },
-        ];
-      else this.#running.delete(id);
+      if (kind === 'adopted' && !process) {
+        this.#running.delete(id);
+        continue;
+      }
+      const rawState = process?.state ?? 'R';
+      const state = rawState === 'T' ? 'SUSPENDED' : 'RUNNING';
+      yield [id, { state, queue: 'NOBATCH', rawState }];
     }
   }
 
@@ -148,7 +144,7 @@ export class NoBatch implements Bss {
   details(owner: Owner, id: string): string {
     const record = this.#find(owner, id);
     const run = this.#records.run(id);
-    const state = this.#records.process(record) ? 'RUNNING' : 'COMPLETED';
+    const state = this.#running.has(id) ? 'RUNNING' : 'COMPLETED';
     return JSON.stringify({
       JobId: id,
       JobName: record.jobName,

@@ -28,6 +28,7 @@ const streamWindow = 2 * 1024 * 1024;
 const linkWindow = 16 * 1024 * 1024;
 /** Lets the other end notice that we hung up, before we call again. */
 const hangUpMs = 250;
+const againMs = 2_000;
 /** A call that fails at once costs nothing, and a container is up in a fraction of a second. */
 const eager = { attempts: 100, waitMs: 20 };
 const backOffMs = [50, 100, 250, 500, 1_000];
@@ -124,7 +125,7 @@ export class AgentLink implements AsyncDisposable {
     const { signal } = this.#closing;
     for (let failures = 0; !signal.aborted;) {
       try {
-        const session = await this.#connect(signal);
+        const session = await this.#connect(signal, failures);
         failures = 0;
         await this.#watch(session);
         await this.#pause(hangUpMs);
@@ -142,27 +143,34 @@ export class AgentLink implements AsyncDisposable {
     await this.#options.clock.sleep(ms, this.#closing.signal).catch(() => undefined);
   }
 
-  async #connect(outer: AbortSignal): Promise<ClientHttp2Session> {
+  /** An agent that was up and is silent has not seen our last connection end: it is told so soon. */
+  async #connect(outer: AbortSignal, failures: number): Promise<ClientHttp2Session> {
     const late = (): Error => this.#unavailable('the agent is silent');
     const { dial, handshakeMs = 10_000 } = this.#options;
-    return withDeadline(handshakeMs, [outer], late, async (signal) => {
-      const duplex = await dial(signal);
-      const session = connect('http://agent', {
-        createConnection: () => duplex,
-        settings: { initialWindowSize: streamWindow, enablePush: false },
-        maxSessionMemory: 64,
-      });
-      try {
-        signal.throwIfAborted();
-        await orAborted(settled(session), signal);
-        session.setLocalWindowSize(linkWindow);
-        return session;
-      } catch (error) {
-        destroySoon(session);
-        destroySoon(duplex);
-        throw new HungUp(errorText(error), { cause: error });
-      }
-    });
+    const again = this.#state === 'down' && failures === 0;
+    return withDeadline(
+      again ? Math.min(againMs, handshakeMs) : handshakeMs,
+      [outer],
+      late,
+      async (signal) => {
+        const duplex = await dial(signal);
+        const session = connect('http://agent', {
+          createConnection: () => duplex,
+          settings: { initialWindowSize: streamWindow, enablePush: false },
+          maxSessionMemory: 64,
+        });
+        try {
+          signal.throwIfAborted();
+          await orAborted(settled(session), signal);
+          session.setLocalWindowSize(linkWindow);
+          return session;
+        } catch (error) {
+          destroySoon(session);
+          destroySoon(duplex);
+          throw new HungUp(errorText(error), { cause: error });
+        }
+      },
+    );
   }
 
   /** Resolves when the session has ended. */
