@@ -70,7 +70,7 @@ export async function findImage(
   format: string,
 ): Promise<ImageRecord> {
   const found = await findImages(client, new URLSearchParams({ application, format }));
-  const image = found.at(-1);
+  const [image] = found; // the newest first
   if (image) return image;
   throw new QuickstartError('INTERNAL', `no ${format} image provides ${application}`);
 }

@@ -77,7 +77,7 @@ async function chooseTarget(
 const listJobs = operation({
   method: 'GET',
   path: '/jobs',
-  summary: 'The jobs of the caller, the oldest first',
+  summary: 'The jobs of the caller, the newest first',
   input: z.object(jobList),
   policy: everybody,
   run: (deps, page, context) => renderJobs(deps, page, { ownerDn: context.caller.dn }, context),
@@ -112,7 +112,7 @@ const submitToSite = ['/sites/:siteId', '/sites/:siteId/jobs'].map((path) =>
 const listSiteJobs = operation({
   method: 'GET',
   path: '/sites/:siteId/jobs',
-  summary: 'The jobs of a target system, the oldest first',
+  summary: 'The jobs of a target system, the newest first',
   input: z.object({ ...siteInput, ...jobList, ...pageParameters(100) }),
   policy: siteOwner,
   run: (deps, { siteId, ...page }, context) =>

@@ -4,7 +4,13 @@ import { mkdir, rename, rm, stat } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { pipeline } from 'node:stream/promises';
 import { z } from 'zod';
-import { blobPath, ImageRecord, imageRoutes, type PartName } from '#imagerepo/contract.js';
+import {
+  blobPath,
+  ImageList,
+  ImageRecord,
+  imageRoutes,
+  type PartName,
+} from '#imagerepo/contract.js';
 import { asGridError, GridError } from '#kernel/errors.js';
 import type { HttpClient } from '#kernel/http/client.js';
 import type { ImageSource } from './image-source.js';
@@ -18,8 +24,6 @@ export type HttpImageSourceOptions = {
   /** Where parts from elsewhere are kept. */
   readonly cacheDirectory: string;
 };
-
-const ImageList = z.object({ images: z.array(z.string()) });
 
 /** {@link ImageSource} on the image repository's REST interface. */
 export class HttpImageSource implements ImageSource {
@@ -78,7 +82,7 @@ export class HttpImageSource implements ImageSource {
       undefined,
       { headers },
     );
-    return ImageList.parse(body).images.at(-1)?.split('/').at(-1);
+    return ImageList.parse(body).images[0]?.split('/').at(-1);
   }
 
   async #get(id: string, headers: Record<string, string>): Promise<ImageRecord | undefined> {
