@@ -3,6 +3,7 @@ import { Command, InvalidArgumentError, Option } from 'commander';
 import { errorText } from '#kernel/errors.js';
 import { createLog } from '#kernel/log.js';
 import { addUser } from '#kernel/security/users.js';
+import { bundleAgent } from './image/agent.js';
 import { buildDemoContainer, buildDemoVm } from './image/build.js';
 import { defaultCacheDirectory, defaultStateDirectory } from './quickstart/layout.js';
 import { quickstart, stop, type QuickstartOptions } from './quickstart/quickstart.js';
@@ -32,7 +33,14 @@ function program(): Command {
   const vsite = new Command('vsite')
     .description('Virtual machine images as UNICORE target systems')
     .showHelpAfterError();
+  addQuickstart(vsite);
+  addServe(vsite);
+  addImage(vsite.command('image').description('virtual machine images'));
+  addUserCommands(vsite.command('user').description('who may come in'));
+  return vsite;
+}
 
+function addQuickstart(vsite: Command): void {
   vsite
     .command('quickstart')
     .description('from nothing to the output of a job that ran inside a virtual machine')
@@ -45,7 +53,9 @@ function program(): Command {
     .action((options: QuickstartOptions & { stop?: true }) =>
       options.stop ? stop(options) : quickstart(options, untilSignal()),
     );
+}
 
+function addServe(vsite: Command): void {
   vsite
     .command('serve')
     .description('run the services, all in one process or some of them')
@@ -67,10 +77,10 @@ function program(): Command {
         throw error;
       }
     });
+}
 
-  vsite
-    .command('image')
-    .description('virtual machine images')
+function addImage(image: Command): void {
+  image
     .command('build-demo')
     .description('build the demo images, or find them in the cache')
     .addOption(cacheDir)
@@ -80,14 +90,20 @@ function program(): Command {
         log: createLog({ level: 'warn' }),
         progress: (step: string) => process.stdout.write(`  ${step}\n`),
       };
-      for (const image of [await buildDemoVm(build), await buildDemoContainer(build)])
-        for (const [part, path] of Object.entries(image.parts))
-          process.stdout.write(`${image.metadata.name} ${part}: ${path}\n`);
+      for (const built of [await buildDemoVm(build), await buildDemoContainer(build)])
+        for (const [part, path] of Object.entries(built.parts))
+          process.stdout.write(`${built.metadata.name} ${part}: ${path}\n`);
     });
+  image
+    .command('agent')
+    .description('write the TSI agent, one file for Node, to standard output')
+    .action(async () => {
+      process.stdout.write(await bundleAgent());
+    });
+}
 
-  vsite
-    .command('user')
-    .description('who may come in')
+function addUserCommands(user: Command): void {
+  user
     .command('add <name>')
     .description('add a user; the password is read from standard input')
     .requiredOption('--users <file>', 'users.yaml of the installation')
@@ -95,12 +111,10 @@ function program(): Command {
     .addOption(new Option('--role <role>').choices(['user', 'admin']).default('user'))
     .option('--login <account>', 'local account')
     .action(async (name: string, options: NewUserOptions) => {
-      const { users, ...user } = options;
+      const { users, ...rest } = options;
       const password = (await readStdin()).replace(/\r?\n$/, '');
-      await addUser(users, { name, ...user, ...(password !== '' && { password }) });
+      await addUser(users, { name, ...rest, ...(password !== '' && { password }) });
     });
-
-  return vsite;
 }
 
 type NewUserOptions = { users: string; dn: string; role: 'user' | 'admin'; login?: string };
