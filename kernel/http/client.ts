@@ -1,6 +1,7 @@
 import type { SecureContextOptions } from 'node:tls';
 import type { Readable } from 'node:stream';
 import { Pool, type Dispatcher } from 'undici';
+import { linkSignals, startDeadline } from '#kernel/net/deadline.js';
 import {
   readAnswer,
   toGridError,
@@ -86,13 +87,12 @@ export function createHttpClient(options: HttpClientOptions): HttpClient {
   return {
     async json(method, path, body, { headers, signal } = {}) {
       const type = body && { 'content-type': 'application/json' };
-      const deadline = AbortSignal.timeout(timeoutMs);
-      const call = {
-        headers: { ...type, ...headers },
-        signal: signal ? AbortSignal.any([signal, deadline]) : deadline,
-      };
+      const late = (): Error => new Error(`not within ${timeoutMs} ms`);
+      using deadline = startDeadline(timeoutMs, late);
+      using until = linkSignals(signal, deadline.signal);
+      const call = { headers: { ...type, ...headers }, signal: until.signal };
       const content = body && { body: JSON.stringify(body) };
-      return readAnswer(await send(method, path, call, content), maxBytes, base.host);
+      return await readAnswer(await send(method, path, call, content), maxBytes, base.host);
     },
     async upload(method, path, source, { sizeBytes, headers, signal } = {}) {
       const length = sizeBytes === undefined ? {} : { 'content-length': `${sizeBytes}` };

@@ -1,6 +1,7 @@
 import { systemClock, type Clock } from '#kernel/clock.js';
 import { errorText } from '#kernel/errors.js';
 import type { Log } from '#kernel/log.js';
+import { linkSignals, startDeadline } from '#kernel/net/deadline.js';
 import type { CallOptions } from './calls.js';
 import { Connection } from './connection.js';
 import { LibvirtError, unavailable } from './errors.js';
@@ -8,7 +9,6 @@ import { toLifecycle, type DomainEvent, type EventName, type Lifecycle } from '.
 import type { KeepAliveOptions } from './keep-alive.js';
 import type { Args, ProcedureName, Result, StreamProcedureName } from './procedures.js';
 import { openSession, watch } from './session.js';
-import { linkSignals, startDeadline } from './signals.js';
 import type { Command } from './ssh.js';
 import type { LibvirtStream } from './stream.js';
 import { dial } from './transport.js';

@@ -1,3 +1,37 @@
+import { setMaxListeners } from 'node:events';
+
+/** A signal that is followed, or a timer that runs, until it is disposed. */
+export type Linked = Disposable & { readonly signal: AbortSignal };
+
+/**
+ * Like `AbortSignal.any`, which on Node 20 does not keep an `AbortSignal.timeout()` among its sources from
+ * being garbage-collected (then the deadline never comes) and never forgets what followed a signal that
+ * lives long. A listener keeps the one, and its removal forgets the other.
+ */
+export function linkSignals(...sources: readonly (AbortSignal | undefined)[]): Linked {
+  const controller = new AbortController();
+  const given = sources.filter((source) => source !== undefined);
+  setMaxListeners(0, ...given); // one signal ends as much as it likes: each link is cut in the end
+  const abort = (event: Event): void => controller.abort((event.target as AbortSignal).reason);
+  for (const source of given) {
+    if (source.aborted) controller.abort(source.reason);
+    source.addEventListener('abort', abort, { once: true });
+  }
+  return {
+    signal: controller.signal,
+    [Symbol.dispose]() {
+      for (const source of given) source.removeEventListener('abort', abort);
+    },
+  };
+}
+
+/** Aborts with `reason()` after `ms`, unless disposed before. */
+export function startDeadline(ms: number, reason: () => Error): Linked {
+  const controller = new AbortController();
+  const timer = setTimeout(() => controller.abort(reason()), ms);
+  return { signal: controller.signal, [Symbol.dispose]: () => clearTimeout(timer) };
+}
+
 /**
  * Runs `work` under a signal that fires after `ms`, or with any of the outer ones.
  * @param expired makes the error for the first case
@@ -8,18 +42,9 @@ export async function withDeadline<T>(
   expired: () => Error,
   work: (signal: AbortSignal) => Promise<T>,
 ): Promise<T> {
-  const control = new AbortController();
-  const followed = outer.filter((signal) => signal !== undefined);
-  const follow = (): void => control.abort(followed.find(({ aborted }) => aborted)?.reason);
-  if (followed.some(({ aborted }) => aborted)) follow();
-  for (const signal of followed) signal.addEventListener('abort', follow, { once: true });
-  const timer = setTimeout(() => control.abort(expired()), ms);
-  try {
-    return await orAborted(work(control.signal), control.signal);
-  } finally {
-    clearTimeout(timer);
-    for (const signal of followed) signal.removeEventListener('abort', follow);
-  }
+  using deadline = startDeadline(ms, expired);
+  using until = linkSignals(...outer, deadline.signal);
+  return await orAborted(work(until.signal), until.signal);
 }
 
 /** The promise, or the signal's reason, whichever is first. What loses is not waited for. */

@@ -3,6 +3,7 @@ import { text } from 'node:stream/consumers';
 import type { Clock } from '#kernel/clock.js';
 import { errorText, GridError } from '#kernel/errors.js';
 import type { Log } from '#kernel/log.js';
+import { linkSignals } from '#kernel/net/deadline.js';
 import { FileSpace, removal } from '../files/file-space.js';
 import { idbOf } from '../idb/idb.js';
 import { incarnate, type Incarnation } from '../incarnation/incarnate.js';
@@ -86,7 +87,8 @@ export class JobWork {
   }
 
   async #do(effect: Work, job: Job, signal: AbortSignal): Promise<News> {
-    const call = this.#caller(job, signal);
+    using ended = linkSignals(signal, this.#options.closing);
+    const call = this.#caller(job, ended.signal);
     switch (effect) {
       case 'prepare':
         return await this.#prepare(job, call);
@@ -235,9 +237,8 @@ export class JobWork {
   }
 
   /** Waits its turn, and for the target; what the TSI refuses is tried a few times more. */
-  #caller(job: Job, signal: AbortSignal): Call {
-    const { lanes, clock, config, closing, target } = this.#options;
-    const ended = AbortSignal.any([signal, closing]);
+  #caller(job: Job, ended: AbortSignal): Call {
+    const { lanes, clock, config, target } = this.#options;
     return async (work) => {
       for (let refused = 0; ; refused++) {
         try {

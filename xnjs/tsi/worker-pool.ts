@@ -1,4 +1,3 @@
-import { setMaxListeners } from 'node:events';
 import type { Clock } from '#kernel/clock.js';
 import { errorText, GridError, type ErrorDetails } from '#kernel/errors.js';
 import type { Log } from '#kernel/log.js';
@@ -36,7 +35,6 @@ export class WorkerPool implements AsyncDisposable {
     this.#transport = transport;
     this.#options = options;
     this.#free = options.workers;
-    setMaxListeners(0, this.#closing.signal); // each call that waits listens
   }
 
   /**

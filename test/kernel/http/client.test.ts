@@ -3,9 +3,11 @@ import type { RequestListener } from 'node:http';
 import { Readable } from 'node:stream';
 import { text } from 'node:stream/consumers';
 import { after, before, describe, it } from 'node:test';
+import { setImmediate } from 'node:timers/promises';
 import { createHttpClient, type HttpClient } from '#kernel/http/client.js';
 import { listen } from '#kernel/http/listen.js';
 import { Scope } from '#kernel/scope.js';
+import { collectGarbage } from '../net/garbage.js';
 
 /** Answers what the path asks for. */
 const peer: RequestListener = (request, response) => {
@@ -89,6 +91,14 @@ describe('the HTTP client', () => {
     it(`throws ${code} for ${what}`, async () => {
       await assert.rejects(client.json('GET', path), { code });
     });
+
+  it('keeps its deadline through a garbage collection', async () => {
+    const { signal } = new AbortController();
+    const call = client.json('GET', '/silence', undefined, { signal });
+    const collected = setImmediate().then(collectGarbage);
+    await assert.rejects(call, { code: 'SITE_UNAVAILABLE' });
+    await collected;
+  });
 
   it('throws SITE_UNAVAILABLE when nothing listens', async () => {
     await using nobody = createHttpClient({ baseUrl: 'http://127.0.0.1:1' });

@@ -1,9 +1,8 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import { setTimeout as delay } from 'node:timers/promises';
-import { setFlagsFromString } from 'node:v8';
-import { runInNewContext } from 'node:vm';
-import { linkSignals, startDeadline } from '#kernel/libvirt/signals.js';
+import { linkSignals, startDeadline, withDeadline } from '#kernel/net/deadline.js';
+import { collectGarbage } from './garbage.js';
 
 const aborted = (signal: AbortSignal): Promise<unknown> =>
   new Promise((resolve) =>
@@ -33,12 +32,10 @@ describe('linked signals', () => {
   });
 
   it('abort at a timeout that nobody else holds, through a garbage collection', async () => {
-    setFlagsFromString('--expose-gc');
-    const collect = runInNewContext('gc') as () => void;
     using linked = linkSignals(AbortSignal.timeout(50));
     const end = aborted(linked.signal);
     await delay(0); // out of the scope that made them
-    collect();
+    collectGarbage();
     // Such a signal does not keep the process alive by itself
     const alive = delay(5_000, undefined, { signal: linked.signal }).catch(() => undefined);
     assert.equal(((await end) as Error).name, 'TimeoutError');
@@ -51,5 +48,41 @@ describe('a deadline', () => {
     const reason = new Error('too late');
     using deadline = startDeadline(1, () => reason);
     assert.equal(await aborted(deadline.signal), reason);
+  });
+
+  it('comes through a garbage collection, and ends the work', async () => {
+    const late = new Error('too late');
+    let until: AbortSignal | undefined;
+    const work = withDeadline(
+      50,
+      [new AbortController().signal],
+      () => late,
+      (signal) => {
+        until = signal;
+        return new Promise(() => undefined);
+      },
+    );
+    await Promise.all([
+      assert.rejects(work, late),
+      delay(0).then(collectGarbage), // out of the scope that made the signals
+    ]);
+    assert.equal(until?.aborted, true);
+  });
+
+  it('leaves the end to an outer signal that is quicker, however many follow it', async () => {
+    const outer = new AbortController();
+    const warnings: Error[] = [];
+    const warn = (warning: Error): void => void warnings.push(warning);
+    process.on('warning', warn);
+    const never = (): Promise<never> => new Promise(() => undefined);
+    const expired = (): Error => new Error('too late');
+    const all = Array.from({ length: 20 }, () =>
+      withDeadline(60_000, [undefined, outer.signal], expired, never),
+    );
+    await delay(0);
+    outer.abort(new RangeError('enough'));
+    for (const work of all) await assert.rejects(work, RangeError);
+    process.off('warning', warn);
+    assert.deepEqual(warnings, []);
   });
 });
