@@ -14,12 +14,14 @@ import {
   writeIdentities,
   type Hypervisors,
 } from './configuration.js';
+import { explainFailure } from './failure.js';
 import { layoutOf, temporaryStatePrefix, type Layout } from './layout.js';
 import {
   createTargetSystem,
   deleteAndWait,
   findImage,
   publish,
+  QuickstartError,
   runJob,
   waitUntilReady,
   type JobOutcome,
@@ -66,6 +68,10 @@ export async function quickstart(options: QuickstartOptions, signal: AbortSignal
     await steps.run(progress);
     for (const run of progress.runs) process.stdout.write(report(run));
     if (!options.once) process.stdout.write(howToGoOn(layout, siteUrl(options), application));
+  } catch (error) {
+    const keepIn = options.once && join(options.cacheDir, 'last-failure');
+    const text = await explainFailure(error, layout, keepIn);
+    throw new QuickstartError('INTERNAL', text, {}, { cause: error });
   } finally {
     await progress.user?.close();
     if (options.once) await takeDown(layout);
@@ -181,7 +187,8 @@ class Steps {
     const memoryMiB = image.metadata.requirements.memoryMiB.default;
     const site = await createTargetSystem(user, image.id, { cpus: 1, memoryMiB });
     const boot = await waitUntilReady(user, site, this.#signal, (soFar) => {
-      task.output = `starting: ${lastMark(soFar)}`;
+      const text = `starting: ${lastMark(soFar)}`;
+      if (task.output !== text) task.output = text; // without a terminal each is a line
     });
     task.output = 'running the job';
     const outcome = await runJob(user, site, application, input, this.#signal);

@@ -1,5 +1,6 @@
-import { readFile, rm } from 'node:fs/promises';
+import { readFile, rm, stat } from 'node:fs/promises';
 import { join } from 'node:path';
+import { z } from 'zod';
 import { errorText, GridError } from '#kernel/errors.js';
 import { createHttpClient } from '#kernel/http/client.js';
 import {
@@ -21,11 +22,15 @@ export class ServerError extends GridError<'SITE_UNAVAILABLE' | 'ADDRESS_IN_USE'
 /**
  * Starts the server of an installation as a process of its own that outlives this one, and waits until
  * it answers through its gateway. One that runs already is left alone.
- * @throws {@link ServerError} with the end of its log
+ * @throws {@link ServerError} with the last error in its log
  */
 export async function startServer(layout: Layout, url: string): Promise<{ started: boolean }> {
   const running = await readRecord(layout.serverRecord);
   if (running && (await isRunning(running))) return { started: false };
+  const before = await stat(layout.log).then(
+    ({ size }) => size,
+    () => 0,
+  );
   const main = join(project, 'cli', 'main.ts');
   const record = await spawnDetached(
     process.execPath,
@@ -39,7 +44,8 @@ export async function startServer(layout: Layout, url: string): Promise<{ starte
   const alive = await isRunning(record);
   if (alive && (await answers(layout, url))) return { started: true };
   const what = alive ? 'the server does not answer' : 'the server has ended';
-  throw new ServerError('SITE_UNAVAILABLE', `${what}: ${await lastWords(layout.log)}`);
+  const { code, text } = await lastWords(layout.log, before);
+  throw new ServerError(code, `${what}: ${text}`);
 }
 
 /** Ends the server of an installation; machines run on. Fine when there is none. */
@@ -65,25 +71,32 @@ async function answers(layout: Layout, url: string): Promise<boolean> {
   }
 }
 
-/** The last error in the log, or its last line. */
-async function lastWords(log: string): Promise<string> {
+type LastWords = { readonly code: ServerError['code']; readonly text: string };
+
+/** The last fatal error in the log from an offset on, else its last line. */
+async function lastWords(log: string, offset: number): Promise<LastWords> {
+  const code = 'SITE_UNAVAILABLE';
   try {
-    const lines = (await readFile(log, 'utf8')).trim().split('\n').slice(-50).reverse();
-    const message = lines.map(errorOf).find((text) => text !== undefined);
-    return message ?? lines[0] ?? 'its log is empty';
+    const written = (await readFile(log)).subarray(offset).toString();
+    const [last = '', ...earlier] = written.trim().split('\n').slice(-50).reverse();
+    const error = [last, ...earlier].map(errorOf).find((found) => found !== undefined);
+    return error ?? { code, text: last === '' ? 'its log is empty' : last };
   } catch (error) {
-    return errorText(error);
+    return { code, text: errorText(error) };
   }
 }
 
-function errorOf(line: string): string | undefined {
+const LogLine = z.object({
+  level: z.number().min(50),
+  msg: z.string(),
+  err: z.object({ message: z.string(), code: z.string().optional() }).optional(),
+});
+
+function errorOf(line: string): LastWords | undefined {
   try {
-    const { level, err, msg } = JSON.parse(line) as {
-      level: number;
-      err?: { message?: string };
-      msg?: string;
-    };
-    return level >= 50 ? (err?.message ?? msg) : undefined;
+    const { msg, err } = LogLine.parse(JSON.parse(line));
+    const code = err?.code === 'ADDRESS_IN_USE' ? 'ADDRESS_IN_USE' : 'SITE_UNAVAILABLE';
+    return { code, text: err?.message ?? msg };
   } catch {
     return undefined;
   }
