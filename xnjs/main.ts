@@ -79,7 +79,7 @@ export type Xnjs = {
 export async function startXnjs(config: XnjsConfig, { log, onBehalfOf }: XnjsDeps): Promise<Xnjs> {
   const scope = new Scope();
   try {
-    const { stateDirectory, targetSystems, hypervisor: addresses, images } = config;
+    const { stateDirectory, hypervisor: addresses } = config;
     await mkdir(stateDirectory, { recursive: true, mode: 0o711 });
     const installationId = await readInstallationId(stateDirectory);
     const { url, passwordFile } = config.database;
@@ -94,29 +94,15 @@ export async function startXnjs(config: XnjsConfig, { log, onBehalfOf }: XnjsDep
       ...(machines && { [addresses.acceleration]: machines }),
       ...(containers && { lxc: containers }),
     };
-    const client = scope.use(
-      createHttpClient({
-        baseUrl: images.url,
-        ...(images.socket !== undefined && { socketPath: images.socket }),
-      }),
-    );
+    const hypervisor = new LibvirtHypervisor({ clients, installationId, clock: systemClock, log });
     const systems = scope.use(
       new TargetSystems({
+        ...systemsOptions(config, installationId),
         store: createTargetStore(database),
-        hypervisor: new LibvirtHypervisor({ clients, installationId, clock: systemClock, log }),
-        images: new HttpImageSource({
-          client,
-          onBehalfOf,
-          storeDirectory: images.storeDirectory,
-          cacheDirectory: join(stateDirectory, 'image-cache'),
-        }),
-        workspace: new Workspace(stateDirectory),
+        hypervisor,
+        images: imageSource(config, onBehalfOf, scope),
         clock: systemClock,
         log,
-        installationId,
-        bootTimeoutMs: targetSystems.bootTimeoutSeconds * 1_000,
-        heartbeatMs: targetSystems.heartbeatSeconds * 1_000,
-        limits: targetSystems.limits,
       }),
     );
     const jobs = scope.use(
@@ -142,6 +128,31 @@ export async function startXnjs(config: XnjsConfig, { log, onBehalfOf }: XnjsDep
     await scope.close();
     throw error;
   }
+}
+
+function systemsOptions({ stateDirectory, targetSystems }: XnjsConfig, installationId: string) {
+  return {
+    workspace: new Workspace(stateDirectory),
+    installationId,
+    bootTimeoutMs: targetSystems.bootTimeoutSeconds * 1_000,
+    heartbeatMs: targetSystems.heartbeatSeconds * 1_000,
+    limits: targetSystems.limits,
+  };
+}
+
+function imageSource(
+  { images, stateDirectory }: XnjsConfig,
+  onBehalfOf: XnjsDeps['onBehalfOf'],
+  scope: Scope,
+): HttpImageSource {
+  const socket = images.socket !== undefined && { socketPath: images.socket };
+  const client = scope.use(createHttpClient({ baseUrl: images.url, ...socket }));
+  return new HttpImageSource({
+    client,
+    onBehalfOf,
+    storeDirectory: images.storeDirectory,
+    cacheDirectory: join(stateDirectory, 'image-cache'),
+  });
 }
 
 /** A hypervisor that does not answer now may do so later: the server starts all the same. */

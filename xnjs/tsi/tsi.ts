@@ -1,22 +1,11 @@
-import type { Readable } from 'node:stream';
-import type { Duplex } from 'node:stream';
+import type { Duplex, Readable } from 'node:stream';
+import type { ListedFile } from '#tsi/protocol/listing.js';
 
 /** The two words of `#TSI_IDENTITY`: a login of the image and its groups (`NONE`, `DEFAULT_GID`, names by `:`). */
 export type TsiIdentity = { readonly login: string; readonly groups: string };
 
 /** One entry of `#TSI_LS`. */
-export type FileEntry = {
-  readonly path: string;
-  readonly isDirectory: boolean;
-  readonly sizeBytes: number;
-  /** ms since the epoch; the protocol has seconds */
-  readonly modifiedMs: number;
-  /** nine characters, `rwxr-x---` */
-  readonly permissions: string;
-  readonly owner: string;
-  readonly group: string;
-  readonly ownedByCaller: boolean;
-};
+export type FileEntry = Omit<ListedFile, 'access'>;
 
 export type Space = {
   readonly totalBytes: number;

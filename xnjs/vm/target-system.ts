@@ -20,10 +20,15 @@ export type BootTimeline = {
   readonly readyMs?: number;
 };
 
+/** Some clients send numbers as text; what else could be taken for a number (`true`, `''`) is none. */
+const wholeNumber = z
+  .union([z.number(), z.string().regex(/^\s*-?\d+\s*$/)], 'must be a whole number')
+  .pipe(z.coerce.number().int('must be a whole number'));
+
 /** What a user may ask for, beside the image. */
 export const TargetSystemParameters = z.strictObject({
-  cpus: z.coerce.number().int().optional(),
-  memoryMiB: z.coerce.number().int().optional(),
+  cpus: wholeNumber.optional(),
+  memoryMiB: wholeNumber.optional(),
 });
 export type TargetSystemParameters = z.output<typeof TargetSystemParameters>;
 

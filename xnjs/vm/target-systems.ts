@@ -4,6 +4,7 @@ import { imageFormats } from '#imagerepo/contract.js';
 import type { Clock } from '#kernel/clock.js';
 import { asGridError, errorText, GridError } from '#kernel/errors.js';
 import type { Log } from '#kernel/log.js';
+import { createSerial } from '#kernel/persistence/serial.js';
 import type { Target, TargetEvent, Targets } from '../target.js';
 import { completeTimeline } from './boot.js';
 import { AgentBinding } from './agent-binding.js';
@@ -61,8 +62,8 @@ export class TargetSystems implements Targets, AsyncDisposable {
   readonly #log: Log;
   readonly #records = new Map<string, TargetSystem>();
   readonly #bindings = new Map<string, AgentBinding>();
-  /** The tail of each record's queue of work. */
-  readonly #queues = new Map<string, Promise<unknown>>();
+  /** One piece of work after the other for each record. */
+  readonly #queue = createSerial();
   readonly #listeners = new Set<(event: TargetEvent) => void>();
   readonly #stopping = new AbortController();
   readonly #unsubscribe: (() => void)[] = [];
@@ -202,7 +203,8 @@ export class TargetSystems implements Targets, AsyncDisposable {
   async [Symbol.asyncDispose](): Promise<void> {
     this.#stopping.abort();
     for (const end of this.#unsubscribe.splice(0)) end();
-    await Promise.allSettled(this.#queues.values());
+    const idle = [...this.#records.keys()].map((id) => this.#queue(id, () => Promise.resolve()));
+    await Promise.allSettled(idle);
     await Promise.allSettled([...this.#bindings.keys()].map((id) => this.#unbind(id)));
   }
 
@@ -219,18 +221,6 @@ export class TargetSystems implements Targets, AsyncDisposable {
 
   #evidence(source: Evidence['source'], fact: string): Evidence {
     return { source, fact, atMs: this.#options.clock.now() };
-  }
-
-  /** Runs `work` after everything queued for this record before. */
-  #queue<T>(id: string, work: () => Promise<T>): Promise<T> {
-    const previous = this.#queues.get(id) ?? Promise.resolve();
-    const next = previous.then(work, work);
-    this.#queues.set(id, next);
-    const forget = (): void => {
-      if (this.#queues.get(id) === next) this.#queues.delete(id);
-    };
-    next.then(forget, forget);
-    return next;
   }
 
   async #apply(id: string, event: VmEvent): Promise<void> {
