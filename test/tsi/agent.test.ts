@@ -314,6 +314,16 @@ for (const { name, ordinary, skip } of modes)
       await tsi.abort(alice, id);
     });
 
+    it('ends a job that was submitted this moment', async () => {
+      for (let round = 0; round < 5; round += 1) {
+        const request = job('sleep 600; touch survived');
+        const id = await tsi.submit(alice, request);
+        await tsi.abort(alice, id);
+        await gone(id);
+        assert.deepEqual(await processesWith(`UNICORE_Job_${id}`), []);
+      }
+    });
+
     it('ends a job at its wall time', async () => {
       const request = job('sleep 600', { wallTime: 1 });
       const id = await tsi.submit(alice, request);

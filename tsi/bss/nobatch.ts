@@ -7,20 +7,22 @@ import { TsiError } from '../protocol/error.js';
 import type { BssEntry } from '../protocol/status.js';
 import type { Bss, Host, JobRequest, Owner } from './bss.js';
 import { JobRecords, type JobRecord } from './job-records.js';
-import { ownerOf, processes } from './processes.js';
+import { findProcess, ownerOf, processes, type Process } from './processes.js';
 
 /**
  * The job's own shell: notes that it runs, runs the job, notes the exit code. A signal to the session
  * ends the job, and the shell after it. `$0` shows the job's name in process lists, as stock TSIs do.
  */
-const shell = `umask "$1"; shift
+const shell = `umask "$1"; shift; stop=
 IFS= read -r line </proc/$$/stat; printf '%s\\n' "$line" >&3
-trap : TERM INT HUP
-"$@" 3>&-
+trap stop=143 TERM INT HUP
+if [ -z "$stop" ]; then "$@" 3>&-; else (exit "$stop"); fi
 printf 'exit %s\\n' "$?" >&3`;
 
 const termGraceSeconds = 5;
 const pollMs = 50;
+
+type Running = Process & { readonly adopted: boolean };
 
 /** No batch system: each job is a session of processes in this system's process table. */
 export class NoBatch implements Bss {
@@ -28,7 +30,7 @@ export class NoBatch implements Bss {
   readonly #records: JobRecords;
   readonly #jobs = new Map<string, JobRecord>();
   /** Jobs that run: our children until we are told of their end, and those of an agent before us. */
-  readonly #running = new Map<string, 'child' | 'adopted'>();
+  readonly #running = new Map<string, Running>();
   readonly #attempts = new Map<string, Promise<string>>();
 
   constructor(host: Host, stateDir: string) {
@@ -39,7 +41,8 @@ export class NoBatch implements Bss {
 
   #remember(record: JobRecord): void {
     this.#jobs.set(record.id, record);
-    if (this.#records.process(record)) this.#running.set(record.id, 'adopted');
+    const process = this.#records.process(record);
+    if (process) this.#running.set(record.id, { ...process, adopted: true });
     if (record.attemptId !== undefined && this.#records.run(record.id))
       this.#attempts.set(attemptKey(record.uid, record.attemptId), Promise.resolve(record.id));
   }
@@ -70,7 +73,8 @@ export class NoBatch implements Bss {
         ['-c', shell, jobFile(id), umask.toString(8), ...limit, `./${jobFile(id)}`],
         { cwd: job.uspaceDir, stdio: ['ignore', ...open] },
       );
-      this.#running.set(id, 'child');
+      const process = child.pid === undefined ? undefined : findProcess(child.pid);
+      if (process) this.#running.set(id, { ...process, adopted: false });
       child.once('exit', () => this.#running.delete(id));
       child.unref();
       await new Promise((done, failed) => child.once('spawn', done).once('error', failed));
@@ -109,34 +113,41 @@ export class NoBatch implements Bss {
   }
 
   *status(): Generator<readonly [string, BssEntry]> {
-    for (const [id, kind] of this.#running) {
-      const record = this.#jobs.get(id);
-      const process = record && this.#records.process(record);
-      if (kind === 'adopted' && !process) {
+    for (const [id, { pid, startTicks, adopted }] of this.#running) {
+      const process = findProcess(pid);
+      const lives = process?.startTicks === startTicks && process.state !== 'Z';
+      if (adopted && !lives) {
         this.#running.delete(id);
         continue;
       }
-      const rawState = process?.state ?? 'R';
+      const rawState = lives ? process.state : 'R';
       const state = rawState === 'T' ? 'SUSPENDED' : 'RUNNING';
       yield [id, { state, queue: 'NOBATCH', rawState }];
     }
   }
 
   async abort(owner: Owner, id: string): Promise<void> {
-    const run = this.#records.session(this.#find(owner, id));
+    const record = this.#find(owner, id);
+    // a job that was started this moment has not yet noted its session
+    const run = this.#running.get(id) ?? this.#records.session(record);
     if (!run) return;
-    for (const signal of ['SIGTERM', 'SIGKILL'] as const) {
-      const rounds = (termGraceSeconds * 1_000) / pollMs;
-      for (let round = 0; round < rounds; round += 1) {
-        const living = processes().filter(
-          ({ session, startTicks, pid }) =>
-            session === run.pid && startTicks >= run.startTicks && ownerOf(pid) === owner.uid,
-        );
-        if (living.length === 0) return;
-        // SIGTERM once, so that a handler is left to its work; SIGKILL again, for late forks
-        if (round === 0 || signal === 'SIGKILL') for (const { pid } of living) kill(pid, signal);
-        await sleep(pollMs);
+    const told = new Set<number>();
+    const rounds = (termGraceSeconds * 1_000) / pollMs;
+    for (let round = 0; round < 2 * rounds; round += 1) {
+      const living = processes().filter(
+        ({ session, startTicks, pid }) =>
+          session === run.pid && startTicks >= run.startTicks && ownerOf(pid) === owner.uid,
+      );
+      if (living.length === 0) return;
+      const pids = new Set(living.map(({ pid }) => pid));
+      for (const { pid, parent } of living) {
+        // once, and to no helper of a handler; but to what was started while we looked
+        const due = round === 0 || parent === run.pid || !pids.has(parent);
+        if (round >= rounds) kill(pid, 'SIGKILL');
+        else if (due && !told.has(pid)) kill(pid, 'SIGTERM');
+        if (due) told.add(pid);
       }
+      await sleep(pollMs);
     }
     throw new TsiError('TSI_FAILED', `processes of job ${id} do not end`);
   }

@@ -6,6 +6,7 @@ export type Process = {
   readonly name: string;
   /** `R S D T Z …` */
   readonly state: string;
+  readonly parent: number;
   readonly session: number;
   /** When it started, in clock ticks since the boot: with `pid` it names a process for good. */
   readonly startTicks: number;
@@ -14,10 +15,11 @@ export type Process = {
 export function findProcess(pid: number): Process | undefined {
   const text = readProc(pid, 'stat');
   // the name may hold blanks and parentheses: what follows its last one is regular
-  const match = /^\d+ \(([^]*)\) (\S) -?\d+ -?\d+ (-?\d+) (?:\S+ ){15}(\d+) /.exec(text);
+  const match = /^\d+ \(([^]*)\) (\S) (\d+) -?\d+ (-?\d+) (?:\S+ ){15}(\d+) /.exec(text);
   if (!match) return undefined;
-  const [, name = '', state = '', session, startTicks] = match;
-  return { pid, name, state, session: Number(session), startTicks: Number(startTicks) };
+  const [, name = '', state = '', ...numbers] = match;
+  const [parent = 0, session = 0, startTicks = 0] = numbers.map(Number);
+  return { pid, name, state, parent, session, startTicks };
 }
 
 /** All living processes; what has ended but was not waited for is none. */
