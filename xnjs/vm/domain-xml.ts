@@ -15,6 +15,8 @@ const commandLine =
   'console=ttyS0 quiet panic=-1 nokaslr mitigations=off cryptomgr.notests tsc=reliable ' +
   'no_timer_check random.trust_cpu=on audit=0';
 
+const cpuPeriodUs = 100_000;
+
 /** Absolute paths on the host, made by the workspace before the domain is defined. */
 export type DomainPaths = {
   readonly console: string;
@@ -44,6 +46,14 @@ export function domainXml(
     ),
     element('memory', { unit: 'MiB' }, String(system.parameters.memoryMiB)),
     element('vcpu', {}, String(system.parameters.cpus)),
+    // A container sees all cores of the host; this is what it may use of them.
+    system.driver === 'lxc' &&
+      element(
+        'cputune',
+        {},
+        element('period', {}, String(cpuPeriodUs)),
+        element('quota', {}, String(cpuPeriodUs * system.parameters.cpus)),
+      ),
   ];
   const body = system.driver === 'lxc' ? container(system, paths) : machine(system, paths);
   return toXml(element('domain', { type: system.driver }, ...common, ...body));

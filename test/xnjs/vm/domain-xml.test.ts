@@ -61,6 +61,10 @@ describe('domain XML', () => {
     assert.match(xml, /&lt;\/cmdline(&gt;|>)&lt;devices\/(&gt;|>)<\/cmdline>/);
   });
 
+  it('bounds the cores that a container may use', () => {
+    assert.match(domains.rootfs, /<period>100000<\/period><quota>200000<\/quota>/);
+  });
+
   it('gives a container no network of the host', () => {
     assert.match(domains.rootfs, /<privnet\/>/);
     assert.match(domains.rootfs, /<source dir="\/s\/root"\/><target dir="\/"\/><readonly\/>/);
