@@ -21,9 +21,11 @@ export type BootTimeline = {
 };
 
 /** Some clients send numbers as text; what else could be taken for a number (`true`, `''`) is none. */
+const noWholeNumber = 'must be a whole number';
 const wholeNumber = z
-  .union([z.number(), z.string().regex(/^\s*-?\d+\s*$/)], 'must be a whole number')
-  .pipe(z.coerce.number().int('must be a whole number'));
+  .union([z.number(), z.string().regex(/^\s*-?\d+\s*$/, noWholeNumber)], noWholeNumber)
+  .transform(Number)
+  .pipe(z.int(noWholeNumber));
 
 /** What a user may ask for, beside the image. */
 export const TargetSystemParameters = z.strictObject({
