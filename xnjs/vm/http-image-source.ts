@@ -75,25 +75,29 @@ export class HttpImageSource implements ImageSource {
     headers: Record<string, string>,
   ): Promise<string | undefined> {
     const [name = '', version] = reference.split(':');
-    const query = new URLSearchParams({ name, ...(version !== undefined && { version }) });
-    const { body } = await this.#options.client.json(
-      'GET',
-      `${imageRoutes.images}?${query}`,
-      undefined,
-      { headers },
-    );
+    const query = new URLSearchParams({
+      name,
+      ...(version !== undefined && { version }),
+      state: 'PUBLISHED', // not a newer one that is still being uploaded
+    });
+    const path = `${imageRoutes.images}?${query}`;
+    const body = await this.#unlessUnknown(path, headers);
+    if (body === undefined) return undefined;
     return ImageList.parse(body).images[0]?.split('/').at(-1);
   }
 
   async #get(id: string, headers: Record<string, string>): Promise<ImageRecord | undefined> {
+    const body = await this.#unlessUnknown(imageRoutes.image(id), headers);
+    return body === undefined ? undefined : ImageRecord.parse(body);
+  }
+
+  /** `undefined`: no such image, none for this user, or what no image can be called. */
+  async #unlessUnknown(path: string, headers: Record<string, string>): Promise<unknown> {
     try {
-      const { body } = await this.#options.client.json('GET', imageRoutes.image(id), undefined, {
-        headers,
-      });
-      return ImageRecord.parse(body);
+      return (await this.#options.client.json('GET', path, undefined, { headers })).body;
     } catch (error) {
       const status = asGridError(error)?.row.http;
-      if (status === 404 || status === 403) return undefined;
+      if (status === 404 || status === 403 || status === 400) return undefined;
       throw error;
     }
   }
