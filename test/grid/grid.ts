@@ -1,9 +1,12 @@
+import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
-import { chmod, mkdtemp, readdir, readFile, rm, stat } from 'node:fs/promises';
+import { chmod, mkdtemp, readdir, readFile, rm, stat, writeFile } from 'node:fs/promises';
 import { createServer, type AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { Readable } from 'node:stream';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { parseDocument } from 'yaml';
 import { startLibvirtd, type Libvirtd } from '#cli/host/libvirtd.js';
 import { isRunning, kill, readRecord, waitFor } from '#cli/host/process.js';
 import { buildDemoContainer, buildDemoVm, type BuiltImage } from '#cli/image/build.js';
@@ -17,9 +20,13 @@ import {
 import { defaultCacheDirectory, layoutOf, type Layout } from '#cli/quickstart/layout.js';
 import { publish } from '#cli/quickstart/main-job.js';
 import { startServer, stopServer } from '#cli/quickstart/server.js';
+import type { ServiceName } from '#cli/serve.js';
+import type { ImageMetadata } from '#imagerepo/contract.js';
+import { asGridError } from '#kernel/errors.js';
 import { createHttpClient, type HttpClient } from '#kernel/http/client.js';
 import { LibvirtClient } from '#kernel/libvirt/client.js';
 import { silentLog } from '#kernel/log.js';
+import { openDatabase } from '#kernel/persistence/database.js';
 import { addUser } from '#kernel/security/users.js';
 
 /** Why tests with real machines cannot run here; `false` where they can. */
@@ -42,6 +49,7 @@ function findReason(programs: readonly (readonly [string, ...string[]])[]): stri
 }
 
 export const sitePath = '/VSITE/rest/core';
+export const imagesPath = '/IMAGES/rest/images';
 export const factoryPath = `${sitePath}/factories/default_target_system_factory`;
 
 /**
@@ -60,8 +68,8 @@ export class Grid implements AsyncDisposable {
     this.libvirtd = libvirtd;
   }
 
-  static async start(): Promise<Grid> {
-    const directory = await mkdtemp(join(tmpdir(), 'vsite-grid-'));
+  static async start({ parent = tmpdir(), prepare }: GridOptions = {}): Promise<Grid> {
+    const directory = await mkdtemp(join(parent, 'vsite-grid-'));
     await chmod(directory, 0o711); // containers have to get through
     const layout = layoutOf(directory);
     const libvirtd = await startLibvirtd({
@@ -70,14 +78,29 @@ export class Grid implements AsyncDisposable {
       log: silentLog,
     });
     const grid = new Grid(layout, await freePort(), libvirtd);
-    await writeIdentities(layout);
-    await writeConfiguration(layout, grid.address, {
-      machines: libvirtd.uri('qemu'),
-      acceleration: 'qemu',
-      containers: libvirtd.drivers.includes('lxc') ? libvirtd.uri('lxc') : undefined,
-    });
-    await grid.startServer();
-    return grid;
+    try {
+      await writeIdentities(layout);
+      await writeConfiguration(layout, grid.address, {
+        machines: libvirtd.uri('qemu'),
+        acceleration: 'qemu',
+        containers: libvirtd.drivers.includes('lxc') ? libvirtd.uri('lxc') : undefined,
+      });
+      await prepare?.(grid);
+      await grid.startServer();
+      return grid;
+    } catch (error) {
+      await grid[Symbol.asyncDispose]();
+      throw error;
+    }
+  }
+
+  /** Changes a setting of a service for its next start, or takes it out: `xnjs.targetSystems.bootTimeoutSeconds`. */
+  async set(service: ServiceName, path: string, value: unknown): Promise<void> {
+    const file = join(this.layout.config, `${service}.yaml`);
+    const document = parseDocument(await readFile(file, 'utf8'));
+    if (value === undefined) document.deleteIn(path.split('.'));
+    else document.setIn(path.split('.'), value);
+    await writeFile(file, document.toString());
   }
 
   get url(): string {
@@ -134,6 +157,56 @@ export class Grid implements AsyncDisposable {
     return await publish(await this.creator(), image);
   }
 
+  /** Publishes an image of the creator's. @returns its id */
+  async publishImage(
+    metadata: Pick<ImageMetadata, 'name' | 'format'> & Partial<ImageMetadata>,
+    parts: Record<string, Buffer>,
+  ): Promise<string> {
+    const creator = await this.creator();
+    const { headers } = await creator.json('POST', imagesPath, {
+      version: '1.0',
+      visibility: 'public',
+      os: { distribution: 'Debian', version: '12' },
+      requirements: {
+        cpus: { min: 1, default: 1, max: 1 },
+        memoryMiB: { min: 64, default: 64, max: 128 },
+      },
+      tsi: { login: 'grid', jobsDirectory: '/home/grid/jobs' },
+      ...metadata,
+    });
+    const path = new URL(String(headers['location'])).pathname;
+    for (const [name, content] of Object.entries(parts))
+      await creator.upload('PUT', `${path}/parts/${name}`, Readable.from([content]));
+    await creator.json('POST', `${path}/actions/publish`, {});
+    return path.split('/').at(-1)!;
+  }
+
+  /** Everything that a refused request could leave behind. */
+  async inventory(): Promise<object> {
+    const { state } = this.layout;
+    const rows = async (database: string, tables: readonly string[]): Promise<unknown[]> => {
+      const url = `sqlite:${join(state, `${database}.sqlite`)}`;
+      await using opened = await openDatabase({ url, log: silentLog });
+      const counts = tables.map((name) => opened.sequelize.query(`SELECT count(*) n FROM ${name}`));
+      return (await Promise.all(counts)).map(([[row]], i) => [tables[i], row]);
+    };
+    const images = await readdir(join(state, 'images'), { recursive: true, withFileTypes: true });
+    return {
+      domains: (await Promise.all(this.libvirtd.drivers.filter(isReal).map((d) => this.domains(d))))
+        .flat()
+        .sort(),
+      directories: (await this.machineDirectories()).sort(),
+      store: images
+        .filter((entry) => entry.isFile())
+        .map(({ name }) => name)
+        .sort(),
+      rows: [
+        await rows('targetsystem', ['target_systems', 'jobs', 'job_tags']),
+        await rows('imagerepo', ['images', 'image_parts']),
+      ],
+    };
+  }
+
   /** Names of all domains of a driver, running or not, asked past our server. */
   async domains(driver: 'qemu' | 'lxc'): Promise<string[]> {
     await using libvirt = await LibvirtClient.connect({
@@ -163,6 +236,26 @@ export class Grid implements AsyncDisposable {
     await rm(this.layout.state, { recursive: true, force: true });
   }
 }
+
+type GridOptions = {
+  /** Folder in which its own is made. */
+  readonly parent?: string;
+  /** Runs when everything is there and the server has not started yet. */
+  readonly prepare?: (grid: Grid) => Promise<void>;
+};
+
+const isReal = (driver: string): driver is 'qemu' | 'lxc' => driver !== 'test';
+
+/** For `assert.rejects`: the answer has this status, and says this. */
+export const refusal =
+  (status: number, text: RegExp) =>
+  (error: unknown): true => {
+    const refused = asGridError(error);
+    assert.ok(refused, String(error));
+    assert.equal(refused.details['status'], status, refused.message);
+    assert.match(refused.message, text);
+    return true;
+  };
 
 /** Polls until `probe` gives something. @throws after the deadline, saying what was waited for */
 export async function eventually<T>(
