@@ -138,7 +138,7 @@ export async function dialUnix(path: string): Promise<Socket> {
 export async function linkTo(
   scope: Scope,
   socket: string,
-  options: { heartbeatMs?: number; handshakeMs?: number } = {},
+  options: { heartbeatMs?: number; handshakeMs?: number; silenceMs?: number } = {},
 ): Promise<AgentLink> {
   const link = new AgentLink({
     name: 'test',

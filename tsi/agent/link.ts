@@ -14,9 +14,12 @@ import { serveWorker } from './worker.js';
 
 /** How long one half of a worker waits for the other. */
 const pairingMs = 30_000;
-/** How much a peer may send ahead: per stream, and over the whole link. */
-const streamWindow = 2 * 1024 * 1024;
-const linkWindow = 16 * 1024 * 1024;
+/** How much the host may send ahead: per stream, and over the whole link. Its heartbeats wait behind it. */
+const streamWindow = 1024 * 1024;
+const linkWindow = 4 * 1024 * 1024;
+/** A host that left while the machine stood still is noticed by its silence. */
+const pingMs = 10_000;
+const unansweredPings = 3;
 
 type Shutdown = (session: Http2Session) => void;
 type Half = 'command' | 'data';
@@ -40,9 +43,24 @@ export function createLinkServer(agent: Agent, shutdown: Shutdown): Http2Server 
     session.on('error', (error) =>
       agent.log.info({ reason: errorText(error) }, 'the agent link broke'),
     );
-    session.once('close', () => waiting.forEach(({ timer }) => clearTimeout(timer)));
+    const stop = watch(session);
+    session.once('close', () => {
+      stop();
+      waiting.forEach(({ timer }) => clearTimeout(timer));
+    });
   });
   return server;
+}
+
+/** @returns what ends the watch */
+function watch(session: Http2Session): () => void {
+  let unanswered = 0;
+  const timer = setInterval(() => {
+    unanswered += 1;
+    if (unanswered > unansweredPings) destroySoon(session);
+    else session.ping(() => (unanswered = 0));
+  }, pingMs);
+  return () => clearInterval(timer);
 }
 
 function route(

@@ -18,6 +18,8 @@ export type AgentLinkOptions = {
   /** A fresh byte stream to the agent; called again after each loss. */
   readonly dial: (signal: AbortSignal) => Promise<Duplex>;
   readonly heartbeatMs: number;
+  /** A heartbeat unanswered for so long ends the connection; it waits behind data in the channel. */
+  readonly silenceMs?: number;
   /** How long a silent connection is given to prove itself: a guest that still boots is silent. */
   readonly handshakeMs?: number;
   readonly clock: Clock;
@@ -199,14 +201,13 @@ export class AgentLink implements AsyncDisposable {
     this.#enter('down');
   }
 
-  /** Pings wait behind data in the channel: the deadline leaves room for a full window of it. */
   #ping(session: ClientHttp2Session): Promise<void> {
-    const { heartbeatMs, clock } = this.#options;
+    const { heartbeatMs, silenceMs = Math.max(3 * heartbeatMs, 10_000), clock } = this.#options;
     const late = (): Error => this.#unavailable('no answer to a heartbeat');
     const pong = new Promise<void>((resolve, reject) => {
       session.ping((error) => (error ? reject(error) : resolve()));
     });
-    return withDeadline(Math.max(2 * heartbeatMs, 5_000), [], late, async () => {
+    return withDeadline(silenceMs, [], late, async () => {
       await pong;
       this.#heartbeatMs = clock.now();
     });

@@ -87,7 +87,10 @@ export class Worker {
   async put(message: string, chunks: readonly Buffer[]): Promise<void> {
     await this.call(message, false);
     this.#inStep = false;
-    await Promise.all(chunks.map((chunk) => write(this.#channels.data, chunk)));
+    const { data } = this.#channels;
+    const last = chunks.at(-1);
+    for (const chunk of chunks.slice(0, -1)) data.write(chunk); // one chunk of the file at most
+    if (last) await write(data, last);
     await this.#end();
   }
 

@@ -78,7 +78,7 @@ describe('the agent link', () => {
   it('notices an agent that hangs, by its heartbeat', async () => {
     await using scope = new Scope();
     const agent = await startAgent(scope);
-    const link = await linkTo(scope, agent.socket, { heartbeatMs: 100 });
+    const link = await linkTo(scope, agent.socket, { heartbeatMs: 100, silenceMs: 500 });
     agent.child.kill('SIGSTOP');
     await until('it is down', () => link.state === 'down');
     agent.child.kill('SIGCONT');
