@@ -7,7 +7,6 @@ import {
   link,
   lstat,
   mkdir,
-  mkdtemp,
   open,
   opendir,
   readdir,
@@ -132,13 +131,10 @@ export class Workspace {
 
   async #overlay(directory: string, base: string): Promise<string> {
     const overlay = join(directory, 'overlay.qcow2');
-    if (await exists(overlay)) return overlay;
-    const draft = `${overlay}.new`;
-    await run('qemu-img', ['create', '-q', '-f', 'qcow2', '-b', base, '-F', 'qcow2', draft], {
-      timeout: toolTimeoutMs,
+    return await whole(overlay, async (draft) => {
+      const backing = ['-b', base, '-F', 'qcow2'];
+      await runTool('qemu-img', ['create', '-q', '-f', 'qcow2', ...backing, draft]);
     });
-    await rename(draft, overlay);
-    return overlay;
   }
 
   async #container(
@@ -151,7 +147,11 @@ export class Workspace {
     const runDirectory = join(directory, 'run');
     await lchown(runDirectory, containerIds.first, containerIds.first);
     const own = join(directory, 'fs');
-    if (!(await exists(own))) await copyTrees(root, writable, own);
+    await whole(own, async (draft) => {
+      await mkdir(draft, { mode: 0o711 });
+      const sources = writable.map((name) => join(root, name));
+      await runTool('cp', ['-a', '--reflink=auto', '-t', draft, ...sources]);
+    });
     const mounts = Object.fromEntries(writable.map((name) => [`/${name}`, join(own, name)]));
     return { root, mounts: { ...mounts, [containerRunDirectory]: runDirectory } };
   }
@@ -168,27 +168,23 @@ export class Workspace {
   }
 
   async #unpack(archive: string, root: string): Promise<string> {
-    if (await exists(root)) return root;
     await mkdir(this.#roots, { recursive: true, mode: 0o711 });
-    const draft = await mkdtemp(`${root}.`);
-    try {
-      await run(
-        'tar',
-        ['-x', '--numeric-owner', '--same-permissions', '-f', archive, '-C', draft],
-        {
-          timeout: toolTimeoutMs,
-        },
-      );
-      for (const point of ['proc', 'sys', 'dev', 'tmp', 'run', ...writable])
-        await mkdir(join(draft, point), { recursive: true });
+    return await whole(root, async (draft) => {
+      await mkdir(draft, { mode: 0o700 });
+      await runTool('tar', [
+        '-x',
+        '--numeric-owner',
+        '--same-permissions',
+        '-f',
+        archive,
+        '-C',
+        draft,
+      ]);
+      for (const name of ['proc', 'sys', 'dev', 'tmp', 'run', ...writable])
+        await makeMountPoint(draft, name);
       await giveToContainer(draft);
       await chmod(draft, 0o755);
-      await rename(draft, root);
-    } catch (error) {
-      await rm(draft, { recursive: true, force: true });
-      throw error;
-    }
-    return root;
+    });
   }
 }
 
@@ -200,20 +196,35 @@ function pick(parts: Partial<Record<PartName, string>>, name: PartName): string 
 
 /** A name of our own for a part, so that it outlives its image; a copy where the store is elsewhere. */
 async function adopt(part: string, target: string): Promise<string> {
-  if (await exists(target)) return target;
-  try {
-    await link(part, target);
-  } catch {
-    await copyFile(part, `${target}.new`, constants.COPYFILE_FICLONE);
-    await rename(`${target}.new`, target);
-  }
-  return target;
+  return await whole(target, (draft) =>
+    link(part, draft).catch(() => copyFile(part, draft, constants.COPYFILE_FICLONE)),
+  );
 }
 
-/** Shifts the owners of an unpacked tree to the ids that they have on the host. */
+/**
+ * Where something is mounted into the container, there is a directory and no link: libvirt would follow it
+ * on the host, to files that are none of the guest's business.
+ */
+async function makeMountPoint(root: string, name: string): Promise<void> {
+  const path = join(root, name);
+  const found = await lstat(path).catch(() => undefined);
+  if (found === undefined) await mkdir(path);
+  else if (!found.isDirectory())
+    throw new VmError('IMAGE_INVALID', `/${name} of the root file system is no directory`);
+}
+
+/**
+ * Shifts the owners of an unpacked tree to the ids that they have on the host. Device nodes are taken out:
+ * they would be the host's devices, and a container gets those that it may have from libvirt.
+ */
 async function giveToContainer(root: string): Promise<void> {
   const shift = async (path: string): Promise<void> => {
-    const { uid, gid, mode } = await lstat(path);
+    const found = await lstat(path);
+    if (found.isBlockDevice() || found.isCharacterDevice()) {
+      await rm(path);
+      return;
+    }
+    const { uid, gid, mode } = found;
     if (uid >= containerIds.count || gid >= containerIds.count)
       throw new VmError(
         'IMAGE_INVALID',
@@ -237,14 +248,31 @@ async function requireOpenPath(path: string): Promise<void> {
       );
 }
 
-/** Complete or not there: a copy that was cut off is made again. */
-async function copyTrees(root: string, names: readonly string[], target: string): Promise<void> {
+/** Complete or not there: what was cut off by a crash is made again, what fails leaves nothing. */
+async function whole(target: string, make: (draft: string) => Promise<void>): Promise<string> {
+  if (await exists(target)) return target;
   const draft = `${target}.new`;
   await rm(draft, { recursive: true, force: true });
-  await mkdir(draft, { mode: 0o711 });
-  const sources = names.map((name) => join(root, name));
-  await run('cp', ['-a', '--reflink=auto', '-t', draft, ...sources], { timeout: toolTimeoutMs });
-  await rename(draft, target);
+  try {
+    await make(draft);
+    await rename(draft, target);
+  } catch (error) {
+    await rm(draft, { recursive: true, force: true });
+    throw error;
+  }
+  return target;
+}
+
+/** @throws what the tool said, in English: the reason is looked for in it. Paths of the host stay here. */
+async function runTool(program: string, args: readonly string[]): Promise<void> {
+  const env = { ...process.env, LC_ALL: 'C' };
+  try {
+    await run(program, args, { timeout: toolTimeoutMs, env });
+  } catch (cause) {
+    const { stderr = '' } = cause as { stderr?: string };
+    const said = stderr.trim();
+    throw new Error(said === '' ? `${program}: ${errorText(cause)}` : said, { cause });
+  }
 }
 
 async function exists(path: string): Promise<boolean> {
