@@ -166,7 +166,9 @@ export class LibvirtHypervisor implements Hypervisor {
   async #view(client: LibvirtClient, dom: Domain): Promise<DomainView> {
     const { state } = await client.call('domain_get_state', { dom, flags: 0 });
     const name = domainStates[state] ?? 'none';
-    return { id: dom.uuid, state: toState(name), reason: `the domain is ${name}` };
+    const known = toState(name);
+    const reason = known === 'stopped' && name !== 'crashed' ? 'has stopped' : `is ${name}`;
+    return { id: dom.uuid, state: known, reason: `the machine ${reason}` };
   }
 }
 
