@@ -11,18 +11,18 @@ export const migrations: readonly Migration[] = [
       await schema.createTable(
         'images',
         {
-          id: { ...column.id, ...key },
-          owner: { ...column.text },
-          state: { ...column.word },
-          created_ms: { ...column.number },
-          name: { ...column.word },
-          version: { ...column.word },
-          visibility: { ...column.word },
-          format: { ...column.word },
-          distribution: { ...column.word },
-          os_version: { ...column.word },
-          architecture: { ...column.word },
-          metadata: { ...column.text },
+          id: column.id(key),
+          owner: column.text(),
+          state: column.word(),
+          created_ms: column.number(),
+          name: column.word(),
+          version: column.word(),
+          visibility: column.word(),
+          format: column.word(),
+          distribution: column.word(),
+          os_version: column.word(),
+          architecture: column.word(),
+          metadata: column.text(),
         },
         options,
       );
@@ -37,10 +37,10 @@ export const migrations: readonly Migration[] = [
       await schema.createTable(
         'image_parts',
         {
-          image_id: { ...column.id, ...key, references: image },
-          part: { ...column.word, ...key },
-          sha256: { ...column.word },
-          size_bytes: { ...column.number },
+          image_id: column.id({ ...key, references: image }),
+          part: column.word(key),
+          sha256: column.word(),
+          size_bytes: column.number(),
         },
         options,
       );
@@ -48,9 +48,9 @@ export const migrations: readonly Migration[] = [
       await schema.createTable(
         'image_applications',
         {
-          image_id: { ...column.id, ...key, references: image },
-          name: { ...column.word, ...key },
-          version: { ...column.word, ...key },
+          image_id: column.id({ ...key, references: image }),
+          name: column.word(key),
+          version: column.word(key),
         },
         options,
       );

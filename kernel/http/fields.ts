@@ -8,7 +8,10 @@ export const listParameter = z
   .max(4096)
   .transform((text, context) => {
     try {
-      return decodeURIComponent(text).split(listSeparator).filter(Boolean);
+      const list = decodeURIComponent(text);
+      if (!list.includes('\0')) return list.split(listSeparator).filter(Boolean);
+      context.addIssue('must not contain NUL');
+      return z.NEVER;
     } catch {
       context.addIssue('is not URL encoded text');
       return z.NEVER;

@@ -153,6 +153,8 @@ function queryParameters(request: Request): Record<string, string> {
   const names = entries.map(([name]) => name);
   const twice = names.find((name, i) => names.indexOf(name) !== i);
   if (twice !== undefined) throw new RequestError('BAD_REQUEST', `${twice}: given twice`);
+  const cut = entries.find(([, value]) => value.includes('\0')); // databases end a query there
+  if (cut) throw new RequestError('BAD_REQUEST', `${cut[0]}: must not contain NUL`);
   return Object.fromEntries(entries);
 }
 

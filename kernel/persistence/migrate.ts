@@ -1,4 +1,10 @@
-import { DataTypes, QueryTypes, type QueryInterface, type Transaction } from 'sequelize';
+import {
+  DataTypes,
+  QueryTypes,
+  type ModelAttributeColumnOptions,
+  type QueryInterface,
+  type Transaction,
+} from 'sequelize';
 import { Umzug } from 'umzug';
 import type { Log } from '#kernel/log.js';
 import type { Database } from './database.js';
@@ -48,11 +54,20 @@ export async function migrate(
   for (const { name } of await umzug.up()) log.info({ service, name }, 'migration done');
 }
 
-/** Column types that mean the same in every database we run on. */
+type Column = ModelAttributeColumnOptions;
+
+/** A new object each time: Sequelize writes into those it is given. */
+const columnOf =
+  (type: Column['type']) =>
+  (options: Partial<Column> = {}): Column => ({ type, allowNull: false, ...options });
+
+/** Columns that mean the same in every database we run on. */
 export const column = {
-  id: { type: DataTypes.UUID, allowNull: false },
-  word: { type: DataTypes.STRING(255), allowNull: false },
-  text: { type: DataTypes.TEXT, allowNull: false },
+  /** A UUID as text: PostgreSQL's own type refuses every other text, even as a search value. */
+  id: columnOf(DataTypes.STRING(36)),
+  word: columnOf(DataTypes.STRING(255)),
+  text: columnOf(DataTypes.TEXT),
+  flag: columnOf(DataTypes.BOOLEAN),
   /** ms since the epoch, bytes: exact up to 2^53. BIGINT would come back from PostgreSQL as text. */
-  number: { type: DataTypes.DOUBLE, allowNull: false },
+  number: columnOf(DataTypes.DOUBLE),
 } as const;

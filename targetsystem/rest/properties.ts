@@ -19,11 +19,14 @@ export function ownedProperties(resource: {
   };
 }
 
-/** A list of tags, or one text that separates them by blanks, `+` or commas. */
+const tag = z.string().regex(/^[^\0\r\n]{1,128}$/, 'must have 1 to 128 characters, on one line');
+
+/** A list of tags, or one text that separates them by blanks, `+` or commas; each is kept once. */
 export const tagList = z
-  .union([z.array(z.string().max(128)), z.string()], 'must be a list of texts')
+  .union([z.array(z.string()), z.string()], 'must be a list of texts')
   .transform((tags) => (Array.isArray(tags) ? tags : tags.split(/[\s+,]+/).filter(Boolean)))
-  .refine((tags) => tags.length <= 100, 'must be at most 100 tags');
+  .transform((tags) => [...new Set(tags)])
+  .pipe(z.array(tag).max(100, 'must be at most 100 tags'));
 
 /** A date in a request (unicore-rest 1.4), as ms since the epoch. */
 export const dateText = z.string().transform((text, context) => {

@@ -28,7 +28,9 @@ const flag = z
     },
   )
   .transform((value) => value === true || value === 'true');
-const names = z.array(line.refine((value) => value !== '', 'must not be empty')).max(100);
+const names = z
+  .array(line.refine(({ length }) => length > 0 && length <= 128, 'must have 1 to 128 characters'))
+  .max(100);
 
 const variables = z
   .record(z.string().regex(variableName, 'must be a variable name'), text)

@@ -1,23 +1,22 @@
-import { DataTypes, Model, type Sequelize } from 'sequelize';
+import { Model, type Sequelize } from 'sequelize';
 import { column, type Migration } from '#kernel/persistence/migrate.js';
 import type { Job } from '../job/job.js';
 
-/** Each column an object of its own: Sequelize writes into them. */
-const jobColumns = {
-  id: { ...column.id, primaryKey: true },
-  ownerDn: { ...column.text },
-  targetId: { ...column.word },
+const jobColumns = () => ({
+  id: column.id({ primaryKey: true }),
+  ownerDn: column.text(),
+  targetId: column.word(),
   /** Something is still to be done for it. */
-  active: { type: DataTypes.BOOLEAN, allowNull: false },
-  destroying: { type: DataTypes.BOOLEAN, allowNull: false },
-  createdMs: { ...column.number },
-  terminationMs: { ...column.number },
-  document: { ...column.text },
-} as const;
-const tagColumns = {
-  jobId: { ...column.id, primaryKey: true },
-  tag: { ...column.word, primaryKey: true },
-} as const;
+  active: column.flag(),
+  destroying: column.flag(),
+  createdMs: column.number(),
+  terminationMs: column.number(),
+  document: column.text(),
+});
+const tagColumns = () => ({
+  jobId: column.id({ primaryKey: true }),
+  tag: column.word({ primaryKey: true }),
+});
 
 /** The whole job is in its document; the other columns are what is searched for. */
 export class JobRow extends Model {
@@ -36,12 +35,14 @@ export function jobModels(sequelize: Sequelize): JobModels {
   // classes of their own: a model belongs to one database
   const jobs = class extends JobRow {};
   const tags = class extends JobTagRow {};
-  jobs.init(jobColumns, { sequelize, tableName: 'jobs', modelName: 'job' });
-  tags.init(tagColumns, { sequelize, tableName: 'job_tags', modelName: 'jobTag' });
+  jobs.init(jobColumns(), { sequelize, tableName: 'jobs', modelName: 'job' });
+  tags.init(tagColumns(), { sequelize, tableName: 'job_tags', modelName: 'jobTag' });
   return { jobs, tags };
 }
 
-export function toRow(job: Job): Record<keyof typeof jobColumns, string | number | boolean> {
+export function toRow(
+  job: Job,
+): Record<keyof ReturnType<typeof jobColumns>, string | number | boolean> {
   return {
     id: job.id,
     ownerDn: job.ownerDn,
@@ -67,22 +68,22 @@ export const jobMigrations: readonly Migration[] = [
       await schema.createTable(
         'jobs',
         {
-          id: { ...column.id, primaryKey: true },
-          owner_dn: column.text,
-          target_id: column.word,
-          active: { type: DataTypes.BOOLEAN, allowNull: false },
-          destroying: { type: DataTypes.BOOLEAN, allowNull: false },
-          created_ms: column.number,
-          termination_ms: column.number,
-          document: column.text,
+          id: column.id({ primaryKey: true }),
+          owner_dn: column.text(),
+          target_id: column.word(),
+          active: column.flag(),
+          destroying: column.flag(),
+          created_ms: column.number(),
+          termination_ms: column.number(),
+          document: column.text(),
         },
         { transaction },
       );
       await schema.createTable(
         'job_tags',
         {
-          job_id: { ...column.id, primaryKey: true },
-          tag: { ...column.word, primaryKey: true },
+          job_id: column.id({ primaryKey: true }),
+          tag: column.word({ primaryKey: true }),
         },
         { transaction },
       );

@@ -1,4 +1,4 @@
-import { Model } from 'sequelize';
+import type { Model } from 'sequelize';
 import type { Database } from '#kernel/persistence/database.js';
 import { column, type Migration } from '#kernel/persistence/migrate.js';
 import type { TargetStore } from '../vm/target-store.js';
@@ -10,23 +10,21 @@ export const targetMigrations: readonly Migration[] = [
     up: (schema, transaction) =>
       schema.createTable(
         'target_systems',
-        { id: { ...column.id, primaryKey: true }, document: column.text },
+        { id: column.id({ primaryKey: true }), document: column.text() },
         { transaction },
       ),
   },
 ];
 
 /** One document a row: target systems are all kept in memory, nothing is searched for here. */
-class TargetRow extends Model {
-  declare id: string;
-  declare document: string;
-}
+type TargetRow = { id: string; document: string };
 
 /** {@link TargetStore} in the service's database, after {@link targetMigrations}. */
 export function createTargetStore(database: Database): TargetStore {
-  const rows = TargetRow.init(
-    { id: { ...column.id, primaryKey: true }, document: column.text },
-    { sequelize: database.sequelize, tableName: 'target_systems' },
+  const rows = database.sequelize.define<Model<TargetRow> & TargetRow>(
+    'targetSystem',
+    { id: column.id({ primaryKey: true }), document: column.text() },
+    { tableName: 'target_systems' },
   );
   return {
     async all() {

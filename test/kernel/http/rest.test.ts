@@ -7,6 +7,7 @@ import { request, type Dispatcher } from 'undici';
 import { z } from 'zod';
 import { GridError } from '#kernel/errors.js';
 import { anonymous } from '#kernel/http/caller.js';
+import { listParameter } from '#kernel/http/fields.js';
 import { listen } from '#kernel/http/listen.js';
 import { adminOnly, authenticated, everybody, operations } from '#kernel/http/operation.js';
 import { created, json, noContent, stream, text } from '#kernel/http/reply.js';
@@ -260,6 +261,13 @@ describe('operation records behind HTTP', () => {
     const both = { body: '{"tags": 1}', headers: jsonHeaders };
     assert.equal(await status('PUT', '/rest/things/7?tags=2', both), 400);
     assert.equal(await status('GET', '/rest/things/7?colour=red'), 400);
+  });
+
+  it('refuse NUL in the query, which databases take for its end', async () => {
+    const body = { body: '{}', headers: jsonHeaders };
+    assert.equal(await status('PUT', '/rest/things/7?n=x', body), 200);
+    assert.equal(await status('PUT', '/rest/things/7?n=x%00', body), 400);
+    assert.ok(!listParameter.safeParse('a,b%00').success);
   });
 
   it('refuse callers by policy, banned ones always', async () => {

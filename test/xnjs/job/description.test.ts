@@ -93,6 +93,7 @@ describe('job descriptions', () => {
       /IgnoreNonZeroExitCode: must be true or false/,
     ],
     ['a umask that is none', { Umask: '9' }, /Umask: must be octal/],
+    ['a tag as long as a text', { Tags: ['x'.repeat(129)] }, /Tags\.0: must have 1 to 128/],
     ['raw jobs', { 'Job type': 'raw' }, /Job type: raw jobs are not offered/],
     ['https imports', { Imports: [{ From: 'https://h/x', To: 'x' }] }, /Imports\.0.*"https"/],
     ['exports', { Exports: [{ From: 'x', To: 'UFTP:https://h/x' }] }, /Exports\.0.*"UFTP"/],

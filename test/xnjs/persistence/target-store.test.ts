@@ -1,0 +1,50 @@
+import assert from 'node:assert/strict';
+import { randomUUID } from 'node:crypto';
+import { after, before, describe, it } from 'node:test';
+import { Scope } from '#kernel/scope.js';
+import { createTargetStore } from '#xnjs/persistence/sql-target-store.js';
+import type { TargetStore } from '#xnjs/vm/target-store.js';
+import { aTargetSystem } from '../vm/samples.js';
+import { databases, openTables } from './databases.js';
+
+for (const [name, create, skip] of databases)
+  describe(`the store of target systems in ${name}`, { skip }, () => {
+    const scope = new Scope();
+    let url: string;
+    let store: TargetStore;
+    before(async () => {
+      url = await create(scope);
+      store = createTargetStore(await openTables(scope, url));
+    });
+    after(() => scope.close());
+
+    it('gives back what was saved last, whoever saves at the same time', async () => {
+      const systems = Array.from({ length: 20 }, (_, createdMs) =>
+        aTargetSystem({ id: randomUUID(), createdMs, tags: ['ünï\n😀\0'] }),
+      );
+      await Promise.all(systems.map((system) => store.save(system)));
+      const [first, ...others] = systems;
+      const changed = { ...first!, state: 'READY' as const };
+      await store.save(changed);
+      const found = (await store.all()).sort((a, b) => a.createdMs - b.createdMs);
+      assert.deepEqual(found, [changed, ...others]);
+    });
+
+    it('forgets what is removed, and minds nothing that is not there', async () => {
+      const { id } = aTargetSystem();
+      await store.save(aTargetSystem());
+      await store.remove(id);
+      await store.remove(id);
+      await store.remove('no such id');
+      assert.ok((await store.all()).every((system) => system.id !== id));
+    });
+
+    it('finds all again when it is opened anew, beside the first', async () => {
+      const before = await store.all();
+      await using later = new Scope();
+      const again = createTargetStore(await openTables(later, url));
+      assert.deepEqual(await again.all(), before);
+      await later.close();
+      assert.deepEqual(await store.all(), before);
+    });
+  });
