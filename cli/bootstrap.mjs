@@ -17,7 +17,10 @@ const packages = {
     ...['iproute2', 'tini'],
   ],
   image: ['busybox-static', 'binutils', 'lz4', 'xz-utils', 'ca-certificates'],
-  tests: ['python3-venv', 'openssl', 'curl'],
+  tests: [
+    ...['python3-venv', 'openssl', 'curl', 'libxml2-utils'],
+    ...['syslinux', 'syslinux-common', 'mtools', 'dosfstools'],
+  ],
   compiler: ['python3', 'make', 'g++'],
 };
 

@@ -38,7 +38,7 @@ export const noMachines = findReason([
 /** Containers need libvirt as root. */
 export const noContainers = noMachines || (process.getuid?.() === 0 ? false : 'needs root');
 
-function findReason(programs: readonly (readonly [string, ...string[]])[]): string | false {
+export function findReason(programs: readonly (readonly [string, ...string[]])[]): string | false {
   for (const [program, ...args] of programs)
     try {
       execFileSync(program, args, { stdio: 'ignore' });

@@ -1,0 +1,107 @@
+import assert from 'node:assert/strict';
+import { execFile } from 'node:child_process';
+import { createHash } from 'node:crypto';
+import { mkdtemp, readFile, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { text } from 'node:stream/consumers';
+import { after, before, describe, it } from 'node:test';
+import { promisify } from 'node:util';
+import { buildDemoVm } from '#cli/image/build.js';
+import { defaultCacheDirectory } from '#cli/quickstart/layout.js';
+import {
+  createTargetSystem,
+  deleteAndWait,
+  findImage,
+  publish,
+  waitUntilReady,
+} from '#cli/quickstart/main-job.js';
+import type { HttpClient } from '#kernel/http/client.js';
+import { silentLog } from '#kernel/log.js';
+import { makeBootableDisk, noDisks } from './bootable-disk.js';
+import { eventually, Grid, noMachines } from './grid.js';
+
+const run = promisify(execFile);
+const signal = AbortSignal.timeout(300_000);
+const digest = async (path: string): Promise<string> =>
+  createHash('sha256')
+    .update(await readFile(path))
+    .digest('hex');
+
+describe('a disk image', { skip: noMachines || noDisks }, () => {
+  let grid: Grid;
+  let user: HttpClient;
+  let work: string;
+  let image: string;
+  let published: string;
+  before(async () => {
+    work = await mkdtemp(join(tmpdir(), 'vsite-disk-'));
+    grid = await Grid.start();
+    user = await grid.user();
+    const cacheDir = join(defaultCacheDirectory(), 'images');
+    const demo = await buildDemoVm({ cacheDir, log: silentLog });
+    const disk = await makeBootableDisk(work, demo);
+    published = await digest(disk);
+    const metadata = { ...demo.metadata, name: 'vsite-disk', format: 'qcow2' } as const;
+    await publish(await grid.creator(), { ...demo, metadata, parts: { disk } });
+    image = (await findImage(user, 'Transform', 'qcow2')).id;
+  });
+  after(async () => {
+    await grid[Symbol.asyncDispose]();
+    await rm(work, { recursive: true });
+  });
+
+  const start = async (): Promise<string> => {
+    const site = await createTargetSystem(user, image, { cpus: 1 });
+    await waitUntilReady(user, site, signal, () => undefined);
+    return site;
+  };
+
+  /** The kernel's command line, as a job in the target system sees it. */
+  async function commandLine(site: string): Promise<string> {
+    const { headers } = await user.json('POST', site, { Executable: 'cat /proc/cmdline' });
+    const path = new URL(String(headers['location'])).pathname;
+    const job = await eventually('the job ends', async () => {
+      const { body } = await user.json('GET', path);
+      const { status } = body as { status: string };
+      assert.notEqual(status, 'FAILED');
+      return status === 'SUCCESSFUL' && (body as { _links: Record<string, { href: string }> });
+    });
+    const directory = new URL(job._links['workingDirectory']!.href).pathname;
+    return await text((await user.download(`${directory}/files/stdout`)).body);
+  }
+
+  /** What the target system has of its own: bytes of its overlay that are not the image's. */
+  async function overlay(site: string): Promise<{ written: number; base: string }> {
+    const directory = join(grid.layout.state, 'vms', site.split('/').at(-1)!);
+    const map = ['map', '-U', '--output=json', 'overlay.qcow2'];
+    const { stdout } = await run('qemu-img', map, { cwd: directory });
+    const pieces = JSON.parse(stdout) as { depth: number; data: boolean; length: number }[];
+    const own = pieces.filter(({ depth, data }) => depth === 0 && data);
+    return {
+      written: own.reduce((sum, { length }) => sum + length, 0),
+      base: await digest(join(directory, 'base.qcow2')),
+    };
+  }
+
+  it('boots, and what one target system writes no other sees', async () => {
+    const one = await start();
+    assert.match(await commandLine(one), /vsite\.name=disk boot=first\b/);
+    const { written, base } = await overlay(one);
+    assert.ok(written > 0, 'the boot loader has written');
+    assert.equal(base, published);
+
+    // the second starts from the image, not from what the first has made of it
+    const two = await start();
+    assert.match(await commandLine(two), / boot=first\b/);
+    assert.ok((await overlay(two)).written > 0);
+    assert.equal((await grid.domains('qemu')).length, 2);
+
+    await deleteAndWait(user, one, signal);
+    assert.deepEqual(await grid.machineDirectories(), [two.split('/').at(-1)]);
+    assert.match(await commandLine(two), / boot=first\b/, 'it runs on');
+    await deleteAndWait(user, two, signal);
+    assert.deepEqual(await grid.domains('qemu'), []);
+    assert.deepEqual(await grid.machineDirectories(), []);
+  });
+});
