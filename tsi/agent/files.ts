@@ -26,6 +26,7 @@ const closeFd = promisify(close);
 
 /** A listing longer than this is refused: it is one message. */
 const maxEntries = 200_000;
+const entriesPerTurn = 500;
 
 /**
  * Files as a user sees them. Whatever takes a path is synchronous, because it happens with the user's ids
@@ -123,28 +124,20 @@ export class Files {
   ): Promise<void> {
     if (above.has(key)) return;
     const within = new Set(above).add(key);
-    for (const child of this.#users.as(user, () => this.#children(user, file.path))) {
+    const names = this.#users.as(user, () => childrenOf(file.path));
+    for (let at = 0; at < names.length; at += entriesPerTurn) {
       if (found.length >= maxEntries)
         throw new TsiError('TSI_FAILED', `more than ${maxEntries} files below ${file.path}`);
-      if (deep && child.file.isDirectory) {
-        await new Promise((resolve) => setImmediate(resolve)); // others have their turn
-        await this.#descend(user, child, deep, within, found);
+      const turn = names.slice(at, at + entriesPerTurn);
+      const children = this.#users.as(user, () =>
+        turn.flatMap((path) => this.#entry(user, path) ?? []),
+      );
+      for (const child of children) {
+        if (deep && child.file.isDirectory) await this.#descend(user, child, deep, within, found);
+        found.push(child.file);
       }
-      found.push(child.file);
+      await new Promise((resolve) => setImmediate(resolve)); // others have their turn
     }
-  }
-
-  #children(user: User, path: string): Entry[] {
-    let names: Buffer[];
-    try {
-      names = readdirSync(path, { encoding: 'buffer' });
-    } catch {
-      return [];
-    }
-    const base = path.endsWith('/') ? path : `${path}/`;
-    return names
-      .filter((name) => isUtf8(name))
-      .flatMap((name) => this.#entry(user, `${base}${name.toString()}`) ?? []);
   }
 
   #entry(user: User, path: string): Entry | undefined {
@@ -180,6 +173,17 @@ export type FileSink = {
   readonly write: (chunk: Buffer) => Promise<void>;
   readonly close: (mode: number) => Promise<void>;
 };
+
+/** Paths of a directory's children; names that are not UTF-8 cannot be said on the wire. */
+function childrenOf(path: string): string[] {
+  const base = path.endsWith('/') ? path : `${path}/`;
+  try {
+    const names = readdirSync(path, { encoding: 'buffer' });
+    return names.filter((name) => isUtf8(name)).map((name) => `${base}${name.toString()}`);
+  } catch {
+    return [];
+  }
+}
 
 function oneWord(name: string, id: number): string {
   return /^\S+$/.test(name) ? name : String(id);

@@ -18,8 +18,8 @@ const pairingMs = 30_000;
 const streamWindow = 1024 * 1024;
 const linkWindow = 4 * 1024 * 1024;
 /** A host that left while the machine stood still is noticed by its silence. */
-const pingMs = 10_000;
-const unansweredPings = 3;
+const pingMs = 5_000;
+const unansweredPings = 2;
 
 type Shutdown = (session: Http2Session) => void;
 type Half = 'command' | 'data';

@@ -2,6 +2,7 @@ import { chmodSync, rmSync } from 'node:fs';
 import { createServer, type Server } from 'node:net';
 import type { Duplex } from 'node:stream';
 import { errorText } from '#kernel/errors.js';
+import { EagerDuplex } from '#kernel/net/eager-duplex.js';
 import { createAgent, type Agent } from './agent.js';
 import { serveDevice } from './device.js';
 import { agentVersion } from './facts.js';
@@ -36,7 +37,8 @@ async function serveLink(agent: Agent, link: string): Promise<void> {
     session.once('close', leave);
     setTimeout(leave, hangUpMs);
   });
-  const accept = (connection: Duplex): unknown => http2.emit('connection', connection);
+  const accept = (connection: Duplex): unknown =>
+    http2.emit('connection', new EagerDuplex(connection));
   const socketPath = /^unix:(.+)$/.exec(link)?.[1];
   if (socketPath === undefined) {
     await serveDevice(link, agent.log, accept);

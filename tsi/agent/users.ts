@@ -22,7 +22,8 @@ export class Users {
   readonly #accounts: Accounts;
   readonly #log: Log;
   readonly #setpriv = ['/usr/bin/setpriv', '/bin/setpriv'].find((path) => existsSync(path));
-  readonly #ownGroups = process.getgroups?.() ?? [];
+  /** Whose groups the process has. They do no harm to root, and each change signals all threads. */
+  #grouped = '';
 
   constructor(settings: Settings, accounts: Accounts, log: Log) {
     this.#settings = settings;
@@ -68,8 +69,7 @@ export class Users {
   as<T>(user: User, work: () => T): T {
     if (!this.#settings.switchUid) return work();
     try {
-      process.setgroups?.([...user.groups]);
-      process.setegid?.(user.gid);
+      this.#takeGroups(user);
       process.seteuid?.(user.uid);
       return work();
     } finally {
@@ -77,14 +77,21 @@ export class Users {
     }
   }
 
+  #takeGroups({ gid, groups }: User): void {
+    const wanted = `${gid}:${groups.join()}`;
+    if (this.#grouped === wanted) return;
+    this.#grouped = '';
+    process.setgroups?.([...groups]);
+    process.setegid?.(gid);
+    this.#grouped = wanted;
+  }
+
   #restore(): void {
     try {
       process.seteuid?.(0);
-      process.setegid?.(0);
-      process.setgroups?.(this.#ownGroups);
     } catch (error) {
-      // to go on with a user's ids, or with half of them, would serve others wrongly
-      this.#log.error({ err: String(error) }, 'the agent cannot get its own ids back');
+      // to go on as a user would serve others wrongly
+      this.#log.error({ err: String(error) }, 'the agent cannot get its own id back');
       process.abort();
     }
   }

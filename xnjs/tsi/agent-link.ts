@@ -6,6 +6,7 @@ import { errorText } from '#kernel/errors.js';
 import type { Log } from '#kernel/log.js';
 import { destroySoon } from '#kernel/net/destroy-soon.js';
 import { orAborted, withDeadline } from '#kernel/net/deadline.js';
+import { EagerDuplex } from '#kernel/net/eager-duplex.js';
 import { TsiError } from '#tsi/protocol/error.js';
 import { decodeFacts, type AgentFacts } from '#tsi/protocol/facts.js';
 import type { TsiTransport } from './tsi.js';
@@ -155,7 +156,7 @@ export class AgentLink implements AsyncDisposable {
       [outer],
       late,
       async (signal) => {
-        const duplex = await dial(signal);
+        const duplex = new EagerDuplex(await dial(signal));
         const session = connect('http://agent', {
           createConnection: () => duplex,
           settings: { initialWindowSize: streamWindow, enablePush: false },

@@ -1,14 +1,24 @@
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
+import { writeFileSync } from 'node:fs';
 import { createServer, type Server, type Socket } from 'node:net';
 import { join } from 'node:path';
+import { Readable } from 'node:stream';
 import { describe, it } from 'node:test';
 import { systemClock } from '#kernel/clock.js';
 import { silentLog } from '#kernel/log.js';
 import { Scope } from '#kernel/scope.js';
 import { AgentLink } from '#xnjs/tsi/agent-link.js';
 import { createTsi } from '#xnjs/tsi/tsi-client.js';
-import { alice, dialUnix, linkTo, scratch, startAgent, until } from '../../tsi/agent-process.js';
+import {
+  alice,
+  dialUnix,
+  linkTo,
+  nobodyId,
+  scratch,
+  startAgent,
+  until,
+} from '../../tsi/agent-process.js';
 
 /** A socket that passes on to the agent, or does what the test says first. */
 async function between(
@@ -144,6 +154,28 @@ describe('the agent link', () => {
     const numbers = Array.from({ length: 64 }, (_, at) => at);
     const printed = await Promise.all(numbers.map((at) => tsi.execute(alice, `echo ${at}`)));
     assert.deepEqual(printed.map(Number), numbers);
+  });
+
+  it('carries uploads and downloads at once, more than any buffer on the way holds', async () => {
+    await using scope = new Scope();
+    const agent = await startAgent(scope);
+    const link = await linkTo(scope, agent.socket);
+    const options = { clock: systemClock, log: silentLog, workers: 8 };
+    const tsi = scope.use(createTsi(link.transport(), options));
+    const dir = scratch(scope, nobodyId);
+    const content = Buffer.alloc(32 * 1024 * 1024, 'x');
+    writeFileSync(join(dir, 'big'), content, { mode: 0o644 });
+    const down = async (): Promise<number> => {
+      let received = 0;
+      for await (const chunk of tsi.read(alice, join(dir, 'big')))
+        received += (chunk as Buffer).length;
+      return received;
+    };
+    const up = (name: string): Promise<number> =>
+      tsi.write(alice, join(dir, name), Readable.from([content]));
+    const sizes = await Promise.all([up('1'), down(), up('2'), down(), up('3'), down()]);
+    assert.ok(sizes.every((size) => size === content.length));
+    assert.equal(link.state, 'up');
   });
 
   it('shuts the agent down, which ends with 0', async () => {
