@@ -21,6 +21,8 @@ printf 'exit %s\\n' "$?" >&3`;
 
 const termGraceSeconds = 5;
 const pollMs = 50;
+/** A shell's child may lose a signal between fork and exec, and its parent to the same: told once more. */
+const repeatRound = 6;
 
 type Running = Process & { readonly adopted: boolean };
 
@@ -142,9 +144,10 @@ export class NoBatch implements Bss {
       const pids = new Set(living.map(({ pid }) => pid));
       for (const { pid, parent } of living) {
         // once, and to no helper of a handler; but to what was started while we looked
-        const due = round === 0 || parent === run.pid || !pids.has(parent);
+        const orphan = !pids.has(parent);
+        const due = round === 0 || parent === run.pid || orphan;
         if (round >= rounds) kill(pid, 'SIGKILL');
-        else if (due && !told.has(pid)) kill(pid, 'SIGTERM');
+        else if (due && (!told.has(pid) || (orphan && round === repeatRound))) kill(pid, 'SIGTERM');
         if (due) told.add(pid);
       }
       await sleep(pollMs);
