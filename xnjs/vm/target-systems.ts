@@ -47,6 +47,8 @@ export type NewTargetSystem = {
 
 /** How long a reconciliation waits after a failure before it tries again. */
 const retryMs = 1_000;
+/** When a machine is looked at after its start: a guest that ends at once is told of soon. */
+const lookAfterMs = [0, 250, 1_000] as const;
 /** States whose machine is proven gone, or about to be. */
 const gone: ReadonlySet<VmState> = new Set(['FAILED', 'DESTROYING', 'DESTROYED']);
 /** How often expired target systems are looked for. */
@@ -210,11 +212,12 @@ export class TargetSystems implements Targets, AsyncDisposable {
 
   #driverFor(metadata: ImageMetadata): Driver {
     const available = this.#options.hypervisor.available();
-    const driver = imageFormats[metadata.format].drivers.find((name) => available.includes(name));
+    const { drivers } = imageFormats[metadata.format];
+    const driver = drivers.find((name) => available.includes(name));
     if (driver) return driver;
     throw new GridError(
       'HYPERVISOR_UNAVAILABLE',
-      `no hypervisor here can run an image of format ${metadata.format} at present`,
+      `no libvirt for ${drivers.join(' or ')} answers at present: images of format ${metadata.format} cannot be started`,
       { available },
     );
   }
@@ -328,9 +331,17 @@ export class TargetSystems implements Targets, AsyncDisposable {
     this.#bind(record);
     const { bootTimeoutMs } = this.#options;
     this.#spawn(this.#later(bootTimeoutMs, () => this.#spawn(this.#onBootTimeout(record.id))));
-    // It may have stopped before anybody listened for that.
-    const domain = await hypervisor.find(record.driver, record.id);
-    if (domain?.state === 'stopped') this.#onDomain(domain);
+    this.#spawn(this.#lookAfter(record));
+  }
+
+  /** It may have stopped before anybody listened for that, and some states come late. */
+  async #lookAfter({ driver, id }: TargetSystem): Promise<void> {
+    for (const ms of lookAfterMs) {
+      await this.#options.clock.sleep(ms, this.#stopping.signal).catch(() => undefined);
+      if (this.#stopping.signal.aborted || !this.#bindings.has(id)) return;
+      const domain = await this.#options.hypervisor.find(driver, id);
+      if (domain) this.#onDomain(domain);
+    }
   }
 
   async #attach(record: TargetSystem): Promise<void> {
