@@ -28,7 +28,7 @@ export function libvirtdLayout(stateDir: string, system: boolean) {
  */
 const namespaceScript = `set -e
 ip link set lo up
-mkdir -p "$1/cgroup" /run/libvirt
+mkdir -p "$1/cgroup" /run/libvirt /run/lock
 if mountpoint -q /sys/fs/cgroup; then
   mount --rbind /sys/fs/cgroup "$1/cgroup"
   umount -R /sys/fs/cgroup
