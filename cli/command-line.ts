@@ -1,7 +1,7 @@
 import { join } from 'node:path';
 import { Command, InvalidArgumentError, Option } from 'commander';
 import { errorText } from '#kernel/errors.js';
-import { createLog } from '#kernel/log.js';
+import { createLog, takeConsole } from '#kernel/log.js';
 import { addUser } from '#kernel/security/users.js';
 import { bundleAgent } from './image/agent.js';
 import { buildDemoContainer, buildDemoVm } from './image/build.js';
@@ -18,8 +18,8 @@ function untilSignal(): AbortSignal {
 
 function toPort(text: string): number {
   const port = Number(text);
-  if (Number.isInteger(port) && port >= 0 && port <= 65_535) return port;
-  throw new InvalidArgumentError('must be a port, 0 to 65535 (0: any free one)');
+  if (Number.isInteger(port) && port >= 1 && port <= 65_535) return port;
+  throw new InvalidArgumentError('must be a port, 1 to 65535');
 }
 
 const stateDir = new Option('--state-dir <path>', 'everything of the installation').default(
@@ -70,6 +70,7 @@ function addServe(vsite: Command): void {
     )
     .action(async (options: { config: string; only: ServiceName[]; logLevel: string }) => {
       const log = createLog({ level: options.logLevel });
+      takeConsole(log);
       try {
         await serve(options.config, options.only, log, untilSignal());
       } catch (error) {

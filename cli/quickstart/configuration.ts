@@ -63,7 +63,7 @@ export async function writeConfiguration(
     const template = await readFile(join(templates, `${name}.yaml`), 'utf8');
     const lines = template
       .split('\n')
-      .map((line) => line.replace(/@([A-Z]+)@/g, (_, key: string) => values[key] ?? ''))
+      .map((line) => line.replace(/\$([A-Z]+)/g, (_, key: string) => values[key] ?? ''))
       // a setting without a value here, such as containers where there are none
       .filter((line) => !/^\s*containers:\s*$/.test(line));
     await writeFile(join(layout.config, `${name}.yaml`), lines.join('\n'), { mode: 0o600 });

@@ -177,7 +177,10 @@ describe('trouble with the database', () => {
   it('is STORAGE_FULL on a full disk, and it goes on when there is space again', async (test) => {
     await using scope = new Scope();
     const disk = await mountTinyDisk(scope, '2m');
-    if ('skip' in disk) { test.skip(disk.skip); return; }
+    if ('skip' in disk) {
+      test.skip(disk.skip);
+      return;
+    }
     const database = scope.use(
       await openDatabase({ url: `sqlite:${disk.path}/full.sqlite`, log: silentLog }),
     );
