@@ -1,5 +1,6 @@
 import { mkdirSync, openSync, writeSync } from 'node:fs';
 import { dirname } from 'node:path';
+import { format } from 'node:util';
 import { pino, type DestinationStream, type Logger } from 'pino';
 
 export type Log = Logger;
@@ -36,6 +37,16 @@ function writer(fd: number): DestinationStream {
       }
     },
   };
+}
+
+/**
+ * What libraries write to the console becomes lines of the log. Left alone it would break the log's form, and
+ * on a full disk end the process: there Node's console throws.
+ */
+export function takeConsole(log: Log): void {
+  const child = log.child({ part: 'console' });
+  const write = (...values: unknown[]): void => child.warn(format(...values));
+  for (const name of ['log', 'info', 'debug', 'warn', 'error'] as const) console[name] = write;
 }
 
 /** For tests and tools that have nowhere to write to. */
