@@ -1,6 +1,7 @@
-import type { ImageMetadata } from '#imagerepo/contract.js';
+import { imageFormats, type ImageMetadata } from '#imagerepo/contract.js';
+import { GridError } from '#kernel/errors.js';
 import { VmError } from './state.js';
-import type { TargetSystem, TargetSystemParameters } from './target-system.js';
+import type { Driver, TargetSystem, TargetSystemParameters } from './target-system.js';
 
 type Limits = { readonly cpus: number; readonly memoryMiB: number };
 
@@ -24,4 +25,16 @@ export function chooseParameters(
     );
   };
   return { cpus: choose('cpus'), memoryMiB: choose('memoryMiB') };
+}
+
+/** The first of the drivers for an image that answers. @throws `HYPERVISOR_UNAVAILABLE` naming them */
+export function chooseDriver({ format }: ImageMetadata, available: readonly Driver[]): Driver {
+  const { drivers } = imageFormats[format];
+  const driver = drivers.find((name) => available.includes(name));
+  if (driver) return driver;
+  throw new GridError(
+    'HYPERVISOR_UNAVAILABLE',
+    `no libvirt for ${drivers.join(' or ')} answers at present: images of format ${format} cannot be started`,
+    { available },
+  );
 }

@@ -1,5 +1,4 @@
 import { randomUUID } from 'node:crypto';
-import type { ImageMetadata } from '#imagerepo/contract.js';
 import { imageFormats } from '#imagerepo/contract.js';
 import type { Clock } from '#kernel/clock.js';
 import { asGridError, errorText, GridError } from '#kernel/errors.js';
@@ -11,7 +10,7 @@ import { AgentBinding } from './agent-binding.js';
 import { domainXml } from './domain-xml.js';
 import type { DomainView, Hypervisor } from './hypervisor.js';
 import type { ImageSource } from './image-source.js';
-import { chooseParameters } from './parameters.js';
+import { chooseDriver, chooseParameters } from './parameters.js';
 import { step, VmError, type VmEvent, type VmState } from './state.js';
 import {
   type Driver,
@@ -109,10 +108,15 @@ export class TargetSystems implements Targets, AsyncDisposable {
 
   /**
    * Stores the wish and returns; the virtual machine starts behind the caller's back.
-   * @throws `IMAGE_UNKNOWN`; `BAD_REQUEST` naming the parameter and its range
+   * @throws `IMAGE_UNKNOWN`; `BAD_REQUEST` naming the parameter and its range; `HYPERVISOR_UNAVAILABLE`
    */
   async create(wish: NewTargetSystem): Promise<TargetSystem> {
-    const { images, store, clock, limits } = this.#options;
+    // One after the other for each user, so that two at once do not both pass the limit.
+    return await this.#queue(`user ${wish.ownerDn}`, () => this.#create(wish));
+  }
+
+  async #create(wish: NewTargetSystem): Promise<TargetSystem> {
+    const { images, store, clock, limits, hypervisor } = this.#options;
     const mine = this.list({ ownerDn: wish.ownerDn }).filter(({ state }) => state !== 'DESTROYING');
     if (mine.length >= limits.perUser)
       throw new VmError(
@@ -126,7 +130,7 @@ export class TargetSystems implements Targets, AsyncDisposable {
       ownerDn: wish.ownerDn,
       image: { id: image.id, metadata: image.metadata, parts: image.parts },
       parameters: chooseParameters(wish.parameters, image.metadata, limits),
-      driver: this.#driverFor(image.metadata),
+      driver: chooseDriver(image.metadata, hypervisor.available()),
       state: 'INITIALIZING',
       evidence: { source: 'user', fact: 'requested', atMs: requestedMs },
       boot: {},
@@ -185,13 +189,8 @@ export class TargetSystems implements Targets, AsyncDisposable {
       tsi: () => {
         const binding = this.#bindings.get(targetId);
         if (binding && this.get(targetId).state === 'READY') return binding.tsi;
-        throw new GridError(
-          'TSI_UNAVAILABLE',
-          `the TSI of target system ${targetId} is not reachable`,
-          {
-            vmId: targetId,
-          },
-        );
+        const text = `the TSI of target system ${targetId} is not reachable`;
+        throw new GridError('TSI_UNAVAILABLE', text, { vmId: targetId });
       },
     };
   }
@@ -208,18 +207,6 @@ export class TargetSystems implements Targets, AsyncDisposable {
     const idle = [...this.#records.keys()].map((id) => this.#queue(id, () => Promise.resolve()));
     await Promise.allSettled(idle);
     await Promise.allSettled([...this.#bindings.keys()].map((id) => this.#unbind(id)));
-  }
-
-  #driverFor(metadata: ImageMetadata): Driver {
-    const available = this.#options.hypervisor.available();
-    const { drivers } = imageFormats[metadata.format];
-    const driver = drivers.find((name) => available.includes(name));
-    if (driver) return driver;
-    throw new GridError(
-      'HYPERVISOR_UNAVAILABLE',
-      `no libvirt for ${drivers.join(' or ')} answers at present: images of format ${metadata.format} cannot be started`,
-      { available },
-    );
   }
 
   #evidence(source: Evidence['source'], fact: string): Evidence {
