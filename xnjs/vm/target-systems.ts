@@ -46,8 +46,6 @@ export type NewTargetSystem = {
 
 /** How long a reconciliation waits after a failure before it tries again. */
 const retryMs = 1_000;
-/** When a machine is looked at after its start: a guest that ends at once is told of soon. */
-const lookAfterMs = [0, 250, 1_000] as const;
 /** States whose machine is proven gone, or about to be. */
 const gone: ReadonlySet<VmState> = new Set(['FAILED', 'DESTROYING', 'DESTROYED']);
 /** How often expired target systems are looked for. */
@@ -318,17 +316,9 @@ export class TargetSystems implements Targets, AsyncDisposable {
     this.#bind(record);
     const { bootTimeoutMs } = this.#options;
     this.#spawn(this.#later(bootTimeoutMs, () => this.#spawn(this.#onBootTimeout(record.id))));
-    this.#spawn(this.#lookAfter(record));
-  }
-
-  /** It may have stopped before anybody listened for that, and some states come late. */
-  async #lookAfter({ driver, id }: TargetSystem): Promise<void> {
-    for (const ms of lookAfterMs) {
-      await this.#options.clock.sleep(ms, this.#stopping.signal).catch(() => undefined);
-      if (this.#stopping.signal.aborted || !this.#bindings.has(id)) return;
-      const domain = await this.#options.hypervisor.find(driver, id);
-      if (domain) this.#onDomain(domain);
-    }
+    // It may have stopped before anybody listened for that.
+    const domain = await hypervisor.find(record.driver, record.id);
+    if (domain?.state === 'stopped') this.#onDomain(domain);
   }
 
   async #attach(record: TargetSystem): Promise<void> {
