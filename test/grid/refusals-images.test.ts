@@ -30,6 +30,9 @@ describe('a broken image', { skip: noContainers, concurrency: true }, () => {
     assert.deepEqual(await grid.domains('lxc'), []);
     assert.deepEqual(await grid.domains('qemu'), []);
     assert.deepEqual(await grid.machineDirectories(), []);
+    const roots = await readdir(join(grid.layout.state, 'roots'));
+    const drafts = roots.filter((name) => name.endsWith('.new'));
+    assert.deepEqual(drafts, []);
     await grid[Symbol.asyncDispose]();
   });
 
@@ -90,11 +93,6 @@ describe('a broken image', { skip: noContainers, concurrency: true }, () => {
       'lxc',
       /image cannot be prepared: tar: [^/]*$/,
     );
-    const roots = await readdir(join(grid.layout.state, 'roots')).catch(() => []);
-    assert.deepEqual(
-      roots.filter((name) => name.endsWith('.new')),
-      [],
-    );
   });
 
   it('without an init is told so', async () => {
@@ -105,8 +103,13 @@ describe('a broken image', { skip: noContainers, concurrency: true }, () => {
     await fails(image, 'lxc', /\/sbin\/nothing|could not be started|ended unexpectedly/);
   });
 
-  it('whose init ends at once is told so', async () => {
-    await fails(await publishRoot('short', rootfs('exit 3')), 'lxc', /shut down|ended|stopped/);
+  // not at once: libvirt_lxc 9.0 overlooks an init that ends while it is itself still starting
+  it('whose init ends soon is told so', async () => {
+    await fails(
+      await publishRoot('short', rootfs('sleep 1; exit 3')),
+      'lxc',
+      /shut down|ended|stopped/,
+    );
   });
 
   it('whose agent never answers is given up after the boot time', async () => {
@@ -125,7 +128,7 @@ describe('a broken image', { skip: noContainers, concurrency: true }, () => {
   it('with a disk of the host in it gets no such device', async () => {
     const image = await publishRoot(
       'device',
-      rootfs('test -e /home/disk && exec sleep 1000', (root) => {
+      rootfs('test -e /home/disk && exec sleep 1000; sleep 1', (root) => {
         mkdirSync(join(root, 'home'));
         execFileSync('mknod', ['-m', '666', join(root, 'home/disk'), 'b', '7', '0']);
       }),
