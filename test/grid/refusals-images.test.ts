@@ -26,14 +26,17 @@ describe('a broken image', { skip: noContainers, concurrency: true }, () => {
     user = await grid.user();
   });
   after(async () => {
-    // each test has deleted its own
-    assert.deepEqual(await grid.domains('lxc'), []);
-    assert.deepEqual(await grid.domains('qemu'), []);
-    assert.deepEqual(await grid.machineDirectories(), []);
-    const roots = await readdir(join(grid.layout.state, 'roots'));
-    const drafts = roots.filter((name) => name.endsWith('.new'));
-    assert.deepEqual(drafts, []);
-    await grid[Symbol.asyncDispose]();
+    try {
+      // each test has deleted its own
+      assert.deepEqual(await grid.domains('lxc'), []);
+      assert.deepEqual(await grid.domains('qemu'), []);
+      assert.deepEqual(await grid.machineDirectories(), []);
+      const roots = await readdir(join(grid.layout.state, 'roots'));
+      const drafts = roots.filter((name) => name.endsWith('.new'));
+      assert.deepEqual(drafts, []);
+    } finally {
+      await grid[Symbol.asyncDispose]();
+    }
   });
 
   /** A tar of a small root: busybox, an init that does what it is told, and what `change` adds. */
