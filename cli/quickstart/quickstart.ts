@@ -21,6 +21,7 @@ import {
   deleteAndWait,
   findImage,
   publish,
+  readTimeline,
   QuickstartError,
   runJob,
   waitUntilReady,
@@ -186,10 +187,11 @@ class Steps {
     task.output = `${image.metadata.name} provides ${application}; asking for a target system`;
     const memoryMiB = image.metadata.requirements.memoryMiB.default;
     const site = await createTargetSystem(user, image.id, { cpus: 1, memoryMiB });
-    const boot = await waitUntilReady(user, site, this.#signal, (soFar) => {
+    await waitUntilReady(user, site, this.#signal, (soFar) => {
       const text = `starting: ${lastMark(soFar)}`;
       if (task.output !== text) task.output = text; // without a terminal each is a line
     });
+    const boot = await readTimeline(user, site, this.#signal);
     task.output = 'running the job';
     const outcome = await runJob(user, site, application, input, this.#signal);
     runs.push({ what, boot, outcome });

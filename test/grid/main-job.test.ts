@@ -9,6 +9,7 @@ import {
   createTargetSystem,
   deleteAndWait,
   findImage,
+  readTimeline,
   runJob,
   waitUntilReady,
 } from '#cli/quickstart/main-job.js';
@@ -41,7 +42,8 @@ describe('the main job', { skip: noMachines }, () => {
       async () => {
         const image = await findImage(user, 'Transform', format);
         const site = await createTargetSystem(user, image.id, { cpus: 1 });
-        const boot = await waitUntilReady(user, site, signal, () => undefined);
+        await waitUntilReady(user, site, signal, () => undefined);
+        const boot = await readTimeline(user, site, signal);
         const job = await runJob(user, site, 'Transform', 'some words\n', signal);
         assert.match(
           job.stdout,

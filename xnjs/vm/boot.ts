@@ -4,7 +4,7 @@ import type { BootTimeline } from './target-system.js';
 /**
  * Puts the guest's own marks, which are uptimes, on the server's clock: the answer arrived at `nowMs`
  * when the guest's uptime was `facts.uptimeMs`. What a guest says is only kept between the start of its
- * domain and now, so that a lie or a wrong clock cannot bend the time line.
+ * domain and its first answer, so that a lie or a wrong clock cannot bend the time line.
  */
 export function completeTimeline(
   boot: BootTimeline,
@@ -13,10 +13,11 @@ export function completeTimeline(
   nowMs: number,
   hasKernel: boolean,
 ): BootTimeline {
-  const ready = nowMs - requestedMs;
+  const now = nowMs - requestedMs;
+  const ready = boot.readyMs ?? now;
   const start = boot.startedMs ?? 0;
   const mark = (uptimeMs: number): number =>
-    Math.round(Math.min(ready, Math.max(start, ready - facts.uptimeMs + uptimeMs)));
+    Math.round(Math.min(ready, Math.max(start, now - facts.uptimeMs + uptimeMs)));
   return {
     ...boot,
     ...(hasKernel && { kernelMs: mark(0) }),

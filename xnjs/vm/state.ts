@@ -1,5 +1,4 @@
 import { GridError } from '#kernel/errors.js';
-import type { AgentFacts } from '#tsi/protocol/facts.js';
 import type { BootTimeline, Evidence, TargetSystem } from './target-system.js';
 
 export class VmError extends GridError<
@@ -57,7 +56,7 @@ export type VmState = keyof typeof transitions;
 
 export type VmEvent =
   /** The agent answered over the hypervisor's channel. */
-  | { type: 'agentUp'; evidence: Evidence; facts: AgentFacts; boot: BootTimeline }
+  | { type: 'agentUp'; evidence: Evidence; boot: BootTimeline }
   | { type: 'agentDown'; evidence: Evidence }
   /** The hypervisor says that the domain does not run. */
   | { type: 'stopped'; evidence: Evidence }
@@ -89,7 +88,6 @@ export function step(current: TargetSystem, event: VmEvent): TargetSystem {
     ...current,
     state,
     ...(news && { evidence: event.evidence }),
-    ...(event.type === 'agentUp' && state === 'READY' && { facts: event.facts }),
     ...(event.type === 'agentUp' && current.state === 'INITIALIZING' && { boot: event.boot }),
   };
 }

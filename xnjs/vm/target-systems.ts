@@ -4,6 +4,7 @@ import type { Clock } from '#kernel/clock.js';
 import { asGridError, errorText, GridError } from '#kernel/errors.js';
 import type { Log } from '#kernel/log.js';
 import { createSerial } from '#kernel/persistence/serial.js';
+import type { AgentFacts } from '#tsi/protocol/facts.js';
 import type { Target, TargetEvent, Targets } from '../target.js';
 import { completeTimeline } from './boot.js';
 import { AgentBinding } from './agent-binding.js';
@@ -371,18 +372,29 @@ export class TargetSystems implements Targets, AsyncDisposable {
     await binding?.[Symbol.asyncDispose]();
   }
 
+  /** Its first answer makes a machine READY; what it says of itself is asked for afterwards. */
   async #onAgentUp(id: string, binding: AgentBinding): Promise<void> {
+    const starting = this.#records.get(id);
+    if (!starting) return;
+    const boot = { ...starting.boot, readyMs: this.#options.clock.now() - starting.createdMs };
+    const evidence = this.#evidence('agent', 'its agent answers');
+    await this.#apply(id, { type: 'agentUp', evidence, boot });
     const facts = await binding.facts();
+    if (facts) await this.#queue(id, () => this.#learn(id, facts));
+  }
+
+  /** Only from inside the record's queue. */
+  async #learn(id: string, facts: AgentFacts): Promise<void> {
     const record = this.#records.get(id);
-    if (!record || !facts) return;
-    const { clock } = this.#options;
+    if (record?.state !== 'READY') return;
     const isMachine = record.driver !== 'lxc';
-    await this.#apply(id, {
-      type: 'agentUp',
-      evidence: this.#evidence('agent', `agent ${facts.agentVersion} answers`),
-      facts,
-      boot: completeTimeline(record.boot, facts, record.createdMs, clock.now(), isMachine),
-    });
+    const now = this.#options.clock.now();
+    const first = record.boot.agentMs === undefined;
+    const boot = first
+      ? completeTimeline(record.boot, facts, record.createdMs, now, isMachine)
+      : record.boot;
+    await this.#options.store.save({ ...record, facts, boot });
+    this.#records.set(id, { ...record, facts, boot });
   }
 
   /** Work that nobody waits for: its failure is told here and ends nothing else. */

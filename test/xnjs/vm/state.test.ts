@@ -4,18 +4,8 @@ import { step, type VmEvent, type VmState } from '#xnjs/vm/state.js';
 import { aTargetSystem } from './samples.js';
 
 const evidence = { source: 'hypervisor', fact: 'the test says so', atMs: 7 } as const;
-const facts = {
-  agentVersion: '0.1.0',
-  tsiVersion: '11.2.1',
-  kernel: '6.1.0',
-  os: 'Debian 12',
-  cores: 1,
-  memoryBytes: 1,
-  uptimeMs: 3,
-  agentMs: 2,
-};
 const events: Record<VmEvent['type'], VmEvent> = {
-  agentUp: { type: 'agentUp', evidence, facts, boot: { readyMs: 12 } },
+  agentUp: { type: 'agentUp', evidence, boot: { readyMs: 12 } },
   agentDown: { type: 'agentDown', evidence },
   stopped: { type: 'stopped', evidence },
   failed: { type: 'failed', evidence },
