@@ -73,6 +73,28 @@ describe('faults', { skip: noMachines }, () => {
     await assert.rejects(user.json('GET', second), { code: 'NOT_FOUND' });
   });
 
+  it('QEMU stopped: the target system is UNREACHABLE, not FAILED, and comes back with its job', async () => {
+    const job = await submit({ Executable: 'sleep 3; echo still here' });
+    await until(job, 'RUNNING');
+    const guest = `guest=vsite-${site.split('/').at(-1)!}`;
+    const becomes = (state: string): Promise<true> =>
+      eventually(`the target system is ${state}`, async () => {
+        const found = (await readSite()).vm.state;
+        assert.notEqual(found, 'FAILED', 'silence is no evidence of death');
+        return found === state;
+      });
+    execFileSync('pkill', ['-STOP', '-f', guest]);
+    try {
+      await becomes('UNREACHABLE');
+      assert.equal((await readJob(job)).status, 'RUNNING');
+    } finally {
+      execFileSync('pkill', ['-CONT', '-f', guest]);
+    }
+    await becomes('READY');
+    await until(job, 'SUCCESSFUL');
+    assert.equal(await stdoutOf(job), 'still here\n');
+  });
+
   it('QEMU killed: the target system says so within 2 s, its job ends FAILED with the reason', async () => {
     const running = await submit({ Executable: 'sleep 600' });
     await until(running, 'RUNNING');
