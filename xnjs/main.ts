@@ -88,8 +88,10 @@ export async function startXnjs(config: XnjsConfig, { log, onBehalfOf }: XnjsDep
     const database = scope.use(await openDatabase({ url, password, log }));
     await migrate(database, 'xnjs', [...targetMigrations, ...jobMigrations], log);
 
-    const machines = await connect(addresses.machines, log, scope);
-    const containers = await connect(addresses.containers, log, scope);
+    const [machines, containers] = await Promise.all([
+      connect(addresses.machines, log, scope),
+      connect(addresses.containers, log, scope),
+    ]);
     const clients = {
       ...(machines && { [addresses.acceleration]: machines }),
       ...(containers && { lxc: containers }),

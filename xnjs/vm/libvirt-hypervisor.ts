@@ -24,7 +24,7 @@ const undefineFlags = 3;
 /** libvirt's code for an operation that does not fit the domain's state: it runs already, or no more. */
 const operationInvalid = 55;
 const noMetadata = 80;
-/** A stopped domain needs a moment until its state can be read again. */
+/** Of libvirt's states those in which nothing of the guest runs any more; `shutdown` is still on its way. */
 const inactiveStates: readonly string[] = [
   'shutoff',
   'crashed',
