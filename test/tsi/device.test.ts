@@ -61,9 +61,12 @@ describe('a link over a character device', { skip: python ? false : 'needs pytho
         log: silentLog,
       }),
     );
+    let connections = 0;
+    link.onChange((state) => (connections += Number(state === 'up')));
     const tsi = scope.use(createTsi(link.transport(), { clock: systemClock, log: silentLog }));
     for (let round = 0; round < 3; round += 1) {
-      await until('the link is up', () => link.state === 'up');
+      // not merely `up`: the loss of the former connection may not have been noticed yet
+      await until('the link is up again', () => connections > round);
       const content = Buffer.alloc(300_000, `${round}`);
       const file = join(dir, 'file');
       await tsi.write(alice, file, Readable.from([content]));
