@@ -24,6 +24,7 @@ import type { Scope } from '#kernel/scope.js';
 import { JobConfig } from '#xnjs/job/config.js';
 import { JobEngine } from '#xnjs/job/engine.js';
 import type { Job } from '#xnjs/job/job.js';
+import type { JobStore } from '#xnjs/job/store.js';
 import { jobMigrations } from '#xnjs/persistence/job-models.js';
 import { createJobStore } from '#xnjs/persistence/job-store.js';
 import type { Target, TargetEvent, Targets } from '#xnjs/target.js';
@@ -147,6 +148,7 @@ export async function openStore(scope: Scope, directory: string): Promise<Databa
 
 export type Rig = {
   readonly engine: JobEngine;
+  readonly link: AgentLink;
   readonly targets: LocalTargets;
   readonly agent: Agent;
   readonly directory: string;
@@ -156,7 +158,12 @@ export type Rig = {
   readonly output: (id: string, name?: string) => string;
 };
 
-export type RigOptions = { applications?: IdbApplication[]; config?: Partial<JobConfig> };
+export type RigOptions = {
+  applications?: IdbApplication[];
+  config?: Partial<JobConfig>;
+  /** Puts something between the engine and its store. */
+  around?: (store: JobStore) => JobStore;
+};
 
 /** Engine, SQLite, TSI client and agent: everything real. */
 export async function startRig(scope: Scope, options: RigOptions = {}): Promise<Rig> {
@@ -172,7 +179,7 @@ export async function startEngine(
   scope: Scope,
   directory: string,
   socket: string,
-  { applications, config }: RigOptions = {},
+  { applications, config, around = (store) => store }: RigOptions = {},
 ): Promise<Omit<Rig, 'agent'>> {
   const { link, tsi } = linkTo(scope, socket);
   await until('link is up', () => link.state === 'up');
@@ -182,7 +189,7 @@ export async function startEngine(
   });
   const engine = scope.use(
     new JobEngine({
-      store: createJobStore(await openStore(scope, directory)),
+      store: around(createJobStore(await openStore(scope, directory))),
       targets,
       clock: systemClock,
       log: silentLog,
@@ -192,6 +199,7 @@ export async function startEngine(
   await engine.attach();
   return {
     engine,
+    link,
     targets,
     directory,
     submit: async (description) => (await engine.submit({ ownerDn, targetId, description })).id,
