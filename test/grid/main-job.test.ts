@@ -5,9 +5,9 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
 import { promisify } from 'node:util';
+import { deleteAndWait } from '#cli/client/resources.js';
 import {
   createTargetSystem,
-  deleteAndWait,
   findImage,
   readTimeline,
   runJob,
