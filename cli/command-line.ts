@@ -3,7 +3,8 @@ import { Command, CommanderError, InvalidArgumentError, Option } from 'commander
 import { asGridError, errorText } from '#kernel/errors.js';
 import { createLog, takeConsole } from '#kernel/log.js';
 import { addClientCommands } from './client/commands.js';
-import { defaultCacheDirectory, defaultStateDirectory } from './quickstart/layout.js';
+import { defaultCacheDirectory, defaultStateDirectory, layoutOf } from './quickstart/layout.js';
+import type { InitOptions } from './init.js';
 import type { QuickstartOptions } from './quickstart/quickstart.js';
 import { serve, serviceNames, type ServiceName } from './serve.js';
 import { untilSignal } from './signal.js';
@@ -30,7 +31,9 @@ function program(): Command {
     .showHelpAfterError('(--help says more)')
     .exitOverride();
   addQuickstart(vsite);
+  addInit(vsite);
   addServe(vsite);
+  addDoctor(vsite);
   const image = vsite.command('image').description('virtual machine images');
   addClientCommands(vsite, image);
   addImage(image);
@@ -51,6 +54,36 @@ function addQuickstart(vsite: Command): void {
     .action(async (options: QuickstartOptions & { stop?: true }) => {
       const { quickstart, stop } = await import('./quickstart/quickstart.js');
       await (options.stop ? stop(options) : quickstart(options, untilSignal()));
+    });
+}
+
+function addInit(vsite: Command): void {
+  vsite
+    .command('init')
+    .description('write configuration, certificates and first users of an installation')
+    .addOption(stateDir)
+    .option('--port <port>', 'of the gateway', toPort, 8443)
+    .option('--host <address>', 'that the gateway listens on', '127.0.0.1')
+    .option('--machines <uri>', 'libvirt for virtual machines', 'qemu:///system')
+    .option('--containers <uri>', 'libvirt for containers, such as lxc:///system')
+    .option('--kvm', 'guests run under KVM; vsite doctor finds out whether they can')
+    .option('--force', 'write the configuration anew; certificates and users stay')
+    .action(async (options: InitOptions) => {
+      const { init } = await import('./init.js');
+      process.stdout.write(`vsite serve --config ${await init(options)}\n`);
+    });
+}
+
+function addDoctor(vsite: Command): void {
+  vsite
+    .command('doctor')
+    .description('look at everything an installation needs, and say how to mend what is wrong')
+    .option('--config <directory>', 'of the installation', layoutOf(defaultStateDirectory()).config)
+    .addOption(cacheDir)
+    .action(async (options: { config: string; cacheDir: string }) => {
+      const { doctor } = await import('./doctor/doctor.js');
+      const context = { configDirectory: options.config, cacheDirectory: options.cacheDir };
+      process.exitCode = await doctor(context, vsite.opts<{ json?: boolean }>().json ?? false);
     });
 }
 

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { execFile } from 'node:child_process';
-import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
+import { chmod, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
@@ -81,5 +81,44 @@ describe('the command line', { skip: noContainers, timeout: 240_000 }, () => {
     await writeFile(profile, 'url: http://127.0.0.1:9\n');
     const wrong = await vsite('--profile', profile, 'site', 'list');
     assert.match(wrong.stderr, /elsewhere\.yaml: url: must be an https URL/);
+  });
+
+  it('finds what is wrong with an installation, and says what to do', async () => {
+    type Finding = { name: string; state: string; text: string; remedy?: string };
+    const doctor = async (): Promise<{ code: number; of: (name: string) => Finding }> => {
+      const { code, stdout } = await vsite('doctor', '--json', '--config', grid.layout.config);
+      const findings = JSON.parse(stdout) as Finding[];
+      return { code, of: (name) => findings.find((each) => each.name === name)! };
+    };
+    const well = await doctor();
+    assert.equal(well.code, 0);
+    for (const name of ['configuration', 'libvirt for containers', 'certificates', 'gateway'])
+      assert.equal(well.of(name).state, 'good', well.of(name).text);
+
+    const key = join(grid.layout.credentials, 'server.key');
+    await chmod(key, 0o644);
+    await grid.set('targetsystem', 'xnjs.hypervisor.containers', 'lxc+unix:///system?socket=/none');
+    await grid.stopServer();
+    const ill = await doctor();
+    assert.equal(ill.code, 1);
+    assert.match(ill.of('secrets').remedy!, /chmod go= .*server\.key/);
+    assert.equal(ill.of('libvirt for containers').state, 'bad');
+    assert.equal(ill.of('gateway').state, 'doubtful');
+
+    await grid.set('gateway', 'listen.port', 'eight');
+    const broken = await doctor();
+    assert.match(broken.of('configuration').text, /gateway\.yaml: listen\.port/);
+  });
+
+  it('writes an installation, and never over one that exists', async () => {
+    const state = join(directory, 'new');
+    assert.match(
+      await succeed('init', '--state-dir', state),
+      /^vsite serve --config .*new\/config$/m,
+    );
+    const config = await readFile(join(state, 'config', 'targetsystem.yaml'), 'utf8');
+    assert.match(config, /machines: qemu:\/\/\/system/);
+    const again = await vsite('init', '--state-dir', state);
+    assert.match(again.stderr, /exists; --force writes it anew/);
   });
 });
