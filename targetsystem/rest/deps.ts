@@ -1,4 +1,5 @@
 import type { Clock } from '#kernel/clock.js';
+import type { TokenIssuer } from '#kernel/security/tokens.js';
 import type { JobEngine, TargetSystems } from '#xnjs/index.js';
 
 /** What the REST operations of this service work with. */
@@ -15,6 +16,8 @@ export type RestDeps = {
   readonly connections: () => Record<string, 'OK' | 'DOWN'>;
   /** Image for jobs of users who have no target system yet; absent: such jobs are refused. */
   readonly defaultImage?: string | undefined;
+  /** Signs delegation tokens in the server's name. */
+  readonly issueToken: TokenIssuer;
   /** Own certificate, for the base resource and the registry. */
   readonly credential: {
     readonly dn: string;

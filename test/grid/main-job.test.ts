@@ -79,7 +79,7 @@ describe('the main job', { skip: noMachines }, () => {
     );
 
   it('is done by an unmodified pyunicore', async () => {
-    const python = await pythonWith(['pyunicore']);
+    const python = await pythonWith(['pyunicore', 'cryptography']);
     const work = await mkdtemp(join(tmpdir(), 'vsite-py-'));
     try {
       const script = join(import.meta.dirname, 'clients', 'pyunicore_path.py');
