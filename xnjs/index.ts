@@ -4,7 +4,7 @@ export { JobEngine } from './job/engine.js';
 export type { RawDescription } from './job/description.js';
 export type { Job } from './job/job.js';
 export { consumedTime, jobStatus } from './job/status.js';
-export { FileSpace, type FileInfo } from './files/file-space.js';
+export type { FileInfo, FileSpace } from './files/file-space.js';
 export type { TargetSystems } from './vm/target-systems.js';
 export { TargetSystemParameters, type TargetSystem } from './vm/target-system.js';
 export type { IdbApplication } from '#imagerepo/contract.js';

@@ -5,7 +5,7 @@ import { Readable } from 'node:stream';
 import { text } from 'node:stream/consumers';
 import { after, before, describe, it } from 'node:test';
 import { Scope } from '#kernel/scope.js';
-import { FileSpace } from '#xnjs/files/file-space.js';
+import { TsiFileSpace } from '#xnjs/files/tsi-file-space.js';
 import type { Tsi } from '#xnjs/tsi/tsi.js';
 import { Agent, identity, linkTo, scratch, until } from '../job/rig.js';
 
@@ -13,7 +13,7 @@ const bytes = (content: string): Readable => Readable.from([Buffer.from(content)
 
 describe('files through a real agent', { timeout: 60_000 }, () => {
   const scope = new Scope();
-  let files: FileSpace;
+  let files: TsiFileSpace;
   let root: string;
   let tsi: () => Tsi;
   before(async () => {
@@ -25,7 +25,7 @@ describe('files through a real agent', { timeout: 60_000 }, () => {
     const connection = linkTo(scope, agent.socket);
     await until('link is up', () => connection.link.state === 'up');
     ({ tsi } = connection);
-    files = new FileSpace({ root: `${root}/`, identity, tsi, umask: '027' });
+    files = new TsiFileSpace({ root: `${root}/`, identity, tsi, umask: '027' });
     await files.mkdir('/');
   });
   after(() => scope.close());
@@ -71,7 +71,7 @@ describe('files through a real agent', { timeout: 60_000 }, () => {
     assert.equal(mode(), '400');
     await files.chmod('f', 'rw-rw-r-x');
     assert.equal(mode(), '665');
-    for (const wrong of ['755', 'rwxr', 'rwsr-xr-x', '', 'wrx'])
+    for (const wrong of ['1755', '78', 'rwxr', 'rwsr-xr-x', '', 'wrx'])
       await assert.rejects(files.chmod('f', wrong), { code: 'BAD_REQUEST' });
     await files.remove('f');
   });
@@ -124,10 +124,10 @@ describe('files through a real agent', { timeout: 60_000 }, () => {
   });
 
   it('finds the home directory of the user', async () => {
-    const home = new FileSpace({ root: '$HOME', identity, tsi });
+    const home = new TsiFileSpace({ root: '$HOME', identity, tsi });
     const expected = (await tsi().execute(identity, 'printf %s "$HOME"')).trim();
     assert.equal(await home.mountPoint(), `${expected.replace(/\/$/, '')}/`);
-    const below = new FileSpace({ root: '$HOME/x', identity, tsi });
+    const below = new TsiFileSpace({ root: '$HOME/x', identity, tsi });
     assert.equal(await below.mountPoint(), `${expected.replace(/\/$/, '')}/x/`);
   });
 
