@@ -70,13 +70,17 @@ export const maxListed = 10_000;
 /** Limits of a search: bytes of names and of metadata that are looked at, and of one metadata file. */
 export const scanLimits = { bytes: 4 * 1024 * 1024, fileBytes: 64 * 1024 } as const;
 
+const longestName = 255;
 const metadataName = /^\.(.+)\.metadata$/;
 
-/** Where UNICORE keeps the metadata of a file: beside it, hidden. */
-export function metadataPath(path: string): string {
+/** Where UNICORE keeps the metadata of a file: beside it, hidden. The root and very long names have none. */
+export function metadataPath(path: string): string | undefined {
   const file = normalisePath(path);
   const at = file.lastIndexOf('/') + 1;
-  return `${file.slice(0, at)}.${file.slice(at)}.metadata`;
+  const name = `.${file.slice(at)}.metadata`;
+  return file === '/' || Buffer.byteLength(name) > longestName
+    ? undefined
+    : file.slice(0, at) + name;
 }
 
 /** The file that a metadata file is about; `undefined` for other files. */
@@ -86,12 +90,16 @@ export function describedFile(path: string): string | undefined {
   return name === undefined ? undefined : path.slice(0, at) + name;
 }
 
-/** Bits by `rwx` for each group that is given, user first. @throws `BAD_REQUEST` */
+const octalPermissions = /^0?([0-7])([0-7])([0-7])$/;
+const letterGroups = /^(?:[r-][w-][x-]){1,3}$/;
+
+/** Bits of `rwx` for each group that is given, user first. @throws `BAD_REQUEST` */
 export function parsePermissions(text: string): readonly number[] {
-  if (/^0?[0-7]{3}$/.test(text)) return [...text.slice(-3)].map(Number);
-  if (/^([r-][w-][x-]){1,3}$/.test(text))
+  const octal = octalPermissions.exec(text);
+  if (octal) return octal.slice(1).map(Number);
+  if (letterGroups.test(text))
     return (text.match(/.../g) ?? []).map((group) =>
-      [...group].reduce((bits, letter) => bits * 2 + Number(letter !== '-'), 0),
+      Number.parseInt(group.replaceAll('-', '0').replaceAll(/[rwx]/g, '1'), 2),
     );
   throw new GridError(
     'BAD_REQUEST',

@@ -140,6 +140,6 @@ async function moveAway(from: string | Buffer, to: string): Promise<void> {
 }
 
 async function makeOurs(directory: string | Buffer): Promise<void> {
-  await using handle = await open(directory as string, O_PATH | O_DIRECTORY | O_NOFOLLOW); // a Buffer does as well
+  await using handle = await open(directory, O_PATH | O_DIRECTORY | O_NOFOLLOW);
   await chmod(`/proc/self/fd/${handle.fd}`, 0o700);
 }

@@ -32,6 +32,8 @@ export type TsiFileSpaceOptions = {
   readonly tsi: () => Tsi;
   /** Octal, for new files and directories. */
   readonly umask?: string;
+  /** The root is made if it is missing, for everybody there to read. */
+  readonly makesRoot?: boolean;
 };
 
 /** A directory that is larger than this itself holds so many entries that only a page is asked for. */
@@ -244,8 +246,13 @@ export class TsiFileSpace implements FileSpace {
       ? await tsi().execute(identity, `set -u; printf %s ${quoteExpanding(root)}`)
       : root;
     const resolved = text.replace(/\/+$/, '');
-    if (resolved.startsWith('/') && !/[\r\n]/.test(resolved)) return resolved;
-    throw new GridError('TSI_FAILED', `"${root}" is no directory that can be a storage`, { root });
+    if (!resolved.startsWith('/') || /[\r\n]/.test(resolved))
+      throw new GridError('TSI_FAILED', `"${root}" is no directory that can be a storage`, {
+        root,
+      });
+    if (this.#options.makesRoot)
+      await tsi().execute(identity, `umask 022; mkdir -p -- ${quote(resolved)}`);
+    return resolved;
   }
 }
 
