@@ -162,12 +162,12 @@ export class HostFileSpace implements FileSpace {
     refuseIntoItself(source, target);
     const { isDirectory } = await this.stat(source);
     if (!isDirectory) {
-      await this.write(target, this.read(source));
+      await this.#copyFile(source, target);
       return;
     }
     for (const { path, isFile } of await this.#tree(source)) {
       const copy = target + path.slice(source.length);
-      if (isFile) await this.write(copy, this.read(path));
+      if (isFile) await this.#copyFile(path, copy);
       else await this.mkdir(copy);
     }
   }
@@ -281,6 +281,15 @@ export class HostFileSpace implements FileSpace {
     }
   }
 
+  async #copyFile(from: string, to: string): Promise<void> {
+    const source = this.read(from);
+    try {
+      await this.write(to, source);
+    } finally {
+      source.destroy();
+    }
+  }
+
   /** As it is before the first copy: the target may be in it, by way of a link. */
   async #tree(top: string): Promise<{ path: string; isFile: boolean }[]> {
     const tree = [{ path: top, isFile: false }];
@@ -356,7 +365,9 @@ export class HostFileSpace implements FileSpace {
     taken: { bytes: number },
     signal?: AbortSignal,
   ): Promise<void> {
-    for await (const chunk of source as AsyncIterable<Buffer>) {
+    // not destroyed at a limit, so that whoever sends it can still be told
+    const chunks = source.iterator({ destroyOnReturn: false }) as AsyncIterable<Buffer>;
+    for await (const chunk of chunks) {
       signal?.throwIfAborted();
       this.#options.quota?.take(chunk.length);
       taken.bytes += chunk.length;
