@@ -18,10 +18,10 @@ export function pageScript(absolutePath: string, offset: number, num: number): s
   return [
     `cd -- ${quote(absolutePath)} || exit 1`,
     'export LC_ALL=C',
-    // a line break in a name travels as \001, so that lines can be counted
+    // a line break in a name becomes \001, under which there is no file: such names drop out
     "find . -maxdepth 1 ! -name . ! -name '.?*.metadata' -print0 | tr '\\n\\0' '\\001\\n' | sort |",
     `  awk -v from=${offset} -v to=${offset + num} 'NR > from && NR <= to { print } END { print "total " NR > "/dev/stderr" }' |`,
-    "  tr '\\001\\n' '\\n\\0' | xargs -0 -r stat -L -c '%s %Y %A %U %G %n' -- 2>/dev/null",
+    "  tr '\\n' '\\0' | xargs -0 -r stat -L -c '%s %Y %A %U %G %n' -- 2>/dev/null",
     'exit 0',
   ].join('\n');
 }
