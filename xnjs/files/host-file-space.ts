@@ -1,8 +1,8 @@
-import { isUtf8 } from 'node:buffer';
 import { randomUUID } from 'node:crypto';
 import { constants, type Stats } from 'node:fs';
 import {
   chmod,
+  lstat,
   mkdir,
   open,
   readdir,
@@ -15,7 +15,15 @@ import { userInfo } from 'node:os';
 import { Readable } from 'node:stream';
 import { GridError } from '#kernel/errors.js';
 import type { CallOptions, Space } from '../tsi/tsi.js';
-import { findBeneath, O_PATH, readable, within, type FindOptions, type Place } from './beneath.js';
+import {
+  findBeneath,
+  O_PATH,
+  openDirectory,
+  readable,
+  within,
+  type FindOptions,
+  type Place,
+} from './beneath.js';
 import {
   belowRoot,
   describedFile,
@@ -40,6 +48,9 @@ import type { Quota } from './quota.js';
 const { O_RDONLY, O_WRONLY, O_CREAT, O_EXCL, O_APPEND, O_NOFOLLOW, O_NONBLOCK } = constants;
 const chunkBytes = 1024 * 1024;
 const maxCopied = 100_000;
+const statsAtOnce = 64;
+/** The last is what Node makes of what is no UTF-8. */
+const unspeakable = /[\r\n\\\uFFFD]/;
 const us = userInfo();
 
 export type HostFileSpaceOptions = {
@@ -85,15 +96,17 @@ export class HostFileSpace implements FileSpace {
     path: string,
     { offset = 0, num = maxListed }: ListingPage = {},
   ): Promise<FileListing> {
-    const directory = normalisePath(path);
-    const names = await this.#children(directory);
+    const top = normalisePath(path);
+    await using directory = await this.#openDirectory(top);
+    const names = (await namesIn(directory)).filter((name) => !isHidden(name)).sort();
     const entries: FileInfo[] = [];
-    const visible = names.filter((name) => !isHidden(name)).sort();
-    for (const name of visible.slice(offset, offset + Math.min(num, maxListed))) {
-      const entry = await this.#statOrNothing(childOf(directory, name));
+    const page = names.slice(offset, offset + Math.min(num, maxListed));
+    for await (const { name, stat } of statsIn(directory, page)) {
+      const child = childOf(top, name);
+      const entry = stat.isSymbolicLink() ? await this.#followed(child) : describe(child, stat);
       if (entry) entries.push(entry);
     }
-    return { entries, total: visible.length };
+    return { entries, total: names.length };
   }
 
   read(path: string, range: FileRange = {}, { signal }: CallOptions = {}): Readable {
@@ -244,21 +257,17 @@ export class HostFileSpace implements FileSpace {
     await chmod(`/proc/self/fd/${handle.fd}`, 0o777 & ~this.#umask); // whatever our own umask is
   }
 
-  /** Names that can be said in a path. */
-  async #children(path: string): Promise<string[]> {
+  async #openDirectory(path: string): Promise<FileHandle> {
     await using place = await this.#find(path);
     if (!present(place, path).isDirectory())
       throw new GridError('BAD_REQUEST', `"${path}" is not a directory`, { path });
-    await using directory = await open(place.path, constants.O_DIRECTORY | O_NOFOLLOW);
-    const names = await readdir(within(directory, '.'), { encoding: 'buffer' });
-    return names
-      .filter((name) => isUtf8(name))
-      .map((name) => name.toString())
-      .filter((name) => !/[\r\n\\]/.test(name));
+    return await openDirectory(place.path).catch((error: unknown) => {
+      throw readable(error, path);
+    });
   }
 
   /** A link that leads nowhere, or out, is left out of listings. */
-  async #statOrNothing(path: string): Promise<FileInfo | undefined> {
+  async #followed(path: string): Promise<FileInfo | undefined> {
     try {
       return await this.stat(path);
     } catch (error) {
@@ -271,12 +280,11 @@ export class HostFileSpace implements FileSpace {
   async *#walk(top: string): AsyncGenerator<{ path: string; stat: Stats }, void, void> {
     const pending = [top];
     for (let path = pending.pop(); path !== undefined; path = pending.pop()) {
-      for (const name of await this.#children(path)) {
+      await using directory = await this.#openDirectory(path);
+      for await (const { name, stat } of statsIn(directory, await namesIn(directory))) {
         const child = childOf(path, name);
-        await using place = await this.#find(child, { keepLast: true, missing: 'last' });
-        if (!place.stat) continue;
-        yield { path: child, stat: place.stat };
-        if (place.stat.isDirectory()) pending.push(child);
+        yield { path: child, stat };
+        if (stat.isDirectory()) pending.push(child);
       }
     }
   }
@@ -372,6 +380,29 @@ export class HostFileSpace implements FileSpace {
       this.#options.quota?.take(chunk.length);
       taken.bytes += chunk.length;
       await file.writeFile(chunk);
+    }
+  }
+}
+
+/** Names that can be said in a path. */
+async function namesIn(directory: FileHandle): Promise<string[]> {
+  const names = await readdir(within(directory, '.'));
+  return names.filter((name) => !unspeakable.test(name));
+}
+
+/** What is gone meanwhile is left out. */
+async function* statsIn(
+  directory: FileHandle,
+  names: readonly string[],
+): AsyncGenerator<{ name: string; stat: Stats }, void, void> {
+  for (let at = 0; at < names.length; at += statsAtOnce) {
+    const some = names.slice(at, at + statsAtOnce);
+    const stats = await Promise.all(
+      some.map((name) => lstat(within(directory, name)).catch(() => undefined)),
+    );
+    for (const [i, stat] of stats.entries()) {
+      const name = some[i];
+      if (stat && name !== undefined) yield { name, stat };
     }
   }
 }
