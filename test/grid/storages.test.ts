@@ -5,12 +5,8 @@ import { Readable } from 'node:stream';
 import { text } from 'node:stream/consumers';
 import { after, before, describe, it } from 'node:test';
 import { promisify } from 'node:util';
-import {
-  createTargetSystem,
-  deleteAndWait,
-  findImage,
-  waitUntilReady,
-} from '#cli/quickstart/main-job.js';
+import { deleteAndWait } from '#cli/client/resources.js';
+import { createTargetSystem, findImage, waitUntilReady } from '#cli/quickstart/main-job.js';
 import type { HttpClient } from '#kernel/http/client.js';
 import { pythonWith } from './clients/python.js';
 import { eventually, Grid, noContainers, refusal, sitePath } from './grid.js';

@@ -199,6 +199,7 @@ async function startService(
     storages,
     connections: () => ({}),
     imagesUrl: (base) => base,
+    issueToken: () => Promise.reject(new TypeError('no storage issues tokens')),
     credential: { dn: 'CN=Server,O=Grid', issuer: 'CN=CA', expiresMs: 0, pem: '' },
   };
   const app = createRestApp({
