@@ -5,7 +5,8 @@ import { Sequelize, type Options } from 'sequelize';
 import type { Log } from '#kernel/log.js';
 import { PersistenceError, toPersistenceError } from './errors.js';
 import { createSerial } from './serial.js';
-import { durableSqlite } from './sqlite.js';
+import { sequelizeSql, type Sql, type Statement } from './sql.js';
+import { durableSqlite, SqliteConnection } from './sqlite.js';
 
 export type DatabaseOptions = {
   /** `sqlite:/absolute/path` or `postgres://user@host/name` (`?host=/dir` for a unix socket) */
@@ -18,17 +19,28 @@ export type DatabaseOptions = {
 const connections = 10;
 const connectTimeoutMs = 10_000;
 
+/** SQLite's connections for statements by hand: a reader must not see what the writer has not committed. */
+type ByHand = { readonly reader: SqliteConnection; readonly writer: SqliteConnection };
+
 /** One database. Each service has its own models and migrations in it. */
 export class Database implements AsyncDisposable {
   readonly sequelize: Sequelize;
-  readonly #oneWriter: boolean;
+  /** Outside of any transaction. */
+  readonly sql: Sql;
+  readonly #byHand: ByHand | undefined;
   readonly #serial = createSerial();
   readonly #inside = new AsyncLocalStorage<true>();
+  #guarded = 0;
   #closing: Promise<void> | undefined;
 
-  constructor(sequelize: Sequelize) {
+  /** @param sqlitePath absent: it is PostgreSQL */
+  constructor(sequelize: Sequelize, sqlitePath?: string) {
     this.sequelize = sequelize;
-    this.#oneWriter = sequelize.getDialect() === 'sqlite';
+    this.#byHand =
+      sqlitePath === undefined
+        ? undefined
+        : { reader: new SqliteConnection(sqlitePath), writer: new SqliteConnection(sqlitePath) };
+    this.sql = this.#byHand?.reader.sql ?? sequelizeSql(sequelize);
   }
 
   /**
@@ -39,21 +51,55 @@ export class Database implements AsyncDisposable {
    */
   async transaction<T>(work: (transaction: Transaction) => Promise<T>): Promise<T> {
     assert(!this.#inside.getStore(), 'a transaction within a transaction');
-    const run = () => this.#inside.run(true, () => this.sequelize.transaction(work));
+    const run = () => this.#guard(() => this.sequelize.transaction(work));
     try {
-      return await (this.#oneWriter ? this.#serial('writer', run) : run());
+      return await (this.#byHand ? this.#serial('writer', run) : run());
+    } catch (error) {
+      throw toPersistenceError(error);
+    }
+  }
+
+  /** The same for statements by hand, and many times faster. */
+  async write(statements: readonly Statement[]): Promise<void> {
+    const { writer } = this.#byHand ?? {};
+    if (writer) {
+      await this.#serial('writer', () => writer.write(statements));
+      return;
+    }
+    try {
+      await this.sequelize.transaction(async (transaction) => {
+        const sql = sequelizeSql(this.sequelize, transaction);
+        for (const { text, values } of statements) await sql(text, values);
+      });
     } catch (error) {
       throw toPersistenceError(error);
     }
   }
 
   close(): Promise<void> {
-    this.#closing ??= this.sequelize.close();
+    this.#closing ??= this.#close();
     return this.#closing;
   }
 
   [Symbol.asyncDispose](): Promise<void> {
     return this.close();
+  }
+
+  /** A storage that is in use makes every promise of the process dearer: it is turned off in between. */
+  async #guard<T>(work: () => Promise<T>): Promise<T> {
+    this.#guarded++;
+    try {
+      return await this.#inside.run(true, work);
+    } finally {
+      this.#guarded--;
+      if (this.#guarded === 0) this.#inside.disable();
+    }
+  }
+
+  async #close(): Promise<void> {
+    await this.#byHand?.writer.close();
+    await this.#byHand?.reader.close();
+    await this.sequelize.close();
   }
 }
 
@@ -64,17 +110,21 @@ export async function openDatabase({ url, password, log }: DatabaseOptions): Pro
   try {
     await sequelize.authenticate();
     log.info({ dialect: sequelize.getDialect() }, 'database opened');
-    return new Database(sequelize);
+    return new Database(sequelize, sqlitePath(url));
   } catch (error) {
     await sequelize.close().catch(() => undefined);
     throw error;
   }
 }
 
+function sqlitePath(url: string): string | undefined {
+  return url.startsWith('sqlite:/') ? url.slice('sqlite:'.length) : undefined;
+}
+
 function createSequelize(url: string, password?: string): Sequelize {
   const common: Options = { logging: false, define: { timestamps: false, underscored: true } };
-  if (url.startsWith('sqlite:/'))
-    return new Sequelize({ ...common, ...durableSqlite(url.slice('sqlite:'.length)) });
+  const path = sqlitePath(url);
+  if (path !== undefined) return new Sequelize({ ...common, ...durableSqlite(path) });
   if (/^postgres(?:ql)?:\/\//.test(url))
     return new Sequelize(url, {
       ...common,

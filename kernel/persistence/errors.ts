@@ -27,15 +27,24 @@ export function toPersistenceError(error: unknown): unknown {
   if (!(error instanceof BaseError)) return error;
   const cause =
     error instanceof DatabaseError || error instanceof ConnectionError ? error.parent : error;
-  const { code } = cause as { code?: string };
-  const known = codes[code ?? ''];
+  const known = codeOf(cause);
   if (known === undefined && !(error instanceof ConnectionError)) return error;
+  return trouble(known ?? 'DATABASE_UNAVAILABLE', error, cause);
+}
+
+/** The same for an error that comes from the driver itself. */
+export function fromDriver(error: Error): Error {
+  const known = codeOf(error);
+  return known === undefined ? error : trouble(known, error, error);
+}
+
+function codeOf(cause: Error): PersistenceError['code'] | undefined {
+  return codes[(cause as { code?: string }).code ?? ''];
+}
+
+function trouble(code: PersistenceError['code'], error: Error, cause: Error): PersistenceError {
   const message =
-    known === 'STORAGE_FULL' ? 'no space left for the database' : 'the database does not answer';
-  return new PersistenceError(
-    known ?? 'DATABASE_UNAVAILABLE',
-    message,
-    { reason: errorText(error), code },
-    { cause: error },
-  );
+    code === 'STORAGE_FULL' ? 'no space left for the database' : 'the database does not answer';
+  const details = { reason: errorText(error), code: (cause as { code?: string }).code };
+  return new PersistenceError(code, message, details, { cause: error });
 }

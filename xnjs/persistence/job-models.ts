@@ -1,5 +1,7 @@
 import { Model, type Sequelize } from 'sequelize';
 import { column, type Migration } from '#kernel/persistence/migrate.js';
+import type { SqlValue } from '#kernel/persistence/sql.js';
+import type { RawDescription } from '../job/description.js';
 import type { Job } from '../job/job.js';
 
 const jobColumns = () => ({
@@ -12,16 +14,21 @@ const jobColumns = () => ({
   createdMs: column.number(),
   terminationMs: column.number(),
   document: column.text(),
+  description: column.text(),
 });
 const tagColumns = () => ({
   jobId: column.id({ primaryKey: true }),
   tag: column.word({ primaryKey: true }),
 });
 
-/** The whole job is in its document; the other columns are what is searched for. */
+/**
+ * The job is in its document and, for it may be long and hardly ever changes, its description; the other
+ * columns are what is searched for.
+ */
 export class JobRow extends Model {
   declare id: string;
   declare document: string;
+  declare description: string;
 }
 
 export class JobTagRow extends Model {
@@ -40,24 +47,40 @@ export function jobModels(sequelize: Sequelize): JobModels {
   return { jobs, tags };
 }
 
-export function toRow(
-  job: Job,
-): Record<keyof ReturnType<typeof jobColumns>, string | number | boolean> {
-  return {
-    id: job.id,
-    ownerDn: job.ownerDn,
-    targetId: job.targetId,
-    active: job.state !== 'DONE',
-    destroying: job.state === 'DESTROYING',
-    createdMs: job.createdMs,
-    terminationMs: job.terminationMs,
-    document: JSON.stringify(job),
-  };
+type JobText = Pick<JobRow, 'document' | 'description'>;
+
+/** Values of a row in the order of {@link rowNames}. */
+export function toRow({ description, ...document }: Job): SqlValue[] {
+  return [
+    document.id,
+    document.ownerDn,
+    document.targetId,
+    document.state !== 'DONE',
+    document.state === 'DESTROYING',
+    document.createdMs,
+    document.terminationMs,
+    JSON.stringify(document),
+    JSON.stringify(description),
+  ];
 }
 
-/** Only what {@link toRow} has written gets here. */
-export function toJob({ document }: Pick<JobRow, 'document'>): Job {
-  return JSON.parse(document) as Job;
+export const rowNames = [
+  'id',
+  'owner_dn',
+  'target_id',
+  'active',
+  'destroying',
+  'created_ms',
+  'termination_ms',
+  'document',
+  'description',
+] as const;
+
+/** Only what {@link toRow} has written gets here; before migration 002 all was in the document. */
+export function toJob({ document, description }: JobText): Job {
+  const job = JSON.parse(document) as Job;
+  if (description === '') return job;
+  return { ...job, description: JSON.parse(description) as RawDescription };
 }
 
 /** Tables of the job engine. A migration is never changed after a release. */
@@ -108,5 +131,10 @@ export const jobMigrations: readonly Migration[] = [
         transaction,
       });
     },
+  },
+  {
+    name: '002-job-descriptions',
+    up: (schema, transaction) =>
+      schema.addColumn('jobs', 'description', column.text({ defaultValue: '' }), { transaction }),
   },
 ];

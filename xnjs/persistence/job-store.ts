@@ -1,28 +1,49 @@
-import { Op, type Transaction, type WhereOptions } from 'sequelize';
+import { Op, type WhereOptions } from 'sequelize';
 import type { Database } from '#kernel/persistence/database.js';
+import type { Sql, SqlValue, Statement } from '#kernel/persistence/sql.js';
 import { JobError } from '../job/errors.js';
 import type { Job } from '../job/job.js';
 import type { JobFilter, JobStore } from '../job/store.js';
 import { GroupCommit, type Outcome } from './group-commit.js';
-import { jobModels, toJob, toRow, type JobModels } from './job-models.js';
+import { jobModels, rowNames, toJob, toRow, type JobModels, type JobRow } from './job-models.js';
+import { RecentJobs } from './recent-jobs.js';
 
 type Write = { readonly insert: Job } | { readonly id: string; readonly change: (job: Job) => Job };
+type Jobs = Map<string, Job>;
 
-/** {@link JobStore} in the service's database, after `jobMigrations`. */
+/** {@link JobStore} in the service's database, after `jobMigrations`. The only one that writes to it. */
 export function createJobStore(database: Database): JobStore {
   const models = jobModels(database.sequelize);
-  const writes = new GroupCommit<Write, Job>((group) =>
-    database.transaction((transaction) => write(models, group, transaction)),
-  );
+  const recent = new RecentJobs();
+  const writes = new GroupCommit<Write, Job>(async (group) => {
+    try {
+      const before = await load(database.sql, recent, group);
+      const after = new Map(before);
+      const outcomes = group.map((item) => applyTo(after, item));
+      const { statements, saved } = save(before, after);
+      await database.write(statements);
+      for (const [job, sizeChars] of saved) recent.keep(job, sizeChars);
+      return outcomes;
+    } catch (error) {
+      // a commit whose answer was lost may have landed all the same
+      for (const item of group) recent.forget('id' in item ? item.id : item.insert.id);
+      throw error;
+    }
+  });
   return {
     async insert(job) {
       await writes.add({ insert: job });
     },
     async find(id) {
-      const row = await models.jobs.findByPk(id);
-      return row ? toJob(row) : undefined;
+      return recent.find(id) ?? (await read(database.sql, [id])).get(id);
     },
     change: (id, change) => writes.add({ id, change }),
+    ...queries(models),
+  };
+}
+
+function queries(models: JobModels): Pick<JobStore, 'list' | 'unfinished' | 'expired'> {
+  return {
     async list(filter, { offset, num }) {
       const where = toWhere(models, filter);
       const total = await models.jobs.count({ where });
@@ -41,7 +62,7 @@ export function createJobStore(database: Database): JobStore {
           id: { [Op.gt]: afterId },
           ...(targetId !== undefined && { targetId }),
         },
-        attributes: ['document'],
+        attributes: ['document', 'description'],
         order: [['id', 'ASC']],
         limit: num,
       });
@@ -68,29 +89,27 @@ function toWhere({ jobs }: JobModels, { ownerDn, targetId, tags = [] }: JobFilte
   };
 }
 
-/** All of a group: read at once, changed in the order of the calls, written at once. */
-async function write(
-  models: JobModels,
-  group: readonly Write[],
-  transaction: Transaction,
-): Promise<Outcome<Job>[]> {
-  const ids = [...new Set(group.flatMap((item) => ('id' in item ? [item.id] : [])))];
-  const rows =
-    ids.length === 0
-      ? []
-      : await models.jobs.findAll({
-          where: { id: ids },
-          transaction,
-          lock: transaction.LOCK.UPDATE,
-        });
-  const before = new Map(rows.map((row) => [row.id, toJob(row)]));
-  const after = new Map(before);
-  const outcomes = group.map((item) => applyTo(after, item));
-  await save(models, before, after, transaction);
-  return outcomes;
+async function read(sql: Sql, ids: readonly string[]): Promise<Jobs> {
+  if (ids.length === 0) return new Map();
+  const select = `SELECT id, document, description FROM jobs WHERE id IN ${tuple(1, ids.length)}`;
+  const rows = await sql<Pick<JobRow, 'id' | 'document' | 'description'>>(select, ids);
+  return new Map(rows.map((row) => [row.id, toJob(row)]));
 }
 
-function applyTo(jobs: Map<string, Job>, item: Write): Outcome<Job> {
+/** What a group changes: what is not at hand is read at once. */
+async function load(sql: Sql, recent: RecentJobs, group: readonly Write[]): Promise<Jobs> {
+  const jobs: Jobs = new Map();
+  const ids = new Set(group.flatMap((item) => ('id' in item ? [item.id] : [])));
+  for (const id of ids) {
+    const job = recent.find(id);
+    if (job) jobs.set(id, job);
+  }
+  const missing = [...ids].filter((id) => !jobs.has(id));
+  for (const [id, job] of await read(sql, missing)) jobs.set(id, job);
+  return jobs;
+}
+
+function applyTo(jobs: Jobs, item: Write): Outcome<Job> {
   if ('insert' in item) {
     jobs.set(item.insert.id, item.insert);
     return { value: item.insert };
@@ -107,23 +126,69 @@ function applyTo(jobs: Map<string, Job>, item: Write): Outcome<Job> {
   }
 }
 
-const changeable = ['active', 'destroying', 'terminationMs', 'document'];
+type Saving = {
+  readonly statements: readonly Statement[];
+  /** With the size of its row; without one it is gone. */
+  readonly saved: readonly (readonly [Job, number | undefined])[];
+};
 
-async function save(
-  { jobs, tags }: JobModels,
-  before: ReadonlyMap<string, Job>,
-  after: ReadonlyMap<string, Job>,
-  transaction: Transaction,
-): Promise<void> {
+/** In as few statements as can be: most groups are one, which needs no transaction around it. */
+function save(before: Jobs, after: Jobs): Saving {
   const changed = [...after.values()].filter((job) => before.get(job.id) !== job);
   const kept = changed.filter(({ state }) => state !== 'DESTROYED');
-  const removed = changed.filter(({ state }) => state === 'DESTROYED').map(({ id }) => id);
-  const retagged = kept.filter((job) => job.tags !== before.get(job.id)?.tags);
-  if (kept.length > 0)
-    await jobs.bulkCreate(kept.map(toRow), { updateOnDuplicate: changeable, transaction });
-  if (removed.length > 0) await jobs.destroy({ where: { id: removed }, transaction });
-  const stale = [...removed, ...retagged.filter(({ id }) => before.has(id)).map(({ id }) => id)];
-  if (stale.length > 0) await tags.destroy({ where: { jobId: stale }, transaction });
-  const tagRows = retagged.flatMap((job) => job.tags.map((tag) => ({ jobId: job.id, tag })));
-  if (tagRows.length > 0) await tags.bulkCreate(tagRows, { transaction });
+  const removed = changed.filter(({ state }) => state === 'DESTROYED');
+  const described = ({ id, description }: Job): boolean =>
+    before.get(id)?.description !== description;
+  const retagged = kept.filter(({ id, tags }) => tags !== before.get(id)?.tags);
+  const untagged = [...removed, ...retagged.filter(({ id }) => before.has(id))];
+  const tags = retagged.flatMap((job) => job.tags.map((tag) => [job.id, tag]));
+  const rows = new Map(kept.map((job) => [job, toRow(job)]));
+  const rowsOf = (jobs: readonly Job[]): SqlValue[][] =>
+    jobs.flatMap((job) => [rows.get(job) ?? []]);
+  return {
+    statements: [
+      ...upsert(rowsOf(kept.filter(described)), [...changeable, 'description']),
+      ...upsert(rowsOf(kept.filter((job) => !described(job))), changeable),
+      ...remove('jobs', 'id', removed),
+      ...remove('job_tags', 'job_id', untagged),
+      ...insert('INSERT INTO job_tags (job_id, tag) VALUES', tags),
+    ],
+    saved: changed.map((job) => [job, sizeOf(rows.get(job))]),
+  };
+}
+
+const changeable = ['active', 'destroying', 'termination_ms', 'document'] as const;
+
+function upsert(
+  rows: readonly SqlValue[][],
+  columns: readonly (typeof rowNames)[number][],
+): Statement[] {
+  const changes = columns.map((name) => `${name} = excluded.${name}`).join(', ');
+  const into = `INSERT INTO jobs (${rowNames.join(', ')}) VALUES`;
+  return insert(into, rows, ` ON CONFLICT (id) DO UPDATE SET ${changes}`);
+}
+
+function insert(into: string, rows: readonly SqlValue[][], end = ''): Statement[] {
+  if (rows.length === 0) return [];
+  return [{ text: `${into} ${tuples(rows)}${end}`, values: rows.flat() }];
+}
+
+function remove(table: string, column: string, jobs: readonly Job[]): Statement[] {
+  if (jobs.length === 0) return [];
+  const ids = jobs.map(({ id }) => id);
+  return [{ text: `DELETE FROM ${table} WHERE ${column} IN ${tuple(1, ids.length)}`, values: ids }];
+}
+
+/** `($1, $2), ($3, $4)` */
+function tuples(rows: readonly (readonly SqlValue[])[]): string {
+  const width = rows[0]?.length ?? 0;
+  return rows.map((_, at) => tuple(1 + at * width, width)).join(', ');
+}
+
+function tuple(first: number, length: number): string {
+  return `(${Array.from({ length }, (_, at) => `$${first + at}`).join(', ')})`;
+}
+
+function sizeOf(row: readonly SqlValue[] | undefined): number | undefined {
+  return row?.reduce<number>((sum, value) => sum + String(value).length, 0);
 }
