@@ -49,6 +49,8 @@ type Performance = {
 const startPage = 500;
 const reapedAtOnce = 100;
 const storeRetryMs = 1_000;
+/** Made once: each job is superseded several times, and an error costs a stack trace. */
+const supersededReason = new Error('the job has gone on');
 
 /**
  * Runs jobs. Each is changed by `step` alone; state and effects land in one transaction before anything
@@ -289,7 +291,7 @@ export class JobEngine implements AsyncDisposable {
     if (current) {
       current.latest = job;
       if (current.effect !== effect?.do || current.run !== job.run.number)
-        current.superseded.abort();
+        current.superseded.abort(supersededReason);
       return;
     }
     if (!effect || effect.do === 'watch') return;

@@ -1,6 +1,7 @@
 import type { Clock } from '#kernel/clock.js';
 import { errorText } from '#kernel/errors.js';
 import type { Log } from '#kernel/log.js';
+import { linkSignals } from '#kernel/net/deadline.js';
 import type { Targets } from '../target.js';
 import type { BssEntry } from '../tsi/tsi.js';
 import { withResolvers } from './with-resolvers.js';
@@ -13,7 +14,13 @@ type Watch = {
   told?: string;
 };
 type Waiter = { resolve: (listing: Listing) => void; reject: (reason: unknown) => void };
-type Group = { readonly watches: Map<string, Watch>; waiters: Waiter[] };
+type Group = {
+  readonly watches: Map<string, Watch>;
+  waiters: Waiter[];
+  newestMs: number;
+  /** Ends the pause before the next listing. */
+  wake?: AbortController;
+};
 
 export type WatcherOptions = {
   readonly targets: Targets;
@@ -24,6 +31,10 @@ export type WatcherOptions = {
   /** The batch system's word about a job is new; without an entry, it has the job no longer. */
   readonly onEntry: (jobId: string, run: number, entry: BssEntry | undefined) => Promise<void>;
 };
+
+/** How soon after a submission the first listing comes: many jobs are over by then. */
+const eagerMs = 25;
+const woken = new Error('a job is new');
 
 /** Asks each batch system once per interval for all its jobs, as long as one of them is of interest. */
 export class Watcher implements Disposable {
@@ -36,10 +47,12 @@ export class Watcher implements Disposable {
   }
 
   watch(targetId: string, watch: { jobId: string; run: number; bssId: string }): void {
-    const { watches } = this.#group(targetId);
-    const known = watches.get(watch.jobId);
-    if (known?.bssId !== watch.bssId || known.run !== watch.run)
-      watches.set(watch.jobId, { ...watch });
+    const group = this.#group(targetId);
+    const known = group.watches.get(watch.jobId);
+    if (known?.bssId === watch.bssId && known.run === watch.run) return;
+    group.watches.set(watch.jobId, { ...watch });
+    group.newestMs = this.#options.clock.now();
+    group.wake?.abort(woken);
   }
 
   unwatch(targetId: string, jobId: string): void {
@@ -73,35 +86,56 @@ export class Watcher implements Disposable {
   #group(targetId: string): Group {
     const known = this.#groups.get(targetId);
     if (known) return known;
-    const group: Group = { watches: new Map(), waiters: [] };
+    const group: Group = { watches: new Map(), waiters: [], newestMs: this.#options.clock.now() };
     this.#groups.set(targetId, group);
     void this.#poll(targetId, group);
     return group;
   }
 
   async #poll(targetId: string, group: Group): Promise<void> {
-    const { clock, intervalMs, maxIntervalMs, log } = this.#options;
-    let waitMs = intervalMs;
+    const { clock, maxIntervalMs, log } = this.#options;
+    let leastMs = 0;
     let failing = false;
     try {
       for (;;) {
-        await clock.sleep(waitMs, this.#stopping.signal);
+        await this.#pause(group, leastMs);
         if (group.watches.size === 0 && group.waiters.length === 0) break;
         const startMs = clock.now();
         try {
           await this.#askOnce(targetId, group);
           failing = false;
-          waitMs = Math.min(Math.max(intervalMs, 4 * (clock.now() - startMs)), maxIntervalMs);
+          leastMs = Math.min(4 * (clock.now() - startMs), maxIntervalMs);
         } catch (error) {
           if (!failing) log.info({ vmId: targetId, err: errorText(error) }, 'no status listing');
           failing = true;
-          waitMs = maxIntervalMs;
+          leastMs = maxIntervalMs;
         }
       }
     } catch {
       // stopping
     }
     this.#groups.delete(targetId);
+  }
+
+  /** The longer nothing was submitted the longer, up to the interval; and never shorter than `leastMs`. */
+  async #pause(group: Group, leastMs: number): Promise<void> {
+    const { clock, intervalMs } = this.#options;
+    const startMs = clock.now();
+    const soonMs = Math.min(eagerMs, intervalMs);
+    const wantedMs = Math.min(Math.max(startMs - group.newestMs, soonMs), intervalMs);
+    for (let dueMs = startMs + Math.max(leastMs, wantedMs); ;) {
+      group.wake = new AbortController();
+      using until = linkSignals(group.wake.signal, this.#stopping.signal);
+      try {
+        await clock.sleep(dueMs - clock.now(), until.signal);
+        return;
+      } catch (error) {
+        if (error !== woken) throw error;
+        dueMs = Math.max(startMs + leastMs, Math.min(dueMs, clock.now() + soonMs));
+      } finally {
+        delete group.wake;
+      }
+    }
   }
 
   async #askOnce(targetId: string, group: Group): Promise<void> {
