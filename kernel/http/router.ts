@@ -18,6 +18,9 @@ export type Authenticate = (
   response: ServerResponse,
 ) => Caller | Promise<Caller>;
 
+/** Made once: every answer ends so, and an error costs a stack trace. */
+const clientLeft = new DOMException('the client has left, or has its answer', 'AbortError');
+
 /** Operations bound to what they work with. */
 export type Mount = {
   readonly prefix: string;
@@ -82,7 +85,7 @@ export function createRestApp({ mounts, authenticate, externalUrl, log }: RestOp
   async function serve(operation: MountedOperation, request: Request, response: Response) {
     const left = new AbortController();
     response.once('close', () => {
-      left.abort();
+      left.abort(clientLeft);
     });
     const caller = await authenticate(request, response);
     const { method, produces = [jsonType] } = operation;

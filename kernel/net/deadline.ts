@@ -9,7 +9,13 @@ export type Linked = Disposable & { readonly signal: AbortSignal };
  * lives long. A listener keeps the one, and its removal forgets the other.
  */
 export function linkSignals(...sources: readonly (AbortSignal | undefined)[]): Linked {
-  const controller = new AbortController();
+  return follow(new AbortController(), sources);
+}
+
+function follow(
+  controller: AbortController,
+  sources: readonly (AbortSignal | undefined)[],
+): Linked {
   const given = sources.filter((source) => source !== undefined);
   setMaxListeners(0, ...given); // one signal ends as much as it likes: each link is cut in the end
   const abort = (event: Event): void => controller.abort((event.target as AbortSignal).reason);
@@ -42,9 +48,14 @@ export async function withDeadline<T>(
   expired: () => Error,
   work: (signal: AbortSignal) => Promise<T>,
 ): Promise<T> {
-  using deadline = startDeadline(ms, expired);
-  using until = linkSignals(...outer, deadline.signal);
-  return await orAborted(work(until.signal), until.signal);
+  const controller = new AbortController();
+  const timer = setTimeout(() => controller.abort(expired()), ms);
+  using until = follow(controller, outer);
+  try {
+    return await orAborted(work(until.signal), until.signal);
+  } finally {
+    clearTimeout(timer);
+  }
 }
 
 /** The promise, or the signal's reason, whichever is first. What loses is not waited for. */

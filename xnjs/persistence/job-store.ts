@@ -35,7 +35,12 @@ export function createJobStore(database: Database): JobStore {
       await writes.add({ insert: job });
     },
     async find(id) {
-      return recent.find(id) ?? (await read(database.sql, [id])).get(id);
+      const known = recent.find(id);
+      if (known) return known;
+      const { version } = recent;
+      const [found] = (await read(database.sql, [id])).values();
+      if (found && recent.version === version) recent.keep(found, sizeOf(toRow(found)));
+      return found;
     },
     change: (id, change) => writes.add({ id, change }),
     ...queries(models),

@@ -7,6 +7,8 @@ const longestChars = 16_384;
 /** Jobs as they were last committed, as long as they are small and nobody changed many others since. */
 export class RecentJobs {
   readonly #jobs = new Map<string, Job>();
+  /** Grows with each change: what was read before it may be old by now. */
+  version = 0;
 
   find(id: string): Job | undefined {
     return this.#jobs.get(id);
@@ -22,6 +24,7 @@ export class RecentJobs {
   }
 
   forget(id: string): void {
+    this.version++;
     this.#jobs.delete(id);
   }
 }
