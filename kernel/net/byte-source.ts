@@ -1,24 +1,35 @@
 import type { Readable } from 'node:stream';
 
+/** What is read ahead before the stream is made to wait; a piece may go beyond it. */
+const aheadBytes = 1024 * 1024;
+/** More are never handed out at once: the system writes no longer lists. */
+const mostPieces = 512;
+
 /**
  * Reads a stream by the piece instead of by the event, so that one protocol step takes what is its own
- * and leaves the rest. One reader at a time.
+ * and leaves the rest. Reads ahead, but not far: bytes come while the last ones are dealt with. One
+ * reader at a time.
  */
 export class ByteSource {
   readonly #stream: Readable;
-  #rest: Buffer | undefined;
+  readonly #pieces: Buffer[] = [];
+  #waitingBytes = 0;
   #ended = false;
   #failure: Error | undefined;
   #wake: (() => void) | undefined;
 
   constructor(stream: Readable) {
     this.#stream = stream;
-    const wake = (): void => this.#wake?.();
     const end = (): void => {
       this.#ended = true;
-      wake();
+      this.#wake?.();
     };
-    stream.on('readable', wake);
+    stream.on('data', (piece: Buffer) => {
+      this.#pieces.push(piece);
+      this.#waitingBytes += piece.length;
+      if (this.#waitingBytes >= aheadBytes) stream.pause();
+      this.#wake?.();
+    });
     stream.on('end', end);
     stream.on('close', end);
     stream.on('error', (error: Error) => {
@@ -29,30 +40,45 @@ export class ByteSource {
 
   /** Bytes that have arrived and that nobody has asked for. */
   get waitingBytes(): number {
-    return (this.#rest?.length ?? 0) + this.#stream.readableLength;
+    return this.#waitingBytes;
   }
 
   /** @returns the next bytes, `max` at most; `undefined` at the end of the stream */
   async read(max: number): Promise<Buffer | undefined> {
-    for (;;) {
-      const chunk = this.#rest ?? (this.#stream.read() as Buffer | null);
-      if (chunk && chunk.length > 0) {
-        this.#rest = chunk.length > max ? chunk.subarray(max) : undefined;
-        return chunk.length > max ? chunk.subarray(0, max) : chunk;
-      }
-      if (this.#failure) throw this.#failure;
-      if (this.#ended) return undefined;
-      await new Promise<void>((resolve) => (this.#wake = resolve));
-    }
+    if (!(await this.#arrived())) return undefined;
+    return this.#shift(max);
   }
 
-  /** The next `length` bytes piece by piece; ends early if the stream does. */
-  async *take(length: number): AsyncGenerator<Buffer, void, undefined> {
-    for (let left = length; left > 0;) {
-      const chunk = await this.read(left);
-      if (!chunk) return;
-      left -= chunk.length;
-      yield chunk;
+  /** @returns all bytes that are there, `max` at most, as they came; `undefined` at the end of the stream */
+  async readMany(max: number): Promise<Buffer[] | undefined> {
+    if (!(await this.#arrived())) return undefined;
+    const taken: Buffer[] = [];
+    for (let left = max; left > 0 && this.#pieces.length > 0 && taken.length < mostPieces;) {
+      const piece = this.#shift(left);
+      if (!piece) break;
+      left -= piece.length;
+      taken.push(piece);
     }
+    return taken;
+  }
+
+  /** @returns whether there are bytes; not before there are, or the stream has ended */
+  async #arrived(): Promise<boolean> {
+    while (this.#pieces.length === 0) {
+      if (this.#failure) throw this.#failure;
+      if (this.#ended) return false;
+      await new Promise<void>((resolve) => (this.#wake = resolve));
+    }
+    return true;
+  }
+
+  #shift(max: number): Buffer | undefined {
+    const piece = this.#pieces.shift();
+    if (!piece) return undefined;
+    const given = piece.subarray(0, max);
+    if (given.length < piece.length) this.#pieces.unshift(piece.subarray(max));
+    this.#waitingBytes -= given.length;
+    if (this.#waitingBytes < aheadBytes && this.#stream.isPaused()) this.#stream.resume();
+    return given;
   }
 }

@@ -17,7 +17,7 @@ import { build } from 'esbuild';
 import { systemClock } from '#kernel/clock.js';
 import { silentLog } from '#kernel/log.js';
 import type { Scope } from '#kernel/scope.js';
-import { AgentLink } from '#xnjs/tsi/agent-link.js';
+import { AgentLink, type AgentLinkOptions } from '#xnjs/tsi/agent-link.js';
 import { createTsi, type TsiClient, type TsiOptions } from '#xnjs/tsi/tsi-client.js';
 
 export const isRoot = process.getuid?.() === 0;
@@ -138,7 +138,7 @@ export async function dialUnix(path: string): Promise<Socket> {
 export async function linkTo(
   scope: Scope,
   socket: string,
-  options: { heartbeatMs?: number; handshakeMs?: number; silenceMs?: number } = {},
+  options: Partial<Omit<AgentLinkOptions, 'dial'>> = {},
 ): Promise<AgentLink> {
   const link = new AgentLink({
     name: 'test',

@@ -47,7 +47,12 @@ export class RawWorker {
   static async #text(source: ByteSource, length: number): Promise<string> {
     const chunks: Buffer[] = [];
     try {
-      for await (const chunk of source.take(length)) chunks.push(chunk);
+      for (let left = length; left > 0;) {
+        const chunk = await source.read(left);
+        if (!chunk) break;
+        left -= chunk.length;
+        chunks.push(chunk);
+      }
     } catch {
       // ended by the agent: what came before it is the answer
     }

@@ -10,7 +10,7 @@ import {
   readdirSync,
   statfsSync,
   statSync,
-  write,
+  writev,
   type Stats,
 } from 'node:fs';
 import { promisify } from 'node:util';
@@ -21,7 +21,7 @@ import type { Accounts } from './accounts.js';
 import type { User, Users } from './users.js';
 
 const readFd = promisify(read);
-const writeFd = promisify(write);
+const writevFd = promisify(writev);
 const closeFd = promisify(close);
 
 /** A listing longer than this is refused: it is one message. */
@@ -49,36 +49,44 @@ export class Files {
     );
   }
 
-  /** `length` bytes from `offset`, less at the end of the file. */
-  async read(user: User, path: string, offset: number, length: number): Promise<Buffer> {
-    const fd = this.#open(user, path, constants.O_RDONLY);
+  /** The beginning of a file. */
+  async readStart(user: User, path: string, length: number): Promise<Buffer> {
+    const source = this.openToRead(user, path);
     try {
-      const buffer = Buffer.allocUnsafe(this.#wanted(fstatSync(fd), offset, length));
-      let filled = 0;
-      while (filled < buffer.length) {
-        const at = offset + filled;
-        const { bytesRead } = await readFd(fd, buffer, filled, buffer.length - filled, at);
-        if (bytesRead === 0) break;
-        filled += bytesRead;
-      }
-      return buffer.subarray(0, filled);
+      const buffer = Buffer.alloc(source.available(0, length));
+      return buffer.subarray(0, await source.read(buffer, 0, buffer.length));
     } finally {
-      await closeFd(fd);
+      await source.close();
     }
   }
 
-  /** Files of size 0 may hold something all the same: those in /proc do. */
-  #wanted({ size }: Stats, offset: number, length: number): number {
-    return size === 0 ? Math.min(length, 65_536) : Math.max(0, Math.min(length, size - offset));
+  openToRead(user: User, path: string): FileSource {
+    const fd = this.#open(user, path, constants.O_RDONLY);
+    return {
+      available: (offset, length) => wantedOf(fstatSync(fd), offset, length),
+      read: async (buffer, offset, length) => {
+        let filled = 0;
+        while (filled < length) {
+          const at = offset + filled;
+          const { bytesRead } = await readFd(fd, buffer, filled, length - filled, at);
+          if (bytesRead === 0) break;
+          filled += bytesRead;
+        }
+        return filled;
+      },
+      close: () => closeFd(fd),
+    };
   }
 
   openToWrite(user: User, path: string, append: boolean): FileSink {
     const { O_WRONLY, O_CREAT, O_APPEND, O_TRUNC } = constants;
     const fd = this.#open(user, path, O_WRONLY | O_CREAT | (append ? O_APPEND : O_TRUNC));
     return {
-      write: async (chunk) => {
-        for (let at = 0; at < chunk.length;)
-          at += (await writeFd(fd, chunk, at, chunk.length - at, null)).bytesWritten;
+      write: async (pieces) => {
+        for (let rest = pieces; rest.length > 0;) {
+          const { bytesWritten } = await writevFd(fd, rest);
+          rest = after(rest, bytesWritten);
+        }
       },
       close: async (mode) => {
         try {
@@ -169,10 +177,32 @@ export class Files {
 }
 
 type Entry = { readonly file: ListedFile; readonly key: string };
+export type FileSource = {
+  /** How much of the range there is, as far as that can be told. */
+  readonly available: (offset: number, length: number) => number;
+  /** @returns bytes read into the buffer, less than `length` only at the end of the file */
+  readonly read: (buffer: Buffer, offset: number, length: number) => Promise<number>;
+  readonly close: () => Promise<void>;
+};
 export type FileSink = {
-  readonly write: (chunk: Buffer) => Promise<void>;
+  readonly write: (pieces: readonly Buffer[]) => Promise<void>;
   readonly close: (mode: number) => Promise<void>;
 };
+
+/** Files of size 0 may hold something all the same: those in /proc do. */
+function wantedOf({ size }: Stats, offset: number, length: number): number {
+  return size === 0 ? Math.min(length, 65_536) : Math.max(0, Math.min(length, size - offset));
+}
+
+/** What is left of a list when its first bytes are gone. */
+function after(pieces: readonly Buffer[], bytes: number): readonly Buffer[] {
+  let gone = bytes;
+  for (const [at, piece] of pieces.entries()) {
+    if (gone < piece.length) return [piece.subarray(gone), ...pieces.slice(at + 1)];
+    gone -= piece.length;
+  }
+  return [];
+}
 
 /** Paths of a directory's children; names that are not UTF-8 cannot be said on the wire. */
 function childrenOf(path: string): string[] {

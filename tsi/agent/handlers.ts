@@ -1,15 +1,13 @@
 import { join } from 'node:path';
-import { errorText } from '#kernel/errors.js';
 import type { ByteSource } from '#kernel/net/byte-source.js';
 import { processes } from '../bss/processes.js';
 import * as commands from '../protocol/commands.js';
-import { frame } from '../protocol/framing.js';
 import { encodeListing } from '../protocol/listing.js';
 import type { Command, Message } from '../protocol/message.js';
 import { encodeFailed, encodeOk, encodePing } from '../protocol/reply.js';
 import { encodeSpace, encodeStatus } from '../protocol/status.js';
 import type { Agent } from './agent.js';
-import { OutOfStep } from './out-of-step.js';
+import { getFileChunk, putFileChunk } from './transfers.js';
 import type { User } from './users.js';
 
 /** One request being answered. */
@@ -30,8 +28,6 @@ export type Exchange = {
 /** @returns the reply, or what is left of it, with its terminator */
 export type Handler = (agent: Agent, exchange: Exchange) => Promise<string>;
 
-/** More is never announced for one GETFILECHUNK: the chunk is in memory. */
-const maxChunkBytes = 4 * 1024 * 1024;
 const maxKeyFileBytes = 65_536;
 
 /** A handler whose answer is one payload. */
@@ -102,45 +98,13 @@ export function findHandler({ words }: Message): Handler {
   );
 }
 
-async function getFileChunk({ files }: Agent, exchange: Exchange): Promise<string> {
-  const { path, offset, length, literal } = commands.getFileChunk.decode(exchange.message);
-  const user = await exchange.user();
-  const wanted = Math.min(length, maxChunkBytes);
-  const chunk = await files.read(user, files.expand(user, path, literal), offset, wanted);
-  await exchange.reply(encodeOk(`TSI_LENGTH ${chunk.length}`));
-  if (chunk.length > 0) await exchange.data.write(chunk);
-  return frame('');
-}
-
-/** What was announced is read to its end, whatever becomes of the file: the next message follows it. */
-async function putFileChunk({ files }: Agent, exchange: Exchange): Promise<string> {
-  const { action, file, length, literal } = commands.putFileChunk.decode(exchange.message);
-  const user = await exchange.user();
-  const path = files.expand(user, file.path, literal);
-  const sink = files.openToWrite(user, path, action === commands.appendAction);
-  let failure: unknown;
-  let received = 0;
-  try {
-    await exchange.reply(encodeOk());
-    for await (const chunk of exchange.data.incoming.take(length)) {
-      received += chunk.length;
-      if (failure === undefined)
-        await sink.write(chunk).catch((error: unknown) => {
-          failure = error;
-        });
-    }
-  } finally {
-    await sink.close(file.mode);
-  }
-  if (received < length) throw new OutOfStep('the data channel ended inside a chunk');
-  return failure === undefined ? frame('') : encodeFailed(errorText(failure));
-}
-
 /** For logging in to UNICORE/X by SSH key (§2.15). */
 async function describeUser({ settings, files }: Agent, user: User): Promise<string> {
   const keys: string[] = [];
   for (const name of settings.keyFiles) {
-    const text = await files.read(user, join(user.home, name), 0, maxKeyFileBytes).catch(() => '');
+    const text = await files
+      .readStart(user, join(user.home, name), maxKeyFileBytes)
+      .catch(() => '');
     keys.push(
       ...text
         .toString()

@@ -5,15 +5,12 @@ import {
   type IncomingHttpHeaders,
   type ServerHttp2Stream,
 } from 'node:http2';
-import type { Duplex } from 'node:stream';
 import { errorText } from '#kernel/errors.js';
 import { destroySoon } from '#kernel/net/destroy-soon.js';
 import type { Agent } from './agent.js';
 import { collectFacts } from './facts.js';
-import { serveWorker } from './worker.js';
+import { Pairing } from './pairing.js';
 
-/** How long one half of a worker waits for the other. */
-const pairingMs = 30_000;
 /** How much the host may send ahead: per stream, and over the whole link. Its heartbeats wait behind it. */
 const streamWindow = 1024 * 1024;
 const linkWindow = 4 * 1024 * 1024;
@@ -22,12 +19,6 @@ const pingMs = 5_000;
 const unansweredPings = 2;
 
 type Shutdown = (session: Http2Session) => void;
-type Half = 'command' | 'data';
-type Waiting = {
-  readonly streams: Partial<Record<Half, Duplex>>;
-  readonly timer: NodeJS.Timeout;
-};
-
 /**
  * The agent's end of the agent link (ADR 004): HTTP/2 over any byte stream. Whoever holds the other end is
  * trusted like the host itself.
@@ -37,16 +28,16 @@ export function createLinkServer(agent: Agent, shutdown: Shutdown): Http2Server 
   const settings = { initialWindowSize: streamWindow, enableConnectProtocol: false };
   const server = createServer({ settings, maxSessionMemory: 64 });
   server.on('session', (session) => {
-    const waiting = new Map<string, Waiting>();
+    const pairing = new Pairing(agent);
     session.setLocalWindowSize(linkWindow);
-    session.on('stream', (stream, headers) => route(agent, waiting, shutdown, stream, headers));
+    session.on('stream', (stream, headers) => route(agent, pairing, shutdown, stream, headers));
     session.on('error', (error) =>
       agent.log.info({ reason: errorText(error) }, 'the agent link broke'),
     );
     const stop = watch(session);
     session.once('close', () => {
       stop();
-      waiting.forEach(({ timer }) => clearTimeout(timer));
+      pairing.stop();
     });
   });
   return server;
@@ -65,7 +56,7 @@ function watch(session: Http2Session): () => void {
 
 function route(
   agent: Agent,
-  waiting: Map<string, Waiting>,
+  pairing: Pairing,
   shutdown: Shutdown,
   stream: ServerHttp2Stream,
   headers: IncomingHttpHeaders,
@@ -80,7 +71,8 @@ function route(
     stream.end(JSON.stringify(collectFacts(agent.settings.version)));
   } else if (worker?.[1]) {
     stream.respond({ ':status': 200 });
-    pair(agent, waiting, worker[1], worker[2] === 'data' ? 'data' : 'command', stream);
+    const half = worker[2] === 'data' ? 'data' : 'command';
+    pairing.add({ worker: worker[1], half }, stream);
   } else if (request === 'POST /shutdown') {
     stream.respond({ ':status': 200 });
     stream.end();
@@ -89,36 +81,4 @@ function route(
   } else {
     stream.respond({ ':status': 404 }, { endStream: true });
   }
-}
-
-/** A worker begins when both its streams are there. */
-function pair(
-  agent: Agent,
-  waiting: Map<string, Waiting>,
-  id: string,
-  half: Half,
-  stream: Duplex,
-): void {
-  const entry = waiting.get(id) ?? expect(waiting, id);
-  if (entry.streams[half]) {
-    destroySoon(stream);
-    return;
-  }
-  entry.streams[half] = stream;
-  const { command, data } = entry.streams;
-  if (!command || !data) return;
-  clearTimeout(entry.timer);
-  waiting.delete(id);
-  void serveWorker(agent, command, data);
-}
-
-function expect(waiting: Map<string, Waiting>, id: string): Waiting {
-  const streams: Waiting['streams'] = {};
-  const timer = setTimeout(() => {
-    waiting.delete(id);
-    for (const stream of Object.values(streams)) destroySoon(stream);
-  }, pairingMs);
-  const entry = { streams, timer };
-  waiting.set(id, entry);
-  return entry;
 }

@@ -4,9 +4,11 @@ import type { Duplex } from 'node:stream';
 import { errorText } from '#kernel/errors.js';
 import { EagerDuplex } from '#kernel/net/eager-duplex.js';
 import { createAgent, type Agent } from './agent.js';
+import { sortConnection } from './connections.js';
 import { serveDevice } from './device.js';
 import { agentVersion } from './facts.js';
 import { createLinkServer } from './link.js';
+import { Pairing } from './pairing.js';
 import { readSettings } from './settings.js';
 
 /**
@@ -37,15 +39,21 @@ async function serveLink(agent: Agent, link: string): Promise<void> {
     session.once('close', leave);
     setTimeout(leave, hangUpMs);
   });
-  const accept = (connection: Duplex): unknown =>
+  const speak = (connection: Duplex): void => {
     http2.emit('connection', new EagerDuplex(connection));
+  };
   const socketPath = /^unix:(.+)$/.exec(link)?.[1];
   if (socketPath === undefined) {
-    await serveDevice(link, agent.log, accept);
+    await serveDevice(link, agent.log, speak);
     return;
   }
   rmSync(socketPath, { force: true });
-  await listen(createServer(accept), socketPath);
+  const pairing = new Pairing(agent);
+  const channel = pairing.add.bind(pairing);
+  const server = createServer((socket) => {
+    void sortConnection(socket, { channel, link: speak });
+  });
+  await listen(server, socketPath);
   // who can connect is root to the agent: nobody but its own account
   chmodSync(socketPath, 0o600);
 }

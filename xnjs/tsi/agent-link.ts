@@ -5,11 +5,13 @@ import type { Clock } from '#kernel/clock.js';
 import { errorText } from '#kernel/errors.js';
 import type { Log } from '#kernel/log.js';
 import { destroySoon } from '#kernel/net/destroy-soon.js';
-import { orAborted, withDeadline } from '#kernel/net/deadline.js';
+import { linkSignals, orAborted, withDeadline } from '#kernel/net/deadline.js';
 import { EagerDuplex } from '#kernel/net/eager-duplex.js';
+import type { Half } from '#tsi/protocol/channel-line.js';
 import { TsiError } from '#tsi/protocol/error.js';
 import { decodeFacts, type AgentFacts } from '#tsi/protocol/facts.js';
-import type { TsiTransport } from './tsi.js';
+import { ChannelsUnknown, openChannel } from './raw-channels.js';
+import type { TsiTransport, WorkerChannels } from './tsi.js';
 
 export type LinkState = 'connecting' | 'up' | 'down';
 
@@ -18,6 +20,8 @@ export type AgentLinkOptions = {
   readonly name: string;
   /** A fresh byte stream to the agent; called again after each loss. */
   readonly dial: (signal: AbortSignal) => Promise<Duplex>;
+  /** Whether `dial` gives connections beside the first: then workers have their own, which is faster. */
+  readonly dialsMany?: boolean;
   readonly heartbeatMs: number;
   /** A heartbeat unanswered for so long ends the connection; it waits behind data in the channel. */
   readonly silenceMs?: number;
@@ -50,6 +54,9 @@ export class AgentLink implements AsyncDisposable {
   readonly #listeners = new Set<(state: LinkState) => void>();
   readonly #running: Promise<void>;
   #session: ClientHttp2Session | undefined;
+  /** Connections of workers; they go with the session, which is the one that is watched. */
+  readonly #channels = new Set<Duplex>();
+  #channelsUnknown = false;
   #state: LinkState = 'connecting';
   #sinceMs: number;
   #heartbeatMs: number | undefined;
@@ -98,19 +105,52 @@ export class AgentLink implements AsyncDisposable {
     return {
       name: `channel ${this.#options.name}`,
       open: async (signal) => {
-        const id = randomUUID();
-        const command = this.#request('POST', `/worker/${id}/command`);
-        const data = this.#request('POST', `/worker/${id}/data`);
-        try {
-          await orAborted(Promise.all([answered(command), answered(data)]), signal);
-        } catch (error) {
-          destroySoon(command);
-          destroySoon(data);
-          throw this.#unavailable(error);
-        }
-        return { command, data };
+        const session = this.#current();
+        if (this.#options.dialsMany && !this.#channelsUnknown)
+          try {
+            return await this.#openChannels(session, signal);
+          } catch (error) {
+            if (!(error instanceof ChannelsUnknown)) throw this.#unavailable(error);
+            this.#channelsUnknown = true;
+          }
+        return await this.#openStreams(signal);
       },
     };
+  }
+
+  async #openChannels(session: ClientHttp2Session, outer: AbortSignal): Promise<WorkerChannels> {
+    const worker = randomUUID();
+    const failed = new AbortController();
+    using until = linkSignals(outer, failed.signal);
+    const open = async (half: Half): Promise<Duplex> => {
+      const channel = await openChannel(this.#options.dial, { worker, half }, until.signal);
+      this.#channels.add(channel);
+      channel.once('close', () => this.#channels.delete(channel));
+      // the session it was opened beside has ended meanwhile, or the other half has failed
+      if (session !== this.#session || until.signal.aborted) destroySoon(channel);
+      return channel;
+    };
+    try {
+      const [command, data] = await Promise.all([open('command'), open('data')]);
+      return { command, data };
+    } catch (error) {
+      failed.abort(error);
+      throw error;
+    }
+  }
+
+  async #openStreams(signal: AbortSignal): Promise<WorkerChannels> {
+    const id = randomUUID();
+    const command = this.#request('POST', `/worker/${id}/command`);
+    const data = this.#request('POST', `/worker/${id}/data`);
+    try {
+      await orAborted(Promise.all([answered(command), answered(data)]), signal);
+      return { command, data };
+    } catch (error) {
+      destroySoon(command);
+      destroySoon(data);
+      throw this.#unavailable(error);
+    }
   }
 
   async close(): Promise<void> {
@@ -197,6 +237,8 @@ export class AgentLink implements AsyncDisposable {
     });
     destroySoon(session);
     this.#session = undefined;
+    this.#channelsUnknown = false;
+    for (const channel of this.#channels) destroySoon(channel);
     if (this.#closing.signal.aborted) return;
     this.#log.warn({ reason: this.#failure }, 'the agent link was lost');
     this.#enter('down');
@@ -221,9 +263,14 @@ export class AgentLink implements AsyncDisposable {
     for (const listener of this.#listeners) listener(state);
   }
 
-  #request(method: string, path: string): ClientHttp2Stream {
+  #current(): ClientHttp2Session {
     const session = this.#session;
-    if (!session || session.closed || session.destroyed) throw this.#unavailable(this.#failure);
+    if (session && !session.closed && !session.destroyed) return session;
+    throw this.#unavailable(this.#failure);
+  }
+
+  #request(method: string, path: string): ClientHttp2Stream {
+    const session = this.#current();
     const stream = session.request({ ':method': method, ':path': path }, { endStream: false });
     stream.on('error', (error: Error) =>
       this.#log.debug({ path, reason: error.message }, 'a stream of the link broke'),

@@ -33,6 +33,9 @@ export function createTsi(transport: TsiTransport, options: TsiOptions): TsiClie
   return new PooledTsi(transport, options);
 }
 
+/** `full`: as long as was asked for, so that more may follow. `ours`: our agent sent it. */
+type Chunk = { readonly pieces: Buffer[]; readonly full: boolean; readonly ours: boolean };
+
 class PooledTsi implements TsiClient {
   readonly #pool: WorkerPool;
   readonly #options: Required<Omit<TsiOptions, keyof PoolOptions>>;
@@ -42,7 +45,7 @@ class PooledTsi implements TsiClient {
     this.#options = {
       callMs: 60_000,
       executeMs: 180_000,
-      chunkBytes: 1024 * 1024,
+      chunkBytes: 4 * 1024 * 1024,
       interpreter: '/bin/bash',
       systemIdentity: { login: 'unicore', groups: 'DEFAULT_GID' },
       ...options,
@@ -150,7 +153,10 @@ class PooledTsi implements TsiClient {
     return Readable.from(chunks, { objectMode: false, highWaterMark: this.#options.chunkBytes });
   }
 
-  /** One chunk ahead of the reader, so that the channel is busy while the reader is. */
+  /**
+   * Ahead of the reader, so that the channel is busy while the reader is: by one chunk, and by two where
+   * the TSI is our agent, which minds no question for what is behind the end of a file.
+   */
   async *#chunks(
     identity: TsiIdentity,
     path: string,
@@ -158,37 +164,63 @@ class PooledTsi implements TsiClient {
     length: number,
     options?: CallOptions,
   ): AsyncGenerator<Buffer, void, undefined> {
-    const fetch = (at: number): Promise<Buffer[]> => {
-      const wanted = Math.min(this.#options.chunkBytes, length - at);
-      const value = { path, offset: offset + at, length: wanted, literal: true };
-      const message = commands.getFileChunk.encode(value, identity);
-      const chunk = this.#again(() => this.#use(options, (worker) => worker.get(message, wanted)));
-      chunk.catch(() => undefined); // the reader may have left before it is due
-      return chunk;
+    const { chunkBytes } = this.#options;
+    let asked = 0;
+    let ahead = 1;
+    const coming: Promise<Chunk>[] = [];
+    const ask = (): void => {
+      while (coming.length < ahead && asked < length) {
+        const wanted = Math.min(chunkBytes, length - asked);
+        const value = { path, offset: offset + asked, length: wanted, literal: true };
+        const chunk = this.#fetch(commands.getFileChunk.encode(value, identity), wanted, options);
+        chunk.catch(() => undefined); // the reader may have left before it is due
+        coming.push(chunk);
+        asked += wanted;
+      }
     };
-    let at = 0;
-    let next = length > 0 ? fetch(0) : undefined;
-    while (next) {
-      const chunk: Buffer[] = await next;
-      const size = chunk.reduce((sum, { length: bytes }) => sum + bytes, 0);
-      at += size;
-      const full = size === Math.min(this.#options.chunkBytes, length - at + size);
-      next = full && at < length ? fetch(at) : undefined;
-      yield* chunk;
+    ask();
+    for (let next = coming.shift(); next; next = coming.shift()) {
+      const { pieces, full, ours } = await next;
+      ahead = ours ? 2 : 1;
+      if (full) ask();
+      yield* pieces;
+      if (!full) return;
     }
   }
 
+  #fetch(message: string, wanted: number, options?: CallOptions): Promise<Chunk> {
+    return this.#again(() =>
+      this.#use(options, async (worker) => {
+        const pieces = await worker.get(message, wanted);
+        const size = pieces.reduce((sum, { length }) => sum + length, 0);
+        return { pieces, full: size === wanted, ours: worker.can('ordered-header') };
+      }),
+    );
+  }
+
+  /** The next chunk is gathered while one is on its way. */
   async write(...[identity, path, source, how = {}, options]: Parameters<Tsi['write']>) {
     const { mode = 0o600, append = false } = how;
+    const gathered = chunksOf(source, this.#options.chunkBytes);
     let written = 0;
-    for await (const { chunks, size } of chunksOf(source, this.#options.chunkBytes)) {
-      const action = append || written > 0 ? commands.appendAction : '0';
-      const value = { action, file: { path, mode }, length: size, literal: true };
-      const message = commands.putFileChunk.encode(value, identity);
-      await this.#use(options, (worker) => worker.put(message, chunks));
-      written += size;
+    try {
+      for (let next = await gathered.next(); !next.done;) {
+        const { chunks, size } = next.value;
+        const action = append || written > 0 ? commands.appendAction : '0';
+        const value = { action, file: { path, mode }, length: size, literal: true };
+        const message = commands.putFileChunk.encode(value, identity);
+        const put = this.#use(options, (worker) => worker.put(message, chunks));
+        const following = gathered.next();
+        following.catch(() => undefined); // waited for below
+        await put;
+        written += size;
+        next = await following;
+      }
+      return written;
+    } catch (error) {
+      source.destroy();
+      throw error;
     }
-    return written;
   }
 
   /** A command that may be repeated. */

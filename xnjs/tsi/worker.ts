@@ -74,11 +74,14 @@ export class Worker {
     this.#inStep = false;
     const chunks: Buffer[] = [];
     let received = 0;
-    for await (const chunk of this.#incoming.take(announced)) {
-      chunks.push(chunk);
-      received += chunk.length;
+    while (received < announced) {
+      const more = await this.#incoming.readMany(announced - received);
+      if (!more) throw new Error('the data channel ended inside a chunk');
+      for (const piece of more) {
+        chunks.push(piece);
+        received += piece.length;
+      }
     }
-    if (received < announced) throw new Error('the data channel ended inside a chunk');
     await this.#end();
     return chunks;
   }

@@ -28,7 +28,15 @@ export class AgentBinding implements AsyncDisposable {
   constructor({ record, socket, hypervisor, clock, log, heartbeatMs }: AgentBindingOptions) {
     this.#log = log.child({ part: 'xnjs.vm', vmId: record.id });
     const dial = (): Promise<Duplex> => dialAgent(record, socket, hypervisor);
-    this.#link = new AgentLink({ name: record.id, dial, heartbeatMs, clock, log: this.#log });
+    this.#link = new AgentLink({
+      name: record.id,
+      dial,
+      // a container's agent listens; the port of a machine has one host at a time
+      dialsMany: record.driver === 'lxc',
+      heartbeatMs,
+      clock,
+      log: this.#log,
+    });
     this.tsi = createTsi(this.#link.transport(), { log: this.#log, clock });
   }
 

@@ -1,0 +1,42 @@
+import type { Socket } from 'node:net';
+import { firstLine } from '#kernel/net/first-line.js';
+import {
+  channelOpen,
+  decodeChannelLine,
+  maxFirstLineBytes,
+  type ChannelLine,
+} from '../protocol/channel-line.js';
+
+/** A host that connects and says nothing is not waited for longer. */
+const silenceMs = 10_000;
+
+export type Destinations = {
+  /** The connection is one channel of a worker from here on. */
+  readonly channel: (line: ChannelLine, connection: Socket) => void;
+  /** It speaks HTTP/2, or nonsense, which HTTP/2 refuses. All that was read of it is in it again. */
+  readonly link: (connection: Socket) => void;
+};
+
+/** Finds out by the first line what a connection is for. */
+export async function sortConnection(
+  connection: Socket,
+  { channel, link }: Destinations,
+): Promise<void> {
+  const timer = setTimeout(() => connection.destroy(), silenceMs);
+  connection.on('error', () => connection.destroy()); // a host that has left
+  try {
+    const first = await firstLine(connection, maxFirstLineBytes);
+    const line = decodeChannelLine(first.toString('latin1'));
+    if (line) {
+      connection.write(channelOpen);
+      channel(line, connection);
+    } else {
+      connection.unshift(first);
+      link(connection);
+    }
+  } catch {
+    connection.destroy(); // it ended before it said anything
+  } finally {
+    clearTimeout(timer);
+  }
+}
