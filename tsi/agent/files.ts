@@ -89,14 +89,20 @@ export class Files {
         }
       },
       close: async (mode) => {
-        try {
-          this.#users.as(user, () => fchmodSync(fd, mode));
-        } catch {
-          // the file is someone else's: its mode stays, as in stock TSIs
-        }
+        this.#setMode(user, fd, mode);
         await closeFd(fd);
       },
     };
+  }
+
+  /** Mostly it is right already, and to act as another costs more than to look. */
+  #setMode(user: User, fd: number, mode: number): void {
+    if ((fstatSync(fd).mode & 0o7777) === mode) return;
+    try {
+      this.#users.as(user, () => fchmodSync(fd, mode));
+    } catch {
+      // the file is someone else's: its mode stays, as in stock TSIs
+    }
   }
 
   /** Regular files only; a pipe would hold up the whole agent. */

@@ -1,4 +1,5 @@
 import type { Duplex } from 'node:stream';
+import { errorText } from '#kernel/errors.js';
 import { orAborted } from '#kernel/net/deadline.js';
 import { destroySoon } from '#kernel/net/destroy-soon.js';
 import { firstLine } from '#kernel/net/first-line.js';
@@ -9,7 +10,7 @@ import {
   type ChannelLine,
 } from '#tsi/protocol/channel-line.js';
 
-/** The agent takes every connection for HTTP/2: it is older than these channels. */
+/** The agent hangs up, or answers something else: it is older than these channels. */
 export class ChannelsUnknown extends Error {}
 
 /** A connection that is one channel of a worker (ADR 017). @throws {@link ChannelsUnknown} */
@@ -24,10 +25,10 @@ export async function openChannel(
     signal.throwIfAborted();
     connection.write(encodeChannelLine(line));
     const answer = await orAborted(firstLine(connection, maxFirstLineBytes), signal);
-    if (answer.toString('latin1') !== channelOpen) throw new ChannelsUnknown();
+    if (answer.toString('latin1') !== channelOpen) throw new Error('another answer');
     return connection;
   } catch (error) {
     destroySoon(connection);
-    throw error;
+    throw signal.aborted ? error : new ChannelsUnknown(errorText(error), { cause: error });
   }
 }
