@@ -22,21 +22,41 @@ function openLog(file: string): number {
   return openSync(file, 'a');
 }
 
+const errorLevel = 50;
+const longestBatch = 65_536;
+
 /**
- * Writes at once. What does not fit on the disk is lost: the work that is told of goes on, whereas pino's
- * own destination fails it, and at the end of the process waits for space for ever.
+ * Writes what one turn of the event loop has to say in one go, errors at once. What does not fit on the
+ * disk is lost: the work that is told of goes on, whereas pino's own destination fails it, and at the end
+ * of the process waits for space for ever.
  */
 function writer(fd: number): DestinationStream {
+  let batch = '';
+  let scheduled = false;
+  const flush = (): void => {
+    const bytes = Buffer.from(batch);
+    batch = '';
+    scheduled = false;
+    try {
+      for (let rest = bytes; rest.length > 0;) rest = rest.subarray(writeSync(fd, rest));
+    } catch {
+      // nowhere to tell it
+    }
+  };
+  process.on('exit', flush);
   return {
-    write(line) {
-      try {
-        for (let rest = Buffer.from(line); rest.length > 0;)
-          rest = rest.subarray(writeSync(fd, rest));
-      } catch {
-        // nowhere to tell it
+    // asks pino for `lastLevel`
+    [Symbol.for('pino.metadata')]: true,
+    lastLevel: 0,
+    write(this: { lastLevel: number }, line: string) {
+      batch += line;
+      if (this.lastLevel >= errorLevel || batch.length > longestBatch) flush();
+      else if (!scheduled) {
+        scheduled = true;
+        setImmediate(flush);
       }
     },
-  };
+  } as DestinationStream;
 }
 
 /**
