@@ -90,6 +90,25 @@ for (const [dialect, start, skip] of dialects)
       await insert('after a failure');
     });
 
+    it('writes statements by hand together or not at all', async () => {
+      const add = (name: string) => ({
+        text: 'INSERT INTO counters (name, value) VALUES ($1, $2)',
+        values: [name, 1],
+      });
+      await database.write([add('first by hand'), add('second by hand')]);
+      await assert.rejects(database.write([add('third by hand'), add('first by hand')]));
+      await assert.rejects(database.write([add('first by hand')]));
+      await database.write([add('after a refusal')]);
+      const found = await database.sql<{ name: string }>(
+        'SELECT name FROM counters WHERE name IN ($1, $2, $3, $4) ORDER BY name',
+        ['first by hand', 'second by hand', 'third by hand', 'after a refusal'],
+      );
+      assert.deepEqual(
+        found.map(({ name }) => name),
+        ['after a refusal', 'first by hand', 'second by hand'],
+      );
+    });
+
     it('refuses a transaction within a transaction, which would wait for itself', async () => {
       await assert.rejects(
         database.transaction(() => database.transaction(() => Promise.resolve())),

@@ -194,3 +194,14 @@ describe('jobs on a real agent', { timeout: 120_000 }, () => {
     assert.deepEqual(lines.sort(), [...ids].sort());
   });
 });
+
+it('a short job ends long before the interval between status listings is over', async () => {
+  await using scope = new Scope();
+  const hourMs = 3_600_000;
+  const config = { statusIntervalMs: hourMs, statusMaxIntervalMs: hourMs };
+  const rig = await startRig(scope, { config });
+  for (let round = 0; round < 2; round++) {
+    const job = await rig.finished(await rig.submit({ Executable: '/bin/true' }));
+    assert.equal(jobStatus(job), 'SUCCESSFUL');
+  }
+});

@@ -33,6 +33,32 @@ for (const [name, create, skip] of databases)
       assert.equal(await store.find(randomUUID()), undefined);
     });
 
+    it('gives back, and changes, what was stored before descriptions had a column', async () => {
+      const job = aJob({ id: randomUUID(), description: { Name: 'old' } });
+      await database.sequelize.query(
+        `INSERT INTO jobs (id, owner_dn, target_id, active, destroying, created_ms, termination_ms, document)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8)`,
+        { bind: [job.id, job.ownerDn, job.targetId, true, false, 1, 9, JSON.stringify(job)] },
+      );
+      assert.deepEqual(await createJobStore(database).find(job.id), job);
+      const named = { ...job, name: 'changed' };
+      await store.change(job.id, () => named);
+      assert.deepEqual(await createJobStore(database).find(job.id), named);
+    });
+
+    it('shows all readers the last change, however many come between', async () => {
+      const { id } = await inserted({ description: { Name: 'kept' } });
+      const changes = Array.from({ length: 20 }, (_, at) =>
+        store.change(id, (job) => ({ ...job, name: String(at) })),
+      );
+      const others = Array.from({ length: 1_200 }, () => inserted());
+      await Promise.all([...changes, ...others]);
+      for (const reader of [store, createJobStore(database)]) {
+        const found = await reader.find(id);
+        assert.deepEqual([found?.name, found?.description], ['19', { Name: 'kept' }]);
+      }
+    });
+
     it('has no job with an id that is none', async () => {
       assert.equal(await store.find('no such id'), undefined);
       await assert.rejects(

@@ -1,0 +1,27 @@
+import assert from 'node:assert/strict';
+import { spawnSync } from 'node:child_process';
+import { describe, it } from 'node:test';
+
+/** Runs a program that has a log. @returns the messages that reached its standard output */
+function messagesOf(program: string): string[] {
+  const code = `import { createLog } from '#kernel/log.js'; const log = createLog(); ${program}`;
+  const { stdout } = spawnSync(
+    process.execPath,
+    ['--conditions=development', '--import', 'tsx', '--input-type=module', '-e', code],
+    { encoding: 'utf8' },
+  );
+  const lines = stdout.split('\n').filter((line) => line !== '');
+  return lines.map((line) => (JSON.parse(line) as { msg: string }).msg);
+}
+
+describe('the log', () => {
+  it('has every line, in order, of a program that ends by an error', () => {
+    const program = `log.info('a'); log.error('b'); log.info('c'); setTimeout(() => { log.info('d'); throw 1; })`;
+    assert.deepEqual(messagesOf(program), ['a', 'b', 'c', 'd']);
+  });
+
+  it('has an error, and what came before it, even of a program that is killed at once', () => {
+    const program = `log.info('a'); log.error('b'); process.kill(process.pid, 'SIGKILL')`;
+    assert.deepEqual(messagesOf(program), ['a', 'b']);
+  });
+});
