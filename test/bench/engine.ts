@@ -133,7 +133,7 @@ async function costByStore(scope: Scope): Promise<void> {
 async function biggestCosts(rig: EngineRig): Promise<void> {
   const costs = await profile(() => runMany(rig));
   process.stdout.write('the engine under load spends its CPU time on\n');
-  for (const { where, share } of costs.slice(0, 15))
+  for (const { where, share } of costs.slice(0, 8))
     process.stdout.write(`  ${(100 * share).toFixed(1).padStart(5)} %  ${where}\n`);
 }
 

@@ -24,12 +24,22 @@ export async function profile(work: () => Promise<unknown>): Promise<Cost[]> {
 }
 
 function costsOf({ nodes, samples = [], timeDeltas = [] }: Profiler.Profile): Cost[] {
-  const places = new Map(nodes.map(({ id, callFrame }) => [id, placeOf(callFrame)]));
+  const byId = new Map(nodes.map((node) => [node.id, node]));
+  const callers = new Map(
+    nodes.flatMap(({ id, children = [] }) => children.map((child) => [child, byId.get(id)])),
+  );
+  /** Native code is on its caller's account. */
+  const placeOf = (node: Node | undefined): string => {
+    if (!node) return 'native code';
+    const { functionName, url } = node.callFrame;
+    if (url !== '') return placeOfUrl(url);
+    return functionName.startsWith('(') ? functionName : placeOf(callers.get(node.id));
+  };
   const spent = new Map<string, number>();
   let total = 0;
   for (const [at, id] of samples.entries()) {
-    const where = places.get(id) ?? '';
-    if (where === '(idle)' || where === 'dispatch') continue; // the latter is the profiler
+    const where = placeOf(byId.get(id));
+    if (where === '(idle)' || where.startsWith('node:inspector')) continue; // the latter is this profiler
     const us = timeDeltas[at] ?? 0;
     total += us;
     spent.set(where, (spent.get(where) ?? 0) + us);
@@ -39,9 +49,10 @@ function costsOf({ nodes, samples = [], timeDeltas = [] }: Profiler.Profile): Co
     .sort((a, b) => b.share - a.share);
 }
 
-/** A library is one cost, a file of ours another; node's own parts go by their names. */
-function placeOf({ functionName, url }: Profiler.Profile['nodes'][number]['callFrame']): string {
-  if (url === '') return functionName === '' ? 'native code' : functionName;
+type Node = Profiler.Profile['nodes'][number];
+
+/** A library is one cost, a file of ours another, and so is each module of node. */
+function placeOfUrl(url: string): string {
   if (!url.startsWith('file:')) return url;
   const path = fileURLToPath(url);
   const library = /node_modules\/((?:@[^/]+\/)?[^/]+)/.exec(path)?.[1];
