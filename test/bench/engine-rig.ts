@@ -36,7 +36,7 @@ export async function startEngineRig(scope: Scope, stored: number): Promise<Engi
   mkdirSync(dir);
   chmodSync(dir, 0o755);
   const agent = await startAgent(scope, { dir });
-  const { engine } = await startEngine(scope, directory, agent.socket);
+  const { engine } = await startEngine(scope, directory, agent.socket, { dialsMany: true });
   const over = new Set<string>();
   const waiting = new Map<string, () => void>();
   engine.onChange((job) => {

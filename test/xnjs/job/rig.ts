@@ -117,10 +117,15 @@ export class LocalTargets implements Targets {
 }
 
 /** A TSI client to an agent's socket; not up yet when this returns. */
-export function linkTo(scope: Scope, socket: string): { link: AgentLink; tsi: () => Tsi } {
+export function linkTo(
+  scope: Scope,
+  socket: string,
+  dialsMany = false,
+): { link: AgentLink; tsi: () => Tsi } {
   const link = scope.use(
     new AgentLink({
       name: 'test',
+      dialsMany,
       heartbeatMs: 1_000,
       clock: systemClock,
       log: silentLog,
@@ -163,6 +168,8 @@ export type RigOptions = {
   config?: Partial<JobConfig>;
   /** Puts something between the engine and its store. */
   around?: (store: JobStore) => JobStore;
+  /** Workers have connections of their own, as in a container. */
+  dialsMany?: boolean;
 };
 
 /** Engine, SQLite, TSI client and agent: everything real. */
@@ -179,9 +186,9 @@ export async function startEngine(
   scope: Scope,
   directory: string,
   socket: string,
-  { applications, config, around = (store) => store }: RigOptions = {},
+  { applications, config, around = (store) => store, dialsMany }: RigOptions = {},
 ): Promise<Omit<Rig, 'agent'>> {
-  const { link, tsi } = linkTo(scope, socket);
+  const { link, tsi } = linkTo(scope, socket, dialsMany);
   await until('link is up', () => link.state === 'up');
   const targets = new LocalTargets(tsi, join(directory, 'jobs'), applications);
   link.onChange((state) => {
