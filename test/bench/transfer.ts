@@ -23,6 +23,8 @@ import { print, printMachine, quantile } from './report.js';
 const sizes = process.argv.length > 2 ? process.argv.slice(2).map(Number) : [500, 2_000];
 const rounds = 3;
 const goal = 0.6;
+/** What our own end of a file reads, or gathers before it writes. */
+const pieceBytes = 1024 * 1024;
 
 type Way = (from: string, to: string) => Promise<unknown>;
 type Kind = 'unix' | 'tcp';
@@ -67,11 +69,14 @@ function catOver(kind: Kind, directory: string): Way {
 const download =
   (tsi: TsiClient): Way =>
   (from, to) =>
-    pipeline(tsi.read(alice, from), createWriteStream(to, { mode: 0o600 }));
+    pipeline(
+      tsi.read(alice, from),
+      createWriteStream(to, { mode: 0o600, highWaterMark: pieceBytes }),
+    );
 const upload =
   (tsi: TsiClient): Way =>
   (from, to) =>
-    tsi.write(alice, to, createReadStream(from, { highWaterMark: 1024 * 1024 }));
+    tsi.write(alice, to, createReadStream(from, { highWaterMark: pieceBytes }));
 
 type Speed = { readonly mbPerSecond: number; readonly cpuMsPerMb: number };
 
