@@ -10,6 +10,8 @@ import type { Log } from '#kernel/log.js';
 import { openDatabase } from '#kernel/persistence/database.js';
 import { migrate } from '#kernel/persistence/migrate.js';
 import { Scope } from '#kernel/scope.js';
+import { IdbConfig } from './idb/config.js';
+import { IdbSource } from './idb/idb-source.js';
 import { JobConfig } from './job/config.js';
 import { JobEngine } from './job/engine.js';
 import { jobMigrations } from './persistence/job-models.js';
@@ -57,6 +59,7 @@ export const XnjsConfig = z.strictObject({
     })
     .prefault({}),
   jobs: JobConfig.prefault({}),
+  idb: IdbConfig.prefault({}),
 });
 export type XnjsConfig = z.output<typeof XnjsConfig>;
 
@@ -69,6 +72,7 @@ export type XnjsDeps = {
 export type Xnjs = {
   readonly systems: TargetSystems;
   readonly jobs: JobEngine;
+  readonly idb: IdbSource;
   /** What the engine depends on, and whether it answers. */
   readonly connections: () => Record<string, 'OK' | 'DOWN'>;
   /** Machines and jobs run on. Closing twice is fine. */
@@ -88,6 +92,8 @@ export async function startXnjs(config: XnjsConfig, { log, onBehalfOf }: XnjsDep
     const database = scope.use(await openDatabase({ url, password, log }));
     await migrate(database, 'xnjs', [...targetMigrations, ...jobMigrations], log);
 
+    const idb = scope.use(await IdbSource.open({ config: config.idb, clock: systemClock, log }));
+
     const [machines, containers] = await Promise.all([
       connect(addresses.machines, log, scope),
       connect(addresses.containers, log, scope),
@@ -105,6 +111,7 @@ export async function startXnjs(config: XnjsConfig, { log, onBehalfOf }: XnjsDep
         images: imageSource(config, onBehalfOf, scope),
         clock: systemClock,
         log,
+        scriptHeader: () => idb.scriptHeader,
       }),
     );
     const jobs = scope.use(
@@ -114,6 +121,7 @@ export async function startXnjs(config: XnjsConfig, { log, onBehalfOf }: XnjsDep
         clock: systemClock,
         log,
         config: config.jobs,
+        idb,
       }),
     );
     await systems.start();
@@ -125,7 +133,7 @@ export async function startXnjs(config: XnjsConfig, { log, onBehalfOf }: XnjsDep
           connected ? 'OK' : 'DOWN',
         ]),
       );
-    return { systems, jobs, connections, close: () => scope.close() };
+    return { systems, jobs, idb, connections, close: () => scope.close() };
   } catch (error) {
     await scope.close();
     throw error;

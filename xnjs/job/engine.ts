@@ -3,6 +3,7 @@ import type { Clock } from '#kernel/clock.js';
 import { errorText, GridError } from '#kernel/errors.js';
 import type { Log } from '#kernel/log.js';
 import type { FileSpace } from '../files/file-space.js';
+import { imagesOnly, type TargetIdbs } from '../idb/idb-source.js';
 import type { Target, TargetEvent, Targets } from '../target.js';
 import type { JobConfig } from './config.js';
 import {
@@ -28,6 +29,8 @@ export type JobEngineOptions = {
   readonly clock: Clock;
   readonly log: Log;
   readonly config: JobConfig;
+  /** Without it the images alone say what can be run. */
+  readonly idb?: TargetIdbs;
 };
 
 export type NewJob = {
@@ -99,6 +102,7 @@ export class JobEngine implements AsyncDisposable {
       watcher: this.#watcher,
       clock,
       log: this.#log,
+      idb: options.idb ?? imagesOnly,
       config,
       closing: this.#closing.signal,
     });

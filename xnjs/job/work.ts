@@ -5,7 +5,7 @@ import { errorText, GridError } from '#kernel/errors.js';
 import type { Log } from '#kernel/log.js';
 import { linkSignals } from '#kernel/net/deadline.js';
 import { FileSpace, removal } from '../files/file-space.js';
-import { idbOf } from '../idb/idb.js';
+import type { TargetIdbs } from '../idb/idb-source.js';
 import { incarnate, type Incarnation } from '../incarnation/incarnate.js';
 import { quote } from '../incarnation/quote.js';
 import { abortMarker, exitCodeFile } from '../incarnation/script.js';
@@ -32,6 +32,7 @@ export type JobWorkOptions = {
   readonly watcher: Watcher;
   readonly clock: Clock;
   readonly log: Log;
+  readonly idb: TargetIdbs;
   readonly config: JobConfig;
   /** The engine is closing: even what must not be cut short otherwise is. */
   readonly closing: AbortSignal;
@@ -110,6 +111,7 @@ export class JobWork {
 
   async #prepare(job: Job, call: Call): Promise<News> {
     const description = parseDescription(job.description);
+    await this.#refreshIdb(job, call);
     const target = this.#options.target(job.targetId);
     const { submission, umask, ignoreNonZeroExitCode } = this.#incarnate(job, description, target);
     const directory = jobDirectory(target, job.id);
@@ -162,6 +164,7 @@ export class JobWork {
   async #submit(job: Job, call: Call): Promise<string> {
     const { attemptId } = job.run;
     if (attemptId === undefined) throw new TypeError('a job without attempt is submitted');
+    await this.#refreshIdb(job, call);
     return await call((tsi, target) => {
       const { submission } = this.#incarnate(job, parseDescription(job.description), target);
       if (!submission) throw new TypeError('a job with nothing to run is submitted');
@@ -228,8 +231,15 @@ export class JobWork {
     });
   }
 
+  /** The IDB may have parts on the target system, which are asked for only where there are. */
+  async #refreshIdb(job: Job, call: Call): Promise<void> {
+    const { idb } = this.#options;
+    if (idb.isStale(this.#options.target(job.targetId)))
+      await call((_, target) => idb.refresh(target));
+  }
+
   #incarnate(job: Job, description: JobDescription, target: Target): Incarnation {
-    return incarnate(description, idbOf(target), {
+    return incarnate(description, this.#options.idb.of(target), {
       workingDirectory: jobDirectory(target, job.id),
       userDn: job.ownerDn,
       defaultUmask: this.#options.config.defaultUmask,

@@ -6,6 +6,7 @@ import { TsiError } from '#tsi/protocol/error.js';
 import { decodeListing } from '#tsi/protocol/listing.js';
 import type { Command } from '#tsi/protocol/message.js';
 import { decodeSpace, decodeStatus } from '#tsi/protocol/status.js';
+import type { ScriptHeader } from '../idb/script-header.js';
 import type { BssEntry, CallOptions, Tsi, TsiIdentity, TsiTransport } from './tsi.js';
 import { chunksOf } from './chunks.js';
 import type { Worker } from './worker.js';
@@ -21,6 +22,8 @@ export type TsiOptions = Partial<Omit<PoolOptions, 'clock' | 'log'>> & {
   readonly chunkBytes?: number;
   /** First line of each script: how the image's shell is called. */
   readonly interpreter?: string;
+  /** First lines of each script, `#!` included, instead of `interpreter`; asked for each time. */
+  readonly scriptHeader?: () => ScriptHeader;
   /** Whom stock TSIs list jobs as; must exist there. Our agent needs no one. */
   readonly systemIdentity?: TsiIdentity;
 };
@@ -43,6 +46,7 @@ class PooledTsi implements TsiClient {
       executeMs: 180_000,
       chunkBytes: 1024 * 1024,
       interpreter: '/bin/bash',
+      scriptHeader: () => ({}),
       systemIdentity: { login: 'unicore', groups: 'DEFAULT_GID' },
       ...options,
     };
@@ -194,7 +198,9 @@ class PooledTsi implements TsiClient {
     value: T,
     identity: TsiIdentity,
   ): (worker: Worker) => Promise<string> {
-    const { interpreter } = this.#options;
+    const header = this.#options.scriptHeader();
+    const lines = command.name === commands.executeScript.name ? header.execute : header.submit;
+    const interpreter = lines?.replace(/^#!/, '') ?? this.#options.interpreter;
     return (worker) => {
       const guardScript = !worker.can('ordered-header');
       const message = command.encode(value, identity, { interpreter, guardScript });

@@ -5,6 +5,8 @@ import { asGridError, errorText, GridError } from '#kernel/errors.js';
 import type { Log } from '#kernel/log.js';
 import { createSerial } from '#kernel/persistence/serial.js';
 import type { AgentFacts } from '#tsi/protocol/facts.js';
+import type { IdbSubject } from '../idb/idb.js';
+import type { ScriptHeader } from '../idb/script-header.js';
 import type { Target, TargetEvent, Targets } from '../target.js';
 import { completeTimeline } from './boot.js';
 import { AgentBinding } from './agent-binding.js';
@@ -33,6 +35,8 @@ export type TargetSystemsOptions = {
   readonly installationId: string;
   readonly bootTimeoutMs: number;
   readonly heartbeatMs: number;
+  /** First lines of every script for a TSI, as the site's IDB has them now. */
+  readonly scriptHeader?: () => ScriptHeader;
   readonly limits: { readonly cpus: number; readonly memoryMiB: number; readonly perUser: number };
 };
 
@@ -180,11 +184,7 @@ export class TargetSystems implements Targets, AsyncDisposable {
       ownerDn: record.ownerDn,
       identity: { login: metadata.tsi.login, groups: 'DEFAULT_GID' },
       jobsDirectory: metadata.tsi.jobsDirectory,
-      applications: metadata.applications,
-      limits: {
-        cpus: record.parameters.cpus,
-        memoryBytes: record.parameters.memoryMiB * 1024 * 1024,
-      },
+      ...idbSubject(record),
       tsi: () => {
         const binding = this.#bindings.get(targetId);
         if (binding && this.get(targetId).state === 'READY') return binding.tsi;
@@ -352,9 +352,12 @@ export class TargetSystems implements Targets, AsyncDisposable {
   }
 
   #bind(record: TargetSystem): void {
-    const { clock, log, heartbeatMs, hypervisor, workspace } = this.#options;
+    const { clock, log, heartbeatMs, hypervisor, workspace, scriptHeader } = this.#options;
     const socket = workspace.agentSocket(record);
-    const binding = new AgentBinding({ record, socket, hypervisor, clock, log, heartbeatMs });
+    const binding = new AgentBinding({
+      ...{ record, socket, hypervisor, clock, log, heartbeatMs },
+      ...(scriptHeader && { scriptHeader }),
+    });
     this.#bindings.set(record.id, binding);
     binding.onChange((up) => {
       const evidence = this.#evidence('agent', 'the agent does not answer');
@@ -463,6 +466,16 @@ export class TargetSystems implements Targets, AsyncDisposable {
         await this.#apply(id, { type: 'destroy', evidence });
     await this.#later(reaperMs, () => this.#spawn(this.#reap()));
   }
+}
+
+/** What the record says for the IDB of its target system. */
+export function idbSubject({ image, parameters }: TargetSystem): IdbSubject {
+  const { applications, partitions, resources, info } = image.metadata;
+  return {
+    applications,
+    fragment: { partitions, resources, info },
+    limits: { cpus: parameters.cpus, memoryBytes: parameters.memoryMiB * 1024 * 1024 },
+  };
 }
 
 /** Worth another try without a word to the user: the hypervisor or the image repository is away. */

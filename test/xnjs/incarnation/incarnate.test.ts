@@ -3,8 +3,7 @@ import { describe, it } from 'node:test';
 import type { IdbApplication } from '#imagerepo/contract.js';
 import { idbOf } from '#xnjs/idb/idb.js';
 import { resolveApplication } from '#xnjs/incarnation/application.js';
-import { checkResources } from '#xnjs/incarnation/resources.js';
-import { parseQuantity, type UnitKind } from '#xnjs/incarnation/units.js';
+import { chooseResources } from '#xnjs/incarnation/resources.js';
 import { parseDescription } from '#xnjs/job/description.js';
 
 const application = (Version: string, more: Partial<IdbApplication> = {}): IdbApplication => ({
@@ -17,8 +16,10 @@ const limits = { cpus: 4, memoryBytes: 2 * 1024 ** 3 };
 const idb = idbOf({ applications: [application('9.0'), application('10.1')], limits });
 const resolve = (raw: Record<string, unknown>, applications = idb.applications) =>
   resolveApplication(parseDescription(raw), idbOf({ applications, limits }));
-const check = (Resources: Record<string, unknown>, more = {}) =>
-  checkResources(parseDescription({ Resources, ...more }), idb);
+const check = (Resources: Record<string, unknown>, more = {}) => {
+  const job = parseDescription({ Resources, ...more });
+  return chooseResources(job, resolveApplication(job, idb), idb);
+};
 
 describe('applications', () => {
   it('are found by name and version, without a version the newest', () => {
@@ -36,7 +37,9 @@ describe('applications', () => {
         code: 'APPLICATION_UNKNOWN',
         message: /Sim 9\.0, Sim 10\.1/,
       });
-    assert.throws(() => resolve({ ApplicationName: 'Sim' }, []), { message: /provides none/ });
+    assert.throws(() => resolve({ ApplicationName: 'Sim' }, []), {
+      message: /neither the image nor the site/,
+    });
   });
 
   it('keep a conditional argument only if its first variable is set, be it empty', () => {
@@ -84,7 +87,10 @@ describe('resources', () => {
     );
     assert.deepEqual(check({ TotalCPUs: 1, CPUs: 4 }).totalProcessors, 1);
     assert.deepEqual(check({ CPUs: 4, TotalCPUs: 1 }).totalProcessors, 1);
-    assert.deepEqual(check({ QoS: 'x', Reservation: 'r', Exclusive: 'true' }), { queue: 'vm' });
+    assert.deepEqual(
+      check({ QoS: 'x', Reservation: 'r', Exclusive: 'true', NodeConstraints: 'ib', Project: '' }),
+      { queue: 'vm', qos: 'x', reservation: 'r', exclusive: true, nodesFilter: 'ib' },
+    );
   });
 
   const refused: [Record<string, unknown>, string, RegExp][] = [
@@ -101,7 +107,7 @@ describe('resources', () => {
       'RESOURCE_OUT_OF_RANGE',
       /Runtime: "1\.5h" is not a whole number with a unit/,
     ],
-    [{ Nodes: '-1' }, 'RESOURCE_OUT_OF_RANGE', /Nodes: "-1" is not a whole number/],
+    [{ Nodes: '-1' }, 'RESOURCE_OUT_OF_RANGE', /Nodes: -1 is outside 1-1/],
     [{ Queue: 'fast' }, 'RESOURCE_OUT_OF_RANGE', /Queue.*"fast".*vm/],
     [{ Exclusive: 'yes' }, 'RESOURCE_OUT_OF_RANGE', /Exclusive/],
     [{ GPUsPerNode: 1 }, 'RESOURCE_UNKNOWN', /GPUsPerNode.*Runtime, Nodes/],
@@ -110,30 +116,5 @@ describe('resources', () => {
   for (const [resources, code, message] of refused)
     it(`${JSON.stringify(resources)} is refused: ${code}`, () => {
       assert.throws(() => check(resources), { code, message });
-    });
-});
-
-const quantities: [string, UnitKind, number | undefined][] = [
-  ['90', 'seconds', 90],
-  [' 10m ', 'seconds', 600],
-  ['10 min', 'seconds', 600],
-  ['2hours', 'seconds', 7_200],
-  ['1d', 'seconds', 86_400],
-  ['2M', 'seconds', undefined],
-  ['2k', 'bytes', 2_048],
-  ['2K', 'bytes', 2_048],
-  ['1m', 'bytes', 1_048_576],
-  ['3gigabytes', 'bytes', 3 * 1024 ** 3],
-  ['1T', 'bytes', 1024 ** 4],
-  ['1GB', 'bytes', undefined],
-  ['4', 'count', 4],
-  ['4k', 'count', undefined],
-  ['', 'count', undefined],
-  ['${x}', 'count', undefined],
-];
-describe('quantities', () => {
-  for (const [text, kind, value] of quantities)
-    it(`"${text}" ${kind} is ${value ?? 'refused'}`, () => {
-      assert.equal(parseQuantity(text, kind), value);
     });
 });
