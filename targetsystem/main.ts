@@ -60,6 +60,7 @@ export async function startTargetsystem(
       clock: systemClock,
       systems: xnjs.systems,
       jobs: xnjs.jobs,
+      idb: xnjs.idb,
       connections: xnjs.connections,
       defaultImage: config.defaultImage,
       imagesUrl: (baseUrl) =>

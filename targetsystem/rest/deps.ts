@@ -1,5 +1,5 @@
 import type { Clock } from '#kernel/clock.js';
-import type { JobEngine, TargetSystems } from '#xnjs/index.js';
+import type { IdbSource, JobEngine, TargetSystems } from '#xnjs/index.js';
 
 /** What the REST operations of this service work with. */
 export type RestDeps = {
@@ -9,6 +9,7 @@ export type RestDeps = {
   readonly clock: Clock;
   readonly systems: TargetSystems;
   readonly jobs: JobEngine;
+  readonly idb: Pick<IdbSource, 'of' | 'problem'>;
   /** Where people find images: the image repository's list, seen from outside. */
   readonly imagesUrl: (baseUrl: string) => string;
   /** Name to `OK` or `DOWN`, of what this server depends on. */

@@ -5,7 +5,7 @@ import { everybody, operations, RequestError, type Context } from '#kernel/http/
 import { pageParameters, renderPage } from '#kernel/http/page.js';
 import { created, json, noContent, type Reply } from '#kernel/http/reply.js';
 import { hasRole, ownerOrAdmin } from '#kernel/security/policy.js';
-import type { RawDescription, TargetSystem } from '#xnjs/index.js';
+import { idbSubject, type RawDescription, type TargetSystem } from '#xnjs/index.js';
 import type { RestDeps } from './deps.js';
 import { renderJob } from './jobs-rendering.js';
 import { linksFrom } from './links.js';
@@ -54,7 +54,7 @@ async function submit(
  * one before one that starts, the newest first; else a new one from the site's default image.
  */
 async function chooseTarget(
-  { systems, defaultImage }: RestDeps,
+  { systems, idb, defaultImage }: RestDeps,
   { ApplicationName: application }: RawDescription,
   ownerDn: string,
 ): Promise<TargetSystem> {
@@ -62,8 +62,8 @@ async function chooseTarget(
     .list({ ownerDn })
     .filter(({ state }) => state === 'READY' || state === 'INITIALIZING')
     .sort((a, b) => Number(b.state === 'READY') - Number(a.state === 'READY'));
-  const offers = ({ image }: TargetSystem): boolean =>
-    image.metadata.applications.some(({ Name }) => Name === application);
+  const offers = (system: TargetSystem): boolean =>
+    idb.of(idbSubject(system)).applications.some(({ Name }) => Name === application);
   const chosen = mine.find(offers) ?? mine[0];
   if (chosen) return chosen;
   if (defaultImage !== undefined)

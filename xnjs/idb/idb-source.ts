@@ -115,10 +115,12 @@ export class IdbSource implements TargetIdbs, AsyncDisposable {
   async #watch(path: string): Promise<void> {
     const { config, clock } = this.#options;
     const { signal } = this.#closing;
-    while (!signal.aborted) {
-      await clock.sleep(config.recheckSeconds * 1_000, signal).catch(() => undefined);
-      if (!signal.aborted) await this.#recheck(path);
-    }
+    const pause = (): Promise<boolean> =>
+      clock.sleep(config.recheckSeconds * 1_000, signal).then(
+        () => true,
+        () => false,
+      );
+    while (await pause()) await this.#recheck(path);
   }
 
   async #recheck(path: string): Promise<void> {

@@ -65,6 +65,6 @@ function withInterpreter(text: string): string {
 function fault(text: string): string | undefined {
   if (/[\0\r]/.test(text)) return 'must not contain NUL or carriage returns';
   if (/#TSI_|ENDOFMESSAGE/.test(text)) return 'must not contain #TSI_… or ENDOFMESSAGE';
-  if (/\n#!/.test(text)) return 'must have #! on its first line only';
+  if (text.includes('\n#!')) return 'must have #! on its first line only';
   return undefined;
 }

@@ -40,22 +40,21 @@ export async function readUserApplications(
 }
 
 /** The patterns are the site's and hold nothing that a shell would run. */
-async function findFiles(
-  { identity, tsi }: Target,
-  patterns: readonly string[],
-): Promise<string[]> {
+async function findFiles(target: Target, patterns: readonly string[]): Promise<string[]> {
   const script = `for f in ${patterns.join(' ')}; do if [ -f "$f" ]; then printf '%s\\n' "$f"; fi; done`;
-  const printed = await tsi().execute(identity, script);
+  const printed = await target.tsi().execute(target.identity, script);
   const paths = printed.split('\n').filter((line) => line.startsWith('/'));
   return [...new Set(paths)].slice(0, mostFiles);
 }
 
-async function readFile({ identity, tsi }: Target, path: string): Promise<unknown> {
-  const [file] = await tsi().list(identity, path, 'A');
+async function readFile(target: Target, path: string): Promise<unknown> {
+  const { identity } = target;
+  const tsi = target.tsi();
+  const [file] = await tsi.list(identity, path, 'A');
   if (!file || file.isDirectory) throw new Error(`${path}: is no file`);
   if (file.sizeBytes > largestFileBytes)
     throw new Error(`${path}: is larger than ${largestFileBytes} bytes`);
-  const content = await text(tsi().read(identity, path, { length: largestFileBytes }));
+  const content = await text(tsi.read(identity, path, { length: largestFileBytes }));
   return parseIdbText(path, content);
 }
 

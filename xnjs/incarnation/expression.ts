@@ -43,7 +43,8 @@ function valueOf(expression: Expression, variables: Readonly<Record<string, stri
     case 'ConditionalExpression':
       return truth(recur(node.test)) ? recur(node.consequent) : recur(node.alternate);
     case 'CallExpression': {
-      const name = node.callee.type === 'Identifier' ? String(node.callee['name']) : '';
+      const callee = node.callee as CoreExpression;
+      const name = callee.type === 'Identifier' ? callee.name : '';
       const call = Object.hasOwn(functions, name) ? functions[name] : undefined;
       if (!call) throw new Error(`knows the functions ${Object.keys(functions).join(', ')} only`);
       return call(...node.arguments.map((part) => numeric(recur(part))));

@@ -1,8 +1,8 @@
 /** A version in pieces: numbers, and runs of letters. What else there is only separates. */
 type Piece = number | string;
 
-/** What comes before the version that it announces: `2.0-rc1` before `2.0`, but `2.0-1` after it. */
-const before = /^(a|alpha|b|beta|dev|pre|preview|rc|snapshot)$/;
+/** What comes before the version that it announces: `2.0-rc1` before `2.0`, but `2.0a` after it. */
+const announces = /^(alpha|beta|dev|pre|preview|rc|snapshot)$/;
 
 function piecesOf(version: string): Piece[] {
   return [...version.toLowerCase().matchAll(/\d+|[a-z]+/g)].map(([piece]) =>
@@ -10,29 +10,34 @@ function piecesOf(version: string): Piece[] {
   );
 }
 
-/** Numbers by value, words by the alphabet; a number is newer than a word. `2.1` and `2.1.0` are equal. */
+/** Zeros that no number follows say nothing: `2.0-rc1` is `2-rc1`. */
+function significant(version: string): Piece[] {
+  const pieces = piecesOf(version);
+  return pieces.filter((piece, at) => {
+    const next = pieces.slice(at).find((each) => each !== 0);
+    return piece !== 0 || typeof next === 'number';
+  });
+}
+
+/** Announcements, the end, words, numbers: in this order, so that any two versions can be compared. */
+function rank(piece: Piece | undefined): number {
+  if (piece === undefined) return 1;
+  if (typeof piece === 'number') return 3;
+  return announces.test(piece) ? 0 : 2;
+}
+
+/** Negative when `a` is older. Numbers count by value, words by the alphabet; `2.1` and `2.1.0` are equal. */
 export function compareVersions(a: string, b: string): number {
-  const left = piecesOf(a);
-  const right = piecesOf(b);
-  for (let at = 0; at < Math.max(left.length, right.length); at++) {
-    const order = comparePieces(left[at], right[at]);
+  const left = significant(a);
+  const right = significant(b);
+  for (let at = 0; at <= Math.min(left.length, right.length); at++) {
+    const [x, y] = [left[at], right[at]];
+    if (x === y) continue;
+    const order = rank(x) - rank(y);
     if (order !== 0) return order;
+    return x !== undefined && y !== undefined && x < y ? -1 : 1;
   }
   return 0;
-}
-
-function comparePieces(a: Piece | undefined, b: Piece | undefined): number {
-  if (a === b) return 0;
-  if (a === undefined) return -compareToEnd(b ?? 0);
-  if (b === undefined) return compareToEnd(a);
-  if (typeof a === 'number' && typeof b === 'number') return a - b;
-  if (typeof a === 'string' && typeof b === 'string') return a < b ? -1 : 1;
-  return typeof a === 'number' ? 1 : -1;
-}
-
-function compareToEnd(piece: Piece): number {
-  if (typeof piece === 'number') return Math.sign(piece);
-  return before.test(piece) ? -1 : 1;
 }
 
 /**

@@ -5,7 +5,6 @@ import { asGridError, errorText, GridError } from '#kernel/errors.js';
 import type { Log } from '#kernel/log.js';
 import { createSerial } from '#kernel/persistence/serial.js';
 import type { AgentFacts } from '#tsi/protocol/facts.js';
-import type { IdbSubject } from '../idb/idb.js';
 import type { ScriptHeader } from '../idb/script-header.js';
 import type { Target, TargetEvent, Targets } from '../target.js';
 import { completeTimeline } from './boot.js';
@@ -16,6 +15,7 @@ import type { ImageSource } from './image-source.js';
 import { chooseDriver, chooseParameters } from './parameters.js';
 import { step, VmError, type VmEvent, type VmState } from './state.js';
 import {
+  idbSubject,
   type Driver,
   type Evidence,
   type TargetSystem,
@@ -180,7 +180,6 @@ export class TargetSystems implements Targets, AsyncDisposable {
     if (!record || gone.has(record.state)) return undefined;
     const { metadata } = record.image;
     return {
-      id: record.id,
       ownerDn: record.ownerDn,
       identity: { login: metadata.tsi.login, groups: 'DEFAULT_GID' },
       jobsDirectory: metadata.tsi.jobsDirectory,
@@ -466,16 +465,6 @@ export class TargetSystems implements Targets, AsyncDisposable {
         await this.#apply(id, { type: 'destroy', evidence });
     await this.#later(reaperMs, () => this.#spawn(this.#reap()));
   }
-}
-
-/** What the record says for the IDB of its target system. */
-export function idbSubject({ image, parameters }: TargetSystem): IdbSubject {
-  const { applications, partitions, resources, info } = image.metadata;
-  return {
-    applications,
-    fragment: { partitions, resources, info },
-    limits: { cpus: parameters.cpus, memoryBytes: parameters.memoryMiB * 1024 * 1024 },
-  };
 }
 
 /** Worth another try without a word to the user: the hypervisor or the image repository is away. */
