@@ -228,7 +228,7 @@ export const IdbPartition = z.strictObject({
 export type IdbPartition = z.output<typeof IdbPartition>;
 
 export const IdbPartitions = z.record(
-  z.string().regex(/^[A-Za-z0-9][A-Za-z0-9._@+-]{0,63}$/, 'letters, digits and ._@+- only'),
+  z.string().regex(/^[A-Za-z0-9][A-Za-z0-9._@+-]{0,63}$/, 'must be letters, digits and ._@+-'),
   IdbPartition,
 );
 export type IdbPartitions = z.output<typeof IdbPartitions>;

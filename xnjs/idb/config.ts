@@ -4,7 +4,7 @@ import { z } from 'zod';
 export const IdbConfig = z.strictObject({
   /** Absolute. A JSON file or a directory of them; absent: only the images say what can be run. */
   path: z.string().startsWith('/', 'must be an absolute path').optional(),
-  /** Name of the main file in a directory; by default the one that has `Partitions`. */
+  /** Name of the main file in a directory; by default the one that says more than applications. */
   main: z.string().optional(),
   /** Files of applications on the target systems, read as their users: `$HOME/.applications/*.json`. */
   userFiles: z

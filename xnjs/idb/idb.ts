@@ -41,6 +41,7 @@ export type IdbSubject = {
 /** The one queue of a machine for which nothing else is said. */
 export const partitionName = 'vm';
 const longestRuntimeSeconds = 30 * 86_400;
+const mostNodes = 65_536;
 const leastMemoryBytes = 1024 ** 2;
 
 export const emptySiteIdb: SiteIdb = {
@@ -102,7 +103,7 @@ export function toPartitions(partitions: NonNullable<IdbFragment['partitions']>)
 
 type Numeric = Extract<IdbResource, { Type: 'INT' | 'DOUBLE' }>;
 
-/** @param ownNodes its batch system has nodes of its own, whose number we do not know */
+/** @param ownNodes its batch system has nodes of its own, and we do not know how many */
 function machineResources(
   { cpus, memoryBytes }: IdbSubject['limits'],
   ownNodes: boolean,
@@ -110,7 +111,7 @@ function machineResources(
   const count = (Max: number): Numeric => ({ Type: 'INT', Min: 1, Max });
   return {
     Runtime: { Type: 'INT', Min: 1, Max: longestRuntimeSeconds },
-    ...(!ownNodes && { Nodes: count(1) }),
+    Nodes: count(ownNodes ? mostNodes : 1),
     CPUsPerNode: count(cpus),
     TotalCPUs: count(cpus),
     MemoryPerNode: { Type: 'INT', Min: leastMemoryBytes, Max: memoryBytes },

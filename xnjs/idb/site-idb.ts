@@ -45,7 +45,7 @@ const ApplicationsFile = z.strictObject({ Applications });
 export type IdbFiles = {
   /** A file, or a directory of them. */
   readonly path: string;
-  /** Name of the file in a directory that is the main one; by default the one with `Partitions`. */
+  /** Name of the file in a directory that is the main one. */
   readonly main?: string | undefined;
 };
 
@@ -106,7 +106,10 @@ export function parseApplications(path: string, raw: unknown): IdbApplication[] 
 
 type Content = { readonly path: string; readonly raw: unknown };
 
-/** A single file is the main one; in a directory the one that is named, or has `Partitions`. */
+/** What makes a file of a directory the main one. */
+const mainKeys = ['Partitions', 'Info', ...Object.keys(scriptHeaderKeys)];
+
+/** A single file is the main one; in a directory the one that is named, or says more than applications. */
 function chooseMain({ path, main }: IdbFiles, contents: readonly Content[]): Content | undefined {
   const [only] = contents;
   if (contents.length === 1 && only?.path === path) return only;
@@ -116,12 +119,13 @@ function chooseMain({ path, main }: IdbFiles, contents: readonly Content[]): Con
     return named;
   }
   const candidates = contents.filter(
-    ({ raw }) => typeof raw === 'object' && raw !== null && 'Partitions' in raw,
+    ({ raw }) =>
+      typeof raw === 'object' && raw !== null && mainKeys.some((key) => Object.hasOwn(raw, key)),
   );
   if (candidates.length > 1)
     throw invalid(
       path,
-      `has Partitions in more than one file: ${candidates.map((file) => basename(file.path)).join(', ')}`,
+      `has more than one main file (one with ${mainKeys.join(', ')}): ${candidates.map((file) => basename(file.path)).join(', ')}`,
     );
   return candidates[0];
 }

@@ -21,6 +21,8 @@ import { silentLog } from '#kernel/log.js';
 import { openDatabase, type Database } from '#kernel/persistence/database.js';
 import { migrate } from '#kernel/persistence/migrate.js';
 import type { Scope } from '#kernel/scope.js';
+import type { TargetIdbs } from '#xnjs/idb/idb-source.js';
+import type { ScriptHeader } from '#xnjs/idb/script-header.js';
 import { JobConfig } from '#xnjs/job/config.js';
 import { JobEngine } from '#xnjs/job/engine.js';
 import type { Job } from '#xnjs/job/job.js';
@@ -117,7 +119,11 @@ export class LocalTargets implements Targets {
 }
 
 /** A TSI client to an agent's socket; not up yet when this returns. */
-export function linkTo(scope: Scope, socket: string): { link: AgentLink; tsi: () => Tsi } {
+export function linkTo(
+  scope: Scope,
+  socket: string,
+  scriptHeader: () => ScriptHeader = () => ({}),
+): { link: AgentLink; tsi: () => Tsi } {
   const link = scope.use(
     new AgentLink({
       name: 'test',
@@ -131,7 +137,9 @@ export function linkTo(scope: Scope, socket: string): { link: AgentLink; tsi: ()
       },
     }),
   );
-  const client = scope.use(createTsi(link.transport(), { log: silentLog, clock: systemClock }));
+  const client = scope.use(
+    createTsi(link.transport(), { log: silentLog, clock: systemClock, scriptHeader }),
+  );
   const tsi = (): Tsi => {
     if (link.state === 'up') return client;
     throw new GridError('TSI_UNAVAILABLE', 'the link is down');
@@ -163,6 +171,7 @@ export type RigOptions = {
   config?: Partial<JobConfig>;
   /** Puts something between the engine and its store. */
   around?: (store: JobStore) => JobStore;
+  idb?: TargetIdbs & { readonly scriptHeader?: ScriptHeader };
 };
 
 /** Engine, SQLite, TSI client and agent: everything real. */
@@ -179,9 +188,9 @@ export async function startEngine(
   scope: Scope,
   directory: string,
   socket: string,
-  { applications, config, around = (store) => store }: RigOptions = {},
+  { applications, config, idb, around = (store) => store }: RigOptions = {},
 ): Promise<Omit<Rig, 'agent'>> {
-  const { link, tsi } = linkTo(scope, socket);
+  const { link, tsi } = linkTo(scope, socket, () => idb?.scriptHeader ?? {});
   await until('link is up', () => link.state === 'up');
   const targets = new LocalTargets(tsi, join(directory, 'jobs'), applications);
   link.onChange((state) => {
@@ -194,6 +203,7 @@ export async function startEngine(
       clock: systemClock,
       log: silentLog,
       config: JobConfig.parse({ ...config }),
+      ...(idb && { idb }),
     }),
   );
   await engine.attach();
