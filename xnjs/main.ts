@@ -111,7 +111,7 @@ export async function startXnjs(config: XnjsConfig, { log, onBehalfOf }: XnjsDep
         images: imageSource(config, onBehalfOf, scope),
         clock: systemClock,
         log,
-        scriptHeader: () => idb.scriptHeader,
+        idb,
       }),
     );
     const jobs = scope.use(
@@ -121,7 +121,6 @@ export async function startXnjs(config: XnjsConfig, { log, onBehalfOf }: XnjsDep
         clock: systemClock,
         log,
         config: config.jobs,
-        idb,
       }),
     );
     await systems.start();

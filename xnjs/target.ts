@@ -1,4 +1,4 @@
-import type { IdbSubject } from './idb/idb.js';
+import type { IdbSubject, TargetIdb } from './idb/idb.js';
 import type { Tsi, TsiIdentity } from './tsi/tsi.js';
 
 /**
@@ -11,6 +11,8 @@ export type Target = IdbSubject & {
   readonly identity: TsiIdentity;
   /** Absolute path below which job directories are made. */
   readonly jobsDirectory: string;
+  /** Absent: the image alone says what can be run. */
+  readonly idb?: TargetIdb;
   /** @throws `TSI_UNAVAILABLE` while nothing is bound */
   tsi(): Tsi;
 };

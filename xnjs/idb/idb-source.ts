@@ -3,26 +3,10 @@ import { errorText } from '#kernel/errors.js';
 import type { Log } from '#kernel/log.js';
 import type { Target } from '../target.js';
 import type { IdbConfig } from './config.js';
-import { emptySiteIdb, idbOf, type Idb, type IdbSubject } from './idb.js';
+import { emptySiteIdb, mergeIdb, type Idb, type IdbSubject, type TargetIdb } from './idb.js';
 import type { ScriptHeader } from './script-header.js';
 import { idbVersion, readSiteIdb, type SiteIdb } from './site-idb.js';
 import { readUserApplications, type UserApplications } from './user-applications.js';
-
-/** Where the job engine finds the IDB of a target system. */
-export type TargetIdbs = {
-  of(target: Target): Idb;
-  /** Whether files on the target system have to be read before `of` is right. */
-  isStale(target: Target): boolean;
-  /** Reads them. @throws `TSI_UNAVAILABLE` */
-  refresh(target: Target): Promise<void>;
-};
-
-/** Where there is no site IDB: the images' applications and the machines. */
-export const imagesOnly: TargetIdbs = {
-  of: (target) => idbOf(target),
-  isStale: () => false,
-  refresh: () => Promise.resolve(),
-};
 
 export type IdbSourceOptions = {
   readonly config: IdbConfig;
@@ -37,7 +21,7 @@ type OfUser = UserApplications & { readonly readMs: number };
  * The site's IDB, read again whenever its files change. A new version that is wrong changes nothing: the
  * last good one stays in force, as a whole, until the files are right again.
  */
-export class IdbSource implements TargetIdbs, AsyncDisposable {
+export class IdbSource implements AsyncDisposable {
   readonly #options: IdbSourceOptions;
   readonly #log: Log;
   readonly #ofUsers = new Map<string, OfUser>();
@@ -68,7 +52,7 @@ export class IdbSource implements TargetIdbs, AsyncDisposable {
 
   of(target: IdbSubject & { readonly id?: string }): Idb {
     const ofUser = this.#ofUsers.get(target.id ?? '');
-    const idb = idbOf(target, this.#site, ofUser?.applications);
+    const idb = mergeIdb(target, this.#site, ofUser?.applications);
     return ofUser && ofUser.problems.length > 0 ? { ...idb, problems: ofUser.problems } : idb;
   }
 
@@ -82,13 +66,22 @@ export class IdbSource implements TargetIdbs, AsyncDisposable {
     return this.#problem;
   }
 
-  isStale({ id }: Target): boolean {
+  /** The IDB of one target system, for its jobs. */
+  bind(target: Target): TargetIdb {
+    return {
+      current: () => this.of(target),
+      isStale: () => this.#isStale(target.id),
+      refresh: () => this.#refresh(target),
+    };
+  }
+
+  #isStale(id: string): boolean {
     if (this.#options.config.userFiles.length === 0) return false;
     const readMs = this.#ofUsers.get(id)?.readMs;
     return readMs === undefined || this.#options.clock.now() - readMs >= userFilesKeptMs;
   }
 
-  async refresh(target: Target): Promise<void> {
+  async #refresh(target: Target): Promise<void> {
     const { clock, config } = this.#options;
     const found = await readUserApplications(target, config.userFiles);
     const readMs = clock.now();

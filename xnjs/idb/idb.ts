@@ -38,6 +38,15 @@ export type IdbSubject = {
   readonly queues?: readonly string[];
 };
 
+/** The IDB of one target system, parts of which may lie on it: the user's own applications. */
+export type TargetIdb = {
+  current(): Idb;
+  /** Whether those parts have to be read before `current` is right. */
+  isStale(): boolean;
+  /** Reads them. @throws `TSI_UNAVAILABLE` */
+  refresh(): Promise<void>;
+};
+
 /** The one queue of a machine for which nothing else is said. */
 export const partitionName = 'vm';
 const longestRuntimeSeconds = 30 * 86_400;
@@ -56,7 +65,7 @@ export const emptySiteIdb: SiteIdb = {
  * The site's IDB, the image's fragment and the machine as one (docs/protocols/idb.md, "Merging").
  * @param ofUser applications of the user's own, which hide all others
  */
-export function idbOf(
+export function mergeIdb(
   subject: IdbSubject,
   site: SiteIdb = emptySiteIdb,
   ofUser: readonly IdbApplication[] = [],
@@ -70,6 +79,11 @@ export function idbOf(
     scriptHeader: site.scriptHeader,
     allowUserExecutable: site.allowUserExecutable,
   };
+}
+
+/** The IDB of a target system as it is now; where there is no site IDB, what its image says. */
+export function idbOf(target: IdbSubject & { readonly idb?: TargetIdb }): Idb {
+  return target.idb?.current() ?? mergeIdb(target);
 }
 
 function withoutHidden(applications: readonly IdbApplication[]): IdbApplication[] {

@@ -2,7 +2,7 @@ import type { Idb } from '../idb/idb.js';
 import { jobName, type JobDescription } from '../job/description.js';
 import type { Submission } from '../tsi/tsi.js';
 import { resolveApplication, type Application } from './application.js';
-import { chooseResources } from './resources.js';
+import { checkResources } from './resources.js';
 import { jobScript } from './script.js';
 
 export type IncarnationFacts = {
@@ -28,7 +28,7 @@ export type Incarnation = {
  */
 export function incarnate(job: JobDescription, idb: Idb, facts: IncarnationFacts): Incarnation {
   const application = resolveApplication(job, idb);
-  const resources = chooseResources(job, application, idb);
+  const resources = checkResources(job, idb, application);
   const umask = job.Umask ?? job.umask ?? facts.defaultUmask;
   const runs =
     application.executable !== undefined ||

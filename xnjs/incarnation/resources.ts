@@ -5,7 +5,7 @@ import { findResource, type Idb, type Partition } from '../idb/idb.js';
 import type { JobDescription } from '../job/description.js';
 import { JobError } from '../job/errors.js';
 import type { Submission } from '../tsi/tsi.js';
-import type { Application } from './application.js';
+import { resolveApplication, type Application } from './application.js';
 import { evaluate } from './expression.js';
 
 /** What the job asks the batch system for. Absent: not asked for. */
@@ -44,10 +44,10 @@ const bytesPerMiB = 1024 ** 2;
  * partition that the job goes to.
  * @throws {@link JobError} `RESOURCE_UNKNOWN`, `RESOURCE_OUT_OF_RANGE`, each naming field, value and range
  */
-export function chooseResources(
+export function checkResources(
   job: JobDescription,
-  application: Pick<Application, 'resources' | 'siteEnvironment' | 'userEnvironment'>,
   idb: Idb,
+  application: Application = resolveApplication(job, idb),
 ): ResourceRequest {
   const variables = { ...application.siteEnvironment, ...application.userEnvironment };
   const ofJob = { ...job.Resources, ...(job.Project !== undefined && { Project: job.Project }) };

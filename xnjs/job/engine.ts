@@ -3,7 +3,6 @@ import type { Clock } from '#kernel/clock.js';
 import { errorText, GridError } from '#kernel/errors.js';
 import type { Log } from '#kernel/log.js';
 import type { FileSpace } from '../files/file-space.js';
-import { imagesOnly, type TargetIdbs } from '../idb/idb-source.js';
 import type { Target, TargetEvent, Targets } from '../target.js';
 import type { JobConfig } from './config.js';
 import {
@@ -29,8 +28,6 @@ export type JobEngineOptions = {
   readonly clock: Clock;
   readonly log: Log;
   readonly config: JobConfig;
-  /** Without it the images alone say what can be run. */
-  readonly idb?: TargetIdbs;
 };
 
 export type NewJob = {
@@ -102,7 +99,6 @@ export class JobEngine implements AsyncDisposable {
       watcher: this.#watcher,
       clock,
       log: this.#log,
-      idb: options.idb ?? imagesOnly,
       config,
       closing: this.#closing.signal,
     });

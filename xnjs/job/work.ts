@@ -5,7 +5,7 @@ import { errorText, GridError } from '#kernel/errors.js';
 import type { Log } from '#kernel/log.js';
 import { linkSignals } from '#kernel/net/deadline.js';
 import { FileSpace, removal } from '../files/file-space.js';
-import type { TargetIdbs } from '../idb/idb-source.js';
+import { idbOf } from '../idb/idb.js';
 import { incarnate, type Incarnation } from '../incarnation/incarnate.js';
 import { quote } from '../incarnation/quote.js';
 import { abortMarker, exitCodeFile } from '../incarnation/script.js';
@@ -32,7 +32,6 @@ export type JobWorkOptions = {
   readonly watcher: Watcher;
   readonly clock: Clock;
   readonly log: Log;
-  readonly idb: TargetIdbs;
   readonly config: JobConfig;
   /** The engine is closing: even what must not be cut short otherwise is. */
   readonly closing: AbortSignal;
@@ -233,13 +232,12 @@ export class JobWork {
 
   /** The IDB may have parts on the target system, which are asked for only where there are. */
   async #refreshIdb(job: Job, call: Call): Promise<void> {
-    const { idb } = this.#options;
-    if (idb.isStale(this.#options.target(job.targetId)))
-      await call((_, target) => idb.refresh(target));
+    if (this.#options.target(job.targetId).idb?.isStale())
+      await call(async (_, { idb }) => idb?.refresh());
   }
 
   #incarnate(job: Job, description: JobDescription, target: Target): Incarnation {
-    return incarnate(description, this.#options.idb.of(target), {
+    return incarnate(description, idbOf(target), {
       workingDirectory: jobDirectory(target, job.id),
       userDn: job.ownerDn,
       defaultUmask: this.#options.config.defaultUmask,

@@ -5,7 +5,7 @@ import { asGridError, errorText, GridError } from '#kernel/errors.js';
 import type { Log } from '#kernel/log.js';
 import { createSerial } from '#kernel/persistence/serial.js';
 import type { AgentFacts } from '#tsi/protocol/facts.js';
-import type { ScriptHeader } from '../idb/script-header.js';
+import type { IdbSource } from '../idb/idb-source.js';
 import type { Target, TargetEvent, Targets } from '../target.js';
 import { completeTimeline } from './boot.js';
 import { AgentBinding } from './agent-binding.js';
@@ -35,8 +35,8 @@ export type TargetSystemsOptions = {
   readonly installationId: string;
   readonly bootTimeoutMs: number;
   readonly heartbeatMs: number;
-  /** First lines of every script for a TSI, as the site's IDB has them now. */
-  readonly scriptHeader?: () => ScriptHeader;
+  /** The site's IDB. */
+  readonly idb?: Pick<IdbSource, 'bind' | 'scriptHeader'>;
   readonly limits: { readonly cpus: number; readonly memoryMiB: number; readonly perUser: number };
 };
 
@@ -179,7 +179,8 @@ export class TargetSystems implements Targets, AsyncDisposable {
     const record = this.#records.get(targetId);
     if (!record || gone.has(record.state)) return undefined;
     const { metadata } = record.image;
-    return {
+    const { idb } = this.#options;
+    const target: Target = {
       ownerDn: record.ownerDn,
       identity: { login: metadata.tsi.login, groups: 'DEFAULT_GID' },
       jobsDirectory: metadata.tsi.jobsDirectory,
@@ -191,6 +192,7 @@ export class TargetSystems implements Targets, AsyncDisposable {
         throw new GridError('TSI_UNAVAILABLE', text, { vmId: targetId });
       },
     };
+    return idb ? { ...target, idb: idb.bind(target) } : target;
   }
 
   subscribe(listener: (event: TargetEvent) => void): () => void {
@@ -351,11 +353,11 @@ export class TargetSystems implements Targets, AsyncDisposable {
   }
 
   #bind(record: TargetSystem): void {
-    const { clock, log, heartbeatMs, hypervisor, workspace, scriptHeader } = this.#options;
+    const { clock, log, heartbeatMs, hypervisor, workspace, idb } = this.#options;
     const socket = workspace.agentSocket(record);
     const binding = new AgentBinding({
       ...{ record, socket, hypervisor, clock, log, heartbeatMs },
-      ...(scriptHeader && { scriptHeader }),
+      ...(idb && { scriptHeader: () => idb.scriptHeader }),
     });
     this.#bindings.set(record.id, binding);
     binding.onChange((up) => {

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import { ImageMetadata, type IdbApplication } from '#imagerepo/contract.js';
-import { emptySiteIdb, findResource, idbOf, type Idb } from '#xnjs/idb/idb.js';
+import { emptySiteIdb, findResource, mergeIdb, type Idb } from '#xnjs/idb/idb.js';
 import type { SiteIdb } from '#xnjs/idb/site-idb.js';
 import { idbSubject } from '#xnjs/vm/target-system.js';
 import { aTargetSystem, anImageMetadata } from '../vm/samples.js';
@@ -33,7 +33,7 @@ const bounds = ({ partitions }: Idb, name: string) => {
 
 describe('the IDB of a target system', () => {
   it("has the image's applications and the site's, and the image's where both have one", () => {
-    const { applications } = idbOf(
+    const { applications } = mergeIdb(
       { applications: [app('A', '1', 'image'), app('B', '1', 'image')], limits },
       site({ applications: [app('A', '1', 'site'), app('A', '2', 'site')] }),
       [app('B', '1', 'user')],
@@ -47,7 +47,7 @@ describe('the IDB of a target system', () => {
   });
 
   it('is one partition of what the machine has, when nothing else is said', () => {
-    const idb = idbOf({ applications: [], limits });
+    const idb = mergeIdb({ applications: [], limits });
     assert.deepEqual(
       idb.partitions.map(({ name }) => name),
       ['vm'],
@@ -58,7 +58,7 @@ describe('the IDB of a target system', () => {
   });
 
   it("has the site's partitions, cut to the machine, defaults too", () => {
-    const idb = idbOf({ applications: [], limits }, site({ partitions: [batch] }));
+    const idb = mergeIdb({ applications: [], limits }, site({ partitions: [batch] }));
     assert.deepEqual(bounds(idb, 'Runtime'), [60, 90 * 86_400, 3_600]);
     assert.deepEqual(bounds(idb, 'Nodes'), [1, 1, 1]);
     assert.deepEqual(bounds(idb, 'CPUsPerNode'), [4, 4, 4]);
@@ -77,7 +77,7 @@ describe('the IDB of a target system', () => {
       info: { docs: 'here', admin: 'the image' },
     });
     const image = { ...aTargetSystem().image, metadata };
-    const idb = idbOf(
+    const idb = mergeIdb(
       idbSubject(aTargetSystem({ image })),
       site({ partitions: [batch], info: { admin: 'the site' } }),
     );
@@ -93,14 +93,14 @@ describe('the IDB of a target system', () => {
 
   it('has the queues of its batch system, where nobody describes any', () => {
     const subject = { applications: [], limits, queues: ['short', 'long'] };
-    const idb = idbOf(subject);
+    const idb = mergeIdb(subject);
     assert.deepEqual(
       idb.partitions.map(({ name }) => name),
       ['short', 'long'],
     );
     assert.deepEqual(bounds(idb, 'Nodes'), [1, 65_536, undefined]);
     assert.deepEqual(
-      idbOf(subject, site({ partitions: [batch] })).partitions.map(({ name }) => name),
+      mergeIdb(subject, site({ partitions: [batch] })).partitions.map(({ name }) => name),
       ['batch'],
     );
   });

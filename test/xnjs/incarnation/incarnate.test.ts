@@ -3,7 +3,7 @@ import { describe, it } from 'node:test';
 import type { IdbApplication } from '#imagerepo/contract.js';
 import { idbOf } from '#xnjs/idb/idb.js';
 import { resolveApplication } from '#xnjs/incarnation/application.js';
-import { chooseResources } from '#xnjs/incarnation/resources.js';
+import { checkResources } from '#xnjs/incarnation/resources.js';
 import { parseDescription } from '#xnjs/job/description.js';
 
 const application = (Version: string, more: Partial<IdbApplication> = {}): IdbApplication => ({
@@ -17,8 +17,7 @@ const idb = idbOf({ applications: [application('9.0'), application('10.1')], lim
 const resolve = (raw: Record<string, unknown>, applications = idb.applications) =>
   resolveApplication(parseDescription(raw), idbOf({ applications, limits }));
 const check = (Resources: Record<string, unknown>, more = {}) => {
-  const job = parseDescription({ Resources, ...more });
-  return chooseResources(job, resolveApplication(job, idb), idb);
+  return checkResources(parseDescription({ Resources, ...more }), idb);
 };
 
 describe('applications', () => {

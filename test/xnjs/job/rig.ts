@@ -21,7 +21,7 @@ import { silentLog } from '#kernel/log.js';
 import { openDatabase, type Database } from '#kernel/persistence/database.js';
 import { migrate } from '#kernel/persistence/migrate.js';
 import type { Scope } from '#kernel/scope.js';
-import type { TargetIdbs } from '#xnjs/idb/idb-source.js';
+import type { IdbSource } from '#xnjs/idb/idb-source.js';
 import type { ScriptHeader } from '#xnjs/idb/script-header.js';
 import { JobConfig } from '#xnjs/job/config.js';
 import { JobEngine } from '#xnjs/job/engine.js';
@@ -99,9 +99,15 @@ export class LocalTargets implements Targets {
   readonly #listeners = new Set<(event: TargetEvent) => void>();
   readonly #target: Target;
 
-  constructor(tsi: () => Tsi, jobsDirectory: string, applications: IdbApplication[] = []) {
+  constructor(
+    tsi: () => Tsi,
+    jobsDirectory: string,
+    applications: IdbApplication[] = [],
+    idb?: IdbSource,
+  ) {
     const limits = { cpus: 4, memoryBytes: 2 * 1024 ** 3 };
-    this.#target = { id: targetId, ownerDn, identity, jobsDirectory, applications, limits, tsi };
+    const target = { id: targetId, ownerDn, identity, jobsDirectory, applications, limits, tsi };
+    this.#target = idb ? { ...target, idb: idb.bind(target) } : target;
   }
 
   find(id: string): Target | undefined {
@@ -171,7 +177,7 @@ export type RigOptions = {
   config?: Partial<JobConfig>;
   /** Puts something between the engine and its store. */
   around?: (store: JobStore) => JobStore;
-  idb?: TargetIdbs & { readonly scriptHeader?: ScriptHeader };
+  idb?: IdbSource;
 };
 
 /** Engine, SQLite, TSI client and agent: everything real. */
@@ -192,7 +198,7 @@ export async function startEngine(
 ): Promise<Omit<Rig, 'agent'>> {
   const { link, tsi } = linkTo(scope, socket, () => idb?.scriptHeader ?? {});
   await until('link is up', () => link.state === 'up');
-  const targets = new LocalTargets(tsi, join(directory, 'jobs'), applications);
+  const targets = new LocalTargets(tsi, join(directory, 'jobs'), applications, idb);
   link.onChange((state) => {
     if (state === 'up') targets.emit({ type: 'ready', targetId });
   });
@@ -203,7 +209,6 @@ export async function startEngine(
       clock: systemClock,
       log: silentLog,
       config: JobConfig.parse({ ...config }),
-      ...(idb && { idb }),
     }),
   );
   await engine.attach();
