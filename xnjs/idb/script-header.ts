@@ -63,6 +63,9 @@ function withInterpreter(text: string): string {
 }
 
 function fault(text: string): string | undefined {
+  const [, interpreter] = /^#!(.*)/.exec(text) ?? [];
+  if (interpreter !== undefined && !/^\s*(\S*\/env\s+)?(\S*\/)?bash(\s|$)/.test(interpreter))
+    return `scripts are written for bash, which "${interpreter.trim()}" is not`;
   if (/[\0\r]/.test(text)) return 'must not contain NUL or carriage returns';
   if (/#TSI_|ENDOFMESSAGE/.test(text)) return 'must not contain #TSI_… or ENDOFMESSAGE';
   if (text.includes('\n#!')) return 'must have #! on its first line only';

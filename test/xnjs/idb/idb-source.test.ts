@@ -36,7 +36,7 @@ class HandClock implements Clock {
 const file = (...names: string[]): string =>
   JSON.stringify({
     Applications: names.map((Name) => ({ Name, Version: '1', Executable: 'a' })),
-    ScriptHeader: `#!/bin/${names[0]}`,
+    ScriptHeader: `#!/bin/bash -${names[0]}`,
   });
 
 describe('the IDB of a running server', () => {
@@ -63,7 +63,7 @@ describe('the IDB of a running server', () => {
     writeFileSync(path, file('B', 'C'));
     await clock.tick();
     assert.deepEqual(names(source), ['B', 'C']);
-    assert.equal(source.scriptHeader.submit, '#!/bin/B');
+    assert.equal(source.scriptHeader.submit, '#!/bin/bash -B');
     writeFileSync(`${path}.new`, file('D'));
     renameSync(`${path}.new`, path);
     await clock.tick();
@@ -75,9 +75,9 @@ describe('the IDB of a running server', () => {
     await using source = await open();
     assert.equal(source.problem, undefined);
     const wrong = { Name: 'C', Version: 1, Executable: 'c' };
-    writeFileSync(path, JSON.stringify({ ScriptHeader: '#!/bin/B', Applications: [wrong] }));
+    writeFileSync(path, JSON.stringify({ ScriptHeader: '#!/bin/bash -B', Applications: [wrong] }));
     await clock.tick();
-    assert.deepEqual([names(source), source.scriptHeader.submit], [['A'], '#!/bin/A']);
+    assert.deepEqual([names(source), source.scriptHeader.submit], [['A'], '#!/bin/bash -A']);
     assert.match(String(source.problem), /idb\.json: Applications\.0\.Version: /);
     rmSync(path);
     await clock.tick();

@@ -85,19 +85,23 @@ describe('an IDB file', () => {
   });
 
   const headers: [string, object, object][] = [
-    ['lines', { ScriptHeader: ['#!/bin/sh', 'export A=1'] }, { submit: '#!/bin/sh\nexport A=1' }],
-    ['a text without a line end', { ScriptHeader: '#!/bin/sh' }, { submit: '#!/bin/sh' }],
-    ['a text with one', { ScriptHeader: '#!/bin/sh\n' }, { submit: '#!/bin/sh' }],
+    [
+      'lines',
+      { ScriptHeader: ['#!/bin/bash', 'export A=1'] },
+      { submit: '#!/bin/bash\nexport A=1' },
+    ],
+    ['a text without a line end', { ScriptHeader: '#!/bin/bash' }, { submit: '#!/bin/bash' }],
+    ['a text with one', { ScriptHeader: '#!/bin/bash\n' }, { submit: '#!/bin/bash' }],
     ['no interpreter', { ScriptHeader: 'A=1' }, { submit: '#!/bin/bash\nA=1' }],
     [
       'an old template',
-      { SubmitScriptTemplate: ['#!/bin/sh -l', '#COMMAND', '#RESOURCES', 'A=1', '#SCRIPT', ''] },
-      { submit: '#!/bin/sh -l\nA=1', execute: undefined },
+      { SubmitScriptTemplate: ['#!/bin/bash -l', '#COMMAND', '#RESOURCES', 'A=1', '#SCRIPT', ''] },
+      { submit: '#!/bin/bash -l\nA=1', execute: undefined },
     ],
     [
       'an old template beside a header, which wins',
-      { ScriptHeader: '#!/bin/sh', ExecuteScriptTemplate: '#!/bin/ksh\n#SCRIPT' },
-      { submit: '#!/bin/sh' },
+      { ScriptHeader: '#!/bin/bash', ExecuteScriptTemplate: '#!/bin/bash -x\n#SCRIPT' },
+      { submit: '#!/bin/bash' },
     ],
   ];
   for (const [what, file, expected] of headers)
@@ -158,19 +162,20 @@ describe('an IDB file', () => {
     ['a type that is none', partition({ L: { Type: 'DATE' } }), /Resources\.L\.Type/],
     ['a resource that is none', partition({ L: [1] }), /Resources\.L: must be "lo-hi"/],
     ['a resource name for no header', partition({ 'a\n#TSI_X': 1 }), /letters, digits, blanks/],
+    ['a header of another shell', { ScriptHeader: '#!/bin/dash' }, /"\/bin\/dash" is not/],
     [
       'a header with a line of the protocol',
-      { ScriptHeader: ['#!/bin/sh', '#TSI_PING'] },
+      { ScriptHeader: ['#!/bin/bash', '#TSI_PING'] },
       /ScriptHeader: must not contain #TSI_/,
     ],
     [
       'a header with a carriage return',
-      { ScriptHeader: '#!/bin/sh\r\nx' },
+      { ScriptHeader: '#!/bin/bash\r\nx' },
       /ScriptHeader.*carriage/,
     ],
     [
       'a template that goes on',
-      { SubmitScriptTemplate: '#!/bin/sh\n#SCRIPT\necho' },
+      { SubmitScriptTemplate: '#!/bin/bash\n#SCRIPT\necho' },
       /lines after #SCRIPT/,
     ],
     ['deep nesting', `{"Info": ${'['.repeat(50)}${']'.repeat(50)}}`, /deeper than/],
