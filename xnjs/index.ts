@@ -2,6 +2,7 @@
 export { startXnjs, XnjsConfig, type Xnjs } from './main.js';
 export { JobEngine } from './job/engine.js';
 export type { RawDescription } from './job/description.js';
+export { parseJsdl, readJobDefinition, type JsdlJob } from './jsdl/parse-jsdl.js';
 export type { Job } from './job/job.js';
 export { consumedTime, jobStatus } from './job/status.js';
 export { FileSpace, type FileInfo } from './files/file-space.js';

@@ -26,6 +26,13 @@ const app = (Name: string, more = {}) => ({
 const names = (applications: readonly { Name: string }[]) => applications.map(({ Name }) => Name);
 
 describe('an IDB file', () => {
+  it('is what the sample is', async () => {
+    const path = new URL('../../../config/idb/idb.json', import.meta.url).pathname;
+    const { applications, partitions } = await readSiteIdb({ path });
+    assert.deepEqual(names(applications), ['Convert', 'Bash shell']);
+    assert.equal(partitions.length, 2);
+  });
+
   it('is read in every spelling of resources', async () => {
     const { partitions } = await read({
       Partitions: {
