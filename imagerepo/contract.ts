@@ -1,51 +1,21 @@
 import { z } from 'zod';
+import {
+  entryName as name,
+  IdbApplication,
+  IdbInfo,
+  IdbPartitions,
+  IdbResources,
+  line,
+  twiceNamed,
+} from './contract-idb.js';
+
+export * from './contract-idb.js';
 
 /**
  * What the image repository and its users agree on: the metadata that an image creator writes, the
- * record that the repository answers with, and the routes. The only file of `imagerepo/` that other
- * folders may import.
+ * record that the repository answers with, and the routes. This file is the only one of `imagerepo/`
+ * that other folders may import; `contract-idb.ts` is a part of it.
  */
-
-const name = z
-  .string()
-  .regex(
-    /^[A-Za-z0-9][A-Za-z0-9 ._+-]{0,79}$/,
-    'letters, digits, blanks and ._+- only, at most 80',
-  );
-const line = z
-  .string()
-  .max(1024)
-  .refine((text) => !/[\0\r\n]/.test(text), 'must be one line');
-const text = z.union([z.string().max(65_536), z.array(z.string().max(8_192)).max(1_000)]);
-const environmentName = z.string().regex(/^[A-Za-z_][A-Za-z0-9_]*$/, 'must be a variable name');
-
-/** An application of the IDB (UNICORE/X manual, "IDB"; keys are spelt as there). */
-export const IdbApplication = z.strictObject({
-  Name: name,
-  Version: z.string().regex(/^[A-Za-z0-9][A-Za-z0-9._+-]{0,39}$/),
-  Description: line.optional(),
-  Executable: line,
-  /** An entry that ends in `?` is kept only if the variable in it is set by the job. */
-  Arguments: z.array(line).max(1_000).optional(),
-  Environment: z.record(environmentName, line).optional(),
-  Prologue: text.optional(),
-  Epilogue: text.optional(),
-  IgnoreNonZeroExitCode: z.boolean().optional(),
-  Parameters: z
-    .record(
-      environmentName,
-      z.strictObject({
-        Type: z
-          .string()
-          .toUpperCase()
-          .pipe(z.enum(['STRING', 'CHOICE', 'BOOLEAN', 'INT', 'DOUBLE', 'FILENAME', 'FILESET'])),
-        Description: line.optional(),
-        ValidValues: z.array(line).optional(),
-      }),
-    )
-    .optional(),
-});
-export type IdbApplication = z.output<typeof IdbApplication>;
 
 const range = (unit: string, max: number) =>
   z
@@ -89,11 +59,13 @@ export const ImageMetadata = z.strictObject({
   applications: z
     .array(IdbApplication)
     .max(500)
-    .refine(
-      (all) => new Set(all.map(({ Name, Version }) => `${Name} ${Version}`)).size === all.length,
-      'names an application and version twice',
-    )
+    .refine((all) => twiceNamed(all) === undefined, 'names an application and version twice')
     .default([]),
+  /** Batch queues of a machine that has its own batch system. */
+  partitions: IdbPartitions.optional(),
+  /** What else jobs may ask for, in every partition. */
+  resources: IdbResources.optional(),
+  info: IdbInfo.optional(),
   requirements: z.strictObject({
     cpus: range('virtual CPUs', 512),
     memoryMiB: range('MiB', 16_777_216),

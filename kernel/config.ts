@@ -32,7 +32,14 @@ export async function loadConfig<Schema extends z.ZodType>(
 export function describeIssues(error: z.ZodError): string {
   return error.issues
     .map((issue) =>
-      issue.path.length > 0 ? `${issue.path.join('.')}: ${issue.message}` : issue.message,
+      issue.path.length > 0 ? `${issue.path.join('.')}: ${reasonOf(issue)}` : reasonOf(issue),
     )
     .join('; ');
+}
+
+/** Of a wrong key the schema says only that it is one. */
+function reasonOf(issue: z.core.$ZodIssue): string {
+  return issue.code === 'invalid_key'
+    ? `the name ${issue.issues.map(({ message }) => message).join(', ')}`
+    : issue.message;
 }

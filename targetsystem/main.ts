@@ -62,6 +62,7 @@ export async function startTargetsystem(
       systems: xnjs.systems,
       jobs: xnjs.jobs,
       storages: xnjs.storages,
+      idb: xnjs.idb,
       connections: xnjs.connections,
       defaultImage: config.defaultImage,
       imagesUrl: (baseUrl) =>

@@ -2,6 +2,7 @@
 export { startXnjs, XnjsConfig, type Xnjs } from './main.js';
 export { JobEngine } from './job/engine.js';
 export type { RawDescription } from './job/description.js';
+export { parseJsdl, readJobDefinition, type JsdlJob } from './jsdl/parse-jsdl.js';
 export type { Job } from './job/job.js';
 export { consumedTime, jobStatus } from './job/status.js';
 export type { FileInfo, FileSpace } from './files/file-space.js';
@@ -20,5 +21,7 @@ export type { Storage } from './storage/storage.js';
 export { Storages, type StorageChange } from './storage/storages.js';
 export type { AclEntry } from './tsi/tsi.js';
 export type { TargetSystems } from './vm/target-systems.js';
-export { TargetSystemParameters, type TargetSystem } from './vm/target-system.js';
-export type { IdbApplication } from '#imagerepo/contract.js';
+export { idbSubject, TargetSystemParameters, type TargetSystem } from './vm/target-system.js';
+export type { IdbApplication, IdbResource } from '#imagerepo/contract.js';
+export type { Idb } from './idb/idb.js';
+export type { IdbSource } from './idb/idb-source.js';

@@ -10,6 +10,8 @@ import type { Log } from '#kernel/log.js';
 import { openDatabase } from '#kernel/persistence/database.js';
 import { migrate } from '#kernel/persistence/migrate.js';
 import { Scope } from '#kernel/scope.js';
+import { IdbConfig } from './idb/config.js';
+import { IdbSource } from './idb/idb-source.js';
 import { JobConfig } from './job/config.js';
 import { JobEngine } from './job/engine.js';
 import { jobMigrations } from './persistence/job-models.js';
@@ -61,6 +63,7 @@ export const XnjsConfig = z.strictObject({
     .prefault({}),
   jobs: JobConfig.prefault({}),
   storages: StoragesConfig.prefault({}),
+  idb: IdbConfig.prefault({}),
 });
 export type XnjsConfig = z.output<typeof XnjsConfig>;
 
@@ -74,6 +77,7 @@ export type Xnjs = {
   readonly systems: TargetSystems;
   readonly jobs: JobEngine;
   readonly storages: Storages;
+  readonly idb: IdbSource;
   /** What the engine depends on, and whether it answers. */
   readonly connections: () => Record<string, 'OK' | 'DOWN'>;
   /** Machines and jobs run on. Closing twice is fine. */
@@ -98,6 +102,8 @@ export async function startXnjs(config: XnjsConfig, { log, onBehalfOf }: XnjsDep
       log,
     );
 
+    const idb = scope.use(await IdbSource.open({ config: config.idb, clock: systemClock, log }));
+
     const [machines, containers] = await Promise.all([
       connect(addresses.machines, log, scope),
       connect(addresses.containers, log, scope),
@@ -115,6 +121,7 @@ export async function startXnjs(config: XnjsConfig, { log, onBehalfOf }: XnjsDep
         images: imageSource(config, onBehalfOf, scope),
         clock: systemClock,
         log,
+        idb,
       }),
     );
     const jobs = scope.use(
@@ -146,7 +153,7 @@ export async function startXnjs(config: XnjsConfig, { log, onBehalfOf }: XnjsDep
           connected ? 'OK' : 'DOWN',
         ]),
       );
-    return { systems, jobs, storages, connections, close: () => scope.close() };
+    return { systems, jobs, storages, idb, connections, close: () => scope.close() };
   } catch (error) {
     await scope.close();
     throw error;

@@ -1,20 +1,18 @@
-import type { IdbApplication } from '#imagerepo/contract.js';
+import type { IdbSubject, TargetIdb } from './idb/idb.js';
 import type { Tsi, TsiIdentity } from './tsi/tsi.js';
 
 /**
  * A target system as the job engine sees it: who runs jobs there and how to reach its TSI. Bound anew
  * whenever its VM is; ask for it again rather than keep it.
  */
-export type Target = {
+export type Target = IdbSubject & {
   readonly id: string;
   readonly ownerDn: string;
   readonly identity: TsiIdentity;
   /** Absolute path below which job directories are made. */
   readonly jobsDirectory: string;
-  /** The image's applications. */
-  readonly applications: readonly IdbApplication[];
-  /** Upper bounds for resource requests, learned from the VM. */
-  readonly limits: { readonly cpus: number; readonly memoryBytes: number };
+  /** Absent: the image alone says what can be run. */
+  readonly idb?: TargetIdb;
   /** @throws `TSI_UNAVAILABLE` while nothing is bound */
   tsi(): Tsi;
 };

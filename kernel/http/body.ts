@@ -2,7 +2,7 @@ import type { IncomingMessage, ServerResponse } from 'node:http';
 import type { Readable } from 'node:stream';
 import json5 from 'json5';
 import { errorText } from '#kernel/errors.js';
-import { RequestError } from './operation.js';
+import { RequestError, type Converters } from './operation.js';
 import { jsonType } from './reply.js';
 
 const defaultLimit = 1024 * 1024;
@@ -15,23 +15,26 @@ export function acceptBody(request: IncomingMessage, response: ServerResponse): 
   if (/100-continue/i.test(request.headers.expect ?? '')) response.writeContinue();
 }
 
-/** Reads a request's JSON object, `{}` for an empty body. @throws {@link RequestError} */
+/** Reads a request's object, `{}` for an empty body. @throws {@link RequestError} */
 export async function readJsonBody(
   request: IncomingMessage,
   response: ServerResponse,
   limit = defaultLimit,
+  converters: Converters = {},
 ): Promise<object> {
   const { headers } = request;
   const { 'content-type': type = jsonType, 'content-encoding': encoding = 'identity' } = headers;
   const announced = Number(headers['content-length'] ?? 0);
   if (announced > limit) throw tooLarge(limit);
   const isEmpty = announced === 0 && headers['transfer-encoding'] === undefined;
-  if (!isEmpty && !/^\s*application\/(?:[\w.-]+\+)?json\s*(?:;|$)/i.test(type))
+  const mediaType = type.split(';', 1)[0]?.trim().toLowerCase() ?? '';
+  const convert = Object.hasOwn(converters, mediaType) ? converters[mediaType] : undefined;
+  if (!isEmpty && !convert && !/^\s*application\/(?:[\w.-]+\+)?json\s*(?:;|$)/i.test(type))
     throw new RequestError('UNSUPPORTED_MEDIA_TYPE', `expected ${jsonType}, not ${type}`);
   if (encoding !== 'identity')
     throw new RequestError('UNSUPPORTED_MEDIA_TYPE', `content coding ${encoding} is not supported`);
   acceptBody(request, response);
-  return readJson(request, limit);
+  return convert ? convert(await readText(request, limit)) : readJson(request, limit);
 }
 
 /** The same for a raw operation that found out that its body is JSON. */

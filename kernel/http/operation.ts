@@ -23,6 +23,9 @@ export type Method = 'GET' | 'POST' | 'PUT' | 'DELETE';
 /** `json`: parsed leniently and merged into the input; `raw`: streamed to `run`; `none`: not read. */
 export type BodyKind = 'json' | 'raw' | 'none';
 
+/** By media type: text of a body to what its JSON would be. */
+export type Converters = Readonly<Record<string, (text: string) => object>>;
+
 /** What an operation may know about the request besides its input. */
 export type Context = {
   readonly caller: Caller;
@@ -65,6 +68,8 @@ export type OperationRecord<Deps, Input extends z.ZodType, Body extends BodyKind
   readonly policy: Policy<Deps, z.output<Input>>;
   /** Default `none`. */
   readonly body?: Body;
+  /** Other media types that a JSON body may come in, and how it is read then. */
+  readonly converters?: Converters;
   /** Largest JSON body in bytes; default 1 MiB. */
   readonly bodyLimit?: number;
   /** What GET can answer with, preferred first; default JSON. A client that accepts none gets 406. */

@@ -28,7 +28,7 @@ export type Mount = {
 };
 type MountedOperation = Pick<
   Operation<never>,
-  'method' | 'path' | 'body' | 'bodyLimit' | 'produces'
+  'method' | 'path' | 'body' | 'bodyLimit' | 'converters' | 'produces'
 > & { readonly handle: (raw: object, context: RawContext) => Promise<Reply> };
 
 /** `mount('/rest/core', [getSite, …], deps)` */
@@ -112,12 +112,13 @@ export function createRestApp({ mounts, authenticate, externalUrl, log }: RestOp
 
 /** Path, query and JSON body in one. The path wins: it is what was routed and what shows in logs. */
 async function readInput(
-  { body, bodyLimit }: MountedOperation,
+  { body, bodyLimit, converters }: MountedOperation,
   request: Request,
   response: Response,
 ): Promise<object> {
   const query = queryParameters(request);
-  const members = body === 'json' ? await readJsonBody(request, response, bodyLimit) : {};
+  const members =
+    body === 'json' ? await readJsonBody(request, response, bodyLimit, converters) : {};
   const twice = Object.keys(query).find((name) => Object.hasOwn(members, name));
   if (twice !== undefined)
     throw new RequestError('BAD_REQUEST', `${twice}: given in the query and in the body`);

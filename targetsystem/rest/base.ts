@@ -52,6 +52,7 @@ const getBase = operation({
         trustedSAMLIssuers: [],
         externalConnections: deps.connections(),
         jobSubmission: { enabled: true, message: '' },
+        ...(caller.role === 'admin' && { idb: deps.idb.problem ?? 'OK' }),
       },
       _links: hrefs({
         factories: links.collection('factories'),

@@ -5,7 +5,7 @@ import { everybody, operations, RequestError, type Context } from '#kernel/http/
 import { pageParameters, renderPage } from '#kernel/http/page.js';
 import { created, json, noContent, type Reply } from '#kernel/http/reply.js';
 import { hasRole, ownerOrAdmin } from '#kernel/security/policy.js';
-import type { RawDescription, TargetSystem } from '#xnjs/index.js';
+import { idbSubject, parseJsdl, type RawDescription, type TargetSystem } from '#xnjs/index.js';
 import type { RestDeps } from './deps.js';
 import { renderJob } from './jobs-rendering.js';
 import { linksFrom } from './links.js';
@@ -14,6 +14,10 @@ import { siteInput, siteOwner } from './sites.js';
 
 const operation = operations<RestDeps>();
 const users = hasRole('user', 'admin');
+
+/** Job descriptions may come as JSDL too. */
+const fromJsdl = (text: string): RawDescription => parseJsdl(text).description;
+const converters = { 'application/xml': fromJsdl, 'text/xml': fromJsdl };
 
 const jobInput = { jobId: z.string().max(64) };
 const jobOwner = ownerOrAdmin<RestDeps, { jobId: string }>(
@@ -54,7 +58,7 @@ async function submit(
  * one before one that starts, the newest first; else a new one from the site's default image.
  */
 async function chooseTarget(
-  { systems, defaultImage }: RestDeps,
+  { systems, idb, defaultImage }: RestDeps,
   { ApplicationName: application }: RawDescription,
   ownerDn: string,
 ): Promise<TargetSystem> {
@@ -62,8 +66,8 @@ async function chooseTarget(
     .list({ ownerDn })
     .filter(({ state }) => state === 'READY' || state === 'INITIALIZING')
     .sort((a, b) => Number(b.state === 'READY') - Number(a.state === 'READY'));
-  const offers = ({ image }: TargetSystem): boolean =>
-    image.metadata.applications.some(({ Name }) => Name === application);
+  const offers = (system: TargetSystem): boolean =>
+    idb.of(idbSubject(system)).applications.some(({ Name }) => Name === application);
   const chosen = mine.find(offers) ?? mine[0];
   if (chosen) return chosen;
   if (defaultImage !== undefined)
@@ -89,6 +93,7 @@ const submitJob = operation({
   summary: 'Submits a job to a target system of the caller that the server chooses',
   input: z.looseObject({}),
   body: 'json',
+  converters,
   policy: users,
   run: async (deps, description, context) => {
     const target = await chooseTarget(deps, description, context.caller.dn);
@@ -104,6 +109,7 @@ const submitToSite = ['/sites/:siteId', '/sites/:siteId/jobs'].map((path) =>
     summary: 'Submits a job to this target system',
     input: z.looseObject(siteInput),
     body: 'json',
+    converters,
     policy: siteOwner,
     run: (deps, { siteId, ...description }, context) => submit(deps, siteId, description, context),
   }),

@@ -1,5 +1,5 @@
 import { formatDate } from '#kernel/clock.js';
-import type { IdbApplication, TargetSystem } from '#xnjs/index.js';
+import type { Idb, IdbApplication, IdbResource, TargetSystem } from '#xnjs/index.js';
 import { hrefs, type Links } from './links.js';
 import { ownedProperties } from './properties.js';
 
@@ -18,25 +18,36 @@ export function applicationId({ Name, Version }: Pick<IdbApplication, 'Name' | '
   return `${Name}---v${Version}`;
 }
 
-/** Ranges of what a job may ask of one machine (unicore-rest 3.2, `resources`). */
-export function resourceRanges({
-  cpus,
-  memoryMiB,
-}: TargetSystem['parameters']): Record<string, unknown> {
-  return {
-    vm: {
-      Runtime: '1-2592000',
-      Nodes: '1-1',
-      CPUsPerNode: `1-${cpus}`,
-      TotalCPUs: `1-${cpus}`,
-      MemoryPerNode: `1048576-${memoryMiB * 1024 * 1024}`,
-    },
-  };
+/** What a job may ask for, by partition and resource (unicore-rest 3.2, `resources`). */
+export function renderResources({ partitions }: Idb): Record<string, unknown> {
+  return Object.fromEntries(
+    partitions.map(({ name, resources }) => [
+      name,
+      Object.fromEntries(
+        Object.entries(resources).map(([resource, what]) => [resource, renderResource(what)]),
+      ),
+    ]),
+  );
+}
+
+function renderResource(resource: IdbResource): string | readonly string[] {
+  switch (resource.Type) {
+    case 'INT':
+    case 'DOUBLE':
+      return `${resource.Min}-${resource.Max}`;
+    case 'CHOICE':
+      return resource.AllowedValues;
+    case 'BOOLEAN':
+      return ['true', 'false'];
+    case 'STRING':
+      return '*';
+  }
 }
 
 /** A target system as `GET /sites/{id}` shows it; `image`, `parameters` and `vm` are our extension. */
 export function renderSite(
   system: TargetSystem,
+  idb: Idb,
   links: Links,
   {
     siteName,
@@ -59,9 +70,9 @@ export function renderSite(
     umask: '077',
     supportsReservation: 'false',
     numberOfJobs,
-    resources: resourceRanges(system.parameters),
-    applications: metadata.applications.map(applicationId),
-    otherInfo: {},
+    resources: renderResources(idb),
+    applications: idb.applications.map(applicationId),
+    otherInfo: idb.info,
     remainingComputeTime: {},
     image: { id: system.image.id, name: metadata.name, version: metadata.version, os: metadata.os },
     parameters: system.parameters,

@@ -5,11 +5,22 @@ import { pageParameters, renderPage, slicePage } from '#kernel/http/page.js';
 import { created, json, noContent, text, type Reply } from '#kernel/http/reply.js';
 import type { Context } from '#kernel/http/operation.js';
 import { hasRole, ownerOrAdmin } from '#kernel/security/policy.js';
-import { TargetSystemParameters, type IdbApplication, type TargetSystem } from '#xnjs/index.js';
+import {
+  idbSubject,
+  TargetSystemParameters,
+  type Idb,
+  type IdbApplication,
+  type TargetSystem,
+} from '#xnjs/index.js';
 import type { RestDeps } from './deps.js';
 import { factoryId, hrefs, linksFrom } from './links.js';
 import { changeProperties, dateText, ownedProperties, tagList } from './properties.js';
-import { applicationId, renderApplication, renderSite, resourceRanges } from './sites-rendering.js';
+import {
+  applicationId,
+  renderApplication,
+  renderResources,
+  renderSite,
+} from './sites-rendering.js';
 
 const operation = operations<RestDeps>();
 const users = hasRole('user', 'admin');
@@ -24,9 +35,20 @@ function visibleSystems({ systems }: RestDeps, { caller }: Context): TargetSyste
   return caller.role === 'anonymous' ? [] : systems.list({ ownerDn: caller.dn });
 }
 
-/** Without repetition: what the caller's target systems offer together. */
+function idbOfSite({ idb, systems }: RestDeps, siteId: string): Idb {
+  return idb.of(idbSubject(systems.get(siteId)));
+}
+
+/** The largest target system that can be had, of an image that says nothing. */
+function idbOfFactory({ idb, systems }: RestDeps): Idb {
+  const { cpus, memoryMiB } = systems.limits;
+  return idb.of({ applications: [], limits: { cpus, memoryBytes: memoryMiB * 1024 * 1024 } });
+}
+
+/** Without repetition: what the site and the caller's target systems offer together. */
 function offeredApplications(deps: RestDeps, context: Context): IdbApplication[] {
-  const all = visibleSystems(deps, context).flatMap(({ image }) => image.metadata.applications);
+  const ofSystems = visibleSystems(deps, context).map((system) => deps.idb.of(idbSubject(system)));
+  const all = [...ofSystems, idbOfFactory(deps)].flatMap(({ applications }) => applications);
   return [...new Map(all.map((each) => [applicationId(each), each])).values()];
 }
 
@@ -60,9 +82,9 @@ const getFactory = operation({
       ...ownedProperties({ ownerDn: deps.credential.dn, tags: [] }),
       siteName: deps.siteName,
       supportsReservation: 'false',
-      resources: resourceRanges(deps.systems.limits),
+      resources: renderResources(idbOfFactory(deps)),
       applications: offeredApplications(deps, context).map(applicationId),
-      otherInfo: {},
+      otherInfo: idbOfFactory(deps).info,
       remainingComputeTime: {},
       _links: hrefs({
         self: links.factory(),
@@ -164,10 +186,11 @@ const getSite = operation({
   summary: 'One target system: its image, its machine and why its state is believed',
   input: z.object({ ...siteInput, fields: fieldsParameter }),
   policy: siteOwner,
-  run: async ({ systems, jobs, storages, siteName }, { siteId, fields }, { baseUrl }) => {
+  run: async (deps, { siteId, fields }, { baseUrl }) => {
+    const { systems, jobs, storages, siteName } = deps;
     const { total } = await jobs.list({ targetId: siteId, offset: 0, num: 0 });
     const system = systems.get(siteId);
-    const properties = renderSite(system, linksFrom(baseUrl), {
+    const properties = renderSite(system, idbOfSite(deps, siteId), linksFrom(baseUrl), {
       siteName,
       numberOfJobs: total,
       storages: storages.ofTarget(system),
@@ -215,8 +238,8 @@ const listSiteApplications = operation({
   summary: 'The applications of a target system',
   input: z.object(siteInput),
   policy: siteOwner,
-  run: ({ systems }, { siteId }) =>
-    json({ applications: systems.get(siteId).image.metadata.applications.map(applicationId) }),
+  run: (deps, { siteId }) =>
+    json({ applications: idbOfSite(deps, siteId).applications.map(applicationId) }),
 });
 
 const getSiteApplication = operation({
@@ -225,8 +248,8 @@ const getSiteApplication = operation({
   summary: 'One application and its options',
   input: z.object({ ...siteInput, applicationId: z.string() }),
   policy: siteOwner,
-  run: ({ systems }, { siteId, applicationId: id }) =>
-    getApplicationOf(systems.get(siteId).image.metadata.applications, id),
+  run: (deps, { siteId, applicationId: id }) =>
+    getApplicationOf(idbOfSite(deps, siteId).applications, id),
 });
 
 export const siteOperations = [

@@ -20,6 +20,8 @@ import { jobOperations } from '#targetsystem/rest/jobs.js';
 import { siteOperations } from '#targetsystem/rest/sites.js';
 import { storageFactoryOperations } from '#targetsystem/rest/storage-factories.js';
 import { storageOperations } from '#targetsystem/rest/storages.js';
+import { IdbConfig } from '#xnjs/idb/config.js';
+import { IdbSource } from '#xnjs/idb/idb-source.js';
 import { JobConfig } from '#xnjs/job/config.js';
 import { JobEngine } from '#xnjs/job/engine.js';
 import { jobMigrations } from '#xnjs/persistence/job-models.js';
@@ -176,6 +178,9 @@ async function startService(
       config: JobConfig.parse({}),
     }),
   );
+  const idb = scope.use(
+    await IdbSource.open({ config: IdbConfig.parse({}), clock: systemClock, log }),
+  );
   const storages = scope.use(
     new Storages({
       config: StoragesConfig.parse(config),
@@ -197,6 +202,7 @@ async function startService(
     systems,
     jobs,
     storages,
+    idb,
     connections: () => ({}),
     imagesUrl: (base) => base,
     issueToken: () => Promise.reject(new TypeError('no storage issues tokens')),

@@ -1,7 +1,7 @@
 import type { Idb } from '../idb/idb.js';
 import { jobName, type JobDescription } from '../job/description.js';
 import type { Submission } from '../tsi/tsi.js';
-import { resolveApplication } from './application.js';
+import { resolveApplication, type Application } from './application.js';
 import { checkResources } from './resources.js';
 import { jobScript } from './script.js';
 
@@ -14,6 +14,7 @@ export type IncarnationFacts = {
 };
 
 export type Incarnation = {
+  readonly application: Application;
   readonly ignoreNonZeroExitCode: boolean;
   /** Octal. */
   readonly umask: string;
@@ -23,11 +24,11 @@ export type Incarnation = {
 
 /**
  * Turns an abstract job into the script and the requests that this target system runs for it.
- * @throws {@link JobError} `APPLICATION_UNKNOWN`, `RESOURCE_UNKNOWN`, `RESOURCE_OUT_OF_RANGE`
+ * @throws {@link JobError} `APPLICATION_UNKNOWN`, `JOB_INVALID`, `RESOURCE_UNKNOWN`, `RESOURCE_OUT_OF_RANGE`
  */
 export function incarnate(job: JobDescription, idb: Idb, facts: IncarnationFacts): Incarnation {
   const application = resolveApplication(job, idb);
-  const resources = checkResources(job, idb);
+  const resources = checkResources(job, idb, application);
   const umask = job.Umask ?? job.umask ?? facts.defaultUmask;
   const runs =
     application.executable !== undefined ||
@@ -35,6 +36,7 @@ export function incarnate(job: JobDescription, idb: Idb, facts: IncarnationFacts
     job['User postcommand'] !== undefined;
   const directory = `${facts.workingDirectory}/`;
   return {
+    application,
     ignoreNonZeroExitCode: application.ignoreNonZeroExitCode,
     umask,
     submission: runs

@@ -111,6 +111,7 @@ export class JobWork {
 
   async #prepare(job: Job, call: Call): Promise<News> {
     const description = parseDescription(job.description);
+    await this.#refreshIdb(job, call);
     const target = this.#options.target(job.targetId);
     const { submission, umask, ignoreNonZeroExitCode } = this.#incarnate(job, description, target);
     const directory = jobDirectory(target, job.id);
@@ -163,6 +164,7 @@ export class JobWork {
   async #submit(job: Job, call: Call): Promise<string> {
     const { attemptId } = job.run;
     if (attemptId === undefined) throw new TypeError('a job without attempt is submitted');
+    await this.#refreshIdb(job, call);
     return await call((tsi, target) => {
       const { submission } = this.#incarnate(job, parseDescription(job.description), target);
       if (!submission) throw new TypeError('a job with nothing to run is submitted');
@@ -227,6 +229,12 @@ export class JobWork {
       tsi: () => this.#options.target(id).tsi(),
       umask: job.plan?.umask ?? this.#options.config.defaultUmask,
     });
+  }
+
+  /** The IDB may have parts on the target system, which are asked for only where there are. */
+  async #refreshIdb(job: Job, call: Call): Promise<void> {
+    if (this.#options.target(job.targetId).idb?.isStale())
+      await call(async (_, { idb }) => idb?.refresh());
   }
 
   #incarnate(job: Job, description: JobDescription, target: Target): Incarnation {

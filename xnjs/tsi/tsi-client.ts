@@ -7,6 +7,7 @@ import { TsiError } from '#tsi/protocol/error.js';
 import { decodeListing } from '#tsi/protocol/listing.js';
 import type { Command } from '#tsi/protocol/message.js';
 import { decodeSpace, decodeStatus } from '#tsi/protocol/status.js';
+import type { ScriptHeader } from '../idb/script-header.js';
 import type { AclEntry, BssEntry, CallOptions, Tsi, TsiIdentity, TsiTransport } from './tsi.js';
 import { chunksOf } from './chunks.js';
 import type { Worker } from './worker.js';
@@ -22,6 +23,8 @@ export type TsiOptions = Partial<Omit<PoolOptions, 'clock' | 'log'>> & {
   readonly chunkBytes?: number;
   /** First line of each script: how the image's shell is called. */
   readonly interpreter?: string;
+  /** First lines of each script, `#!` included, instead of `interpreter`; asked for each time. */
+  readonly scriptHeader?: () => ScriptHeader;
   /** Whom stock TSIs list jobs as; must exist there. Our agent needs no one. */
   readonly systemIdentity?: TsiIdentity;
 };
@@ -47,6 +50,7 @@ class PooledTsi implements TsiClient {
       executeMs: 180_000,
       chunkBytes: 4 * 1024 * 1024,
       interpreter: '/bin/bash',
+      scriptHeader: () => ({}),
       systemIdentity: { login: 'unicore', groups: 'DEFAULT_GID' },
       ...options,
     };
@@ -239,7 +243,9 @@ class PooledTsi implements TsiClient {
     value: T,
     identity: TsiIdentity,
   ): (worker: Worker) => Promise<string> {
-    const { interpreter } = this.#options;
+    const header = this.#options.scriptHeader();
+    const lines = command.name === commands.executeScript.name ? header.execute : header.submit;
+    const interpreter = lines?.replace(/^#!/, '') ?? this.#options.interpreter;
     return (worker) => {
       const guardScript = !worker.can('ordered-header');
       const message = command.encode(value, identity, { interpreter, guardScript });

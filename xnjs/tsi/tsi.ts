@@ -34,7 +34,15 @@ export type Submission = {
   readonly processorsPerNode?: number;
   readonly totalProcessors?: number;
   readonly queue?: string;
+  readonly gpusPerNode?: number;
+  /** Number of members of an array of jobs, and how many of them run at a time. */
+  readonly arraySize?: number;
+  readonly arrayLimit?: number;
   readonly project?: string;
+  readonly qos?: string;
+  readonly exclusive?: boolean;
+  readonly nodesFilter?: string;
+  readonly reservation?: string;
   readonly email?: string;
   /** Site specific resources: `#TSI_SSR_<NAME>`. */
   readonly siteResources?: Readonly<Record<string, string>>;

@@ -3,6 +3,7 @@ import type { Duplex } from 'node:stream';
 import type { Clock } from '#kernel/clock.js';
 import type { Log } from '#kernel/log.js';
 import type { AgentFacts } from '#tsi/protocol/facts.js';
+import type { ScriptHeader } from '../idb/script-header.js';
 import { AgentLink } from '../tsi/agent-link.js';
 import { createTsi, type TsiClient } from '../tsi/tsi-client.js';
 import { agentPort } from './domain-xml.js';
@@ -17,6 +18,7 @@ export type AgentBindingOptions = {
   readonly clock: Clock;
   readonly log: Log;
   readonly heartbeatMs: number;
+  readonly scriptHeader?: () => ScriptHeader;
 };
 
 /** The live side of a target system whose domain runs: the link to its agent and the TSI on it. */
@@ -25,7 +27,8 @@ export class AgentBinding implements AsyncDisposable {
   readonly #link: AgentLink;
   readonly #log: Log;
 
-  constructor({ record, socket, hypervisor, clock, log, heartbeatMs }: AgentBindingOptions) {
+  constructor(options: AgentBindingOptions) {
+    const { record, socket, hypervisor, clock, log, heartbeatMs, scriptHeader } = options;
     this.#log = log.child({ part: 'xnjs.vm', vmId: record.id });
     const dial = (): Promise<Duplex> => dialAgent(record, socket, hypervisor);
     this.#link = new AgentLink({
@@ -37,7 +40,11 @@ export class AgentBinding implements AsyncDisposable {
       clock,
       log: this.#log,
     });
-    this.tsi = createTsi(this.#link.transport(), { log: this.#log, clock });
+    this.tsi = createTsi(this.#link.transport(), {
+      log: this.#log,
+      clock,
+      ...(scriptHeader && { scriptHeader }),
+    });
   }
 
   /** Called whenever the agent begins or ceases to answer. */

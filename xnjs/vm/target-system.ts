@@ -1,6 +1,7 @@
 import { z } from 'zod';
 import type { ImageRecord } from '#imagerepo/contract.js';
 import type { AgentFacts } from '#tsi/protocol/facts.js';
+import type { IdbSubject } from '../idb/idb.js';
 import type { VmState } from './state.js';
 
 /** Why a state is believed: who said what, and when (ms since the epoch). */
@@ -56,3 +57,18 @@ export type TargetSystem = {
   /** ms since the epoch; absent: lives until deleted */
   readonly terminationMs?: number;
 };
+
+/** What the record says for the IDB of its target system. */
+export function idbSubject({
+  id,
+  image,
+  parameters,
+}: TargetSystem): IdbSubject & { readonly id: string } {
+  const { applications, partitions, resources, info } = image.metadata;
+  return {
+    id,
+    applications,
+    fragment: { partitions, resources, info },
+    limits: { cpus: parameters.cpus, memoryBytes: parameters.memoryMiB * 1024 * 1024 },
+  };
+}

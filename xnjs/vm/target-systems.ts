@@ -5,6 +5,7 @@ import { asGridError, errorText, GridError } from '#kernel/errors.js';
 import type { Log } from '#kernel/log.js';
 import { createSerial } from '#kernel/persistence/serial.js';
 import type { AgentFacts } from '#tsi/protocol/facts.js';
+import type { IdbSource } from '../idb/idb-source.js';
 import type { Target, TargetEvent, Targets } from '../target.js';
 import { completeTimeline } from './boot.js';
 import { AgentBinding } from './agent-binding.js';
@@ -14,6 +15,7 @@ import type { ImageSource } from './image-source.js';
 import { chooseDriver, chooseParameters } from './parameters.js';
 import { step, VmError, type VmEvent, type VmState } from './state.js';
 import {
+  idbSubject,
   type Driver,
   type Evidence,
   type TargetSystem,
@@ -33,6 +35,8 @@ export type TargetSystemsOptions = {
   readonly installationId: string;
   readonly bootTimeoutMs: number;
   readonly heartbeatMs: number;
+  /** The site's IDB. */
+  readonly idb?: Pick<IdbSource, 'bind' | 'scriptHeader'>;
   readonly limits: { readonly cpus: number; readonly memoryMiB: number; readonly perUser: number };
 };
 
@@ -175,16 +179,12 @@ export class TargetSystems implements Targets, AsyncDisposable {
     const record = this.#records.get(targetId);
     if (!record || gone.has(record.state)) return undefined;
     const { metadata } = record.image;
-    return {
-      id: record.id,
+    const { idb } = this.#options;
+    const target: Target = {
       ownerDn: record.ownerDn,
       identity: { login: metadata.tsi.login, groups: 'DEFAULT_GID' },
       jobsDirectory: metadata.tsi.jobsDirectory,
-      applications: metadata.applications,
-      limits: {
-        cpus: record.parameters.cpus,
-        memoryBytes: record.parameters.memoryMiB * 1024 * 1024,
-      },
+      ...idbSubject(record),
       tsi: () => {
         const binding = this.#bindings.get(targetId);
         if (binding && this.get(targetId).state === 'READY') return binding.tsi;
@@ -192,6 +192,7 @@ export class TargetSystems implements Targets, AsyncDisposable {
         throw new GridError('TSI_UNAVAILABLE', text, { vmId: targetId });
       },
     };
+    return idb ? { ...target, idb: idb.bind(target) } : target;
   }
 
   subscribe(listener: (event: TargetEvent) => void): () => void {
@@ -352,9 +353,12 @@ export class TargetSystems implements Targets, AsyncDisposable {
   }
 
   #bind(record: TargetSystem): void {
-    const { clock, log, heartbeatMs, hypervisor, workspace } = this.#options;
+    const { clock, log, heartbeatMs, hypervisor, workspace, idb } = this.#options;
     const socket = workspace.agentSocket(record);
-    const binding = new AgentBinding({ record, socket, hypervisor, clock, log, heartbeatMs });
+    const binding = new AgentBinding({
+      ...{ record, socket, hypervisor, clock, log, heartbeatMs },
+      ...(idb && { scriptHeader: () => idb.scriptHeader }),
+    });
     this.#bindings.set(record.id, binding);
     binding.onChange((up) => {
       const evidence = this.#evidence('agent', 'the agent does not answer');

@@ -21,6 +21,8 @@ import { silentLog } from '#kernel/log.js';
 import { openDatabase, type Database } from '#kernel/persistence/database.js';
 import { migrate } from '#kernel/persistence/migrate.js';
 import type { Scope } from '#kernel/scope.js';
+import type { IdbSource } from '#xnjs/idb/idb-source.js';
+import type { ScriptHeader } from '#xnjs/idb/script-header.js';
 import { JobConfig } from '#xnjs/job/config.js';
 import { JobEngine } from '#xnjs/job/engine.js';
 import type { Job } from '#xnjs/job/job.js';
@@ -97,9 +99,15 @@ export class LocalTargets implements Targets {
   readonly #listeners = new Set<(event: TargetEvent) => void>();
   readonly #target: Target;
 
-  constructor(tsi: () => Tsi, jobsDirectory: string, applications: IdbApplication[] = []) {
+  constructor(
+    tsi: () => Tsi,
+    jobsDirectory: string,
+    applications: IdbApplication[] = [],
+    idb?: IdbSource,
+  ) {
     const limits = { cpus: 4, memoryBytes: 2 * 1024 ** 3 };
-    this.#target = { id: targetId, ownerDn, identity, jobsDirectory, applications, limits, tsi };
+    const target = { id: targetId, ownerDn, identity, jobsDirectory, applications, limits, tsi };
+    this.#target = idb ? { ...target, idb: idb.bind(target) } : target;
   }
 
   find(id: string): Target | undefined {
@@ -116,11 +124,16 @@ export class LocalTargets implements Targets {
   }
 }
 
+type LinkOptions = {
+  readonly dialsMany?: boolean;
+  readonly scriptHeader?: () => ScriptHeader;
+};
+
 /** A TSI client to an agent's socket; not up yet when this returns. */
 export function linkTo(
   scope: Scope,
   socket: string,
-  dialsMany = false,
+  { dialsMany = false, scriptHeader = () => ({}) }: LinkOptions = {},
 ): { link: AgentLink; tsi: () => Tsi } {
   const link = scope.use(
     new AgentLink({
@@ -136,7 +149,9 @@ export function linkTo(
       },
     }),
   );
-  const client = scope.use(createTsi(link.transport(), { log: silentLog, clock: systemClock }));
+  const client = scope.use(
+    createTsi(link.transport(), { log: silentLog, clock: systemClock, scriptHeader }),
+  );
   const tsi = (): Tsi => {
     if (link.state === 'up') return client;
     throw new GridError('TSI_UNAVAILABLE', 'the link is down');
@@ -170,6 +185,7 @@ export type RigOptions = {
   around?: (store: JobStore) => JobStore;
   /** Workers have connections of their own, as in a container. */
   dialsMany?: boolean;
+  idb?: IdbSource;
 };
 
 /** Engine, SQLite, TSI client and agent: everything real. */
@@ -186,11 +202,12 @@ export async function startEngine(
   scope: Scope,
   directory: string,
   socket: string,
-  { applications, config, around = (store) => store, dialsMany }: RigOptions = {},
+  { applications, config, idb, around = (store) => store, dialsMany = false }: RigOptions = {},
 ): Promise<Omit<Rig, 'agent'>> {
-  const { link, tsi } = linkTo(scope, socket, dialsMany);
+  const scriptHeader = (): ScriptHeader => idb?.scriptHeader ?? {};
+  const { link, tsi } = linkTo(scope, socket, { dialsMany, scriptHeader });
   await until('link is up', () => link.state === 'up');
-  const targets = new LocalTargets(tsi, join(directory, 'jobs'), applications);
+  const targets = new LocalTargets(tsi, join(directory, 'jobs'), applications, idb);
   link.onChange((state) => {
     if (state === 'up') targets.emit({ type: 'ready', targetId });
   });

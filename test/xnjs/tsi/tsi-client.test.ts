@@ -61,6 +61,30 @@ describe('the TSI client and an old TSI', () => {
     assert.equal(await tsi.execute(alice, '#TSI_UMASK 0027\nid'), 'x');
   });
 
+  it('begins each script with the header of the moment, and nothing that a user writes comes before', async () => {
+    const heard: string[] = [];
+    const scripted = scriptedTsi(
+      answering((request) => {
+        heard.push(request);
+        return ['TSI_OK', '1'];
+      }),
+    );
+    let header = { submit: '#!/bin/bash -l\nexport SITE=a', execute: '#!/bin/bash' };
+    await using tsi = client(scripted, { scriptHeader: () => header });
+    const nasty = '#!/bin/evil\nexport SITE=b\n';
+    await tsi.submit(alice, { ...job, jobName: '#!/bin/evil', script: nasty });
+    header = { submit: '', execute: '#!/bin/bash\nexport SITE=c' };
+    await tsi.execute(alice, nasty);
+    await tsi.space(alice, '/x').catch(() => undefined); // no script: no header
+    const scripts = heard.filter((request) => request.includes('#TSI_SCRIPT'));
+    assert.ok(scripts[0]?.startsWith('#!/bin/bash -l\nexport SITE=a\n#TSI_SUBMIT\n'), scripts[0]);
+    assert.ok(
+      scripts[1]?.startsWith('#!/bin/bash\nexport SITE=c\n#TSI_EXECUTESCRIPT\n'),
+      scripts[1],
+    );
+    assert.ok(heard.some((request) => request.startsWith('#TSI_DF\n')));
+  });
+
   it('takes a job that it no longer lists for aborted', async () => {
     const listing = new Set(['1']);
     await using tsi = client(

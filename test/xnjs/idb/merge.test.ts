@@ -1,0 +1,128 @@
+import assert from 'node:assert/strict';
+import { describe, it } from 'node:test';
+import { ImageMetadata, type IdbApplication } from '#imagerepo/contract.js';
+import { emptySiteIdb, findResource, mergeIdb, type Idb } from '#xnjs/idb/idb.js';
+import type { SiteIdb } from '#xnjs/idb/site-idb.js';
+import { idbSubject } from '#xnjs/vm/target-system.js';
+import { aTargetSystem, anImageMetadata } from '../vm/samples.js';
+
+const app = (Name: string, Version: string, Executable: string): IdbApplication => ({
+  Name,
+  Version,
+  Executable,
+});
+const gib = 1024 ** 3;
+const limits = { cpus: 4, memoryBytes: 2 * gib };
+const site = (changes: Partial<SiteIdb>): SiteIdb => ({ ...emptySiteIdb, ...changes });
+const range = (Min: number, Max: number, Default?: number) =>
+  ({ Type: 'INT', Min, Max, ...(Default !== undefined && { Default }) }) as const;
+const batch = {
+  name: 'batch',
+  resources: {
+    Runtime: range(60, 90 * 86_400, 3_600),
+    Nodes: range(1, 16, 2),
+    CPUsPerNode: range(8, 64, 16),
+    MemoryPerNode: range(gib, 64 * gib),
+    Licence: { Type: 'CHOICE', AllowedValues: ['a'] } as const,
+  },
+};
+const bounds = ({ partitions }: Idb, name: string) => {
+  const resource = findResource(partitions[0]!, name);
+  return resource && 'Min' in resource ? [resource.Min, resource.Max, resource.Default] : resource;
+};
+
+describe('the IDB of a target system', () => {
+  it("has the image's applications and the site's, and the image's where both have one", () => {
+    const { applications } = mergeIdb(
+      { applications: [app('A', '1', 'image'), app('B', '1', 'image')], limits },
+      site({ applications: [app('A', '1', 'site'), app('A', '2', 'site')] }),
+      [app('B', '1', 'user')],
+    );
+    assert.deepEqual(
+      applications
+        .map(({ Name, Version, Executable }) => `${Name} ${Version} ${Executable}`)
+        .sort(),
+      ['A 1 image', 'A 2 site', 'B 1 user'],
+    );
+  });
+
+  it('is one partition of what the machine has, when nothing else is said', () => {
+    const idb = mergeIdb({ applications: [], limits });
+    assert.deepEqual(
+      idb.partitions.map(({ name }) => name),
+      ['vm'],
+    );
+    assert.deepEqual(bounds(idb, 'TotalCPUs'), [1, 4, undefined]);
+    assert.deepEqual(bounds(idb, 'Memory'), [1024 ** 2, 2 * gib, undefined]);
+    assert.equal(findResource(idb.partitions[0]!, 'GPUsPerNode'), undefined);
+  });
+
+  it("has the site's partitions, cut to the machine, defaults too", () => {
+    const idb = mergeIdb({ applications: [], limits }, site({ partitions: [batch] }));
+    assert.deepEqual(bounds(idb, 'Runtime'), [60, 90 * 86_400, 3_600]);
+    assert.deepEqual(bounds(idb, 'Nodes'), [1, 1, 1]);
+    assert.deepEqual(bounds(idb, 'CPUsPerNode'), [4, 4, 4]);
+    assert.deepEqual(bounds(idb, 'TotalCPUs'), [1, 4, undefined]);
+    assert.deepEqual(bounds(idb, 'MemoryPerNode'), [gib, 2 * gib, undefined]);
+    assert.equal(findResource(idb.partitions[0]!, 'Licence')?.Type, 'CHOICE');
+  });
+
+  it("has the image's partitions rather than the site's, and its resources in each", () => {
+    const metadata = anImageMetadata({
+      partitions: {
+        small: { Resources: { Nodes: '1-2' } },
+        big: { IsDefaultPartition: true, Resources: { Nodes: '1-8', CPUsPerNode: '1-99' } },
+      },
+      resources: { Licence: { Type: 'CHOICE', AllowedValues: ['b'] }, GPUsPerNode: '0-2' },
+      info: { docs: 'here', admin: 'the image' },
+    });
+    const image = { ...aTargetSystem().image, metadata };
+    const idb = mergeIdb(
+      idbSubject(aTargetSystem({ image })),
+      site({ partitions: [batch], info: { admin: 'the site' } }),
+    );
+    assert.deepEqual(
+      idb.partitions.map(({ name }) => name),
+      ['big', 'small'],
+    );
+    assert.deepEqual(bounds(idb, 'Nodes'), [1, 8, undefined]);
+    assert.deepEqual(bounds(idb, 'CPUsPerNode'), [1, 2, undefined]);
+    assert.deepEqual(bounds(idb, 'GPUsPerNode'), [0, 2, undefined]);
+    assert.deepEqual(idb.info, { docs: 'here', admin: 'the site' });
+  });
+
+  it('has the queues of its batch system, where nobody describes any', () => {
+    const subject = { applications: [], limits, queues: ['short', 'long'] };
+    const idb = mergeIdb(subject);
+    assert.deepEqual(
+      idb.partitions.map(({ name }) => name),
+      ['short', 'long'],
+    );
+    assert.deepEqual(bounds(idb, 'Nodes'), [1, 65_536, undefined]);
+    assert.deepEqual(
+      mergeIdb(subject, site({ partitions: [batch] })).partitions.map(({ name }) => name),
+      ['batch'],
+    );
+  });
+});
+
+describe("an image's fragment", () => {
+  const input = {
+    ...anImageMetadata(),
+    applications: [{ ...app('A', '1', 'a'), Resources: { Nodes: 1 }, PreCommand: ['x', 'y'] }],
+    partitions: { q: { Resources: { Memory: '1G-2G:1G' } } },
+  };
+
+  it('means the same when it is stored and read again', () => {
+    const once = ImageMetadata.parse(input);
+    assert.deepEqual(ImageMetadata.parse(JSON.parse(JSON.stringify(once))), once);
+  });
+
+  it('that is wrong is refused by its field', () => {
+    const { error } = ImageMetadata.safeParse({
+      ...input,
+      partitions: { q: { Resources: { Memory: '2G-1G' } } },
+    });
+    assert.deepEqual(error?.issues[0]?.path, ['partitions', 'q', 'Resources', 'Memory']);
+  });
+});
