@@ -81,7 +81,7 @@ const handlers = new Map<string, Handler>([
       text: message.text,
     });
   }),
-  on(commands.statusListing, ({ bss }) => encodeStatus(bss.status())),
+  on(commands.statusListing, async ({ bss }) => encodeStatus(await bss.status())),
   on(commands.processListing, () =>
     ['  PID COMMAND', ...processes().map(({ pid, name }) => `${pid} ${oneLine(name)}`)].join('\n'),
   ),

@@ -4,6 +4,7 @@ import { resolve } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { errorText } from '#kernel/errors.js';
 import { TsiError } from '../protocol/error.js';
+import type { Budget, Partition } from '../protocol/information.js';
 import type { BssEntry } from '../protocol/status.js';
 import type { Bss, Host, JobRequest, Owner } from './bss.js';
 import { JobRecords, type JobRecord } from './job-records.js';
@@ -114,7 +115,11 @@ export class NoBatch implements Bss {
     return undefined;
   }
 
-  *status(): Generator<readonly [string, BssEntry]> {
+  status(): Promise<Iterable<readonly [string, BssEntry]>> {
+    return Promise.resolve([...this.#entries()]);
+  }
+
+  *#entries(): Generator<readonly [string, BssEntry]> {
     for (const [id, { pid, startTicks, adopted }] of this.#running) {
       const process = findProcess(pid);
       const lives = process?.startTicks === startTicks && process.state !== 'Z';
@@ -155,7 +160,11 @@ export class NoBatch implements Bss {
     throw new TsiError('TSI_FAILED', `processes of job ${id} do not end`);
   }
 
-  details(owner: Owner, id: string): string {
+  details(owner: Owner, id: string): Promise<string> {
+    return new Promise((resolve) => resolve(this.#describe(owner, id)));
+  }
+
+  #describe(owner: Owner, id: string): string {
     const record = this.#find(owner, id);
     const run = this.#records.run(id);
     const state = this.#running.has(id) ? 'RUNNING' : 'COMPLETED';
@@ -170,6 +179,48 @@ export class NoBatch implements Bss {
       ...(run?.exitCode !== undefined && { ExitCode: run.exitCode }),
       ...(run?.endedMs !== undefined && { EndTime: new Date(run.endedMs).toISOString() }),
     });
+  }
+
+  hold(owner: Owner, id: string): Promise<void> {
+    return this.#signal(owner, id, 'SIGSTOP', (state) => state === 'T' || state === 't');
+  }
+
+  resume(owner: Owner, id: string): Promise<void> {
+    return this.#signal(owner, id, 'SIGCONT', (state) => state !== 'T');
+  }
+
+  /** Until all are as wanted: a process may start another while we look. */
+  async #signal(
+    owner: Owner,
+    id: string,
+    signal: NodeJS.Signals,
+    settled: (state: string) => boolean,
+  ): Promise<void> {
+    const record = this.#find(owner, id);
+    const run = this.#running.get(id) ?? this.#records.session(record);
+    for (let round = 0; run && round < (termGraceSeconds * 1_000) / pollMs; round += 1) {
+      const other = this.#session(owner, run).filter(({ state }) => !settled(state));
+      if (other.length === 0) return;
+      for (const { pid } of other) kill(pid, signal);
+      await sleep(pollMs);
+    }
+    if (run) throw new TsiError('TSI_FAILED', `processes of job ${id} do not take ${signal}`);
+  }
+
+  #session({ uid }: Owner, run: { readonly pid: number; readonly startTicks: number }): Process[] {
+    return processes().filter(
+      ({ session, startTicks, pid }) =>
+        session === run.pid && startTicks >= run.startTicks && ownerOf(pid) === uid,
+    );
+  }
+
+  /** This machine is all there is: one partition would only name it. */
+  partitions(): Promise<Readonly<Record<string, Partition>>> {
+    return Promise.resolve({});
+  }
+
+  budget(): Promise<readonly Budget[]> {
+    return Promise.resolve([]);
   }
 
   #find(owner: Owner, id: string): JobRecord {
