@@ -9,7 +9,8 @@ import { parseMessage } from '../protocol/message.js';
 import { encodeFailed } from '../protocol/reply.js';
 import { refuse } from '../protocol/scalars.js';
 import type { Agent } from './agent.js';
-import { findHandler, type Exchange } from './handlers.js';
+import type { Exchange } from './handler.js';
+import { findHandler } from './handlers.js';
 import { OutOfStep } from './out-of-step.js';
 
 /** Longest request: a script, mostly. */

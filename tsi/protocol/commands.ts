@@ -1,3 +1,4 @@
+import { aclCommand, aclSpec } from './acl.js';
 import { command, field, optional, prefixed, type Infer } from './message.js';
 import {
   arrayRange,
@@ -137,12 +138,12 @@ export type MakeReservation = Infer<typeof makeReservation>;
 export const queryReservation = command('TSI_QUERY_RESERVATION', reference);
 export const cancelReservation = command('TSI_CANCEL_RESERVATION', reference);
 
-/** `spec` is `[D]U|[D]G <subject> <rwx>`, or `NONE` with `RM_ALL` (§2.10). */
+/** §2.10 */
 export const fileAcl = command('TSI_FILE_ACL', {
   operation: field('TSI_ACL_OPERATION', oneOf('CHECK_SUPPORT', 'GETFACL', 'SETFACL')),
   path: field('TSI_ACL_PATH', path),
-  change: optional('TSI_ACL_COMMAND', line),
-  spec: optional('TSI_ACL_COMMAND_SPEC', line),
+  change: optional('TSI_ACL_COMMAND', aclCommand),
+  spec: optional('TSI_ACL_COMMAND_SPEC', aclSpec, 'NONE'),
   literal,
 });
 

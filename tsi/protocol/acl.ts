@@ -1,0 +1,100 @@
+import { TsiError } from './error.js';
+import { refuse, type Scalar } from './scalars.js';
+
+/** Whom an entry is for; an empty subject is the owner or the group of the file. */
+export type AclSubject = {
+  /** Of a directory: for what is made in it. */
+  readonly default: boolean;
+  readonly kind: 'user' | 'group';
+  readonly subject: string;
+};
+export type AclEntry = AclSubject & {
+  /** `r-x` */
+  readonly rights: string;
+};
+
+/** `#TSI_ACL_COMMAND` and `#TSI_ACL_COMMAND_SPEC` (§2.10). */
+export type AclChange = { readonly recursive?: boolean } & (
+  | { readonly command: 'RM_ALL' }
+  | { readonly command: 'MODIFY'; readonly entry: AclEntry }
+  | { readonly command: 'RM'; readonly entry: AclSubject }
+);
+
+export const aclCommands = ['RM_ALL', 'MODIFY', 'RM'] as const;
+export type AclCommand = {
+  readonly command: (typeof aclCommands)[number];
+  readonly recursive: boolean;
+};
+/** As on the wire: whoever removes an entry need not say its rights. */
+export type AclSpec = AclSubject & { readonly rights?: string };
+
+const rights = /^[r-][w-][xX-]$/;
+/** One entry of setfacl's is made of it: nothing that separates entries or their parts. */
+const subject = /^(?:[A-Za-z0-9_][A-Za-z0-9_.@$-]{0,254})?$/;
+
+export const aclCommand: Scalar<AclCommand> = {
+  write: ({ command, recursive }) => (recursive ? `${command} RECURSIVE` : command),
+  read: (text) => {
+    const [word, ...more] = text.trim().split(/ +/);
+    const command = aclCommands.find((known) => known === word);
+    const recursive = more.length === 1 && more[0] === 'RECURSIVE';
+    if (!command || (more.length > 0 && !recursive)) refuse('not a change of access rights');
+    return { command, recursive };
+  },
+};
+
+export const aclSpec: Scalar<AclSpec> = {
+  write: (spec) => {
+    if (!subject.test(spec.subject))
+      refuse('not a name of a user or group', { name: spec.subject });
+    if (spec.rights !== undefined && !rights.test(spec.rights))
+      refuse('access rights are three characters like r-x', { rights: spec.rights });
+    const who = `${spec.default ? 'D' : ''}${spec.kind === 'user' ? 'U' : 'G'}`;
+    return [who, spec.subject, spec.rights ?? '---'].join(' ');
+  },
+  read: (text) => {
+    if (text === 'NONE') return undefined;
+    const [who = '', name = '', letters] = text.split(' ');
+    const [, inherited, kind] = /^(D?)([UG])$/.exec(who) ?? refuse('not an access control entry');
+    if (!subject.test(name)) refuse('not a name of a user or group');
+    if (letters !== undefined && !rights.test(letters)) refuse('not access rights');
+    return {
+      default: inherited === 'D',
+      kind: kind === 'U' ? 'user' : 'group',
+      subject: name,
+      ...(letters !== undefined && { rights: letters }),
+    };
+  },
+};
+
+const line = /^(default:)?(user|group):([^:]*):([r-][w-][xX-])/;
+
+/** What getfacl prints, without what the protocol leaves out: mask, others, comments. */
+export function filterAcl(printed: string): string {
+  return printed
+    .split('\n')
+    .flatMap((text) => line.exec(text)?.[0] ?? [])
+    .join('\n');
+}
+
+export function decodeAcl(payload: string): AclEntry[] {
+  return payload
+    .split('\n')
+    .filter((text) => text.trim() !== '')
+    .map((text) => {
+      const [, inherited, kind, name = '', letters] = line.exec(text) ?? [];
+      if ((kind !== 'user' && kind !== 'group') || letters === undefined) malformed(text);
+      return { default: inherited !== undefined, kind, subject: name, rights: letters };
+    });
+}
+
+export function decodeAclSupport(payload: string): boolean {
+  const answer = { true: true, false: false }[payload.trim()];
+  return answer ?? malformed(payload);
+}
+
+function malformed(text: string): never {
+  throw new TsiError('TSI_PROTOCOL', 'the TSI sends access rights that cannot be read', {
+    line: text.slice(0, 200),
+  });
+}
