@@ -10,6 +10,7 @@ import { errorText } from '#kernel/errors.js';
 import { destroySoon } from '#kernel/net/destroy-soon.js';
 import type { Agent } from './agent.js';
 import { collectFacts } from './facts.js';
+import { forward, streamExits } from './link-streams.js';
 import { serveWorker } from './worker.js';
 
 /** How long one half of a worker waits for the other. */
@@ -81,6 +82,10 @@ function route(
   } else if (worker?.[1]) {
     stream.respond({ ':status': 200 });
     pair(agent, waiting, worker[1], worker[2] === 'data' ? 'data' : 'command', stream);
+  } else if (request === 'GET /exits') {
+    streamExits(agent, stream);
+  } else if (request === 'POST /forward') {
+    void forward(agent, stream, headers);
   } else if (request === 'POST /shutdown') {
     stream.respond({ ':status': 200 });
     stream.end();

@@ -59,7 +59,15 @@ export type MainSettings = {
 export type Properties = ReadonlyMap<string, string>;
 
 export function readSettings(file: string): Settings {
-  const keys = parseProperties(readFileSync(file, 'utf8'));
+  return toSettings(parseProperties(readFileSync(file, 'utf8')));
+}
+
+/** For who is called without a file. */
+export function defaultSettings(): Settings {
+  return toSettings(new Map());
+}
+
+function toSettings(keys: Properties): Settings {
   const flag = (name: string, missing: boolean): boolean =>
     keys.has(name) ? /^(1|true)$/i.test(keys.get(name) ?? '') : missing;
   const root = process.geteuid?.() === 0;

@@ -46,7 +46,8 @@ export async function serveWorker(agent: Agent, command: Duplex, data: Duplex): 
   }
 }
 
-async function answer(
+/** @throws {@link OutOfStep} */
+export async function answer(
   agent: Agent,
   wire: Buffer,
   exchange: Omit<Exchange, 'message' | 'user'>,
