@@ -21,17 +21,19 @@ trap stop=143 TERM INT HUP
 if [ -z "$stop" ]; then "$@" 3>&-; else (exit "$stop"); fi
 printf 'exit %s\\n' "$?" >&3`;
 
-/** Runs the members of an array, some at a time; the last code that is not 0 is that of the whole. */
-const arrayRunner = `size=$1 limit=$2 out=$3 err=$4 stop= code=0; shift 4
+/**
+ * Runs the members of an array, some at a time; the last code that is not 0 is that of the whole. `wait -n`
+ * only tells that it is time to look again: it forgets what ended before it was called.
+ */
+const arrayRunner = `size=$1 limit=$2 out=$3 err=$4 stop= code=0 members=(); shift 4
 trap 'stop=143; kill $(jobs -pr) 2>/dev/null' TERM INT HUP
-reap() { wait -n; local ended=$?; ((ended == 0 || ended == 127)) || code=$ended; }
 for ((task = 0; task < size; task++)); do
-  while now=($(jobs -pr)); ((\${#now[@]} >= limit)); do reap; done
+  while now=($(jobs -pr)); ((\${#now[@]} >= limit)); do wait -n; done
   [[ -z $stop ]] || break
   UC_ARRAY_TASK_ID=$task "$@" >"$out$task" 2>"$err$task" &
+  members+=($!)
 done
-while now=($(jobs -pr)); ((\${#now[@]} > 0)); do reap; done
-while wait -n; ended=$?; ((ended != 127)); do ((ended == 0)) || code=$ended; done
+for member in "\${members[@]}"; do wait "$member" || code=$?; done
 exit "\${stop:-$code}"`;
 
 /** The program that runs a job, its arguments and the umask that it gets. */

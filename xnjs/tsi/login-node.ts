@@ -34,7 +34,8 @@ export function backgroundScript(run: LoginNodeRun): string {
 /** Prints the pid as soon as it is known. */
 export function pidScript(run: LoginNodeRun): string {
   const file = `${marker(run)}.pid`;
-  return `for round in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do
+  return `cd ${quote(run.uspaceDir)} || exit 1
+for round in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do
 [ -s ${file} ] && cat ${file} && exit 0
 sleep 0.5 2>/dev/null || sleep 1
 done
