@@ -1,6 +1,6 @@
 import { lookup } from 'node:dns/promises';
 import { connect, isIP, type Socket } from 'node:net';
-import type { Duplex } from 'node:stream';
+import { Transform, type Duplex } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { errorText } from '#kernel/errors.js';
@@ -19,9 +19,8 @@ export function parseService(text: string): Service {
   if (path !== undefined) return { path };
   const at = text.lastIndexOf(':');
   const host = text.slice(0, Math.max(at, 0)).replace(/^\[(.*)\]$/, '$1');
-  const port = Number(text.slice(at + 1));
-  if (host !== '' && !/[\s/]/.test(host) && Number.isInteger(port) && port > 0 && port <= 65_535)
-    return { host, port };
+  const port = /^\d{1,5}$/.test(text.slice(at + 1)) ? Number(text.slice(at + 1)) : 0;
+  if (host !== '' && !/[\s/]/.test(host) && port > 0 && port <= 65_535) return { host, port };
   throw new TsiError('TSI_FAILED', `this is not a service: ${text.slice(0, 200)}`);
 }
 
@@ -84,21 +83,25 @@ function opened(users: Users, user: User, open: () => Socket): Promise<Socket> {
  */
 export async function relay(one: Duplex, other: Duplex, rate: number): Promise<void> {
   const move = (from: Duplex, to: Duplex): Promise<void> =>
-    rate > 0
-      ? pipeline(from, (source: AsyncIterable<Buffer>) => slowed(source, rate), to)
-      : pipeline(from, to);
+    rate > 0 ? pipeline(from, slow(rate), to) : pipeline(from, to);
   await Promise.all([move(one, other), move(other, one)]);
 }
 
-async function* slowed(source: AsyncIterable<Buffer>, rate: number): AsyncGenerator<Buffer, void> {
+function slow(rate: number): Transform {
   const piece = Math.max(1, Math.floor(rate / movesPerSecond));
   let dueMs = performance.now();
-  for await (const chunk of source)
+  const pass = async (chunk: Buffer, push: (part: Buffer) => void): Promise<void> => {
     for (let at = 0; at < chunk.length; at += piece) {
       const part = chunk.subarray(at, at + piece);
       const now = performance.now();
       dueMs = Math.max(dueMs, now - 1_000 / movesPerSecond) + (part.length * 1_000) / rate;
       if (dueMs > now) await sleep(dueMs - now);
-      yield part;
+      push(part);
     }
+  };
+  return new Transform({
+    transform(chunk: Buffer, _encoding, done) {
+      pass(chunk, (part) => this.push(part)).then(() => done(), done);
+    },
+  });
 }

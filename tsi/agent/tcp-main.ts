@@ -92,7 +92,7 @@ async function serveForwarding(agent: Agent, client: Socket, request: string): P
     await relay(client, socket, agent.settings.forwardingRate);
   } catch (error) {
     agent.log.info({ reason: errorText(error) }, 'a forwarded connection ended early');
-    client.destroy();
+    client.destroySoon(); // not before a handshake that still goes on there
   }
 }
 

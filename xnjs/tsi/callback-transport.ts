@@ -43,6 +43,7 @@ type Handshake = {
 export class CallbackListener implements AsyncDisposable {
   readonly #server: Server;
   readonly #log: Log;
+  readonly #sockets = new Set<Socket>();
   #expected: Expected | undefined;
   #last: Promise<unknown> = Promise.resolve();
 
@@ -114,6 +115,8 @@ export class CallbackListener implements AsyncDisposable {
 
   #accept(socket: Socket): void {
     const peer = socket.remoteAddress;
+    this.#sockets.add(socket);
+    socket.once('close', () => this.#sockets.delete(socket));
     socket.on('error', (error) => this.#log.debug({ peer, reason: error.message }, 'a TSI left'));
     if (this.#expected?.from.some((address) => sameAddress(address, peer))) {
       this.#expected.take(socket);
@@ -125,6 +128,7 @@ export class CallbackListener implements AsyncDisposable {
 
   async [Symbol.asyncDispose](): Promise<void> {
     if (!this.#server.listening) return;
+    this.#sockets.forEach((socket) => socket.destroy());
     await new Promise((resolve) => this.#server.close(resolve));
   }
 }
