@@ -5,6 +5,7 @@ import { Accounts } from './accounts.js';
 import { Acl } from './acl.js';
 import { Files } from './files.js';
 import { createLog, type Log } from './log.js';
+import { RequestBudget } from './request-budget.js';
 import { Scripts } from './scripts.js';
 import type { Settings } from './settings.js';
 import { Users } from './users.js';
@@ -19,6 +20,7 @@ export type Agent = {
   readonly bss: Bss;
   readonly loginNode: LoginNode;
   readonly acl: Acl;
+  readonly requests: RequestBudget;
 };
 
 export function createAgent(settings: Settings): Agent {
@@ -40,5 +42,6 @@ export function createAgent(settings: Settings): Agent {
     bss: createBss(settings.bss, { host, stateDir, properties }),
     loginNode: new LoginNode(host, stateDir),
     acl: new Acl(settings.acl, users),
+    requests: new RequestBudget(),
   };
 }

@@ -52,6 +52,10 @@ export const jobHandlers: readonly (readonly [string, Handler])[] = [
     await reservations(agent).cancel(await user(), reference);
     return undefined;
   }),
+  // no FTP client in so small a program: the server has other ways to move files
+  on(commands.uftp, () => {
+    throw new TsiError('TSI_FAILED', 'UFTP is not supported by this TSI');
+  }),
 ];
 
 function reservations({ bss }: Agent): NonNullable<Agent['bss']['reservations']> {

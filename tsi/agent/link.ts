@@ -18,6 +18,7 @@ const pairingMs = 30_000;
 /** How much the host may send ahead: per stream, and over the whole link. Its heartbeats wait behind it. */
 const streamWindow = 1024 * 1024;
 const linkWindow = 4 * 1024 * 1024;
+const maxStreams = 1_024;
 /** A host that left while the machine stood still is noticed by its silence. */
 const pingMs = 5_000;
 const unansweredPings = 2;
@@ -35,7 +36,11 @@ type Waiting = {
  * @param shutdown called when `POST /shutdown` has been answered, on the session that it came by
  */
 export function createLinkServer(agent: Agent, shutdown: Shutdown): Http2Server {
-  const settings = { initialWindowSize: streamWindow, enableConnectProtocol: false };
+  const settings = {
+    initialWindowSize: streamWindow,
+    maxConcurrentStreams: maxStreams,
+    enableConnectProtocol: false,
+  };
   const server = createServer({ settings, maxSessionMemory: 64 });
   server.on('session', (session) => {
     const waiting = new Map<string, Waiting>();
