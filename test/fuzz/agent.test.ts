@@ -140,7 +140,10 @@ describe('the agent under a hostile XNJS', () => {
         workers.map(
           ({ command }) =>
             new Promise<void>((resolve) => {
-              if (command.destroyed) { resolve(); return; }
+              if (command.destroyed) {
+                resolve();
+                return;
+              }
               command.once('close', resolve);
               command.write(line, () => resolve());
             }),
