@@ -84,25 +84,30 @@ describe('access control lists', () => {
       return;
     }
     const named = (acl: readonly AclEntry[]) =>
-      acl.filter(({ subject }) => subject !== '').map(({ subject, rights }) => [subject, rights]);
+      acl
+        .filter(({ subject }) => subject !== '')
+        .map(({ subject, permissions }) => [subject, permissions]);
     assert.deepEqual(named(await tsi.getAcl(alice, path)), [['daemon', 'r--']]);
-    const entry = { default: false, kind: 'group', subject: 'games', rights: 'rw-' } as const;
-    await tsi.setAcl(alice, path, { command: 'MODIFY', entry });
+    const entry = {
+      isDefault: false,
+      type: 'group',
+      subject: 'games',
+      permissions: 'rw-',
+    } as const;
+    await tsi.setAcl(alice, path, { operation: 'MODIFY', entry });
     assert.deepEqual(named(await tsi.getAcl(alice, path)), [
       ['daemon', 'r--'],
       ['games', 'rw-'],
     ]);
-    const daemon = { default: false, kind: 'user', subject: 'daemon' } as const;
-    await tsi.setAcl(alice, path, { command: 'RM', entry: daemon });
+    const daemon = {
+      ...entry,
+      type: 'user',
+      subject: 'daemon',
+    } as const;
+    await tsi.setAcl(alice, path, { operation: 'RM', entry: daemon });
     assert.deepEqual(named(await tsi.getAcl(alice, path)), [['games', 'rw-']]);
-    await tsi.setAcl(alice, path, { command: 'RM_ALL' });
-    assert.deepEqual(
-      (await tsi.getAcl(alice, path)).map(({ kind, rights }) => [kind, rights]),
-      [
-        ['user', 'rw-'],
-        ['group', 'r--'],
-      ],
-    );
+    await tsi.setAcl(alice, path, { operation: 'RM_ALL' });
+    assert.deepEqual(await tsi.getAcl(alice, path), []);
   });
 
   it('are inherited and set below a directory', async (t) => {
@@ -113,25 +118,37 @@ describe('access control lists', () => {
       return;
     }
     if (isRoot) execFileSync('chown', ['-R', `${nobodyId}:${nobodyId}`, root]);
-    const entry = { default: true, kind: 'user', subject: 'daemon', rights: 'r-x' } as const;
-    await tsi.setAcl(alice, root, { command: 'MODIFY', recursive: true, entry });
-    const inherited = (await tsi.getAcl(alice, join(root, 'sub'))).filter((one) => one.default);
-    assert.ok(inherited.some(({ subject, rights }) => subject === 'daemon' && rights === 'r-x'));
+    const entry = { isDefault: true, type: 'user', subject: 'daemon', permissions: 'r-x' } as const;
+    await tsi.setAcl(alice, root, { operation: 'MODIFY', recursive: true, entry });
+    const inherited = (await tsi.getAcl(alice, join(root, 'sub'))).filter((one) => one.isDefault);
+    assert.ok(
+      inherited.some(({ subject, permissions }) => subject === 'daemon' && permissions === 'r-x'),
+    );
   });
 
   it('are changed with the rights of the user only', { skip: !isRoot }, async () => {
     const path = file('of-root');
     chownSync(path, 0, 0);
-    const entry = { default: false, kind: 'user', subject: 'nobody', rights: 'rwx' } as const;
-    await assert.rejects(tsi.setAcl(alice, path, { command: 'MODIFY', entry }), {
+    const entry = {
+      isDefault: false,
+      type: 'user',
+      subject: 'nobody',
+      permissions: 'rwx',
+    } as const;
+    await assert.rejects(tsi.setAcl(alice, path, { operation: 'MODIFY', entry }), {
       code: 'TSI_FAILED',
     });
   });
 
   it('are not changed where they are not supported', async () => {
-    const entry = { default: false, kind: 'user', subject: 'daemon', rights: 'r--' } as const;
+    const entry = {
+      isDefault: false,
+      type: 'user',
+      subject: 'daemon',
+      permissions: 'r--',
+    } as const;
     await assert.rejects(tsi.getAcl(alice, '/etc/passwd'), { code: 'TSI_FAILED' });
-    await assert.rejects(tsi.setAcl(alice, '/etc/passwd', { command: 'MODIFY', entry }), {
+    await assert.rejects(tsi.setAcl(alice, '/etc/passwd', { operation: 'MODIFY', entry }), {
       code: 'TSI_FAILED',
     });
   });

@@ -56,10 +56,10 @@ export class Acl {
 
 function entryArguments(command: 'MODIFY' | 'RM', spec: AclSpec | undefined): string[] {
   if (!spec) throw new TsiError('TSI_FAILED', '#TSI_ACL_COMMAND_SPEC is missing');
-  const inherited = spec.default ? ['-d'] : [];
-  const who = `${spec.kind}:${spec.subject}`;
+  const inherited = spec.isDefault ? ['-d'] : [];
+  const who = `${spec.type}:${spec.subject}`;
   if (command === 'RM') return [...inherited, '-x', who];
-  if (spec.rights === undefined)
+  if (spec.permissions === undefined)
     throw new TsiError('TSI_FAILED', '#TSI_ACL_COMMAND_SPEC has no rights');
-  return [...inherited, '-m', `${who}:${spec.rights}`];
+  return [...inherited, '-m', `${who}:${spec.permissions}`];
 }

@@ -3,22 +3,20 @@ import { refuse, type Scalar } from './scalars.js';
 
 /** Whom an entry is for; an empty subject is the owner or the group of the file. */
 export type AclSubject = {
-  /** Of a directory: for what is made in it. */
-  readonly default: boolean;
-  readonly kind: 'user' | 'group';
+  readonly type: 'user' | 'group';
   readonly subject: string;
+  /** Of a directory: for what is made in it. */
+  readonly isDefault: boolean;
 };
-export type AclEntry = AclSubject & {
-  /** `r-x` */
-  readonly rights: string;
-};
+/** `permissions` like `r-x` */
+export type AclEntry = AclSubject & { readonly permissions: string };
 
-/** `#TSI_ACL_COMMAND` and `#TSI_ACL_COMMAND_SPEC` (§2.10). */
-export type AclChange = { readonly recursive?: boolean } & (
-  | { readonly command: 'RM_ALL' }
-  | { readonly command: 'MODIFY'; readonly entry: AclEntry }
-  | { readonly command: 'RM'; readonly entry: AclSubject }
-);
+/** `#TSI_ACL_COMMAND` and `#TSI_ACL_COMMAND_SPEC` (§2.10); `RM_ALL` needs no entry. */
+export type AclChange = {
+  readonly operation: AclCommand['command'];
+  readonly recursive?: boolean;
+  readonly entry?: AclEntry;
+};
 
 export const aclCommands = ['RM_ALL', 'MODIFY', 'RM'] as const;
 export type AclCommand = {
@@ -26,9 +24,9 @@ export type AclCommand = {
   readonly recursive: boolean;
 };
 /** As on the wire: whoever removes an entry need not say its rights. */
-export type AclSpec = AclSubject & { readonly rights?: string };
+export type AclSpec = AclSubject & { readonly permissions?: string };
 
-const rights = /^[r-][w-][xX-]$/;
+const permissions = /^[r-][w-][xX-]$/;
 /** One entry of setfacl's is made of it: nothing that separates entries or their parts. */
 const subject = /^(?:[A-Za-z0-9_][A-Za-z0-9_.@$-]{0,254})?$/;
 
@@ -47,22 +45,22 @@ export const aclSpec: Scalar<AclSpec> = {
   write: (spec) => {
     if (!subject.test(spec.subject))
       refuse('not a name of a user or group', { name: spec.subject });
-    if (spec.rights !== undefined && !rights.test(spec.rights))
-      refuse('access rights are three characters like r-x', { rights: spec.rights });
-    const who = `${spec.default ? 'D' : ''}${spec.kind === 'user' ? 'U' : 'G'}`;
-    return [who, spec.subject, spec.rights ?? '---'].join(' ');
+    if (spec.permissions !== undefined && !permissions.test(spec.permissions))
+      refuse('access rights are three characters like r-x', { permissions: spec.permissions });
+    const who = `${spec.isDefault ? 'D' : ''}${spec.type === 'user' ? 'U' : 'G'}`;
+    return [who, spec.subject, spec.permissions ?? '---'].join(' ');
   },
   read: (text) => {
     if (text === 'NONE') return undefined;
     const [who = '', name = '', letters] = text.split(' ');
     const [, inherited, kind] = /^(D?)([UG])$/.exec(who) ?? refuse('not an access control entry');
     if (!subject.test(name)) refuse('not a name of a user or group');
-    if (letters !== undefined && !rights.test(letters)) refuse('not access rights');
+    if (letters !== undefined && !permissions.test(letters)) refuse('not access rights');
     return {
-      default: inherited === 'D',
-      kind: kind === 'U' ? 'user' : 'group',
+      type: kind === 'U' ? 'user' : 'group',
       subject: name,
-      ...(letters !== undefined && { rights: letters }),
+      isDefault: inherited === 'D',
+      ...(letters !== undefined && { permissions: letters }),
     };
   },
 };
@@ -82,9 +80,9 @@ export function decodeAcl(payload: string): AclEntry[] {
     .split('\n')
     .filter((text) => text.trim() !== '')
     .map((text) => {
-      const [, inherited, kind, name = '', letters] = line.exec(text) ?? [];
-      if ((kind !== 'user' && kind !== 'group') || letters === undefined) malformed(text);
-      return { default: inherited !== undefined, kind, subject: name, rights: letters };
+      const [, inherited, type, name = '', letters] = line.exec(text) ?? [];
+      if ((type !== 'user' && type !== 'group') || letters === undefined) malformed(text);
+      return { type, subject: name, isDefault: inherited !== undefined, permissions: letters };
     });
 }
 

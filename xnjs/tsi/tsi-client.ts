@@ -193,12 +193,13 @@ class PooledTsi implements TsiClient {
 
   async getAcl(identity: TsiIdentity, path: string, options?: CallOptions): Promise<AclEntry[]> {
     const value = { operation: 'GETFACL', path, literal: true } as const;
-    return decodeAcl(await this.#ask(commands.fileAcl, value, identity, options));
+    const entries = decodeAcl(await this.#ask(commands.fileAcl, value, identity, options));
+    return entries.filter(({ subject }) => subject !== '');
   }
 
   async setAcl(...[identity, path, change, options]: Parameters<Tsi['setAcl']>): Promise<void> {
-    const { command, recursive = false } = change;
-    const spec = command === 'RM_ALL' ? undefined : change.entry;
+    const { operation: command, recursive = false, entry } = change;
+    const spec = command === 'RM_ALL' ? undefined : entry;
     const how = { operation: 'SETFACL', change: { command, recursive }, spec } as const;
     await this.#ask(commands.fileAcl, { ...how, path, literal: true }, identity, options);
   }

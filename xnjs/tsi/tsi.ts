@@ -132,6 +132,7 @@ export type Tsi = {
   killOnLoginNode(identity: TsiIdentity, pid: string, options?: CallOptions): Promise<void>;
   /** Whether files there may have access control lists. */
   aclSupport(identity: TsiIdentity, path: string, options?: CallOptions): Promise<boolean>;
+  /** Entries beyond those of owner, group and others, which are the permissions. */
   getAcl(identity: TsiIdentity, path: string, options?: CallOptions): Promise<AclEntry[]>;
   setAcl(
     identity: TsiIdentity,
