@@ -19,7 +19,7 @@ const packages = {
   image: ['busybox-static', 'binutils', 'lz4', 'xz-utils', 'ca-certificates'],
   tests: [
     ...['python3-venv', 'openssl', 'curl', 'libxml2-utils', 'procps'],
-    ...['syslinux', 'syslinux-common', 'mtools', 'dosfstools', 'postgresql'],
+    ...['syslinux', 'syslinux-common', 'mtools', 'dosfstools', 'postgresql', 'acl'],
   ],
   compiler: ['python3', 'make', 'g++'],
 };

@@ -52,7 +52,7 @@ export const nobodyId = 65_534;
 let bundle: Promise<string> | undefined;
 
 /** The agent as it goes into images: one file. */
-function bundled(): Promise<string> {
+export function bundled(): Promise<string> {
   bundle ??= (async () => {
     const outfile = join(mkdtempSync(join(tmpdir(), 'vsite-agent-')), 'agent.cjs');
     process.on('exit', () => void rm(join(outfile, '..'), { recursive: true, force: true }));

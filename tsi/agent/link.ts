@@ -9,11 +9,13 @@ import { errorText } from '#kernel/errors.js';
 import { destroySoon } from '#kernel/net/destroy-soon.js';
 import type { Agent } from './agent.js';
 import { collectFacts } from './facts.js';
+import { forward, streamExits } from './link-streams.js';
 import { Pairing } from './pairing.js';
 
 /** How much the host may send ahead: per stream, and over the whole link. Its heartbeats wait behind it. */
 const streamWindow = 1024 * 1024;
 const linkWindow = 4 * 1024 * 1024;
+const maxStreams = 1_024;
 /** A host that left while the machine stood still is noticed by its silence. */
 const pingMs = 5_000;
 const unansweredPings = 2;
@@ -25,7 +27,11 @@ type Shutdown = (session: Http2Session) => void;
  * @param shutdown called when `POST /shutdown` has been answered, on the session that it came by
  */
 export function createLinkServer(agent: Agent, shutdown: Shutdown): Http2Server {
-  const settings = { initialWindowSize: streamWindow, enableConnectProtocol: false };
+  const settings = {
+    initialWindowSize: streamWindow,
+    maxConcurrentStreams: maxStreams,
+    enableConnectProtocol: false,
+  };
   const server = createServer({ settings, maxSessionMemory: 64 });
   server.on('session', (session) => {
     const pairing = new Pairing(agent);
@@ -73,6 +79,10 @@ function route(
     stream.respond({ ':status': 200 });
     const half = worker[2] === 'data' ? 'data' : 'command';
     pairing.add({ worker: worker[1], half }, stream);
+  } else if (request === 'GET /exits') {
+    streamExits(agent, stream);
+  } else if (request === 'POST /forward') {
+    void forward(agent, stream, headers);
   } else if (request === 'POST /shutdown') {
     stream.respond({ ':status': 200 });
     stream.end();

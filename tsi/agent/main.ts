@@ -9,7 +9,7 @@ import { serveDevice } from './device.js';
 import { agentVersion } from './facts.js';
 import { createLinkServer } from './link.js';
 import { Pairing } from './pairing.js';
-import { readSettings } from './settings.js';
+import { defaultSettings, readSettings } from './settings.js';
 
 /**
  * How long the host may take to hang up after a shutdown. The agent leaves by itself then, workers or
@@ -17,9 +17,17 @@ import { readSettings } from './settings.js';
  */
 const hangUpMs = 2_000;
 
-async function main(file: string): Promise<void> {
+async function main([first = '/etc/unicore-tsi/tsi.properties']: readonly string[]): Promise<void> {
   process.umask(0o077);
-  const agent = createAgent(readSettings(file));
+  if (first === '--oneshot') {
+    const { serveOnce } = await import('./one-shot.js');
+    await serveOnce(createAgent(defaultSettings()), process.stdin, process.stdout);
+    return;
+  }
+  await serve(createAgent(readSettings(first)));
+}
+
+async function serve(agent: Agent): Promise<void> {
   const { settings, log } = agent;
   // the jobs of this machine depend on the agent: a fault in one request is no reason to leave them
   process.on('uncaughtException', (error) => log.error({ reason: error.stack }, 'a fault of ours'));
@@ -65,7 +73,7 @@ function listen(server: Server, path: string): Promise<void> {
   });
 }
 
-main(process.argv[2] ?? '/etc/unicore-tsi/tsi.properties').catch((error: unknown) => {
+main(process.argv.slice(2)).catch((error: unknown) => {
   process.stderr.write(`tsi agent: ${errorText(error)}\n`);
   process.exitCode = 1;
 });

@@ -1,6 +1,6 @@
 import { readFileSync } from 'node:fs';
 import { homedir } from 'node:os';
-import { join } from 'node:path';
+import { join, normalize } from 'node:path';
 
 /** The keys of `tsi.properties` that matter to this agent (docs/protocols/tsi.md), typed. */
 export type Settings = {
@@ -19,7 +19,24 @@ export type Settings = {
   readonly failOnInvalidGids: boolean;
   readonly useIdCommand: boolean;
   readonly keyFiles: readonly string[];
+  /** Shell text, run as the user, that prints further keys, or attributes `name=value`. */
+  readonly userKeysCommand?: string;
+  readonly userInfoCommand?: string;
+  readonly acl: AclSettings;
+  /** Bytes per second and direction of a forwarded connection; 0 is without limit. */
+  readonly forwardingRate: number;
+  /** Name of the batch system, and all keys for what it wants to know. */
+  readonly bss: string;
+  readonly properties: Properties;
   readonly debug: boolean;
+};
+
+export type AclKind = 'POSIX' | 'NFS' | 'NONE';
+export type AclSettings = {
+  readonly getfacl: string;
+  readonly setfacl: string;
+  /** By path: what is configured for a directory holds for all below it. */
+  readonly rules: readonly (readonly [path: string, kind: AclKind])[];
 };
 
 export type MainSettings = {
@@ -39,10 +56,18 @@ export type MainSettings = {
   };
 };
 
-type Properties = ReadonlyMap<string, string>;
+export type Properties = ReadonlyMap<string, string>;
 
 export function readSettings(file: string): Settings {
-  const keys = parseProperties(readFileSync(file, 'utf8'));
+  return toSettings(parseProperties(readFileSync(file, 'utf8')));
+}
+
+/** For who is called without a file. */
+export function defaultSettings(): Settings {
+  return toSettings(new Map());
+}
+
+function toSettings(keys: Properties): Settings {
   const flag = (name: string, missing: boolean): boolean =>
     keys.has(name) ? /^(1|true)$/i.test(keys.get(name) ?? '') : missing;
   const root = process.geteuid?.() === 0;
@@ -63,8 +88,45 @@ export function readSettings(file: string): Settings {
     failOnInvalidGids: flag('tsi.fail_on_invalid_gids', false),
     useIdCommand: flag('tsi.use_id_to_resolve_gids', false),
     keyFiles: (keys.get('tsi.keyfiles') ?? '.ssh/authorized_keys').split(':').filter(Boolean),
+    ...userCommands(keys),
+    acl: aclSettings(keys),
+    forwardingRate: rate('tsi.port_forwarding.rate_limit', keys),
+    bss: keys.get('tsi.bss') ?? 'nobatch',
+    properties: keys,
     debug: flag('tsi.debug', false),
   };
+}
+
+function userCommands(keys: Properties): Pick<Settings, 'userKeysCommand' | 'userInfoCommand'> {
+  const userKeysCommand = keys.get('tsi.get_userkeys_cmd');
+  const userInfoCommand = keys.get('tsi.get_userinfo_cmd');
+  return {
+    ...(userKeysCommand !== undefined && { userKeysCommand }),
+    ...(userInfoCommand !== undefined && { userInfoCommand }),
+  };
+}
+
+const aclKey = 'tsi.acl.';
+
+function aclSettings(keys: Properties): AclSettings {
+  const rules = [...keys]
+    .filter(([name]) => name.startsWith(aclKey))
+    .map(([name, kind]) => {
+      if (kind === 'POSIX' || kind === 'NFS' || kind === 'NONE')
+        return [normalize(`/${name.slice(aclKey.length)}`), kind] as const;
+      throw new TypeError(`${name} must be POSIX, NFS or NONE: ${kind}`);
+    });
+  return {
+    getfacl: keys.get('tsi.getfacl') ?? '/bin/false',
+    setfacl: keys.get('tsi.setfacl') ?? '/bin/false',
+    rules,
+  };
+}
+
+function rate(name: string, keys: Properties): number {
+  const value = Number(keys.get(name) ?? 0);
+  if (Number.isSafeInteger(value) && value >= 0) return value;
+  throw new TypeError(`${name} is not a number of bytes: ${keys.get(name) ?? ''}`);
 }
 
 /** Lines `key = value`; `#` and `!` begin comments; the last value of a key counts. */

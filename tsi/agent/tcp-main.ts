@@ -10,6 +10,7 @@ import { sameAddress } from '#kernel/net/peer-address.js';
 import { acceptTls, startTls, type MutualTls } from '#kernel/net/tls-upgrade.js';
 import type { Agent } from './agent.js';
 import { admitsName, type Subject } from './distinguished-names.js';
+import { connectService, relay } from './forwarding.js';
 import type { MainSettings } from './settings.js';
 import { serveWorker } from './worker.js';
 
@@ -52,22 +53,46 @@ async function serveRequest(
   const peer = plain.remoteAddress ?? '';
   if (!(await mayConnect(settings, peer))) throw new Error('the address is not in the list');
   const socket = settings.tls ? await accept(settings.tls, plain) : plain;
-  const [verb, argument] = (await readLine(socket)).split(/\s+/);
+  const request = await readLine(socket);
+  const [verb, argument] = request.split(/\s+/);
   if (verb === 'shutdown') {
     shutdown();
     return;
   }
   const port = settings.replyPort ?? Number(argument);
-  if (verb !== 'newtsiprocess' || !Number.isInteger(port) || port < 1 || port > 65_535)
+  const known = verb === 'newtsiprocess' || verb === 'start-forwarding';
+  if (!known || !Number.isInteger(port) || port < 1 || port > 65_535)
     throw new Error('the request is not known');
   await new Promise<void>((resolve) => socket.end('OK\n', resolve));
   const command = await callBack(settings, peer, port);
+  if (verb === 'start-forwarding') {
+    void serveForwarding(agent, command, request);
+    return;
+  }
   try {
     const data = await callBack(settings, peer, port);
     void serveWorker(agent, command, data);
   } catch (error) {
     command.destroy();
     throw error;
+  }
+}
+
+/**
+ * `start-forwarding <port> <service> <user> <groups>`, called back already: whoever asked waits for that,
+ * and sees by its end that there is no such service (§1.8).
+ */
+async function serveForwarding(agent: Agent, client: Socket, request: string): Promise<void> {
+  client.allowHalfOpen = true;
+  try {
+    const [, service = '', login = '', groups = ''] =
+      /^\S+\s+\S+\s+(.+)\s+(\S+)\s+(\S+)$/.exec(request) ?? [];
+    const user = await agent.users.resolve({ login, groups });
+    const socket = await connectService(agent.users, user, service);
+    await relay(client, socket, agent.settings.forwardingRate);
+  } catch (error) {
+    agent.log.info({ reason: errorText(error) }, 'a forwarded connection ended early');
+    client.destroySoon(); // not before a handshake that still goes on there
   }
 }
 
@@ -104,10 +129,10 @@ async function readLine(socket: Socket): Promise<string> {
   while (!line.includes('\n')) {
     const chunk = await source.read(maxRequestBytes - line.length);
     if (!chunk) break;
-    line += chunk.toString('latin1');
+    line += chunk.toString('latin1'); // a character may come in two pieces
     if (line.length >= maxRequestBytes) throw new Error('the request is too long');
   }
-  return line.trim();
+  return Buffer.from(line, 'latin1').toString().trim();
 }
 
 /** One connection to whoever asked, tried again for some seconds. */

@@ -4,7 +4,7 @@ import { frame } from '../protocol/framing.js';
 import { encodeFailed, encodeOk } from '../protocol/reply.js';
 import type { Agent } from './agent.js';
 import type { FileSource } from './files.js';
-import type { Exchange } from './handlers.js';
+import type { Exchange } from './handler.js';
 import { OutOfStep } from './out-of-step.js';
 
 /** More is never announced for one GETFILECHUNK: the other end keeps a chunk in memory. */

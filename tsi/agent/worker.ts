@@ -9,19 +9,39 @@ import { parseMessage } from '../protocol/message.js';
 import { encodeFailed } from '../protocol/reply.js';
 import { refuse } from '../protocol/scalars.js';
 import type { Agent } from './agent.js';
-import { findHandler, type Exchange } from './handlers.js';
+import type { Exchange } from './handler.js';
+import { findHandler } from './handlers.js';
 import { OutOfStep } from './out-of-step.js';
 
 /** Longest request: a script, mostly. */
 const maxRequestBytes = 16 * 1024 * 1024;
+/** Requests that wait behind the one being answered before no more are read. */
+const maxQueued = 4;
 
 /**
  * Serves one pair of channels until the command channel ends: a message, its reply, the next message.
  * A failure is a reply; only what puts the channels out of step ends the pair.
  */
 export async function serveWorker(agent: Agent, command: Duplex, data: Duplex): Promise<void> {
+  const end = (): void => {
+    destroySoon(command);
+    destroySoon(data);
+  };
+  const share = agent.requests.join(end);
+  if (!share) {
+    agent.log.warn({}, 'there are too many workers');
+    end();
+    return;
+  }
   const splitter = new MessageSplitter(maxRequestBytes);
-  const messages = new MessageSource(command, (chunk) => splitter.push(chunk));
+  let unanswered = 0;
+  const split = (chunk: Buffer): Buffer[] => {
+    const found = splitter.push(chunk);
+    for (const { length } of found) unanswered += length;
+    share.hold(unanswered + splitter.pendingBytes);
+    return found;
+  };
+  const messages = new MessageSource(command, split, maxQueued);
   const incoming = new ByteSource(data);
   const gone = new AbortController();
   messages.onEnd = () => {
@@ -35,17 +55,22 @@ export async function serveWorker(agent: Agent, command: Duplex, data: Duplex): 
     gone: gone.signal,
   };
   try {
-    for (let wire = await messages.next(); wire; wire = await messages.next())
+    for (let wire = await messages.next(); wire; wire = await messages.next()) {
       await exchange.reply(await answer(agent, wire, exchange));
+      unanswered -= wire.length;
+      share.hold(unanswered + splitter.pendingBytes);
+    }
   } catch (error) {
     agent.log.info({ reason: errorText(error) }, 'a worker ends early');
   } finally {
+    share.leave();
     command.end();
     data.end();
   }
 }
 
-async function answer(
+/** @throws {@link OutOfStep} */
+export async function answer(
   agent: Agent,
   wire: Buffer,
   exchange: Omit<Exchange, 'message' | 'user'>,

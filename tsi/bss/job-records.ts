@@ -22,6 +22,8 @@ export type JobRecord = {
   readonly queue?: string;
   readonly uspaceDir: string;
   readonly createdMs: number;
+  /** When the last of its processes is ended by force. */
+  readonly endsByMs?: number;
   readonly bootId: string;
 };
 
@@ -52,11 +54,15 @@ export class JobRecords {
       if (!name.endsWith('.json')) continue;
       const path = join(this.#dir, name);
       const record = parse(readFileSync(path, 'utf8'));
-      const old = statSync(path).mtimeMs < nowMs - keptMs;
-      if (record && !(old && !this.process(record))) records.push(record);
+      if (record && !(this.isOld(record, nowMs) && !this.process(record))) records.push(record);
       else this.remove(name.slice(0, -'.json'.length));
     }
     return records;
+  }
+
+  /** Nobody asks any more. */
+  isOld({ createdMs }: JobRecord, nowMs: number): boolean {
+    return createdMs < nowMs - keptMs;
   }
 
   /** Durable when it returns. */

@@ -85,6 +85,33 @@ export const flag: Scalar<boolean> = {
   read: (text) => text === 'true' || undefined,
 };
 
+/** `true` or `false`, in any case. */
+export const yesOrNo: Scalar<boolean> = {
+  write: String,
+  read: (text) => ({ true: true, false: false })[text.toLowerCase()],
+};
+
+/** Members of a job array: `0-9`, as UNICORE/X writes it, or their number (§9, 22). */
+export const arrayRange: Scalar<number> = {
+  write: (size) => `0-${Number(count.write(size)) - 1}`,
+  read: (text) => {
+    const last = /^0-(\d{1,9})$/.exec(text.trim())?.[1];
+    const size = last === undefined ? count.read(text) : Number(last) + 1;
+    if (size === undefined && /^\d+-/.test(text)) refuse('an array must begin with 0');
+    return size === 0 ? undefined : size;
+  },
+};
+
+/** `#TSI_JOB_MODE`; whatever begins with `alloc` is that mode (§2.8). */
+export const jobMode: Scalar<'raw' | 'allocate'> = {
+  write: (mode) => mode,
+  read: (text) => {
+    if (text.startsWith('alloc')) return 'allocate';
+    if (text === 'raw') return 'raw';
+    return text === 'normal' ? undefined : refuse('the job mode is not known', { mode: text });
+  },
+};
+
 /** One of a few words. */
 export function oneOf<const Word extends string>(...words: Word[]): Scalar<Word> {
   return {

@@ -10,8 +10,10 @@ import { EagerDuplex } from '#kernel/net/eager-duplex.js';
 import type { Half } from '#tsi/protocol/channel-line.js';
 import { TsiError } from '#tsi/protocol/error.js';
 import { decodeFacts, type AgentFacts } from '#tsi/protocol/facts.js';
+import { ExitStream } from './exit-stream.js';
+import { forwarded, forwardHeaders } from './forward-stream.js';
 import { ChannelsUnknown, openChannel } from './raw-channels.js';
-import type { TsiTransport, WorkerChannels } from './tsi.js';
+import type { TsiIdentity, TsiTransport, WorkerChannels } from './tsi.js';
 
 export type LinkState = 'connecting' | 'up' | 'down';
 
@@ -40,6 +42,8 @@ const againMs = 2_000;
 const eager = { attempts: 100, waitMs: 20 };
 const backOffMs = [50, 100, 250, 500, 1_000];
 const callMs = 10_000;
+/** Longer than the agent tries to reach a service. */
+const forwardMs = 30_000;
 const maxFactsBytes = 65_536;
 
 /**
@@ -52,6 +56,7 @@ export class AgentLink implements AsyncDisposable {
   readonly #log: Log;
   readonly #closing = new AbortController();
   readonly #listeners = new Set<(state: LinkState) => void>();
+  readonly #exits: ExitStream;
   readonly #running: Promise<void>;
   #session: ClientHttp2Session | undefined;
   /** Connections of workers; they go with the session, which is the one that is watched. */
@@ -66,6 +71,7 @@ export class AgentLink implements AsyncDisposable {
     this.#options = options;
     this.#log = options.log.child({ part: 'xnjs.tsi', link: options.name });
     this.#sinceMs = options.clock.now();
+    this.#exits = new ExitStream(options.clock, this.#log);
     this.#running = this.#run();
   }
 
@@ -93,6 +99,31 @@ export class AgentLink implements AsyncDisposable {
     return decodeFacts(await this.#call('GET', '/facts', signal));
   }
 
+  /**
+   * Called with the id of each job, or the pid of each run on the login node, when it ends. What ends while
+   * the link is down is not told: the status says it.
+   * @returns a function that ends the subscription
+   */
+  onExit(listener: (bssId: string) => void): () => void {
+    this.#exits.listeners.add(listener);
+    if (this.#session) this.#exits.follow(this.#session);
+    return () => this.#exits.listeners.delete(listener);
+  }
+
+  /** @see TsiTransport.forward */
+  forward(identity: TsiIdentity, service: string, signal: AbortSignal): Promise<Duplex> {
+    const late = (): Error => this.#unavailable('no answer in time');
+    return withDeadline(forwardMs, [signal], late, async (until) => {
+      const stream = this.#request('POST', '/forward', forwardHeaders(identity, service));
+      try {
+        return await orAborted(forwarded(stream), until);
+      } catch (error) {
+        destroySoon(stream);
+        throw error instanceof TsiError ? error : this.#unavailable(error);
+      }
+    });
+  }
+
   /** Asks the agent to end, and with it its machine; resolves when it has agreed. */
   async shutdown(signal?: AbortSignal): Promise<void> {
     await this.#call('POST', '/shutdown', signal);
@@ -104,6 +135,7 @@ export class AgentLink implements AsyncDisposable {
   transport(): TsiTransport {
     return {
       name: `channel ${this.#options.name}`,
+      forward: (identity, service, signal) => this.forward(identity, service, signal),
       open: async (signal) => {
         const session = this.#current();
         if (this.#options.dialsMany && !this.#channelsUnknown)
@@ -156,6 +188,7 @@ export class AgentLink implements AsyncDisposable {
   async close(): Promise<void> {
     this.#closing.abort(this.#unavailable('the link was closed'));
     this.#listeners.clear();
+    this.#exits.listeners.clear();
     if (this.#session) destroySoon(this.#session);
     await this.#running;
   }
@@ -226,6 +259,7 @@ export class AgentLink implements AsyncDisposable {
     this.#session = session;
     this.#heartbeatMs = clock.now();
     this.#enter('up');
+    this.#exits.follow(session);
     const beat = async (): Promise<void> => {
       while (!session.destroyed) {
         await clock.sleep(heartbeatMs, ended.signal);
@@ -269,9 +303,16 @@ export class AgentLink implements AsyncDisposable {
     throw this.#unavailable(this.#failure);
   }
 
-  #request(method: string, path: string): ClientHttp2Stream {
+  #request(
+    method: string,
+    path: string,
+    headers: Readonly<Record<string, string>> = {},
+  ): ClientHttp2Stream {
     const session = this.#current();
-    const stream = session.request({ ':method': method, ':path': path }, { endStream: false });
+    const stream = session.request(
+      { ':method': method, ':path': path, ...headers },
+      { endStream: false },
+    );
     stream.on('error', (error: Error) =>
       this.#log.debug({ path, reason: error.message }, 'a stream of the link broke'),
     );

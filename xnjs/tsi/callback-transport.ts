@@ -1,5 +1,6 @@
 import { lookup } from 'node:dns/promises';
 import { createServer, type AddressInfo, type Server, type Socket } from 'node:net';
+import type { Duplex } from 'node:stream';
 import { errorText } from '#kernel/errors.js';
 import type { Log } from '#kernel/log.js';
 import { ByteSource } from '#kernel/net/byte-source.js';
@@ -25,6 +26,8 @@ type Expected = { readonly from: readonly string[]; readonly take: (socket: Sock
 
 /** What a handshake needs to know of its TSI. */
 type Handshake = {
+  /** How many connections the TSI makes for it. */
+  readonly count: number;
   /** Addresses that the TSI may call from. */
   readonly from: readonly string[];
   /** Sends the request; call-backs that come before it calls `sending` are stale. */
@@ -40,6 +43,7 @@ type Handshake = {
 export class CallbackListener implements AsyncDisposable {
   readonly #server: Server;
   readonly #log: Log;
+  readonly #sockets = new Set<Socket>();
   #expected: Expected | undefined;
   #last: Promise<unknown> = Promise.resolve();
 
@@ -63,8 +67,8 @@ export class CallbackListener implements AsyncDisposable {
     return (this.#server.address() as AddressInfo).port;
   }
 
-  /** Takes the listener for one handshake. The first call-back is the command channel (§1.3). */
-  async handshake(handshake: Handshake, signal: AbortSignal): Promise<WorkerChannels> {
+  /** Takes the listener for one handshake. @returns its call-backs in their order */
+  async handshake(handshake: Handshake, signal: AbortSignal): Promise<Socket[]> {
     const before = this.#last;
     let release = (): void => undefined;
     this.#last = new Promise<void>((resolve) => (release = resolve));
@@ -88,31 +92,31 @@ export class CallbackListener implements AsyncDisposable {
   }
 
   #expect(
-    { from, upgrade }: Handshake,
+    { count, from, upgrade }: Handshake,
     sockets: Socket[],
-  ): { readonly begin: () => void; readonly channels: Promise<WorkerChannels> } {
+  ): { readonly begin: () => void; readonly channels: Promise<Socket[]> } {
     const channels: Promise<Socket>[] = [];
     let begin = (): void => undefined;
-    const both = new Promise<WorkerChannels>((resolve, reject) => {
+    const all = new Promise<Socket[]>((resolve, reject) => {
       const take = (socket: Socket): void => {
         sockets.push(socket);
         const channel = upgrade(socket);
         channel.catch(reject);
         channels.push(channel);
-        if (channels.length < 2) return;
+        if (channels.length < count) return;
         this.#expected = undefined;
-        Promise.all(channels).then(([command, data]) => {
-          if (command && data) resolve({ command, data });
-        }, reject);
+        Promise.all(channels).then(resolve, reject);
       };
       begin = () => (this.#expected = { from, take });
     });
-    both.catch(() => undefined); // the request may fail first
-    return { begin, channels: both };
+    all.catch(() => undefined); // the request may fail first
+    return { begin, channels: all };
   }
 
   #accept(socket: Socket): void {
     const peer = socket.remoteAddress;
+    this.#sockets.add(socket);
+    socket.once('close', () => this.#sockets.delete(socket));
     socket.on('error', (error) => this.#log.debug({ peer, reason: error.message }, 'a TSI left'));
     if (this.#expected?.from.some((address) => sameAddress(address, peer))) {
       this.#expected.take(socket);
@@ -124,6 +128,7 @@ export class CallbackListener implements AsyncDisposable {
 
   async [Symbol.asyncDispose](): Promise<void> {
     if (!this.#server.listening) return;
+    this.#sockets.forEach((socket) => socket.destroy());
     await new Promise((resolve) => this.#server.close(resolve));
   }
 }
@@ -138,32 +143,63 @@ export type CallbackTransportOptions = {
 
 /** Workers of a TSI with a classic main: our agent's, or the original's from 8.3 on. */
 export function callbackTransport(options: CallbackTransportOptions): TsiTransport {
-  const { host, port, listener, tls } = options;
-  const name = `tcp ${host}:${port}`;
   return {
-    name,
+    name: `tcp ${options.host}:${options.port}`,
+    /** The first call-back is the command channel (§1.3). */
     async open(signal): Promise<WorkerChannels> {
-      try {
-        const from = (await lookup(host, { all: true })).map(({ address }) => address);
-        const ask = (sending: () => void): Promise<void> => requestWorker(options, signal, sending);
-        const upgrade = (socket: Socket): Promise<Socket> =>
-          tls ? acceptTls(socket, tls, handshakeMs) : Promise.resolve(socket);
-        return await listener.handshake({ from, ask, upgrade }, signal);
-      } catch (error) {
-        throw new TsiError(
-          'TSI_UNAVAILABLE',
-          `TSI ${name}: ${errorText(error)}`,
-          { tsi: name },
-          { cause: error },
-        );
-      }
+      const [command, data] = await callBacks(options, 'newtsiprocess', '', 2, signal);
+      if (command && data) return { command, data };
+      throw unavailable(options, 'a call-back is missing');
+    },
+    /** From 9.1 on. Stock TSIs end both halves with the first (§1.8). */
+    async forward({ login, groups }, service, signal): Promise<Duplex> {
+      const words = ` ${service} ${login} ${groups}`;
+      if (/[\0\r\n]/.test(words) || service.trim() !== service || service === '')
+        throw new TsiError('TSI_PROTOCOL', 'this cannot be said to a TSI as a service', {
+          service,
+        });
+      const [socket] = await callBacks(options, 'start-forwarding', words, 1, signal);
+      if (socket) return socket;
+      throw unavailable(options, 'a call-back is missing');
     },
   };
 }
 
-/** Asks main for a worker and reads one byte: `O` of `OK`. */
-async function requestWorker(
-  { host, port, listener, tls }: CallbackTransportOptions,
+async function callBacks(
+  options: CallbackTransportOptions,
+  verb: 'newtsiprocess' | 'start-forwarding',
+  more: string,
+  count: number,
+  signal: AbortSignal,
+): Promise<Socket[]> {
+  const { host, listener, tls } = options;
+  const upgrade = (socket: Socket): Promise<Socket> => {
+    if (verb === 'start-forwarding') socket.allowHalfOpen = true;
+    return tls ? acceptTls(socket, tls, handshakeMs) : Promise.resolve(socket);
+  };
+  try {
+    const from = (await lookup(host, { all: true })).map(({ address }) => address);
+    const line = `${verb} ${listener.port}${more}\n`;
+    const ask = (sending: () => void): Promise<void> => request(options, line, signal, sending);
+    return await listener.handshake({ count, from, ask, upgrade }, signal);
+  } catch (error) {
+    throw unavailable(options, errorText(error), error);
+  }
+}
+
+function unavailable(
+  { host, port }: CallbackTransportOptions,
+  reason: string,
+  cause?: unknown,
+): TsiError {
+  const name = `tcp ${host}:${port}`;
+  return new TsiError('TSI_UNAVAILABLE', `TSI ${name}: ${reason}`, { tsi: name }, { cause });
+}
+
+/** Asks main and reads one byte: `O` of `OK`. */
+async function request(
+  { host, port, tls }: CallbackTransportOptions,
+  line: string,
   signal: AbortSignal,
   sending: () => void,
 ): Promise<void> {
@@ -173,9 +209,9 @@ async function requestWorker(
     const socket = tls ? await orAborted(startTls(plain, tls, handshakeMs), signal) : plain;
     socket.on('error', () => plain.destroy());
     sending();
-    socket.write(`newtsiprocess ${listener.port}\n`);
+    socket.write(line);
     const answer = await orAborted(new ByteSource(socket).read(1), signal);
-    if (answer?.toString() !== 'O') throw new Error('the TSI does not grant a worker');
+    if (answer?.toString() !== 'O') throw new Error('the TSI does not grant it');
   } finally {
     plain.destroy();
   }

@@ -1,15 +1,33 @@
 import { Readable } from 'node:stream';
 import type { Clock } from '#kernel/clock.js';
-import { GridError } from '#kernel/errors.js';
 import type { Log } from '#kernel/log.js';
+import { decodeAcl, decodeAclSupport } from '#tsi/protocol/acl.js';
 import * as commands from '#tsi/protocol/commands.js';
 import { TsiError } from '#tsi/protocol/error.js';
+import { decodeBudget, decodePartitions, decodeUserInfo } from '#tsi/protocol/information.js';
 import { decodeListing } from '#tsi/protocol/listing.js';
 import type { Command } from '#tsi/protocol/message.js';
 import { decodeSpace, decodeStatus } from '#tsi/protocol/status.js';
 import type { ScriptHeader } from '../idb/script-header.js';
-import type { AclEntry, BssEntry, CallOptions, Tsi, TsiIdentity, TsiTransport } from './tsi.js';
+import type {
+  AclEntry,
+  BssEntry,
+  Budget,
+  CallOptions,
+  Tsi,
+  TsiIdentity,
+  TsiTransport,
+  UserInfo,
+} from './tsi.js';
 import { chunksOf } from './chunks.js';
+import {
+  backgroundScript,
+  checkPid,
+  killScript,
+  pidScript,
+  runOnLoginNodeSince,
+} from './login-node.js';
+import { isAtLeast } from './version.js';
 import type { Worker } from './worker.js';
 import { workerLost, WorkerPool, type PoolOptions } from './worker-pool.js';
 
@@ -102,18 +120,6 @@ class PooledTsi implements TsiClient {
     return decodeSpace(await this.#ask(commands.diskSpace, value, identity, options));
   }
 
-  aclSupport(): Promise<boolean> {
-    return Promise.resolve(false);
-  }
-
-  getAcl(): Promise<AclEntry[]> {
-    return Promise.reject(new GridError('NOT_IMPLEMENTED', 'access control lists are not spoken'));
-  }
-
-  setAcl(): Promise<void> {
-    return Promise.reject(new GridError('NOT_IMPLEMENTED', 'access control lists are not spoken'));
-  }
-
   async status(options?: CallOptions): Promise<ReadonlyMap<string, BssEntry>> {
     const { systemIdentity } = this.#options;
     return decodeStatus(await this.#ask(commands.statusListing, {}, systemIdentity, options));
@@ -133,22 +139,93 @@ class PooledTsi implements TsiClient {
     }
   }
 
+  async hold(identity: TsiIdentity, bssId: string, options?: CallOptions): Promise<void> {
+    await this.#ask(commands.holdJob, { bssId }, identity, options);
+  }
+
+  async resume(identity: TsiIdentity, bssId: string, options?: CallOptions): Promise<void> {
+    await this.#ask(commands.resumeJob, { bssId }, identity, options);
+  }
+
   /** Sent again only where that is known to be harmless: to an agent that knows the attempt by its id. */
   async submit(...[identity, submission, options]: Parameters<Tsi['submit']>): Promise<string> {
-    let harmless = true;
     const call = this.#caller(commands.submit, { ...submission, literal: true }, identity);
-    const id = await this.#again(
-      () =>
-        this.#use(options, (worker) => {
-          harmless = worker.can('submit-id');
-          return call(worker);
-        }),
-      () => harmless,
-    );
+    const id = await this.#once(options, call, (worker) => worker.can('submit-id'));
+    if (submission.mode === 'allocate') return '';
     if (/^\S{1,256}$/.test(id.trim())) return id.trim();
     throw new TsiError('TSI_PROTOCOL', 'the TSI answers a submission without a job id', {
       reply: id.slice(0, 200),
     });
+  }
+
+  async runOnLoginNode(...[identity, run, options]: Parameters<Tsi['runOnLoginNode']>) {
+    const native = (worker: Worker): boolean => isAtLeast(worker.version, runOnLoginNodeSince);
+    const call = this.#caller(commands.runOnLoginNode, { ...run, literal: true }, identity);
+    const script = (text: string, discardOutput: boolean) =>
+      this.#caller(commands.executeScript, { script: text, discardOutput }, identity);
+    const start = script(backgroundScript(run), true);
+    const wait = script(pidScript(run), false);
+    const pid = await this.#once(
+      options,
+      async (worker) => {
+        if (native(worker)) return call(worker);
+        await start(worker);
+        return wait(worker);
+      },
+      (worker) => worker.can('submit-id') || !native(worker),
+    );
+    return checkPid(pid);
+  }
+
+  async processes(options?: CallOptions): Promise<ReadonlySet<number>> {
+    const { systemIdentity } = this.#options;
+    const list = this.#caller(commands.processListing, {}, systemIdentity);
+    const ps = this.#caller(commands.executeScript, { script: 'ps -e' }, systemIdentity);
+    const text = await this.#again(() =>
+      this.#use(options, (worker) => (isAtLeast(worker.version, '8.3') ? list : ps)(worker)),
+    );
+    const pids = text.split('\n').flatMap((line) => /^\s*(\d{1,10})\b/.exec(line)?.[1] ?? []);
+    return new Set(pids.map(Number));
+  }
+
+  async killOnLoginNode(identity: TsiIdentity, pid: string, options?: CallOptions): Promise<void> {
+    const call = this.#caller(commands.executeScript, { script: killScript(pid) }, identity);
+    await this.#again(() => this.#use(options, call));
+  }
+
+  async aclSupport(identity: TsiIdentity, path: string, options?: CallOptions): Promise<boolean> {
+    const value = { operation: 'CHECK_SUPPORT', path, literal: true } as const;
+    return decodeAclSupport(await this.#ask(commands.fileAcl, value, identity, options));
+  }
+
+  async getAcl(identity: TsiIdentity, path: string, options?: CallOptions): Promise<AclEntry[]> {
+    const value = { operation: 'GETFACL', path, literal: true } as const;
+    const entries = decodeAcl(await this.#ask(commands.fileAcl, value, identity, options));
+    return entries.filter(({ subject }) => subject !== '');
+  }
+
+  async setAcl(...[identity, path, change, options]: Parameters<Tsi['setAcl']>): Promise<void> {
+    const { operation: command, recursive = false, entry } = change;
+    const spec = command === 'RM_ALL' ? undefined : entry;
+    const how = { operation: 'SETFACL', change: { command, recursive }, spec } as const;
+    await this.#ask(commands.fileAcl, { ...how, path, literal: true }, identity, options);
+  }
+
+  async partitions(identity: TsiIdentity, options?: CallOptions): ReturnType<Tsi['partitions']> {
+    const call = this.#caller(commands.getPartitions, {}, identity);
+    const none = (): Promise<string> => Promise.resolve('{}');
+    const text = await this.#again(() =>
+      this.#use(options, (worker) => (isAtLeast(worker.version, '10.0') ? call : none)(worker)),
+    );
+    return decodePartitions(text);
+  }
+
+  async budget(identity: TsiIdentity, options?: CallOptions): Promise<Budget[]> {
+    return decodeBudget(await this.#ask(commands.computeBudget, {}, identity, options));
+  }
+
+  async userInfo(identity: TsiIdentity, options?: CallOptions): Promise<UserInfo> {
+    return decodeUserInfo(await this.#ask(commands.userInfo, {}, identity, options));
   }
 
   read(...[identity, path, range = {}, options]: Parameters<Tsi['read']>): Readable {
@@ -236,6 +313,23 @@ class PooledTsi implements TsiClient {
   ): Promise<string> {
     const call = this.#caller(command, value, identity);
     return this.#again(() => this.#use(options, call));
+  }
+
+  /** A command that may be repeated only to a TSI that knows it again. */
+  #once(
+    options: CallOptions | undefined,
+    call: (worker: Worker) => Promise<string>,
+    harmlessTo: (worker: Worker) => boolean,
+  ): Promise<string> {
+    let harmless = true;
+    return this.#again(
+      () =>
+        this.#use(options, (worker) => {
+          harmless = harmlessTo(worker);
+          return call(worker);
+        }),
+      () => harmless,
+    );
   }
 
   #caller<T>(

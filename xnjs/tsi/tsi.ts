@@ -1,5 +1,10 @@
 import type { Duplex, Readable } from 'node:stream';
+import type { AclChange, AclEntry } from '#tsi/protocol/acl.js';
+import type { Budget, Partition, UserInfo } from '#tsi/protocol/information.js';
 import type { ListedFile } from '#tsi/protocol/listing.js';
+
+export type { AclChange, AclEntry, AclSubject } from '#tsi/protocol/acl.js';
+export type { Budget, Partition, UserInfo } from '#tsi/protocol/information.js';
 
 /** The two words of `#TSI_IDENTITY`: a login of the image and its groups (`NONE`, `DEFAULT_GID`, names by `:`). */
 export type TsiIdentity = { readonly login: string; readonly groups: string };
@@ -34,16 +39,27 @@ export type Submission = {
   readonly processorsPerNode?: number;
   readonly totalProcessors?: number;
   readonly queue?: string;
-  readonly gpusPerNode?: number;
-  /** Number of members of an array of jobs, and how many of them run at a time. */
-  readonly arraySize?: number;
-  readonly arrayLimit?: number;
   readonly project?: string;
+  readonly email?: string;
+  /** Members of a job array; each has `UC_ARRAY_TASK_ID`, and the id is one for all. */
+  readonly arraySize?: number;
+  /** How many of them run at a time. */
+  readonly arrayLimit?: number;
   readonly qos?: string;
   readonly exclusive?: boolean;
+  readonly gpusPerNode?: number;
+  /** What nodes must have, in the batch system's words. */
   readonly nodesFilter?: string;
+  /** The reference of a reservation. */
   readonly reservation?: string;
-  readonly email?: string;
+  /**
+   * `raw`: the batch system's directives are in `jobFile`, nothing is made of the resources here.
+   * `allocate`: nodes are asked for in the background, nothing is started on them, and there is no id.
+   */
+  readonly mode?: 'raw' | 'allocate';
+  readonly jobFile?: string;
+  /** `allocate`: the file in the uspace that the id of the allocation is written to. */
+  readonly allocationId?: string;
   /** Site specific resources: `#TSI_SSR_<NAME>`. */
   readonly siteResources?: Readonly<Record<string, string>>;
   /**
@@ -55,18 +71,11 @@ export type Submission = {
   readonly script: string;
 };
 
-/** One entry of `#TSI_FILE_ACL` beyond owner, group and others. `permissions` like `rw-`. */
-export type AclEntry = {
-  readonly type: 'user' | 'group';
-  readonly subject: string;
-  readonly permissions: string;
-  readonly isDefault: boolean;
-};
-export type AclChange = {
-  readonly operation: 'MODIFY' | 'RM' | 'RM_ALL';
-  readonly recursive?: boolean;
-  readonly entry?: AclEntry;
-};
+/** `#TSI_RUN_ON_LOGIN_NODE`: a submission without resources. */
+export type LoginNodeRun = Pick<
+  Submission,
+  'uspaceDir' | 'outcomeDir' | 'stdout' | 'stderr' | 'jobName' | 'email' | 'attemptId' | 'script'
+>;
 
 export type CallOptions = { readonly signal?: AbortSignal };
 
@@ -103,7 +112,27 @@ export type Tsi = {
     options?: CallOptions,
   ): Promise<number>;
   space(identity: TsiIdentity, path: string, options?: CallOptions): Promise<Space>;
+  /** @returns the batch system's id of the job; empty for `allocate` */
+  submit(identity: TsiIdentity, submission: Submission, options?: CallOptions): Promise<string>;
+  /** All jobs the batch system still has. A job that is missing has ended. */
+  status(options?: CallOptions): Promise<ReadonlyMap<string, BssEntry>>;
+  abort(identity: TsiIdentity, bssId: string, options?: CallOptions): Promise<void>;
+  details(identity: TsiIdentity, bssId: string, options?: CallOptions): Promise<string>;
+  hold(identity: TsiIdentity, bssId: string, options?: CallOptions): Promise<void>;
+  resume(identity: TsiIdentity, bssId: string, options?: CallOptions): Promise<void>;
+  /**
+   * Runs a script beside the batch system. Our agent starts an attempt once, as TSIs below 10.2 do by the
+   * background script that stands in for the command there.
+   * @returns the pid, which leads its session
+   */
+  runOnLoginNode(identity: TsiIdentity, run: LoginNodeRun, options?: CallOptions): Promise<string>;
+  /** The processes that live there. */
+  processes(options?: CallOptions): Promise<ReadonlySet<number>>;
+  /** Ends a run on the login node with its whole session; one that has ended is left as it is. */
+  killOnLoginNode(identity: TsiIdentity, pid: string, options?: CallOptions): Promise<void>;
+  /** Whether files there may have access control lists. */
   aclSupport(identity: TsiIdentity, path: string, options?: CallOptions): Promise<boolean>;
+  /** Entries beyond those of owner, group and others, which are the permissions. */
   getAcl(identity: TsiIdentity, path: string, options?: CallOptions): Promise<AclEntry[]>;
   setAcl(
     identity: TsiIdentity,
@@ -111,12 +140,10 @@ export type Tsi = {
     change: AclChange,
     options?: CallOptions,
   ): Promise<void>;
-  /** @returns the batch system's id of the job */
-  submit(identity: TsiIdentity, submission: Submission, options?: CallOptions): Promise<string>;
-  /** All jobs the batch system still has. A job that is missing has ended. */
-  status(options?: CallOptions): Promise<ReadonlyMap<string, BssEntry>>;
-  abort(identity: TsiIdentity, bssId: string, options?: CallOptions): Promise<void>;
-  details(identity: TsiIdentity, bssId: string, options?: CallOptions): Promise<string>;
+  /** By name; empty where the batch system has none. */
+  partitions(identity: TsiIdentity, options?: CallOptions): Promise<Record<string, Partition>>;
+  budget(identity: TsiIdentity, options?: CallOptions): Promise<Budget[]>;
+  userInfo(identity: TsiIdentity, options?: CallOptions): Promise<UserInfo>;
 };
 
 /** A worker's two channels, both ours alone until they end. */
@@ -128,4 +155,10 @@ export type TsiTransport = {
   readonly name: string;
   /** Asks for a worker. @throws `TSI_UNAVAILABLE` */
   open(signal: AbortSignal): Promise<WorkerChannels>;
+  /**
+   * A connection to a service that the user can reach from there: `host:port`, or `file:<path>` of a
+   * socket. Either side may end its half first.
+   * @throws `TSI_UNAVAILABLE`; `TSI_FAILED` where the TSI says that there is no such service
+   */
+  forward?(identity: TsiIdentity, service: string, signal: AbortSignal): Promise<Duplex>;
 };

@@ -11,6 +11,8 @@ import { createJobStore } from '#xnjs/persistence/job-store.js';
 import type { BssEntry, Submission, Tsi } from '#xnjs/tsi/tsi.js';
 import { LocalTargets, openStore, ownerDn, scratch, targetId, until } from './rig.js';
 
+const unscripted = (): Promise<never> => Promise.reject(new Error('not scripted'));
+
 /** A TSI that does what the test says, for moments that no real one can be held in. */
 class ScriptedTsi {
   readonly submissions: Submission[] = [];
@@ -59,6 +61,14 @@ class ScriptedTsi {
       return Promise.resolve();
     },
     details: () => Promise.resolve('{}'),
+    hold: unscripted,
+    resume: unscripted,
+    runOnLoginNode: unscripted,
+    processes: unscripted,
+    killOnLoginNode: unscripted,
+    partitions: unscripted,
+    budget: unscripted,
+    userInfo: unscripted,
   };
 }
 

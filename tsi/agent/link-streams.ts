@@ -1,0 +1,56 @@
+import type { IncomingHttpHeaders, ServerHttp2Stream } from 'node:http2';
+import { errorText } from '#kernel/errors.js';
+import { destroySoon } from '#kernel/net/destroy-soon.js';
+import type { Agent } from './agent.js';
+import { connectService, relay } from './forwarding.js';
+
+/** A server that does not read the ends of its jobs asks again, and for the status. */
+const maxUnreadBytes = 1024 * 1024;
+
+/** `GET /exits`: the id of each job, the pid of each run on the login node, as it ends; a line each. */
+export function streamExits({ bss, loginNode, log }: Agent, stream: ServerHttp2Stream): void {
+  const tell = (id: string): void => {
+    if (stream.destroyed || stream.writableEnded) return;
+    stream.write(`${id}\n`);
+    if (stream.writableLength <= maxUnreadBytes) return;
+    log.warn({}, 'the ends of jobs are not read');
+    destroySoon(stream);
+  };
+  const stops = [bss.onExit?.(tell), loginNode.onExit(tell)];
+  stream.once('close', () => stops.forEach((stop) => stop?.()));
+  stream.respond({ ':status': 200, 'content-type': 'text/plain' });
+}
+
+/**
+ * `POST /forward`: becomes a connection to a service, or says why not. The headers `tsi-identity` (two
+ * words, as in messages) and `tsi-service` are percent-encoded.
+ */
+export async function forward(
+  agent: Agent,
+  stream: ServerHttp2Stream,
+  headers: IncomingHttpHeaders,
+): Promise<void> {
+  try {
+    const [, login = '', groups = ''] = /^(\S+) (\S+)$/.exec(text(headers['tsi-identity'])) ?? [];
+    const identity = login === '' ? undefined : { login, groups };
+    const user = await agent.users.resolve(identity);
+    const service = await connectService(agent.users, user, text(headers['tsi-service']));
+    if (stream.destroyed) {
+      service.destroy();
+      return;
+    }
+    stream.respond({ ':status': 200 });
+    await relay(stream, service, agent.settings.forwardingRate);
+  } catch (error) {
+    agent.log.info({ reason: errorText(error) }, 'a forwarded connection ended early');
+    if (stream.headersSent || stream.destroyed) destroySoon(stream);
+    else {
+      stream.respond({ ':status': 502, 'content-type': 'text/plain' });
+      stream.end(errorText(error));
+    }
+  }
+}
+
+function text(header: string | string[] | undefined): string {
+  return typeof header === 'string' ? decodeURIComponent(header) : '';
+}

@@ -1,0 +1,72 @@
+import type { ClientHttp2Session, ClientHttp2Stream } from 'node:http2';
+import type { Clock } from '#kernel/clock.js';
+import { errorText } from '#kernel/errors.js';
+import type { Log } from '#kernel/log.js';
+import { destroySoon } from '#kernel/net/destroy-soon.js';
+
+const againMs = 1_000;
+const maxLineBytes = 512;
+
+/** What the agent tells of jobs that end (`GET /exits`), for as long as somebody listens. */
+export class ExitStream {
+  readonly listeners = new Set<(bssId: string) => void>();
+  readonly #clock: Clock;
+  readonly #log: Log;
+  /** Sessions that are followed, or whose agent cannot be. */
+  readonly #followed = new WeakSet<ClientHttp2Session>();
+
+  constructor(clock: Clock, log: Log) {
+    this.#clock = clock;
+    this.#log = log;
+  }
+
+  follow(session: ClientHttp2Session): void {
+    if (this.listeners.size === 0 || this.#followed.has(session)) return;
+    this.#followed.add(session);
+    void this.#follow(session);
+  }
+
+  async #follow(session: ClientHttp2Session): Promise<void> {
+    const ended = new AbortController();
+    session.once('close', () => ended.abort());
+    while (!session.closed && !session.destroyed) {
+      if ((await this.#listen(session)) === 'unknown') return;
+      await this.#clock.sleep(againMs, ended.signal).catch(() => undefined);
+    }
+  }
+
+  /** @returns when the stream has ended */
+  async #listen(session: ClientHttp2Session): Promise<'unknown' | 'ended'> {
+    let stream: ClientHttp2Stream | undefined;
+    let status: number | undefined;
+    try {
+      stream = session.request({ ':path': '/exits' });
+      stream.on('error', () => undefined); // seen by reading
+      stream.once('response', (headers) => (status = headers[':status']));
+      for await (const id of lines(stream)) {
+        if (status !== 200) break;
+        for (const listener of this.listeners) listener(id);
+      }
+    } catch (error) {
+      this.#log.debug({ reason: errorText(error) }, 'the ends of jobs are not told any more');
+    } finally {
+      if (stream) destroySoon(stream);
+    }
+    return status === 404 ? 'unknown' : 'ended';
+  }
+}
+
+/** @throws Error where a line is longer than any id */
+async function* lines(stream: ClientHttp2Stream): AsyncGenerator<string, void> {
+  let rest = '';
+  const chunks = stream.iterator({ destroyOnReturn: false }) as AsyncIterable<Buffer>;
+  for await (const chunk of chunks) {
+    const parts = (rest + chunk.toString('latin1')).split('\n');
+    rest = parts.pop() ?? '';
+    for (const part of parts) {
+      if (part.length > maxLineBytes) throw new Error('an id is too long');
+      if (/^\S+$/.test(part)) yield part;
+    }
+    if (rest.length > maxLineBytes) throw new Error('an id is too long');
+  }
+}
