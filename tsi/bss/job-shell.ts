@@ -1,7 +1,7 @@
-import { closeSync, constants, fstatSync, mkdirSync, openSync, writeFileSync } from 'node:fs';
+import { mkdirSync } from 'node:fs';
 import { resolve } from 'node:path';
-import { TsiError } from '../protocol/error.js';
 import type { JobRequest } from './bss.js';
+import { jobFile, openFile, umaskOf, writeScript } from './job-files.js';
 import { graceSeconds } from './session.js';
 
 /** What of a request matters where no batch system stands behind it. */
@@ -59,32 +59,9 @@ export function prepareFiles(job: LocalRequest, id: string): number[] {
   const before = process.umask(umask);
   try {
     mkdirSync(job.outcomeDir, { recursive: true });
-    process.umask(0o077);
-    const text = job.text.startsWith('#!') ? job.text : `#!/bin/bash\n${job.text}`;
-    const script = openFile(resolve(job.uspaceDir, jobFile(id)), 0o700);
-    writeFileSync(script, text);
-    closeSync(script);
-    process.umask(umask);
+    writeScript(resolve(job.uspaceDir, jobFile(id)), job.text);
     return [job.stdout, job.stderr].map((name) => openFile(resolve(job.outcomeDir, name), 0o666));
   } finally {
     process.umask(before);
   }
-}
-
-function openFile(path: string, mode: number): number {
-  const { O_WRONLY, O_CREAT, O_TRUNC, O_NONBLOCK } = constants;
-  const fd = openSync(path, O_WRONLY | O_CREAT | O_TRUNC | O_NONBLOCK, mode);
-  if (fstatSync(fd).isFile()) return fd;
-  closeSync(fd);
-  throw new TsiError('TSI_FAILED', `${path} is not a regular file`);
-}
-
-/** `#TSI_UMASK` or `umask` as the script's first line (§4.4); else nobody but the owner may read. */
-function umaskOf({ script }: LocalRequest): number {
-  const first = /^(?:#TSI_UMASK|umask) ([0-7]{1,4})(?:\r?\n|$)/.exec(script)?.[1];
-  return first === undefined ? 0o077 : Number.parseInt(first, 8) & 0o777;
-}
-
-function jobFile(id: string): string {
-  return `UNICORE_Job_${id}`;
 }
