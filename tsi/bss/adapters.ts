@@ -1,5 +1,6 @@
 import type { Bss, Host } from './bss.js';
 import { NoBatch } from './nobatch.js';
+import { Slurm } from './slurm.js';
 
 export type BssContext = {
   readonly host: Host;
@@ -12,6 +13,7 @@ export type BssContext = {
 /** The batch systems that `tsi.bss` can name: a row is all that a new one needs. */
 const adapters: ReadonlyMap<string, (context: BssContext) => Bss> = new Map([
   ['nobatch', ({ host, stateDir }: BssContext): Bss => new NoBatch(host, stateDir)],
+  ['slurm', (context: BssContext): Bss => new Slurm(context)],
 ]);
 
 /** @throws TypeError for a name that is none */

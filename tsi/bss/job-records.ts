@@ -1,5 +1,6 @@
 import {
   closeSync,
+  existsSync,
   fsyncSync,
   mkdirSync,
   openSync,
@@ -84,6 +85,25 @@ export class JobRecords {
   /** Opened by the agent, handed to the job's shell, which may write to it and no one else. */
   openRun(id: string): number {
     return openSync(this.#runFile(id), 'w', 0o600);
+  }
+
+  /** The batch system's own id of a job, where there is one. Durable when it returns. */
+  noteBssId(id: string, bssId: string): void {
+    const fd = this.openRun(id);
+    try {
+      writeFileSync(fd, `bss ${bssId}\n`);
+      fsyncSync(fd);
+    } finally {
+      closeSync(fd);
+    }
+  }
+
+  bssId(id: string): string | undefined {
+    return /^bss (\S+)\n/.exec(readText(this.#runFile(id)))?.[1];
+  }
+
+  has(id: string): boolean {
+    return existsSync(join(this.#dir, `${id}.json`));
   }
 
   remove(id: string): void {
