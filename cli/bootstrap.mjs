@@ -20,6 +20,7 @@ const packages = {
   tests: [
     ...['python3-venv', 'openssl', 'curl', 'libxml2-utils', 'procps'],
     ...['syslinux', 'syslinux-common', 'mtools', 'dosfstools', 'postgresql', 'acl'],
+    ...['slurmctld', 'slurmd', 'slurm-client', 'munge'],
   ],
   compiler: ['python3', 'make', 'g++'],
 };

@@ -116,16 +116,14 @@ describe('a real Slurm behind the agent', { skip: noSlurm }, () => {
       await comes(tsi, id, undefined);
       assert.equal(readFileSync(join(outcomeDir, request.stdout), 'utf8'), 'done\n');
       const details = await detailsOf(tsi, id);
-      const { JobName, Partition, TimeLimit, NumTasks, Features, MailUser, UserId, Comment } =
-        details;
+      const { JobName, Partition, TimeLimit, NumTasks, MailUser, UserId, Comment } = details;
       assert.deepEqual(
-        { JobName, Partition, TimeLimit, NumTasks, Features, MailUser, UserId },
+        { JobName, Partition, TimeLimit, NumTasks, MailUser, UserId },
         {
           JobName: jobName,
           Partition: 'small',
           TimeLimit: '00:02:00',
           NumTasks: '2',
-          Features: 'fast',
           MailUser: 'alice@example.org',
           UserId: 'nobody(65534)',
         },
