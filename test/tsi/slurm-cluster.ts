@@ -11,7 +11,7 @@ import {
 } from 'node:fs';
 import { rm } from 'node:fs/promises';
 import { createServer, type AddressInfo } from 'node:net';
-import { hostname, tmpdir } from 'node:os';
+import { hostname, networkInterfaces, tmpdir } from 'node:os';
 import { delimiter, join } from 'node:path';
 import { promisify } from 'node:util';
 import { Scope } from '#kernel/scope.js';
@@ -26,7 +26,10 @@ export const noSlurm: string | false = (() => {
   const missing = programs.filter(
     (name) => !path.split(delimiter).some((dir) => existsSync(join(dir, name))),
   );
-  return missing.length > 0 && `not installed: ${missing.join(' ')}`;
+  if (missing.length > 0) return `not installed: ${missing.join(' ')}`;
+  const addresses = Object.values(networkInterfaces()).flatMap((of) => of ?? []);
+  const alone = addresses.every(({ address }) => address === '127.0.0.1' || address === '::1');
+  return alone && 'Slurm resolves no name where 127.0.0.1 is the only address';
 })();
 
 /** A real Slurm of one node on this machine, with its own munge, in a folder of its own. */

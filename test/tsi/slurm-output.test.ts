@@ -167,15 +167,19 @@ describe('what else Slurm says', () => {
   });
 
   it('budgets: what is left of the limits of accounts and of the user in them', () => {
-    assert.deepEqual(parseBudget(recorded('sshare'), 'nobody'), budgets);
+    assert.deepEqual(parseBudget(recorded('sshare'), 'nobody'), [
+      { project: 'chem', remaining: 9, percent: 97, units: 'core-h' },
+      { project: 'physics', remaining: 100, percent: 100, units: 'core-h' },
+    ]);
+    assert.deepEqual(parseBudget(recorded('sshare'), 'somebody'), []);
     assert.deepEqual(parseBudget('', 'nobody'), []);
-    assert.deepEqual(parseBudget('a||cpu=60|cpu=90\n', 'x'), [
+    assert.deepEqual(parseBudget('a|x|cpu=60|cpu=90\n', 'x'), [
       { project: 'a', remaining: 0, percent: 0, units: 'core-h' },
     ]);
   });
 
   it('the job with a mark, in the queue and in the accounts', () => {
-    assert.equal(findMarked(recorded('sacct'), 'tsi-18'), arrayId);
+    assert.equal(findMarked(recorded('sacct'), 'tsi-18'), '3');
     assert.equal(findMarked('4_[1-2]|tsi-18\n', 'tsi-18'), '4');
     assert.equal(findMarked('4|x tsi-18\n5|tsi-180\n6|(null)\n', 'tsi-18'), undefined);
   });

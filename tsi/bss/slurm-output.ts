@@ -108,30 +108,25 @@ export function parsePartitions(text: string): Record<string, Partition> {
 }
 
 /**
- * Lines `account|user|limits|usage` of sshare, the last two like `cpu=6000,mem=0` in minutes. Only a limit
- * makes a budget, and that of the user goes before that of the account.
+ * Lines `account|user|limits|usage` of sshare, the last two like `cpu=6000,mem=0` in minutes, for the accounts
+ * that have a line of the user. Only a limit makes a budget, and the user's goes before the account's.
  */
 export function parseBudget(text: string, login: string): Budget[] {
-  const found = new Map<string, Budget>();
-  for (const line of lines(text)) {
-    const [account, user = '', limits = '', usage = ''] = line
-      .split('|')
-      .map((word) => word.trim());
-    const [limit, used] = [limits, usage].map(cpuMinutes);
-    if (!account || limit === undefined || (user !== '' && user !== login)) continue;
-    if (user === '' && found.has(account)) continue;
-    const left = Math.max(0, limit - (used ?? 0));
-    found.set(account, {
-      project: account,
-      remaining: Math.floor(left / 60),
-      percent: limit === 0 ? 0 : Math.floor((100 * left) / limit),
-      units: 'core-h',
-    });
-  }
-  return [...found.values()];
+  const rows = lines(text).map((line) => line.split('|').map((word) => word.trim()));
+  const own = rows.filter(([, user]) => user === login);
+  return own.flatMap(([project = '', , ...users]) => {
+    const whole = rows.find(([account, user]) => account === project && user === '');
+    const [limits = '', usage = ''] =
+      cpuMinutes(users[0]) === undefined ? (whole?.slice(2) ?? []) : users;
+    const limit = cpuMinutes(limits);
+    if (limit === undefined) return [];
+    const left = Math.max(0, limit - (cpuMinutes(usage) ?? 0));
+    const percent = limit === 0 ? 0 : Math.floor((100 * left) / limit);
+    return [{ project, remaining: Math.floor(left / 60), percent, units: 'core-h' }];
+  });
 }
 
-function cpuMinutes(limits: string): number | undefined {
+function cpuMinutes(limits = ''): number | undefined {
   const minutes = /(?:^|,)cpu=(\d+)/.exec(limits)?.[1];
   return minutes === undefined ? undefined : Number(minutes);
 }
