@@ -14,7 +14,7 @@ import { createServer, type AddressInfo } from 'node:net';
 import { hostname, networkInterfaces, tmpdir } from 'node:os';
 import { delimiter, join } from 'node:path';
 import { promisify } from 'node:util';
-import { Scope } from '#kernel/scope.js';
+import type { Scope } from '#kernel/scope.js';
 import { isRoot, until } from './agent-process.js';
 
 const programs = ['munged', 'slurmctld', 'slurmd', 'sbatch', 'squeue', 'scontrol'];

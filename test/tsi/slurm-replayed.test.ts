@@ -128,10 +128,26 @@ describe('Slurm in trouble', () => {
     writeFileSync(list, '8 RUNNING batch\n');
     await adapter.status();
     assert.deepEqual(ended, ['9']);
-    end();
     writeFileSync(list, '');
     await adapter.status();
-    assert.deepEqual(ended, ['9']);
+    assert.deepEqual(ended, ['9'], 'job 8 is not ours');
+    end();
+  });
+
+  it('tells of the end of jobs that an agent before handed over, and of nothing that ended before', async () => {
+    const list = join(dir, 'list');
+    const before = slurm({ submit: `echo "$*" | grep -q name=two && echo 2 || echo 1` });
+    for (const name of ['one', 'two'])
+      await before.submit(owner, job({ attemptId: name, jobName: name }));
+    const adapter = slurm({ qstat: `cat '${list}'` });
+    const ended: string[] = [];
+    const end = adapter.onExit((id) => ended.push(id));
+    for (const listing of ['2 RUNNING batch\n', '']) {
+      writeFileSync(list, listing);
+      await adapter.status();
+    }
+    assert.deepEqual(ended, ['2']);
+    end();
   });
 
   it('a refusal is told in its words, and the attempt may come again', async () => {
@@ -210,5 +226,5 @@ describe('Slurm in trouble', () => {
 });
 
 function isGone(pid: number): boolean {
-  return !existsSync(`/proc/${pid}`) || / Z /.test(readFileSync(`/proc/${pid}/stat`, 'utf8'));
+  return !existsSync(`/proc/${pid}`) || readFileSync(`/proc/${pid}/stat`, 'utf8').includes(' Z ');
 }

@@ -38,8 +38,14 @@ describe('a real Slurm behind the agent', { skip: noSlurm }, () => {
   });
   after(() => scope.close());
 
-  const startSlurmAgent = (owner: Scope, ...more: string[]): Promise<AgentProcess> =>
-    startAgent(owner, { properties: ['tsi.bss=slurm', `tsi.slurm_conf=${slurm.conf}`, ...more] });
+  const startSlurmAgent = (
+    owner: Scope,
+    more: readonly string[] = [],
+    dir?: string,
+  ): Promise<AgentProcess> => {
+    const properties = ['tsi.bss=slurm', `tsi.slurm_conf=${slurm.conf}`, ...more];
+    return startAgent(owner, { properties, ...(dir !== undefined && { dir }) });
+  };
 
   function job(script: string, more: Partial<Parameters<TsiClient['submit']>[1]> = {}) {
     jobs += 1;
@@ -60,6 +66,11 @@ describe('a real Slurm behind the agent', { skip: noSlurm }, () => {
   type Job = ReturnType<typeof job>;
   const output = ({ uspaceDir }: Job, name = 'stdout'): string =>
     readFileSync(join(uspaceDir, name), 'utf8');
+  /** What names the attempt, in files and in the job's comment. */
+  const tokenOf = ({ uspaceDir }: Job): string =>
+    readdirSync(uspaceDir)
+      .find((name) => name.startsWith('bss_submit_'))
+      ?.slice('bss_submit_'.length) ?? 'none yet';
   const waits = 'while [ ! -e go ]; do sleep 0.1; done';
   const go = ({ uspaceDir }: Job): void => writeFileSync(join(uspaceDir, 'go'), '');
   const stateOf = async (tsi: TsiClient, id: string) => (await tsi.status()).get(id)?.state;
@@ -85,17 +96,13 @@ describe('a real Slurm behind the agent', { skip: noSlurm }, () => {
       assert.equal(output(request, 'code'), '3\n');
       const modeOf = (name: string): number => statSync(join(request.uspaceDir, name)).mode & 0o777;
       assert.equal(modeOf('stdout'), 0o640);
-      const [details, token] = [await detailsOf(tsi, id), tokenIn(request)];
+      const [details, token] = [await detailsOf(tsi, id), tokenOf(request)];
       assert.deepEqual(
         [modeOf(`UNICORE_Job_${token}`), modeOf(`bss_submit_${token}`)],
         [0o700, 0o700],
       );
       assert.deepEqual([details['ExitCode'], details['JobState']], ['3:0', 'FAILED']);
     });
-    const tokenIn = ({ uspaceDir }: Job): string => {
-      const [name = ''] = readdirSync(uspaceDir).filter((file) => file.startsWith('UNICORE_Job_'));
-      return name.slice('UNICORE_Job_'.length);
-    };
 
     it('passes resources on, and names for output as they are meant', async () => {
       const outcomeDir = join(dir, `out "${process.pid}" #1 %j`);
@@ -288,9 +295,7 @@ describe('a real Slurm behind the agent', { skip: noSlurm }, () => {
       const [budget] = await tsi.budget(alice);
       assert.equal(budget?.remaining, -1);
     });
-  });
 
-  describe('faults', () => {
     it('finds the job of an agent that died between sbatch and its answer', async () => {
       const own = new Scope();
       try {
@@ -300,36 +305,30 @@ describe('a real Slurm behind the agent', { skip: noSlurm }, () => {
           '#!/bin/sh\nid=$(sbatch "$@")\ntouch submitted\nsleep 600 & echo $! >sleeper\nwait\necho "$id"',
         );
         chmodSync(slow, 0o755);
-        const first = await startSlurmAgent(own, `tsi.submit_cmd="${slow}"`);
+        const first = await startSlurmAgent(own, [`tsi.submit_cmd="${slow}"`]);
         const request = job('echo x >> count');
         const one = await clientOf(own, first);
         one.submit(alice, request).catch(() => undefined);
-        await until('sbatch has answered', () => existsSync(join(request.uspaceDir, 'sleeper')));
+        const sleeper = await until('sbatch has answered', () =>
+          existsSync(join(request.uspaceDir, 'sleeper'))
+            ? Number(/^(\d+)\n/.exec(output(request, 'sleeper'))?.[1])
+            : undefined,
+        );
         first.child.kill('SIGKILL');
         await once(first.child, 'exit');
-        process.kill(Number(output(request, 'sleeper')));
-        const second = await startAgent(own, {
-          dir: first.dir,
-          properties: ['tsi.bss=slurm', `tsi.slurm_conf=${slurm.conf}`],
-        });
+        process.kill(sleeper);
+        const second = await startSlurmAgent(own, [], first.dir);
         const two = await clientOf(own, second);
         const id = await two.submit(alice, request);
         await comes(two, id, undefined);
         assert.equal(output(request, 'count'), 'x\n');
-        assert.equal(
-          (await slurm.run('squeue', '-h', '-t', 'all', '-o', '%k')).split(
-            `tsi-${tokenOf(request)}`,
-          ).length,
-          2,
-        );
+        const comments = (await slurm.run('squeue', '-h', '-t', 'all', '-o', '%k')).split('\n');
+        const mark = `tsi-${tokenOf(request)}`;
+        assert.equal(comments.filter((comment) => comment.trim() === mark).length, 1);
       } finally {
         await own.close();
       }
     });
-    const tokenOf = ({ uspaceDir }: Job): string =>
-      readdirSync(uspaceDir)
-        .find((name) => name.startsWith('bss_submit_'))!
-        .slice('bss_submit_'.length);
 
     it('finds a job that ran and that Slurm has forgotten', async () => {
       const own = new Scope();
@@ -339,29 +338,30 @@ describe('a real Slurm behind the agent', { skip: noSlurm }, () => {
         const one = await clientOf(own, first);
         const id = await one.submit(alice, request);
         await comes(one, id, undefined);
-        // another agent that has the record, but not the answer
+        first.child.kill('SIGKILL');
+        await once(first.child, 'exit');
+        // the record of a submission whose answer was lost
         writeFileSync(
           join(first.dir, 'state', 'slurm', 'batch', `${tokenOf(request)}.run`),
           'bss ',
         );
-        const second = await startSlurmAgentIn(own, first.dir, 'tsi.find_cmd=true');
+        const second = await startSlurmAgent(own, ['tsi.find_cmd=true'], first.dir);
         assert.equal(await (await clientOf(own, second)).submit(alice, request), id);
         assert.equal(output(request, 'count'), 'x\n');
       } finally {
         await own.close();
       }
     });
-    const startSlurmAgentIn = async (owner: Scope, stateDir: string, ...more: string[]) => {
-      const state = `tsi.state_dir=${join(stateDir, 'state')}`;
-      return startSlurmAgent(owner, state, ...more);
-    };
+  });
 
+  describe('a controller in trouble', () => {
     it('takes a controller that does not answer for what it is: no list, and no second job', async () => {
       const own = new Scope();
       try {
         const tsi = await clientOf(own, await startSlurmAgent(own));
         const waiting = job(waits);
         const known = await tsi.submit(alice, waiting);
+        await comes(tsi, known, 'RUNNING');
         slurm.controller.kill('SIGSTOP');
         const request = job('echo x >> count');
         const submitted = tsi.submit(alice, request);

@@ -41,7 +41,9 @@ export class Slurm implements Bss {
   /** One listing runs; those who come meanwhile share the next, which knows what was submitted before. */
   #listing: Promise<Queue> | undefined;
   #next: Promise<Queue> | undefined;
+  /** Jobs handed over here that have not ended; and, until the first listing, those of agents before us. */
   readonly #listed = new Set<string>();
+  readonly #recorded = new Set<string>();
   #timer: NodeJS.Timeout | undefined;
 
   constructor({ host, stateDir, properties }: SlurmContext) {
@@ -56,7 +58,10 @@ export class Slurm implements Bss {
         nodesFilter: properties.get('tsi.nodes_filter'),
       },
     };
-    context.records.load(Date.now()); // throws away what is old
+    for (const { id } of context.records.load(Date.now())) {
+      const bssId = context.records.bssId(id);
+      if (bssId !== undefined) this.#recorded.add(bssId);
+    }
     this.#submissions = new SlurmSubmissions(context);
     this.#allocations = new SlurmAllocations(context, this.#submissions, this.#steps);
   }
@@ -99,7 +104,8 @@ export class Slurm implements Bss {
     listing.then(done, done);
     return listing.then((queue) => {
       for (const id of known) if (!queue.has(id)) this.#ended(id);
-      for (const id of queue.keys()) this.#listed.add(id);
+      for (const id of this.#recorded) if (queue.has(id)) this.#listed.add(id);
+      this.#recorded.clear();
       this.#listen();
       return queue;
     });
@@ -172,7 +178,8 @@ export class Slurm implements Bss {
   }
 
   #listen(): void {
-    if (this.#timer || this.#listeners.size === 0 || this.#listed.size === 0) return;
+    const jobs = this.#listed.size + this.#recorded.size;
+    if (this.#timer || this.#listeners.size === 0 || jobs === 0) return;
     this.#timer = setTimeout(() => {
       this.#timer = undefined;
       // a failure says nothing of any job
