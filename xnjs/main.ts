@@ -12,9 +12,11 @@ import { migrate } from '#kernel/persistence/migrate.js';
 import { Scope } from '#kernel/scope.js';
 import { JobConfig } from './job/config.js';
 import { JobEngine } from './job/engine.js';
+import { createNoticeSender } from './job/notice-sender.js';
 import { jobMigrations } from './persistence/job-models.js';
 import { createJobStore } from './persistence/job-store.js';
 import { createTargetStore, targetMigrations } from './persistence/sql-target-store.js';
+import { inlineStaging } from './staging/inline-staging.js';
 import { HttpImageSource } from './vm/http-image-source.js';
 import { LibvirtHypervisor } from './vm/libvirt-hypervisor.js';
 import { TargetSystems } from './vm/target-systems.js';
@@ -111,6 +113,8 @@ export async function startXnjs(config: XnjsConfig, { log, onBehalfOf }: XnjsDep
       new JobEngine({
         store: createJobStore(database),
         targets: systems,
+        staging: inlineStaging,
+        notices: createNoticeSender(config.jobs.notifications),
         clock: systemClock,
         log,
         config: config.jobs,

@@ -14,6 +14,10 @@ export type Application = {
   readonly userEnvironment: Readonly<Record<string, string>>;
   readonly prologue: string | undefined;
   readonly epilogue: string | undefined;
+  /** Shell text, run on the login node before and after the job's own. */
+  readonly preCommand?: string | undefined;
+  readonly postCommand?: string | undefined;
+  readonly runOnLoginNode?: boolean;
   readonly ignoreNonZeroExitCode: boolean;
 };
 

@@ -1,19 +1,36 @@
 import type { Clock } from '#kernel/clock.js';
 import { errorText } from '#kernel/errors.js';
 import type { Log } from '#kernel/log.js';
+import { linkSignals } from '#kernel/net/deadline.js';
 import type { Targets } from '../target.js';
-import type { BssEntry } from '../tsi/tsi.js';
+import type { BssEntry, Tsi } from '../tsi/tsi.js';
 import { withResolvers } from './with-resolvers.js';
 
+/** Where something runs: in the batch system, or as a process of the login node. */
+export type Place = 'batch' | 'process';
 export type Listing = ReadonlyMap<string, BssEntry>;
 type Watch = {
   readonly jobId: string;
   readonly run: number;
-  readonly bssId: string;
+  readonly place: Place;
+  /** The batch system's id, or the pid. */
+  readonly id: string;
+  /** The batch system's own words are of interest, too: they change more often than the state. */
+  readonly raw?: boolean;
   told?: string;
 };
-type Waiter = { resolve: (listing: Listing) => void; reject: (reason: unknown) => void };
-type Group = { readonly watches: Map<string, Watch>; waiters: Waiter[] };
+type Waiter = {
+  readonly place: Place;
+  readonly soon: boolean;
+  readonly resolve: (listing: Listing) => void;
+  readonly reject: (reason: unknown) => void;
+};
+type Group = {
+  readonly watches: Map<string, Watch>;
+  waiters: Waiter[];
+  /** Ends the wait for the next listing. */
+  hurry: () => void;
+};
 
 export type WatcherOptions = {
   readonly targets: Targets;
@@ -25,7 +42,13 @@ export type WatcherOptions = {
   readonly onEntry: (jobId: string, run: number, entry: BssEntry | undefined) => Promise<void>;
 };
 
-/** Asks each batch system once per interval for all its jobs, as long as one of them is of interest. */
+/** However often somebody is in a hurry, a target is not asked more often. */
+const shortestWaitMs = 20;
+
+/**
+ * Asks each batch system once per interval for all its jobs, as long as one of them is of interest; at
+ * once when a job is said to have ended, or somebody waits for the next listing.
+ */
 export class Watcher implements Disposable {
   readonly #options: WatcherOptions;
   readonly #groups = new Map<string, Group>();
@@ -35,10 +58,10 @@ export class Watcher implements Disposable {
     this.#options = options;
   }
 
-  watch(targetId: string, watch: { jobId: string; run: number; bssId: string }): void {
+  watch(targetId: string, watch: Omit<Watch, 'told'>): void {
     const { watches } = this.#group(targetId);
     const known = watches.get(watch.jobId);
-    if (known?.bssId !== watch.bssId || known.run !== watch.run)
+    if (known?.id !== watch.id || known.run !== watch.run || known.place !== watch.place)
       watches.set(watch.jobId, { ...watch });
   }
 
@@ -46,17 +69,24 @@ export class Watcher implements Disposable {
     this.#groups.get(targetId)?.watches.delete(jobId);
   }
 
-  /** The next listing that is asked for after this call. */
-  async nextListing(targetId: string, signal: AbortSignal): Promise<Listing> {
+  /** The next listing that is asked for after this call; `soon`: which is to be now. */
+  async nextListing(
+    targetId: string,
+    place: Place,
+    signal: AbortSignal,
+    { soon = true }: { soon?: boolean } = {},
+  ): Promise<Listing> {
     const { promise, resolve, reject } = withResolvers<Listing>();
     const group = this.#group(targetId);
-    const waiter: Waiter = { resolve, reject };
+    const waiter: Waiter = { place, soon, resolve, reject };
     group.waiters.push(waiter);
+    if (soon) group.hurry();
     const abort = (): void => {
       group.waiters = group.waiters.filter((other) => other !== waiter);
       reject(signal.reason);
     };
     signal.addEventListener('abort', abort, { once: true });
+    if (signal.aborted) abort();
     try {
       return await promise;
     } finally {
@@ -73,19 +103,20 @@ export class Watcher implements Disposable {
   #group(targetId: string): Group {
     const known = this.#groups.get(targetId);
     if (known) return known;
-    const group: Group = { watches: new Map(), waiters: [] };
+    const group: Group = { watches: new Map(), waiters: [], hurry: () => undefined };
     this.#groups.set(targetId, group);
     void this.#poll(targetId, group);
     return group;
   }
 
   async #poll(targetId: string, group: Group): Promise<void> {
-    const { clock, intervalMs, maxIntervalMs, log } = this.#options;
+    const { targets, clock, intervalMs, maxIntervalMs, log } = this.#options;
+    const unsubscribe = targets.find(targetId)?.onExit?.(() => group.hurry());
     let waitMs = intervalMs;
     let failing = false;
     try {
       for (;;) {
-        await clock.sleep(waitMs, this.#stopping.signal);
+        await this.#pause(waitMs, group);
         if (group.watches.size === 0 && group.waiters.length === 0) break;
         const startMs = clock.now();
         try {
@@ -96,12 +127,28 @@ export class Watcher implements Disposable {
           if (!failing) log.info({ vmId: targetId, err: errorText(error) }, 'no status listing');
           failing = true;
           waitMs = maxIntervalMs;
+          await clock.sleep(intervalMs, this.#stopping.signal);
         }
       }
     } catch {
       // stopping
     }
+    unsubscribe?.();
     this.#groups.delete(targetId);
+  }
+
+  /** @throws when the watcher stops */
+  async #pause(ms: number, group: Group): Promise<void> {
+    const { clock } = this.#options;
+    const { signal } = this.#stopping;
+    const hurry = new AbortController();
+    group.hurry = () => hurry.abort();
+    // who is in a hurry already has come while the last listing was under way
+    if (group.waiters.some(({ soon }) => soon)) hurry.abort();
+    await clock.sleep(Math.min(ms, shortestWaitMs), signal);
+    using until = linkSignals(signal, hurry.signal);
+    await clock.sleep(Math.max(0, ms - shortestWaitMs), until.signal).catch(() => undefined);
+    signal.throwIfAborted();
   }
 
   async #askOnce(targetId: string, group: Group): Promise<void> {
@@ -109,22 +156,27 @@ export class Watcher implements Disposable {
     const watches = [...group.watches.values()];
     const waiters = group.waiters;
     group.waiters = [];
-    let listing: Listing;
+    const asked = new Set([...watches, ...waiters].map(({ place }) => place));
+    const listings = new Map<Place, Listing>();
     try {
       const target = this.#options.targets.find(targetId);
       if (!target) throw new Error(`there is no target system ${targetId}`);
-      listing = await target.tsi().status({ signal: this.#stopping.signal });
+      for (const place of asked)
+        listings.set(place, await list(target.tsi(), place, this.#stopping.signal));
     } catch (error) {
       group.waiters.unshift(...waiters);
       throw error;
     }
-    for (const waiter of waiters) waiter.resolve(listing);
+    const nothing: Listing = new Map();
+    for (const { place, resolve } of waiters) resolve(listings.get(place) ?? nothing);
     for (const watch of watches)
-      if (group.watches.get(watch.jobId) === watch) this.#tell(watch, listing.get(watch.bssId));
+      if (group.watches.get(watch.jobId) === watch)
+        this.#tell(watch, listings.get(watch.place)?.get(watch.id));
   }
 
   #tell(watch: Watch, entry: BssEntry | undefined): void {
-    const news = entry ? `${entry.state} ${entry.queue ?? ''}` : 'gone';
+    const raw = watch.raw ? entry?.rawState : undefined;
+    const news = entry ? [entry.state, entry.queue, raw].join(' ') : 'gone';
     if (watch.told === news) return;
     watch.told = news;
     this.#options.onEntry(watch.jobId, watch.run, entry).catch((error: unknown) => {
@@ -132,4 +184,10 @@ export class Watcher implements Disposable {
       this.#options.log.warn({ jobId: watch.jobId, err: error }, 'status could not be stored');
     });
   }
+}
+
+async function list(tsi: Tsi, place: Place, signal: AbortSignal): Promise<Listing> {
+  if (place === 'batch') return await tsi.status({ signal });
+  const pids = await tsi.processes({ signal });
+  return new Map([...pids].map((pid) => [String(pid), { state: 'RUNNING' }]));
 }

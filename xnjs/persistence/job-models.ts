@@ -1,4 +1,4 @@
-import { Model, type Sequelize } from 'sequelize';
+import { Model, Op, type Sequelize } from 'sequelize';
 import { column, type Migration } from '#kernel/persistence/migrate.js';
 import type { Job } from '../job/job.js';
 
@@ -6,6 +6,8 @@ const jobColumns = () => ({
   id: column.id({ primaryKey: true }),
   ownerDn: column.text(),
   targetId: column.word(),
+  /** Of a child of a sweep; else empty. */
+  parentId: column.word({ defaultValue: '' }),
   /** Something is still to be done for it. */
   active: column.flag(),
   destroying: column.flag(),
@@ -21,6 +23,7 @@ const tagColumns = () => ({
 /** The whole job is in its document; the other columns are what is searched for. */
 export class JobRow extends Model {
   declare id: string;
+  declare active: boolean;
   declare document: string;
 }
 
@@ -47,7 +50,8 @@ export function toRow(
     id: job.id,
     ownerDn: job.ownerDn,
     targetId: job.targetId,
-    active: job.state !== 'DONE',
+    parentId: job.parentId ?? '',
+    active: job.state !== 'DONE' || (job.notices ?? []).length > 0,
     destroying: job.state === 'DESTROYING',
     createdMs: job.createdMs,
     terminationMs: job.terminationMs,
@@ -105,6 +109,27 @@ export const jobMigrations: readonly Migration[] = [
       await schema.addIndex('job_tags', {
         name: 'jobs_by_tag',
         fields: ['tag', 'job_id'],
+        transaction,
+      });
+    },
+  },
+  {
+    name: '002-children-of-sweeps',
+    up: async (schema, transaction) => {
+      const parent = column.word({ defaultValue: '' });
+      await schema.addColumn('jobs', 'parent_id', parent, { transaction });
+      for (const by of ['owner', 'target']) {
+        const name = `jobs_by_${by}`;
+        await schema.removeIndex('jobs', name, { transaction });
+        const key = by === 'owner' ? 'owner_dn' : 'target_id';
+        // lists are answered from it alone
+        const fields = [key, 'created_ms', 'id', 'destroying', 'parent_id'];
+        await schema.addIndex('jobs', { name, fields, transaction });
+      }
+      await schema.addIndex('jobs', {
+        name: 'jobs_by_parent',
+        fields: ['parent_id', 'id'],
+        where: { parent_id: { [Op.ne]: '' } },
         transaction,
       });
     },

@@ -47,6 +47,11 @@ export function createJobStore(database: Database): JobStore {
       });
       return rows.map(toJob);
     },
+    async children(parentId) {
+      const where = { [Op.and]: [{ parentId }, { parentId: { [Op.ne]: '' } }] };
+      const rows = await models.jobs.findAll({ where, attributes: ['id', 'active'] });
+      return rows.map(({ id, active }) => ({ id, active }));
+    },
     async expired(nowMs, num) {
       const where = { terminationMs: { [Op.lte]: nowMs }, destroying: false };
       const rows = await models.jobs.findAll({ where, attributes: ['id'], limit: num });
@@ -62,6 +67,7 @@ function toWhere({ jobs }: JobModels, { ownerDn, targetId, tags = [] }: JobFilte
   const tagged = `(SELECT job_id FROM job_tags WHERE tag IN (${list}) GROUP BY job_id HAVING COUNT(*) = ${distinct.length})`;
   return {
     destroying: false,
+    parentId: '',
     ...(ownerDn !== undefined && { ownerDn }),
     ...(targetId !== undefined && { targetId }),
     ...(sequelize && distinct.length > 0 && { id: { [Op.in]: sequelize.literal(tagged) } }),

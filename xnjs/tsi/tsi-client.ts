@@ -113,6 +113,26 @@ class PooledTsi implements TsiClient {
     }
   }
 
+  hold(): Promise<void> {
+    return notOffered();
+  }
+
+  resume(): Promise<void> {
+    return notOffered();
+  }
+
+  runOnLoginNode(): Promise<string> {
+    return notOffered();
+  }
+
+  processes(): Promise<ReadonlySet<number>> {
+    return notOffered();
+  }
+
+  killOnLoginNode(): Promise<void> {
+    return notOffered();
+  }
+
   /** Sent again only where that is known to be harmless: to an agent that knows the attempt by its id. */
   async submit(...[identity, submission, options]: Parameters<Tsi['submit']>): Promise<string> {
     let harmless = true;
@@ -215,4 +235,8 @@ class PooledTsi implements TsiClient {
       return call();
     }
   }
+}
+
+function notOffered(): Promise<never> {
+  return Promise.reject(new TsiError('TSI_FAILED', 'this TSI client has no such command'));
 }

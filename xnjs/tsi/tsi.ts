@@ -45,7 +45,25 @@ export type Submission = {
   readonly attemptId: string;
   /** The user's text, from `umask` to the exit code file. */
   readonly script: string;
+  /** `raw`: directives come from `jobFile`; `allocate`: nothing is run, resources are only taken. */
+  readonly mode?: 'raw' | 'allocate';
+  readonly jobFile?: string;
+  readonly arraySize?: number;
+  readonly arrayLimit?: number;
+  readonly qos?: string;
+  readonly exclusive?: boolean;
+  readonly gpusPerNode?: number;
+  readonly nodesFilter?: string;
+  readonly reservation?: string;
+  /** File of the job directory that is to hold the id of an allocation. */
+  readonly allocationId?: string;
 };
+
+/** `#TSI_RUN_ON_LOGIN_NODE`: a process beside the batch system. */
+export type LoginNodeRun = Pick<
+  Submission,
+  'uspaceDir' | 'outcomeDir' | 'stdout' | 'stderr' | 'jobName' | 'email' | 'attemptId' | 'script'
+>;
 
 export type CallOptions = { readonly signal?: AbortSignal };
 
@@ -88,6 +106,18 @@ export type Tsi = {
   status(options?: CallOptions): Promise<ReadonlyMap<string, BssEntry>>;
   abort(identity: TsiIdentity, bssId: string, options?: CallOptions): Promise<void>;
   details(identity: TsiIdentity, bssId: string, options?: CallOptions): Promise<string>;
+  hold(identity: TsiIdentity, bssId: string, options?: CallOptions): Promise<void>;
+  resume(identity: TsiIdentity, bssId: string, options?: CallOptions): Promise<void>;
+  /** @returns the pid */
+  runOnLoginNode(
+    identity: TsiIdentity,
+    run: LoginNodeRun,
+    options?: CallOptions,
+  ): Promise<string>;
+  /** The pids that live on the login node. */
+  processes(options?: CallOptions): Promise<ReadonlySet<number>>;
+  /** With the whole session of the process. */
+  killOnLoginNode(identity: TsiIdentity, pid: string, options?: CallOptions): Promise<void>;
 };
 
 /** A worker's two channels, both ours alone until they end. */

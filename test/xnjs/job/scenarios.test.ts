@@ -1,7 +1,8 @@
 import assert from 'node:assert/strict';
 import { readdirSync, readFileSync } from 'node:fs';
 import { describe, it } from 'node:test';
-import { step, type JobEvent } from '#xnjs/job/state.js';
+import type { JobEvent } from '#xnjs/job/events.js';
+import { step } from '#xnjs/job/state.js';
 import { aJob, aPlan } from './samples.js';
 
 const folder = new URL('./scenarios/', import.meta.url);

@@ -1,6 +1,8 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
-import { step, type JobEvent, type JobState } from '#xnjs/job/state.js';
+import type { JobEvent } from '#xnjs/job/events.js';
+import { step } from '#xnjs/job/state.js';
+import type { JobState } from '#xnjs/job/transitions.js';
 import { aJob, aPlan } from './samples.js';
 
 const base = { atMs: 5_000, run: 1 } as const;
