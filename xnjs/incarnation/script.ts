@@ -153,8 +153,7 @@ function precommand(job: JobDescription): string[] {
 }
 
 /** Batch systems that can allocate never run the script. */
-const noAllocation =
-  'echo "this target system has no batch system that allocates" >&2; (exit 1)';
+const noAllocation = 'echo "this target system has no batch system that allocates" >&2; (exit 1)';
 
 /** Without arguments the executable may be any shell command: `(a; b)`, `for …; done`. */
 function mainCommand(job: JobDescription, application: Application, directory: string): string[] {

@@ -9,8 +9,7 @@ import type { Job } from './job.js';
  */
 export function inAllocation(allocation: Job, description: RawDescription): RawDescription {
   const { id, plan, run, state } = allocation;
-  if (!plan?.allocates)
-    throw new JobError('CONFLICT', `job ${id} is no allocation`, { jobId: id });
+  if (!plan?.allocates) throw new JobError('CONFLICT', `job ${id} is no allocation`, { jobId: id });
   if (state !== 'RUNNING' || !run.granted || run.bssId === undefined)
     throw new JobError('CONFLICT', `allocation ${id} is not there to be used: it is ${state}`, {
       jobId: id,

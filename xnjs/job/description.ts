@@ -111,9 +111,7 @@ const jobType = z
   .transform((value, context) => {
     const type = (jobTypes as Partial<Record<string, JobType>>)[value.toUpperCase()];
     if (type) return type;
-    context.addIssue(
-      `there are no ${value} jobs; there are: ${Object.keys(jobTypes).join(', ')}`,
-    );
+    context.addIssue(`there are no ${value} jobs; there are: ${Object.keys(jobTypes).join(', ')}`);
     return z.NEVER;
   })
   .default('BATCH');
@@ -137,7 +135,10 @@ const notification = z.preprocess(
   webAddress.optional(),
 );
 const pattern = line
-  .refine(({ length }) => length <= longestPattern, `must have at most ${longestPattern} characters`)
+  .refine(
+    ({ length }) => length <= longestPattern,
+    `must have at most ${longestPattern} characters`,
+  )
   .refine(isPattern, 'must be a regular expression without look-around and back references');
 const notificationSettings = z.looseObject({
   URL: webAddress.optional(),
@@ -184,10 +185,10 @@ const keys = z.object({
   Umask: octalMask.optional(),
   umask: octalMask.optional(),
 });
-const schema = keys.refine(
-  (job) => job['Job type'] !== 'RAW' || (job['BSS file'] ?? '') !== '',
-  { path: ['BSS file'], message: 'must name the file with the directives of a RAW job' },
-);
+const schema = keys.refine((job) => job['Job type'] !== 'RAW' || (job['BSS file'] ?? '') !== '', {
+  path: ['BSS file'],
+  message: 'must name the file with the directives of a RAW job',
+});
 
 export type InlineImport = {
   readonly to: string;

@@ -83,7 +83,10 @@ export class JobEngine implements AsyncDisposable {
     this.#log = options.log.child({ part: 'xnjs.job' });
     this.#load = new Load(config);
     const onTrouble = (vmId: string, error: GridError): void =>
-      this.#log.warn({ vmId, err: errorText(error) }, 'target system does not answer, its jobs wait');
+      this.#log.warn(
+        { vmId, err: errorText(error) },
+        'target system does not answer, its jobs wait',
+      );
     this.#lanes = new Lanes({ clock, ...config, onTrouble });
     this.#stagingLanes = new Lanes({
       clock,

@@ -89,10 +89,7 @@ function started(
   return note(inRun(job, { ...ids, ...times }), atMs, ...log);
 }
 
-type Answer = Exclude<
-  Extract<JobEvent, { type: AnswerType }>,
-  { type: 'submitted' | 'launched' }
->;
+type Answer = Exclude<Extract<JobEvent, { type: AnswerType }>, { type: 'submitted' | 'launched' }>;
 
 function answered(job: Job, event: Answer): Job {
   const { atMs } = event;

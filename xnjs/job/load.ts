@@ -27,10 +27,14 @@ export class Load {
         { dn, retryAfterSeconds },
       );
     if (this.#total + jobs > maxUnfinished)
-      throw new JobError('SITE_UNAVAILABLE', 'the site has too many unfinished jobs, try again later', {
-        unfinished: this.#total,
-        retryAfterSeconds,
-      });
+      throw new JobError(
+        'SITE_UNAVAILABLE',
+        'the site has too many unfinished jobs, try again later',
+        {
+          unfinished: this.#total,
+          retryAfterSeconds,
+        },
+      );
     this.#add(dn, jobs);
   }
 
@@ -40,7 +44,10 @@ export class Load {
 
   /** Without `before`: a job that was found at start, or the child of a sweep. */
   changed(before: Job | undefined, after: Job): void {
-    this.#add(after.ownerDn, Number(!isOver(after)) - Number(before !== undefined && !isOver(before)));
+    this.#add(
+      after.ownerDn,
+      Number(!isOver(after)) - Number(before !== undefined && !isOver(before)),
+    );
   }
 
   #add(dn: string, jobs: number): void {

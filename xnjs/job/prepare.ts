@@ -11,7 +11,8 @@ import type { News, Task } from './work.js';
 export async function prepare({ job, call, options }: Task): Promise<News> {
   const { config } = options;
   const target = options.target(job.targetId);
-  const sweep = job.parentId === undefined ? findSweep(job.description, config.sweepLimit) : undefined;
+  const sweep =
+    job.parentId === undefined ? findSweep(job.description, config.sweepLimit) : undefined;
   const description = parseDescription(sweep ? sweep.parent : job.description);
   const plan = sweep
     ? sweepPlan(sweep, runsOf(job, description, target, config).plan, (child) => {
@@ -21,7 +22,9 @@ export async function prepare({ job, call, options }: Task): Promise<News> {
   const directory = jobDirectory(target, job);
   const commands = (['pre', 'post'] as const).filter((which) => plan[`${which}Command`]);
   const script = [
-    ...(job.parentId === undefined ? [`umask 022; mkdir -p -- ${quote(target.jobsDirectory)}`] : []),
+    ...(job.parentId === undefined
+      ? [`umask 022; mkdir -p -- ${quote(target.jobsDirectory)}`]
+      : []),
     `umask ${plan.umask} && mkdir -p -- ${quote(directory)} && cd -- ${quote(directory)}`,
     `rm -f ${exitCodeFile} ${abortMarker} ${allocationFile} ${pidFile}`,
     `rm -rf ${Object.values(commandDirectories).join(' ')}`,

@@ -1,6 +1,7 @@
 import { isMap, type JobDescription, type RawDescription } from './description.js';
 
-const secretName = /token|passw|passphrase|secret|credential|api_?key|access_?key|private_?key|auth/i;
+const secretName =
+  /token|passw|passphrase|secret|credential|api_?key|access_?key|private_?key|auth/i;
 const masked = '***';
 /** Shorter ones would mask half of every text. */
 const shortestSecret = 4;
@@ -41,6 +42,9 @@ export function withoutCredentials(raw: RawDescription): RawDescription {
 
 function maskValues(variables: Readonly<Record<string, string>>): Record<string, string> {
   return Object.fromEntries(
-    Object.entries(variables).map(([name, value]) => [name, secretName.test(name) ? masked : value]),
+    Object.entries(variables).map(([name, value]) => [
+      name,
+      secretName.test(name) ? masked : value,
+    ]),
   );
 }

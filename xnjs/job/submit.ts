@@ -44,7 +44,10 @@ export async function submit(task: Task): Promise<Submitted> {
       return { type: 'submitted', bssId, log };
     },
     (attempt, error) =>
-      options.remark(job, `Submission attempt ${attempt} failed: ${errorText(error).slice(0, 2_000)}`),
+      options.remark(
+        job,
+        `Submission attempt ${attempt} failed: ${errorText(error).slice(0, 2_000)}`,
+      ),
   );
 }
 

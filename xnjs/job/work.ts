@@ -241,7 +241,8 @@ function ownDescription({ parentId, description }: Job, sweepLimit: number): Job
 
 /** Where the main run of a job is, and what it is called there. */
 export function placeOf({ plan, run }: Job): { place: Place; id: string } | undefined {
-  if (plan?.onLoginNode) return run.pid === undefined ? undefined : { place: 'process', id: run.pid };
+  if (plan?.onLoginNode)
+    return run.pid === undefined ? undefined : { place: 'process', id: run.pid };
   return run.bssId === undefined ? undefined : { place: 'batch', id: run.bssId };
 }
 

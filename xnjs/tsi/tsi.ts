@@ -109,11 +109,7 @@ export type Tsi = {
   hold(identity: TsiIdentity, bssId: string, options?: CallOptions): Promise<void>;
   resume(identity: TsiIdentity, bssId: string, options?: CallOptions): Promise<void>;
   /** @returns the pid */
-  runOnLoginNode(
-    identity: TsiIdentity,
-    run: LoginNodeRun,
-    options?: CallOptions,
-  ): Promise<string>;
+  runOnLoginNode(identity: TsiIdentity, run: LoginNodeRun, options?: CallOptions): Promise<string>;
   /** The pids that live on the login node. */
   processes(options?: CallOptions): Promise<ReadonlySet<number>>;
   /** With the whole session of the process. */

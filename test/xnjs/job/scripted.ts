@@ -116,4 +116,3 @@ export function held(): { promise: Promise<void>; release: () => void } {
   const promise = new Promise<void>((resolve) => (release = resolve));
   return { promise, release };
 }
-
