@@ -39,24 +39,26 @@ export function jobScript(
 ): string {
   const directory = `${facts.workingDirectory}/`;
   const isArray = job.Resources['ArraySize'] !== undefined;
-  const file = `${quote(directory)}${exitCodeFile}`;
-  const tellCode = exitCodeWriter(isArray, file);
+  const whole = `${quote(directory)}${exitCodeFile}`;
+  const file = isArray ? `${whole}"_\${UC_ARRAY_TASK_ID}"` : whole;
   return [
     ...preamble(application, resources, facts, directory),
     ...(application.executable === undefined ? [] : aboutExecutable(application.executable)),
-    // of a task array, the others may have ended already
-    ...(isArray ? [taskId] : [`rm -f ${exitCodeFile}`]),
+    ...(isArray ? [taskId] : []),
+    `rm -f ${file}`,
     '(',
     ...precommand(job),
     ...evaluated('Prologue', application.prologue),
     ...mainCommand(job, application, directory),
     'export UC_EXIT_CODE=$?',
-    tellCode,
+    `echo "$UC_EXIT_CODE" > ${file}`,
     ...evaluated('Epilogue', application.epilogue),
     ...evaluated('user defined post-command', inScript(job, 'post')),
     ')',
     'UC_EXIT_CODE=$?',
-    `[ -s ${file} ] || ${tellCode}`,
+    `[ -s ${file} ] || echo "$UC_EXIT_CODE" > ${file}`,
+    // of a task array one file counts: with the code of a task that failed, if one did
+    ...(isArray ? [`grep -qx 0 ${file} && [ -s ${whole} ] || cat ${file} > ${whole}`] : []),
     '',
   ].join('\n');
 }
@@ -96,12 +98,6 @@ export function inScript(job: JobDescription, which: 'pre' | 'post'): string | u
 /** Batch systems call the number of a task by names of their own. */
 const taskId =
   'export UC_ARRAY_TASK_ID="${UC_ARRAY_TASK_ID:-${SLURM_ARRAY_TASK_ID:-${PBS_ARRAYID:-${LSB_JOBINDEX:-}}}}"';
-
-/** Of a task array one file is left: with the code of one that failed, if one did. */
-function exitCodeWriter(isArray: boolean, file: string): string {
-  const write = `echo "$UC_EXIT_CODE" > ${file}`;
-  return isArray ? `{ [ "$UC_EXIT_CODE" = 0 ] && [ -s ${file} ]; } || ${write}` : write;
-}
 
 function preamble(
   application: Application,
