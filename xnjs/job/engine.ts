@@ -122,7 +122,8 @@ export class JobEngine implements AsyncDisposable {
       maxIntervalMs: config.statusMaxIntervalMs,
       onEntry: async (jobId, run, entry) => {
         const news = listedNews(entry);
-        if (news) await this.#tell(jobId, { ...news, run, atMs: clock.now() });
+        if (!news) return;
+        await this.#spawn(this.#tell(jobId, { ...news, run, atMs: clock.now() }));
       },
     });
     this.#work = new JobWork({
@@ -154,7 +155,10 @@ export class JobEngine implements AsyncDisposable {
         this.#load.changed(undefined, job);
         this.#notifier.take(job);
         if (targets.find(job.targetId)) this.#advance(job);
-        else this.#spawn(this.#tell(job.id, lostEvent(job.targetId, 'it no longer exists', clock)));
+        else
+          void this.#spawn(
+            this.#tell(job.id, lostEvent(job.targetId, 'it no longer exists', clock)),
+          );
       }
       unfinished += page.length;
       const last = page.at(-1);
@@ -162,7 +166,7 @@ export class JobEngine implements AsyncDisposable {
       afterId = last.id;
     }
     if (unfinished > 0) this.#log.info({ jobs: unfinished }, 'unfinished jobs taken up again');
-    this.#spawn(this.#reap());
+    void this.#spawn(this.#reap());
   }
 
   /**
@@ -327,8 +331,7 @@ export class JobEngine implements AsyncDisposable {
       ignore();
       waiting.abort();
     }
-    const [last = ''] = latest.log.slice(-1);
-    const [, refusal] = /: (The job could not be (?:paused|resumed): .*)$/s.exec(last) ?? [];
+    const { refusal } = latest.run;
     if (refusal !== undefined) throw new JobError('CONFLICT', refusal, { jobId: id });
   }
 
@@ -349,7 +352,7 @@ export class JobEngine implements AsyncDisposable {
     this.#load.changed(before, after);
     if (isOver(after)) this.#children.changed(after);
     if (after.state === 'DESTROYED' && after.plan?.sweep !== undefined)
-      this.#spawn(this.#orphan(after));
+      void this.#spawn(this.#orphan(after));
     this.#announce(after);
     this.#notifier.take(after);
     this.#advance(after);
@@ -454,7 +457,7 @@ export class JobEngine implements AsyncDisposable {
       this.#stagingLanes.resume(event.targetId);
     } else {
       this.#lost.set(event.targetId, event.reason);
-      this.#spawn(this.#loseJobs(event.targetId, event.reason));
+      void this.#spawn(this.#loseJobs(event.targetId, event.reason));
     }
   }
 
@@ -486,11 +489,13 @@ export class JobEngine implements AsyncDisposable {
     }
   }
 
-  #spawn(work: Promise<unknown>): void {
+  /** Waited for when the engine closes. */
+  #spawn(work: Promise<unknown>): Promise<unknown> {
     const watched = work
       .catch((error: unknown) => this.#log.error({ err: error }, 'work in the background failed'))
       .finally(() => this.#background.delete(watched));
     this.#background.add(watched);
+    return watched;
   }
 }
 

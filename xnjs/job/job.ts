@@ -32,6 +32,8 @@ export type Run = {
   readonly granted?: boolean;
   /** Where a paused job goes on. */
   readonly heldFrom?: 'QUEUED' | 'RUNNING';
+  /** Why the last order to pause or resume was not carried out. */
+  readonly refusal?: string;
   readonly exitCode?: number;
   readonly result?: JobResult;
   readonly pre?: CommandRun;

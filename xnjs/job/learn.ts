@@ -53,7 +53,7 @@ export function learn(job: Job, event: JobEvent, to: JobState): Job {
         : note(failed(job, abortedMessage), atMs, 'Abort requested by the user.');
     case 'pause':
     case 'resume':
-      return job.state === to ? job : note(job, atMs, `${titles[event.type]} requested.`);
+      return job.state === to ? job : ordered(job, event.type, atMs);
     case 'submitted':
     case 'launched':
       // while it is aborted, too: what was started must be stopped
@@ -73,6 +73,11 @@ export function learn(job: Job, event: JobEvent, to: JobState): Job {
 }
 
 const titles = { pause: 'Pause', resume: 'Resume' };
+
+function ordered(job: Job, order: 'pause' | 'resume', atMs: number): Job {
+  const { refusal: _former, ...run } = job.run;
+  return note({ ...job, run }, atMs, `${titles[order]} requested.`);
+}
 
 function started(
   job: Job,
@@ -112,7 +117,8 @@ function answered(job: Job, event: Answer): Job {
       return note(job, atMs, 'Resumed.');
     case 'refused': {
       const order = job.state === 'PAUSING' ? 'paused' : 'resumed';
-      return note(job, atMs, `The job could not be ${order}: ${event.reason}`);
+      const refusal = `The job could not be ${order}: ${event.reason}`;
+      return note(inRun(job, { refusal }), atMs, refusal);
     }
     case 'finished':
       return finished(job, event.exitCode, atMs);
