@@ -1,4 +1,4 @@
-import { dirname } from 'node:path/posix';
+import { normalize } from 'node:path/posix';
 import { quote } from '../incarnation/quote.js';
 import { abortMarker, commandDirectories, exitCodeFile } from '../incarnation/script.js';
 import { jobName, parseDescription } from './description.js';
@@ -78,7 +78,8 @@ done`,
   ];
 }
 
+/** `a/b/c` lies in `a` and `a/b`. */
 function ancestors(path: string): string[] {
-  const parent = dirname(`./${path}`.replaceAll(/\/+/g, '/'));
-  return parent === '.' || parent === '/' ? [] : [...ancestors(parent), parent];
+  const names = normalize(path).split('/').filter(Boolean).slice(0, -1);
+  return names.includes('..') ? [] : names.map((_, at) => names.slice(0, at + 1).join('/'));
 }
