@@ -103,7 +103,10 @@ function answered(job: Job, event: Answer): Job {
     case 'prepared':
       return { ...said, ...event.facts, plan: event.plan };
     case 'staged':
-      return { ...said, stagedMs: atMs, description: withoutInlineData(job.description) };
+      // what children stage in, a restart needs again
+      return job.plan?.sweep === undefined
+        ? { ...said, stagedMs: atMs, description: withoutInlineData(job.description) }
+        : { ...said, stagedMs: atMs };
     case 'commandEnded':
       return commandEnded(job, event);
     case 'queued':
