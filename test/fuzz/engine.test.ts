@@ -42,26 +42,20 @@ class Site {
   readonly #listings = new Map<string, number>();
 
   answer({ words, header }: Message, peer: Peer): void {
-    switch (words[0]) {
-      case 'TSI_SUBMIT':
-        return peer.say('TSI_OK', this.#submit(header.get('TSI_SUBMIT_ID') ?? 'none'));
-      case 'TSI_GETSTATUSLISTING':
-        return peer.say('TSI_OK', 'QSTAT', ...this.#list());
-      case 'TSI_LS': {
-        const path = header.get('TSI_FILE') ?? '';
-        const entry = [`  RW O 2 1795177239 ${path}`, '--rw-r----- alice users'];
-        return peer.say('TSI_OK', 'START_LISTING', ...entry, 'END_LISTING');
-      }
-      case 'TSI_GETFILECHUNK':
-        peer.say('TSI_OK', 'TSI_LENGTH 2');
-        peer.data.write('0\n');
-        peer.command.write('ENDOFMESSAGE\n');
-        return;
-      case 'TSI_PING':
-        return peer.say('TSI_OK', ours);
-      default:
-        return peer.say('TSI_OK');
-    }
+    const path = header.get('TSI_FILE') ?? '';
+    const entry = [`  RW O 2 1795177239 ${path}`, '--rw-r----- alice users'];
+    const answers: Record<string, () => string[]> = {
+      TSI_SUBMIT: () => [this.#submit(header.get('TSI_SUBMIT_ID') ?? 'none')],
+      TSI_GETSTATUSLISTING: () => ['QSTAT', ...this.#list()],
+      TSI_LS: () => ['START_LISTING', ...entry, 'END_LISTING'],
+      TSI_PING: () => [ours],
+      TSI_GETFILECHUNK: () => ['TSI_LENGTH 2'],
+    };
+    const [word = ''] = words;
+    peer.say('TSI_OK', ...(answers[word]?.() ?? []));
+    if (word !== 'TSI_GETFILECHUNK') return;
+    peer.data.write('0\n');
+    peer.command.write('ENDOFMESSAGE\n');
   }
 
   #submit(attemptId: string): string {
@@ -94,7 +88,7 @@ function endless(peer: Peer, piece: string): void {
 
 const attacks: Record<string, Attack> = {
   'a line without end': (peer) => endless(peer, 'x'.repeat(65_536)),
-  'lines without end': (peer) => endless(peer, `${'TSI_OK\n'.repeat(8_000)}`),
+  'lines without end': (peer) => endless(peer, 'TSI_OK\n'.repeat(8_000)),
   'half a message': (peer) => {
     peer.command.write('TSI_OK\nQSTAT\n 1000 RUNN');
     peer.command.destroy();

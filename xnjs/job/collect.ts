@@ -1,9 +1,10 @@
 import { text } from 'node:stream/consumers';
 import { commandDirectories, exitCodeFile } from '../incarnation/script.js';
 import { commandOf } from './job.js';
+import { listedNews, placeOf } from './listed.js';
 import { allocationFile, jobDirectory } from './runs.js';
 import type { Place } from './watcher.js';
-import { listedNews, placeOf, type News, type Task } from './work.js';
+import type { News, Task } from './work.js';
 
 const noExitCode = 'it left no exit code.';
 

@@ -14,6 +14,7 @@ import type { JobEvent } from './events.js';
 import type { Job } from './job.js';
 import { Lanes } from './lanes.js';
 import { note } from './learn.js';
+import { listedNews, placeOf } from './listed.js';
 import { isOver, Load } from './load.js';
 import { newJob, type NewJob } from './new-job.js';
 import type { NoticeSender } from './notice-sender.js';
@@ -26,7 +27,7 @@ import type { Effect, OrderType } from './transitions.js';
 import type { JobFilter, JobPage, JobStore } from './store.js';
 import { Watcher } from './watcher.js';
 import { withResolvers } from './with-resolvers.js';
-import { JobWork, listedNews, placeOf, TargetLost } from './work.js';
+import { JobWork, TargetLost } from './work.js';
 
 export type JobEngineOptions = {
   readonly store: JobStore;

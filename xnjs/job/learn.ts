@@ -3,6 +3,7 @@ import type { JobEvent } from './events.js';
 import { commandOf, type CommandRun, type Job, type JobResult, type Run } from './job.js';
 import { logLine } from './log-line.js';
 import type { AnswerType, JobState } from './transitions.js';
+import { without } from './without.js';
 
 const maxLogLines = 500;
 export const abortedMessage = 'Job aborted.';
@@ -75,8 +76,7 @@ export function learn(job: Job, event: JobEvent, to: JobState): Job {
 const titles = { pause: 'Pause', resume: 'Resume' };
 
 function ordered(job: Job, order: 'pause' | 'resume', atMs: number): Job {
-  const { refusal: _former, ...run } = job.run;
-  return note({ ...job, run }, atMs, `${titles[order]} requested.`);
+  return note({ ...job, run: without(job.run, 'refusal') }, atMs, `${titles[order]} requested.`);
 }
 
 function started(
@@ -179,8 +179,8 @@ function listed(
     ...(rawState !== undefined && { rawState }),
     ...(event.type === 'running' && { mainMs: mainMs ?? atMs }),
   };
-  const { endedMs: _mistaken, ...run } = job.run;
-  return { ...job, run: { ...run, ...known } };
+  // should a listing have said otherwise, it was mistaken
+  return { ...job, run: { ...without(job.run, 'endedMs'), ...known } };
 }
 
 function finished(job: Job, exitCode: number, atMs: number): Job {

@@ -5,6 +5,7 @@ import { jobName, parseDescription } from './description.js';
 import type { Job, Plan } from './job.js';
 import { allocationFile, jobDirectory, pidFile, runsOf } from './runs.js';
 import { findSweep, type Sweep } from './sweep.js';
+import { without } from './without.js';
 import type { News, Task } from './work.js';
 
 /** Reads the description, makes the directory, clears what a former run has left there. */
@@ -49,11 +50,12 @@ export async function prepare({ job, call, options }: Task): Promise<News> {
 /** @param check that a child could run here: the parent says so for all */
 function sweepPlan(
   { values, child }: Sweep,
-  { preCommand: _pre, postCommand: _post, ...plan }: Plan,
+  plan: Plan,
   check: (child: ReturnType<typeof parseDescription>) => void,
 ): Plan {
   check(parseDescription(child(values[0] ?? '')));
-  return { ...plan, stagesOut: false, executes: true, sweep: values.length };
+  const shared = without(plan, 'preCommand', 'postCommand');
+  return { ...shared, stagesOut: false, executes: true, sweep: values.length };
 }
 
 /**
@@ -65,7 +67,7 @@ function linksToParent({ description }: Job, directory: string): string[] {
   const levels = [...new Set(['.', ...own])];
   const parent = quote(directory.slice(0, directory.lastIndexOf('/')));
   const children = '????????-????-????-????-????????????';
-  const skipped = [`${children}`, '.UNICORE*', 'UNICORE_*', 'stdout', 'stderr', 'bss_submit_*'];
+  const skipped = [children, '.UNICORE*', 'UNICORE_*', 'stdout', 'stderr', 'bss_submit_*'];
   return [
     `mkdir -p -- ${levels.map(quote).join(' ')}`,
     `for level in ${levels.map(quote).join(' ')}; do

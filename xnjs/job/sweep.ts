@@ -58,13 +58,12 @@ function parameterSweeps(raw: RawDescription, limit: number): Sweep[] {
   return Object.entries(parameters)
     .filter((entry): entry is [string, Record<string, unknown>] => isMap(entry[1]))
     .map(([name, spec]) => {
-      const { [name]: _swept, ...rest } = parameters;
       return {
         name: `Parameters.${name}`,
         values: valuesOf(name, spec, limit),
-        parent: { ...without(raw, childrensOwn), Parameters: rest },
+        parent: { ...lacking(raw, childrensOwn), Parameters: lacking(parameters, [name]) },
         child: (value) => ({
-          ...without(raw, [...parentsOwn, ...tags, ...(imports === undefined ? [] : ['Imports'])]),
+          ...lacking(raw, [...parentsOwn, ...tags, ...(imports === undefined ? [] : ['Imports'])]),
           Parameters: { ...parameters, [name]: value },
         }),
       };
@@ -80,18 +79,19 @@ function fileSweeps(raw: RawDescription): Sweep[] {
   const swept = (entry: unknown): entry is Record<string, unknown> =>
     isMap(entry) && (Array.isArray(entry['From']) || Array.isArray(entry['source']));
   return imports.filter(swept).map((entry) => {
-    const name = String(entry['To'] ?? entry['file'] ?? 'Imports');
+    const to = entry['To'] ?? entry['file'];
+    const name = typeof to === 'string' ? to : 'Imports';
     return {
       name: `Imports ${name}`,
       ownFile: name,
       values: scalars(name, (entry['From'] ?? entry['source']) as unknown[]),
       parent: {
-        ...without(raw, childrensOwn),
+        ...lacking(raw, childrensOwn),
         Imports: (imports as unknown[]).filter((other) => other !== entry),
       },
       child: (From) => ({
-        ...without(raw, [...parentsOwn, ...tags]),
-        Imports: [{ ...without(entry, ['source']), From }],
+        ...lacking(raw, [...parentsOwn, ...tags]),
+        Imports: [{ ...lacking(entry, ['source']), From }],
       }),
     };
   });
@@ -127,7 +127,7 @@ function scalars(name: string, values: readonly unknown[]): string[] {
   });
 }
 
-function without(raw: RawDescription, names: readonly string[]): Record<string, unknown> {
+function lacking(raw: RawDescription, names: readonly string[]): Record<string, unknown> {
   return Object.fromEntries(Object.entries(raw).filter(([name]) => !names.includes(name)));
 }
 

@@ -5,7 +5,7 @@ import { linkSignals } from '#kernel/net/deadline.js';
 import { FileSpace, removal } from '../files/file-space.js';
 import type { Staging } from '../staging/staging.js';
 import type { Target } from '../target.js';
-import type { BssEntry, Tsi } from '../tsi/tsi.js';
+import type { Tsi } from '../tsi/tsi.js';
 import type { Children } from './children.js';
 import { awaitAllocation, awaitCommand, collect } from './collect.js';
 import type { JobConfig } from './config.js';
@@ -19,7 +19,7 @@ import { stop } from './stop.js';
 import { launch, submit } from './submit.js';
 import { findSweep } from './sweep.js';
 import type { Effect } from './transitions.js';
-import type { Place, Watcher } from './watcher.js';
+import type { Watcher } from './watcher.js';
 
 /** The target system of a job is proven gone. */
 export class TargetLost extends GridError<'NOT_FOUND'> {
@@ -237,33 +237,6 @@ export class JobWork {
 function ownDescription({ parentId, description }: Job, sweepLimit: number): Job['description'] {
   const sweep = parentId === undefined ? findSweep(description, sweepLimit) : undefined;
   return sweep?.parent ?? description;
-}
-
-/** Where the main run of a job is, and what it is called there. */
-export function placeOf({ plan, run }: Job): { place: Place; id: string } | undefined {
-  if (plan?.onLoginNode)
-    return run.pid === undefined ? undefined : { place: 'process', id: run.pid };
-  return run.bssId === undefined ? undefined : { place: 'batch', id: run.bssId };
-}
-
-/** What the batch system's word means for a job. Held jobs, and those it is not sure of, are no news. */
-export function listedNews(entry: BssEntry | undefined): ListedNews | undefined {
-  const where = {
-    ...(entry?.queue !== undefined && { queue: entry.queue }),
-    ...(entry?.rawState !== undefined && { rawState: entry.rawState }),
-  };
-  switch (entry?.state) {
-    case undefined:
-    case 'COMPLETED':
-      return { type: 'gone' };
-    case 'QUEUED':
-      return { type: 'queued', ...where };
-    case 'RUNNING':
-      return { type: 'running', ...where };
-    case 'SUSPENDED':
-    case 'UNKNOWN':
-      return undefined;
-  }
 }
 
 function isRefusal(error: unknown): boolean {

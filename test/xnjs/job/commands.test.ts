@@ -177,12 +177,12 @@ describe('pausing a job', { timeout: 30_000 }, () => {
     const rig = await start(scope, script);
     const id = await rig.submit();
     await rig.reaches(id, 'RUNNING');
-    return { scope, script, id, ...rig };
+    return { script, id, ...rig, [Symbol.asyncDispose]: () => scope.close() };
   }
 
   it('holds and resumes it, and keeps where it was', async () => {
-    const { scope, engine, script, id, reaches } = await running();
-    await using _scope = scope;
+    await using rig = await running();
+    const { engine, script, id, reaches } = rig;
     await engine.pause(id);
     const paused = await engine.get(id);
     assert.deepEqual([paused.state, jobStatus(paused)], ['PAUSED', 'UNDEFINED']);
@@ -194,8 +194,8 @@ describe('pausing a job', { timeout: 30_000 }, () => {
   });
 
   it('says that the batch system refuses, and lets the job be', async () => {
-    const { scope, engine, script, id } = await running();
-    await using _scope = scope;
+    await using rig = await running();
+    const { engine, script, id } = rig;
     script.onHold = () => Promise.reject(new GridError('TSI_FAILED', 'qhold: not permitted'));
     await assert.rejects(engine.pause(id), { code: 'CONFLICT', message: /qhold: not permitted/ });
     assert.equal((await engine.get(id)).state, 'RUNNING');
@@ -203,8 +203,8 @@ describe('pausing a job', { timeout: 30_000 }, () => {
   });
 
   it('notices the end of a paused job, and aborts one', async () => {
-    const { scope, engine, script, id, reaches, submit } = await running();
-    await using _scope = scope;
+    await using rig = await running();
+    const { engine, script, id, reaches, submit } = rig;
     await engine.pause(id);
     script.listed.delete(`${id}-1`);
     await reaches(id, 'DONE');

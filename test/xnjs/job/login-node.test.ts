@@ -9,7 +9,7 @@ import { startRig, until, type Rig } from './rig.js';
 /** Orphans may wait as zombies for whoever is process 1 here. */
 function lives(pid: string): boolean {
   try {
-    return !/\) Z /.test(readFileSync(`/proc/${pid}/stat`, 'utf8'));
+    return !readFileSync(`/proc/${pid}/stat`, 'utf8').includes(') Z ');
   } catch {
     return false;
   }

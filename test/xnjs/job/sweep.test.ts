@@ -41,7 +41,7 @@ describe('what a sweep is', () => {
   ];
   for (const [parameters, message] of refused)
     it(`refuses ${JSON.stringify(parameters).slice(0, 60)}`, () => {
-      assert.throws(() => valuesOf(parameters as object), { code: 'JOB_INVALID', message });
+      assert.throws(() => valuesOf(parameters), { code: 'JOB_INVALID', message });
     });
 
   it('gives each child its value, and leaves to the parent what is for all', () => {
