@@ -17,7 +17,7 @@ export type Application = {
   /** Shell text, run on the login node before and after the job's own. */
   readonly preCommand?: string | undefined;
   readonly postCommand?: string | undefined;
-  readonly runOnLoginNode?: boolean;
+  readonly runsOnLoginNode?: boolean;
   readonly ignoreNonZeroExitCode: boolean;
 };
 

@@ -123,10 +123,10 @@ function schedule(
 /** The user's wish, also in the environment (tsi-xnjs 6.5), or the image creator's. */
 function isForLoginNode(
   { 'Job type': type }: JobDescription,
-  { userEnvironment, runOnLoginNode }: Application,
+  { userEnvironment, runsOnLoginNode }: Application,
 ): boolean {
   if (type !== 'BATCH') return type === 'ON_LOGIN_NODE';
-  return userEnvironment['UC_PREFER_INTERACTIVE_EXECUTION'] === 'true' || runOnLoginNode === true;
+  return userEnvironment['UC_PREFER_INTERACTIVE_EXECUTION'] === 'true' || runsOnLoginNode === true;
 }
 
 function modeOf(

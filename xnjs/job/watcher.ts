@@ -28,8 +28,10 @@ type Waiter = {
 type Group = {
   readonly watches: Map<string, Watch>;
   waiters: Waiter[];
-  /** Ends the wait for the next listing. */
-  hurry: () => void;
+  /** When something new was last watched, in ms since the epoch. */
+  newestMs: number;
+  /** Lets the next listing come within so many ms. */
+  hurry: (waitMs: number) => void;
 };
 
 export type WatcherOptions = {
@@ -42,12 +44,16 @@ export type WatcherOptions = {
   readonly onEntry: (jobId: string, run: number, entry: BssEntry | undefined) => Promise<void>;
 };
 
+/** How soon after a submission the first listing comes: many jobs are over by then. */
+const eagerMs = 25;
 /** However often somebody is in a hurry, a target is not asked more often. */
 const shortestWaitMs = 20;
+/** Made once: an error costs a stack trace. */
+const hurried = new Error('the next listing is wanted earlier');
 
 /**
- * Asks each batch system once per interval for all its jobs, as long as one of them is of interest; at
- * once when a job is said to have ended, or somebody waits for the next listing.
+ * Asks each batch system once per interval for all its jobs, as long as one of them is of interest; more
+ * often after a submission, and at once when a job is said to have ended, or somebody waits for it.
  */
 export class Watcher implements Disposable {
   readonly #options: WatcherOptions;
@@ -59,10 +65,12 @@ export class Watcher implements Disposable {
   }
 
   watch(targetId: string, watch: Omit<Watch, 'told'>): void {
-    const { watches } = this.#group(targetId);
-    const known = watches.get(watch.jobId);
-    if (known?.id !== watch.id || known.run !== watch.run || known.place !== watch.place)
-      watches.set(watch.jobId, { ...watch });
+    const group = this.#group(targetId);
+    const known = group.watches.get(watch.jobId);
+    if (known?.id === watch.id && known.run === watch.run && known.place === watch.place) return;
+    group.watches.set(watch.jobId, { ...watch });
+    group.newestMs = this.#options.clock.now();
+    group.hurry(eagerMs);
   }
 
   unwatch(targetId: string, jobId: string): void {
@@ -80,7 +88,7 @@ export class Watcher implements Disposable {
     const group = this.#group(targetId);
     const waiter: Waiter = { place, soon, resolve, reject };
     group.waiters.push(waiter);
-    if (soon) group.hurry();
+    if (soon) group.hurry(0);
     const abort = (): void => {
       group.waiters = group.waiters.filter((other) => other !== waiter);
       reject(signal.reason);
@@ -103,31 +111,31 @@ export class Watcher implements Disposable {
   #group(targetId: string): Group {
     const known = this.#groups.get(targetId);
     if (known) return known;
-    const group: Group = { watches: new Map(), waiters: [], hurry: () => undefined };
+    const newestMs = this.#options.clock.now();
+    const group: Group = { watches: new Map(), waiters: [], newestMs, hurry: () => undefined };
     this.#groups.set(targetId, group);
     void this.#poll(targetId, group);
     return group;
   }
 
   async #poll(targetId: string, group: Group): Promise<void> {
-    const { targets, clock, intervalMs, maxIntervalMs, log } = this.#options;
-    const unsubscribe = targets.find(targetId)?.onExit?.(() => group.hurry());
-    let waitMs = intervalMs;
+    const { targets, clock, maxIntervalMs, log } = this.#options;
+    const unsubscribe = targets.find(targetId)?.onExit?.(() => group.hurry(0));
+    let leastMs = 0;
     let failing = false;
     try {
       for (;;) {
-        await this.#pause(waitMs, group);
+        await this.#pause(group, leastMs);
         if (group.watches.size === 0 && group.waiters.length === 0) break;
         const startMs = clock.now();
         try {
           await this.#askOnce(targetId, group);
           failing = false;
-          waitMs = Math.min(Math.max(intervalMs, 4 * (clock.now() - startMs)), maxIntervalMs);
+          leastMs = Math.min(4 * (clock.now() - startMs), maxIntervalMs);
         } catch (error) {
           if (!failing) log.info({ vmId: targetId, err: errorText(error) }, 'no status listing');
           failing = true;
-          waitMs = maxIntervalMs;
-          await clock.sleep(intervalMs, this.#stopping.signal);
+          leastMs = maxIntervalMs;
         }
       }
     } catch {
@@ -137,18 +145,36 @@ export class Watcher implements Disposable {
     this.#groups.delete(targetId);
   }
 
-  /** @throws when the watcher stops */
-  async #pause(ms: number, group: Group): Promise<void> {
-    const { clock } = this.#options;
-    const { signal } = this.#stopping;
-    const hurry = new AbortController();
-    group.hurry = () => hurry.abort();
-    // who is in a hurry already has come while the last listing was under way
-    if (group.waiters.some(({ soon }) => soon)) hurry.abort();
-    await clock.sleep(Math.min(ms, shortestWaitMs), signal);
-    using until = linkSignals(signal, hurry.signal);
-    await clock.sleep(Math.max(0, ms - shortestWaitMs), until.signal).catch(() => undefined);
-    signal.throwIfAborted();
+  /**
+   * The longer nothing was submitted the longer, up to the interval; and never shorter than `leastMs`.
+   * @throws when the watcher stops
+   */
+  async #pause(group: Group, leastMs: number): Promise<void> {
+    const { clock, intervalMs } = this.#options;
+    const startMs = clock.now();
+    const soonMs = Math.min(eagerMs, intervalMs);
+    const wantedMs = Math.min(Math.max(startMs - group.newestMs, soonMs), intervalMs);
+    let dueMs = startMs + Math.max(leastMs, wantedMs);
+    let waiting = new AbortController();
+    group.hurry = (waitMs) => {
+      const earliestMs = startMs + Math.max(leastMs, Math.min(shortestWaitMs, intervalMs));
+      const wished = Math.max(earliestMs, clock.now() + waitMs);
+      if (wished >= dueMs) return;
+      dueMs = wished;
+      waiting.abort(hurried);
+    };
+    // who is in a hurry may have come while the last listing was under way
+    if (group.waiters.some(({ soon }) => soon)) group.hurry(0);
+    for (;;) {
+      waiting = new AbortController();
+      using until = linkSignals(waiting.signal, this.#stopping.signal);
+      try {
+        await clock.sleep(Math.max(0, dueMs - clock.now()), until.signal);
+        return;
+      } catch (error) {
+        if (error !== hurried) throw error;
+      }
+    }
   }
 
   async #askOnce(targetId: string, group: Group): Promise<void> {

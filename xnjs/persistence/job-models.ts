@@ -114,7 +114,7 @@ export const jobMigrations: readonly Migration[] = [
     },
   },
   {
-    name: '002-children-of-sweeps',
+    name: '003-children-of-sweeps',
     up: async (schema, transaction) => {
       const parent = column.word({ defaultValue: '' });
       await schema.addColumn('jobs', 'parent_id', parent, { transaction });

@@ -1,10 +1,11 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
+import { systemClock } from '#kernel/clock.js';
 import { GridError } from '#kernel/errors.js';
 import { Scope } from '#kernel/scope.js';
 import { consumedTime, jobStatus } from '#xnjs/job/status.js';
 import type { Staging } from '#xnjs/staging/staging.js';
-import { scratch, until } from './rig.js';
+import { scratch, targetId, until } from './rig.js';
 import { config, held, ScriptedTsi, start } from './scripted.js';
 
 const pre = '.UNICORE_PRE_0/UNICORE_SCRIPT_EXIT_CODE';
@@ -406,16 +407,33 @@ describe('other paths of a job', { timeout: 30_000 }, () => {
     const script = new ScriptedTsi();
     const lazy = { ...config, statusIntervalMs: 60_000, statusMaxIntervalMs: 60_000 };
     const exits = new Set<(id: string) => void>();
-    const { submit, reaches, targets } = await start(scope, script, undefined, { config: lazy });
-    Object.assign(targets.find('11111111-1111-4111-8111-111111111111')!, {
+    // so late that no listing is due for a long time
+    let laterMs = 0;
+    const clock = { ...systemClock, now: () => Date.now() + laterMs };
+    let listings = 0;
+    script.onStatus = () => {
+      listings += 1;
+      return Promise.resolve(script.listed);
+    };
+    script.onSubmit = ({ attemptId }) => {
+      script.listed.set(attemptId, { state: 'RUNNING' });
+      return Promise.resolve(attemptId);
+    };
+    const rig = await start(scope, script, undefined, { config: lazy, clock });
+    const { submit, reaches, targets } = rig;
+    Object.assign(targets.find(targetId)!, {
       onExit: (listener: (id: string) => void) => {
         exits.add(listener);
         return () => exits.delete(listener);
       },
     });
     const id = await submit();
-    await reaches(id, 'QUEUED');
+    await reaches(id, 'RUNNING');
     await until('somebody listens', () => exits.size === 1);
+    laterMs = 1_000_000;
+    const seen = listings;
+    await until('the last early listing', () => listings > seen);
+    script.listed.clear();
     for (const tell of exits) tell('whatever');
     await reaches(id, 'DONE');
   });
