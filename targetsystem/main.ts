@@ -19,6 +19,7 @@ import type { RestDeps } from './rest/deps.js';
 import { fileOperations } from './rest/files.js';
 import { jobOperations } from './rest/jobs.js';
 import { siteOperations } from './rest/sites.js';
+import { storageFactoryOperations } from './rest/storage-factories.js';
 import { storageOperations } from './rest/storages.js';
 import { tokenOperations } from './rest/tokens.js';
 
@@ -60,6 +61,7 @@ export async function startTargetsystem(
       clock: systemClock,
       systems: xnjs.systems,
       jobs: xnjs.jobs,
+      storages: xnjs.storages,
       connections: xnjs.connections,
       defaultImage: config.defaultImage,
       imagesUrl: (baseUrl) =>
@@ -79,7 +81,11 @@ export async function startTargetsystem(
           [...baseOperations, ...tokenOperations, ...siteOperations, ...jobOperations],
           rest,
         ),
-        mount('/rest/core', [...storageOperations, ...fileOperations], rest),
+        mount(
+          '/rest/core',
+          [...storageOperations, ...storageFactoryOperations, ...fileOperations],
+          rest,
+        ),
         mount('/rest/registries', registryOperations, rest),
       ],
       authenticate,

@@ -15,8 +15,11 @@ import { JobEngine } from './job/engine.js';
 import { createNoticeSender } from './job/notice-sender.js';
 import { jobMigrations } from './persistence/job-models.js';
 import { createJobStore } from './persistence/job-store.js';
+import { createStorageStore, storageMigrations } from './persistence/sql-storage-store.js';
 import { createTargetStore, targetMigrations } from './persistence/sql-target-store.js';
 import { inlineStaging } from './staging/inline-staging.js';
+import { StoragesConfig } from './storage/config.js';
+import { Storages } from './storage/storages.js';
 import { HttpImageSource } from './vm/http-image-source.js';
 import { LibvirtHypervisor } from './vm/libvirt-hypervisor.js';
 import { TargetSystems } from './vm/target-systems.js';
@@ -59,6 +62,7 @@ export const XnjsConfig = z.strictObject({
     })
     .prefault({}),
   jobs: JobConfig.prefault({}),
+  storages: StoragesConfig.prefault({}),
 });
 export type XnjsConfig = z.output<typeof XnjsConfig>;
 
@@ -71,6 +75,7 @@ export type XnjsDeps = {
 export type Xnjs = {
   readonly systems: TargetSystems;
   readonly jobs: JobEngine;
+  readonly storages: Storages;
   /** What the engine depends on, and whether it answers. */
   readonly connections: () => Record<string, 'OK' | 'DOWN'>;
   /** Machines and jobs run on. Closing twice is fine. */
@@ -88,7 +93,12 @@ export async function startXnjs(config: XnjsConfig, { log, onBehalfOf }: XnjsDep
     const password =
       passwordFile === undefined ? undefined : (await readFile(passwordFile, 'utf8')).trim();
     const database = scope.use(await openDatabase({ url, password, log }));
-    await migrate(database, 'xnjs', [...targetMigrations, ...jobMigrations], log);
+    await migrate(
+      database,
+      'xnjs',
+      [...targetMigrations, ...jobMigrations, ...storageMigrations],
+      log,
+    );
 
     const [machines, containers] = await Promise.all([
       connect(addresses.machines, log, scope),
@@ -120,8 +130,19 @@ export async function startXnjs(config: XnjsConfig, { log, onBehalfOf }: XnjsDep
         config: config.jobs,
       }),
     );
+    const storages = scope.use(
+      new Storages({
+        config: config.storages,
+        store: createStorageStore(database),
+        targets: systems,
+        jobs,
+        clock: systemClock,
+        log,
+      }),
+    );
     await systems.start();
     await jobs.attach();
+    await storages.start();
     const connections = (): Record<string, 'OK' | 'DOWN'> =>
       Object.fromEntries(
         Object.entries(clients).map(([driver, { connected }]) => [
@@ -129,7 +150,7 @@ export async function startXnjs(config: XnjsConfig, { log, onBehalfOf }: XnjsDep
           connected ? 'OK' : 'DOWN',
         ]),
       );
-    return { systems, jobs, connections, close: () => scope.close() };
+    return { systems, jobs, storages, connections, close: () => scope.close() };
   } catch (error) {
     await scope.close();
     throw error;

@@ -1,6 +1,6 @@
 import type { Clock } from '#kernel/clock.js';
 import type { TokenIssuer } from '#kernel/security/tokens.js';
-import type { JobEngine, TargetSystems } from '#xnjs/index.js';
+import type { JobEngine, Storages, TargetSystems } from '#xnjs/index.js';
 
 /** What the REST operations of this service work with. */
 export type RestDeps = {
@@ -10,6 +10,7 @@ export type RestDeps = {
   readonly clock: Clock;
   readonly systems: TargetSystems;
   readonly jobs: JobEngine;
+  readonly storages: Storages;
   /** Where people find images: the image repository's list, seen from outside. */
   readonly imagesUrl: (baseUrl: string) => string;
   /** Name to `OK` or `DOWN`, of what this server depends on. */
