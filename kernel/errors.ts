@@ -39,6 +39,7 @@ export const errorCatalog = {
   JOB_UNKNOWN: { http: 404, fault: 'ResourceUnknownFault', retry: false },
   JOB_INVALID: { http: 400, fault: 'BadRequestFault', retry: false },
   JOB_ILLEGAL_EVENT: { http: 409, fault: 'ResourceNotReadyFault', retry: false },
+  JOB_LIMIT: { http: 429, fault: 'ServerBusyFault', retry: true },
   APPLICATION_UNKNOWN: { http: 400, fault: 'BadRequestFault', retry: false },
   RESOURCE_UNKNOWN: { http: 400, fault: 'BadRequestFault', retry: false },
   RESOURCE_OUT_OF_RANGE: { http: 400, fault: 'BadRequestFault', retry: false },

@@ -14,10 +14,12 @@ import { IdbConfig } from './idb/config.js';
 import { IdbSource } from './idb/idb-source.js';
 import { JobConfig } from './job/config.js';
 import { JobEngine } from './job/engine.js';
+import { createNoticeSender } from './job/notice-sender.js';
 import { jobMigrations } from './persistence/job-models.js';
 import { createJobStore } from './persistence/job-store.js';
 import { createStorageStore, storageMigrations } from './persistence/sql-storage-store.js';
 import { createTargetStore, targetMigrations } from './persistence/sql-target-store.js';
+import { inlineStaging } from './staging/inline-staging.js';
 import { StoragesConfig } from './storage/config.js';
 import { Storages } from './storage/storages.js';
 import { HttpImageSource } from './vm/http-image-source.js';
@@ -128,6 +130,8 @@ export async function startXnjs(config: XnjsConfig, { log, onBehalfOf }: XnjsDep
       new JobEngine({
         store: createJobStore(database),
         targets: systems,
+        staging: inlineStaging,
+        notices: createNoticeSender(config.jobs.notifications),
         clock: systemClock,
         log,
         config: config.jobs,

@@ -15,6 +15,11 @@ export type Target = IdbSubject & {
   readonly idb?: TargetIdb;
   /** @throws `TSI_UNAVAILABLE` while nothing is bound */
   tsi(): Tsi;
+  /**
+   * Told when a job there has ended, by an agent that says so by itself: a reason to look, not a proof.
+   * Lasts however often the target is bound anew. @returns ends it
+   */
+  onExit?(listener: (bssId: string) => void): () => void;
 };
 
 /** What becomes of a target system, for its jobs. */

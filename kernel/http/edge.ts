@@ -28,6 +28,8 @@ export function restEdge(log: Log): ErrorRequestHandler {
     const body: ErrorBody = { errorMessage: error?.message ?? 'internal server error', status };
     for (const name of response.getHeaderNames())
       if (name.startsWith('content-') || name === 'etag') response.removeHeader(name);
+    const { retryAfterSeconds } = error?.details ?? {};
+    if (typeof retryAfterSeconds === 'number') response.setHeader('retry-after', retryAfterSeconds);
     response.status(status).json(body);
   };
 }

@@ -4,6 +4,8 @@ import { fieldsParameter, listParameter, selectFields } from '#kernel/http/field
 import { everybody, operations, RequestError, type Context } from '#kernel/http/operation.js';
 import { pageParameters, renderPage } from '#kernel/http/page.js';
 import { created, json, noContent, type Reply } from '#kernel/http/reply.js';
+import type { Caller } from '#kernel/http/caller.js';
+import { attributesOf } from '#kernel/security/caller.js';
 import { hasRole, ownerOrAdmin } from '#kernel/security/policy.js';
 import { idbSubject, parseJsdl, type RawDescription, type TargetSystem } from '#xnjs/index.js';
 import type { RestDeps } from './deps.js';
@@ -49,8 +51,21 @@ async function submit(
       'CONFLICT',
       `target system ${targetId} takes no jobs any more: ${systems.get(targetId).evidence.fact}`,
     );
-  const job = await jobs.submit({ ownerDn: caller.dn, targetId, description });
-  return created(linksFrom(baseUrl).job(job.id));
+  const urlOf = linksFrom(baseUrl).job;
+  const preferences = preferencesOf(caller);
+  const job = await jobs.submit({ ownerDn: caller.dn, targetId, description, preferences, urlOf });
+  return created(urlOf(job.id));
+}
+
+/** What the caller has chosen of what he may be (unicore-rest 2.7). */
+function preferencesOf(caller: Caller): Record<string, string[]> {
+  const { group, supplementaryGroups } = attributesOf(caller);
+  return {
+    role: [caller.role],
+    ...(caller.login !== undefined && { uid: [caller.login] }),
+    ...(group !== undefined && { group: [group] }),
+    ...(supplementaryGroups.length > 0 && { supgroups: [...supplementaryGroups] }),
+  };
 }
 
 /**
@@ -137,6 +152,21 @@ const getJob = operation({
   },
 });
 
+const submitIntoAllocation = operation({
+  method: 'POST',
+  path: '/jobs/:jobId',
+  summary: 'Submits a job that runs in this allocation',
+  input: z.looseObject(jobInput),
+  body: 'json',
+  policy: jobOwner,
+  run: async ({ jobs }, { jobId, ...description }, { caller, baseUrl }) => {
+    const urlOf = linksFrom(baseUrl).job;
+    const preferences = preferencesOf(caller);
+    const wish = { ownerDn: caller.dn, description, preferences, urlOf };
+    return created(urlOf((await jobs.submitInto(jobId, wish)).id));
+  },
+});
+
 const changeJob = operation({
   method: 'PUT',
   path: '/jobs/:jobId',
@@ -179,17 +209,20 @@ const getSubmitted = operation({
   run: async ({ jobs }, { jobId }) => json((await jobs.get(jobId)).description),
 });
 
+/** `pause` and `resume` are ours: the original has them, but not in its REST interface. */
+const actions = ['start', 'abort', 'restart', 'pause', 'resume'] as const;
+
 const act = operation({
   method: 'POST',
   path: '/jobs/:jobId/actions/:action',
-  summary: 'Starts a job that waits for its client, ends one, or runs one again',
+  summary: 'Starts a job that waits for its client, ends, pauses or resumes one, or runs one again',
   input: z.looseObject({ ...jobInput, action: z.string() }),
   body: 'json',
   policy: jobOwner,
   run: async ({ jobs }, { jobId, action }) => {
-    if (action !== 'start' && action !== 'abort' && action !== 'restart')
-      throw new RequestError('NOT_FOUND', `a job has no action ${action}`);
-    await jobs[action](jobId);
+    const known = actions.find((name) => name === action);
+    if (!known) throw new RequestError('NOT_FOUND', `a job has no action ${action}`);
+    await jobs[known](jobId);
     return noContent();
   },
 });
@@ -211,6 +244,7 @@ export const jobOperations = [
   ...submitToSite,
   listSiteJobs,
   getJob,
+  submitIntoAllocation,
   changeJob,
   deleteJob,
   getDetails,

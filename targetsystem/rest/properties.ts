@@ -2,7 +2,7 @@ import { z } from 'zod';
 import { formatDate } from '#kernel/clock.js';
 import { describeIssues } from '#kernel/config.js';
 import { json, type Reply } from '#kernel/http/reply.js';
-import { parseDate } from './dates.js';
+import { parseDate } from '#kernel/dates.js';
 
 /** What every owned resource shows (unicore-rest 1.8). `terminationTime` absent: never expires. */
 export function ownedProperties(resource: {

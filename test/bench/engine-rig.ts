@@ -107,6 +107,7 @@ export function finishedJob(owner: string, at: number): Job {
     terminationMs: nowMs + 30 * 86_400_000,
     plan: {
       stagesIn: false,
+      stagesOut: false,
       waitsForClient: false,
       executes: true,
       ignoreNonZeroExitCode: false,

@@ -23,6 +23,8 @@ import { storageOperations } from '#targetsystem/rest/storages.js';
 import { IdbConfig } from '#xnjs/idb/config.js';
 import { IdbSource } from '#xnjs/idb/idb-source.js';
 import { JobConfig } from '#xnjs/job/config.js';
+import { inlineStaging } from '#xnjs/staging/inline-staging.js';
+import { createNoticeSender } from '#xnjs/job/notice-sender.js';
 import { JobEngine } from '#xnjs/job/engine.js';
 import { jobMigrations } from '#xnjs/persistence/job-models.js';
 import { createJobStore } from '#xnjs/persistence/job-store.js';
@@ -171,6 +173,8 @@ async function startService(
   );
   const jobs = scope.use(
     new JobEngine({
+      staging: inlineStaging,
+      notices: createNoticeSender(JobConfig.parse({}).notifications),
       store: createJobStore(database),
       targets: systems,
       clock: systemClock,

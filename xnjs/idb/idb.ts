@@ -52,6 +52,7 @@ export const partitionName = 'vm';
 const longestRuntimeSeconds = 30 * 86_400;
 const mostNodes = 65_536;
 const leastMemoryBytes = 1024 ** 2;
+const mostArrayMembers = 10_000;
 
 export const emptySiteIdb: SiteIdb = {
   applications: [],
@@ -129,6 +130,8 @@ function machineResources(
     CPUsPerNode: count(cpus),
     TotalCPUs: count(cpus),
     MemoryPerNode: { Type: 'INT', Min: leastMemoryBytes, Max: memoryBytes },
+    ArraySize: count(mostArrayMembers),
+    ArrayLimit: count(mostArrayMembers),
   };
 }
 

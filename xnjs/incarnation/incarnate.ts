@@ -3,7 +3,7 @@ import { jobName, type JobDescription } from '../job/description.js';
 import type { Submission } from '../tsi/tsi.js';
 import { resolveApplication, type Application } from './application.js';
 import { checkResources } from './resources.js';
-import { jobScript } from './script.js';
+import { inScript, jobScript } from './script.js';
 
 export type IncarnationFacts = {
   /** Absolute, without trailing slash. */
@@ -32,8 +32,10 @@ export function incarnate(job: JobDescription, idb: Idb, facts: IncarnationFacts
   const umask = job.Umask ?? job.umask ?? facts.defaultUmask;
   const runs =
     application.executable !== undefined ||
-    job['User precommand'] !== undefined ||
-    job['User postcommand'] !== undefined;
+    inScript(job, 'pre') !== undefined ||
+    inScript(job, 'post') !== undefined ||
+    job['Job type'] === 'RAW' ||
+    job['Job type'] === 'ALLOCATE';
   const directory = `${facts.workingDirectory}/`;
   return {
     application,

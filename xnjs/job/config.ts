@@ -15,6 +15,29 @@ export const JobConfig = z.strictObject({
   /** How often a step is tried again that the TSI refused, and how long before the first time. */
   refusedRetries: z.int().min(0).default(3),
   refusedDelayMs: z.int().min(0).default(250),
+  /** Stage-ins and stage-outs at once to one target system, and to all of them. */
+  stagingsPerTarget: z.int().min(1).default(8),
+  stagingsTotal: z.int().min(1).default(64),
+  /** How long files of a job that has ended may take to appear, where they lie on a shared file system. */
+  fileSystemGraceMs: z.int().min(0).default(0),
+  /** The most children of a parameter sweep. */
+  sweepLimit: z.int().min(1).max(10_000).default(200),
+  /** Jobs that are not over, of all users and of each; more are refused. Children of sweeps count. */
+  maxUnfinished: z.int().min(1).default(100_000),
+  maxUnfinishedPerUser: z.int().min(1).default(20_000),
+  notifications: z
+    .strictObject({
+      /** Also to this host and to addresses that only hold on one link: for tests. */
+      allowLocalTargets: z.boolean().default(false),
+      /** Sent at once, to all receivers. */
+      atOnce: z.int().min(1).default(16),
+      timeoutMs: z.int().min(1).default(10_000),
+      /** A receiver that fails is tried so often, at intervals doubled from the first to the last. */
+      attempts: z.int().min(1).default(8),
+      retryFirstMs: z.int().min(1).default(1_000),
+      retryMaxMs: z.int().min(1).default(60_000),
+    })
+    .prefault({}),
   lifetimeSeconds: z
     .int()
     .min(1)

@@ -1,6 +1,9 @@
 import { z } from 'zod';
 import { describeIssues } from '#kernel/config.js';
+import { parseDate } from '#kernel/dates.js';
 import { JobError } from './errors.js';
+import { defaultStatuses, type NotificationWish } from './notices.js';
+import { isPattern } from './pattern.js';
 
 /** JSON as the client sent it. Only what `parseDescription` reads of it has any meaning. */
 export type RawDescription = Readonly<Record<string, unknown>>;
@@ -100,15 +103,15 @@ const jobTypes = {
   NORMAL: 'BATCH',
   ON_LOGIN_NODE: 'ON_LOGIN_NODE',
   INTERACTIVE: 'ON_LOGIN_NODE',
+  RAW: 'RAW',
+  ALLOCATE: 'ALLOCATE',
 } as const;
 const jobType = z
   .string()
   .transform((value, context) => {
     const type = (jobTypes as Partial<Record<string, JobType>>)[value.toUpperCase()];
     if (type) return type;
-    context.addIssue(
-      `${value} jobs are not offered here; offered are ${Object.keys(jobTypes).join(', ')}`,
-    );
+    context.addIssue(`there are no ${value} jobs; there are: ${Object.keys(jobTypes).join(', ')}`);
     return z.NEVER;
   })
   .default('BATCH');
@@ -116,8 +119,35 @@ export type JobType = (typeof jobTypes)[keyof typeof jobTypes];
 
 const octalMask = text.refine((value) => /^[0-7]{1,4}$/.test(value), 'must be octal, such as 077');
 
+const date = text.refine(
+  (value) => parseDate(value, 0) !== undefined,
+  'must be a time: HH:mm, yyyy-MM-dd HH:mm or 2026-06-17T14:54:15+0200',
+);
+
+const longestPattern = 256;
+const webAddress = line.refine(
+  (value) => URL.canParse(value) && /^https?:$/.test(new URL(value).protocol),
+  'must be a URL with http or https',
+);
+/** Java clients send a list with one address in it. */
+const notification = z.preprocess(
+  (value) => (Array.isArray(value) && value.length === 1 ? (value[0] as unknown) : value),
+  webAddress.optional(),
+);
+const pattern = line
+  .refine(
+    ({ length }) => length <= longestPattern,
+    `must have at most ${longestPattern} characters`,
+  )
+  .refine(isPattern, 'must be a regular expression without look-around and back references');
+const notificationSettings = z.looseObject({
+  URL: webAddress.optional(),
+  status: z.array(line).max(20).optional(),
+  bssStatus: z.array(pattern).max(20).optional(),
+});
+
 /** Keys as on the wire (unicore-rest 3.6.1); unknown ones are ignored, `null` has become absent. */
-const schema = z.object({
+const keys = z.object({
   Name: line.optional(),
   ApplicationName: line.optional(),
   ApplicationVersion: line.optional(),
@@ -132,7 +162,12 @@ const schema = z.object({
   'User precommand': lines.optional(),
   'User postcommand': lines.optional(),
   RunUserPrecommandOnLoginNode: flag.default(true),
+  RunUserPostcommandOnLoginNode: flag.default(true),
   UserPrecommandIgnoreNonZeroExitCode: flag.default(false),
+  UserPostcommandIgnoreNonZeroExitCode: flag.default(false),
+  // as one client library spells them
+  UserPrecommandIgnoreNonZeroExitcode: flag.default(false),
+  UserPostcommandIgnoreNonZeroExitcode: flag.default(false),
   Resources: z.record(z.string(), line).default({}),
   Project: line.optional(),
   'User email': line.optional(),
@@ -140,10 +175,19 @@ const schema = z.object({
   Exports: staging(exportEntry, 'From'),
   haveClientStageIn: flag.default(false),
   'Job type': jobType,
+  'BSS file': fileName.optional(),
+  'Login node': line.optional(),
+  'Not before': date.optional(),
+  Notification: notification,
+  NotificationSettings: notificationSettings.optional(),
   Tags: names.optional(),
   tags: names.optional(),
   Umask: octalMask.optional(),
   umask: octalMask.optional(),
+});
+const schema = keys.refine((job) => job['Job type'] !== 'RAW' || (job['BSS file'] ?? '') !== '', {
+  path: ['BSS file'],
+  message: 'must name the file with the directives of a RAW job',
 });
 
 export type InlineImport = {
@@ -165,6 +209,15 @@ export function parseDescription(raw: RawDescription): JobDescription {
 
 export function jobName(description: JobDescription): string {
   return description.Name ?? description.ApplicationName ?? 'UNICORE_Job';
+}
+
+/** Of what the client wants to be told; the settings win over the plain address (unicore-rest 3.7). */
+export function notificationWish(job: JobDescription): NotificationWish | undefined {
+  const settings = job.NotificationSettings;
+  const url = settings?.URL ?? job.Notification;
+  if (url === undefined) return undefined;
+  const status = settings?.status?.map((word) => word.toUpperCase()) ?? defaultStatuses;
+  return { url, status, bssStatus: settings?.bssStatus ?? [] };
 }
 
 export function jobTags(description: JobDescription): readonly string[] {
@@ -205,18 +258,20 @@ function scalar(error: (value: unknown) => string) {
 }
 
 function parameterError(value: unknown): string {
-  return typeof value === 'object' ? 'parameter sweeps are not offered here' : 'must be a string';
+  return typeof value === 'object'
+    ? 'must be a string, or the values of a sweep: {"Values": […]} or {"From", "To", "Step"}'
+    : 'must be a string';
 }
 
 function noNul(value: string): boolean {
   return !value.includes('\0');
 }
 
-function isMap(value: unknown): value is Record<string, unknown> {
+export function isMap(value: unknown): value is Record<string, unknown> {
   return typeof value === 'object' && value !== null && !Array.isArray(value);
 }
 
-function withoutNulls(value: unknown): unknown {
+export function withoutNulls(value: unknown): unknown {
   if (Array.isArray(value)) return value.map(withoutNulls);
   if (!isMap(value)) return value;
   return Object.fromEntries(

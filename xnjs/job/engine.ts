@@ -1,40 +1,43 @@
-import { randomUUID } from 'node:crypto';
 import type { Clock } from '#kernel/clock.js';
 import { errorText, GridError } from '#kernel/errors.js';
 import type { Log } from '#kernel/log.js';
+import { linkSignals } from '#kernel/net/deadline.js';
 import type { FileSpace } from '../files/file-space.js';
+import type { Staging } from '../staging/staging.js';
 import type { Target, TargetEvent, Targets } from '../target.js';
+import { inAllocation } from './allocation.js';
+import { Children } from './children.js';
 import type { JobConfig } from './config.js';
-import {
-  jobName,
-  jobTags,
-  parseDescription,
-  withoutInlineData,
-  type RawDescription,
-} from './description.js';
+import { withoutInlineData } from './description.js';
 import { JobError } from './errors.js';
+import type { JobEvent } from './events.js';
 import type { Job } from './job.js';
 import { Lanes } from './lanes.js';
-import { logLine } from './log-line.js';
-import { step, type Effect, type JobEvent } from './state.js';
+import { note } from './learn.js';
+import { listedNews, placeOf } from './listed.js';
+import { isOver, Load } from './load.js';
+import { newJob, type NewJob } from './new-job.js';
+import type { NoticeSender } from './notice-sender.js';
+import { withNotices } from './notices.js';
+import { Notifier } from './notifier.js';
+import { matchesPattern } from './pattern.js';
+import { withoutCredentials } from './secrets.js';
+import { step } from './state.js';
+import type { Effect, OrderType } from './transitions.js';
 import type { JobFilter, JobPage, JobStore } from './store.js';
 import { Watcher } from './watcher.js';
 import { withResolvers } from './with-resolvers.js';
-import { JobWork, listedNews, TargetLost } from './work.js';
+import { JobWork, TargetLost } from './work.js';
 
 export type JobEngineOptions = {
   readonly store: JobStore;
   readonly targets: Targets;
+  readonly staging: Staging;
+  /** The engine closes it. */
+  readonly notices: NoticeSender;
   readonly clock: Clock;
   readonly log: Log;
   readonly config: JobConfig;
-};
-
-export type NewJob = {
-  readonly ownerDn: string;
-  readonly targetId: string;
-  readonly description: RawDescription;
-  readonly preferences?: Job['preferences'];
 };
 
 /** What is being done for a job at present. At most one thing, so that answers come in order. */
@@ -51,6 +54,8 @@ const reapedAtOnce = 100;
 const storeRetryMs = 1_000;
 /** Made once: each job is superseded several times, and an error costs a stack trace. */
 const supersededReason = new Error('the job has gone on');
+/** A batch system that has not answered by then will do so later. */
+const orderMs = 10_000;
 
 /**
  * Runs jobs. Each is changed by `step` alone; state and effects land in one transaction before anything
@@ -61,7 +66,11 @@ export class JobEngine implements AsyncDisposable {
   readonly #log: Log;
   readonly #lanes: Lanes;
   readonly #watcher: Watcher;
+  readonly #stagingLanes: Lanes;
   readonly #work: JobWork;
+  readonly #load: Load;
+  readonly #children: Children;
+  readonly #notifier: Notifier;
   readonly #performing = new Map<string, Performance>();
   /** Why targets are gone that are still known. */
   readonly #lost = new Map<string, string>();
@@ -75,14 +84,38 @@ export class JobEngine implements AsyncDisposable {
     const { targets, clock, config } = options;
     this.#options = options;
     this.#log = options.log.child({ part: 'xnjs.job' });
-    this.#lanes = new Lanes({
+    this.#load = new Load(config);
+    const onTrouble = (vmId: string, error: GridError): void =>
+      this.#log.warn(
+        { vmId, err: errorText(error) },
+        'target system does not answer, its jobs wait',
+      );
+    this.#lanes = new Lanes({ clock, ...config, onTrouble });
+    this.#stagingLanes = new Lanes({
       clock,
       ...config,
-      onTrouble: (vmId, error) =>
-        this.#log.warn(
-          { vmId, err: errorText(error) },
-          'target system does not answer, its jobs wait',
-        ),
+      callsPerTarget: config.stagingsPerTarget,
+      callsTotal: config.stagingsTotal,
+    });
+    this.#children = new Children({
+      ...options,
+      sweepLimit: config.sweepLimit,
+      adopt: (child) => {
+        this.#announce(child);
+        this.#advance(child);
+      },
+      order: async (id, type) => await this.#tell(id, { type, atMs: clock.now() }),
+    });
+    this.#notifier = new Notifier({
+      sender: options.notices,
+      clock,
+      log: this.#log,
+      config: config.notifications,
+      done: async (id, noticeId, text) =>
+        await this.#amend(id, (job) => {
+          const notices = (job.notices ?? []).filter((notice) => notice.id !== noticeId);
+          return note({ ...job, notices }, clock.now(), text);
+        }),
     });
     this.#watcher = new Watcher({
       targets,
@@ -92,13 +125,20 @@ export class JobEngine implements AsyncDisposable {
       maxIntervalMs: config.statusMaxIntervalMs,
       onEntry: async (jobId, run, entry) => {
         const news = listedNews(entry);
-        if (news) await this.#tell(jobId, { ...news, run, atMs: clock.now() });
+        if (!news) return;
+        await this.#spawn(this.#tell(jobId, { ...news, run, atMs: clock.now() }));
       },
     });
     this.#work = new JobWork({
       target: (id) => this.#target(id),
       lanes: this.#lanes,
+      stagingLanes: this.#stagingLanes,
       watcher: this.#watcher,
+      staging: options.staging,
+      children: this.#children,
+      remark: async ({ id }, text) => {
+        await this.#amend(id, (job) => note(job, clock.now(), text));
+      },
       clock,
       log: this.#log,
       config,
@@ -114,51 +154,61 @@ export class JobEngine implements AsyncDisposable {
     let afterId = '';
     for (;;) {
       const page = await store.unfinished({ afterId, num: startPage });
-      for (const job of page)
+      for (const job of page) {
+        this.#load.changed(undefined, job);
+        this.#notifier.take(job);
         if (targets.find(job.targetId)) this.#advance(job);
-        else this.#spawn(this.#tell(job.id, lostEvent(job.targetId, 'it no longer exists', clock)));
+        else
+          void this.#spawn(
+            this.#tell(job.id, lostEvent(job.targetId, 'it no longer exists', clock)),
+          );
+      }
       unfinished += page.length;
       const last = page.at(-1);
       if (!last) break;
       afterId = last.id;
     }
     if (unfinished > 0) this.#log.info({ jobs: unfinished }, 'unfinished jobs taken up again');
-    this.#spawn(this.#reap());
+    void this.#spawn(this.#reap());
   }
 
   /**
    * Stores the job and returns; all that can be wrong with its description becomes its result.
-   * @throws `NOT_FOUND` no such target system
+   * @throws `NOT_FOUND` no such target system, `JOB_LIMIT` or `SITE_UNAVAILABLE` too many jobs
    */
-  async submit({ ownerDn, targetId, description, preferences = {} }: NewJob): Promise<Job> {
+  async submit(wish: NewJob): Promise<Job> {
     const { store, targets, clock, config } = this.#options;
+    const { ownerDn, targetId } = wish;
     this.#closing.signal.throwIfAborted();
     if (!targets.find(targetId))
       throw new JobError('NOT_FOUND', `there is no target system ${targetId}`, { vmId: targetId });
-    const nowMs = clock.now();
-    const job: Job = {
-      id: randomUUID(),
-      targetId,
-      ownerDn,
-      state: 'CREATED',
-      effects: [{ do: 'prepare' }],
-      ...summarise(description),
-      description,
-      preferences,
-      log: [logLine(nowMs, "Created with type 'JSON'")],
-      createdMs: nowMs,
-      terminationMs: nowMs + config.lifetimeSeconds * 1_000,
-      released: false,
-      run: { number: 1, startedMs: nowMs },
-    };
-    await store.insert(job);
+    const { job, size } = newJob(wish, clock.now(), config);
+    this.#load.reserve(ownerDn, size);
+    try {
+      await store.insert(job);
+    } catch (error) {
+      this.#load.release(ownerDn, size);
+      throw error;
+    }
+    // its children count themselves when they are made
+    this.#load.release(ownerDn, size - 1);
     this.#log.debug({ jobId: job.id, dn: ownerDn, vmId: targetId }, 'job submitted');
     this.#announce(job);
     this.#advance(job);
     return shown(job);
   }
 
-  /** Without inline data. @throws {@link JobError} `JOB_UNKNOWN`, also while it is being destroyed */
+  /**
+   * Submits a job that runs in an allocation.
+   * @throws `CONFLICT` the job is no allocation, or has not got what it asked for; as `submit`
+   */
+  async submitInto(allocationId: string, wish: Omit<NewJob, 'targetId'>): Promise<Job> {
+    const allocation = await this.get(allocationId);
+    const description = inAllocation(allocation, wish.description);
+    return await this.submit({ ...wish, targetId: allocation.targetId, description });
+  }
+
+  /** Without inline data and credentials. @throws {@link JobError} `JOB_UNKNOWN`, also while it is being destroyed */
   async get(id: string): Promise<Job> {
     const job = await this.#options.store.find(id);
     if (job && job.state !== 'DESTROYING') return shown(job);
@@ -189,6 +239,19 @@ export class JobEngine implements AsyncDisposable {
     await this.#order(id, 'restart');
   }
 
+  /**
+   * Holds a job in the batch system. Resolves when that has answered, or is slow to.
+   * @throws `JOB_ILLEGAL_EVENT` there is nothing to hold, `CONFLICT` the batch system refuses
+   */
+  async pause(id: string): Promise<void> {
+    await this.#orderAndSee(id, 'pause', 'PAUSING');
+  }
+
+  /** Lets a paused job go on; else as `pause`. */
+  async resume(id: string): Promise<void> {
+    await this.#orderAndSee(id, 'resume', 'RESUMING');
+  }
+
   /** Accepts the removal: aborts, removes the directory, then the record. */
   async destroy(id: string): Promise<void> {
     await this.#order(id, 'destroy');
@@ -200,8 +263,13 @@ export class JobEngine implements AsyncDisposable {
     change: { tags?: readonly string[]; terminationMs?: number },
   ): Promise<Job> {
     await this.get(id);
-    const job = await this.#options.store.change(id, (before) => ({ ...before, ...change }));
+    const { store } = this.#options;
+    const job = await store.change(id, (before) => ({ ...before, ...change }));
     this.#announce(job);
+    const { terminationMs } = change;
+    if (job.plan?.sweep !== undefined && terminationMs !== undefined)
+      for (const child of await store.children(id))
+        await store.change(child.id, (before) => ({ ...before, terminationMs }));
     return shown(job);
   }
 
@@ -212,8 +280,8 @@ export class JobEngine implements AsyncDisposable {
 
   /** What the batch system says of a job. */
   async details(id: string): Promise<string> {
-    const { targetId, run } = await this.get(id);
-    if (run.bssId === undefined) return 'N/A';
+    const { targetId, run, plan } = await this.get(id);
+    if (run.bssId === undefined || plan?.onLoginNode) return 'N/A';
     const target = this.#target(targetId);
     return await target.tsi().details(target.identity, run.bssId);
   }
@@ -229,18 +297,45 @@ export class JobEngine implements AsyncDisposable {
     this.#unsubscribe();
     this.#closing.abort(new GridError('SITE_UNAVAILABLE', 'the job engine is closing'));
     this.#lanes[Symbol.dispose]();
+    this.#stagingLanes[Symbol.dispose]();
     this.#watcher[Symbol.dispose]();
     await Promise.allSettled([...this.#performing.values()].map(({ done }) => done));
     await Promise.allSettled(this.#background);
+    await this.#notifier[Symbol.asyncDispose]();
   }
 
   [Symbol.asyncDispose](): Promise<void> {
     return this.close();
   }
 
-  async #order(id: string, type: 'start' | 'abort' | 'restart' | 'destroy'): Promise<void> {
+  async #order(id: string, type: OrderType): Promise<Job> {
     await this.get(id);
-    await this.#apply(id, { type, atMs: this.#options.clock.now() });
+    return await this.#apply(id, { type, atMs: this.#options.clock.now() });
+  }
+
+  /** Orders something that may be refused, and waits for a while until the job has left `busy`. */
+  async #orderAndSee(id: string, type: 'pause' | 'resume', busy: Job['state']): Promise<void> {
+    let latest: Job | undefined;
+    const { promise: left, resolve } = withResolvers<undefined>();
+    const ignore = this.onChange((job) => {
+      if (job.id !== id) return;
+      latest = job;
+      if (job.state !== busy) resolve(undefined);
+    });
+    const waiting = new AbortController();
+    using until = linkSignals(waiting.signal, this.#closing.signal);
+    try {
+      const ordered = await this.#order(id, type);
+      latest ??= ordered;
+      if (latest.state !== busy) return;
+      const late = this.#options.clock.sleep(orderMs, until.signal).catch(() => undefined);
+      await Promise.race([left, late]);
+    } finally {
+      ignore();
+      waiting.abort();
+    }
+    const { refusal } = latest.run;
+    if (refusal !== undefined) throw new JobError('CONFLICT', refusal, { jobId: id });
   }
 
   async #apply(id: string, event: JobEvent): Promise<Job> {
@@ -250,15 +345,43 @@ export class JobEngine implements AsyncDisposable {
       before = job;
       const next = step(job, event);
       entered = next.effects;
-      return next.job;
+      return withNotices(job, next.job, matchesPattern);
     });
-    if (after === before) return after;
-    if (entered.some((effect) => effect.do === 'submit')) this.#work.attemptStored(after);
-    if (after.state !== before?.state)
-      this.#log.debug({ jobId: id, from: before?.state, to: after.state }, 'job changed');
+    if (after === before || before === undefined) return after;
+    if (entered.some((effect) => effect.do === 'submit' || effect.do === 'launch'))
+      this.#work.attemptStored(after);
+    if (after.state !== before.state)
+      this.#log.debug({ jobId: id, from: before.state, to: after.state }, 'job changed');
+    this.#load.changed(before, after);
+    if (isOver(after)) this.#children.changed(after);
+    if (after.state === 'DESTROYED' && after.plan?.sweep !== undefined)
+      void this.#spawn(this.#orphan(after));
     this.#announce(after);
+    this.#notifier.take(after);
     this.#advance(after);
     return after;
+  }
+
+  /** What is no step of the job's life. @returns nothing if there is no such job any more */
+  async #amend(id: string, change: (job: Job) => Job): Promise<Job | undefined> {
+    try {
+      const job = await this.#options.store.change(id, change);
+      this.#announce(job);
+      return job;
+    } catch (error) {
+      if (error instanceof JobError && error.code === 'JOB_UNKNOWN') return undefined;
+      throw error;
+    }
+  }
+
+  /** A sweep that went with its target system leaves records of children. */
+  async #orphan({ id, targetId }: Job): Promise<void> {
+    const { store, clock } = this.#options;
+    for (const child of await store.children(id)) {
+      await this.#tell(child.id, { type: 'destroy', atMs: clock.now() });
+      if (!this.#options.targets.find(targetId))
+        await this.#tell(child.id, lostEvent(targetId, 'it no longer exists', clock));
+    }
   }
 
   /** Like `#apply`, for news that nobody waits for: kept until they are stored. */
@@ -310,9 +433,12 @@ export class JobEngine implements AsyncDisposable {
     if (performance.latest !== job) this.#advance(performance.latest);
   }
 
-  #watch({ id: jobId, targetId, run }: Job, effect: Effect | undefined): void {
-    if (effect?.do === 'watch' && run.bssId !== undefined)
-      this.#watcher.watch(targetId, { jobId, run: run.number, bssId: run.bssId });
+  #watch(job: Job, effect: Effect | undefined): void {
+    const { id: jobId, targetId, run, plan } = job;
+    const place = placeOf(job);
+    const raw = (plan?.notify?.bssStatus.length ?? 0) > 0;
+    if (effect?.do === 'watch' && place)
+      this.#watcher.watch(targetId, { jobId, run: run.number, raw, ...place });
     else this.#watcher.unwatch(targetId, jobId);
   }
 
@@ -331,9 +457,10 @@ export class JobEngine implements AsyncDisposable {
     if (event.type === 'ready') {
       this.#lost.delete(event.targetId);
       this.#lanes.resume(event.targetId);
+      this.#stagingLanes.resume(event.targetId);
     } else {
       this.#lost.set(event.targetId, event.reason);
-      this.#spawn(this.#loseJobs(event.targetId, event.reason));
+      void this.#spawn(this.#loseJobs(event.targetId, event.reason));
     }
   }
 
@@ -365,26 +492,18 @@ export class JobEngine implements AsyncDisposable {
     }
   }
 
-  #spawn(work: Promise<unknown>): void {
+  /** Waited for when the engine closes. */
+  #spawn(work: Promise<unknown>): Promise<unknown> {
     const watched = work
       .catch((error: unknown) => this.#log.error({ err: error }, 'work in the background failed'))
       .finally(() => this.#background.delete(watched));
     this.#background.add(watched);
+    return watched;
   }
 }
 
 function shown(job: Job): Job {
-  return { ...job, description: withoutInlineData(job.description) };
-}
-
-/** What can be said of a job before its turn comes, if its description is valid. */
-function summarise(description: RawDescription): Pick<Job, 'name' | 'jobType' | 'tags'> {
-  try {
-    const parsed = parseDescription(description);
-    return { name: jobName(parsed), jobType: parsed['Job type'], tags: jobTags(parsed) };
-  } catch {
-    return { name: 'N/A', jobType: 'n/a', tags: [] }; // its preparation will say why
-  }
+  return { ...job, description: withoutCredentials(withoutInlineData(job.description)) };
 }
 
 function lostEvent(targetId: string, reason: string, clock: Clock): JobEvent {

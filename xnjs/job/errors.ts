@@ -7,5 +7,8 @@ export class JobError extends GridError<
   | 'APPLICATION_UNKNOWN'
   | 'RESOURCE_UNKNOWN'
   | 'RESOURCE_OUT_OF_RANGE'
+  | 'JOB_LIMIT'
+  | 'SITE_UNAVAILABLE'
+  | 'CONFLICT'
   | 'NOT_FOUND'
 > {}

@@ -1,8 +1,19 @@
 import type { JobType, RawDescription } from './description.js';
-import type { Effect, JobState } from './state.js';
+import type { Notice, NotificationWish } from './notices.js';
+import type { Effect, JobState } from './transitions.js';
 
 /** Why a job ended. `message` is empty for a success. */
 export type JobResult = { readonly successful: boolean; readonly message: string };
+
+/** A pre- or post-command that runs on the login node, by itself. */
+export type CommandRun = {
+  /** Stored before it is started. */
+  readonly attemptId: string;
+  readonly pid?: string;
+  readonly startedMs: number;
+  readonly endedMs?: number;
+  readonly exitCode?: number;
+};
 
 /** One run of a job: what restarting it throws away. Times in ms since the epoch. */
 export type Run = {
@@ -10,32 +21,63 @@ export type Run = {
   readonly number: number;
   /** Stored before the job is submitted; names the submission for the TSI. */
   readonly attemptId?: string;
+  /** What the batch system knows it by; `INTERACTIVE_<node>_<pid>` on a login node. */
   readonly bssId?: string;
+  /** On a login node. */
+  readonly pid?: string;
   readonly queue?: string;
+  /** The batch system's own word. */
+  readonly rawState?: string;
+  /** The batch system has given what an allocation asked for. */
+  readonly granted?: boolean;
+  /** Where a paused job goes on. */
+  readonly heldFrom?: 'QUEUED' | 'RUNNING';
+  /** Why the last order to pause or resume was not carried out. */
+  readonly refusal?: string;
   readonly exitCode?: number;
   readonly result?: JobResult;
+  readonly pre?: CommandRun;
+  readonly post?: CommandRun;
+  /** Children were asked for. */
+  readonly swept?: boolean;
   readonly startedMs: number;
   readonly submittedMs?: number;
   /** First seen running. */
   readonly mainMs?: number;
   /** Left the batch system. */
   readonly endedMs?: number;
+  readonly stageOutMs?: number;
   readonly doneMs?: number;
 };
+
+/** How a command's failure counts. */
+export type CommandPlan = { readonly ignoreNonZeroExitCode: boolean };
 
 /** What the engine found out about a valid description; decides which states a job passes through. */
 export type Plan = {
   readonly stagesIn: boolean;
+  readonly stagesOut: boolean;
   readonly waitsForClient: boolean;
   readonly executes: boolean;
   readonly ignoreNonZeroExitCode: boolean;
   /** Octal. */
   readonly umask: string;
+  readonly preCommand?: CommandPlan;
+  readonly postCommand?: CommandPlan;
+  /** ms since the epoch */
+  readonly notBeforeMs?: number;
+  readonly onLoginNode?: boolean;
+  readonly allocates?: boolean;
+  /** How many children a sweep has. */
+  readonly sweep?: number;
+  readonly notify?: NotificationWish;
 };
 
-/** A job as it is stored and shown. Changed by `step` alone, but for tags and life time. */
+/** A job as it is stored and shown. Changed by `step` alone, but for tags, life time and notices sent. */
 export type Job = {
   readonly id: string;
+  /** The sweep that this job is a child of. */
+  readonly parentId?: string;
   readonly targetId: string;
   readonly ownerDn: string;
   readonly state: JobState;
@@ -52,12 +94,22 @@ export type Job = {
   readonly log: readonly string[];
   readonly createdMs: number;
   readonly terminationMs: number;
+  /** Its address as its client knows it. */
+  readonly url?: string;
+  /** Notifications that nobody has taken yet, the oldest first. */
+  readonly notices?: readonly Notice[];
   /** Absent until the description has been read and the job directory made. */
   readonly plan?: Plan;
   /** Absolute path on the target system, with a slash at the end; once it has been made. */
   readonly directory?: string;
+  readonly stagingMs?: number;
   readonly stagedMs?: number;
   /** The client said `start`. */
   readonly released: boolean;
   readonly run: Run;
 };
+
+/** `pre` or `post`: which command a state runs. */
+export function commandOf(job: Job): 'pre' | 'post' {
+  return job.state === 'PRECOMMAND' ? 'pre' : 'post';
+}

@@ -3,7 +3,8 @@ const months = [
   ...['Jan', 'Feb', 'Mar', 'Apr', 'May', 'Jun'],
   ...['Jul', 'Aug', 'Sep', 'Oct', 'Nov', 'Dec'],
 ];
-const maxText = 2_000;
+/** Room for the whole command that submits a job. */
+const maxText = 16_000;
 
 /** An entry of a job's log, dated as by Java's `Date.toString()`: `Wed Jun 17 14:54:15 UTC 2026: …`. */
 export function logLine(ms: number, text: string): string {

@@ -19,10 +19,12 @@ export type JobStore = {
    * @throws `JOB_UNKNOWN`; what `change` throws
    */
   change(id: string, change: (job: Job) => Job): Promise<Job>;
-  /** Oldest first, without those that are being destroyed. */
+  /** Newest first, without children of sweeps and those that are being destroyed. */
   list(filter: JobFilter, page: { offset: number; num: number }): Promise<JobPage>;
   /** Those for which something is still to be done, in pages by ascending id. */
   unfinished(page: { afterId?: string; num: number; targetId?: string }): Promise<Job[]>;
+  /** Of a sweep: which there are, and for which something is still to be done. */
+  children(parentId: string): Promise<{ id: string; active: boolean }[]>;
   /** Ids of those whose life time is over and that nobody destroys yet. */
   expired(nowMs: number, num: number): Promise<string[]>;
 };

@@ -3,23 +3,35 @@ import { errorText } from '#kernel/errors.js';
 import type { Log } from '#kernel/log.js';
 import { linkSignals } from '#kernel/net/deadline.js';
 import type { Targets } from '../target.js';
-import type { BssEntry } from '../tsi/tsi.js';
+import type { BssEntry, Tsi } from '../tsi/tsi.js';
 import { withResolvers } from './with-resolvers.js';
 
+/** Where something runs: in the batch system, or as a process of the login node. */
+export type Place = 'batch' | 'process';
 export type Listing = ReadonlyMap<string, BssEntry>;
 type Watch = {
   readonly jobId: string;
   readonly run: number;
-  readonly bssId: string;
+  readonly place: Place;
+  /** The batch system's id, or the pid. */
+  readonly id: string;
+  /** The batch system's own words are of interest, too: they change more often than the state. */
+  readonly raw?: boolean;
   told?: string;
 };
-type Waiter = { resolve: (listing: Listing) => void; reject: (reason: unknown) => void };
+type Waiter = {
+  readonly place: Place;
+  readonly soon: boolean;
+  readonly resolve: (listing: Listing) => void;
+  readonly reject: (reason: unknown) => void;
+};
 type Group = {
   readonly watches: Map<string, Watch>;
   waiters: Waiter[];
+  /** When something new was last watched, in ms since the epoch. */
   newestMs: number;
-  /** Ends the pause before the next listing. */
-  wake?: AbortController;
+  /** Lets the next listing come within so many ms. */
+  hurry: (waitMs: number) => void;
 };
 
 export type WatcherOptions = {
@@ -34,9 +46,15 @@ export type WatcherOptions = {
 
 /** How soon after a submission the first listing comes: many jobs are over by then. */
 const eagerMs = 25;
-const woken = new Error('a job is new');
+/** However often somebody is in a hurry, a target is not asked more often. */
+const shortestWaitMs = 20;
+/** Made once: an error costs a stack trace. */
+const hurried = new Error('the next listing is wanted earlier');
 
-/** Asks each batch system once per interval for all its jobs, as long as one of them is of interest. */
+/**
+ * Asks each batch system once per interval for all its jobs, as long as one of them is of interest; more
+ * often after a submission, and at once when a job is said to have ended, or somebody waits for it.
+ */
 export class Watcher implements Disposable {
   readonly #options: WatcherOptions;
   readonly #groups = new Map<string, Group>();
@@ -46,30 +64,37 @@ export class Watcher implements Disposable {
     this.#options = options;
   }
 
-  watch(targetId: string, watch: { jobId: string; run: number; bssId: string }): void {
+  watch(targetId: string, watch: Omit<Watch, 'told'>): void {
     const group = this.#group(targetId);
     const known = group.watches.get(watch.jobId);
-    if (known?.bssId === watch.bssId && known.run === watch.run) return;
+    if (known?.id === watch.id && known.run === watch.run && known.place === watch.place) return;
     group.watches.set(watch.jobId, { ...watch });
     group.newestMs = this.#options.clock.now();
-    group.wake?.abort(woken);
+    group.hurry(eagerMs);
   }
 
   unwatch(targetId: string, jobId: string): void {
     this.#groups.get(targetId)?.watches.delete(jobId);
   }
 
-  /** The next listing that is asked for after this call. */
-  async nextListing(targetId: string, signal: AbortSignal): Promise<Listing> {
+  /** The next listing that is asked for after this call; `soon`: which is to be now. */
+  async nextListing(
+    targetId: string,
+    place: Place,
+    signal: AbortSignal,
+    { soon = true }: { soon?: boolean } = {},
+  ): Promise<Listing> {
     const { promise, resolve, reject } = withResolvers<Listing>();
     const group = this.#group(targetId);
-    const waiter: Waiter = { resolve, reject };
+    const waiter: Waiter = { place, soon, resolve, reject };
     group.waiters.push(waiter);
+    if (soon) group.hurry(0);
     const abort = (): void => {
       group.waiters = group.waiters.filter((other) => other !== waiter);
       reject(signal.reason);
     };
     signal.addEventListener('abort', abort, { once: true });
+    if (signal.aborted) abort();
     try {
       return await promise;
     } finally {
@@ -86,14 +111,16 @@ export class Watcher implements Disposable {
   #group(targetId: string): Group {
     const known = this.#groups.get(targetId);
     if (known) return known;
-    const group: Group = { watches: new Map(), waiters: [], newestMs: this.#options.clock.now() };
+    const newestMs = this.#options.clock.now();
+    const group: Group = { watches: new Map(), waiters: [], newestMs, hurry: () => undefined };
     this.#groups.set(targetId, group);
     void this.#poll(targetId, group);
     return group;
   }
 
   async #poll(targetId: string, group: Group): Promise<void> {
-    const { clock, maxIntervalMs, log } = this.#options;
+    const { targets, clock, maxIntervalMs, log } = this.#options;
+    const unsubscribe = targets.find(targetId)?.onExit?.(() => group.hurry(0));
     let leastMs = 0;
     let failing = false;
     try {
@@ -114,26 +141,38 @@ export class Watcher implements Disposable {
     } catch {
       // stopping
     }
+    unsubscribe?.();
     this.#groups.delete(targetId);
   }
 
-  /** The longer nothing was submitted the longer, up to the interval; and never shorter than `leastMs`. */
+  /**
+   * The longer nothing was submitted the longer, up to the interval; and never shorter than `leastMs`.
+   * @throws when the watcher stops
+   */
   async #pause(group: Group, leastMs: number): Promise<void> {
     const { clock, intervalMs } = this.#options;
     const startMs = clock.now();
     const soonMs = Math.min(eagerMs, intervalMs);
     const wantedMs = Math.min(Math.max(startMs - group.newestMs, soonMs), intervalMs);
-    for (let dueMs = startMs + Math.max(leastMs, wantedMs); ;) {
-      group.wake = new AbortController();
-      using until = linkSignals(group.wake.signal, this.#stopping.signal);
+    let dueMs = startMs + Math.max(leastMs, wantedMs);
+    let waiting = new AbortController();
+    group.hurry = (waitMs) => {
+      const earliestMs = startMs + Math.max(leastMs, Math.min(shortestWaitMs, intervalMs));
+      const wished = Math.max(earliestMs, clock.now() + waitMs);
+      if (wished >= dueMs) return;
+      dueMs = wished;
+      waiting.abort(hurried);
+    };
+    // who is in a hurry may have come while the last listing was under way
+    if (group.waiters.some(({ soon }) => soon)) group.hurry(0);
+    for (;;) {
+      waiting = new AbortController();
+      using until = linkSignals(waiting.signal, this.#stopping.signal);
       try {
-        await clock.sleep(dueMs - clock.now(), until.signal);
+        await clock.sleep(Math.max(0, dueMs - clock.now()), until.signal);
         return;
       } catch (error) {
-        if (error !== woken) throw error;
-        dueMs = Math.max(startMs + leastMs, Math.min(dueMs, clock.now() + soonMs));
-      } finally {
-        delete group.wake;
+        if (error !== hurried) throw error;
       }
     }
   }
@@ -143,22 +182,27 @@ export class Watcher implements Disposable {
     const watches = [...group.watches.values()];
     const waiters = group.waiters;
     group.waiters = [];
-    let listing: Listing;
+    const asked = new Set([...watches, ...waiters].map(({ place }) => place));
+    const listings = new Map<Place, Listing>();
     try {
       const target = this.#options.targets.find(targetId);
       if (!target) throw new Error(`there is no target system ${targetId}`);
-      listing = await target.tsi().status({ signal: this.#stopping.signal });
+      for (const place of asked)
+        listings.set(place, await list(target.tsi(), place, this.#stopping.signal));
     } catch (error) {
       group.waiters.unshift(...waiters);
       throw error;
     }
-    for (const waiter of waiters) waiter.resolve(listing);
+    const nothing: Listing = new Map();
+    for (const { place, resolve } of waiters) resolve(listings.get(place) ?? nothing);
     for (const watch of watches)
-      if (group.watches.get(watch.jobId) === watch) this.#tell(watch, listing.get(watch.bssId));
+      if (group.watches.get(watch.jobId) === watch)
+        this.#tell(watch, listings.get(watch.place)?.get(watch.id));
   }
 
   #tell(watch: Watch, entry: BssEntry | undefined): void {
-    const news = entry ? `${entry.state} ${entry.queue ?? ''}` : 'gone';
+    const raw = watch.raw ? entry?.rawState : undefined;
+    const news = entry ? [entry.state, entry.queue, raw].join(' ') : 'gone';
     if (watch.told === news) return;
     watch.told = news;
     this.#options.onEntry(watch.jobId, watch.run, entry).catch((error: unknown) => {
@@ -166,4 +210,10 @@ export class Watcher implements Disposable {
       this.#options.log.warn({ jobId: watch.jobId, err: error }, 'status could not be stored');
     });
   }
+}
+
+async function list(tsi: Tsi, place: Place, signal: AbortSignal): Promise<Listing> {
+  if (place === 'batch') return await tsi.status({ signal });
+  const pids = await tsi.processes({ signal });
+  return new Map([...pids].map((pid) => [String(pid), { state: 'RUNNING' }]));
 }

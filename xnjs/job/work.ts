@@ -1,22 +1,25 @@
-import { Readable } from 'node:stream';
-import { text } from 'node:stream/consumers';
 import type { Clock } from '#kernel/clock.js';
 import { errorText, GridError } from '#kernel/errors.js';
 import type { Log } from '#kernel/log.js';
 import { linkSignals } from '#kernel/net/deadline.js';
 import type { FileSpace } from '../files/file-space.js';
 import { removal, TsiFileSpace } from '../files/tsi-file-space.js';
-import { idbOf } from '../idb/idb.js';
-import { incarnate, type Incarnation } from '../incarnation/incarnate.js';
-import { quote } from '../incarnation/quote.js';
-import { abortMarker, exitCodeFile } from '../incarnation/script.js';
+import type { Staging } from '../staging/staging.js';
 import type { Target } from '../target.js';
-import type { BssEntry, Tsi } from '../tsi/tsi.js';
+import type { Tsi } from '../tsi/tsi.js';
+import type { Children } from './children.js';
+import { awaitAllocation, awaitCommand, collect } from './collect.js';
 import type { JobConfig } from './config.js';
-import { jobName, parseDescription, type JobDescription } from './description.js';
+import { JobError } from './errors.js';
+import type { JobEvent } from './events.js';
 import type { Job } from './job.js';
 import type { Lanes } from './lanes.js';
-import type { Effect, JobEvent } from './state.js';
+import { prepare } from './prepare.js';
+import { jobDirectory } from './runs.js';
+import { stop } from './stop.js';
+import { launch, submit } from './submit.js';
+import { findSweep } from './sweep.js';
+import type { Effect } from './transitions.js';
 import type { Watcher } from './watcher.js';
 
 /** The target system of a job is proven gone. */
@@ -30,32 +33,58 @@ export type JobWorkOptions = {
   /** @throws {@link TargetLost} */
   readonly target: (targetId: string) => Target;
   readonly lanes: Lanes;
+  /** Transfers may take long: they do not keep short calls waiting. */
+  readonly stagingLanes: Lanes;
   readonly watcher: Watcher;
+  readonly staging: Staging;
+  readonly children: Children;
   readonly clock: Clock;
   readonly log: Log;
   readonly config: JobConfig;
+  /** Adds to the log that the user reads. */
+  readonly remark: (job: Job, text: string) => Promise<void>;
   /** The engine is closing: even what must not be cut short otherwise is. */
   readonly closing: AbortSignal;
 };
 
 type Timed<Event> = Event extends unknown ? Omit<Event, 'atMs' | 'run'> : never;
-type News = Timed<Extract<JobEvent, { run: number }>>;
-type ListedNews = Extract<News, { type: 'queued' | 'running' | 'gone' }>;
+export type News = Timed<Extract<JobEvent, { run: number }>>;
+export type ListedNews = Extract<News, { type: 'queued' | 'running' | 'gone' }>;
 type Work = Exclude<Effect['do'], 'watch'>;
-type Call = <T>(work: (tsi: Tsi, target: Target) => Promise<T>) => Promise<T>;
+/** Waits its turn, and for the target; what the TSI refuses is tried a few times more. */
+export type Call = <T>(
+  work: (tsi: Tsi, target: Target) => Promise<T>,
+  onRefusal?: (attempt: number, error: unknown) => Promise<void>,
+) => Promise<T>;
+
+/** One effect under way. */
+export type Task = {
+  readonly job: Job;
+  readonly call: Call;
+  /** The job has gone on without this effect, or the engine closes. */
+  readonly signal: AbortSignal;
+  readonly options: JobWorkOptions;
+  /** Attempts that were stored by this process and never sent: nothing of them can be running. */
+  readonly unsent: Set<string>;
+};
+
+/** What comes of an effect that must come to an end, whatever becomes of it. */
+const comesToAnEnd = { stop: 'stopped', removeDirectory: 'removed' } as const;
+const longestReason = 2_000;
 
 /** Performs the effects of jobs. All of it may be done twice. */
 export class JobWork {
   readonly #options: JobWorkOptions;
-  /** Attempts that were stored by this process and never sent: nothing of them can be running. */
   readonly #unsent = new Set<string>();
 
   constructor(options: JobWorkOptions) {
     this.#options = options;
   }
 
-  /** The job has just got an attempt. */
-  attemptStored({ run: { attemptId } }: Job): void {
+  /** The job has just got an attempt: of its main run, or of the command that its state runs. */
+  attemptStored({ state, run }: Job): void {
+    const { attemptId } =
+      (state === 'PRECOMMAND' ? run.pre : state === 'POSTCOMMAND' ? run.post : run) ?? {};
     if (attemptId !== undefined) this.#unsent.add(attemptId);
   }
 
@@ -65,190 +94,125 @@ export class JobWork {
    */
   async perform(job: Job, effect: Work, signal: AbortSignal): Promise<JobEvent | undefined> {
     const { clock, log, closing } = this.#options;
-    const about = { atMs: clock.now(), run: job.run.number };
+    const { number: run } = job.run;
     try {
-      const event = await this.#do(effect, job, signal);
-      return { ...event, run: job.run.number, atMs: clock.now() };
+      const news = await this.#do(effect, job, signal);
+      return { ...news, run, atMs: clock.now() };
     } catch (error) {
       if (signal.aborted || closing.aborted) return undefined;
-      about.atMs = clock.now();
+      const about = { atMs: clock.now(), run };
       const gone = error instanceof TargetLost;
       if (!gone) log.info({ jobId: job.id, effect, err: error }, 'a step of a job failed');
-      if (effect === 'stop') return { type: 'stopped', ...about };
-      if (effect === 'removeDirectory') return { type: 'removed', ...about };
-      const reason = errorText(error);
-      return gone
-        ? { type: 'lost', atMs: about.atMs, reason }
-        : {
-            type: 'failed',
-            ...about,
-            reason: error instanceof GridError ? reason : `Processing failed: ${reason}`,
-          };
+      if (effect === 'stop' || effect === 'removeDirectory')
+        return { type: comesToAnEnd[effect], ...about };
+      const text = errorText(error).slice(0, longestReason);
+      if (gone) return { type: 'lost', atMs: about.atMs, reason: text };
+      const reason = error instanceof GridError ? text : `Processing failed: ${text}`;
+      const type = effect === 'hold' || effect === 'resume' ? 'refused' : 'failed';
+      return { type, ...about, reason };
     }
   }
 
-  async #do(effect: Work, job: Job, signal: AbortSignal): Promise<News> {
-    using ended = linkSignals(signal, this.#options.closing);
-    const call = this.#caller(job, ended.signal);
+  async #do(effect: Work, job: Job, superseded: AbortSignal): Promise<News> {
+    using ended = linkSignals(superseded, this.#options.closing);
+    const { signal } = ended;
+    const call = this.#caller(job, signal);
+    const task: Task = { job, call, signal, options: this.#options, unsent: this.#unsent };
+    const { children } = this.#options;
     switch (effect) {
       case 'prepare':
-        return await this.#prepare(job, call);
+        return await prepare(task);
       case 'stageIn':
-        return await this.#stageIn(job, call);
+        return { type: 'staged', log: await this.#stage(task, 'in') };
+      case 'wait':
+        return await this.#wait(task);
+      case 'launch':
+        return await launch(task);
+      case 'awaitCommand':
+        return await awaitCommand(task);
       case 'submit':
-        return { type: 'submitted', bssId: await this.#submit(job, call) };
+        return await submit(task);
+      case 'awaitAllocation':
+        return await awaitAllocation(task);
+      case 'hold':
+      case 'resume':
+        return await this.#signalBatch(task, effect);
       case 'collectExitCode':
-        return await this.#collect(job, call, signal);
+        return await collect(task);
+      case 'stageOut':
+        return { type: 'stagedOut', log: await this.#stage(task, 'out') };
+      case 'createChildren':
+        return { type: 'childrenMade', log: await children.create(job) };
+      case 'awaitChildren':
+        await children.over(job, signal);
+        return { type: 'swept' };
       case 'stop':
-        return await this.#stop(job, call);
+        return await stop(task);
       case 'removeDirectory':
         await call((tsi, target) =>
-          tsi.execute(target.identity, removal(jobDirectory(target, job.id))),
+          tsi.execute(target.identity, removal(jobDirectory(target, job))),
         );
         return { type: 'removed' };
     }
   }
 
-  async #prepare(job: Job, call: Call): Promise<News> {
-    const description = parseDescription(job.description);
-    await this.#refreshIdb(job, call);
-    const target = this.#options.target(job.targetId);
-    const { submission, umask, ignoreNonZeroExitCode } = this.#incarnate(job, description, target);
-    const directory = jobDirectory(target, job.id);
-    await call((tsi) =>
-      tsi.execute(
-        target.identity,
-        `umask 022; mkdir -p -- ${quote(target.jobsDirectory)} && umask ${umask} && ` +
-          `mkdir -p -- ${quote(directory)} && cd -- ${quote(directory)} && rm -f ${exitCodeFile} ${abortMarker}`,
-      ),
-    );
-    return {
-      type: 'prepared',
-      plan: {
-        stagesIn: description.Imports.length > 0,
-        waitsForClient: description.haveClientStageIn,
-        executes: submission !== undefined,
-        ignoreNonZeroExitCode,
-        umask,
-      },
-      facts: {
-        name: jobName(description),
-        jobType: description['Job type'],
-        directory: `${directory}/`,
-      },
-    };
+  async #wait({ job, signal, options: { clock } }: Task): Promise<News> {
+    const dueMs = job.plan?.notBeforeMs ?? 0;
+    // timers hold 2^31 ms, and clocks are set
+    for (;;) {
+      const leftMs = dueMs - clock.now();
+      if (leftMs <= 0) return { type: 'due' };
+      await clock.sleep(Math.min(leftMs, 3_600_000), signal);
+    }
   }
 
-  /**
-   * Begun anew it starts from the beginning: the directory is the job's own, so what is there already
-   * was left by a former try, and only what this try has written is appended to or left alone.
-   */
-  async #stageIn(job: Job, call: Call): Promise<News> {
-    const written = new Set<string>();
-    for (const { to, data, mode, permissions } of parseDescription(job.description).Imports) {
-      const again = written.has(to);
-      if (again && mode === 'nooverwrite') continue;
-      await call(async (_, target) => {
-        const files = this.files(job, target);
-        await files.write(to, Readable.from([Buffer.from(data)]), {
-          append: again && mode === 'append',
+  /** Only a target that does not answer is waited for; other failures are the staging's own. */
+  async #stage({ job, signal, options }: Task, direction: 'in' | 'out'): Promise<string[]> {
+    const { stagingLanes, staging, target } = options;
+    const outcome = await stagingLanes.run(
+      job.targetId,
+      async () => {
+        const there = target(job.targetId);
+        there.tsi(); // throws while nothing answers
+        const tsi = (): Tsi => target(job.targetId).tsi();
+        const site = { files: this.files(job, there), tsi, target: there };
+        const asked = { ...job, description: ownDescription(job, options.config.sweepLimit) };
+        return await staging.stage(asked, direction, site, signal).catch((error: unknown) => {
+          if (error instanceof GridError && error.code === 'TSI_UNAVAILABLE') throw error;
+          return { error };
         });
-        if (permissions !== undefined) await files.chmod(to, permissions);
-      });
-      written.add(to);
+      },
+      signal,
+    );
+    if ('error' in outcome) {
+      const title = direction === 'in' ? 'Staging in failed' : 'Stage-out failed';
+      if (!(outcome.error instanceof GridError)) throw outcome.error;
+      throw new GridError(outcome.error.code, `${title}: ${errorText(outcome.error)}`);
     }
-    return { type: 'staged' };
+    return outcome.log.map((line) => line.slice(0, longestReason));
   }
 
-  /** Sent again after a crash, an attempt gets the id of what it started before. */
-  async #submit(job: Job, call: Call): Promise<string> {
-    const { attemptId } = job.run;
-    if (attemptId === undefined) throw new TypeError('a job without attempt is submitted');
-    await this.#refreshIdb(job, call);
-    return await call((tsi, target) => {
-      const { submission } = this.#incarnate(job, parseDescription(job.description), target);
-      if (!submission) throw new TypeError('a job with nothing to run is submitted');
-      this.#unsent.delete(attemptId);
-      // not cut short when the job is aborted: what it starts must become known
-      const { closing: signal } = this.#options;
-      return tsi.submit(target.identity, { ...submission, attemptId }, { signal });
-    });
-  }
-
-  async #collect(job: Job, call: Call, signal: AbortSignal): Promise<News> {
-    const first = await this.#readExitCode(job, call);
-    if (first !== undefined) return { type: 'finished', exitCode: first };
-    // One listing may have missed it, or have been quicker than the file.
-    const listing = await this.#options.watcher.nextListing(job.targetId, signal);
-    const entry = listing.get(job.run.bssId ?? '');
-    if (entry && entry.state !== 'COMPLETED') return listedNews(entry) ?? { type: 'running' };
-    const second = await this.#readExitCode(job, call);
-    return second === undefined
-      ? { type: 'failed', reason: 'The job was killed or ended abnormally: it left no exit code.' }
-      : { type: 'finished', exitCode: second };
-  }
-
-  async #readExitCode(job: Job, call: Call): Promise<number | undefined> {
-    return await call(async (tsi, target) => {
-      const path = `${jobDirectory(target, job.id)}/${exitCodeFile}`;
-      const [file] = await tsi.list(target.identity, path, 'A');
-      if (!file || file.isDirectory || file.sizeBytes === 0) return undefined;
-      const content = await text(tsi.read(target.identity, path, { length: 16 }));
-      return /^\d{1,10}\s*$/.test(content) ? Number.parseInt(content, 10) : undefined;
-    });
-  }
-
-  async #stop(job: Job, call: Call): Promise<News> {
-    const { attemptId, bssId, doneMs } = job.run;
-    const nothingSent =
-      attemptId === undefined || (bssId === undefined && this.#unsent.delete(attemptId));
-    if (doneMs === undefined && !nothingSent) {
-      const id = bssId ?? (await this.#findSubmitted(job, call));
-      await call((tsi, target) => tsi.abort(target.identity, id));
-    }
-    return { type: 'stopped' };
-  }
-
-  /**
-   * Nobody knows whether the attempt reached the batch system. Sent again, it tells its id; should it
-   * start only now, its script finds the marker and does nothing.
-   */
-  async #findSubmitted(job: Job, call: Call): Promise<string> {
-    await call((tsi, target) => {
-      const marker = `${jobDirectory(target, job.id)}/${abortMarker}`;
-      return tsi.execute(target.identity, `: > ${quote(marker)}`);
-    });
-    return await this.#submit(job, call);
+  async #signalBatch({ job, call }: Task, order: 'hold' | 'resume'): Promise<News> {
+    const { bssId } = job.run;
+    if (bssId === undefined || job.plan?.onLoginNode)
+      throw new JobError('CONFLICT', 'a process on the login node cannot be paused');
+    await call((tsi, target) => tsi[order](target.identity, bssId));
+    return { type: order === 'hold' ? 'held' : 'resumed' };
   }
 
   /** The job's directory, for itself and its owner. */
   files(job: Job, { id, identity, jobsDirectory }: Target): FileSpace {
     return new TsiFileSpace({
-      root: jobDirectory({ jobsDirectory }, job.id),
+      root: jobDirectory({ jobsDirectory }, job),
       identity,
       tsi: () => this.#options.target(id).tsi(),
       umask: job.plan?.umask ?? this.#options.config.defaultUmask,
     });
   }
 
-  /** The IDB may have parts on the target system, which are asked for only where there are. */
-  async #refreshIdb(job: Job, call: Call): Promise<void> {
-    if (this.#options.target(job.targetId).idb?.isStale())
-      await call(async (_, { idb }) => idb?.refresh());
-  }
-
-  #incarnate(job: Job, description: JobDescription, target: Target): Incarnation {
-    return incarnate(description, idbOf(target), {
-      workingDirectory: jobDirectory(target, job.id),
-      userDn: job.ownerDn,
-      defaultUmask: this.#options.config.defaultUmask,
-    });
-  }
-
-  /** Waits its turn, and for the target; what the TSI refuses is tried a few times more. */
   #caller(job: Job, ended: AbortSignal): Call {
     const { lanes, clock, config, target } = this.#options;
-    return async (work) => {
+    return async (work, onRefusal) => {
       for (let refused = 0; ; refused++) {
         try {
           return await lanes.run(
@@ -260,7 +224,9 @@ export class JobWork {
             ended,
           );
         } catch (error) {
-          if (!isRefusal(error) || refused >= config.refusedRetries) throw error;
+          if (!isRefusal(error)) throw error;
+          await onRefusal?.(refused + 1, error);
+          if (refused >= config.refusedRetries) throw error;
           await clock.sleep(config.refusedDelayMs * 2 ** refused, ended);
         }
       }
@@ -268,28 +234,10 @@ export class JobWork {
   }
 }
 
-/** What the batch system's word means for a job. Held jobs, and those it is not sure of, are no news. */
-export function listedNews(entry: BssEntry | undefined): ListedNews | undefined {
-  const where = entry?.queue === undefined ? {} : { queue: entry.queue };
-  switch (entry?.state) {
-    case undefined:
-    case 'COMPLETED':
-      return { type: 'gone' };
-    case 'QUEUED':
-      return { type: 'queued', ...where };
-    case 'RUNNING':
-      return { type: 'running', ...where };
-    case 'SUSPENDED':
-    case 'UNKNOWN':
-      return undefined;
-  }
-}
-
-export function jobDirectory(
-  { jobsDirectory }: Pick<Target, 'jobsDirectory'>,
-  jobId: string,
-): string {
-  return `${jobsDirectory.replace(/\/+$/, '')}/${jobId}`;
+/** Of a sweep, what the parent itself does. */
+function ownDescription({ parentId, description }: Job, sweepLimit: number): Job['description'] {
+  const sweep = parentId === undefined ? findSweep(description, sweepLimit) : undefined;
+  return sweep?.parent ?? description;
 }
 
 function isRefusal(error: unknown): boolean {

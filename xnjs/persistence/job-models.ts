@@ -1,4 +1,4 @@
-import { Model, type Sequelize } from 'sequelize';
+import { Model, Op, type Sequelize } from 'sequelize';
 import { column, type Migration } from '#kernel/persistence/migrate.js';
 import type { SqlValue } from '#kernel/persistence/sql.js';
 import type { RawDescription } from '../job/description.js';
@@ -8,6 +8,8 @@ const jobColumns = () => ({
   id: column.id({ primaryKey: true }),
   ownerDn: column.text(),
   targetId: column.word(),
+  /** Of a child of a sweep; else empty. */
+  parentId: column.word({ defaultValue: '' }),
   /** Something is still to be done for it. */
   active: column.flag(),
   destroying: column.flag(),
@@ -27,6 +29,7 @@ const tagColumns = () => ({
  */
 export class JobRow extends Model {
   declare id: string;
+  declare active: boolean;
   declare document: string;
   declare description: string;
 }
@@ -55,7 +58,8 @@ export function toRow({ description, ...document }: Job): SqlValue[] {
     document.id,
     document.ownerDn,
     document.targetId,
-    document.state !== 'DONE',
+    document.parentId ?? '',
+    document.state !== 'DONE' || (document.notices ?? []).length > 0,
     document.state === 'DESTROYING',
     document.createdMs,
     document.terminationMs,
@@ -68,6 +72,7 @@ export const rowNames = [
   'id',
   'owner_dn',
   'target_id',
+  'parent_id',
   'active',
   'destroying',
   'created_ms',
@@ -136,5 +141,26 @@ export const jobMigrations: readonly Migration[] = [
     name: '002-job-descriptions',
     up: (schema, transaction) =>
       schema.addColumn('jobs', 'description', column.text({ defaultValue: '' }), { transaction }),
+  },
+  {
+    name: '003-children-of-sweeps',
+    up: async (schema, transaction) => {
+      const parent = column.word({ defaultValue: '' });
+      await schema.addColumn('jobs', 'parent_id', parent, { transaction });
+      for (const by of ['owner', 'target']) {
+        const name = `jobs_by_${by}`;
+        await schema.removeIndex('jobs', name, { transaction });
+        const key = by === 'owner' ? 'owner_dn' : 'target_id';
+        // lists are answered from it alone
+        const fields = [key, 'created_ms', 'id', 'destroying', 'parent_id'];
+        await schema.addIndex('jobs', { name, fields, transaction });
+      }
+      await schema.addIndex('jobs', {
+        name: 'jobs_by_parent',
+        fields: ['parent_id', 'id'],
+        where: { parent_id: { [Op.ne]: '' } },
+        transaction,
+      });
+    },
   },
 ];

@@ -47,7 +47,9 @@ export function createJobStore(database: Database): JobStore {
   };
 }
 
-function queries(models: JobModels): Pick<JobStore, 'list' | 'unfinished' | 'expired'> {
+function queries(
+  models: JobModels,
+): Pick<JobStore, 'list' | 'unfinished' | 'children' | 'expired'> {
   return {
     async list(filter, { offset, num }) {
       const where = toWhere(models, filter);
@@ -73,6 +75,11 @@ function queries(models: JobModels): Pick<JobStore, 'list' | 'unfinished' | 'exp
       });
       return rows.map(toJob);
     },
+    async children(parentId) {
+      const where = { [Op.and]: [{ parentId }, { parentId: { [Op.ne]: '' } }] };
+      const rows = await models.jobs.findAll({ where, attributes: ['id', 'active'] });
+      return rows.map(({ id, active }) => ({ id, active }));
+    },
     async expired(nowMs, num) {
       const where = { terminationMs: { [Op.lte]: nowMs }, destroying: false };
       const rows = await models.jobs.findAll({ where, attributes: ['id'], limit: num });
@@ -88,6 +95,7 @@ function toWhere({ jobs }: JobModels, { ownerDn, targetId, tags = [] }: JobFilte
   const tagged = `(SELECT job_id FROM job_tags WHERE tag IN (${list}) GROUP BY job_id HAVING COUNT(*) = ${distinct.length})`;
   return {
     destroying: false,
+    parentId: '',
     ...(ownerDn !== undefined && { ownerDn }),
     ...(targetId !== undefined && { targetId }),
     ...(sequelize && distinct.length > 0 && { id: { [Op.in]: sequelize.literal(tagged) } }),

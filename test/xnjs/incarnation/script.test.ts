@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { spawnSync } from 'node:child_process';
-import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, it } from 'node:test';
@@ -8,7 +8,8 @@ import fc from 'fast-check';
 import type { IdbApplication } from '#imagerepo/contract.js';
 import { idbOf } from '#xnjs/idb/idb.js';
 import { incarnate } from '#xnjs/incarnation/incarnate.js';
-import { abortMarker } from '#xnjs/incarnation/script.js';
+import { resolveApplication } from '#xnjs/incarnation/application.js';
+import { abortMarker, commandScript } from '#xnjs/incarnation/script.js';
 import { parseDescription } from '#xnjs/job/description.js';
 
 const limits = { cpus: 2, memoryBytes: 1024 ** 3 };
@@ -26,16 +27,22 @@ function wellFormed(text: string): string {
 
 type Outcome = { stdout: string; stderr: string; exitCode: string | undefined };
 
+function script(description: Record<string, unknown>, applications: IdbApplication[] = []): string {
+  const idb = idbOf({ applications, limits });
+  const facts = { workingDirectory, userDn: 'CN=A "B" $USER', defaultUmask: '077' };
+  return incarnate(parseDescription(description), idb, facts).submission!.script;
+}
+
 /** Runs the generated script with a real bash. */
 function run(description: Record<string, unknown>, applications: IdbApplication[] = []): Outcome {
-  const { submission } = incarnate(parseDescription(description), idbOf({ applications, limits }), {
-    workingDirectory,
-    userDn: 'CN=A "B" $USER',
-    defaultUmask: '077',
-  });
-  const { stdout, stderr } = spawnSync('/bin/bash', ['-c', submission!.script], {
+  return runScript(script(description, applications));
+}
+
+function runScript(text: string, env: Record<string, string> = {}): Outcome {
+  const { stdout, stderr } = spawnSync('/bin/bash', ['-c', text], {
     encoding: 'utf8',
     cwd: '/',
+    env: { ...process.env, ...env },
   });
   return { stdout, stderr, exitCode: fileText('UNICORE_SCRIPT_EXIT_CODE') };
 }
@@ -115,24 +122,20 @@ describe('the job script', () => {
     assert.equal(run({ Executable: 'cat', Stdin: "in put's" }).stdout, 'text');
   });
 
+  const inside = { RunUserPrecommandOnLoginNode: false, RunUserPostcommandOnLoginNode: 'false' };
   const endings: [string, Record<string, unknown>, string, string][] = [
     ['a pre-command that exits', { 'User precommand': 'exit 7', Executable: 'echo no' }, '7\n', ''],
-    ['a pre-command that fails', { 'User precommand': 'false', Executable: 'echo no' }, '1\n', ''],
     [
-      'a pre-command that may fail',
-      {
-        'User precommand': 'false',
-        UserPrecommandIgnoreNonZeroExitCode: true,
-        Executable: 'echo yes',
-      },
+      'a pre-command that fails, inside the script',
+      { 'User precommand': 'false', Executable: 'echo yes' },
       '0\n',
       'yes\n',
     ],
     [
       'a pre-command with a syntax error',
-      { 'User precommand': ['echo "open', ')'], Executable: 'echo no' },
-      '2\n',
-      '',
+      { 'User precommand': ['echo "open', ')'], Executable: 'echo yes' },
+      '0\n',
+      'yes\n',
     ],
     ['an executable with a syntax error', { Executable: "echo 'open" }, '2\n', ''],
     [
@@ -166,9 +169,51 @@ describe('the job script', () => {
   ];
   for (const [what, description, exitCode, stdout] of endings)
     it(`writes the exit code after ${what}`, () => {
-      const outcome = run(description);
+      const outcome = run({ ...inside, ...description });
       assert.equal(outcome.exitCode, exitCode, outcome.stderr);
       assert.equal(outcome.stdout, stdout);
+    });
+
+  it('leaves commands out that run on the login node', () => {
+    const { stdout } = run({
+      Executable: 'echo main',
+      'User precommand': 'echo pre',
+      'User postcommand': 'echo post',
+    });
+    assert.equal(stdout, 'main\n');
+  });
+
+  it('keeps the code of the task that failed, whichever of an array ends last', () => {
+    const task = (number: string) =>
+      runScript(
+        script({
+          Executable: 'echo "task $UC_ARRAY_TASK_ID"; exit $((UC_ARRAY_TASK_ID == 1 ? 3 : 0))',
+          Resources: { ArraySize: '2' },
+        }),
+        { SLURM_ARRAY_TASK_ID: number },
+      );
+    assert.deepEqual([task('0').stdout, task('0').exitCode], ['task 0\n', '0\n']);
+    assert.equal(task('1').exitCode, '3\n');
+    assert.equal(task('2').exitCode, '3\n');
+  });
+
+  const commands: [string, string, string, string][] = [
+    ['a command', 'echo "$UC_EXIT_CODE $V"; pwd', '0\n', `4 it's\n`],
+    ['a command that exits', 'exit 7', '7\n', ''],
+    ['a command with a syntax error', 'echo "open', '2\n', ''],
+    ['a command that replaces the shell', 'exec sh -c "exit 5"', '5\n', ''],
+  ];
+  for (const [what, text, exitCode, stdout] of commands)
+    it(`runs ${what} by itself, in the job's directory, and leaves its code apart`, () => {
+      mkdirSync(join(workingDirectory, '.UNICORE_POST_0'));
+      const job = parseDescription({ Environment: { V: "it's" } });
+      const application = resolveApplication(job, idbOf({ applications: [], limits }));
+      const facts = { workingDirectory, userDn: 'CN=A', umask: '077' };
+      const command = { which: 'post', text, exitCode: 4 } as const;
+      const outcome = runScript(commandScript(command, application, { queue: 'vm' }, facts));
+      assert.equal(fileText('.UNICORE_POST_0/UNICORE_SCRIPT_EXIT_CODE'), exitCode);
+      assert.ok(outcome.stdout.startsWith(stdout), outcome.stderr);
+      assert.equal(outcome.exitCode, undefined);
     });
 
   it('does nothing when the job was aborted before it started', () => {

@@ -1,6 +1,12 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
-import { jobName, jobTags, parseDescription, withoutInlineData } from '#xnjs/job/description.js';
+import {
+  jobName,
+  jobTags,
+  notificationWish,
+  parseDescription,
+  withoutInlineData,
+} from '#xnjs/job/description.js';
 
 describe('job descriptions', () => {
   it('takes null for absent, also in lists and maps', () => {
@@ -53,6 +59,20 @@ describe('job descriptions', () => {
       assert.deepEqual(parseDescription({ Imports }).Imports, [expected]);
   });
 
+  it('reads of what the client wants to be told, in all forms', () => {
+    const wish = (description: Record<string, unknown>) =>
+      notificationWish(parseDescription(description));
+    const url = 'https://h/x';
+    const status = ['RUNNING', 'SUCCESSFUL', 'FAILED'];
+    assert.deepEqual(wish({ Notification: url }), { url, status, bssStatus: [] });
+    assert.deepEqual(wish({ Notification: [url] }), { url, status, bssStatus: [] });
+    assert.deepEqual(
+      wish({ Notification: url, NotificationSettings: { status: ['queued'], bssStatus: ['P.*'] } }),
+      { url, status: ['QUEUED'], bssStatus: ['P.*'] },
+    );
+    assert.equal(wish({ NotificationSettings: { status: ['QUEUED'] } }), undefined);
+  });
+
   it('has a name and tags in every case', () => {
     assert.equal(jobName(parseDescription({})), 'UNICORE_Job');
     assert.equal(jobName(parseDescription({ ApplicationName: 'Date' })), 'Date');
@@ -82,9 +102,9 @@ describe('job descriptions', () => {
     ['a name of two lines', { Name: 'a\nb' }, /Name: must be one line/],
     ['a wrong variable name', { Environment: { 'A B': 'x' } }, /Environment.*A B/],
     [
-      'a parameter sweep',
-      { Parameters: { X: { Values: ['1'] } } },
-      /Parameters\.X: parameter sweeps/,
+      'a parameter that is a list',
+      { Parameters: { X: ['1'] } },
+      /Parameters\.X: must be a string, or the values of a sweep/,
     ],
     ['output files that are commands', { Stdout: '$(id)' }, /Stdout: must not contain/],
     [
@@ -94,7 +114,21 @@ describe('job descriptions', () => {
     ],
     ['a umask that is none', { Umask: '9' }, /Umask: must be octal/],
     ['a tag as long as a text', { Tags: ['x'.repeat(129)] }, /Tags\.0: must have 1 to 128/],
-    ['raw jobs', { 'Job type': 'raw' }, /Job type: raw jobs are not offered/],
+    ['a raw job without directives', { 'Job type': 'raw' }, /BSS file: must name the file/],
+    ['a job type that there is not', { 'Job type': 'later' }, /Job type: there are no later jobs/],
+    ['a time that is none', { 'Not before': 'tomorrow' }, /Not before: must be a time: HH:mm/],
+    ['a receiver by another scheme', { Notification: 'ftp://h/x' }, /Notification: must be a URL/],
+    ['two receivers', { Notification: ['https://h/1', 'https://h/2'] }, /Notification/],
+    [
+      'a pattern that takes for ever, or is none',
+      { NotificationSettings: { URL: 'https://h/', bssStatus: ['(?=x)', '('] } },
+      /NotificationSettings\.bssStatus\.0: must be a regular.*bssStatus\.1/,
+    ],
+    [
+      'a pattern without end',
+      { NotificationSettings: { bssStatus: ['x'.repeat(257)] } },
+      /must have at most 256/,
+    ],
     ['https imports', { Imports: [{ From: 'https://h/x', To: 'x' }] }, /Imports\.0.*"https"/],
     ['exports', { Exports: [{ From: 'x', To: 'UFTP:https://h/x' }] }, /Exports\.0.*"UFTP"/],
     ['an import without target', { Imports: [{ Data: 'x' }] }, /Imports\.0.*To/],

@@ -33,7 +33,7 @@ describe('jobs on a real agent', { timeout: 120_000 }, () => {
     assert.equal(jobStatus(job), 'SUCCESSFUL');
     assert.deepEqual([job.run.exitCode, job.run.result?.message, job.name], [0, '', 'first']);
     assert.match(rig.output(id), /^hello\n/);
-    assert.match(job.log.at(-1)!, /^\w{3} \w{3} \d\d \d\d:\d\d:\d\d UTC \d{4}: Status set to DONE/);
+    assert.match(job.log.at(-2)!, /^\w{3} \w{3} \d\d \d\d:\d\d:\d\d UTC \d{4}: Status set to DONE/);
     assert.ok(job.run.doneMs! >= job.run.submittedMs!);
   });
 
@@ -152,7 +152,8 @@ describe('jobs on a real agent', { timeout: 120_000 }, () => {
       /Imports\.0.*gsiftp/,
     ],
     ['wrong types', { Executable: 'x', Arguments: [1] }, /Arguments\.0/],
-    ['a job type that is not offered', { 'Job type': 'ALLOCATE' }, /Job type.*ALLOCATE/],
+    ['a job type that there is not', { 'Job type': 'LATER' }, /Job type.*LATER/],
+    ['a raw job without directives', { 'Job type': 'raw' }, /BSS file: must name/],
     [
       'text that would break the protocol',
       { Name: 'x', Executable: 'x', Project: 'a\nb' },

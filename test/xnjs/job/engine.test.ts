@@ -1,103 +1,11 @@
 import assert from 'node:assert/strict';
-import { Readable } from 'node:stream';
 import { describe, it } from 'node:test';
 import { systemClock } from '#kernel/clock.js';
 import { GridError } from '#kernel/errors.js';
-import { silentLog } from '#kernel/log.js';
 import { Scope } from '#kernel/scope.js';
-import { JobConfig } from '#xnjs/job/config.js';
-import { JobEngine } from '#xnjs/job/engine.js';
-import { createJobStore } from '#xnjs/persistence/job-store.js';
-import type { BssEntry, Submission, Tsi } from '#xnjs/tsi/tsi.js';
-import { LocalTargets, openStore, ownerDn, scratch, targetId, until } from './rig.js';
-
-const unscripted = (): Promise<never> => Promise.reject(new Error('not scripted'));
-
-/** A TSI that does what the test says, for moments that no real one can be held in. */
-class ScriptedTsi {
-  readonly submissions: Submission[] = [];
-  readonly scripts: string[] = [];
-  readonly aborted: string[] = [];
-  exitCode: string | undefined = '0\n';
-  listed = new Map<string, BssEntry>();
-  onSubmit: (submission: Submission) => Promise<string> = (submission) =>
-    Promise.resolve(`bss-${submission.attemptId}`);
-  onStatus: () => Promise<ReadonlyMap<string, BssEntry>> = () => Promise.resolve(this.listed);
-
-  readonly tsi: Tsi = {
-    ping: () => Promise.resolve('11'),
-    execute: (_, script) => Promise.resolve(String(this.scripts.push(script))),
-    list: (_, path) =>
-      Promise.resolve(
-        this.exitCode === undefined
-          ? []
-          : [
-              {
-                path,
-                isDirectory: false,
-                sizeBytes: this.exitCode.length,
-                modifiedMs: 0,
-                permissions: 'rw-------',
-                owner: 'x',
-                group: 'x',
-                ownedByCaller: true,
-              },
-            ],
-      ),
-    read: () => Readable.from([Buffer.from(this.exitCode ?? '')]),
-    write: () => Promise.resolve(0),
-    space: () => Promise.reject(new Error('not scripted')),
-    aclSupport: () => Promise.resolve(false),
-    getAcl: () => Promise.resolve([]),
-    setAcl: () => Promise.resolve(),
-    submit: (_, submission) => {
-      this.submissions.push(submission);
-      return this.onSubmit(submission);
-    },
-    status: () => this.onStatus(),
-    abort: (_, id) => {
-      this.aborted.push(id);
-      this.listed.delete(id);
-      return Promise.resolve();
-    },
-    details: () => Promise.resolve('{}'),
-    hold: unscripted,
-    resume: unscripted,
-    runOnLoginNode: unscripted,
-    processes: unscripted,
-    killOnLoginNode: unscripted,
-    partitions: unscripted,
-    budget: unscripted,
-    userInfo: unscripted,
-  };
-}
-
-const config = JobConfig.parse({
-  statusIntervalMs: 20,
-  retryFirstMs: 10,
-  retryMaxMs: 50,
-  refusedDelayMs: 5,
-});
-
-async function start(scope: Scope, script: ScriptedTsi, directory = scratch(scope)) {
-  const targets = new LocalTargets(() => script.tsi, '/jobs');
-  const store = createJobStore(await openStore(scope, directory));
-  const engine = scope.use(
-    new JobEngine({ store, targets, clock: systemClock, log: silentLog, config }),
-  );
-  await engine.attach();
-  const submit = async () =>
-    (await engine.submit({ ownerDn, targetId, description: { Executable: 'x' } })).id;
-  const reaches = (id: string, state: string) =>
-    until(`${id} ${state}`, async () => (await engine.get(id)).state === state);
-  return { engine, directory, submit, reaches };
-}
-
-function held(): { promise: Promise<void>; release: () => void } {
-  let release!: () => void;
-  const promise = new Promise<void>((resolve) => (release = resolve));
-  return { promise, release };
-}
+import type { BssEntry } from '#xnjs/tsi/tsi.js';
+import { ownerDn, scratch, until } from './rig.js';
+import { config, held, ScriptedTsi, start } from './scripted.js';
 
 describe('the job engine on a scripted TSI', { timeout: 30_000 }, () => {
   it('does not believe a listing that was asked for before the job was submitted', async () => {

@@ -24,11 +24,13 @@ import type { Scope } from '#kernel/scope.js';
 import type { IdbSource } from '#xnjs/idb/idb-source.js';
 import type { ScriptHeader } from '#xnjs/idb/script-header.js';
 import { JobConfig } from '#xnjs/job/config.js';
-import { JobEngine } from '#xnjs/job/engine.js';
+import { JobEngine, type JobEngineOptions } from '#xnjs/job/engine.js';
 import type { Job } from '#xnjs/job/job.js';
+import { createNoticeSender } from '#xnjs/job/notice-sender.js';
 import type { JobStore } from '#xnjs/job/store.js';
 import { jobMigrations } from '#xnjs/persistence/job-models.js';
 import { createJobStore } from '#xnjs/persistence/job-store.js';
+import { inlineStaging } from '#xnjs/staging/inline-staging.js';
 import type { Target, TargetEvent, Targets } from '#xnjs/target.js';
 import { AgentLink } from '#xnjs/tsi/agent-link.js';
 import { createTsi } from '#xnjs/tsi/tsi-client.js';
@@ -166,6 +168,19 @@ export async function openStore(scope: Scope, directory: string): Promise<Databa
   return database;
 }
 
+/** An engine that does nothing yet; what a test does not give is real. */
+export function newEngine(
+  options: Pick<JobEngineOptions, 'store' | 'targets' | 'config'> & Partial<JobEngineOptions>,
+): JobEngine {
+  return new JobEngine({
+    staging: inlineStaging,
+    notices: createNoticeSender(options.config.notifications),
+    clock: systemClock,
+    log: silentLog,
+    ...options,
+  });
+}
+
 export type Rig = {
   readonly engine: JobEngine;
   readonly link: AgentLink;
@@ -211,15 +226,8 @@ export async function startEngine(
   link.onChange((state) => {
     if (state === 'up') targets.emit({ type: 'ready', targetId });
   });
-  const engine = scope.use(
-    new JobEngine({
-      store: around(createJobStore(await openStore(scope, directory))),
-      targets,
-      clock: systemClock,
-      log: silentLog,
-      config: JobConfig.parse({ ...config }),
-    }),
-  );
+  const store = around(createJobStore(await openStore(scope, directory)));
+  const engine = scope.use(newEngine({ store, targets, config: JobConfig.parse({ ...config }) }));
   await engine.attach();
   return {
     engine,

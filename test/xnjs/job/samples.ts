@@ -2,6 +2,7 @@ import type { Job, Plan, Run } from '#xnjs/job/job.js';
 
 export const aPlan: Plan = {
   stagesIn: false,
+  stagesOut: false,
   waitsForClient: false,
   executes: true,
   ignoreNonZeroExitCode: false,

@@ -1,13 +1,15 @@
 import assert from 'node:assert/strict';
 import { readdirSync, readFileSync } from 'node:fs';
 import { describe, it } from 'node:test';
-import { step, type JobEvent } from '#xnjs/job/state.js';
+import type { JobEvent } from '#xnjs/job/events.js';
+import type { Plan } from '#xnjs/job/job.js';
+import { step } from '#xnjs/job/state.js';
 import { aJob, aPlan } from './samples.js';
 
 const folder = new URL('./scenarios/', import.meta.url);
 
 /** Events that belong to no run. */
-const runless = new Set(['lost', 'start', 'restart', 'abort', 'destroy']);
+const runless = new Set(['lost', 'start', 'restart', 'abort', 'destroy', 'pause', 'resume']);
 
 /** Two blanks or more part the columns: event, state, effects, `= result`; `#` begins a remark. */
 describe('scenarios of a job', () => {
@@ -38,13 +40,29 @@ describe('scenarios of a job', () => {
 function toEvent(told: string, run: number, atMs: number): JobEvent {
   const [type = '', ...words] = told.split(' ');
   const argument = words.join(' ');
-  const plan = {
+  const has = (word: string): boolean => argument.split(',').includes(word);
+  const command = { ignoreNonZeroExitCode: false };
+  const plan: Plan = {
     ...aPlan,
-    executes: argument.includes('executes'),
-    stagesIn: argument.includes('stagesIn'),
-    waitsForClient: argument.includes('waitsForClient'),
+    executes: has('executes'),
+    stagesIn: has('stagesIn'),
+    stagesOut: has('stagesOut'),
+    waitsForClient: has('waitsForClient'),
+    ...(has('preCommand') && { preCommand: command }),
+    ...(has('postCommand') && { postCommand: command }),
+    ...(has('delayed') && { notBeforeMs: 8e15 }),
+    ...(has('onLoginNode') && { onLoginNode: true }),
+    ...(has('allocates') && { allocates: true }),
+    ...(has('sweep') && { executes: true, sweep: 2 }),
   };
   const facts = { name: 'n', jobType: 'BATCH', directory: '/j/' };
-  const more = { bssId: argument, exitCode: Number(argument), reason: argument, plan, facts };
+  const more = {
+    bssId: argument,
+    pid: argument,
+    exitCode: Number(argument),
+    reason: argument,
+    plan,
+    facts,
+  };
   return { type, atMs, ...(runless.has(type) ? {} : { run }), ...more } as unknown as JobEvent; // the file is ours
 }

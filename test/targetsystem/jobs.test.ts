@@ -1,0 +1,128 @@
+import assert from 'node:assert/strict';
+import { after, before, describe, it } from 'node:test';
+import { request } from 'undici';
+import { systemClock } from '#kernel/clock.js';
+import { listen } from '#kernel/http/listen.js';
+import { createRestApp, mount } from '#kernel/http/router.js';
+import { silentLog } from '#kernel/log.js';
+import { Scope } from '#kernel/scope.js';
+import type { RestDeps } from '#targetsystem/rest/deps.js';
+import { jobOperations } from '#targetsystem/rest/jobs.js';
+import { ownerDn, targetId, until } from '../xnjs/job/rig.js';
+import { config, ScriptedTsi, start } from '../xnjs/job/scripted.js';
+
+type Body = Record<string, unknown>;
+
+/** The job operations by HTTP, on a real engine and a scripted TSI. */
+describe('jobs by REST', { timeout: 30_000 }, () => {
+  const scope = new Scope();
+  const script = new ScriptedTsi();
+  let origin = '';
+  before(async () => {
+    script.onSubmit = ({ attemptId }) => {
+      script.listed.set(attemptId, { state: 'RUNNING', queue: 'batch' });
+      return Promise.resolve(attemptId);
+    };
+    const limits = { config: { ...config, maxUnfinishedPerUser: 3 } };
+    const { engine } = await start(scope, script, undefined, limits);
+    const site = { id: targetId, ownerDn, state: 'READY' };
+    // what job operations ask of target systems; the rest is another test's
+    const systems = { get: () => site, find: () => site, list: () => [site] };
+    const deps = { jobs: engine, systems, clock: systemClock } as unknown as RestDeps;
+    const app = createRestApp({
+      mounts: [mount('/rest/core', jobOperations, deps)],
+      authenticate: () => ({ dn: ownerDn, role: 'user', login: 'al' }),
+      externalUrl: 'https://site/VSITE',
+      log: silentLog,
+    });
+    const { port } = await listen(app, { host: '127.0.0.1', port: 0 }, scope);
+    origin = `http://127.0.0.1:${port}/rest/core`;
+  });
+  after(() => scope.close());
+
+  async function call(method: 'GET' | 'POST' | 'DELETE', path: string, body?: object) {
+    const answer = await request(`${origin}${path}`, {
+      method,
+      ...(body && {
+        body: JSON.stringify(body),
+        headers: { 'content-type': 'application/json' },
+      }),
+    });
+    const text = await answer.body.text();
+    const json = text === '' ? {} : (JSON.parse(text) as Body);
+    return { status: answer.statusCode, headers: answer.headers, json };
+  }
+
+  async function submitted(description: object): Promise<string> {
+    const { status, headers } = await call('POST', `/sites/${targetId}`, description);
+    assert.equal(status, 201);
+    return String(headers['location']).split('/').at(-1)!;
+  }
+
+  const show = async (id: string): Promise<Body> => (await call('GET', `/jobs/${id}`)).json;
+  const reaches = (id: string, status: string) =>
+    until(status, async () => (await show(id))['status'] === status);
+
+  it('pauses and resumes a job, and says what it cannot', async () => {
+    const id = await submitted({ Executable: 'x' });
+    await reaches(id, 'RUNNING');
+    const job = await show(id);
+    const links = job['_links'] as Record<string, { href: string }>;
+    for (const action of ['start', 'abort', 'restart', 'pause', 'resume'])
+      assert.ok(links[`action:${action}`]!.href.endsWith(`/jobs/${id}/actions/${action}`));
+    assert.deepEqual(job['submissionPreferences'], { role: ['user'], uid: ['al'] });
+    assert.equal((await call('POST', `/jobs/${id}/actions/resume`, {})).status, 409);
+    assert.equal((await call('POST', `/jobs/${id}/actions/pause`, {})).status, 204);
+    assert.equal((await show(id))['status'], 'UNDEFINED');
+    assert.equal((await call('POST', `/jobs/${id}/actions/resume`, {})).status, 204);
+    await reaches(id, 'RUNNING');
+    assert.equal((await call('POST', `/jobs/${id}/actions/freeze`, {})).status, 404);
+    await call('POST', `/jobs/${id}/actions/abort`, {});
+    await reaches(id, 'FAILED');
+  });
+
+  it('shows the time of every phase, and no credentials', async () => {
+    const id = await submitted({
+      Executable: 'x',
+      haveClientStageIn: true,
+      Imports: [{ To: 'f', Data: 'secret', Credentials: { Password: 'secret' } }],
+    });
+    const { consumedTime } = await show(id);
+    const phases = [
+      'total',
+      'stage-in',
+      'preCommand',
+      'queued',
+      'main',
+      'postCommand',
+      'stage-out',
+    ];
+    assert.deepEqual(Object.keys(consumedTime as object), phases);
+    const { json } = await call('GET', `/jobs/${id}/submitted`);
+    assert.doesNotMatch(JSON.stringify(json), /secret/);
+    await call('DELETE', `/jobs/${id}`);
+  });
+
+  it('runs jobs in allocations, and in nothing else', async () => {
+    const id = await submitted({ Executable: 'x' });
+    const { status, json } = await call('POST', `/jobs/${id}`, { Executable: 'y' });
+    assert.equal(status, 409);
+    assert.match(String(json['errorMessage']), /is no allocation/);
+    await call('DELETE', `/jobs/${id}`);
+  });
+
+  it('refuses more jobs than a user may have, and says when to come back', async () => {
+    const ids: string[] = [];
+    const ready = { haveClientStageIn: true };
+    await until('room for three', async () => {
+      if (ids.length < 3) ids.push(await submitted(ready).catch(() => ''));
+      if (ids.at(-1) === '') ids.pop();
+      return ids.length === 3;
+    });
+    const { status, headers, json } = await call('POST', `/sites/${targetId}`, ready);
+    assert.equal(status, 429);
+    assert.equal(headers['retry-after'], '30');
+    assert.match(String(json['errorMessage']), /3 unfinished jobs/);
+    for (const id of ids) await call('DELETE', `/jobs/${id}`);
+  });
+});
