@@ -100,6 +100,8 @@ describe('the IDB in the REST interface', { timeout: 120_000 }, () => {
         CPUsPerNode: '1-2',
         TotalCPUs: '1-2',
         MemoryPerNode: '1048576-402653184',
+        ArraySize: '1-10000',
+        ArrayLimit: '1-10000',
         Licence: ['none', 'gold'],
         Debug: ['true', 'false'],
         Comment: '*',

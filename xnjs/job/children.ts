@@ -80,6 +80,7 @@ export class Children {
     try {
       for (;;) {
         const { promise: changed, resolve, reject } = withResolvers<undefined>();
+        changed.catch(() => undefined); // it may be off before anybody waits for it
         this.#waiting.set(id, () => resolve(undefined));
         const abort = (): void => reject(signal.reason);
         signal.addEventListener('abort', abort, { once: true });
