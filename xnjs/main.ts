@@ -1,5 +1,5 @@
 import { randomUUID } from 'node:crypto';
-import { mkdir, readFile, writeFile } from 'node:fs/promises';
+import { mkdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { z } from 'zod';
 import { systemClock } from '#kernel/clock.js';
@@ -16,6 +16,11 @@ import { jobMigrations } from './persistence/job-models.js';
 import { createJobStore } from './persistence/job-store.js';
 import { createTargetStore, targetMigrations } from './persistence/sql-target-store.js';
 import { HttpImageSource } from './vm/http-image-source.js';
+import { createTransferStore, transferMigrations } from './persistence/transfer-store.js';
+import { StagingConfig } from './staging/config.js';
+import { createStaging } from './staging/create-staging.js';
+import { Outside } from './staging/outside.js';
+import { createSiteStorages } from './staging/site-storages.js';
 import { LibvirtHypervisor } from './vm/libvirt-hypervisor.js';
 import { TargetSystems } from './vm/target-systems.js';
 import { Workspace } from './vm/workspace.js';
@@ -57,6 +62,7 @@ export const XnjsConfig = z.strictObject({
     })
     .prefault({}),
   jobs: JobConfig.prefault({}),
+  staging: StagingConfig.prefault({}),
 });
 export type XnjsConfig = z.output<typeof XnjsConfig>;
 
@@ -86,7 +92,12 @@ export async function startXnjs(config: XnjsConfig, { log, onBehalfOf }: XnjsDep
     const password =
       passwordFile === undefined ? undefined : (await readFile(passwordFile, 'utf8')).trim();
     const database = scope.use(await openDatabase({ url, password, log }));
-    await migrate(database, 'xnjs', [...targetMigrations, ...jobMigrations], log);
+    await migrate(
+      database,
+      'xnjs',
+      [...targetMigrations, ...jobMigrations, ...transferMigrations],
+      log,
+    );
 
     const [machines, containers] = await Promise.all([
       connect(addresses.machines, log, scope),
@@ -107,10 +118,27 @@ export async function startXnjs(config: XnjsConfig, { log, onBehalfOf }: XnjsDep
         log,
       }),
     );
-    const jobs = scope.use(
+    const store = createJobStore(database);
+    const outside = scope.use(await Outside.open(config.staging));
+    const jobs: JobEngine = scope.use(
       new JobEngine({
-        store: createJobStore(database),
+        store,
         targets: systems,
+        staging: createStaging({
+          store: createTransferStore(database),
+          outside,
+          config: config.staging,
+          scratchDirectory: await emptyDirectory(join(stateDirectory, 'staging')),
+          storages: createSiteStorages({
+            siteUrls: config.staging.siteUrls,
+            targets: systems,
+            findJob: (id) => store.find(id),
+            jobFiles: (job) => jobs.files(job),
+          }),
+          onBehalfOf: () => ({}),
+          clock: systemClock,
+          log: log.child({ part: 'xnjs.staging' }),
+        }),
         clock: systemClock,
         log,
         config: config.jobs,
@@ -168,6 +196,13 @@ async function connect(
   client.start();
   await client.ready(AbortSignal.timeout(5_000)).catch(() => undefined);
   return client;
+}
+
+/** What a former server has left there is of no use. */
+async function emptyDirectory(path: string): Promise<string> {
+  await rm(path, { recursive: true, force: true });
+  await mkdir(path, { recursive: true, mode: 0o700 });
+  return path;
 }
 
 /** Random, made at the first start; marks our domains on a host that others use too. */

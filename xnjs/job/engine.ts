@@ -3,6 +3,7 @@ import type { Clock } from '#kernel/clock.js';
 import { errorText, GridError } from '#kernel/errors.js';
 import type { Log } from '#kernel/log.js';
 import type { FileSpace } from '../files/file-space.js';
+import type { Staging } from '../staging/staging.js';
 import type { Target, TargetEvent, Targets } from '../target.js';
 import type { JobConfig } from './config.js';
 import {
@@ -25,6 +26,7 @@ import { JobWork, listedNews, TargetLost } from './work.js';
 export type JobEngineOptions = {
   readonly store: JobStore;
   readonly targets: Targets;
+  readonly staging: Staging;
   readonly clock: Clock;
   readonly log: Log;
   readonly config: JobConfig;
@@ -97,6 +99,7 @@ export class JobEngine implements AsyncDisposable {
       target: (id) => this.#target(id),
       lanes: this.#lanes,
       watcher: this.#watcher,
+      staging: options.staging,
       clock,
       log: this.#log,
       config,

@@ -1,4 +1,3 @@
-import { Readable } from 'node:stream';
 import { text } from 'node:stream/consumers';
 import type { Clock } from '#kernel/clock.js';
 import { errorText, GridError } from '#kernel/errors.js';
@@ -9,6 +8,7 @@ import { idbOf } from '../idb/idb.js';
 import { incarnate, type Incarnation } from '../incarnation/incarnate.js';
 import { quote } from '../incarnation/quote.js';
 import { abortMarker, exitCodeFile } from '../incarnation/script.js';
+import type { Staging } from '../staging/staging.js';
 import type { Target } from '../target.js';
 import type { BssEntry, Tsi } from '../tsi/tsi.js';
 import type { JobConfig } from './config.js';
@@ -30,6 +30,7 @@ export type JobWorkOptions = {
   readonly target: (targetId: string) => Target;
   readonly lanes: Lanes;
   readonly watcher: Watcher;
+  readonly staging: Staging;
   readonly clock: Clock;
   readonly log: Log;
   readonly config: JobConfig;
@@ -93,7 +94,7 @@ export class JobWork {
       case 'prepare':
         return await this.#prepare(job, call);
       case 'stageIn':
-        return await this.#stageIn(job, call);
+        return await this.#stageIn(job, ended.signal);
       case 'submit':
         return { type: 'submitted', bssId: await this.#submit(job, call) };
       case 'collectExitCode':
@@ -137,24 +138,11 @@ export class JobWork {
     };
   }
 
-  /**
-   * Begun anew it starts from the beginning: the directory is the job's own, so what is there already
-   * was left by a former try, and only what this try has written is appended to or left alone.
-   */
-  async #stageIn(job: Job, call: Call): Promise<News> {
-    const written = new Set<string>();
-    for (const { to, data, mode, permissions } of parseDescription(job.description).Imports) {
-      const again = written.has(to);
-      if (again && mode === 'nooverwrite') continue;
-      await call(async (_, target) => {
-        const files = this.files(job, target);
-        await files.write(to, Readable.from([Buffer.from(data)]), {
-          append: again && mode === 'append',
-        });
-        if (permissions !== undefined) await files.chmod(to, permissions);
-      });
-      written.add(to);
-    }
+  async #stageIn(job: Job, signal: AbortSignal): Promise<News> {
+    const { staging, target: find } = this.#options;
+    const target = find(job.targetId);
+    const tsi = (): Tsi => find(job.targetId).tsi();
+    await staging.stage(job, 'in', { files: this.files(job, target), tsi, target }, signal);
     return { type: 'staged' };
   }
 

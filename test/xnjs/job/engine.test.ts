@@ -8,6 +8,7 @@ import { Scope } from '#kernel/scope.js';
 import { JobConfig } from '#xnjs/job/config.js';
 import { JobEngine } from '#xnjs/job/engine.js';
 import { createJobStore } from '#xnjs/persistence/job-store.js';
+import type { Staging } from '#xnjs/staging/staging.js';
 import type { BssEntry, Submission, Tsi } from '#xnjs/tsi/tsi.js';
 import { LocalTargets, openStore, ownerDn, scratch, targetId, until } from './rig.js';
 
@@ -66,11 +67,21 @@ const config = JobConfig.parse({
   refusedDelayMs: 5,
 });
 
+/** These jobs bring nothing along. */
+const noStaging: Staging = { stage: () => Promise.resolve({ log: [] }) };
+
 async function start(scope: Scope, script: ScriptedTsi, directory = scratch(scope)) {
   const targets = new LocalTargets(() => script.tsi, '/jobs');
   const store = createJobStore(await openStore(scope, directory));
   const engine = scope.use(
-    new JobEngine({ store, targets, clock: systemClock, log: silentLog, config }),
+    new JobEngine({
+      store,
+      targets,
+      staging: noStaging,
+      clock: systemClock,
+      log: silentLog,
+      config,
+    }),
   );
   await engine.attach();
   const submit = async () =>

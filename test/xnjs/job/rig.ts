@@ -26,10 +26,12 @@ import { JobEngine } from '#xnjs/job/engine.js';
 import type { Job } from '#xnjs/job/job.js';
 import { jobMigrations } from '#xnjs/persistence/job-models.js';
 import { createJobStore } from '#xnjs/persistence/job-store.js';
+import { transferMigrations } from '#xnjs/persistence/transfer-store.js';
 import type { Target, TargetEvent, Targets } from '#xnjs/target.js';
 import { AgentLink } from '#xnjs/tsi/agent-link.js';
 import { createTsi } from '#xnjs/tsi/tsi-client.js';
 import type { Tsi, TsiIdentity } from '#xnjs/tsi/tsi.js';
+import { stagingOf } from '../staging/rig.js';
 
 export const ownerDn = 'CN=Tester "T" $HOME `id`,O=Grid';
 export const targetId = '11111111-1111-4111-8111-111111111111';
@@ -141,7 +143,7 @@ export function linkTo(scope: Scope, socket: string): { link: AgentLink; tsi: ()
 export async function openStore(scope: Scope, directory: string): Promise<Database> {
   const url = `sqlite:${join(directory, 'jobs.sqlite')}`;
   const database = scope.use(await openDatabase({ url, log: silentLog }));
-  await migrate(database, 'jobs', jobMigrations, silentLog);
+  await migrate(database, 'jobs', [...jobMigrations, ...transferMigrations], silentLog);
   return database;
 }
 
@@ -180,10 +182,12 @@ export async function startEngine(
   link.onChange((state) => {
     if (state === 'up') targets.emit({ type: 'ready', targetId });
   });
+  const database = await openStore(scope, directory);
   const engine = scope.use(
     new JobEngine({
-      store: createJobStore(await openStore(scope, directory)),
+      store: createJobStore(database),
       targets,
+      staging: stagingOf(scope, directory, { targets, database }),
       clock: systemClock,
       log: silentLog,
       config: JobConfig.parse({ ...config }),
