@@ -47,12 +47,11 @@ export async function runInBackground(
 function start(state: string, script: string): string {
   return [
     `mkdir -p -- ${state} && cd -- ${state} || exit 1`,
-    'if [ ! -e pid ]; then',
+    'if [ ! -e pid ]; then (', // in a shell whose news about jobs nobody reads
     'set -m',
     `( ( ${script}\n) > output 2>&1; echo $? > exit.new; mv exit.new exit ) < /dev/null > /dev/null 2>&1 &`,
     'echo $! > pid.new; mv pid.new pid',
-    'set +m',
-    'fi',
+    ') 2> /dev/null; fi',
     'for i in 1 2 3 4 5; do [ -e exit ] && break; sleep 0.05; done',
     look(state),
   ].join('\n');
