@@ -1,3 +1,4 @@
+import { equalDns } from '#kernel/security/dn.js';
 import { FileSpace } from '../files/file-space.js';
 import type { Job } from '../job/job.js';
 import type { Target, Targets } from '../target.js';
@@ -41,7 +42,7 @@ export function createSiteStorages(options: SiteStoragesOptions): SiteStorages {
       const [, targetId] = home.exec(storageId) ?? [];
       if (targetId !== undefined) {
         const target = targets.find(targetId);
-        if (target?.ownerDn !== ownerDn) throw missing;
+        if (!target || !equalDns(target.ownerDn, ownerDn)) throw missing;
         const { identity } = target;
         return {
           target,
@@ -51,7 +52,7 @@ export function createSiteStorages(options: SiteStoragesOptions): SiteStorages {
       const [, jobId] = workspace.exec(storageId) ?? [];
       const job = jobId === undefined ? undefined : await findJob(jobId);
       const target = job && targets.find(job.targetId);
-      if (!target || job.ownerDn !== ownerDn) throw missing;
+      if (!target || !equalDns(job.ownerDn, ownerDn)) throw missing;
       return { target, files: jobFiles(job, target) };
     },
   };

@@ -23,7 +23,6 @@ import {
   identity,
   linkTo,
   openStore,
-  ownerDn,
   scratch,
   targetId,
   until,
@@ -32,6 +31,7 @@ import { aJob, aPlan } from '../job/samples.js';
 
 /** As users write the address of the site that the rig is. */
 export const siteUrl = 'https://grid.example.org:8443/VSITE';
+export const ownerDn = 'CN=Tester,O=Grid';
 export const loopback = ['127.0.0.0/8', '::1'];
 
 export type Wiring = {
