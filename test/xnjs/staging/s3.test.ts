@@ -1,42 +1,40 @@
 import assert from 'node:assert/strict';
 import { createHash, randomBytes } from 'node:crypto';
 import { readdirSync, readFileSync } from 'node:fs';
-import type { AddressInfo } from 'node:net';
 import { after, before, describe, it } from 'node:test';
-import { GetObjectCommand, ListMultipartUploadsCommand, PutObjectCommand, S3Client } from '@aws-sdk/client-s3';
-import S3rver from 's3rver';
+import { CreateBucketCommand, GetObjectCommand, ListMultipartUploadsCommand, PutObjectCommand, S3Client } from '@aws-sdk/client-s3';
 import { Scope } from '#kernel/scope.js';
 import { startStaging, type StagingRig } from './rig.js';
-
-const keys = { Username: 'S3RVER', Password: 'S3RVER' };
+import { startS3 } from './s3-server.js';
+import { startWeb } from './web-server.js';
 
 describe('staging from and to S3', { timeout: 120_000 }, () => {
   const scope = new Scope();
   let rig: StagingRig;
   let s3: S3Client;
+  let keys: { Username: string; Password: string };
   let common: object;
   const big = randomBytes(20 * 1024 * 1024 + 17);
 
   before(async () => {
     rig = await startStaging(scope, { config: { retries: 1 } });
-    const server = new S3rver({
-      port: 0,
-      address: '127.0.0.1',
-      silent: true,
-      directory: `${rig.directory}/s3`,
-      configureBuckets: [{ name: 'results', configs: [] }],
-    });
-    const { port } = (await server.run()) as AddressInfo;
-    scope.defer(() => server.close());
-    const endpoint = `http://127.0.0.1:${port}`;
+    const server = await startS3(scope);
+    const { endpoint, accessKey, secretKey } = server;
+    keys = { Username: accessKey, Password: secretKey };
     common = { Credentials: keys, ExtraParameters: { endpoint, region: 'eu-west-1' } };
     s3 = new S3Client({
       endpoint,
       region: 'eu-west-1',
       forcePathStyle: true,
-      credentials: { accessKeyId: 'S3RVER', secretAccessKey: 'S3RVER' },
+      credentials: { accessKeyId: accessKey, secretAccessKey: secretKey },
     });
     scope.defer(() => s3.destroy());
+    await s3.send(
+      new CreateBucketCommand({
+        Bucket: 'results',
+        CreateBucketConfiguration: { LocationConstraint: 'eu-west-1' },
+      }),
+    );
     const put = (Key: string, Body: string | Buffer) =>
       s3.send(new PutObjectCommand({ Bucket: 'results', Key, Body }));
     await put('in/big.bin', big);
@@ -79,7 +77,7 @@ describe('staging from and to S3', { timeout: 120_000 }, () => {
     assert.equal(String(await get('tree/small')), 'small');
     const digest = (bytes: Buffer) => createHash('sha256').update(bytes).digest('hex');
     assert.equal(digest(await get('tree/big')), digest(big));
-    const { Uploads = [] } = await s3.send(new ListMultipartUploadsCommand({ Bucket: 'results' })).catch(() => ({}) as { Uploads?: [] });
+    const { Uploads = [] } = await s3.send(new ListMultipartUploadsCommand({ Bucket: 'results' }));
     assert.deepEqual(Uploads, []);
     const again = await rig.makeJob({
       Imports: [{ To: 'r', Data: 'r' }],
@@ -92,7 +90,7 @@ describe('staging from and to S3', { timeout: 120_000 }, () => {
   const wrong: [string, object, string, RegExp][] = [
     ['a missing object', {}, 's3://results/none', /answers 404/],
     ['a missing bucket', {}, 's3://none/x', /answers 404/],
-    ['a wrong secret', { Credentials: { Username: 'S3RVER', Password: 'gu3ss' } }, 's3://results/in/a1.dat', /answers 403/],
+    ['a wrong secret', { Credentials: { get Username() { return keys.Username; }, Password: 'gu3ss' } }, 's3://results/in/a1.dat', /answers 403/],
     ['a wrong kind of credentials', { Credentials: { BearerToken: 't0ken' } }, 's3://results/x', /Username and Password/],
     ['a URL without bucket', {}, 's3:///x', /s3:\/\/bucket\/key/],
   ];
@@ -113,13 +111,17 @@ describe('staging from and to S3', { timeout: 120_000 }, () => {
         strict.imports([{ From: 's3://results/in/a1.dat', To: 'x', ExtraParameters: { endpoint: `http://${host}:1` } }]),
         { code: 'FORBIDDEN' },
       );
-    process.env['AWS_ACCESS_KEY_ID'] = 'S3RVER';
-    process.env['AWS_SECRET_ACCESS_KEY'] = 'S3RVER';
+    const open = await startWeb(scope, (_, response) => response.end('public'));
+    process.env['AWS_ACCESS_KEY_ID'] = keys.Username;
+    process.env['AWS_SECRET_ACCESS_KEY'] = keys.Password;
     try {
-      const anonymous = { ...common, Credentials: undefined };
-      await assert.rejects(rig.imports([{ From: 's3://results/in/a1.dat', To: 'x', ...anonymous }]), {
-        code: 'FORBIDDEN',
-      });
+      const ExtraParameters = { endpoint: open.url };
+      const { job } = await rig.imports([{ From: 's3://public/x', To: 'x', ExtraParameters }]);
+      assert.equal(rig.read(job, 'x'), 'public');
+      assert.deepEqual(
+        open.seen.map(({ path, headers }) => [path, headers.authorization]),
+        [['/public/x?x-id=GetObject', undefined]],
+      );
     } finally {
       delete process.env['AWS_ACCESS_KEY_ID'];
       delete process.env['AWS_SECRET_ACCESS_KEY'];
