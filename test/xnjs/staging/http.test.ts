@@ -32,7 +32,8 @@ describe('staging by http and https', { timeout: 120_000 }, () => {
             received.set(rest, body);
             response.writeHead(201).end();
           });
-        else if (kind === 'to') response.writeHead(302, { location: decodeURIComponent(rest) }).end();
+        else if (kind === 'to')
+          response.writeHead(302, { location: decodeURIComponent(rest) }).end();
         else if (kind === 'file') serve(content, request, response);
       },
       { tls: true },
@@ -47,11 +48,14 @@ describe('staging by http and https', { timeout: 120_000 }, () => {
         if (cut++ > 0) return serve(body, request, response, tag);
         const headers = { etag: tag ?? `"${createHash('md5').update(body).digest('hex')}"` };
         response.writeHead(200, { ...headers, 'content-length': body.length });
-        response.write(body.subarray(0, 1_500_000), () => setTimeout(() => response.destroy(), 300));
+        response.write(body.subarray(0, 1_500_000), () =>
+          setTimeout(() => response.destroy(), 300),
+        );
       } else if (kind === 'busy') {
         if (cut++ === 0) response.writeHead(503, { 'retry-after': '0' }).end();
         else response.end('at last');
-      } else if (kind === 'status') response.writeHead(Number(value)).end('{"errorMessage":"says who"}');
+      } else if (kind === 'status')
+        response.writeHead(Number(value)).end('{"errorMessage":"says who"}');
       else if (kind === 'silent') response.writeHead(200, { 'content-length': 9 }).write('x');
     });
     rig = await startStaging(scope, { trust: [secure.ca], config: { silenceMs: 400, retries: 2 } });
@@ -70,7 +74,12 @@ describe('staging by http and https', { timeout: 120_000 }, () => {
   it('imports over TLS with Basic credentials or a token, and checks the content', async () => {
     secure.seen.length = 0;
     const { job, log } = await rig.imports([
-      { From: `${secure.url}/file`, To: 'a/b.dat', Credentials: basic, ExtraParameters: { checksum: `sha256:${sha256}` } },
+      {
+        From: `${secure.url}/file`,
+        To: 'a/b.dat',
+        Credentials: basic,
+        ExtraParameters: { checksum: `sha256:${sha256}` },
+      },
       { From: `${secure.url}/file/named.dat`, To: 'dir/', Credentials: { BearerToken: 'tok' } },
     ]);
     assert.deepEqual(readFileSync(rig.path(job, 'a/b.dat')), content);
@@ -78,7 +87,10 @@ describe('staging by http and https', { timeout: 120_000 }, () => {
     const sent = secure.seen.map(({ headers }) => headers.authorization).sort();
     assert.deepEqual(sent, [basicHeader, 'Bearer tok']);
     assert.ok(log.some((line) => line.includes(`${secure.url}/file: 3000000 bytes`)));
-    assert.deepEqual(readdirSync(rig.path(job, '.')).filter((name) => name.startsWith('.')), []);
+    assert.deepEqual(
+      readdirSync(rig.path(job, '.')).filter((name) => name.startsWith('.')),
+      [],
+    );
   });
 
   it('exports by PUT, with credentials and the length', async () => {
@@ -107,7 +119,9 @@ describe('staging by http and https', { timeout: 120_000 }, () => {
 
   it('follows redirects, with credentials to the same host only', async () => {
     secure.seen.length = 0;
-    const second = await startWeb(scope, (request, response) => serve(content, request, response), { tls: true });
+    const second = await startWeb(scope, (request, response) => serve(content, request, response), {
+      tls: true,
+    });
     const same = `${secure.url}/to/${encodeURIComponent(`${secure.url}/file`)}`;
     await rig.imports([{ From: same, To: 'x', Credentials: basic }]);
     assert.deepEqual(
@@ -116,19 +130,31 @@ describe('staging by http and https', { timeout: 120_000 }, () => {
     );
     // its certificate is not trusted, so ask one that is: another port is another origin
     assert.match(
-      (await failing({ From: `${secure.url}/to/${encodeURIComponent(second.url)}`, Credentials: basic })).message,
+      (
+        await failing({
+          From: `${secure.url}/to/${encodeURIComponent(second.url)}`,
+          Credentials: basic,
+        })
+      ).message,
       /self.signed|verify|issuer/i,
     );
     assert.deepEqual(second.seen, []);
     const other = `${plain.url}/file`;
-    const from = await startWeb(scope, (_, response) => response.writeHead(307, { location: other }).end());
+    const from = await startWeb(scope, (_, response) =>
+      response.writeHead(307, { location: other }).end(),
+    );
     plain.seen.length = 0;
     await rig.imports([{ From: from.url, To: 'x', Credentials: basic }]);
-    assert.deepEqual(plain.seen.map(({ headers }) => headers.authorization), [undefined]);
+    assert.deepEqual(
+      plain.seen.map(({ headers }) => headers.authorization),
+      [undefined],
+    );
   });
 
   it('does not follow a redirect from https to http', async () => {
-    const { message } = await failing({ From: `${secure.url}/to/${encodeURIComponent(plain.url)}` });
+    const { message } = await failing({
+      From: `${secure.url}/to/${encodeURIComponent(plain.url)}`,
+    });
     assert.match(message, /redirects from https to http/);
   });
 
@@ -196,7 +222,10 @@ describe('staging by http and https', { timeout: 120_000 }, () => {
       ],
     });
     await assert.rejects(rig.stage(job, 'in'), ({ message }: Error) => {
-      assert.equal(message, `Import of "gone" from ${server.url}/gone failed: ${new URL(server.url).host} answers 410`);
+      assert.equal(
+        message,
+        `Import of "gone" from ${server.url}/gone failed: ${new URL(server.url).host} answers 410`,
+      );
       return true;
     });
     await closed;
@@ -207,7 +236,15 @@ describe('staging by http and https', { timeout: 120_000 }, () => {
     const strict = await startStaging(own, { config: { allowAddresses: [], retries: 0 } });
     plain.seen.length = 0;
     const port = new URL(plain.url).port;
-    for (const host of ['127.0.0.1', 'localhost', '[::1]', '2130706433', '[::ffff:127.0.0.1]', '0.0.0.0', '169.254.169.254'])
+    for (const host of [
+      '127.0.0.1',
+      'localhost',
+      '[::1]',
+      '2130706433',
+      '[::ffff:127.0.0.1]',
+      '0.0.0.0',
+      '169.254.169.254',
+    ])
       await assert.rejects(
         strict.imports([{ From: `http://${host}:${port}/file`, To: 'x' }]),
         { code: 'FORBIDDEN' },

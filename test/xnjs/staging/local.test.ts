@@ -83,7 +83,7 @@ describe('staging from the description and on the target system', { timeout: 60_
       { To: 'z', Data: 'z' },
     ]);
     assert.equal(rig.read(job, 'z'), 'z');
-    
+
     assert.ok(
       log.some((line) => /"x".*failed: there is no \/there\/is\/none \(ignored\)/.test(line)),
     );

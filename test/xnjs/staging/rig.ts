@@ -18,15 +18,7 @@ import { createSiteStorages } from '#xnjs/staging/site-storages.js';
 import type { Staging } from '#xnjs/staging/staging.js';
 import type { Target, Targets } from '#xnjs/target.js';
 import type { Tsi } from '#xnjs/tsi/tsi.js';
-import {
-  Agent,
-  identity,
-  linkTo,
-  openStore,
-  scratch,
-  targetId,
-  until,
-} from '../job/rig.js';
+import { Agent, identity, linkTo, openStore, scratch, targetId, until } from '../job/rig.js';
 import { aJob, aPlan } from '../job/samples.js';
 
 /** As users write the address of the site that the rig is. */

@@ -5,7 +5,11 @@ import type { Scope } from '#kernel/scope.js';
 import { pythonWith } from '../../grid/clients/python.js';
 import { until } from '../job/rig.js';
 
-export type S3Server = { readonly endpoint: string; readonly accessKey: string; readonly secretKey: string };
+export type S3Server = {
+  readonly endpoint: string;
+  readonly accessKey: string;
+  readonly secretKey: string;
+};
 
 const policy = {
   Version: '2012-10-17',
@@ -25,7 +29,9 @@ export async function startS3(scope: Scope): Promise<S3Server> {
     await once(child, 'exit');
   });
   let said = '';
-  child.stderr.setEncoding('utf8').on('data', (text: string) => (said = (said + text).slice(-10_000)));
+  child.stderr
+    .setEncoding('utf8')
+    .on('data', (text: string) => (said = (said + text).slice(-10_000)));
   const address = /Running on (http:\/\/127\.0\.0\.1:\d+)/;
   await until('moto listens', () => address.test(said), 60_000);
   const endpoint = address.exec(said)![1]!;

@@ -2,7 +2,13 @@ import assert from 'node:assert/strict';
 import { createHash, randomBytes } from 'node:crypto';
 import { readdirSync, readFileSync } from 'node:fs';
 import { after, before, describe, it } from 'node:test';
-import { CreateBucketCommand, GetObjectCommand, ListMultipartUploadsCommand, PutObjectCommand, S3Client } from '@aws-sdk/client-s3';
+import {
+  CreateBucketCommand,
+  GetObjectCommand,
+  ListMultipartUploadsCommand,
+  PutObjectCommand,
+  S3Client,
+} from '@aws-sdk/client-s3';
 import { Scope } from '#kernel/scope.js';
 import { startStaging, type StagingRig } from './rig.js';
 import { startS3 } from './s3-server.js';
@@ -90,17 +96,37 @@ describe('staging from and to S3', { timeout: 120_000 }, () => {
   const wrong: [string, object, string, RegExp][] = [
     ['a missing object', {}, 's3://results/none', /answers 404/],
     ['a missing bucket', {}, 's3://none/x', /answers 404/],
-    ['a wrong secret', { Credentials: { get Username() { return keys.Username; }, Password: 'gu3ss' } }, 's3://results/in/a1.dat', /answers 403/],
-    ['a wrong kind of credentials', { Credentials: { BearerToken: 't0ken' } }, 's3://results/x', /Username and Password/],
+    [
+      'a wrong secret',
+      {
+        Credentials: {
+          get Username() {
+            return keys.Username;
+          },
+          Password: 'gu3ss',
+        },
+      },
+      's3://results/in/a1.dat',
+      /answers 403/,
+    ],
+    [
+      'a wrong kind of credentials',
+      { Credentials: { BearerToken: 't0ken' } },
+      's3://results/x',
+      /Username and Password/,
+    ],
     ['a URL without bucket', {}, 's3:///x', /s3:\/\/bucket\/key/],
   ];
   for (const [what, change, From, message] of wrong)
     it(`names ${what}`, async () => {
-      await assert.rejects(rig.imports([{ From, To: 'x', ...common, ...change }]), (error: Error) => {
-        assert.match(error.message, message);
-        assert.doesNotMatch(error.message, /gu3ss|t0ken/);
-        return true;
-      });
+      await assert.rejects(
+        rig.imports([{ From, To: 'x', ...common, ...change }]),
+        (error: Error) => {
+          assert.match(error.message, message);
+          assert.doesNotMatch(error.message, /gu3ss|t0ken/);
+          return true;
+        },
+      );
     });
 
   it('asks neither the environment nor addresses inside the site', async () => {
@@ -108,7 +134,13 @@ describe('staging from and to S3', { timeout: 120_000 }, () => {
     const strict = await startStaging(own, { config: { allowAddresses: [], retries: 0 } });
     for (const host of ['127.0.0.1', 'localhost'])
       await assert.rejects(
-        strict.imports([{ From: 's3://results/in/a1.dat', To: 'x', ExtraParameters: { endpoint: `http://${host}:1` } }]),
+        strict.imports([
+          {
+            From: 's3://results/in/a1.dat',
+            To: 'x',
+            ExtraParameters: { endpoint: `http://${host}:1` },
+          },
+        ]),
         { code: 'FORBIDDEN' },
       );
     const open = await startWeb(scope, (_, response) => response.end('public'));

@@ -1,6 +1,14 @@
 import assert from 'node:assert/strict';
 import { randomBytes } from 'node:crypto';
-import { mkdirSync, readdirSync, readFileSync, statSync, writeFileSync, chmodSync, chownSync } from 'node:fs';
+import {
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  statSync,
+  writeFileSync,
+  chmodSync,
+  chownSync,
+} from 'node:fs';
 import { after, before, describe, it } from 'node:test';
 import { silentLog } from '#kernel/log.js';
 import { anonymous } from '#kernel/http/caller.js';
@@ -13,7 +21,14 @@ import { storageOperations } from '#targetsystem/rest/storages.js';
 import { FileSpace } from '#xnjs/files/file-space.js';
 import type { Job } from '#xnjs/job/job.js';
 import { identity } from '../job/rig.js';
-import { ownerDn, secondTargetId, siteUrl, startStaging, strangersTargetId, type StagingRig } from './rig.js';
+import {
+  ownerDn,
+  secondTargetId,
+  siteUrl,
+  startStaging,
+  strangersTargetId,
+  type StagingRig,
+} from './rig.js';
 
 const basic = { Username: 'alice', Password: 'secret' };
 const authorization = `Basic ${Buffer.from('alice:secret').toString('base64')}`;
@@ -64,11 +79,18 @@ describe('staging from and to UNICORE storages', { timeout: 120_000 }, () => {
 
   function fill(job: Job): void {
     mkdirSync(rig.path(job, 'data/sub'), { recursive: true });
-    const files = { 'data/a1.dat': 'a1', 'data/a2.dat': 'a2', 'data/b.txt': 'b', 'data/sub/c.dat': 'c', 'big file+%.bin': big };
+    const files = {
+      'data/a1.dat': 'a1',
+      'data/a2.dat': 'a2',
+      'data/b.txt': 'b',
+      'data/sub/c.dat': 'c',
+      'big file+%.bin': big,
+    };
     for (const [name, text] of Object.entries(files)) writeFileSync(rig.path(job, name), text);
     chmodSync(rig.path(job, 'data/a1.dat'), 0o750);
     if (process.getuid?.() !== 0) return;
-    for (const name of ['.', 'data', 'data/sub', ...Object.keys(files)]) chownSync(rig.path(job, name), 65_534, 65_534);
+    for (const name of ['.', 'data', 'data/sub', ...Object.keys(files)])
+      chownSync(rig.path(job, name), 65_534, 65_534);
   }
 
   const encoded = encodeURIComponent('big file+%.bin');
@@ -113,7 +135,12 @@ describe('staging from and to UNICORE storages', { timeout: 120_000 }, () => {
     assert.equal(statSync(rig.path(storage, 'results/renamed')).mode & 0o777, 0o750);
     assert.equal(rig.read(storage, 'results/r2'), 'two');
     assert.deepEqual(readdirSync(rig.path(storage, 'results/tree')), ['r1', 'r2']);
-    assert.deepEqual(readdirSync(rig.path(storage, 'results')).sort(), ['r1', 'r2', 'renamed', 'tree']);
+    assert.deepEqual(readdirSync(rig.path(storage, 'results')).sort(), [
+      'r1',
+      'r2',
+      'renamed',
+      'tree',
+    ]);
   });
 
   it('keeps what must not be overwritten: silently on import, as an error on export', async () => {
@@ -137,7 +164,8 @@ describe('staging from and to UNICORE storages', { timeout: 120_000 }, () => {
     const wrong = { Username: 'eve', Password: 'guess' };
     await assert.rejects(
       rig.imports([{ From: `${at}/data`, To: 'x', Credentials: wrong }]),
-      ({ code, message }: { code: string; message: string }) => code === 'FORBIDDEN' && !message.includes('guess'),
+      ({ code, message }: { code: string; message: string }) =>
+        code === 'FORBIDDEN' && !message.includes('guess'),
     );
   });
 
@@ -190,7 +218,9 @@ describe('staging from and to UNICORE storages', { timeout: 120_000 }, () => {
 
     it('does not show the storages of others', async () => {
       const theirs = await rig.makeJob({}, { targetId: strangersTargetId, ownerDn: 'CN=Stranger' });
-      await assert.rejects(rig.imports([{ From: own(theirs, 'x'), To: 'x' }]), { code: 'NOT_FOUND' });
+      await assert.rejects(rig.imports([{ From: own(theirs, 'x'), To: 'x' }]), {
+        code: 'NOT_FOUND',
+      });
       const home = `${siteUrl}/rest/core/storages/${strangersTargetId}-HOME/files/.bashrc`;
       await assert.rejects(rig.imports([{ From: home, To: 'x' }]), { code: 'NOT_FOUND' });
     });

@@ -8,7 +8,11 @@ import { createCa, issueCertificate, keyPem } from '#kernel/security/ca.js';
 import type { Scope } from '#kernel/scope.js';
 
 export type Handler = (request: IncomingMessage, response: ServerResponse, seen: Seen) => void;
-export type Seen = { readonly method: string; readonly path: string; readonly headers: IncomingMessage['headers'] };
+export type Seen = {
+  readonly method: string;
+  readonly path: string;
+  readonly headers: IncomingMessage['headers'];
+};
 export type WebServer = {
   readonly url: string;
   /** What it was asked, in order. */
