@@ -29,7 +29,7 @@ async function startChild(
   direction: 'in' | 'out' = 'in',
   jobId = '',
 ): Promise<Child> {
-  const script = new URL('./crash-child.ts', import.meta.url).pathname;
+  const script = new URL('./stage-child.ts', import.meta.url).pathname;
   const child: ChildProcess = spawn(
     process.execPath,
     [

@@ -1,4 +1,7 @@
-/** Staging in a process of its own, to be killed. Arguments: directory, socket, description, direction. */
+/**
+ * Staging in a process of its own, to be killed or measured. Arguments: directory, socket, description,
+ * direction, id of a job that there is already.
+ */
 import { Scope } from '#kernel/scope.js';
 import { attachStaging } from './rig.js';
 
@@ -12,5 +15,4 @@ const job =
 process.stdout.write(`job ${job.id}\n`);
 await rig.stage(job, direction === 'out' ? 'out' : 'in');
 process.stdout.write(`staged ${Math.round(process.resourceUsage().maxRSS / 1024)}\n`);
-process.exitCode = 0;
 process.kill(process.pid, 'SIGKILL'); // before anybody learns of it
