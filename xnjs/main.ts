@@ -7,11 +7,12 @@ import { file } from '#kernel/config.js';
 import { createHttpClient } from '#kernel/http/client.js';
 import { LibvirtClient } from '#kernel/libvirt/client.js';
 import type { Log } from '#kernel/log.js';
-import { openDatabase } from '#kernel/persistence/database.js';
+import { openDatabase, type Database } from '#kernel/persistence/database.js';
 import { migrate } from '#kernel/persistence/migrate.js';
 import { Scope } from '#kernel/scope.js';
 import { JobConfig } from './job/config.js';
 import { JobEngine } from './job/engine.js';
+import type { JobStore } from './job/store.js';
 import { jobMigrations } from './persistence/job-models.js';
 import { createJobStore } from './persistence/job-store.js';
 import { createTargetStore, targetMigrations } from './persistence/sql-target-store.js';
@@ -21,6 +22,7 @@ import { StagingConfig } from './staging/config.js';
 import { createStaging } from './staging/create-staging.js';
 import { Outside } from './staging/outside.js';
 import { createSiteStorages } from './staging/site-storages.js';
+import type { Staging } from './staging/staging.js';
 import { LibvirtHypervisor } from './vm/libvirt-hypervisor.js';
 import { TargetSystems } from './vm/target-systems.js';
 import { Workspace } from './vm/workspace.js';
@@ -70,6 +72,8 @@ export type XnjsDeps = {
   readonly log: Log;
   /** Headers that prove to the image repository for whom we ask. */
   readonly onBehalfOf: (dn: string) => Record<string, string>;
+  /** `https://host:port/VSITE`, as users know this site. */
+  readonly siteUrl: string;
 };
 
 export type Xnjs = {
@@ -82,7 +86,10 @@ export type Xnjs = {
 };
 
 /** Starts the engine: re-attaches to what ran before, then takes new work. */
-export async function startXnjs(config: XnjsConfig, { log, onBehalfOf }: XnjsDeps): Promise<Xnjs> {
+export async function startXnjs(
+  config: XnjsConfig,
+  { log, onBehalfOf, siteUrl }: XnjsDeps,
+): Promise<Xnjs> {
   const scope = new Scope();
   try {
     const { stateDirectory, hypervisor: addresses } = config;
@@ -119,25 +126,18 @@ export async function startXnjs(config: XnjsConfig, { log, onBehalfOf }: XnjsDep
       }),
     );
     const store = createJobStore(database);
-    const outside = scope.use(await Outside.open(config.staging));
     const jobs: JobEngine = scope.use(
       new JobEngine({
         store,
         targets: systems,
-        staging: createStaging({
-          store: createTransferStore(database),
-          outside,
-          config: config.staging,
-          scratchDirectory: await emptyDirectory(join(stateDirectory, 'staging')),
-          storages: createSiteStorages({
-            siteUrls: config.staging.siteUrls,
-            targets: systems,
-            findJob: (id) => store.find(id),
-            jobFiles: (job) => jobs.files(job),
-          }),
-          onBehalfOf: () => ({}),
-          clock: systemClock,
-          log: log.child({ part: 'xnjs.staging' }),
+        staging: await openStaging(config, {
+          database,
+          systems,
+          store,
+          log,
+          scope,
+          siteUrl,
+          jobs: () => jobs,
         }),
         clock: systemClock,
         log,
@@ -196,6 +196,37 @@ async function connect(
   client.start();
   await client.ready(AbortSignal.timeout(5_000)).catch(() => undefined);
   return client;
+}
+
+async function openStaging(
+  { staging: config, stateDirectory }: XnjsConfig,
+  deps: {
+    readonly database: Database;
+    readonly systems: TargetSystems;
+    readonly store: JobStore;
+    /** Made after this. */
+    readonly jobs: () => JobEngine;
+    readonly log: Log;
+    readonly scope: Scope;
+    readonly siteUrl: string;
+  },
+): Promise<Staging> {
+  const { database, systems, store, jobs, log, scope, siteUrl } = deps;
+  return createStaging({
+    store: createTransferStore(database),
+    outside: scope.use(await Outside.open(config)),
+    config,
+    scratchDirectory: await emptyDirectory(join(stateDirectory, 'staging')),
+    storages: createSiteStorages({
+      siteUrls: [siteUrl, ...config.siteUrls],
+      targets: systems,
+      findJob: (id) => store.find(id),
+      jobFiles: (job) => jobs().files(job),
+    }),
+    onBehalfOf: () => ({}), // no proof that other sites would take
+    clock: systemClock,
+    log: log.child({ part: 'xnjs.staging' }),
+  });
 }
 
 /** What a former server has left there is of no use. */

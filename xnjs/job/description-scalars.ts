@@ -10,7 +10,7 @@ export function scalar(error: (value: unknown) => string) {
 
 export const noNulError = 'must not contain NUL';
 export const text = scalar(() => 'must be a string');
-export const line = text.refine((value) => !/[\r\n]/.test(value), 'must be one line');
+export const line = text.refine(isLine, 'must be one line');
 /** Names that a TSI hands to a shell: what it could take for a command is refused (tsi-xnjs 4.4). */
 export const fileName = line.refine((value) => !/`|\$\(/.test(value), 'must not contain ` or $(');
 export const lines = z
@@ -28,6 +28,10 @@ export const flag = z
     { error: 'must be true or false' },
   )
   .transform((value) => value === true || value === 'true');
+
+export function isLine(value: string): boolean {
+  return !/[\r\n]/.test(value);
+}
 
 export function noNul(value: string): boolean {
   return !value.includes('\0');

@@ -33,10 +33,16 @@ export function createAddressGuard(allowed: readonly string[]): AddressGuard {
     },
     lookup(hostname, options, callback) {
       lookup(hostname, { ...options, all: true }, (error, found) => {
-        if (error) return callback(error, '');
+        if (error) {
+          callback(error, '');
+          return;
+        }
         const fine = found.filter(({ address }) => permits(address));
         const [first] = fine;
-        if (!first) return callback(refused(hostname), '');
+        if (!first) {
+          callback(refused(hostname), '');
+          return;
+        }
         if (options.all === true) callback(null, fine);
         else callback(null, first.address, first.family);
       });

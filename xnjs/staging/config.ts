@@ -27,7 +27,7 @@ export const StagingConfig = z.strictObject({
   allowAddresses: z.array(addressRange).default([]),
   /** Certificates (PEM) of authorities that are trusted besides the well-known ones. */
   trustFiles: z.array(file).default([]),
-  /** Addresses of this site, `https://host:port/VSITE`: its storages are reached without HTTP. */
+  /** More addresses of this site, `https://host:port/VSITE`: its storages are reached without HTTP. */
   siteUrls: z.array(z.url()).default([]),
   /** Largest pack of a git repository. */
   gitMaxBytes: z

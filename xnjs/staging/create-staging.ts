@@ -135,8 +135,14 @@ async function performOnce(transfer: AnyTransfer): Promise<void> {
   const { entry } = transfer;
   const url = transfer.direction === 'in' ? entry.from : entry.to;
   const protocol = protocolOf(url);
-  if (transfer.direction === 'in' && protocol?.import) return await protocol.import(transfer);
-  if (transfer.direction === 'out' && protocol?.export) return await protocol.export(transfer);
+  if (transfer.direction === 'in' && protocol?.import) {
+    await protocol.import(transfer);
+    return;
+  }
+  if (transfer.direction === 'out' && protocol?.export) {
+    await protocol.export(transfer);
+    return;
+  }
   const scheme = schemeOf(url);
   throw new StagingError('BAD_REQUEST', `transfers by "${scheme ?? url}" are not offered here`);
 }

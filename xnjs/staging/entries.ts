@@ -1,5 +1,5 @@
 import { z } from 'zod';
-import { fileName, flag, isMap, line, lines, scalar } from '../job/description-scalars.js';
+import { fileName, flag, isLine, isMap, line, lines, scalar } from '../job/description-scalars.js';
 import { digestPattern } from './digest.js';
 import { protocolOf, schemeOf } from './protocols.js';
 import { withoutUserInfo } from './url.js';
@@ -46,13 +46,9 @@ const parameters = z
     ({ checksum }) => checksum === undefined || digestPattern.test(checksum),
     'checksum: must be an algorithm and hexadecimal digits, such as sha256:9f86d0…',
   );
-/** A URL; a list of them would be a sweep over files. */
-const source = line.or(
-  z.array(z.unknown()).transform((_, context) => {
-    context.addIssue('parameter sweeps are not offered here');
-    return z.NEVER;
-  }),
-);
+const source = scalar((value) =>
+  Array.isArray(value) ? 'parameter sweeps are not offered here' : 'must be a string',
+).refine(isLine, 'must be one line');
 
 const common = {
   Mode: mode,

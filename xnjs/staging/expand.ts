@@ -38,7 +38,9 @@ export async function expand<Entry extends TreeEntry>(
   const addTree = async (directory: Entry): Promise<void> => {
     const children = await tree.list(directory.path);
     if (children.length === 0) add(directory);
-    for (const child of children) await (child.isDirectory ? addTree(child) : add(child));
+    for (const child of children)
+      if (child.isDirectory) await addTree(child);
+      else add(child);
   };
   const match = async (
     base: string,
@@ -49,8 +51,10 @@ export async function expand<Entry extends TreeEntry>(
       : (name: string): boolean => name === pattern;
     for (const entry of await tree.list(base)) {
       if (!fits(baseName(entry.path))) continue;
-      if (deeper.length === 0) await (entry.isDirectory ? addTree(entry) : add(entry));
-      else if (entry.isDirectory) await match(entry.path, deeper);
+      if (!entry.isDirectory) {
+        if (deeper.length === 0) add(entry);
+      } else if (deeper.length === 0) await addTree(entry);
+      else await match(entry.path, deeper);
     }
   };
   const first = path.findIndex(hasWildcard);

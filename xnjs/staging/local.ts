@@ -32,8 +32,10 @@ export const file: Protocol = {
     if (
       keeps &&
       (await site.tsi().list(site.target.identity, await absolute(transfer, to), 'A')).length > 0
-    )
-      return say(`kept ${to.slice(1)}, which exists already`);
+    ) {
+      say(`kept ${to.slice(1)}, which exists already`);
+      return;
+    }
     if (entry.mode === 'append')
       throw new StagingError('BAD_REQUEST', 'imports of local files cannot append');
     await copyOnTarget(transfer, path);

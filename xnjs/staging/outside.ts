@@ -64,7 +64,8 @@ export class Outside implements AsyncDisposable {
     this.guard = createAddressGuard(allowAddresses);
     this.silenceMs = silenceMs;
     this.trusted = trust.length > 0 ? [...rootCertificates, ...trust] : undefined;
-    const { lookup, checkHost } = this.guard;
+    const { guard } = this;
+    const { lookup } = guard;
     const ca = this.trusted && { ca: this.trusted };
     const connector = buildConnector({ timeout: connectMs, ...ca, lookup });
     this.#agent = new Agent({
@@ -73,7 +74,7 @@ export class Outside implements AsyncDisposable {
       connections: 32,
       connect(options, callback) {
         try {
-          checkHost(options.hostname);
+          guard.checkHost(options.hostname);
         } catch (error) {
           callback(error as Error, null);
           return;

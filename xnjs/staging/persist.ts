@@ -16,7 +16,8 @@ export async function persist(transfer: AnyTransfer, attempt: () => Promise<void
   let moved = 0;
   for (let failures = 0; ; failures++) {
     try {
-      return await waitOut(transfer, attempt);
+      await waitOut(transfer, attempt);
+      return;
     } catch (error) {
       signal.throwIfAborted();
       const { validator } = progress.record;
@@ -35,7 +36,8 @@ export async function waitOut(transfer: AnyTransfer, work: () => Promise<void>):
   const { clock, signal } = transfer;
   for (let ms = waitFirstMs; ; ms = Math.min(2 * ms, waitLastMs)) {
     try {
-      return await work();
+      await work();
+      return;
     } catch (error) {
       signal.throwIfAborted();
       throwIfGone(transfer);

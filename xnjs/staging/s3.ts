@@ -22,8 +22,10 @@ export const s3: Protocol = {
   async import(transfer) {
     const url = parseS3Url(transfer.entry.from, 'From');
     await withS3(transfer, async (client) => {
-      if (!url.key.endsWith('/') && url.key !== '' && !hasWildcard(url.key))
-        return await receiveOne(transfer, url.key, toSource(transfer, client, url));
+      if (!url.key.endsWith('/') && url.key !== '' && !hasWildcard(url.key)) {
+        await receiveOne(transfer, url.key, toSource(transfer, client, url));
+        return;
+      }
       const { base, keys } = await expand(transfer, client, url);
       const sources = keys.map((key) => ({
         path: key.slice(base.length),

@@ -24,10 +24,15 @@ export async function importFromSite(
   const here = source.target.id === site.target.id && entry.mode !== 'append';
   const wholes =
     path.every((name) => !hasWildcard(name)) && entry.parameters['checksum'] === undefined;
-  if (here && wholes && entry.mode === 'overwrite') return await copyHere(transfer, source, path);
+  if (here && wholes && entry.mode === 'overwrite') {
+    await copyHere(transfer, source, path);
+    return;
+  }
   const found = await expand(treeOf(source.files), path, decodeNames);
-  if ('one' in found)
-    return await receiveOne(transfer, found.one.path, toSource(transfer, source, found.one));
+  if ('one' in found) {
+    await receiveOne(transfer, found.one.path, toSource(transfer, source, found.one));
+    return;
+  }
   const sources = found.entries.map((file): ListedSource => {
     const name = below(found.base, file);
     return file.isDirectory
@@ -81,7 +86,10 @@ export async function copyOnTarget(transfer: ImportTransfer, from: string): Prom
   const { entry, clock } = transfer;
   const inside = entry.to.endsWith('/') ? `${entry.to}${baseName(from)}` : entry.to;
   const to = await absolute(transfer, inside);
-  if (entry.readOnly) return await linkOnTarget(transfer, from, to);
+  if (entry.readOnly) {
+    await linkOnTarget(transfer, from, to);
+    return;
+  }
   const part = await partOf(transfer);
   const [source, draft, place] = [quote(from), quote(part), quote(to)];
   const script = [

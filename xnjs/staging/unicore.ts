@@ -20,12 +20,16 @@ export const unicore: Protocol = {
   async import(transfer) {
     const url = parse(transfer.entry.from, 'From');
     const ours = await transfer.storages.find(url.base, url.storageId, transfer.job.ownerDn);
-    if (ours) return await importFromSite(transfer, ours, url.path, decode);
+    if (ours) {
+      await importFromSite(transfer, ours, url.path, decode);
+      return;
+    }
     const client = new UnicoreClient(transfer, url);
     const found = await expand(client, url.path, decode);
     if ('one' in found) {
       const source = toSource(transfer, client, found.one);
-      return await receiveOne(transfer, found.one.path, source);
+      await receiveOne(transfer, found.one.path, source);
+      return;
     }
     const sources = found.entries.map((file): ListedSource => {
       const path = below(found.base, file);
@@ -41,7 +45,10 @@ export const unicore: Protocol = {
     if (url.path.some(hasWildcard))
       throw new StagingError('BAD_REQUEST', 'To must not have wildcards');
     const ours = await transfer.storages.find(url.base, url.storageId, transfer.job.ownerDn);
-    if (ours) return await exportToSite(transfer, ours, url);
+    if (ours) {
+      await exportToSite(transfer, ours, url);
+      return;
+    }
     if (transfer.entry.mode === 'append')
       throw new StagingError('BAD_REQUEST', 'exports to storages of other sites cannot append');
     const client = new UnicoreClient(transfer, url);

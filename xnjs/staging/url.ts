@@ -8,7 +8,7 @@ export function withoutUserInfo(url: string): string {
 /** A URL for logs: also without a query, which may hold a signature or a token. */
 export function withoutSecrets(url: string): string {
   const shown = withoutUserInfo(url);
-  return parseUnicoreUrl(url) || !/^[a-z+]*https?:/i.test(url)
+  return parseUnicoreUrl(url) || !/^(?:git[:+])?https?:/i.test(url)
     ? shown
     : shown.replace(/[?#].*$/, '');
 }

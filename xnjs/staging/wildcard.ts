@@ -17,10 +17,15 @@ export function matcher(
 ): (name: string) => boolean {
   const tokens = pattern.split(/([*?])/).flatMap((part): (string | symbol)[] => {
     if (part === '*') return [any];
-    return part === '?' ? [one] : [...decode(part)];
+    return part === '?' ? [one] : charactersOf(decode(part));
   });
   const hidden = pattern.startsWith('.');
-  return (name) => (hidden || !name.startsWith('.')) && fits(tokens, [...name]);
+  return (name) => (hidden || !name.startsWith('.')) && fits(tokens, charactersOf(name));
+}
+
+/** Code points: what `?` stands for. */
+function charactersOf(text: string): string[] {
+  return Array.from(text);
 }
 
 function fits(tokens: readonly (string | symbol)[], name: readonly string[]): boolean {

@@ -61,8 +61,14 @@ describe('what staging survives', { timeout: 240_000 }, () => {
     await agent.start();
     let whole = false;
     const server = await startWeb(scope, (request, response) => {
-      if (request.url === '/small') return serve(Buffer.from('small'), request, response);
-      if (whole) return serve(content, request, response);
+      if (request.url === '/small') {
+        serve(Buffer.from('small'), request, response);
+        return;
+      }
+      if (whole) {
+        serve(content, request, response);
+        return;
+      }
       const etag = `"${createHash('md5').update(content).digest('hex')}"`;
       response.writeHead(200, { etag, 'content-length': content.length });
       response.write(content.subarray(0, 5_000_000)); // and no more
@@ -199,7 +205,10 @@ describe('what staging survives', { timeout: 240_000 }, () => {
     const rig = await attachStaging(scope, directory, agent.socket);
     let send!: () => void;
     const server = await startWeb(scope, (request, response) => {
-      if (request.headers.range !== undefined) return serve(content, request, response, '"1"');
+      if (request.headers.range !== undefined) {
+        serve(content, request, response, '"1"');
+        return;
+      }
       response.writeHead(200, { etag: '"1"', 'content-length': content.length });
       response.write(content.subarray(0, 3_000_000));
       send = () => response.end(content.subarray(3_000_000));
