@@ -1,6 +1,6 @@
 import { z } from 'zod';
 import { describeIssues } from '#kernel/config.js';
-import { concealed, exportEntries, importEntries } from '../staging/entries.js';
+import { exportEntries, importEntries } from '../staging/entries.js';
 import {
   fileName,
   flag,
@@ -106,10 +106,17 @@ export function jobTags(description: JobDescription): readonly string[] {
   return [...new Set(description.Tags ?? description.tags ?? [])];
 }
 
-/** What is shown of a description: neither inline data nor credentials. */
+/** What is shown and kept of a description once its files are staged: inline data is cut out. */
 export function withoutInlineData(raw: RawDescription): RawDescription {
-  const shown = ['Imports', 'Exports'].filter((key) => key in raw);
-  return { ...raw, ...Object.fromEntries(shown.map((key) => [key, concealed(raw[key])])) };
+  const strip = (entry: unknown): unknown =>
+    isMap(entry) && entry['Data'] !== undefined ? { ...entry, Data: 'n/a' } : entry;
+  const imports = raw['Imports'];
+  if (Array.isArray(imports)) return { ...raw, Imports: imports.map(strip) };
+  if (!isMap(imports)) return raw;
+  return {
+    ...raw,
+    Imports: Object.fromEntries(Object.entries(imports).map(([name, e]) => [name, strip(e)])),
+  };
 }
 
 function splitAssignment(entry: string): [string, string] {

@@ -3,6 +3,7 @@ import type { Clock } from '#kernel/clock.js';
 import { errorText, GridError } from '#kernel/errors.js';
 import type { Log } from '#kernel/log.js';
 import type { FileSpace } from '../files/file-space.js';
+import { withoutCredentials } from '../staging/entries.js';
 import type { Staging } from '../staging/staging.js';
 import type { Target, TargetEvent, Targets } from '../target.js';
 import type { JobConfig } from './config.js';
@@ -375,7 +376,7 @@ export class JobEngine implements AsyncDisposable {
 }
 
 function shown(job: Job): Job {
-  return { ...job, description: withoutInlineData(job.description) };
+  return { ...job, description: withoutCredentials(withoutInlineData(job.description)) };
 }
 
 /** What can be said of a job before its turn comes, if its description is valid. */

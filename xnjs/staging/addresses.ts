@@ -20,6 +20,7 @@ export function createAddressGuard(allowed: readonly string[]): AddressGuard {
     ipaddr.isValidCIDR(text) ? ipaddr.parseCIDR(text) : single(text),
   );
   const permits = (text: string): boolean => {
+    if (!ipaddr.isValid(text)) return false;
     const address = ipaddr.process(text);
     return (
       address.range() === 'unicast' ||

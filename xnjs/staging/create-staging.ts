@@ -24,6 +24,8 @@ export function createStaging(options: StagingOptions): Staging {
   };
 }
 
+const longestLog = 500;
+
 type Direction = 'in' | 'out';
 type AnyTransfer =
   | (ImportTransfer & { readonly direction: 'in' })
@@ -82,6 +84,7 @@ class Stage {
       );
     }
     await Promise.all(chains.values());
+    if (failed.signal.aborted && !signal.aborted) await this.#clear(signal).catch(() => undefined);
     until.signal.throwIfAborted(); // with what came first
     return { log: this.#log };
   }
@@ -102,8 +105,28 @@ class Stage {
       signal,
       job: this.#job,
       site: this.#site,
-      say: (text: string) => void this.#log.push(`${what}: ${text}.`),
+      say: (text: string) => this.#say(`${what}: ${text}.`),
     } as AnyTransfer; // the entries of a direction are all of one kind
+  }
+
+  /** What needs neither memory nor time waits for nobody. */
+  async #inTurn(transfer: AnyTransfer): Promise<void> {
+    const { entry, direction } = transfer;
+    const isLight = protocolOf(direction === 'in' ? entry.from : entry.to)?.isLight === true;
+    if (isLight) await performOnce(transfer);
+    else await this.#ownSlots(() => this.#slots(() => performOnce(transfer)));
+  }
+
+  /** Half files that nobody will go on with. */
+  async #clear(signal: AbortSignal): Promise<void> {
+    const { id, run: ofJob } = this.#job;
+    const prefix = `${await this.#site.files.mountPoint()}.UNICORE_${id}_${this.#direction}${ofJob.number}_`;
+    await run({ site: this.#site, signal }, `rm -rf -- ${quote(prefix)}*`);
+  }
+
+  /** Ten thousand files that were kept are no news. */
+  #say(line: string): void {
+    if (this.#log.length < longestLog) this.#log.push(line);
   }
 
   /** Until it is done, or its failure is to be ignored. */
@@ -112,7 +135,7 @@ class Stage {
     const what = describe(entry, this.#direction);
     const about = { jobId: this.#job.id, transfer: what };
     try {
-      await persist(transfer, () => this.#ownSlots(() => this.#slots(() => performOnce(transfer))));
+      await persist(transfer, () => this.#inTurn(transfer));
       await waitOut(transfer, () => progress.end('DONE'));
       const { bytes } = progress.record;
       log.info({ ...about, bytes }, 'file staged');
@@ -124,7 +147,7 @@ class Stage {
       await clear(transfer).catch(() => undefined); // of no use to anybody
       const failure = toFailure(error, what);
       if (entry.failOnError) throw failure;
-      this.#log.push(`${failure.message} (ignored).`);
+      this.#say(`${failure.message} (ignored).`);
       await waitOut(transfer, () => progress.end('IGNORED'));
     }
   }

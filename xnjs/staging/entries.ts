@@ -135,8 +135,15 @@ export type ExportEntry = Entry & { readonly from: string; readonly to: string }
 export const importEntries = listOrMap(importEntry, 'To');
 export const exportEntries = listOrMap(exportEntry, 'From');
 
-/** An `Imports` or `Exports` value as it may be shown: without inline data and credentials. */
-export function concealed(entries: unknown): unknown {
+/** A description as it may be shown: credentials of transfers stay between the user and their servers. */
+export function withoutCredentials(
+  raw: Readonly<Record<string, unknown>>,
+): Readonly<Record<string, unknown>> {
+  const shown = ['Imports', 'Exports'].filter((key) => key in raw);
+  return { ...raw, ...Object.fromEntries(shown.map((key) => [key, concealed(raw[key])])) };
+}
+
+function concealed(entries: unknown): unknown {
   if (Array.isArray(entries)) return entries.map(concealedEntry);
   if (!isMap(entries)) return entries;
   return Object.fromEntries(
@@ -144,14 +151,13 @@ export function concealed(entries: unknown): unknown {
   );
 }
 
-const hidden = ['Data', 'Credentials'];
 const urls = ['From', 'source', 'To', 'target'];
 
 function concealedEntry(entry: unknown): unknown {
   if (!isMap(entry)) return entry;
   return Object.fromEntries(
     Object.entries(entry).map(([key, value]) => {
-      if (hidden.includes(key) && value !== undefined) return [key, 'n/a'];
+      if (key === 'Credentials' && value !== undefined) return [key, 'n/a'];
       const isUrl = urls.includes(key) && typeof value === 'string';
       return [key, isUrl ? withoutUserInfo(value) : value];
     }),

@@ -11,6 +11,7 @@ import { baseName, type Protocol } from './transfer.js';
 
 /** Text in the description itself. */
 export const inline: Protocol = {
+  isLight: true,
   async import(transfer) {
     const { data } = transfer.entry;
     if (data === undefined) throw new StagingError('BAD_REQUEST', 'Data is missing');
@@ -69,6 +70,7 @@ export const file: Protocol = {
 
 /** A symbolic link to a file of the target system. */
 export const link: Protocol = {
+  isLight: true,
   async import(transfer) {
     const { entry } = transfer;
     const from = pathOf(entry.from, 'From');

@@ -40,6 +40,8 @@ export type ExportTransfer = Transfer<ExportEntry>;
 export type Protocol = {
   readonly import?: (transfer: ImportTransfer) => Promise<void>;
   readonly export?: (transfer: ExportTransfer) => Promise<void>;
+  /** Takes part in no limits. */
+  readonly isLight?: boolean;
 };
 
 /** The end of a path or URL: what a file is called where its new name is left open. */

@@ -7,6 +7,7 @@ import { migrate } from '#kernel/persistence/migrate.js';
 import type { Scope } from '#kernel/scope.js';
 import { jobMigrations } from '#xnjs/persistence/job-models.js';
 import { targetMigrations } from '#xnjs/persistence/sql-target-store.js';
+import { transferMigrations } from '#xnjs/persistence/transfer-store.js';
 import { noPostgres, startPostgres } from '../../kernel/persistence/postgres.js';
 
 async function sqliteUrl(scope: Scope): Promise<string> {
@@ -24,6 +25,11 @@ export const databases = [
 /** With all tables of the execution engine, as `startXnjs` makes them. */
 export async function openTables(scope: Scope, url: string): Promise<Database> {
   const database = scope.use(await openDatabase({ url, log: silentLog }));
-  await migrate(database, 'xnjs', [...targetMigrations, ...jobMigrations], silentLog);
+  await migrate(
+    database,
+    'xnjs',
+    [...targetMigrations, ...jobMigrations, ...transferMigrations],
+    silentLog,
+  );
   return database;
 }

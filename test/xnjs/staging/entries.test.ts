@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
-import { parseDescription, withoutInlineData } from '#xnjs/job/description.js';
+import { parseDescription } from '#xnjs/job/description.js';
+import { withoutCredentials } from '#xnjs/staging/entries.js';
 import { withoutSecrets } from '#xnjs/staging/url.js';
 
 const importOf = (entry: object) => parseDescription({ Imports: [entry] }).Imports[0]!;
@@ -127,10 +128,10 @@ describe('elements of Imports and Exports', () => {
       assert.throws(() => parseDescription({ ...description }), { code: 'JOB_INVALID', message });
     });
 
-  it('are shown without data and credentials', () => {
-    const shown = withoutInlineData({
+  it('are shown without credentials', () => {
+    const shown = withoutCredentials({
       Imports: [
-        { To: 'x', Data: 'secret' },
+        { To: 'x', Data: 'data' },
         {
           To: 'y',
           From: 'https://u:secret@h/y',
