@@ -31,7 +31,7 @@ import type { Target, TargetEvent, Targets } from '#xnjs/target.js';
 import { AgentLink } from '#xnjs/tsi/agent-link.js';
 import { createTsi } from '#xnjs/tsi/tsi-client.js';
 import type { Tsi, TsiIdentity } from '#xnjs/tsi/tsi.js';
-import { stagingOf } from '../staging/rig.js';
+import { stagingOf } from '../staging/wiring.js';
 
 export const ownerDn = 'CN=Tester "T" $HOME `id`,O=Grid';
 export const targetId = '11111111-1111-4111-8111-111111111111';

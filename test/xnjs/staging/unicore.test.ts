@@ -24,11 +24,11 @@ import { identity } from '../job/rig.js';
 import {
   ownerDn,
   secondTargetId,
-  siteUrl,
   startStaging,
   strangersTargetId,
   type StagingRig,
 } from './rig.js';
+import { siteUrl } from './wiring.js';
 
 const basic = { Username: 'alice', Password: 'secret' };
 const authorization = `Basic ${Buffer.from('alice:secret').toString('base64')}`;
