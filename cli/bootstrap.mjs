@@ -19,7 +19,7 @@ const packages = {
   image: ['busybox-static', 'binutils', 'lz4', 'xz-utils', 'ca-certificates'],
   tests: [
     ...['python3-venv', 'openssl', 'curl', 'libxml2-utils', 'procps'],
-    ...['syslinux', 'syslinux-common', 'mtools', 'dosfstools'],
+    ...['syslinux', 'syslinux-common', 'mtools', 'dosfstools', 'postgresql'],
   ],
   compiler: ['python3', 'make', 'g++'],
 };
@@ -92,6 +92,19 @@ export async function ensurePackages(wanted, { run = runQuietly, uid = process.g
   if (outcome.code !== 0)
     throw new BootstrapError(`${install.join(' ')} failed:\n${lastLines(outcome.output)}`);
   return `installed ${missing.join(' ')}`;
+}
+
+/** Debian's PostgreSQL makes a database cluster and starts it as it is installed; the tests start their own. */
+async function keepPostgresQuiet({ run = runQuietly, uid = process.getuid() } = {}) {
+  if ((await missingPackages(['postgresql-common'], run)).length === 0) return 'there already';
+  const asRoot = await findRootPrefix(run, uid);
+  if (!asRoot) return 'left to whoever installs it';
+  const folder = '/etc/postgresql-common/createcluster.d';
+  const line = `mkdir -p ${folder} && echo 'create_main_cluster = false' > ${folder}/vsite.conf`;
+  const [command, ...args] = [...asRoot, 'sh', '-c', line];
+  const { code, output } = await run(command, args);
+  if (code !== 0) throw new BootstrapError(`${line} failed: ${lastLines(output)}`);
+  return 'no cluster of its own';
 }
 
 /** How to run something as root: `[]` as root, `undefined` if there is no way. */
@@ -231,6 +244,7 @@ async function main([command, ...args]) {
     throw new BootstrapError('usage: node cli/bootstrap.mjs quickstart|test [argument…]');
   const wanted = [...packages.hypervisor, ...packages.image];
   if (command === 'test') wanted.push(...packages.tests);
+  if (command === 'test') await step('PostgreSQL', () => keepPostgresQuiet());
   await step('Debian packages', () => ensurePackages(wanted));
   await step('user libvirt-qemu', () => ensureUser());
   await step('npm packages', ensureModules);

@@ -1,20 +1,13 @@
 import { join } from 'node:path';
-import { Command, InvalidArgumentError, Option } from 'commander';
-import { errorText } from '#kernel/errors.js';
+import { Command, CommanderError, InvalidArgumentError, Option } from 'commander';
+import { asGridError, errorText } from '#kernel/errors.js';
 import { createLog, takeConsole } from '#kernel/log.js';
-import { addUser } from '#kernel/security/users.js';
-import { bundleAgent } from './image/agent.js';
-import { buildDemoContainer, buildDemoVm } from './image/build.js';
-import { defaultCacheDirectory, defaultStateDirectory } from './quickstart/layout.js';
-import { quickstart, stop, type QuickstartOptions } from './quickstart/quickstart.js';
+import { addClientCommands } from './client/commands.js';
+import { defaultCacheDirectory, defaultStateDirectory, layoutOf } from './quickstart/layout.js';
+import type { InitOptions } from './init.js';
+import type { QuickstartOptions } from './quickstart/quickstart.js';
 import { serve, serviceNames, type ServiceName } from './serve.js';
-
-/** A signal ends what runs; the process ends because nothing is left open. */
-function untilSignal(): AbortSignal {
-  const abort = new AbortController();
-  for (const name of ['SIGINT', 'SIGTERM'] as const) process.once(name, () => abort.abort());
-  return abort.signal;
-}
+import { untilSignal } from './signal.js';
 
 function toPort(text: string): number {
   const port = Number(text);
@@ -32,10 +25,18 @@ const cacheDir = new Option('--cache-dir <path>', 'kept between installations').
 function program(): Command {
   const vsite = new Command('vsite')
     .description('Virtual machine images as UNICORE target systems')
-    .showHelpAfterError();
+    .option('--profile <file>', 'says where the installation is and who you are')
+    .option('--json', 'results for programs')
+    .configureHelp({ showGlobalOptions: true })
+    .showHelpAfterError('(--help says more)')
+    .exitOverride();
   addQuickstart(vsite);
+  addInit(vsite);
   addServe(vsite);
-  addImage(vsite.command('image').description('virtual machine images'));
+  addDoctor(vsite);
+  const image = vsite.command('image').description('virtual machine images');
+  addClientCommands(vsite, image);
+  addImage(image);
   addUserCommands(vsite.command('user').description('who may come in'));
   return vsite;
 }
@@ -50,9 +51,40 @@ function addQuickstart(vsite: Command): void {
     .option('--stop', 'take down what an earlier quickstart has left running')
     .option('--port <port>', 'of the gateway', toPort, 8443)
     .option('--host <address>', 'that the gateway listens on', '127.0.0.1')
-    .action((options: QuickstartOptions & { stop?: true }) =>
-      options.stop ? stop(options) : quickstart(options, untilSignal()),
-    );
+    .action(async (options: QuickstartOptions & { stop?: true }) => {
+      const { quickstart, stop } = await import('./quickstart/quickstart.js');
+      await (options.stop ? stop(options) : quickstart(options, untilSignal()));
+    });
+}
+
+function addInit(vsite: Command): void {
+  vsite
+    .command('init')
+    .description('write configuration, certificates and first users of an installation')
+    .addOption(stateDir)
+    .option('--port <port>', 'of the gateway', toPort, 8443)
+    .option('--host <address>', 'that the gateway listens on', '127.0.0.1')
+    .option('--machines <uri>', 'libvirt for virtual machines', 'qemu:///system')
+    .option('--containers <uri>', 'libvirt for containers, such as lxc:///system')
+    .option('--kvm', 'guests run under KVM; vsite doctor finds out whether they can')
+    .option('--force', 'write the configuration anew; certificates and users stay')
+    .action(async (options: InitOptions) => {
+      const { init } = await import('./init.js');
+      process.stdout.write(`vsite serve --config ${await init(options)}\n`);
+    });
+}
+
+function addDoctor(vsite: Command): void {
+  vsite
+    .command('doctor')
+    .description('look at everything an installation needs, and say how to mend what is wrong')
+    .option('--config <directory>', 'of the installation', layoutOf(defaultStateDirectory()).config)
+    .addOption(cacheDir)
+    .action(async (options: { config: string; cacheDir: string }) => {
+      const { doctor } = await import('./doctor/doctor.js');
+      const context = { configDirectory: options.config, cacheDirectory: options.cacheDir };
+      process.exitCode = await doctor(context, vsite.opts<{ json?: boolean }>().json ?? false);
+    });
 }
 
 function addServe(vsite: Command): void {
@@ -86,6 +118,7 @@ function addImage(image: Command): void {
     .description('build the demo images, or find them in the cache')
     .addOption(cacheDir)
     .action(async (options: { cacheDir: string }) => {
+      const { buildDemoContainer, buildDemoVm } = await import('./image/build.js');
       const build = {
         cacheDir: join(options.cacheDir, 'images'),
         log: createLog({ level: 'warn' }),
@@ -99,6 +132,7 @@ function addImage(image: Command): void {
     .command('agent')
     .description('write the TSI agent, one file for Node, to standard output')
     .action(async () => {
+      const { bundleAgent } = await import('./image/agent.js');
       process.stdout.write(await bundleAgent());
     });
 }
@@ -112,6 +146,7 @@ function addUserCommands(user: Command): void {
     .addOption(new Option('--role <role>').choices(['user', 'admin']).default('user'))
     .option('--login <account>', 'local account')
     .action(async (name: string, options: NewUserOptions) => {
+      const { addUser } = await import('#kernel/security/users.js');
       const { users, ...rest } = options;
       const password = (await readStdin()).replace(/\r?\n$/, '');
       await addUser(users, { name, ...rest, ...(password !== '' && { password }) });
@@ -126,12 +161,19 @@ async function readStdin(): Promise<string> {
   return Buffer.concat(chunks).toString('utf8').slice(0, 1_024);
 }
 
+/** What went wrong, for scripts (docs/command-line.md); 1 for everything else. */
+const exitCodes: Readonly<Record<number, number>> = { 400: 2, 403: 3, 404: 4, 503: 5 };
+
 /** Runs the command that the arguments name; a failure is told in one line and by the exit code. */
 export async function parseArgs(argv: readonly string[]): Promise<void> {
   try {
     await program().parseAsync(argv);
   } catch (error) {
+    if (error instanceof CommanderError) {
+      process.exitCode = error.exitCode === 0 ? 0 : 2; // it has told what is wrong
+      return;
+    }
     process.stderr.write(`vsite: ${errorText(error)}\n`);
-    process.exitCode = 1;
+    process.exitCode = exitCodes[asGridError(error)?.row.http ?? 0] ?? 1;
   }
 }

@@ -1,19 +1,27 @@
 import { join } from 'node:path';
-import { GatewayConfig, startGateway } from '#gateway/main.js';
-import { ImagerepoConfig, startImagerepo } from '#imagerepo/main.js';
 import { loadConfig } from '#kernel/config.js';
 import type { Log } from '#kernel/log.js';
 import { Scope } from '#kernel/scope.js';
-import { startTargetsystem, TargetsystemConfig } from '#targetsystem/main.js';
 
 type Start = (file: string, log: Log) => Promise<{ close(): Promise<void> }>;
 
-/** In the order in which they need each other; `<name>.yaml` is their configuration. */
+/**
+ * In the order in which they need each other; `<name>.yaml` is their configuration. Loaded when they are
+ * started, so that other commands, and a gateway alone, come up at once.
+ */
 const services = {
-  imagerepo: async (file, log) => startImagerepo(await loadConfig(file, ImagerepoConfig), { log }),
-  targetsystem: async (file, log) =>
-    startTargetsystem(await loadConfig(file, TargetsystemConfig), { log }),
-  gateway: async (file, log) => startGateway(await loadConfig(file, GatewayConfig), { log }),
+  imagerepo: async (file, log) => {
+    const { ImagerepoConfig, startImagerepo } = await import('#imagerepo/main.js');
+    return await startImagerepo(await loadConfig(file, ImagerepoConfig), { log });
+  },
+  targetsystem: async (file, log) => {
+    const { TargetsystemConfig, startTargetsystem } = await import('#targetsystem/main.js');
+    return await startTargetsystem(await loadConfig(file, TargetsystemConfig), { log });
+  },
+  gateway: async (file, log) => {
+    const { GatewayConfig, startGateway } = await import('#gateway/main.js');
+    return await startGateway(await loadConfig(file, GatewayConfig), { log });
+  },
 } as const satisfies Record<string, Start>;
 
 export type ServiceName = keyof typeof services;

@@ -8,6 +8,7 @@ import type { Log } from '#kernel/log.js';
 import { openDatabase } from '#kernel/persistence/database.js';
 import { Scope } from '#kernel/scope.js';
 import { createAuthenticator } from '#kernel/security/authenticate.js';
+import { BearerConfig, createBearers } from '#kernel/security/bearers.js';
 import { Sessions } from '#kernel/security/sessions.js';
 import { loadTls, readText, serverTls } from '#kernel/security/tls.js';
 import { openUsers } from '#kernel/security/users.js';
@@ -53,6 +54,8 @@ export const ImagerepoConfig = z.strictObject({
   usersFile: file,
   /** Certificates of those whose word about a client counts: the gateway, target systems. */
   consignorFiles: z.array(file).default([]),
+  /** Whose bearer tokens count, besides those that users sign by SSH key. */
+  bearers: BearerConfig.prefault({}),
 });
 export type ImagerepoConfig = z.output<typeof ImagerepoConfig>;
 
@@ -111,13 +114,15 @@ async function openRepository(
 }
 
 async function authenticator(
-  { usersFile, consignorFiles }: ImagerepoConfig,
+  { usersFile, consignorFiles, bearers }: ImagerepoConfig,
   clock: Clock,
   log: Log,
 ): Promise<Authenticate> {
   const pems = await Promise.all(consignorFiles.map(readText));
+  const users = await openUsers(usersFile, { log, clock });
   return createAuthenticator({
-    users: await openUsers(usersFile, { log, clock }),
+    users,
+    bearers: await createBearers(bearers, { users, clock }),
     trustedSigners: pems.map((pem) => new X509Certificate(pem)),
     sessions: new Sessions({ clock }),
     log,

@@ -1,5 +1,6 @@
 import { z } from 'zod';
 import { file, port } from '#kernel/config.js';
+import { BearerConfig } from '#kernel/security/bearers.js';
 import { XnjsConfig } from '#xnjs/index.js';
 
 export const TargetsystemConfig = z.strictObject({
@@ -22,6 +23,8 @@ export const TargetsystemConfig = z.strictObject({
   /** Certificates of the gateways whose word about a client counts. */
   consignorFiles: z.array(file),
   usersFile: file,
+  /** Whose bearer tokens count, besides our own and those that users sign by SSH key. */
+  bearers: BearerConfig.prefault({}),
   sessionSeconds: z.number().positive().default(28_800),
   /** Image for jobs of users who have no target system yet; absent: such jobs are refused. */
   defaultImage: z.string().optional(),

@@ -5,11 +5,13 @@ import { listen, type ListenAddress } from '#kernel/http/listen.js';
 import { createRestApp, mount } from '#kernel/http/router.js';
 import type { Log } from '#kernel/log.js';
 import { Scope } from '#kernel/scope.js';
-import { createAuthenticator } from '#kernel/security/authenticate.js';
+import { createAuthenticator, type Authenticate } from '#kernel/security/authenticate.js';
+import { createBearers } from '#kernel/security/bearers.js';
 import { consignorHeader, createConsignorSigner } from '#kernel/security/consignor.js';
 import { formatDn, issuerDn, parseDn, subjectDn } from '#kernel/security/dn.js';
 import { Sessions } from '#kernel/security/sessions.js';
-import { openUsers } from '#kernel/security/users.js';
+import { createTokenIssuer } from '#kernel/security/tokens.js';
+import { openUsers, type Users } from '#kernel/security/users.js';
 import { startXnjs } from '#xnjs/index.js';
 import type { TargetsystemConfig } from './config.js';
 import { baseOperations, registryOperations } from './rest/base.js';
@@ -17,7 +19,9 @@ import type { RestDeps } from './rest/deps.js';
 import { fileOperations } from './rest/files.js';
 import { jobOperations } from './rest/jobs.js';
 import { siteOperations } from './rest/sites.js';
+import { storageFactoryOperations } from './rest/storage-factories.js';
 import { storageOperations } from './rest/storages.js';
+import { tokenOperations } from './rest/tokens.js';
 
 export { TargetsystemConfig } from './config.js';
 
@@ -40,7 +44,9 @@ export async function startTargetsystem(
   const scope = new Scope();
   try {
     const certificate = new X509Certificate(await readFile(config.credential.certFile));
-    const sign = createConsignorSigner(createPrivateKey(await readFile(config.credential.keyFile)));
+    const key = createPrivateKey(await readFile(config.credential.keyFile));
+    const sign = createConsignorSigner(key);
+    const serverDn = formatDn(subjectDn(certificate));
     const users = await openUsers(config.usersFile, { log });
     const xnjs = await startXnjs(config.xnjs, {
       log: deps.log,
@@ -48,12 +54,7 @@ export async function startTargetsystem(
       onBehalfOf: (dn) => ({ [consignorHeader]: sign(parseDn(dn)) }),
     });
     scope.defer(() => xnjs.close());
-    const authenticate = createAuthenticator({
-      users,
-      trustedSigners: await readCertificates(config.consignorFiles),
-      sessions: new Sessions({ lifetimeMs: config.sessionSeconds * 1_000 }),
-      log,
-    });
+    const authenticate = await authenticator(config, users, certificate, log);
     const rest: RestDeps = {
       siteName: config.siteName,
       version: interfaceVersion,
@@ -61,12 +62,14 @@ export async function startTargetsystem(
       clock: systemClock,
       systems: xnjs.systems,
       jobs: xnjs.jobs,
+      storages: xnjs.storages,
       connections: xnjs.connections,
       defaultImage: config.defaultImage,
       imagesUrl: (baseUrl) =>
         `${baseUrl.slice(0, baseUrl.lastIndexOf('/'))}/${config.imagesSite}/rest/images`,
+      issueToken: createTokenIssuer(key, serverDn, systemClock),
       credential: {
-        dn: formatDn(subjectDn(certificate)),
+        dn: serverDn,
         issuer: formatDn(issuerDn(certificate)),
         expiresMs: Date.parse(certificate.validTo),
         pem: certificate.toString(),
@@ -74,8 +77,16 @@ export async function startTargetsystem(
     };
     const app = createRestApp({
       mounts: [
-        mount('/rest/core', [...baseOperations, ...siteOperations, ...jobOperations], rest),
-        mount('/rest/core', [...storageOperations, ...fileOperations], rest),
+        mount(
+          '/rest/core',
+          [...baseOperations, ...tokenOperations, ...siteOperations, ...jobOperations],
+          rest,
+        ),
+        mount(
+          '/rest/core',
+          [...storageOperations, ...storageFactoryOperations, ...fileOperations],
+          rest,
+        ),
         mount('/rest/registries', registryOperations, rest),
       ],
       authenticate,
@@ -89,6 +100,22 @@ export async function startTargetsystem(
     await scope.close();
     throw error;
   }
+}
+
+async function authenticator(
+  { consignorFiles, sessionSeconds, bearers }: TargetsystemConfig,
+  users: Users,
+  certificate: X509Certificate,
+  log: Log,
+): Promise<Authenticate> {
+  const serverDn = formatDn(subjectDn(certificate));
+  return createAuthenticator({
+    users,
+    trustedSigners: await readCertificates(consignorFiles),
+    sessions: new Sessions({ lifetimeMs: sessionSeconds * 1_000 }),
+    bearers: await createBearers(bearers, { users, clock: systemClock, serverDn, certificate }),
+    log,
+  });
 }
 
 async function readCertificates(paths: readonly string[]): Promise<X509Certificate[]> {

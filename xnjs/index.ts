@@ -4,7 +4,21 @@ export { JobEngine } from './job/engine.js';
 export type { RawDescription } from './job/description.js';
 export type { Job } from './job/job.js';
 export { consumedTime, jobStatus } from './job/status.js';
-export { FileSpace, type FileInfo } from './files/file-space.js';
+export type { FileInfo, FileSpace } from './files/file-space.js';
+export { isAllowed, isOwner, parseAcl, type AccessLevel } from './storage/acl.js';
+export type { StorageType } from './storage/config.js';
+export {
+  moveWithMetadata,
+  parseMetadata,
+  readMetadata,
+  removeWithMetadata,
+  searchFiles,
+  writeMetadata,
+} from './storage/metadata.js';
+export { parametersOf } from './storage/new-storage.js';
+export type { Storage } from './storage/storage.js';
+export { Storages, type StorageChange } from './storage/storages.js';
+export type { AclEntry } from './tsi/tsi.js';
 export type { TargetSystems } from './vm/target-systems.js';
 export { TargetSystemParameters, type TargetSystem } from './vm/target-system.js';
 export type { IdbApplication } from '#imagerepo/contract.js';

@@ -15,7 +15,10 @@ import { JobEngine } from './job/engine.js';
 import type { JobStore } from './job/store.js';
 import { jobMigrations } from './persistence/job-models.js';
 import { createJobStore } from './persistence/job-store.js';
+import { createStorageStore, storageMigrations } from './persistence/sql-storage-store.js';
 import { createTargetStore, targetMigrations } from './persistence/sql-target-store.js';
+import { StoragesConfig } from './storage/config.js';
+import { Storages } from './storage/storages.js';
 import { HttpImageSource } from './vm/http-image-source.js';
 import { createTransferStore, transferMigrations } from './persistence/transfer-store.js';
 import { StagingConfig } from './staging/config.js';
@@ -65,6 +68,7 @@ export const XnjsConfig = z.strictObject({
     .prefault({}),
   jobs: JobConfig.prefault({}),
   staging: StagingConfig.prefault({}),
+  storages: StoragesConfig.prefault({}),
 });
 export type XnjsConfig = z.output<typeof XnjsConfig>;
 
@@ -79,6 +83,7 @@ export type XnjsDeps = {
 export type Xnjs = {
   readonly systems: TargetSystems;
   readonly jobs: JobEngine;
+  readonly storages: Storages;
   /** What the engine depends on, and whether it answers. */
   readonly connections: () => Record<string, 'OK' | 'DOWN'>;
   /** Machines and jobs run on. Closing twice is fine. */
@@ -102,7 +107,7 @@ export async function startXnjs(
     await migrate(
       database,
       'xnjs',
-      [...targetMigrations, ...jobMigrations, ...transferMigrations],
+      [...targetMigrations, ...jobMigrations, ...transferMigrations, ...storageMigrations],
       log,
     );
 
@@ -144,8 +149,19 @@ export async function startXnjs(
         config: config.jobs,
       }),
     );
+    const storages = scope.use(
+      new Storages({
+        config: config.storages,
+        store: createStorageStore(database),
+        targets: systems,
+        jobs,
+        clock: systemClock,
+        log,
+      }),
+    );
     await systems.start();
     await jobs.attach();
+    await storages.start();
     const connections = (): Record<string, 'OK' | 'DOWN'> =>
       Object.fromEntries(
         Object.entries(clients).map(([driver, { connected }]) => [
@@ -153,7 +169,7 @@ export async function startXnjs(
           connected ? 'OK' : 'DOWN',
         ]),
       );
-    return { systems, jobs, connections, close: () => scope.close() };
+    return { systems, jobs, storages, connections, close: () => scope.close() };
   } catch (error) {
     await scope.close();
     throw error;

@@ -1,8 +1,10 @@
 import { randomBytes } from 'node:crypto';
-import { mkdir, readFile, stat, writeFile } from 'node:fs/promises';
+import { mkdir, readFile, rename, stat, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import { stringify } from 'yaml';
 import { createCredentials, type Credentials } from '#kernel/security/credentials.js';
 import { addUser } from '#kernel/security/users.js';
+import { profileName } from '../client/profile.js';
 import { serviceNames } from '../serve.js';
 import type { Layout } from './layout.js';
 
@@ -21,6 +23,7 @@ export async function writeIdentities(layout: Layout): Promise<Credentials> {
   if (await exists(layout.users)) return credentials;
   const password = randomBytes(18).toString('base64url');
   await writeFile(layout.creatorPassword, `${password}\n`, { mode: 0o600 });
+  await writeFile(layout.demoPassword, `${demoUser.password}\n`, { mode: 0o600 });
   const draft = `${layout.users}.new`;
   await writeFile(draft, 'users: []\n', { mode: 0o600 });
   await addUser(draft, { ...demoUser, dn: credentials.user.dn, role: 'user' });
@@ -30,7 +33,7 @@ export async function writeIdentities(layout: Layout): Promise<Credentials> {
     role: 'user',
     password,
   });
-  await writeFile(layout.users, await readFile(draft), { mode: 0o600 });
+  await rename(draft, layout.users);
   return credentials;
 }
 
@@ -67,6 +70,19 @@ export async function writeConfiguration(
       // a setting without a value here, such as containers where there are none
       .filter((line) => !/^\s*containers:\s*$/.test(line));
     await writeFile(join(layout.config, `${name}.yaml`), lines.join('\n'), { mode: 0o600 });
+  }
+  await writeProfiles(layout, siteUrl({ host, port }));
+}
+
+/** With them, `vsite` commands on this machine know where to go, and as whom. */
+async function writeProfiles(layout: Layout, url: string): Promise<void> {
+  const caFile = join(layout.credentials, 'ca.pem');
+  for (const [name, user, passwordFile] of [
+    [profileName, demoUser.name, layout.demoPassword],
+    ['creator.yaml', creatorName, layout.creatorPassword],
+  ] as const) {
+    const profile = stringify({ url, caFile, user, passwordFile });
+    await writeFile(join(layout.state, name), profile, { mode: 0o600 });
   }
 }
 

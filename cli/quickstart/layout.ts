@@ -12,6 +12,7 @@ export function layoutOf(stateDir: string) {
     users: join(stateDir, 'users.yaml'),
     /** Password of the image creator, made at random. */
     creatorPassword: join(stateDir, 'credentials', 'creator.password'),
+    demoPassword: join(stateDir, 'credentials', 'demo-user.password'),
     /** Unix sockets of the services. */
     run: join(stateDir, 'run'),
     libvirt: join(stateDir, 'libvirt'),

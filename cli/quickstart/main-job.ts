@@ -5,9 +5,9 @@ import { text } from 'node:stream/consumers';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { z } from 'zod';
 import { ImageList, imageRoutes, type ImageRecord, type PartName } from '#imagerepo/contract.js';
-import { asGridError, GridError } from '#kernel/errors.js';
-import type { JsonAnswer } from '#kernel/http/client-answers.js';
+import { GridError } from '#kernel/errors.js';
 import type { HttpClient } from '#kernel/http/client.js';
+import { pathOf } from '../client/resources.js';
 import type { BuiltImage } from '../image/build.js';
 import type { Boot } from './timeline.js';
 
@@ -189,32 +189,8 @@ async function waitForDirectory(
   }
 }
 
-/** Deletes a resource and waits until it is really gone. */
-export async function deleteAndWait(
-  client: HttpClient,
-  path: string,
-  signal: AbortSignal,
-): Promise<void> {
-  await client.json('DELETE', path);
-  for (;;) {
-    try {
-      await client.json('GET', path, undefined, { signal });
-    } catch (error) {
-      if (asGridError(error)?.row.http === 404) return;
-      throw error;
-    }
-    await sleep(pollMs, undefined, { signal });
-  }
-}
-
 function link(job: z.output<typeof JobProperties>, rel: string): string {
   const found = job._links[rel];
   if (found) return found.href;
   throw new QuickstartError('INTERNAL', `the job has no link ${rel}`);
-}
-
-function pathOf({ headers }: JsonAnswer): string {
-  const { location } = headers;
-  if (typeof location === 'string') return new URL(location).pathname;
-  throw new QuickstartError('INTERNAL', 'the server did not say where the new resource is');
 }

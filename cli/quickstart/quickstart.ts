@@ -3,6 +3,7 @@ import { join, resolve } from 'node:path';
 import { Listr, PRESET_TIMER, type ListrTask } from 'listr2';
 import { createHttpClient, type HttpClient } from '#kernel/http/client.js';
 import { silentLog } from '#kernel/log.js';
+import { deleteAndWait } from '../client/resources.js';
 import { probeKvm } from '../host/kvm.js';
 import { findLibvirtd, startLibvirtd, stopLibvirtd } from '../host/libvirtd.js';
 import { buildDemoContainer, buildDemoVm, type BuiltImage } from '../image/build.js';
@@ -18,7 +19,6 @@ import { explainFailure } from './failure.js';
 import { layoutOf, temporaryStatePrefix, type Layout } from './layout.js';
 import {
   createTargetSystem,
-  deleteAndWait,
   findImage,
   publish,
   readTimeline,

@@ -3,6 +3,7 @@ import type { IncomingMessage, ServerResponse } from 'node:http';
 import { errorText, GridError } from '#kernel/errors.js';
 import { anonymous as anonymousCaller } from '#kernel/http/caller.js';
 import type { Log } from '#kernel/log.js';
+import type { BearerVerifier } from './bearers.js';
 import type { Attributes, AuthenticatedCaller } from './caller.js';
 import { createConsignorVerifier } from './consignor.js';
 import { formatDn } from './dn.js';
@@ -15,6 +16,7 @@ import {
   type Preferences,
 } from './preferences.js';
 import type { Session, Sessions } from './sessions.js';
+import { peekToken } from './tokens.js';
 import type { User, Users } from './users.js';
 
 export class AuthenticationError extends GridError<
@@ -28,6 +30,8 @@ export type AuthenticatorDeps = {
   sessions: Sessions;
   log: Log;
   passwords?: PasswordChecker;
+  /** Kinds of tokens that are accepted. */
+  bearers?: readonly BearerVerifier[];
 };
 
 /**
@@ -53,17 +57,21 @@ export function createAuthenticator(deps: AuthenticatorDeps): Authenticate {
   // The order counts: the first one that recognises its credentials decides
   const methods: readonly Method[] = [
     basic(users, deps.passwords ?? new PasswordChecker()),
+    bearer(deps.bearers ?? []),
     consignor(deps.trustedSigners),
   ];
 
   const authenticate: Authenticate = async (request, response) => {
     const peer = peerOf(request);
-    const known = await findSession(request);
+    const known = await findSession(request, deps);
     const identity = known?.identity ?? (await identify(request, methods));
     const user = identity === anonymous ? undefined : await users.findByDn(identity.dn);
     if (user?.role === 'banned') throw new AuthenticationError('FORBIDDEN', 'this user is banned');
-    const available = availableTo(user);
-    const chosen = { ...known?.preferences, ...requestedPreferences(request) };
+    const available = availableTo(user, identity);
+    const chosen = identity.preferences ?? {
+      ...known?.preferences,
+      ...requestedPreferences(request),
+    };
     checkPreferences(chosen, available);
     const session = known ?? sessions.create(identity, peer, chosen);
     session.preferences = chosen;
@@ -75,20 +83,6 @@ export function createAuthenticator(deps: AuthenticatorDeps): Authenticate {
     else log.info({ ...facts, method: identity.method ?? 'none' }, 'caller accepted');
     return caller;
   };
-
-  async function findSession(request: IncomingMessage): Promise<Session | undefined> {
-    const id = request.headers[sessionHeader];
-    if (id === undefined) return undefined;
-    const session = typeof id === 'string' ? sessions.find(id) : undefined;
-    if (session && (await isStillGood(session.identity))) return session;
-    if (session) sessions.end(session);
-    throw new AuthenticationError('SESSION_UNKNOWN', 'unknown or expired security session');
-  }
-
-  async function isStillGood({ dn, storedPassword }: Identity): Promise<boolean> {
-    if (storedPassword === undefined) return true;
-    return (await users.findByDn(dn))?.password === storedPassword;
-  }
 
   return async (request, response) => {
     try {
@@ -109,6 +103,24 @@ export function createAuthenticator(deps: AuthenticatorDeps): Authenticate {
       throw error;
     }
   };
+}
+
+/** @throws {@link AuthenticationError} `SESSION_UNKNOWN` for one that is over, or whose password has changed */
+async function findSession(
+  { headers }: IncomingMessage,
+  { users, sessions }: AuthenticatorDeps,
+): Promise<Session | undefined> {
+  const id = headers[sessionHeader];
+  if (id === undefined) return undefined;
+  const session = typeof id === 'string' ? sessions.find(id) : undefined;
+  if (session && (await isStillGood(session.identity, users))) return session;
+  if (session) sessions.end(session);
+  throw new AuthenticationError('SESSION_UNKNOWN', 'unknown or expired security session');
+}
+
+async function isStillGood({ dn, storedPassword }: Identity, users: Users): Promise<boolean> {
+  if (storedPassword === undefined) return true;
+  return (await users.findByDn(dn))?.password === storedPassword;
 }
 
 async function identify(request: IncomingMessage, methods: readonly Method[]): Promise<Identity> {
@@ -135,6 +147,19 @@ function basic(users: Users, passwords: PasswordChecker): Method {
   };
 }
 
+function bearer(verifiers: readonly BearerVerifier[]): Method {
+  return async ({ headers: { authorization } }) => {
+    const token = /^bearer +(\S+) *$/i.exec(authorization ?? '')?.[1];
+    if (token === undefined) return undefined;
+    const claimed = peekToken(token);
+    for (const verify of verifiers) {
+      const identity = await verify(token, claimed);
+      if (identity) return identity;
+    }
+    throw wrongCredentials();
+  };
+}
+
 function consignor(signers: readonly X509Certificate[]): Method {
   const verify = createConsignorVerifier(signers);
   return ({ headers }) => {
@@ -155,19 +180,24 @@ function requestedPreferences({ headers }: IncomingMessage): Preferences {
   return value === undefined ? {} : parsePreferences(String(value));
 }
 
-function availableTo(user: User | undefined): Available {
+function availableTo(user: User | undefined, { claims }: Identity): Available {
+  if (!user && claims) {
+    const { role, login } = claims;
+    return { logins: login === undefined ? [] : [login], groups: [], roles: [role] };
+  }
   if (!user) return { logins: [], groups: [], roles: ['anonymous'] };
   const { name, login = name, groups, role } = user;
   return { logins: [login], groups, roles: role === 'admin' ? ['admin', 'user'] : [role] };
 }
 
 function toCaller(
-  { dn, method }: Identity,
+  identity: Identity,
   user: User | undefined,
   available: Available,
   chosen: Preferences,
   peer: string,
 ): AuthenticatedCaller {
+  const { dn, method, renewable, claims } = identity;
   const login = chosen.uid ?? available.logins[0];
   const group = chosen.group ?? available.groups[0];
   const attributes: Attributes = {
@@ -178,16 +208,16 @@ function toCaller(
   return {
     // As the file spells it, however the certificate does: owners are compared as strings
     dn: user?.dn ?? dn,
-    role: selectRole(user, chosen),
+    role: user ? selectRole(user, chosen) : (claims?.role ?? 'anonymous'),
     ...(login !== undefined && { login }),
     ...(method !== undefined && { method }),
+    ...(renewable !== undefined && { renewable }),
     attributes,
     peer,
   };
 }
 
-function selectRole(user: User | undefined, { role }: Preferences): AuthenticatedCaller['role'] {
-  if (!user) return 'anonymous';
+function selectRole(user: User, { role }: Preferences): AuthenticatedCaller['role'] {
   return user.role === 'admin' && role !== 'user' ? 'admin' : 'user';
 }
 

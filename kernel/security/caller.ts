@@ -16,6 +16,8 @@ export type AuthenticatedCaller = Caller & {
   /** `anonymous`: known to nobody here, be it without credentials or with a stranger's certificate. */
   readonly role: 'user' | 'admin' | 'anonymous';
   readonly method?: AuthenticationMethod;
+  /** Came with a delegation token, of which another may be made or not. */
+  readonly renewable?: boolean;
   readonly attributes: Attributes;
   /** The client's address. */
   readonly peer: string;

@@ -1,3 +1,5 @@
+import type { Preferences } from './preferences.js';
+
 /** What an authentication method found out. */
 export type Identity = {
   /** As `formatDn` writes it. */
@@ -5,7 +7,15 @@ export type Identity = {
   readonly method?: AuthenticationMethod;
   /** The stored password that was matched: when it changes, sessions opened with it end. */
   readonly storedPassword?: string;
+  /** When the proof ends, and with it every session opened by it; ms since the epoch. */
+  readonly untilMs?: number;
+  /** Proved by a delegation token, of which another may be made or not. */
+  readonly renewable?: boolean;
+  /** Chosen by whoever issued the token: the bearer chooses nothing more. */
+  readonly preferences?: Preferences;
+  /** What is said of a user who is in no users file. */
+  readonly claims?: { readonly role: 'user'; readonly login?: string };
 };
 
 /** As clients are told. The consignor header has none in UNICORE; we say what it is. */
-export type AuthenticationMethod = 'PASSWORD_FILE' | 'X509';
+export type AuthenticationMethod = 'PASSWORD_FILE' | 'X509' | 'ETD' | 'SSHKEY' | 'OAUTH';

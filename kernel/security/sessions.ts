@@ -29,7 +29,7 @@ export class Sessions {
   readonly #lifetimeMs: number;
   readonly #perPeer: number;
   readonly #perUser: number;
-  /** Oldest first, and so first to expire first. */
+  /** Oldest first; those that no token bounds expire in that order. */
   readonly #byId = new Map<string, Session>();
   readonly #byDn = new Map<string, Set<Session>>();
 
@@ -47,12 +47,12 @@ export class Sessions {
   create(identity: Identity, peer: string, preferences: Preferences): Session {
     const now = this.#clock.now();
     for (const session of this.#byId.values()) {
-      if (session.expiresAt > now) break;
-      this.end(session);
+      if (session.expiresAt > now && session.identity.untilMs === undefined) break;
+      if (session.expiresAt <= now) this.end(session);
     }
     const own = this.#byDn.get(identity.dn) ?? new Set();
     this.#makeRoom(own, peer);
-    const expiresAt = now + this.#lifetimeMs;
+    const expiresAt = Math.min(now + this.#lifetimeMs, identity.untilMs ?? Infinity);
     const session: Session = { id: randomUUID(), identity, peer, expiresAt, preferences };
     this.#byId.set(session.id, session);
     this.#byDn.set(identity.dn, own.add(session));

@@ -8,6 +8,7 @@ import { errorText, GridError } from '#kernel/errors.js';
 import type { Log } from '#kernel/log.js';
 import { dnKey, normalizeDn } from './dn.js';
 import { hashPassword, storedPasswordPattern } from './password.js';
+import { readSshKey } from './ssh-key.js';
 
 export class UserError extends GridError<'CONFLICT' | 'BAD_REQUEST'> {}
 
@@ -30,6 +31,22 @@ const UserEntry = z.strictObject({
   dn,
   /** As `vsite user add` writes it. Without one the user comes with a certificate. */
   password: z.string().regex(storedPasswordPattern, 'must be scrypt:…').optional(),
+  /** Lines of authorized_keys; the user may sign tokens with these keys. */
+  sshKeys: z
+    .array(
+      z
+        .string()
+        .max(16_384)
+        .superRefine((line, context) => {
+          try {
+            readSshKey(line);
+          } catch (error) {
+            context.addIssue(errorText(error));
+          }
+        }),
+    )
+    .max(20)
+    .default([]),
   role: z.enum(['user', 'admin', 'banned']).default('user'),
   /** The account a grid user maps to; by default the user's name. */
   login: account.optional(),

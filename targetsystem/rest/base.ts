@@ -6,7 +6,7 @@ import { json } from '#kernel/http/reply.js';
 import type { Caller } from '#kernel/http/caller.js';
 import { attributesOf } from '#kernel/security/caller.js';
 import type { RestDeps } from './deps.js';
-import { hrefs, linksFrom, registryId } from './links.js';
+import { hrefs, linksFrom, registryId, storageFactoryId } from './links.js';
 
 const operation = operations<RestDeps>();
 
@@ -58,6 +58,7 @@ const getBase = operation({
         sites: links.collection('sites'),
         jobs: links.collection('jobs'),
         storages: links.collection('storages'),
+        storagefactories: links.collection('storagefactories'),
         images: deps.imagesUrl(baseUrl),
       }),
     };
@@ -75,6 +76,7 @@ const registryEntries = (deps: RestDeps, baseUrl: string): object[] => {
   return [
     { href: links.core, type: 'CoreServices', ...identity },
     { href: links.factory(), type: 'TargetSystemFactory', ...identity },
+    { href: links.storageFactory(storageFactoryId), type: 'StorageFactory', ...identity },
   ];
 };
 

@@ -1,5 +1,6 @@
 import type { Clock } from '#kernel/clock.js';
-import type { JobEngine, TargetSystems } from '#xnjs/index.js';
+import type { TokenIssuer } from '#kernel/security/tokens.js';
+import type { JobEngine, Storages, TargetSystems } from '#xnjs/index.js';
 
 /** What the REST operations of this service work with. */
 export type RestDeps = {
@@ -9,12 +10,15 @@ export type RestDeps = {
   readonly clock: Clock;
   readonly systems: TargetSystems;
   readonly jobs: JobEngine;
+  readonly storages: Storages;
   /** Where people find images: the image repository's list, seen from outside. */
   readonly imagesUrl: (baseUrl: string) => string;
   /** Name to `OK` or `DOWN`, of what this server depends on. */
   readonly connections: () => Record<string, 'OK' | 'DOWN'>;
   /** Image for jobs of users who have no target system yet; absent: such jobs are refused. */
   readonly defaultImage?: string | undefined;
+  /** Signs delegation tokens in the server's name. */
+  readonly issueToken: TokenIssuer;
   /** Own certificate, for the base resource and the registry. */
   readonly credential: {
     readonly dn: string;

@@ -2,6 +2,8 @@
 export type Links = ReturnType<typeof linksFrom>;
 
 export const factoryId = 'default_target_system_factory';
+/** The one of older clients, for all types. */
+export const storageFactoryId = 'default_storage_factory';
 export const registryId = 'default_registry';
 
 export function linksFrom(baseUrl: string) {
@@ -13,6 +15,7 @@ export function linksFrom(baseUrl: string) {
     site: (id: string): string => `${core}/sites/${id}`,
     job: (id: string): string => `${core}/jobs/${id}`,
     storage: (id: string): string => `${core}/storages/${id}`,
+    storageFactory: (id: string): string => `${core}/storagefactories/${id}`,
     registry: (): string => `${baseUrl}/rest/registries/${registryId}`,
   };
 }
@@ -27,4 +30,9 @@ export function hrefs(links: Readonly<Record<string, Link>>): Record<string, obj
       typeof link === 'string' ? { href: link } : link,
     ]),
   );
+}
+
+/** Where a file lies below its storage, `/files/a%20b`. */
+export function filePath(path: string): string {
+  return `/files${path.split('/').map(encodeURIComponent).join('/')}`;
 }

@@ -13,8 +13,6 @@ const resourceStatus = {
   DESTROYED: 'SHUTTING_DOWN',
 } as const satisfies Record<TargetSystem['state'], string>;
 
-export const homeStorageId = (siteId: string): string => `${siteId}-HOME`;
-
 /** `Date---v1.0`, the id of an application in lists. */
 export function applicationId({ Name, Version }: Pick<IdbApplication, 'Name' | 'Version'>): string {
   return `${Name}---v${Version}`;
@@ -40,8 +38,16 @@ export function resourceRanges({
 export function renderSite(
   system: TargetSystem,
   links: Links,
-  siteName: string,
-  numberOfJobs: number,
+  {
+    siteName,
+    numberOfJobs,
+    storages,
+  }: {
+    readonly siteName: string;
+    readonly numberOfJobs: number;
+    /** Ids by name. */
+    readonly storages: Readonly<Record<string, string>>;
+  },
 ): Record<string, unknown> {
   const { metadata } = system.image;
   const self = links.site(system.id);
@@ -76,7 +82,9 @@ export function renderSite(
       applications: `${self}/applications`,
       console: `${self}/console`,
       parent: links.factory(),
-      'storage:HOME': links.storage(homeStorageId(system.id)),
+      ...Object.fromEntries(
+        Object.entries(storages).map(([name, id]) => [`storage:${name}`, links.storage(id)]),
+      ),
     }),
   };
 }

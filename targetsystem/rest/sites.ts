@@ -164,9 +164,14 @@ const getSite = operation({
   summary: 'One target system: its image, its machine and why its state is believed',
   input: z.object({ ...siteInput, fields: fieldsParameter }),
   policy: siteOwner,
-  run: async ({ systems, jobs, siteName }, { siteId, fields }, { baseUrl }) => {
+  run: async ({ systems, jobs, storages, siteName }, { siteId, fields }, { baseUrl }) => {
     const { total } = await jobs.list({ targetId: siteId, offset: 0, num: 0 });
-    const properties = renderSite(systems.get(siteId), linksFrom(baseUrl), siteName, total);
+    const system = systems.get(siteId);
+    const properties = renderSite(system, linksFrom(baseUrl), {
+      siteName,
+      numberOfJobs: total,
+      storages: storages.ofTarget(system),
+    });
     return json(selectFields(properties, fields));
   },
 });

@@ -7,11 +7,11 @@ import { join } from 'node:path';
 import { text } from 'node:stream/consumers';
 import { after, before, describe, it } from 'node:test';
 import { promisify } from 'node:util';
+import { deleteAndWait } from '#cli/client/resources.js';
 import { buildDemoVm } from '#cli/image/build.js';
 import { defaultCacheDirectory } from '#cli/quickstart/layout.js';
 import {
   createTargetSystem,
-  deleteAndWait,
   findImage,
   publish,
   waitUntilReady,

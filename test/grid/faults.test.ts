@@ -2,7 +2,8 @@ import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
 import { after, before, describe, it } from 'node:test';
 import { text } from 'node:stream/consumers';
-import { createTargetSystem, deleteAndWait, waitUntilReady } from '#cli/quickstart/main-job.js';
+import { deleteAndWait } from '#cli/client/resources.js';
+import { createTargetSystem, waitUntilReady } from '#cli/quickstart/main-job.js';
 import type { HttpClient } from '#kernel/http/client.js';
 import { eventually, Grid, noMachines, sitePath } from './grid.js';
 

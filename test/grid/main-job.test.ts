@@ -5,9 +5,9 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
 import { promisify } from 'node:util';
+import { deleteAndWait } from '#cli/client/resources.js';
 import {
   createTargetSystem,
-  deleteAndWait,
   findImage,
   readTimeline,
   runJob,
@@ -79,7 +79,7 @@ describe('the main job', { skip: noMachines }, () => {
     );
 
   it('is done by an unmodified pyunicore', async () => {
-    const python = await pythonWith(['pyunicore']);
+    const python = await pythonWith(['pyunicore', 'cryptography']);
     const work = await mkdtemp(join(tmpdir(), 'vsite-py-'));
     try {
       const script = join(import.meta.dirname, 'clients', 'pyunicore_path.py');

@@ -5,7 +5,8 @@ import { readdir, readFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
-import { createTargetSystem, deleteAndWait } from '#cli/quickstart/main-job.js';
+import { deleteAndWait } from '#cli/client/resources.js';
+import { createTargetSystem } from '#cli/quickstart/main-job.js';
 import type { HttpClient } from '#kernel/http/client.js';
 import { eventually, Grid, noContainers, refusal } from './grid.js';
 

@@ -3,12 +3,8 @@ import { createHash, randomUUID } from 'node:crypto';
 import { Readable } from 'node:stream';
 import { after, before, describe, it } from 'node:test';
 import { isDeepStrictEqual } from 'node:util';
-import {
-  deleteAndWait,
-  runJob,
-  createTargetSystem,
-  waitUntilReady,
-} from '#cli/quickstart/main-job.js';
+import { deleteAndWait } from '#cli/client/resources.js';
+import { runJob, createTargetSystem, waitUntilReady } from '#cli/quickstart/main-job.js';
 import type { HttpClient } from '#kernel/http/client.js';
 import {
   eventually,

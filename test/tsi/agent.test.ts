@@ -265,13 +265,17 @@ for (const { name, ordinary, skip } of modes)
       const request = job('while [ ! -e go ]; do sleep 0.05; done');
       const id = await tsi.submit(alice, request);
       assert.deepEqual((await tsi.status()).get(id)?.state, 'RUNNING');
-      const { Pid } = JSON.parse(await tsi.details(alice, id)) as { Pid: number };
-      process.kill(Pid, 'SIGSTOP');
+      // listed from its acceptance on, a job has a process a moment later
+      const pid = await until('it has a process', async () => {
+        const { Pid } = JSON.parse(await tsi.details(alice, id)) as { Pid?: number };
+        return Pid;
+      });
+      process.kill(pid, 'SIGSTOP');
       await until(
         'it is suspended',
         async () => (await tsi.status()).get(id)?.state === 'SUSPENDED',
       );
-      process.kill(Pid, 'SIGCONT');
+      process.kill(pid, 'SIGCONT');
       writeFileSync(join(request.uspaceDir, 'go'), '');
       await gone(id);
     });

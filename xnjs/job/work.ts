@@ -3,7 +3,8 @@ import type { Clock } from '#kernel/clock.js';
 import { errorText, GridError } from '#kernel/errors.js';
 import type { Log } from '#kernel/log.js';
 import { linkSignals } from '#kernel/net/deadline.js';
-import { FileSpace, removal } from '../files/file-space.js';
+import type { FileSpace } from '../files/file-space.js';
+import { removal, TsiFileSpace } from '../files/tsi-file-space.js';
 import { idbOf } from '../idb/idb.js';
 import { incarnate, type Incarnation } from '../incarnation/incarnate.js';
 import { quote } from '../incarnation/quote.js';
@@ -208,7 +209,7 @@ export class JobWork {
 
   /** The job's directory, for itself and its owner. */
   files(job: Job, { id, identity, jobsDirectory }: Target): FileSpace {
-    return new FileSpace({
+    return new TsiFileSpace({
       root: jobDirectory({ jobsDirectory }, job.id),
       identity,
       tsi: () => this.#options.target(id).tsi(),

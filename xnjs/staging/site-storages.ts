@@ -1,5 +1,6 @@
 import { equalDns } from '#kernel/security/dn.js';
-import { FileSpace } from '../files/file-space.js';
+import type { FileSpace } from '../files/file-space.js';
+import { TsiFileSpace } from '../files/tsi-file-space.js';
 import type { Job } from '../job/job.js';
 import type { Target, Targets } from '../target.js';
 import { StagingError } from './errors.js';
@@ -46,7 +47,7 @@ export function createSiteStorages(options: SiteStoragesOptions): SiteStorages {
         const { identity } = target;
         return {
           target,
-          files: new FileSpace({ root: '$HOME', identity, tsi: () => target.tsi() }),
+          files: new TsiFileSpace({ root: '$HOME', identity, tsi: () => target.tsi() }),
         };
       }
       const [, jobId] = workspace.exec(storageId) ?? [];

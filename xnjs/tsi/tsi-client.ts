@@ -1,12 +1,13 @@
 import { Readable } from 'node:stream';
 import type { Clock } from '#kernel/clock.js';
+import { GridError } from '#kernel/errors.js';
 import type { Log } from '#kernel/log.js';
 import * as commands from '#tsi/protocol/commands.js';
 import { TsiError } from '#tsi/protocol/error.js';
 import { decodeListing } from '#tsi/protocol/listing.js';
 import type { Command } from '#tsi/protocol/message.js';
 import { decodeSpace, decodeStatus } from '#tsi/protocol/status.js';
-import type { BssEntry, CallOptions, Tsi, TsiIdentity, TsiTransport } from './tsi.js';
+import type { AclEntry, BssEntry, CallOptions, Tsi, TsiIdentity, TsiTransport } from './tsi.js';
 import { chunksOf } from './chunks.js';
 import type { Worker } from './worker.js';
 import { workerLost, WorkerPool, type PoolOptions } from './worker-pool.js';
@@ -92,6 +93,18 @@ class PooledTsi implements TsiClient {
   ): ReturnType<Tsi['space']> {
     const value = { path, literal: true };
     return decodeSpace(await this.#ask(commands.diskSpace, value, identity, options));
+  }
+
+  aclSupport(): Promise<boolean> {
+    return Promise.resolve(false);
+  }
+
+  getAcl(): Promise<AclEntry[]> {
+    return Promise.reject(new GridError('NOT_IMPLEMENTED', 'access control lists are not spoken'));
+  }
+
+  setAcl(): Promise<void> {
+    return Promise.reject(new GridError('NOT_IMPLEMENTED', 'access control lists are not spoken'));
   }
 
   async status(options?: CallOptions): Promise<ReadonlyMap<string, BssEntry>> {

@@ -47,6 +47,19 @@ export type Submission = {
   readonly script: string;
 };
 
+/** One entry of `#TSI_FILE_ACL` beyond owner, group and others. `permissions` like `rw-`. */
+export type AclEntry = {
+  readonly type: 'user' | 'group';
+  readonly subject: string;
+  readonly permissions: string;
+  readonly isDefault: boolean;
+};
+export type AclChange = {
+  readonly operation: 'MODIFY' | 'RM' | 'RM_ALL';
+  readonly recursive?: boolean;
+  readonly entry?: AclEntry;
+};
+
 export type CallOptions = { readonly signal?: AbortSignal };
 
 /**
@@ -82,6 +95,14 @@ export type Tsi = {
     options?: CallOptions,
   ): Promise<number>;
   space(identity: TsiIdentity, path: string, options?: CallOptions): Promise<Space>;
+  aclSupport(identity: TsiIdentity, path: string, options?: CallOptions): Promise<boolean>;
+  getAcl(identity: TsiIdentity, path: string, options?: CallOptions): Promise<AclEntry[]>;
+  setAcl(
+    identity: TsiIdentity,
+    path: string,
+    change: AclChange,
+    options?: CallOptions,
+  ): Promise<void>;
   /** @returns the batch system's id of the job */
   submit(identity: TsiIdentity, submission: Submission, options?: CallOptions): Promise<string>;
   /** All jobs the batch system still has. A job that is missing has ended. */

@@ -18,11 +18,13 @@ export function completeTimeline(
   const start = boot.startedMs ?? 0;
   const mark = (uptimeMs: number): number =>
     Math.round(Math.min(ready, Math.max(start, now - facts.uptimeMs + uptimeMs)));
+  const userSpace = facts.userSpaceMs === undefined ? undefined : mark(facts.userSpaceMs);
   return {
     ...boot,
     ...(hasKernel && { kernelMs: mark(0) }),
-    ...(facts.userSpaceMs !== undefined && { userSpaceMs: mark(facts.userSpaceMs) }),
-    agentMs: mark(facts.agentMs),
+    ...(userSpace !== undefined && { userSpaceMs: userSpace }),
+    // an uptime is exact to 10 ms only, and the two may be closer than that
+    agentMs: Math.max(userSpace ?? start, mark(facts.agentMs)),
     readyMs: ready,
   };
 }

@@ -1,6 +1,6 @@
 import { execFile, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { chown, mkdtemp, rm, stat } from 'node:fs/promises';
+import { chown, mkdtemp, readdir, rm, stat } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
@@ -13,14 +13,19 @@ const run = promisify(execFile);
 /** `nobody`: PostgreSQL refuses to run as root. */
 const account = process.getuid?.() === 0 ? { uid: 65_534, gid: 65_534 } : {};
 
+/** Debian keeps the programs of each version in a folder that is not searched. */
+async function findPrograms(): Promise<string | undefined> {
+  const versions = await readdir('/usr/lib/postgresql').catch(() => []);
+  const folders = versions.map((version) => `/usr/lib/postgresql/${version}/bin/`).reverse();
+  for (const folder of ['', ...folders])
+    if (await run(`${folder}initdb`, ['--version']).catch(() => undefined)) return folder;
+  return undefined;
+}
+
+const programs = await findPrograms();
 /** Why there is no PostgreSQL here, or `false`; for `skip`. */
-export const noPostgres = await Promise.all([
-  run('initdb', ['--version']),
-  run('postgres', ['--version']),
-]).then(
-  () => false as const,
-  () => 'PostgreSQL (initdb, postgres) is not installed',
-);
+export const noPostgres =
+  programs === undefined && 'PostgreSQL (initdb, postgres) is not installed';
 
 /** A server of its own on a unix socket, gone with the scope. @returns the URL of its database */
 export async function startPostgres(scope: Scope): Promise<string> {
@@ -29,11 +34,15 @@ export async function startPostgres(scope: Scope): Promise<string> {
   if (account.uid !== undefined) await chown(directory, account.uid, account.gid);
   const data = join(directory, 'data');
   const options = { ...account, cwd: directory, env: { ...process.env, LC_ALL: 'C' } };
-  await run('initdb', ['-D', data, '-U', 'grid', '-A', 'trust', '-N'], options);
-  const server = spawn('postgres', ['-D', data, '-k', directory, '-c', 'listen_addresses=', '-F'], {
-    ...options,
-    stdio: 'ignore',
-  });
+  await run(`${programs}initdb`, ['-D', data, '-U', 'grid', '-A', 'trust', '-N'], options);
+  const server = spawn(
+    `${programs}postgres`,
+    ['-D', data, '-k', directory, '-c', 'listen_addresses=', '-F'],
+    {
+      ...options,
+      stdio: 'ignore',
+    },
+  );
   const ended = once(server, 'exit');
   scope.defer(async () => {
     server.kill('SIGINT');

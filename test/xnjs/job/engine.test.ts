@@ -46,6 +46,9 @@ class ScriptedTsi {
     read: () => Readable.from([Buffer.from(this.exitCode ?? '')]),
     write: () => Promise.resolve(0),
     space: () => Promise.reject(new Error('not scripted')),
+    aclSupport: () => Promise.resolve(false),
+    getAcl: () => Promise.resolve([]),
+    setAcl: () => Promise.resolve(),
     submit: (_, submission) => {
       this.submissions.push(submission);
       return this.onSubmit(submission);

@@ -24,6 +24,7 @@ import type { Scope } from '#kernel/scope.js';
 import { JobConfig } from '#xnjs/job/config.js';
 import { JobEngine } from '#xnjs/job/engine.js';
 import type { Job } from '#xnjs/job/job.js';
+import type { JobStore } from '#xnjs/job/store.js';
 import { jobMigrations } from '#xnjs/persistence/job-models.js';
 import { createJobStore } from '#xnjs/persistence/job-store.js';
 import { transferMigrations } from '#xnjs/persistence/transfer-store.js';
@@ -149,6 +150,7 @@ export async function openStore(scope: Scope, directory: string): Promise<Databa
 
 export type Rig = {
   readonly engine: JobEngine;
+  readonly link: AgentLink;
   readonly targets: LocalTargets;
   readonly agent: Agent;
   readonly directory: string;
@@ -158,7 +160,12 @@ export type Rig = {
   readonly output: (id: string, name?: string) => string;
 };
 
-export type RigOptions = { applications?: IdbApplication[]; config?: Partial<JobConfig> };
+export type RigOptions = {
+  applications?: IdbApplication[];
+  config?: Partial<JobConfig>;
+  /** Puts something between the engine and its store. */
+  around?: (store: JobStore) => JobStore;
+};
 
 /** Engine, SQLite, TSI client and agent: everything real. */
 export async function startRig(scope: Scope, options: RigOptions = {}): Promise<Rig> {
@@ -174,7 +181,7 @@ export async function startEngine(
   scope: Scope,
   directory: string,
   socket: string,
-  { applications, config }: RigOptions = {},
+  { applications, config, around = (store) => store }: RigOptions = {},
 ): Promise<Omit<Rig, 'agent'>> {
   const { link, tsi } = linkTo(scope, socket);
   await until('link is up', () => link.state === 'up');
@@ -185,7 +192,7 @@ export async function startEngine(
   const database = await openStore(scope, directory);
   const engine = scope.use(
     new JobEngine({
-      store: createJobStore(database),
+      store: around(createJobStore(database)),
       targets,
       staging: stagingOf(scope, directory, { targets, database }),
       clock: systemClock,
@@ -196,6 +203,7 @@ export async function startEngine(
   await engine.attach();
   return {
     engine,
+    link,
     targets,
     directory,
     submit: async (description) => (await engine.submit({ ownerDn, targetId, description })).id,

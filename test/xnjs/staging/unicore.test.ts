@@ -18,7 +18,8 @@ import { Scope } from '#kernel/scope.js';
 import type { RestDeps } from '#targetsystem/rest/deps.js';
 import { fileOperations } from '#targetsystem/rest/files.js';
 import { storageOperations } from '#targetsystem/rest/storages.js';
-import { FileSpace } from '#xnjs/files/file-space.js';
+import { TsiFileSpace } from '#xnjs/files/tsi-file-space.js';
+import type { Storage } from '#xnjs/storage/storage.js';
 import type { Job } from '#xnjs/job/job.js';
 import { identity } from '../job/rig.js';
 import {
@@ -55,11 +56,18 @@ describe('staging from and to UNICORE storages', { timeout: 120_000 }, () => {
 
   /** Everything real but the look-ups of a job and its target system. */
   async function startRemote(): Promise<string> {
-    const spaceOf = ({ id }: Job): FileSpace =>
-      new FileSpace({ root: `${rig.directory}/jobs/${id}`, identity, tsi: rig.tsi });
+    const storageOf = (id: string): Storage => ({
+      ...{ id, ownerDn, kind: 'USPACE', description: '', umask: '77', tags: [], acl: [] },
+      ...{ status: 'READY', statusMessage: '', filesystem: '', metadata: false },
+      files: () =>
+        new TsiFileSpace({
+          root: `${rig.directory}/jobs/${id.replace(/-uspace$/, '')}`,
+          identity,
+          tsi: rig.tsi,
+        }),
+    });
     const deps = {
-      systems: { find: () => ({}) },
-      jobs: { get: async (id: string) => (await rig.jobs.find(id))!, files: spaceOf },
+      storages: { get: (id: string) => Promise.resolve(storageOf(id)) },
     } as unknown as RestDeps; // what the operations of storages use of it
     const app = createRestApp({
       mounts: [mount('/rest/core', [...storageOperations, ...fileOperations], deps)],

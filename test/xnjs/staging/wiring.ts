@@ -3,7 +3,8 @@ import { systemClock } from '#kernel/clock.js';
 import { silentLog } from '#kernel/log.js';
 import type { Database } from '#kernel/persistence/database.js';
 import type { Scope } from '#kernel/scope.js';
-import { FileSpace } from '#xnjs/files/file-space.js';
+import type { FileSpace } from '#xnjs/files/file-space.js';
+import { TsiFileSpace } from '#xnjs/files/tsi-file-space.js';
 import { createJobStore } from '#xnjs/persistence/job-store.js';
 import { createTransferStore } from '#xnjs/persistence/transfer-store.js';
 import { StagingConfig } from '#xnjs/staging/config.js';
@@ -57,7 +58,7 @@ export function stagingOf(scope: Scope, directory: string, wiring: Wiring): Stag
 /** The directory of a job. */
 export function spaceOf(target: Target, jobId: string): FileSpace {
   const { identity: who, jobsDirectory } = target;
-  return new FileSpace({
+  return new TsiFileSpace({
     root: `${jobsDirectory}/${jobId}`,
     identity: who,
     tsi: () => target.tsi(),

@@ -33,6 +33,12 @@ describe('the boot time line', () => {
   it('is not bent by a guest that lies', () => {
     const liar = { ...facts, uptimeMs: 1e12, userSpaceMs: 1e13, agentMs: 0 };
     const boot = completeTimeline(started, liar, 10_000, 13_200, true);
-    assert.deepEqual([boot.kernelMs, boot.userSpaceMs, boot.agentMs], [60, 3_200, 60]);
+    assert.deepEqual([boot.kernelMs, boot.userSpaceMs, boot.agentMs], [60, 3_200, 3_200]);
+  });
+
+  it('keeps the order of marks that are closer than the clock of a guest is exact', () => {
+    const quick = { ...facts, userSpaceMs: 2_500, agentMs: 2_498 };
+    const boot = completeTimeline(started, quick, 10_000, 13_200, true);
+    assert.deepEqual([boot.userSpaceMs, boot.agentMs], [2_700, 2_700]);
   });
 });

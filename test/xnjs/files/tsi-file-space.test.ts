@@ -1,11 +1,11 @@
 import assert from 'node:assert/strict';
-import { existsSync, mkdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readFileSync, statSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { Readable } from 'node:stream';
 import { text } from 'node:stream/consumers';
 import { after, before, describe, it } from 'node:test';
 import { Scope } from '#kernel/scope.js';
-import { FileSpace } from '#xnjs/files/file-space.js';
+import { TsiFileSpace } from '#xnjs/files/tsi-file-space.js';
 import type { Tsi } from '#xnjs/tsi/tsi.js';
 import { Agent, identity, linkTo, scratch, until } from '../job/rig.js';
 
@@ -13,7 +13,7 @@ const bytes = (content: string): Readable => Readable.from([Buffer.from(content)
 
 describe('files through a real agent', { timeout: 60_000 }, () => {
   const scope = new Scope();
-  let files: FileSpace;
+  let files: TsiFileSpace;
   let root: string;
   let tsi: () => Tsi;
   before(async () => {
@@ -25,7 +25,7 @@ describe('files through a real agent', { timeout: 60_000 }, () => {
     const connection = linkTo(scope, agent.socket);
     await until('link is up', () => connection.link.state === 'up');
     ({ tsi } = connection);
-    files = new FileSpace({ root: `${root}/`, identity, tsi, umask: '027' });
+    files = new TsiFileSpace({ root: `${root}/`, identity, tsi, umask: '027' });
     await files.mkdir('/');
   });
   after(() => scope.close());
@@ -71,7 +71,7 @@ describe('files through a real agent', { timeout: 60_000 }, () => {
     assert.equal(mode(), '400');
     await files.chmod('f', 'rw-rw-r-x');
     assert.equal(mode(), '665');
-    for (const wrong of ['755', 'rwxr', 'rwsr-xr-x', '', 'wrx'])
+    for (const wrong of ['1755', '78', 'rwxr', 'rwsr-xr-x', '', 'wrx'])
       await assert.rejects(files.chmod('f', wrong), { code: 'BAD_REQUEST' });
     await files.remove('f');
   });
@@ -124,11 +124,96 @@ describe('files through a real agent', { timeout: 60_000 }, () => {
   });
 
   it('finds the home directory of the user', async () => {
-    const home = new FileSpace({ root: '$HOME', identity, tsi });
+    const home = new TsiFileSpace({ root: '$HOME', identity, tsi });
     const expected = (await tsi().execute(identity, 'printf %s "$HOME"')).trim();
     assert.equal(await home.mountPoint(), `${expected.replace(/\/$/, '')}/`);
-    const below = new FileSpace({ root: '$HOME/x', identity, tsi });
+    const below = new TsiFileSpace({ root: '$HOME/x', identity, tsi });
     assert.equal(await below.mountPoint(), `${expected.replace(/\/$/, '')}/x/`);
+  });
+
+  it('finds directories by variables, and none by one that is not set', async () => {
+    const named = new TsiFileSpace({ root: '$HOME/a ${USER} $(id)', identity, tsi });
+    assert.match(await named.mountPoint(), new RegExp(`/a ${identity.login} \\$\\(id\\)/$`));
+    for (const root of ['$NOT_SET_ANYWHERE/x', '$NOT_SET_ANYWHERE', '/', '//'])
+      await assert.rejects(new TsiFileSpace({ root, identity, tsi }).mountPoint(), {
+        code: 'TSI_FAILED',
+      });
+  });
+
+  it('changes permissions in octal, and groups of the account', async () => {
+    await files.write('f', bytes('x'));
+    await files.chmod('f', '0604');
+    assert.equal(statSync(join(root, 'f')).mode & 0o777, 0o604);
+    const { group } = await files.stat('f');
+    await files.chgrp('f', group);
+    await assert.rejects(files.chgrp('f', 'no-such-group-here'), { code: 'TSI_FAILED' });
+    await assert.rejects(files.chgrp('f', '-R root'), { code: 'BAD_REQUEST' });
+    await assert.rejects(files.chgrp('nope', group), { code: 'NOT_FOUND' });
+    await files.remove('f');
+  });
+
+  it('follows links, leaves dangling ones out and removes the link, not what it leads to', async () => {
+    await files.write('real/file', bytes('x'));
+    symlinkSync('real', join(root, 'link'));
+    symlinkSync('nowhere', join(root, 'dangling'));
+    assert.deepEqual(
+      (await files.list('/')).entries.map(({ path, isDirectory }) => [path, isDirectory]),
+      [
+        ['/link', true],
+        ['/real', true],
+      ],
+    );
+    assert.equal(await text(files.read('link/file')), 'x');
+    for (const path of ['link', 'dangling']) await files.remove(path);
+    assert.ok(existsSync(join(root, 'real/file')));
+    await files.remove('real');
+  });
+
+  it('hands access control lists to the TSI, where it has them', async () => {
+    await files.write('f', bytes('x'));
+    const calls: unknown[] = [];
+    const entry = { type: 'user', subject: 'bob', permissions: 'r--', isDefault: false } as const;
+    // a fake: no file system here is sure to keep lists
+    const withAcl = (supported: boolean) => (): Tsi =>
+      Object.assign(Object.create(tsi()) as Tsi, {
+        list: (...call: Parameters<Tsi['list']>) => tsi().list(...call),
+        aclSupport: () => Promise.resolve(supported),
+        getAcl: () => Promise.resolve([entry]),
+        setAcl: (_: unknown, path: string, change: unknown) => {
+          calls.push([path, change]);
+          return Promise.resolve();
+        },
+      });
+    const space = new TsiFileSpace({ root, identity, tsi: withAcl(true) });
+    assert.deepEqual(await space.acl('f'), [entry]);
+    await space.setAcl('f', [entry]);
+    assert.deepEqual(calls, [
+      [`${root}/f`, { operation: 'RM_ALL' }],
+      [`${root}/f`, { operation: 'MODIFY', entry }],
+    ]);
+    const without = new TsiFileSpace({ root, identity, tsi: withAcl(false) });
+    assert.equal(await without.acl('f'), undefined);
+    await assert.rejects(without.setAcl('f', []), { code: 'NOT_IMPLEMENTED' });
+    await files.remove('f');
+  });
+
+  it('looks at all names and metadata at once', async () => {
+    await files.write('a b/x.txt', bytes('x'));
+    await files.write('a b/.x.txt.metadata', bytes('{\n "a": "ü",\n "b": "1"\n}'));
+    await files.write('.y.metadata', bytes('{}'));
+    await files.write('.big.metadata', bytes('x'.repeat(70_000)));
+    const { files: found, metadata, complete } = await files.scan();
+    assert.deepEqual([found, complete], [['/a b/x.txt'], true]);
+    assert.deepEqual([...metadata.keys()].sort(), ['/a b/x.txt', '/y']);
+    assert.deepEqual(JSON.parse(metadata.get('/a b/x.txt')!), { a: 'ü', b: '1' });
+    for (const path of ['a b', '.y.metadata', '.big.metadata']) await files.remove(path);
+  });
+
+  it('refuses to copy or move a directory into itself', async () => {
+    await files.mkdir('d/e');
+    await assert.rejects(files.copy('d', 'd/e/f'), { code: 'BAD_REQUEST' });
+    await assert.rejects(files.rename('d', 'd/e'), { code: 'BAD_REQUEST' });
+    await files.remove('d');
   });
 
   it('knows its space, root and umask', async () => {

@@ -1,0 +1,207 @@
+import { basename } from 'node:path';
+import { pipeline } from 'node:stream/promises';
+import { z } from 'zod';
+import { printJson, printRows, tell } from './print.js';
+import type { Session } from './profile.js';
+import { download, upload } from './files.js';
+import { filesPath } from './remote-path.js';
+import { deleteAndWait, idOf, listPaths, pathOf, pollUntil } from './resources.js';
+import { createSite, deleteSites, type NewSite } from './sites.js';
+
+const Job = z.object({
+  name: z.string().default(''),
+  status: z.string(),
+  statusMessage: z.string().default(''),
+  exitCode: z.string().optional(),
+  submissionTime: z.string().optional(),
+  log: z.array(z.string()).default([]),
+});
+type Job = z.output<typeof Job>;
+
+const isOver = ({ status }: Job): boolean => status === 'SUCCESSFUL' || status === 'FAILED';
+
+async function readJob({ client, core }: Session, id: string, signal?: AbortSignal): Promise<Job> {
+  const options = signal && { signal };
+  return Job.parse((await client.json('GET', `${core}/jobs/${id}`, undefined, options)).body);
+}
+
+export async function listJobs(
+  session: Session,
+  { tag, num }: { tag?: string; num: number },
+  asJson: boolean,
+): Promise<void> {
+  const rows = [];
+  const query = tag === undefined ? {} : { tags: tag };
+  for await (const path of listPaths(session.client, `${session.core}/jobs`, query)) {
+    if (rows.length === num) break;
+    const { name, status, exitCode, submissionTime } = await readJob(session, idOf(path));
+    rows.push({ id: idOf(path), status, exit: exitCode, submitted: submissionTime, name });
+  }
+  printRows(rows, ['id', 'status', 'exit', 'submitted', 'name'], asJson);
+}
+
+export async function showJob({ client, core }: Session, id: string): Promise<void> {
+  printJson((await client.json('GET', `${core}/jobs/${id}`)).body);
+}
+
+export async function showLog(session: Session, id: string): Promise<void> {
+  const { log } = await readJob(session, id);
+  process.stdout.write(log.map((line) => `${line}\n`).join(''));
+}
+
+export async function actOnJobs(
+  { client, core }: Session,
+  action: 'start' | 'abort' | 'restart',
+  ids: readonly string[],
+): Promise<void> {
+  for (const id of ids) await client.json('POST', `${core}/jobs/${id}/actions/${action}`, {});
+}
+
+export async function deleteJobs(
+  { client, core }: Session,
+  ids: readonly string[],
+  signal: AbortSignal,
+): Promise<void> {
+  for (const id of ids) await deleteAndWait(client, `${core}/jobs/${id}`, signal);
+}
+
+/** Waits for the end of a job. @returns the exit code that the command should have */
+export async function waitForJob(
+  session: Session,
+  id: string,
+  signal: AbortSignal,
+): Promise<number> {
+  let told = '';
+  const read = async (): Promise<Job> => {
+    const job = await readJob(session, id, signal);
+    if (job.status !== told) tell(`job ${id}: ${job.status}`);
+    told = job.status;
+    return job;
+  };
+  const job = await pollUntil(read, isOver, signal);
+  if (job.status === 'SUCCESSFUL') return 0;
+  tell(job.statusMessage);
+  const code = Number(job.exitCode);
+  return code >= 1 && code <= 255 ? code : 1;
+}
+
+export type RunOptions = NewSite & {
+  readonly version?: string;
+  readonly executable?: string;
+  readonly param: readonly string[];
+  readonly resource: readonly string[];
+  readonly input: readonly string[];
+  readonly output: readonly string[];
+  readonly site?: string;
+  readonly image?: string;
+  readonly keep?: true;
+  readonly detach?: true;
+};
+
+/**
+ * Runs a job: input files up, wait, output down, its standard output to ours.
+ * @returns the job's exit code
+ */
+export async function runJob(
+  session: Session,
+  application: string | undefined,
+  words: readonly string[],
+  options: RunOptions,
+  signal: AbortSignal,
+): Promise<number> {
+  const { image, keep, detach } = options;
+  const site =
+    image === undefined ? options.site : await createSite(session, image, options, signal);
+  try {
+    const id = await submit(session, describe(application, words, options), site);
+    for (const file of options.input) await uploadInput(session, id, file, signal);
+    if (options.input.length > 0) await actOnJobs(session, 'start', [id]);
+    if (detach) {
+      process.stdout.write(`${id}\n`);
+      return 0;
+    }
+    const code = await waitForJob(session, id, signal);
+    await collect(session, id, options.output, signal);
+    return code;
+  } finally {
+    if (site !== undefined && image !== undefined && !keep && !detach)
+      await deleteSites(session, [site], signal);
+  }
+}
+
+function describe(
+  application: string | undefined,
+  words: readonly string[],
+  { version, executable, param, resource, input, tag = [] }: RunOptions,
+): Record<string, unknown> {
+  return {
+    ...(application !== undefined && { ApplicationName: application }),
+    ...(version !== undefined && { ApplicationVersion: version }),
+    ...(executable !== undefined && { Executable: executable }),
+    Arguments: words,
+    Parameters: assignments(param),
+    Resources: assignments(resource),
+    haveClientStageIn: input.length > 0 ? 'true' : 'false',
+    Tags: tag,
+  };
+}
+
+function assignments(pairs: readonly string[]): Record<string, string> {
+  return Object.fromEntries(
+    pairs.map((pair) => {
+      const [name = '', value = ''] = pair.split(/=(.*)/s, 2);
+      return [name, value];
+    }),
+  );
+}
+
+async function submit(
+  { client, core }: Session,
+  job: Record<string, unknown>,
+  site: string | undefined,
+): Promise<string> {
+  const path = site === undefined ? `${core}/jobs` : `${core}/sites/${site}/jobs`;
+  const id = idOf(pathOf(await client.json('POST', path, job)));
+  tell(`job ${id} submitted`);
+  return id;
+}
+
+/** `local` or `local:name`; the job's directory is made by the job, which may still be on its way. */
+async function uploadInput(
+  session: Session,
+  jobId: string,
+  file: string,
+  signal: AbortSignal,
+): Promise<void> {
+  const [local = '', name = basename(local)] = file.split(/:(.*)/s, 2);
+  const storageId = `${jobId}-uspace`;
+  const read = async (): Promise<string> => {
+    const path = `${session.core}/storages/${storageId}?fields=resourceStatus`;
+    const { body } = await session.client.json('GET', path, undefined, { signal });
+    return z.object({ resourceStatus: z.string() }).parse(body).resourceStatus;
+  };
+  await pollUntil(read, (status) => status === 'READY', signal);
+  await upload(session, local, { storageId, path: `/${name}` }, signal);
+}
+
+/** Standard output and error of the job become ours; files are fetched: `name` or `name:local`. */
+async function collect(
+  session: Session,
+  jobId: string,
+  files: readonly string[],
+  signal: AbortSignal,
+): Promise<void> {
+  const storageId = `${jobId}-uspace`;
+  for (const [name, into] of [
+    ['stdout', process.stdout],
+    ['stderr', process.stderr],
+  ] as const) {
+    const address = filesPath(session.core, { storageId, path: `/${name}` });
+    const answer = await session.client.download(address, { signal }).catch(() => undefined);
+    if (answer) await pipeline(answer.body, into, { end: false, signal }); // a job that never ran has none
+  }
+  for (const file of files) {
+    const [name = '', local = basename(name)] = file.split(/:(.*)/s, 2);
+    await download(session, { storageId, path: `/${name}` }, local, signal);
+  }
+}

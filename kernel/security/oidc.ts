@@ -1,0 +1,141 @@
+import { createHash } from 'node:crypto';
+import * as oidc from 'openid-client';
+import { Agent, fetch } from 'undici';
+import { z } from 'zod';
+import type { Clock } from '#kernel/clock.js';
+import { errorText, GridError } from '#kernel/errors.js';
+import { BoundedMap } from './bounded-map.js';
+import { normalizeDn } from './dn.js';
+import type { Identity } from './identity.js';
+
+/** An OpenID Connect provider whose bearer tokens are accepted (unicore-rest 2.3). */
+export const OidcProvider = z.strictObject({
+  /** Its issuer identifier; the rest is found by discovery. */
+  issuer: z.url({ protocol: /^https$/, error: 'must be an https URL' }),
+  clientId: z.string().min(1),
+  /** With a secret, tokens are looked up by introspection, else by what userinfo says. */
+  clientSecretFile: z.string().min(1).optional(),
+  /** Authority of its certificate; absent: the system's. */
+  caFile: z.string().min(1).optional(),
+  /** `${claim}` stands for a claim of the user. */
+  dnTemplate: z.string().default('CN=${sub},O=OIDC'),
+  loginClaim: z.string().optional(),
+  /** What users are who are in no users file. */
+  role: z.enum(['user', 'anonymous']).default('user'),
+  cacheSeconds: z.number().positive().max(3_600).default(60),
+});
+export type OidcProvider = z.output<typeof OidcProvider>;
+
+export type OidcOptions = OidcProvider & {
+  readonly clientSecret?: string | undefined;
+  readonly ca?: string | undefined;
+  readonly clock: Clock;
+};
+
+type Claims = Readonly<Record<string, unknown>>;
+type Known = { readonly identity: Identity; readonly untilMs: number };
+
+const cachedTokens = 1_000;
+const callSeconds = 10;
+const retryMs = 10_000;
+const accountName = /^[A-Za-z_][A-Za-z0-9_.-]{0,63}$/;
+
+/**
+ * Asks a provider about tokens; what it says is believed for a while.
+ * @returns `undefined`: it does not know the token
+ * @throws `SITE_UNAVAILABLE` the provider does not answer
+ */
+export function createOidcVerifier(options: OidcOptions) {
+  const { clock, cacheSeconds } = options;
+  const known = new BoundedMap<string, Known>(cachedTokens);
+  const discover = retried(() => discovery(options), clock);
+  return async (token: string): Promise<Identity | undefined> => {
+    const key = createHash('sha256').update(token).digest('base64');
+    const cached = known.get(key);
+    if (cached && cached.untilMs > clock.now()) return cached.identity;
+    const claims = await askAbout(token, await discover(), options);
+    if (!claims) return undefined;
+    const exp = typeof claims['exp'] === 'number' ? claims['exp'] * 1_000 : Infinity;
+    const identity = toIdentity(claims, options, exp);
+    known.set(key, { identity, untilMs: Math.min(exp, clock.now() + cacheSeconds * 1_000) });
+    return identity;
+  };
+}
+
+/** The provider may be away when we start: it is asked again, but not with every request. */
+function retried<T>(work: () => Promise<T>, clock: Clock): () => Promise<T> {
+  let last: { readonly result: Promise<T>; readonly atMs: number } | undefined;
+  let failed = false;
+  return () => {
+    if (!last || (failed && clock.now() - last.atMs > retryMs)) {
+      failed = false;
+      const result = work();
+      result.catch(() => (failed = true));
+      last = { result, atMs: clock.now() };
+    }
+    return last.result;
+  };
+}
+
+async function discovery(options: OidcOptions): Promise<oidc.Configuration> {
+  const { issuer, clientId, clientSecret, ca } = options;
+  const dispatcher = new Agent({ connect: ca === undefined ? {} : { ca } });
+  try {
+    return await oidc.discovery(new URL(issuer), clientId, clientSecret, undefined, {
+      timeout: callSeconds,
+      // the two libraries mean the same by their types
+      [oidc.customFetch]: ((url: string, init: object) =>
+        fetch(url, { ...init, dispatcher })) as unknown as oidc.CustomFetch,
+    });
+  } catch (cause) {
+    throw unavailable(issuer, cause);
+  }
+}
+
+async function askAbout(
+  token: string,
+  configuration: oidc.Configuration,
+  { issuer, clientSecret }: OidcOptions,
+): Promise<Claims | undefined> {
+  try {
+    if (clientSecret === undefined)
+      // eslint-disable-next-line @typescript-eslint/no-deprecated -- whose token it is, is what we ask
+      return await oidc.fetchUserInfo(configuration, token, oidc.skipSubjectCheck);
+    const { active, ...claims } = await oidc.tokenIntrospection(configuration, token);
+    return active ? claims : undefined;
+  } catch (cause) {
+    // it says that the token is no good
+    if (cause instanceof oidc.WWWAuthenticateChallengeError) return undefined;
+    throw unavailable(issuer, cause);
+  }
+}
+
+function toIdentity(
+  claims: Claims,
+  { dnTemplate, loginClaim, role, issuer }: OidcOptions,
+  untilMs: number,
+): Identity {
+  const text = dnTemplate.replace(/\$\{([^}]*)\}/g, (_, name: string) => {
+    const value = claims[name];
+    if (typeof value === 'string' && value !== '') return escaped(value);
+    throw new GridError('UNAUTHENTICATED', `${issuer} says nothing of ${name}`, { issuer });
+  });
+  const login = loginClaim === undefined ? undefined : claims[loginClaim];
+  const valid = typeof login === 'string' && accountName.test(login);
+  return {
+    dn: normalizeDn(text),
+    method: 'OAUTH',
+    ...(Number.isFinite(untilMs) && { untilMs }),
+    ...(role === 'user' && { claims: { role, ...(valid && { login }) } }),
+  };
+}
+
+/** A claim is a value in a DN, whatever is in it (RFC 4514, 2.4). */
+function escaped(value: string): string {
+  return value.replace(/[,+"\\<>;=#]/g, '\\$&').replace(/^ | $/g, '\\ ');
+}
+
+function unavailable(issuer: string, cause: unknown): GridError {
+  const text = `the identity provider ${issuer} does not answer: ${errorText(cause)}`;
+  return new GridError('SITE_UNAVAILABLE', text, { issuer }, { cause });
+}

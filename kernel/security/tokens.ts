@@ -1,0 +1,154 @@
+import { createPublicKey, type KeyObject, type X509Certificate } from 'node:crypto';
+import { decodeJwt, jwtVerify, SignJWT, type JWTPayload } from 'jose';
+import type { Clock } from '#kernel/clock.js';
+import { errorText, GridError } from '#kernel/errors.js';
+import { dnKey, formatDn, subjectDn } from './dn.js';
+import type { Identity } from './identity.js';
+import { parsePreferences } from './preferences.js';
+
+export class TokenError extends GridError<'UNAUTHENTICATED' | 'FORBIDDEN' | 'BAD_REQUEST'> {}
+
+/** Clocks of servers may differ by so much. */
+const clockSkewSeconds = 60;
+
+const curves: Readonly<Record<string, string>> = {
+  prime256v1: 'ES256',
+  secp384r1: 'ES384',
+  secp521r1: 'ES512',
+};
+
+/**
+ * The one algorithm that goes with a key (unicore-rest 2.4): a token never chooses.
+ * @throws TypeError for keys that sign no tokens
+ */
+export function algorithmOf(key: KeyObject): string {
+  const { asymmetricKeyType, asymmetricKeyDetails } = key;
+  if (asymmetricKeyType === 'rsa') return 'RS256';
+  if (asymmetricKeyType === 'ed25519') return 'EdDSA';
+  const curve = curves[asymmetricKeyDetails?.namedCurve ?? ''];
+  if (asymmetricKeyType === 'ec' && curve !== undefined) return curve;
+  throw new TypeError(`no tokens are signed with ${asymmetricKeyType ?? 'symmetric'} keys`);
+}
+
+export type NewToken = {
+  /** DN of the user. */
+  readonly subject: string;
+  readonly lifetimeSeconds: number;
+  readonly renewable?: boolean | undefined;
+  /** For this server only. */
+  readonly limited?: boolean | undefined;
+  readonly login?: string | undefined;
+  /** As in `X-UNICORE-User-Preferences`. */
+  readonly preferences?: string | undefined;
+};
+
+export type TokenIssuer = (token: NewToken) => Promise<string>;
+
+/** Issues trust delegation tokens in the server's name (unicore-rest 2.4, 2.9). */
+export function createTokenIssuer(key: KeyObject, serverDn: string, clock: Clock): TokenIssuer {
+  const alg = algorithmOf(createPublicKey(key));
+  return ({ subject, lifetimeSeconds, renewable, limited, login, preferences }) => {
+    const now = Math.floor(clock.now() / 1_000);
+    const claims: JWTPayload = {
+      etd: 'true',
+      ...(renewable && { renewable: 'true' }),
+      ...(login !== undefined && { uid: login }),
+      ...(preferences !== undefined && { preferences }),
+      ...(limited && { aud: serverDn }),
+    };
+    return new SignJWT(claims)
+      .setProtectedHeader({ alg, typ: 'JWT' })
+      .setSubject(subject)
+      .setIssuer(serverDn)
+      .setIssuedAt(now)
+      .setExpirationTime(now + lifetimeSeconds)
+      .sign(key);
+  };
+}
+
+/** What a token says before anybody has looked at its signature; `undefined`: it is no JWT. */
+export function peekToken(token: string): JWTPayload | undefined {
+  try {
+    return decodeJwt(token);
+  } catch {
+    return undefined;
+  }
+}
+
+/** Whether this is somebody's word for somebody else, rather than a user's own token. */
+export function isDelegation({ etd, sub, iss }: JWTPayload): boolean {
+  return etd === 'true' && sub !== undefined && iss !== undefined;
+}
+
+export type VerifierOptions = {
+  /** Servers whose word for a user counts, ourselves included. */
+  readonly issuers: readonly X509Certificate[];
+  readonly serverDn?: string;
+  readonly clock: Clock;
+};
+
+/**
+ * Verifies delegation tokens.
+ * @throws {@link TokenError} `UNAUTHENTICATED`: signed by nobody we trust, expired, for another server
+ */
+export function createDelegationVerifier({ issuers, serverDn, clock }: VerifierOptions) {
+  const keys = new Map<string, KeyObject[]>();
+  for (const certificate of issuers) {
+    const name = dnKey(formatDn(subjectDn(certificate)));
+    keys.set(name, [...(keys.get(name) ?? []), certificate.publicKey]);
+  }
+  return async (token: string, claimed: JWTPayload): Promise<Identity> => {
+    const issuer = claimed.iss ?? '';
+    const trusted = keys.get(keyOf(issuer)) ?? [];
+    const payload = await verifyByAny(token, trusted, clock);
+    const own = serverDn === undefined ? undefined : dnKey(serverDn);
+    if (payload.aud !== undefined && ![payload.aud].flat().some((name) => keyOf(name) === own))
+      throw refused('it is for another server');
+    const ours = keyOf(issuer) === own;
+    const { uid, preferences, renewable } = payload;
+    return {
+      dn: String(payload.sub),
+      method: 'ETD',
+      untilMs: Number(payload.exp) * 1_000,
+      renewable: renewable === 'true',
+      ...(typeof preferences === 'string' && { preferences: parsePreferences(preferences) }),
+      // another server knows nothing of our accounts
+      ...(ours && typeof uid === 'string' && { claims: { role: 'user', login: uid } }),
+    };
+  };
+}
+
+/** Verifies a token with each key. @throws {@link TokenError} `UNAUTHENTICATED` if none fits */
+export async function verifyByAny(
+  token: string,
+  keys: readonly KeyObject[],
+  clock: Clock,
+): Promise<JWTPayload> {
+  let reason = 'signed by nobody we trust';
+  for (const key of keys)
+    try {
+      const { payload } = await jwtVerify(token, key, {
+        algorithms: [algorithmOf(key)],
+        requiredClaims: ['exp', 'sub', 'iss'],
+        clockTolerance: clockSkewSeconds,
+        currentDate: new Date(clock.now()),
+      });
+      return payload;
+    } catch (error) {
+      reason = errorText(error);
+    }
+  throw refused(reason);
+}
+
+/** Names in tokens may be anything; what is no DN equals none. */
+function keyOf(name: string): string {
+  try {
+    return dnKey(name);
+  } catch {
+    return '';
+  }
+}
+
+function refused(reason: string): TokenError {
+  return new TokenError('UNAUTHENTICATED', `token refused: ${reason}`);
+}

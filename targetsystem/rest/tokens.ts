@@ -1,0 +1,50 @@
+import { z } from 'zod';
+import { authenticated, everybody, operations, RequestError } from '#kernel/http/operation.js';
+import { text } from '#kernel/http/reply.js';
+import type { AuthenticatedCaller } from '#kernel/security/caller.js';
+import type { RestDeps } from './deps.js';
+
+const operation = operations<RestDeps>();
+const plain = 'text/plain';
+const longestSeconds = 30 * 86_400;
+
+/** `GET /token` (unicore-rest 2.9): lets a program act for the caller for a while. */
+const getToken = operation({
+  method: 'GET',
+  path: '/token',
+  summary: 'A delegation token for the caller, signed by this server',
+  input: z.object({
+    lifetime: z.coerce.number().int().min(1).max(longestSeconds).default(300),
+    renewable: z.stringbool().default(false),
+    limited: z.stringbool().default(false),
+  }),
+  produces: [plain],
+  policy: authenticated,
+  run: async ({ issueToken, credential, clock }, { lifetime, renewable, limited }, { caller }) => {
+    const { login, method, renewable: mayRenew } = caller as AuthenticatedCaller;
+    if (method === 'ETD' && !mayRenew)
+      throw new RequestError('FORBIDDEN', 'Error creating token: this one is not renewable');
+    if (clock.now() + lifetime * 1_000 > credential.expiresMs)
+      throw new RequestError('BAD_REQUEST', "lifetime: outlives the server's certificate");
+    const token = await issueToken({
+      subject: caller.dn,
+      lifetimeSeconds: lifetime,
+      renewable,
+      limited,
+      login,
+    });
+    return text(token);
+  },
+});
+
+const getCertificate = operation({
+  method: 'GET',
+  path: '/certificate',
+  summary: 'The certificate of this server; its key signs tokens',
+  input: z.object({}),
+  produces: [plain],
+  policy: everybody,
+  run: ({ credential }) => text(credential.pem),
+});
+
+export const tokenOperations = [getToken, getCertificate];

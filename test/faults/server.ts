@@ -1,0 +1,90 @@
+/**
+ * An engine in a process of its own, to be killed: its store stops at the points that it is told.
+ * Arguments: directory, socket of the agent, points to die at (`before QUEUED,after DONE`).
+ */
+import { Scope } from '#kernel/scope.js';
+import type { RawDescription } from '#xnjs/index.js';
+import type { JobStore } from '#xnjs/job/store.js';
+import { startEngine } from '../xnjs/job/rig.js';
+import { gated, type Gate } from './gate.js';
+
+export type Order =
+  | { readonly do: 'submit'; readonly description: RawDescription; readonly holdAt?: string }
+  | { readonly do: 'abort' | 'destroy'; readonly id: string }
+  | { readonly do: 'release' };
+export type News =
+  | { readonly news: 'ready' }
+  | { readonly news: 'accepted'; readonly id: string }
+  | { readonly news: 'held'; readonly id: string; readonly state: string }
+  | { readonly news: 'done'; readonly id: string }
+  | { readonly news: 'link up' | 'link down' }
+  | { readonly news: 'not stored' };
+
+const [directory = '', socket = '', deadly = ''] = process.argv.slice(2);
+const deadlyPoints = new Set(deadly.split(','));
+/** The state at which the next job that is accepted is held. */
+let holdNextAt: string | undefined;
+const holdAt = new Map<string, string>();
+const held: (() => void)[] = [];
+/** Jobs of former servers die of nothing here. */
+const mine = new Set<string>();
+
+const gate: Gate = {
+  before: (state, id) => {
+    if (state === 'CREATED') mine.add(id);
+    if (mine.has(id) && deadlyPoints.has(`before ${state}`)) process.kill(process.pid, 'SIGKILL');
+  },
+  after: async (state, id) => {
+    if (mine.has(id) && deadlyPoints.has(`after ${state}`)) process.kill(process.pid, 'SIGKILL');
+    if (state === 'CREATED' && holdNextAt !== undefined && !holdAt.has(id)) {
+      holdAt.set(id, holdNextAt);
+      holdNextAt = undefined;
+    }
+    if (holdAt.get(id) !== state) return;
+    tell({ news: 'held', id, state });
+    await new Promise<void>((resolve) => held.push(resolve));
+  },
+};
+
+const { engine, link, submit } = await startEngine(new Scope(), directory, socket, {
+  around: (store) => gated(telling(store), gate),
+  config: { statusIntervalMs: 50, statusMaxIntervalMs: 200, retryMaxMs: 300, refusedDelayMs: 100 },
+});
+engine.onChange(({ id, state }) => {
+  if (state === 'DONE') tell({ news: 'done', id });
+});
+link.onChange((state) => tell({ news: state === 'up' ? 'link up' : 'link down' }));
+process.on('message', (order: Order) => void obey(order));
+tell({ news: 'ready' });
+
+async function obey(order: Order): Promise<void> {
+  switch (order.do) {
+    case 'submit':
+      holdNextAt = order.holdAt;
+      tell({ news: 'accepted', id: await submit(order.description) });
+      break;
+    case 'release':
+      held.splice(0).forEach((release) => release());
+      for (const [id, state] of holdAt) if (state === 'READY') await engine.start(id);
+      holdAt.clear();
+      break;
+    default:
+      await engine[order.do](order.id);
+  }
+}
+
+/** Says when something could not be stored. */
+function telling(store: JobStore): JobStore {
+  const told = (error: unknown): never => {
+    tell({ news: 'not stored' });
+    throw error;
+  };
+  return {
+    ...store,
+    change: (id, change) => store.change(id, change).catch(told),
+  };
+}
+
+function tell(news: News): void {
+  process.send?.(news);
+}

@@ -1,0 +1,124 @@
+import assert from 'node:assert/strict';
+import { execFile } from 'node:child_process';
+import { chmod, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { after, before, describe, it } from 'node:test';
+import { Grid, noContainers } from './grid.js';
+
+type Outcome = { readonly code: number; readonly stdout: string; readonly stderr: string };
+
+const main = new URL('../../cli/main.ts', import.meta.url).pathname;
+
+describe('the command line', { skip: noContainers, timeout: 240_000 }, () => {
+  let grid: Grid;
+  let directory: string;
+
+  /** Runs `vsite` as a person would. */
+  function vsite(...args: string[]): Promise<Outcome> {
+    const profile = join(grid.layout.state, 'client.yaml');
+    const options = { cwd: directory, env: { ...process.env, VSITE_PROFILE: profile } };
+    const program = ['--conditions=development', '--import', import.meta.resolve('tsx'), main];
+    return new Promise((resolve) => {
+      execFile(process.execPath, [...program, ...args], options, (error, stdout, stderr) => {
+        resolve({ code: typeof error?.code === 'number' ? error.code : 0, stdout, stderr });
+      });
+    });
+  }
+
+  async function succeed(...args: string[]): Promise<string> {
+    const { code, stdout, stderr } = await vsite(...args);
+    assert.equal(code, 0, stderr);
+    return stdout;
+  }
+
+  before(async () => {
+    grid = await Grid.start();
+    directory = await mkdtemp(join(tmpdir(), 'vsite-cli-'));
+    await grid.publishDemo('container');
+  });
+  after(async () => {
+    await grid[Symbol.asyncDispose]();
+    await rm(directory, { recursive: true, force: true });
+  });
+
+  it('finds an image and runs a job on a target system of its own, which is gone afterwards', async () => {
+    assert.match(await succeed('image', 'list'), /vsite-demo-container:1\.0 +PUBLISHED +rootfs/);
+    await writeFile(join(directory, 'in.txt'), 'some words\n');
+    const run = ['run', 'Transform', '--param', 'INPUT=in.txt', '--input', 'in.txt'];
+    const stdout = await succeed(...run, '--image', 'vsite-demo-container');
+    assert.match(stdout, /^SOME WORDS$/m);
+    assert.deepEqual(JSON.parse(await succeed('site', 'list', '--json')), []);
+  });
+
+  it('ends with the exit code of the job, and fetches what it wrote', async () => {
+    const site = (await succeed('site', 'create', 'vsite-demo-container')).trim();
+    const script = 'echo out; echo err >&2; echo result > file; exit 7';
+    const run = ['run', '--site', site, '--executable', script, '--output', 'file:fetched'];
+    const { code, stdout, stderr } = await vsite(...run);
+    assert.deepEqual([code, stdout], [7, 'out\n']);
+    assert.match(stderr, /^err$/m);
+    assert.equal(await readFile(join(directory, 'fetched'), 'utf8'), 'result\n');
+
+    const [job] = JSON.parse(await succeed('job', 'list', '--json')) as { id: string }[];
+    await succeed('cp', 'fetched', `job/${job!.id}:made/by hand`);
+    assert.match(await succeed('ls', `job/${job!.id}:made`), /by hand/);
+    assert.equal(await succeed('cat', `job/${job!.id}:made/by hand`), 'result\n');
+    assert.match(await succeed('job', 'log', job!.id), /Exit code: 7/);
+    await succeed('job', 'delete', job!.id);
+    await succeed('site', 'delete', site);
+  });
+
+  it('tells by its exit code what went wrong', async () => {
+    assert.equal((await vsite('job', 'nonsense')).code, 2);
+    assert.equal((await vsite('ls', 'here')).code, 2);
+    const unknown = await vsite('job', 'show', 'none');
+    assert.deepEqual([unknown.code, unknown.stdout], [4, '']);
+    assert.match(unknown.stderr, /^vsite: there is no job none$/m);
+    const profile = join(directory, 'elsewhere.yaml');
+    await writeFile(profile, 'url: https://127.0.0.1:9\n');
+    assert.equal((await vsite('--profile', profile, 'site', 'list')).code, 5);
+    await writeFile(profile, 'url: http://127.0.0.1:9\n');
+    const wrong = await vsite('--profile', profile, 'site', 'list');
+    assert.match(wrong.stderr, /elsewhere\.yaml: url: must be an https URL/);
+  });
+
+  it('finds what is wrong with an installation, and says what to do', async () => {
+    type Finding = { name: string; state: string; text: string; remedy?: string };
+    const doctor = async (): Promise<{ code: number; of: (name: string) => Finding }> => {
+      const { code, stdout } = await vsite('doctor', '--json', '--config', grid.layout.config);
+      const findings = JSON.parse(stdout) as Finding[];
+      return { code, of: (name) => findings.find((each) => each.name === name)! };
+    };
+    const well = await doctor();
+    assert.equal(well.code, 0);
+    for (const name of ['configuration', 'libvirt for containers', 'certificates', 'gateway'])
+      assert.equal(well.of(name).state, 'good', well.of(name).text);
+
+    const key = join(grid.layout.credentials, 'server.key');
+    await chmod(key, 0o644);
+    await grid.set('targetsystem', 'xnjs.hypervisor.containers', 'lxc+unix:///system?socket=/none');
+    await grid.stopServer();
+    const ill = await doctor();
+    assert.equal(ill.code, 1);
+    assert.match(ill.of('secrets').remedy!, /chmod go= .*server\.key/);
+    assert.equal(ill.of('libvirt for containers').state, 'bad');
+    assert.equal(ill.of('gateway').state, 'doubtful');
+
+    await grid.set('gateway', 'listen.port', 'eight');
+    const broken = await doctor();
+    assert.match(broken.of('configuration').text, /gateway\.yaml: listen\.port/);
+  });
+
+  it('writes an installation, and never over one that exists', async () => {
+    const state = join(directory, 'new');
+    assert.match(
+      await succeed('init', '--state-dir', state),
+      /^vsite serve --config .*new\/config$/m,
+    );
+    const config = await readFile(join(state, 'config', 'targetsystem.yaml'), 'utf8');
+    assert.match(config, /machines: qemu:\/\/\/system/);
+    const again = await vsite('init', '--state-dir', state);
+    assert.match(again.stderr, /exists; --force writes it anew/);
+  });
+});

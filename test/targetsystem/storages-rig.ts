@@ -1,0 +1,258 @@
+import { spawn, type ChildProcess } from 'node:child_process';
+import { randomUUID } from 'node:crypto';
+import { once } from 'node:events';
+import { chmodSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { request as httpRequest, type IncomingMessage } from 'node:http';
+import { tmpdir, userInfo } from 'node:os';
+import { join } from 'node:path';
+import { buffer } from 'node:stream/consumers';
+import { systemClock } from '#kernel/clock.js';
+import { anonymous, type Caller } from '#kernel/http/caller.js';
+import { listen } from '#kernel/http/listen.js';
+import { createRestApp, mount } from '#kernel/http/router.js';
+import { silentLog } from '#kernel/log.js';
+import { openDatabase } from '#kernel/persistence/database.js';
+import { migrate } from '#kernel/persistence/migrate.js';
+import type { Scope } from '#kernel/scope.js';
+import type { RestDeps } from '#targetsystem/rest/deps.js';
+import { fileOperations } from '#targetsystem/rest/files.js';
+import { jobOperations } from '#targetsystem/rest/jobs.js';
+import { siteOperations } from '#targetsystem/rest/sites.js';
+import { storageFactoryOperations } from '#targetsystem/rest/storage-factories.js';
+import { storageOperations } from '#targetsystem/rest/storages.js';
+import { JobConfig } from '#xnjs/job/config.js';
+import { JobEngine } from '#xnjs/job/engine.js';
+import { jobMigrations } from '#xnjs/persistence/job-models.js';
+import { createJobStore } from '#xnjs/persistence/job-store.js';
+import { createStorageStore, storageMigrations } from '#xnjs/persistence/sql-storage-store.js';
+import { createTargetStore, targetMigrations } from '#xnjs/persistence/sql-target-store.js';
+import { StoragesConfig } from '#xnjs/storage/config.js';
+import { Storages } from '#xnjs/storage/storages.js';
+import type { DomainView, Hypervisor } from '#xnjs/vm/hypervisor.js';
+import { TargetSystems } from '#xnjs/vm/target-systems.js';
+import { Workspace } from '#xnjs/vm/workspace.js';
+import { until } from '../xnjs/job/rig.js';
+import { anImageMetadata } from '../xnjs/vm/samples.js';
+
+export const login = process.geteuid?.() === 0 ? 'nobody' : userInfo().username;
+const agentMain = new URL('../../tsi/agent/main.ts', import.meta.url).pathname;
+
+/** A fake: its machines are agents that run as processes here. Everything above is real. */
+class ProcessHypervisor implements Hypervisor {
+  readonly #workspace: Workspace;
+  readonly #agents = new Map<string, ChildProcess>();
+
+  constructor(workspace: Workspace) {
+    this.#workspace = workspace;
+  }
+
+  available = () => ['qemu'] as const;
+  onDomain = () => () => undefined;
+  onAvailable = () => () => undefined;
+  openChannel = () => Promise.reject(new Error('only by its socket'));
+  list = () => Promise.resolve([...this.#agents.keys()].map((id) => this.#view(id)));
+  find = (_driver: string, id: string) =>
+    Promise.resolve(this.#agents.has(id) ? this.#view(id) : undefined);
+
+  start(_driver: string, id: string): Promise<{ definedMs: number }> {
+    const directory = this.#workspace.directoryOf(id);
+    const properties = join(directory, 'tsi.properties');
+    const socket = this.#workspace.agentSocket({ id });
+    writeFileSync(properties, `tsi.link = unix:${socket}\ntsi.state_dir = ${directory}/agent\n`);
+    const arguments_ = ['--conditions=development', '--import', 'tsx', agentMain, properties];
+    this.#agents.set(id, spawn(process.execPath, arguments_, { stdio: 'ignore' }));
+    return Promise.resolve({ definedMs: Date.now() });
+  }
+
+  async remove(_driver: string, id: string): Promise<void> {
+    const agent = this.#agents.get(id);
+    this.#agents.delete(id);
+    if (agent?.exitCode !== null || agent.signalCode !== null) return;
+    agent.kill('SIGKILL');
+    await once(agent, 'exit');
+  }
+
+  async close(): Promise<void> {
+    for (const id of this.#agents.keys()) await this.remove('qemu', id);
+  }
+
+  #view(id: string): DomainView {
+    return { id, state: 'running', reason: '' };
+  }
+}
+
+export type Answer = {
+  readonly status: number;
+  readonly headers: Record<string, unknown>;
+  readonly text: string;
+  /** Of a JSON body. */
+  // eslint-disable-next-line @typescript-eslint/no-explicit-any -- tests look at what they expect
+  readonly body: Record<string, any>;
+};
+export type Ask = (
+  method: string,
+  path: string,
+  how?: { body?: object | string; headers?: Record<string, string> },
+) => Promise<Answer>;
+
+/** Who may come in, by the name that is sent as user. */
+const callers: Readonly<Record<string, Caller>> = {
+  alice: { dn: 'CN=Alice,O=Grid', role: 'user', login: 'alice' },
+  bob: { dn: 'CN=Bob,O=Grid', role: 'user', login: 'bob' },
+  admin: { dn: 'CN=Admin,O=Grid', role: 'admin' },
+};
+
+export type Rig = {
+  readonly directory: string;
+  readonly storages: Storages;
+  readonly jobs: JobEngine;
+  readonly systems: TargetSystems;
+  /** A target system of a user's, ready. @returns its id */
+  readonly makeSite: (ownerDn: string) => Promise<string>;
+  /** `nobody`: without credentials. */
+  readonly as: (name: 'alice' | 'bob' | 'admin' | 'nobody') => Ask;
+};
+
+export type RigOptions = { readonly config?: (directory: string) => object };
+
+/** The REST face and the engine below it, on machines that are processes. */
+export async function startRig(scope: Scope, { config }: RigOptions = {}): Promise<Rig> {
+  const directory = mkdtempSync(join(tmpdir(), 'vsite-st-'));
+  scope.defer(() => rmSync(directory, { recursive: true, force: true, maxRetries: 5 }));
+  chmodSync(directory, 0o711);
+  for (const name of ['jobs', 'scratch']) {
+    mkdirSync(join(directory, name));
+    chmodSync(join(directory, name), 0o1777);
+  }
+  return { directory, ...(await startService(scope, directory, config?.(directory) ?? {})) };
+}
+
+async function startService(
+  scope: Scope,
+  directory: string,
+  config: object,
+): Promise<Omit<Rig, 'directory'>> {
+  const log = silentLog;
+  const url = `sqlite:${join(directory, 'db.sqlite')}`;
+  const database = scope.use(await openDatabase({ url, log }));
+  await migrate(database, 'x', [...targetMigrations, ...jobMigrations, ...storageMigrations], log);
+  const workspace = new Workspace(directory);
+  const hypervisor = new ProcessHypervisor(workspace);
+  scope.defer(() => hypervisor.close());
+  const part = join(directory, 'part');
+  writeFileSync(part, '');
+  const metadata = anImageMetadata({ tsi: { login, jobsDirectory: join(directory, 'jobs') } });
+  const image = {
+    id: randomUUID(),
+    metadata,
+    parts: {},
+    owner: '',
+    state: 'PUBLISHED',
+    created: '',
+  };
+  const systems = scope.use(
+    new TargetSystems({
+      store: createTargetStore(database),
+      hypervisor,
+      images: {
+        find: () => Promise.resolve({ ...image, state: 'PUBLISHED' as const }),
+        fetch: () => Promise.resolve(part),
+      },
+      workspace,
+      clock: systemClock,
+      log,
+      installationId: randomUUID(),
+      bootTimeoutMs: 30_000,
+      heartbeatMs: 500,
+      limits: { cpus: 4, memoryMiB: 4096, perUser: 4 },
+    }),
+  );
+  const jobs = scope.use(
+    new JobEngine({
+      store: createJobStore(database),
+      staging: { stage: () => Promise.resolve({ log: [] }) }, // no job of these brings files along
+      targets: systems,
+      clock: systemClock,
+      log,
+      config: JobConfig.parse({}),
+    }),
+  );
+  const storages = scope.use(
+    new Storages({
+      config: StoragesConfig.parse(config),
+      store: createStorageStore(database),
+      targets: systems,
+      jobs,
+      clock: systemClock,
+      log,
+    }),
+  );
+  await systems.start();
+  await jobs.attach();
+  await storages.start();
+  const rest: RestDeps = {
+    siteName: 'TEST',
+    version: '11.1.0',
+    startedMs: 0,
+    clock: systemClock,
+    systems,
+    jobs,
+    storages,
+    connections: () => ({}),
+    imagesUrl: (base) => base,
+    issueToken: () => Promise.reject(new TypeError('no storage issues tokens')),
+    credential: { dn: 'CN=Server,O=Grid', issuer: 'CN=CA', expiresMs: 0, pem: '' },
+  };
+  const app = createRestApp({
+    mounts: [
+      mount('/rest/core', [...siteOperations, ...jobOperations, ...storageOperations], rest),
+      mount('/rest/core', [...storageFactoryOperations, ...fileOperations], rest),
+    ],
+    authenticate: ({ headers }) => callers[String(headers['x-user'])] ?? anonymous,
+    externalUrl: 'https://grid.example/TEST',
+    log,
+  });
+  const { port } = await listen(app, { host: '127.0.0.1', port: 0 }, scope);
+  return {
+    storages,
+    jobs,
+    systems,
+    makeSite: async (ownerDn) => {
+      const { id } = await systems.create({ ownerDn, image: 'i', parameters: {}, tags: [] });
+      await until('target system is ready', () => systems.get(id).state === 'READY');
+      return id;
+    },
+    as: (name) => (method, path, how) => ask(port ?? 0, name, method, path, how),
+  };
+}
+
+/** The path as it is, without a client that tidies it up. */
+async function ask(
+  port: number,
+  user: string,
+  method: string,
+  path: string,
+  { body, headers = {} }: { body?: object | string; headers?: Record<string, string> } = {},
+): Promise<Answer> {
+  const isText = typeof body === 'string';
+  const type = body === undefined || isText ? {} : { 'content-type': 'application/json' };
+  const request = httpRequest({
+    ...{ host: '127.0.0.1', port, method, path: `/rest/core${path}`, agent: false },
+    headers: { accept: 'application/json', 'x-user': user, ...type, ...headers },
+  });
+  request.end(isText ? body : body && JSON.stringify(body));
+  const [response] = (await once(request, 'response')) as [IncomingMessage];
+  const text = (await buffer(response)).toString();
+  const isJson = response.headers['content-type']?.startsWith('application/json') === true;
+  return {
+    status: response.statusCode ?? 0,
+    headers: response.headers,
+    text,
+    body: (isJson && text !== '' ? JSON.parse(text) : {}) as Answer['body'],
+  };
+}
+
+/** Path below `/rest/core` of a link or `Location`. */
+export function pathOf(url: unknown): string {
+  return String(url).replace('https://grid.example/TEST/rest/core', '');
+}
