@@ -50,6 +50,7 @@ export async function startTargetsystem(
     const users = await openUsers(config.usersFile, { log });
     const xnjs = await startXnjs(config.xnjs, {
       log: deps.log,
+      siteUrl: config.externalUrl,
       onBehalfOf: (dn) => ({ [consignorHeader]: sign(parseDn(dn)) }),
     });
     scope.defer(() => xnjs.close());

@@ -1,5 +1,5 @@
 import { randomUUID } from 'node:crypto';
-import { mkdir, readFile, writeFile } from 'node:fs/promises';
+import { mkdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { z } from 'zod';
 import { systemClock } from '#kernel/clock.js';
@@ -7,7 +7,7 @@ import { file } from '#kernel/config.js';
 import { createHttpClient } from '#kernel/http/client.js';
 import { LibvirtClient } from '#kernel/libvirt/client.js';
 import type { Log } from '#kernel/log.js';
-import { openDatabase } from '#kernel/persistence/database.js';
+import { openDatabase, type Database } from '#kernel/persistence/database.js';
 import { migrate } from '#kernel/persistence/migrate.js';
 import { Scope } from '#kernel/scope.js';
 import { IdbConfig } from './idb/config.js';
@@ -15,14 +15,20 @@ import { IdbSource } from './idb/idb-source.js';
 import { JobConfig } from './job/config.js';
 import { JobEngine } from './job/engine.js';
 import { createNoticeSender } from './job/notice-sender.js';
+import type { JobStore } from './job/store.js';
 import { jobMigrations } from './persistence/job-models.js';
 import { createJobStore } from './persistence/job-store.js';
 import { createStorageStore, storageMigrations } from './persistence/sql-storage-store.js';
 import { createTargetStore, targetMigrations } from './persistence/sql-target-store.js';
-import { inlineStaging } from './staging/inline-staging.js';
 import { StoragesConfig } from './storage/config.js';
 import { Storages } from './storage/storages.js';
 import { HttpImageSource } from './vm/http-image-source.js';
+import { createTransferStore, transferMigrations } from './persistence/transfer-store.js';
+import { StagingConfig } from './staging/config.js';
+import { createStaging } from './staging/create-staging.js';
+import { Outside } from './staging/outside.js';
+import { createSiteStorages } from './staging/site-storages.js';
+import type { Staging } from './staging/staging.js';
 import { LibvirtHypervisor } from './vm/libvirt-hypervisor.js';
 import { TargetSystems } from './vm/target-systems.js';
 import { Workspace } from './vm/workspace.js';
@@ -64,6 +70,7 @@ export const XnjsConfig = z.strictObject({
     })
     .prefault({}),
   jobs: JobConfig.prefault({}),
+  staging: StagingConfig.prefault({}),
   storages: StoragesConfig.prefault({}),
   idb: IdbConfig.prefault({}),
 });
@@ -73,6 +80,8 @@ export type XnjsDeps = {
   readonly log: Log;
   /** Headers that prove to the image repository for whom we ask. */
   readonly onBehalfOf: (dn: string) => Record<string, string>;
+  /** `https://host:port/VSITE`, as users know this site. */
+  readonly siteUrl: string;
 };
 
 export type Xnjs = {
@@ -87,7 +96,10 @@ export type Xnjs = {
 };
 
 /** Starts the engine: re-attaches to what ran before, then takes new work. */
-export async function startXnjs(config: XnjsConfig, { log, onBehalfOf }: XnjsDeps): Promise<Xnjs> {
+export async function startXnjs(
+  config: XnjsConfig,
+  { log, onBehalfOf, siteUrl }: XnjsDeps,
+): Promise<Xnjs> {
   const scope = new Scope();
   try {
     const { stateDirectory, hypervisor: addresses } = config;
@@ -100,7 +112,7 @@ export async function startXnjs(config: XnjsConfig, { log, onBehalfOf }: XnjsDep
     await migrate(
       database,
       'xnjs',
-      [...targetMigrations, ...jobMigrations, ...storageMigrations],
+      [...targetMigrations, ...jobMigrations, ...transferMigrations, ...storageMigrations],
       log,
     );
 
@@ -126,11 +138,20 @@ export async function startXnjs(config: XnjsConfig, { log, onBehalfOf }: XnjsDep
         idb,
       }),
     );
-    const jobs = scope.use(
+    const store = createJobStore(database);
+    const jobs: JobEngine = scope.use(
       new JobEngine({
-        store: createJobStore(database),
+        store,
         targets: systems,
-        staging: inlineStaging,
+        staging: await openStaging(config, {
+          database,
+          systems,
+          store,
+          log,
+          scope,
+          siteUrl,
+          jobs: () => jobs,
+        }),
         notices: createNoticeSender(config.jobs.notifications),
         clock: systemClock,
         log,
@@ -200,6 +221,44 @@ async function connect(
   client.start();
   await client.ready(AbortSignal.timeout(5_000)).catch(() => undefined);
   return client;
+}
+
+async function openStaging(
+  { staging: config, stateDirectory }: XnjsConfig,
+  deps: {
+    readonly database: Database;
+    readonly systems: TargetSystems;
+    readonly store: JobStore;
+    /** Made after this. */
+    readonly jobs: () => JobEngine;
+    readonly log: Log;
+    readonly scope: Scope;
+    readonly siteUrl: string;
+  },
+): Promise<Staging> {
+  const { database, systems, store, jobs, log, scope, siteUrl } = deps;
+  return createStaging({
+    store: createTransferStore(database),
+    outside: scope.use(await Outside.open(config)),
+    config,
+    scratchDirectory: await emptyDirectory(join(stateDirectory, 'staging')),
+    storages: createSiteStorages({
+      siteUrls: [siteUrl, ...config.siteUrls],
+      targets: systems,
+      findJob: (id) => store.find(id),
+      jobFiles: (job) => jobs().files(job),
+    }),
+    onBehalfOf: () => ({}), // no proof that other sites would take
+    clock: systemClock,
+    log: log.child({ part: 'xnjs.staging' }),
+  });
+}
+
+/** What a former server has left there is of no use. */
+async function emptyDirectory(path: string): Promise<string> {
+  await rm(path, { recursive: true, force: true });
+  await mkdir(path, { recursive: true, mode: 0o700 });
+  return path;
 }
 
 /** Random, made at the first start; marks our domains on a host that others use too. */

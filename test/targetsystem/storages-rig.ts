@@ -23,7 +23,6 @@ import { storageOperations } from '#targetsystem/rest/storages.js';
 import { IdbConfig } from '#xnjs/idb/config.js';
 import { IdbSource } from '#xnjs/idb/idb-source.js';
 import { JobConfig } from '#xnjs/job/config.js';
-import { inlineStaging } from '#xnjs/staging/inline-staging.js';
 import { createNoticeSender } from '#xnjs/job/notice-sender.js';
 import { JobEngine } from '#xnjs/job/engine.js';
 import { jobMigrations } from '#xnjs/persistence/job-models.js';
@@ -173,9 +172,9 @@ async function startService(
   );
   const jobs = scope.use(
     new JobEngine({
-      staging: inlineStaging,
       notices: createNoticeSender(JobConfig.parse({}).notifications),
       store: createJobStore(database),
+      staging: { stage: () => Promise.resolve({ log: [] }) }, // no job of these brings files along
       targets: systems,
       clock: systemClock,
       log,

@@ -1,4 +1,5 @@
-import { isMap, type RawDescription } from './description.js';
+import { isMap } from './description-scalars.js';
+import type { RawDescription } from './description.js';
 import { JobError } from './errors.js';
 import type { Job } from './job.js';
 

@@ -1,6 +1,18 @@
 import { z } from 'zod';
 import { describeIssues } from '#kernel/config.js';
 import { parseDate } from '#kernel/dates.js';
+import { exportEntries, importEntries } from '../staging/entries.js';
+import {
+  fileName,
+  flag,
+  isMap,
+  line,
+  lines,
+  noNul,
+  noNulError,
+  scalar,
+  text,
+} from './description-scalars.js';
 import { JobError } from './errors.js';
 import { defaultStatuses, type NotificationWish } from './notices.js';
 import { isPattern } from './pattern.js';
@@ -8,29 +20,7 @@ import { isPattern } from './pattern.js';
 /** JSON as the client sent it. Only what `parseDescription` reads of it has any meaning. */
 export type RawDescription = Readonly<Record<string, unknown>>;
 
-const noNulError = 'must not contain NUL';
 const variableName = /^[A-Za-z_][A-Za-z0-9_]*$/;
-const text = scalar(() => 'must be a string');
-const line = text.refine((value) => !/[\r\n]/.test(value), 'must be one line');
-/** Names that a TSI hands to a shell: what it could take for a command is refused (tsi-xnjs 4.4). */
-const fileName = line.refine((value) => !/`|\$\(/.test(value), 'must not contain ` or $(');
-const lines = z
-  .union([text, z.array(text)], 'must be a string or a list of strings')
-  .transform((value) => (Array.isArray(value) ? value.join('\n') : value));
-const flag = z
-  .union(
-    [
-      z.boolean(),
-      z
-        .string()
-        .toLowerCase()
-        .pipe(z.enum(['true', 'false'])),
-    ],
-    {
-      error: 'must be true or false',
-    },
-  )
-  .transform((value) => value === true || value === 'true');
 const names = z
   .array(line.refine(({ length }) => length > 0 && length <= 128, 'must have 1 to 128 characters'))
   .max(100);
@@ -49,54 +39,6 @@ const environment = z.preprocess(
 const parameters = z
   .record(z.string().regex(variableName, 'must be a variable name'), scalar(parameterError))
   .default({});
-
-const permissions = z
-  .string()
-  .regex(/^([r-][w-][x-]){1,3}$/, 'must be one to three groups of rwx, such as rwx or rw-r-----');
-const importEntry = z
-  .looseObject({
-    From: line.optional(),
-    source: line.optional(),
-    To: fileName.optional(),
-    file: fileName.optional(),
-    Data: lines.optional(),
-    Mode: z
-      .string()
-      .toLowerCase()
-      .pipe(
-        z.enum(['overwrite', 'append', 'nooverwrite'], 'must be overwrite, append or nooverwrite'),
-      )
-      .default('overwrite'),
-    Permissions: permissions.optional(),
-  })
-  .transform((entry, context) => {
-    const from = entry.From ?? entry.source ?? '';
-    const to = entry.To ?? entry.file;
-    if (to === undefined || to === '') context.addIssue('To: must name a file');
-    if (entry.Data !== undefined && to !== undefined)
-      return { to, data: entry.Data, mode: entry.Mode, permissions: entry.Permissions };
-    if (entry.Data === undefined) context.addIssue(notOffered(from, 'From'));
-    return z.NEVER;
-  });
-const exportEntry = z
-  .looseObject({ To: line.optional(), target: line.optional() })
-  .transform((entry, context) => {
-    context.addIssue(notOffered(entry.To ?? entry.target ?? '', 'To'));
-    return z.NEVER;
-  });
-/** A list, or a map from local name to element. */
-const staging = <Entry extends z.ZodType>(entry: Entry, localName: string) =>
-  z
-    .preprocess(
-      (value) =>
-        isMap(value)
-          ? Object.entries(value).map(([name, element]) =>
-              isMap(element) ? { ...element, [localName]: name } : element,
-            )
-          : value,
-      z.array(entry),
-    )
-    .default([]);
 
 const jobTypes = {
   BATCH: 'BATCH',
@@ -171,8 +113,8 @@ const keys = z.object({
   Resources: z.record(z.string(), line).default({}),
   Project: line.optional(),
   'User email': line.optional(),
-  Imports: staging(importEntry, 'To'),
-  Exports: staging(exportEntry, 'From'),
+  Imports: importEntries,
+  Exports: exportEntries,
   haveClientStageIn: flag.default(false),
   'Job type': jobType,
   'BSS file': fileName.optional(),
@@ -189,13 +131,6 @@ const schema = keys.refine((job) => job['Job type'] !== 'RAW' || (job['BSS file'
   path: ['BSS file'],
   message: 'must name the file with the directives of a RAW job',
 });
-
-export type InlineImport = {
-  readonly to: string;
-  readonly data: string;
-  readonly mode: 'overwrite' | 'append' | 'nooverwrite';
-  readonly permissions?: string | undefined;
-};
 
 /** What a job asks for, in one form whatever way the client wrote it. */
 export type JobDescription = Readonly<z.output<typeof schema>>;
@@ -237,38 +172,15 @@ export function withoutInlineData(raw: RawDescription): RawDescription {
   };
 }
 
-function notOffered(uri: string, field: string): string {
-  const scheme = /^([A-Za-z][A-Za-z0-9+.-]*):/.exec(uri)?.[1];
-  return scheme === undefined
-    ? `${field}: must be a URL, and is "${uri}"`
-    : `${field}: transfers by "${scheme}" are not offered here`;
-}
-
 function splitAssignment(entry: string): [string, string] {
   const at = entry.indexOf('=');
   return at < 0 ? [entry, ''] : [entry.slice(0, at), entry.slice(at + 1)];
-}
-
-/** Numbers and booleans stand for their text. */
-function scalar(error: (value: unknown) => string) {
-  return z
-    .union([z.string(), z.number(), z.boolean()], { error: ({ input }) => error(input) })
-    .transform(String)
-    .refine(noNul, noNulError);
 }
 
 function parameterError(value: unknown): string {
   return typeof value === 'object'
     ? 'must be a string, or the values of a sweep: {"Values": […]} or {"From", "To", "Step"}'
     : 'must be a string';
-}
-
-function noNul(value: string): boolean {
-  return !value.includes('\0');
-}
-
-export function isMap(value: unknown): value is Record<string, unknown> {
-  return typeof value === 'object' && value !== null && !Array.isArray(value);
 }
 
 export function withoutNulls(value: unknown): unknown {

@@ -1,4 +1,4 @@
-import { isMap, type JobDescription, type RawDescription } from './description.js';
+import type { JobDescription } from './description.js';
 
 const secretName =
   /token|passw|passphrase|secret|credential|api_?key|access_?key|private_?key|auth/i;
@@ -24,20 +24,6 @@ export function maskScript(script: string, job: JobDescription): string {
   return shown.replace(/^export (\w+)=.*$/gm, (line, name: string) =>
     secretName.test(name) ? `export ${name}=${masked}` : line,
   );
-}
-
-/** Credentials of transfers stay between the user and the servers they are for. */
-export function withoutCredentials(raw: RawDescription): RawDescription {
-  const mask = (entry: unknown): unknown =>
-    isMap(entry) && entry['Credentials'] !== undefined ? { ...entry, Credentials: 'n/a' } : entry;
-  const members = ['Imports', 'Exports'].flatMap((key): [string, unknown][] => {
-    const entries = raw[key];
-    if (Array.isArray(entries)) return [[key, entries.map(mask)]];
-    if (!isMap(entries)) return [];
-    const shown = Object.entries(entries).map(([name, entry]) => [name, mask(entry)] as const);
-    return [[key, Object.fromEntries(shown)]];
-  });
-  return { ...raw, ...Object.fromEntries(members) };
 }
 
 function maskValues(variables: Readonly<Record<string, string>>): Record<string, string> {

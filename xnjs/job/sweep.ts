@@ -1,5 +1,6 @@
 import { createHash } from 'node:crypto';
-import { isMap, withoutNulls, type RawDescription } from './description.js';
+import { isMap } from './description-scalars.js';
+import { withoutNulls, type RawDescription } from './description.js';
 import { JobError } from './errors.js';
 
 /** A job that is run once for each of some values (tsi-xnjs 5.3, unicore-rest 3.6.5). */

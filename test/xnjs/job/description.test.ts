@@ -18,7 +18,7 @@ describe('job descriptions', () => {
       Imports: [{ From: null, To: 'x', Data: 'd', Permissions: null }],
     });
     assert.deepEqual([parsed.Name, parsed.Environment], [undefined, { A: '1' }]);
-    assert.deepEqual(parsed.Imports[0]?.data, 'd');
+    assert.equal(parsed.Imports[0]?.data, 'd');
   });
 
   it('ignores keys that it does not know', () => {
@@ -46,17 +46,6 @@ describe('job descriptions', () => {
       parseDescription({ Environment: ['A=x=y', 'B=7', 'C=true'] }).Environment,
       text,
     );
-  });
-
-  it('reads imports as list or as map, with all the names that clients use', () => {
-    const expected = { to: 'a/b', data: 'one\ntwo', mode: 'append', permissions: 'rwx' };
-    const more = { Data: ['one', 'two'], Mode: 'APPEND', Permissions: 'rwx' };
-    for (const Imports of [
-      [{ To: 'a/b', ...more }],
-      [{ From: 'inline:x', file: 'a/b', ...more }],
-      { 'a/b': { source: 'inline://dummy', ...more } },
-    ])
-      assert.deepEqual(parseDescription({ Imports }).Imports, [expected]);
   });
 
   it('reads of what the client wants to be told, in all forms', () => {
@@ -129,7 +118,7 @@ describe('job descriptions', () => {
       { NotificationSettings: { bssStatus: ['x'.repeat(257)] } },
       /must have at most 256/,
     ],
-    ['https imports', { Imports: [{ From: 'https://h/x', To: 'x' }] }, /Imports\.0.*"https"/],
+    ['scp imports', { Imports: [{ From: 'scp://h/x', To: 'x' }] }, /Imports\.0.*"scp"/],
     ['exports', { Exports: [{ From: 'x', To: 'UFTP:https://h/x' }] }, /Exports\.0.*"UFTP"/],
     ['an import without target', { Imports: [{ Data: 'x' }] }, /Imports\.0.*To/],
     ['an import by no URL', { Imports: [{ From: 'x y', To: 'x' }] }, /Imports\.0.*must be a URL/],

@@ -30,11 +30,12 @@ import { createNoticeSender } from '#xnjs/job/notice-sender.js';
 import type { JobStore } from '#xnjs/job/store.js';
 import { jobMigrations } from '#xnjs/persistence/job-models.js';
 import { createJobStore } from '#xnjs/persistence/job-store.js';
-import { inlineStaging } from '#xnjs/staging/inline-staging.js';
+import { transferMigrations } from '#xnjs/persistence/transfer-store.js';
 import type { Target, TargetEvent, Targets } from '#xnjs/target.js';
 import { AgentLink } from '#xnjs/tsi/agent-link.js';
 import { createTsi } from '#xnjs/tsi/tsi-client.js';
 import type { Tsi, TsiIdentity } from '#xnjs/tsi/tsi.js';
+import { stagingOf } from '../staging/wiring.js';
 
 export const ownerDn = 'CN=Tester "T" $HOME `id`,O=Grid';
 export const targetId = '11111111-1111-4111-8111-111111111111';
@@ -164,7 +165,7 @@ export function linkTo(
 export async function openStore(scope: Scope, directory: string): Promise<Database> {
   const url = `sqlite:${join(directory, 'jobs.sqlite')}`;
   const database = scope.use(await openDatabase({ url, log: silentLog }));
-  await migrate(database, 'jobs', jobMigrations, silentLog);
+  await migrate(database, 'jobs', [...jobMigrations, ...transferMigrations], silentLog);
   return database;
 }
 
@@ -173,7 +174,7 @@ export function newEngine(
   options: Pick<JobEngineOptions, 'store' | 'targets' | 'config'> & Partial<JobEngineOptions>,
 ): JobEngine {
   return new JobEngine({
-    staging: inlineStaging,
+    staging: { stage: () => Promise.resolve({ log: [] }) }, // for jobs that bring no files along
     notices: createNoticeSender(options.config.notifications),
     clock: systemClock,
     log: silentLog,
@@ -226,8 +227,15 @@ export async function startEngine(
   link.onChange((state) => {
     if (state === 'up') targets.emit({ type: 'ready', targetId });
   });
-  const store = around(createJobStore(await openStore(scope, directory)));
-  const engine = scope.use(newEngine({ store, targets, config: JobConfig.parse({ ...config }) }));
+  const database = await openStore(scope, directory);
+  const engine = scope.use(
+    newEngine({
+      store: around(createJobStore(database)),
+      targets,
+      staging: stagingOf(scope, directory, { targets, database }),
+      config: JobConfig.parse({ ...config }),
+    }),
+  );
   await engine.attach();
   return {
     engine,

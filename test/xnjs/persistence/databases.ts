@@ -8,6 +8,7 @@ import type { Scope } from '#kernel/scope.js';
 import { jobMigrations } from '#xnjs/persistence/job-models.js';
 import { storageMigrations } from '#xnjs/persistence/sql-storage-store.js';
 import { targetMigrations } from '#xnjs/persistence/sql-target-store.js';
+import { transferMigrations } from '#xnjs/persistence/transfer-store.js';
 import { noPostgres, startPostgres } from '../../kernel/persistence/postgres.js';
 
 async function sqliteUrl(scope: Scope): Promise<string> {
@@ -28,7 +29,7 @@ export async function openTables(scope: Scope, url: string): Promise<Database> {
   await migrate(
     database,
     'xnjs',
-    [...targetMigrations, ...jobMigrations, ...storageMigrations],
+    [...targetMigrations, ...jobMigrations, ...transferMigrations, ...storageMigrations],
     silentLog,
   );
   return database;

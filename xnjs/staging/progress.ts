@@ -1,0 +1,93 @@
+/** Names a transfer for good. */
+export type TransferKey = {
+  readonly jobId: string;
+  readonly run: number;
+  readonly direction: 'in' | 'out';
+  readonly index: number;
+};
+
+/** How far a transfer has come. What is said here was true when it was stored; bytes of a part only grow. */
+export type TransferRecord = {
+  readonly state: 'RUNNING' | 'DONE' | 'IGNORED';
+  /** Of all files together, when it was last stored. */
+  readonly bytes: number;
+  /** The file under way, by its name at the target. */
+  readonly file?: string;
+  /** What its source said of its version: an entity tag, a date; size and date of a file. */
+  readonly validator?: string | undefined;
+  /** Length of a file before it is appended to. */
+  readonly appendFrom?: number;
+  /** There was no such file before this transfer, so one that is there now is its own. */
+  readonly created?: boolean;
+  /** Id of an upload that the other side keeps for us. */
+  readonly uploadId?: string;
+  /** Of several files the last one in order that is complete. */
+  readonly lastDone?: string;
+};
+
+/** Durable records of transfers. They go with their job. */
+export type TransferStore = {
+  /** By index. */
+  find(key: Omit<TransferKey, 'index'>): Promise<ReadonlyMap<number, TransferRecord>>;
+  save(key: TransferKey, record: TransferRecord): Promise<void>;
+};
+
+type Known = Pick<TransferRecord, 'validator' | 'appendFrom' | 'created' | 'uploadId'>;
+
+const rememberMs = 1_000;
+
+/** What is remembered of one transfer. */
+export class Progress {
+  readonly #store: TransferStore;
+  readonly #key: TransferKey;
+  #record: TransferRecord;
+  #storedAt = 0;
+  /** Bytes that have moved in this process: whether it gets on. */
+  moved = 0;
+
+  constructor(store: TransferStore, key: TransferKey, record: TransferRecord | undefined) {
+    this.#store = store;
+    this.#key = key;
+    this.#record = record ?? { state: 'RUNNING', bytes: 0 };
+  }
+
+  get record(): TransferRecord {
+    return this.#record;
+  }
+
+  /** What is known of the file under way, if it is this one. */
+  of(file: string): TransferRecord | undefined {
+    return this.#record.file === file ? this.#record : undefined;
+  }
+
+  /** Begins with a file, or says more of it; durable when this returns. */
+  async note(file: string, known: Known): Promise<void> {
+    const { state, bytes, lastDone } = this.#record;
+    const before = this.of(file) ?? { state, bytes, ...(lastDone !== undefined && { lastDone }) };
+    await this.#save({ ...before, file, ...known });
+  }
+
+  /**
+   * One of several files is complete. Remembered now and then: what is forgotten is only done again.
+   * @param exactly it must not be done again
+   */
+  async complete(file: string, bytes: number, exactly: boolean, nowMs: number): Promise<void> {
+    const { state, bytes: before } = this.#record;
+    this.#record = { state, bytes: before + bytes, lastDone: file };
+    if (exactly || nowMs - this.#storedAt >= rememberMs) {
+      this.#storedAt = nowMs;
+      await this.#save(this.#record);
+    }
+  }
+
+  /** The whole of it is over. */
+  async end(state: 'DONE' | 'IGNORED'): Promise<void> {
+    const { bytes } = this.#record;
+    await this.#save({ state, bytes });
+  }
+
+  async #save(record: TransferRecord): Promise<void> {
+    this.#record = record;
+    await this.#store.save(this.#key, record);
+  }
+}
