@@ -146,17 +146,18 @@ export async function openStore(scope: Scope, directory: string): Promise<Databa
   return database;
 }
 
-export type Rig = {
+/** An engine on some TSI. */
+export type EngineRig = {
   readonly engine: JobEngine;
-  readonly link: AgentLink;
   readonly targets: LocalTargets;
-  readonly agent: Agent;
   readonly directory: string;
   readonly submit: (description: Record<string, unknown>) => Promise<string>;
   /** The job, once it is over. */
   readonly finished: (id: string, deadlineMs?: number) => Promise<Job>;
   readonly output: (id: string, name?: string) => string;
 };
+
+export type Rig = EngineRig & { readonly link: AgentLink; readonly agent: Agent };
 
 export type RigOptions = {
   applications?: IdbApplication[];
@@ -179,14 +180,25 @@ export async function startEngine(
   scope: Scope,
   directory: string,
   socket: string,
-  { applications, config, around = (store) => store }: RigOptions = {},
+  options: RigOptions = {},
 ): Promise<Omit<Rig, 'agent'>> {
   const { link, tsi } = linkTo(scope, socket);
   await until('link is up', () => link.state === 'up');
-  const targets = new LocalTargets(tsi, join(directory, 'jobs'), applications);
+  const rig = await startEngineOn(scope, directory, tsi, options);
   link.onChange((state) => {
-    if (state === 'up') targets.emit({ type: 'ready', targetId });
+    if (state === 'up') rig.targets.emit({ type: 'ready', targetId });
   });
+  return { link, ...rig };
+}
+
+/** Engine and SQLite of a directory, on whatever TSI. */
+export async function startEngineOn(
+  scope: Scope,
+  directory: string,
+  tsi: () => Tsi,
+  { applications, config, around = (store) => store }: RigOptions = {},
+): Promise<EngineRig> {
+  const targets = new LocalTargets(tsi, join(directory, 'jobs'), applications);
   const engine = scope.use(
     new JobEngine({
       store: around(createJobStore(await openStore(scope, directory))),
@@ -199,7 +211,6 @@ export async function startEngine(
   await engine.attach();
   return {
     engine,
-    link,
     targets,
     directory,
     submit: async (description) => (await engine.submit({ ownerDn, targetId, description })).id,

@@ -1,11 +1,11 @@
 import assert from 'node:assert/strict';
 import { existsSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { after, before, describe, it } from 'node:test';
+import { after, before, it } from 'node:test';
 import type { IdbApplication } from '#imagerepo/contract.js';
 import { Scope } from '#kernel/scope.js';
 import { jobStatus } from '#xnjs/job/status.js';
-import { ownerDn, startRig, targetId, until, type Rig } from './rig.js';
+import { ownerDn, targetId, until, type EngineRig, type RigOptions } from './rig.js';
 
 const applications: IdbApplication[] = [
   {
@@ -19,9 +19,12 @@ const applications: IdbApplication[] = [
   },
 ];
 
-describe('jobs on a real agent', { timeout: 120_000 }, () => {
+/** What jobs are, whatever TSI runs them: to be called inside a `describe`. */
+export function endToEndSuite(
+  startRig: (scope: Scope, options: RigOptions) => Promise<EngineRig>,
+): void {
   const scope = new Scope();
-  let rig: Rig;
+  let rig: EngineRig;
   before(async () => {
     rig = await startRig(scope, { applications });
   });
@@ -193,4 +196,4 @@ describe('jobs on a real agent', { timeout: 120_000 }, () => {
     const lines = readFileSync(counts, 'utf8').trim().split('\n');
     assert.deepEqual(lines.sort(), [...ids].sort());
   });
-});
+}

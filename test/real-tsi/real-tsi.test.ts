@@ -1,0 +1,72 @@
+import { execFileSync } from 'node:child_process';
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { describe, it } from 'node:test';
+import { systemClock } from '#kernel/clock.js';
+import { silentLog } from '#kernel/log.js';
+import type { MutualTls } from '#kernel/net/tls-upgrade.js';
+import type { Scope } from '#kernel/scope.js';
+import { CallbackListener, callbackTransport } from '#xnjs/tsi/callback-transport.js';
+import { createTsi, type TsiClient } from '#xnjs/tsi/tsi-client.js';
+import { makeCertificates } from '../tsi/certificates.js';
+import { endToEndSuite } from '../xnjs/job/end-to-end-suite.js';
+import { identity, scratch, startEngineOn, type EngineRig, type RigOptions } from '../xnjs/job/rig.js';
+import { findSources, sourcesVariable, UnicoreTsi, type TsiSources } from './unicore-tsi.js';
+
+const ways = {
+  'as root, plain': {},
+  'as root, with TLS': { tls: true },
+  'as an ordinary user, plain': { ordinary: true },
+} as const satisfies Record<string, { tls?: boolean; ordinary?: boolean }>;
+
+const sources = findSources();
+if (sources.length === 0)
+  it('the end-to-end suite on a UNICORE TSI', {
+    skip: `${sourcesVariable} names no checkout of github.com/UNICORE-EU/tsi`,
+  });
+
+for (const source of sources)
+  for (const [name, way] of Object.entries(ways))
+    describe(
+      `jobs on the UNICORE TSI ${source.version} ${name}`,
+      { timeout: 300_000, skip: cannotRun() },
+      () => endToEndSuite((scope, options) => startOn(scope, source, way, options)),
+    );
+
+function cannotRun(): string | false {
+  if (process.geteuid?.() !== 0) return 'needs root, to switch users';
+  try {
+    execFileSync('python3', ['--version'], { stdio: 'ignore' });
+    return false;
+  } catch {
+    return 'python3 is not installed';
+  }
+}
+
+async function startOn(
+  scope: Scope,
+  source: TsiSources,
+  { tls = false, ordinary = false }: { tls?: boolean; ordinary?: boolean },
+  options: RigOptions,
+): Promise<EngineRig> {
+  const secrets = mkdtempSync(join(tmpdir(), 'vsite-real-tsi-'));
+  scope.defer(() => rmSync(secrets, { recursive: true, force: true }));
+  const certificates = tls ? await makeCertificates(secrets) : undefined;
+  const properties = certificates
+    ? [...certificates.tsi, 'tsi.allowed_dn.1=CN=XNJS 1,O=Grid,C=EU']
+    : [];
+  const server = await UnicoreTsi.start(scope, source, { properties, ordinary });
+  const client = await connect(scope, server, certificates?.xnjs);
+  return await startEngineOn(scope, scratch(scope), () => client, options);
+}
+
+async function connect(scope: Scope, server: UnicoreTsi, tls?: MutualTls): Promise<TsiClient> {
+  const listener = scope.use(
+    await CallbackListener.open({ host: '127.0.0.1', port: 0, log: silentLog }),
+  );
+  const { port } = server;
+  const transport = callbackTransport({ host: '127.0.0.1', port, listener, ...(tls && { tls }) });
+  const options = { clock: systemClock, log: silentLog, systemIdentity: identity };
+  return scope.use(createTsi(transport, options));
+}
