@@ -1,24 +1,37 @@
-import { execFileSync } from 'node:child_process';
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { describe, it } from 'node:test';
 import { systemClock } from '#kernel/clock.js';
+import { errorText } from '#kernel/errors.js';
 import { silentLog } from '#kernel/log.js';
 import type { MutualTls } from '#kernel/net/tls-upgrade.js';
 import type { Scope } from '#kernel/scope.js';
 import { CallbackListener, callbackTransport } from '#xnjs/tsi/callback-transport.js';
 import { createTsi, type TsiClient } from '#xnjs/tsi/tsi-client.js';
+import { isRoot } from '../tsi/agent-process.js';
 import { makeCertificates } from '../tsi/certificates.js';
 import { endToEndSuite } from '../xnjs/job/end-to-end-suite.js';
-import { identity, scratch, startEngineOn, type EngineRig, type RigOptions } from '../xnjs/job/rig.js';
-import { findSources, sourcesVariable, UnicoreTsi, type TsiSources } from './unicore-tsi.js';
+import {
+  identity,
+  scratch,
+  startEngineOn,
+  type EngineRig,
+  type RigOptions,
+} from '../xnjs/job/rig.js';
+import {
+  findPython,
+  findSources,
+  sourcesVariable,
+  UnicoreTsi,
+  type TsiSources,
+} from './unicore-tsi.js';
 
 const ways = {
   'as root, plain': {},
   'as root, with TLS': { tls: true },
   'as an ordinary user, plain': { ordinary: true },
-} as const satisfies Record<string, { tls?: boolean; ordinary?: boolean }>;
+} as const satisfies Record<string, Way>;
 
 const sources = findSources();
 if (sources.length === 0)
@@ -30,24 +43,26 @@ for (const source of sources)
   for (const [name, way] of Object.entries(ways))
     describe(
       `jobs on the UNICORE TSI ${source.version} ${name}`,
-      { timeout: 300_000, skip: cannotRun() },
+      { timeout: 300_000, skip: cannotRun(way) },
       () => endToEndSuite((scope, options) => startOn(scope, source, way, options)),
     );
 
-function cannotRun(): string | false {
-  if (process.geteuid?.() !== 0) return 'needs root, to switch users';
+type Way = { readonly tls?: boolean; readonly ordinary?: boolean };
+
+function cannotRun({ ordinary = false }: Way): string | false {
+  if (!ordinary && !isRoot) return 'needs root, to switch users';
   try {
-    execFileSync('python3', ['--version'], { stdio: 'ignore' });
+    findPython(ordinary);
     return false;
-  } catch {
-    return 'python3 is not installed';
+  } catch (error) {
+    return errorText(error);
   }
 }
 
 async function startOn(
   scope: Scope,
   source: TsiSources,
-  { tls = false, ordinary = false }: { tls?: boolean; ordinary?: boolean },
+  { tls = false, ordinary = false }: Way,
   options: RigOptions,
 ): Promise<EngineRig> {
   const secrets = mkdtempSync(join(tmpdir(), 'vsite-real-tsi-'));

@@ -1,14 +1,16 @@
-import { spawn, type ChildProcess } from 'node:child_process';
+import { execFileSync, spawn, type ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
 import { chmodSync, cpSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { createServer, type AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import type { Scope } from '#kernel/scope.js';
-import { until } from '../tsi/agent-process.js';
+import { isRoot, until } from '../tsi/agent-process.js';
 
 /** Checkouts of github.com/UNICORE-EU/tsi, separated by colons. */
 export const sourcesVariable = 'VSITE_TSI_SOURCES';
+
+const nobody = ['--reuid=65534', '--regid=65534', '--clear-groups'];
 
 /** A checkout, and the version that its Makefile would build. */
 export type TsiSources = { readonly directory: string; readonly version: string };
@@ -26,7 +28,7 @@ export function findSources(): TsiSources[] {
 
 export type UnicoreTsiOptions = {
   readonly properties?: readonly string[];
-  /** Run by an account that is not root: no user switching. */
+  /** Run by an account that is not root, which switches to no other. */
   readonly ordinary?: boolean;
 };
 
@@ -64,9 +66,7 @@ export class UnicoreTsi {
     const port = await freePort();
     const file = join(home, 'tsi.properties');
     writeFileSync(file, [...common(port, ordinary), ...properties, ''].join('\n'));
-    const drop = ordinary ? ['setpriv', '--reuid=65534', '--regid=65534', '--clear-groups'] : [];
-    const [program = '', ...args] = [...drop, 'python3', '-u', main, file];
-    const child = spawn(program, args, {
+    const child = spawn('env', [...findPython(ordinary), '-u', main, file], {
       // a session of its own: what it forks can be ended with it
       detached: true,
       stdio: ['ignore', 'pipe', 'pipe'],
@@ -92,6 +92,23 @@ export class UnicoreTsi {
     }
     if (exitCode === null && signalCode === null) await once(this.#child, 'exit');
   }
+}
+
+/**
+ * The command that runs Python as the account in question: what is first in the PATH may be root's alone.
+ * @throws when there is none
+ */
+export function findPython(ordinary: boolean): readonly string[] {
+  const drop = ordinary && isRoot ? ['setpriv', ...nobody] : [];
+  for (const python of ['python3', '/usr/bin/python3']) {
+    try {
+      execFileSync('env', [...drop, python, '--version'], { stdio: 'ignore' });
+      return [...drop, python];
+    } catch {
+      // the next, then
+    }
+  }
+  throw new Error(`no python3 that ${ordinary ? 'an ordinary user' : 'root'} can run`);
 }
 
 /** In the spelling of all versions; each takes its own. */

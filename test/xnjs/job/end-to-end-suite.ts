@@ -110,7 +110,7 @@ export function endToEndSuite(
     const job = await rig.finished(id);
     assert.deepEqual([jobStatus(job), job.run.result?.message], ['FAILED', 'Job aborted.']);
     const pid = rig.output(id, 'pid').trim();
-    assert.equal(existsSync(`/proc/${pid}`), false);
+    await until('its process is gone', () => !existsSync(`/proc/${pid}`)); // TSIs signal, then answer
     await rig.engine.abort(id); // no change
     assert.equal((await rig.engine.get(id)).run.doneMs, job.run.doneMs);
   });
