@@ -1,4 +1,3 @@
-import { lookup } from 'node:dns/promises';
 import { createServer, type AddressInfo, type Server, type Socket } from 'node:net';
 import { errorText } from '#kernel/errors.js';
 import type { Log } from '#kernel/log.js';
@@ -7,7 +6,9 @@ import { connectTcp } from '#kernel/net/connect.js';
 import { orAborted } from '#kernel/net/deadline.js';
 import { sameAddress } from '#kernel/net/peer-address.js';
 import { acceptTls, startTls, type MutualTls } from '#kernel/net/tls-upgrade.js';
+import { equalDns, formatDn, subjectDn } from '#kernel/security/dn.js';
 import { TsiError } from '#tsi/protocol/error.js';
+import type { TLSSocket } from 'node:tls';
 import type { TsiTransport, WorkerChannels } from './tsi.js';
 
 const connectMs = 10_000;
@@ -21,26 +22,31 @@ export type CallbackListenerOptions = {
   readonly log: Log;
 };
 
-type Expected = { readonly from: readonly string[]; readonly take: (socket: Socket) => void };
+type Expected = { readonly from: string; readonly take: (socket: Socket) => void };
 
 /** What a handshake needs to know of its TSI. */
 type Handshake = {
-  /** Addresses that the TSI may call from. */
-  readonly from: readonly string[];
-  /** Sends the request; call-backs that come before it calls `sending` are stale. */
-  readonly ask: (sending: () => void) => Promise<void>;
+  /**
+   * Sends the request. Call-backs that come before it calls `sending` are stale, those from another
+   * address than the one that was contacted are somebody else's.
+   */
+  readonly ask: (sending: (contacted: string) => void) => Promise<void>;
   /** Makes a channel of a call-back, at once: the TSI may wait for that before it calls again. */
   readonly upgrade: (socket: Socket) => Promise<Socket>;
 };
 
+/** Where call-backs may arrive. */
+export type CallbackPorts = { pick(): Promise<CallbackListener> };
+
 /**
- * The port that TSIs call back (§1.3). One handshake at a time, whatever the TSI: nothing in a call-back
+ * One port that TSIs call back (§1.3). One handshake at a time, whatever the TSI: nothing in a call-back
  * says which request it answers, so one that nobody waits for is closed at once.
  */
-export class CallbackListener implements AsyncDisposable {
+export class CallbackListener implements CallbackPorts, AsyncDisposable {
   readonly #server: Server;
   readonly #log: Log;
   #expected: Expected | undefined;
+  #handshakes = 0;
   #last: Promise<unknown> = Promise.resolve();
 
   private constructor(log: Log) {
@@ -63,11 +69,22 @@ export class CallbackListener implements AsyncDisposable {
     return (this.#server.address() as AddressInfo).port;
   }
 
+  /** Handshakes under way, or waiting for their turn. */
+  get handshakes(): number {
+    return this.#handshakes;
+  }
+
+  pick(): Promise<CallbackListener> {
+    return Promise.resolve(this);
+  }
+
   /** Takes the listener for one handshake. The first call-back is the command channel (§1.3). */
   async handshake(handshake: Handshake, signal: AbortSignal): Promise<WorkerChannels> {
     const before = this.#last;
     let release = (): void => undefined;
     this.#last = new Promise<void>((resolve) => (release = resolve));
+    this.#handshakes += 1;
+    void this.#last.then(() => (this.#handshakes -= 1));
     const sockets: Socket[] = [];
     let asked = false;
     try {
@@ -88,11 +105,11 @@ export class CallbackListener implements AsyncDisposable {
   }
 
   #expect(
-    { from, upgrade }: Handshake,
+    { upgrade }: Handshake,
     sockets: Socket[],
-  ): { readonly begin: () => void; readonly channels: Promise<WorkerChannels> } {
+  ): { readonly begin: (from: string) => void; readonly channels: Promise<WorkerChannels> } {
     const channels: Promise<Socket>[] = [];
-    let begin = (): void => undefined;
+    let begin: (from: string) => void = () => undefined;
     const both = new Promise<WorkerChannels>((resolve, reject) => {
       const take = (socket: Socket): void => {
         sockets.push(socket);
@@ -105,7 +122,7 @@ export class CallbackListener implements AsyncDisposable {
           if (command && data) resolve({ command, data });
         }, reject);
       };
-      begin = () => (this.#expected = { from, take });
+      begin = (from) => (this.#expected = { from, take });
     });
     both.catch(() => undefined); // the request may fail first
     return { begin, channels: both };
@@ -114,7 +131,7 @@ export class CallbackListener implements AsyncDisposable {
   #accept(socket: Socket): void {
     const peer = socket.remoteAddress;
     socket.on('error', (error) => this.#log.debug({ peer, reason: error.message }, 'a TSI left'));
-    if (this.#expected?.from.some((address) => sameAddress(address, peer))) {
+    if (this.#expected && sameAddress(this.#expected.from, peer)) {
       this.#expected.take(socket);
       return;
     }
@@ -128,27 +145,34 @@ export class CallbackListener implements AsyncDisposable {
   }
 }
 
+/** Names are not bound to addresses: a TSI proves who it is by its certificate's subject. */
+export type TsiTls = MutualTls & {
+  /** Subjects that a TSI may have, RFC 2253; absent: whoever `ca` has signed. */
+  readonly peerDns?: readonly string[];
+};
+
 export type CallbackTransportOptions = {
   readonly host: string;
   readonly port: number;
-  readonly listener: CallbackListener;
+  readonly listener: CallbackPorts;
   /** Absent: plain TCP. */
-  readonly tls?: MutualTls;
+  readonly tls?: TsiTls;
 };
 
 /** Workers of a TSI with a classic main: our agent's, or the original's from 8.3 on. */
 export function callbackTransport(options: CallbackTransportOptions): TsiTransport {
-  const { host, port, listener, tls } = options;
+  const { host, port, tls } = options;
   const name = `tcp ${host}:${port}`;
   return {
     name,
     async open(signal): Promise<WorkerChannels> {
       try {
-        const from = (await lookup(host, { all: true })).map(({ address }) => address);
-        const ask = (sending: () => void): Promise<void> => requestWorker(options, signal, sending);
-        const upgrade = (socket: Socket): Promise<Socket> =>
-          tls ? acceptTls(socket, tls, handshakeMs) : Promise.resolve(socket);
-        return await listener.handshake({ from, ask, upgrade }, signal);
+        const listener = await orAborted(options.listener.pick(), signal);
+        const ask = (sending: (contacted: string) => void): Promise<void> =>
+          requestWorker(options, listener.port, signal, sending);
+        const upgrade = async (socket: Socket): Promise<Socket> =>
+          tls ? admitted(await acceptTls(socket, tls, handshakeMs), tls) : socket;
+        return await listener.handshake({ ask, upgrade }, signal);
       } catch (error) {
         throw new TsiError(
           'TSI_UNAVAILABLE',
@@ -163,20 +187,33 @@ export function callbackTransport(options: CallbackTransportOptions): TsiTranspo
 
 /** Asks main for a worker and reads one byte: `O` of `OK`. */
 async function requestWorker(
-  { host, port, listener, tls }: CallbackTransportOptions,
+  { host, port, tls }: CallbackTransportOptions,
+  replyPort: number,
   signal: AbortSignal,
-  sending: () => void,
+  sending: (contacted: string) => void,
 ): Promise<void> {
   const plain = await orAborted(connectTcp({ host, port }, connectMs), signal);
   plain.on('error', () => plain.destroy());
   try {
-    const socket = tls ? await orAborted(startTls(plain, tls, handshakeMs), signal) : plain;
+    const contacted = plain.remoteAddress ?? host;
+    const socket = tls
+      ? admitted(await orAborted(startTls(plain, tls, handshakeMs), signal), tls)
+      : plain;
     socket.on('error', () => plain.destroy());
-    sending();
-    socket.write(`newtsiprocess ${listener.port}\n`);
+    sending(contacted);
+    socket.write(`newtsiprocess ${replyPort}\n`);
     const answer = await orAborted(new ByteSource(socket).read(1), signal);
     if (answer?.toString() !== 'O') throw new Error('the TSI does not grant a worker');
   } finally {
     plain.destroy();
   }
+}
+
+/** @throws for a certificate of another than who is expected */
+function admitted(socket: TLSSocket, { peerDns }: TsiTls): TLSSocket {
+  const certificate = socket.getPeerX509Certificate();
+  const subject = certificate && subjectDn(certificate);
+  if (!peerDns || (subject && peerDns.some((dn) => equalDns(dn, subject)))) return socket;
+  socket.destroy();
+  throw new Error(`the TSI's certificate is of ${subject ? formatDn(subject) : 'nobody'}`);
 }
