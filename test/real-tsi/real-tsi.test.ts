@@ -5,10 +5,11 @@ import { describe, it } from 'node:test';
 import { systemClock } from '#kernel/clock.js';
 import { errorText } from '#kernel/errors.js';
 import { silentLog } from '#kernel/log.js';
-import type { MutualTls } from '#kernel/net/tls-upgrade.js';
 import type { Scope } from '#kernel/scope.js';
-import { CallbackListener, callbackTransport } from '#xnjs/tsi/callback-transport.js';
-import { createTsi, type TsiClient } from '#xnjs/tsi/tsi-client.js';
+import { CallbackRange } from '#xnjs/tsi/callback-range.js';
+import { callbackTransport } from '#xnjs/tsi/callback-transport.js';
+import { createTsi } from '#xnjs/tsi/tsi-client.js';
+import { TsiGroup } from '#xnjs/tsi/tsi-group.js';
 import { isRoot } from '../tsi/agent-process.js';
 import { makeCertificates } from '../tsi/certificates.js';
 import { endToEndSuite } from '../xnjs/job/end-to-end-suite.js';
@@ -31,6 +32,7 @@ const ways = {
   'as root, plain': {},
   'as root, with TLS': { tls: true },
   'as an ordinary user, plain': { ordinary: true },
+  'twice, as two login nodes': { nodes: 2 },
 } as const satisfies Record<string, Way>;
 
 const sources = findSources();
@@ -47,7 +49,7 @@ for (const source of sources)
       () => endToEndSuite((scope, options) => startOn(scope, source, way, options)),
     );
 
-type Way = { readonly tls?: boolean; readonly ordinary?: boolean };
+type Way = { readonly tls?: boolean; readonly ordinary?: boolean; readonly nodes?: number };
 
 function cannotRun({ ordinary = false }: Way): string | false {
   if (!ordinary && !isRoot) return 'needs root, to switch users';
@@ -62,7 +64,7 @@ function cannotRun({ ordinary = false }: Way): string | false {
 async function startOn(
   scope: Scope,
   source: TsiSources,
-  { tls = false, ordinary = false }: Way,
+  { tls = false, ordinary = false, nodes = 1 }: Way,
   options: RigOptions,
 ): Promise<EngineRig> {
   const secrets = mkdtempSync(join(tmpdir(), 'vsite-real-tsi-'));
@@ -71,17 +73,23 @@ async function startOn(
   const properties = certificates
     ? [...certificates.tsi, 'tsi.allowed_dn.1=CN=XNJS 1,O=Grid,C=EU']
     : [];
-  const server = await UnicoreTsi.start(scope, source, { properties, ordinary });
-  const client = await connect(scope, server, certificates?.xnjs);
-  return await startEngineOn(scope, scratch(scope), () => client, options);
-}
-
-async function connect(scope: Scope, server: UnicoreTsi, tls?: MutualTls): Promise<TsiClient> {
-  const listener = scope.use(
-    await CallbackListener.open({ host: '127.0.0.1', port: 0, log: silentLog }),
+  const log = silentLog;
+  const ports = { host: '127.0.0.1', firstPort: 0, lastPort: 0, log };
+  const listener = scope.use(new CallbackRange(ports));
+  const common = { clock: systemClock, log };
+  const clients = Array.from({ length: nodes }, async (_, i) => {
+    const { port } = await UnicoreTsi.start(scope, source, { properties, ordinary });
+    const peer = certificates && { ...certificates.xnjs, peerDns: ['CN=TSI,O=Grid'] };
+    const transport = callbackTransport({
+      host: '127.0.0.1',
+      port,
+      listener,
+      ...(peer && { tls: peer }),
+    });
+    return { name: `node${i}`, tsi: createTsi(transport, { ...common, systemIdentity: identity }) };
+  });
+  const group = scope.use(
+    new TsiGroup({ name: 'test', nodes: await Promise.all(clients), ...common }),
   );
-  const { port } = server;
-  const transport = callbackTransport({ host: '127.0.0.1', port, listener, ...(tls && { tls }) });
-  const options = { clock: systemClock, log: silentLog, systemIdentity: identity };
-  return scope.use(createTsi(transport, options));
+  return await startEngineOn(scope, scratch(scope), () => group.tsi, options);
 }
