@@ -18,6 +18,7 @@ import { createStorageStore, storageMigrations } from './persistence/sql-storage
 import { createTargetStore, targetMigrations } from './persistence/sql-target-store.js';
 import { StoragesConfig } from './storage/config.js';
 import { Storages } from './storage/storages.js';
+import { NetworkConfig, openNetwork, TsiConfig } from './vm/network-config.js';
 import { HttpImageSource } from './vm/http-image-source.js';
 import { LibvirtHypervisor } from './vm/libvirt-hypervisor.js';
 import { TargetSystems } from './vm/target-systems.js';
@@ -38,7 +39,10 @@ export const XnjsConfig = z.strictObject({
     acceleration: z.enum(['kvm', 'qemu']).default('qemu'),
     /** libvirt URI for containers, `lxc:///system` */
     containers: z.string().optional(),
+    /** For machines whose TSI is reached over a network (ADR 016). */
+    network: NetworkConfig.optional(),
   }),
+  tsi: TsiConfig.prefault({}),
   images: z.strictObject({
     url: z.url(),
     /** Unix socket of the repository where it has one. */
@@ -107,9 +111,11 @@ export async function startXnjs(config: XnjsConfig, { log, onBehalfOf }: XnjsDep
       ...(containers && { lxc: containers }),
     };
     const hypervisor = new LibvirtHypervisor({ clients, installationId, clock: systemClock, log });
+    const network = await openNetwork(config, scope, log);
     const systems = scope.use(
       new TargetSystems({
         ...systemsOptions(config, installationId),
+        ...(network && { network }),
         store: createTargetStore(database),
         hypervisor,
         images: imageSource(config, onBehalfOf, scope),

@@ -7,10 +7,11 @@ import { createSerial } from '#kernel/persistence/serial.js';
 import type { AgentFacts } from '#tsi/protocol/facts.js';
 import type { Target, TargetEvent, Targets } from '../target.js';
 import { completeTimeline } from './boot.js';
-import { AgentBinding } from './agent-binding.js';
+import { createBinding } from './create-binding.js';
 import { domainXml } from './domain-xml.js';
 import type { DomainView, Hypervisor } from './hypervisor.js';
 import type { ImageSource } from './image-source.js';
+import { networkDefinition } from './network.js';
 import { chooseDriver, chooseParameters } from './parameters.js';
 import { step, VmError, type VmEvent, type VmState } from './state.js';
 import {
@@ -19,7 +20,9 @@ import {
   type TargetSystem,
   type TargetSystemParameters,
 } from './target-system.js';
+import type { TargetBinding } from './target-binding.js';
 import type { TargetStore } from './target-store.js';
+import { requireNetwork, type TsiNetwork } from './tsi-network.js';
 import type { Workspace } from './workspace.js';
 
 export type TargetSystemsOptions = {
@@ -34,6 +37,8 @@ export type TargetSystemsOptions = {
   readonly bootTimeoutMs: number;
   readonly heartbeatMs: number;
   readonly limits: { readonly cpus: number; readonly memoryMiB: number; readonly perUser: number };
+  /** Absent: images whose TSI is reached over a network are refused. */
+  readonly network?: TsiNetwork;
 };
 
 export type NewTargetSystem = {
@@ -61,7 +66,7 @@ export class TargetSystems implements Targets, AsyncDisposable {
   readonly #options: TargetSystemsOptions;
   readonly #log: Log;
   readonly #records = new Map<string, TargetSystem>();
-  readonly #bindings = new Map<string, AgentBinding>();
+  readonly #bindings = new Map<string, TargetBinding>();
   /** One piece of work after the other for each record. */
   readonly #queue = createSerial();
   readonly #listeners = new Set<(event: TargetEvent) => void>();
@@ -123,6 +128,7 @@ export class TargetSystems implements Targets, AsyncDisposable {
         `the limit of ${limits.perUser} target systems per user is reached`,
       );
     const image = await images.find(wish.image, wish.ownerDn);
+    requireNetwork(image.metadata.tsi, this.#options.network);
     const requestedMs = clock.now();
     const record: TargetSystem = {
       id: randomUUID(),
@@ -299,7 +305,10 @@ export class TargetSystems implements Targets, AsyncDisposable {
       for (const name of imageFormats[record.image.metadata.format].parts)
         parts[name] = await images.fetch(record.image, name, record.ownerDn);
       const paths = await workspace.prepare(record, parts);
-      const xml = domainXml(record, paths, installationId);
+      const { network } = this.#options;
+      if (network && record.image.metadata.tsi.transport === 'tcp')
+        await hypervisor.ensureNetwork(record.driver, networkDefinition(network));
+      const xml = domainXml(record, paths, installationId, network);
       const { definedMs } = await hypervisor.start(record.driver, record.id, xml);
       const startedMs = clock.now() - record.createdMs;
       const boot = { definedMs: definedMs - record.createdMs, startedMs };
@@ -352,9 +361,7 @@ export class TargetSystems implements Targets, AsyncDisposable {
   }
 
   #bind(record: TargetSystem): void {
-    const { clock, log, heartbeatMs, hypervisor, workspace } = this.#options;
-    const socket = workspace.agentSocket(record);
-    const binding = new AgentBinding({ record, socket, hypervisor, clock, log, heartbeatMs });
+    const binding = createBinding(record, this.#options);
     this.#bindings.set(record.id, binding);
     binding.onChange((up) => {
       const evidence = this.#evidence('agent', 'the agent does not answer');
@@ -373,7 +380,7 @@ export class TargetSystems implements Targets, AsyncDisposable {
   }
 
   /** Its first answer makes a machine READY; what it says of itself is asked for afterwards. */
-  async #onAgentUp(id: string, binding: AgentBinding): Promise<void> {
+  async #onAgentUp(id: string, binding: TargetBinding): Promise<void> {
     const starting = this.#records.get(id);
     if (!starting) return;
     const boot = { ...starting.boot, readyMs: this.#options.clock.now() - starting.createdMs };
