@@ -1,6 +1,8 @@
 import { GridError, errorText } from '#kernel/errors.js';
 import type { Log } from '#kernel/log.js';
-import { CallbackListener, type CallbackPorts } from './callback-transport.js';
+import { orAborted } from '#kernel/net/deadline.js';
+import { CallbackListener, type CallbackPorts, type Handshake } from './callback-transport.js';
+import type { WorkerChannels } from './tsi.js';
 
 export type CallbackRangeOptions = {
   readonly host: string | undefined;
@@ -26,15 +28,18 @@ export class CallbackRange implements CallbackPorts, AsyncDisposable {
     this.#nextPort = options.firstPort;
   }
 
-  /** The listener with least to do. @throws `TSI_UNAVAILABLE` when no port of the range can be opened */
-  async pick(): Promise<CallbackListener> {
-    if (!this.#listeners.some(({ handshakes }) => handshakes === 0)) {
+  /** On the listener with least to do. @throws `TSI_UNAVAILABLE` when no port can be opened */
+  async handshake(handshake: Handshake, signal: AbortSignal): Promise<WorkerChannels> {
+    for (;;) {
+      const [best] = this.#listeners.toSorted((a, b) => a.handshakes - b.handshakes);
+      const allOpen = this.#nextPort > this.#options.lastPort;
+      if (best && (best.handshakes === 0 || allOpen))
+        return await best.handshake(handshake, signal);
       this.#opening ??= this.#openNext().finally(() => (this.#opening = undefined));
-      await this.#opening;
+      await orAborted(this.#opening, signal);
+      if (this.#listeners.length === 0 || this.#closed)
+        throw new GridError('TSI_UNAVAILABLE', `no port for call-backs: ${this.#failure}`);
     }
-    const [best] = this.#listeners.toSorted((a, b) => a.handshakes - b.handshakes);
-    if (best) return best;
-    throw new GridError('TSI_UNAVAILABLE', `no port for call-backs: ${this.#failure}`);
   }
 
   async #openNext(): Promise<void> {

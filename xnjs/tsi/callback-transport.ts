@@ -11,6 +11,8 @@ import { TsiError } from '#tsi/protocol/error.js';
 import type { TLSSocket } from 'node:tls';
 import type { TsiTransport, WorkerChannels } from './tsi.js';
 
+/** As the original's end does: a host that has vanished is noticed without a call under way. */
+const socketOptions = { noDelay: true, keepAlive: true, keepAliveInitialDelay: 5_000 };
 const connectMs = 10_000;
 const handshakeMs = 10_000;
 /** After a handshake that failed half-way, its call-backs are waited for, lest the next one takes them. */
@@ -25,18 +27,21 @@ export type CallbackListenerOptions = {
 type Expected = { readonly from: string; readonly take: (socket: Socket) => void };
 
 /** What a handshake needs to know of its TSI. */
-type Handshake = {
+export type Handshake = {
   /**
-   * Sends the request. Call-backs that come before it calls `sending` are stale, those from another
+   * Sends the request, to be called back at `replyPort`. Call-backs that come before it calls `sending` are stale, those from another
    * address than the one that was contacted are somebody else's.
    */
-  readonly ask: (sending: (contacted: string) => void) => Promise<void>;
+  readonly ask: (replyPort: number, sending: (contacted: string) => void) => Promise<void>;
   /** Makes a channel of a call-back, at once: the TSI may wait for that before it calls again. */
   readonly upgrade: (socket: Socket) => Promise<Socket>;
 };
 
 /** Where call-backs may arrive. */
-export type CallbackPorts = { pick(): Promise<CallbackListener> };
+export type CallbackPorts = {
+  /** Takes a port for one handshake. The first call-back is the command channel (§1.3). */
+  handshake(handshake: Handshake, signal: AbortSignal): Promise<WorkerChannels>;
+};
 
 /**
  * One port that TSIs call back (§1.3). One handshake at a time, whatever the TSI: nothing in a call-back
@@ -51,9 +56,7 @@ export class CallbackListener implements CallbackPorts, AsyncDisposable {
 
   private constructor(log: Log) {
     this.#log = log.child({ part: 'xnjs.tsi' });
-    this.#server = createServer({ noDelay: true, keepAlive: true }, (socket) =>
-      this.#accept(socket),
-    );
+    this.#server = createServer(socketOptions, (socket) => this.#accept(socket));
   }
 
   static async open({ host, port, log }: CallbackListenerOptions): Promise<CallbackListener> {
@@ -74,11 +77,6 @@ export class CallbackListener implements CallbackPorts, AsyncDisposable {
     return this.#handshakes;
   }
 
-  pick(): Promise<CallbackListener> {
-    return Promise.resolve(this);
-  }
-
-  /** Takes the listener for one handshake. The first call-back is the command channel (§1.3). */
   async handshake(handshake: Handshake, signal: AbortSignal): Promise<WorkerChannels> {
     const before = this.#last;
     let release = (): void => undefined;
@@ -90,7 +88,7 @@ export class CallbackListener implements CallbackPorts, AsyncDisposable {
     try {
       await orAborted(before, signal);
       const called = this.#expect(handshake, sockets);
-      await handshake.ask(called.begin);
+      await handshake.ask(this.port, called.begin);
       asked = true;
       const channels = await orAborted(called.channels, signal);
       release();
@@ -167,12 +165,11 @@ export function callbackTransport(options: CallbackTransportOptions): TsiTranspo
     name,
     async open(signal): Promise<WorkerChannels> {
       try {
-        const listener = await orAborted(options.listener.pick(), signal);
-        const ask = (sending: (contacted: string) => void): Promise<void> =>
-          requestWorker(options, listener.port, signal, sending);
+        const ask: Handshake['ask'] = (replyPort, sending) =>
+          requestWorker(options, replyPort, signal, sending);
         const upgrade = async (socket: Socket): Promise<Socket> =>
           tls ? admitted(await acceptTls(socket, tls, handshakeMs), tls) : socket;
-        return await listener.handshake({ ask, upgrade }, signal);
+        return await options.listener.handshake({ ask, upgrade }, signal);
       } catch (error) {
         throw new TsiError(
           'TSI_UNAVAILABLE',

@@ -115,7 +115,7 @@ export class ClassicBinding implements TargetBinding {
     const callMs = silenceMs ?? Math.max(3 * heartbeatMs, 10_000);
     return {
       group: new TsiGroup({ name, nodes: [{ name: host, tsi }], ...common }),
-      probe: createTsi(transport, { ...common, workers: 1, callMs }),
+      probe: createTsi(transport, { ...common, workers: 1, callMs, openMs: callMs }),
     };
   }
 

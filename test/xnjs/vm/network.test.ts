@@ -95,9 +95,11 @@ describe('machines in a network namespace', { skip: impossible, timeout: 360_000
     const args = ['--net', '--fork', '--kill-child', 'sh', '-c', script, 'sh', ...node];
     // the variable would make it report to our own runner, in a form of its own
     const env = { ...process.env, NODE_TEST_CONTEXT: undefined };
-    await promisify(execFile)('unshare', args, { env, maxBuffer: 16 * 1024 * 1024 }).catch(
-      (error: { stdout?: string; stderr?: string }) =>
-        assert.fail(`${error.stdout ?? ''}\n${error.stderr ?? ''}`),
-    );
+    try {
+      await promisify(execFile)('unshare', args, { env, maxBuffer: 16 * 1024 * 1024 });
+    } catch (error) {
+      const { stdout = '', stderr = '' } = error as { stdout?: string; stderr?: string };
+      assert.fail(`${stdout}\n${stderr}`);
+    }
   });
 });
