@@ -17,8 +17,10 @@ const no = (): never => assert.fail('not expected to be called');
 /** A TSI that runs scripts here, and does the rest as the test says. */
 function localTsi(rest: Partial<Tsi>): Tsi {
   const others = { ping: no, list: no, read: no, write: no, space: no, details: no };
+  const lists = { aclSupport: no, getAcl: no, setAcl: no };
   return {
     ...others,
+    ...lists,
     status: no,
     submit: no,
     abort: no,

@@ -33,7 +33,7 @@ import { until } from '../job/rig.js';
 const ownerDn = 'CN=Tester,O=Grid';
 const installationId = '11111111-2222-4333-8444-555555555555';
 const serverDn = 'CN=XNJS 1,O=Grid,C=EU';
-const bootMs = 120_000;
+const bootMs = 240_000;
 
 /** The demo image with a key of its own, and the name of the server that may use it. */
 async function buildWithKeys(directory: string): Promise<{ image: BuiltImage; tls: object }> {
@@ -122,7 +122,7 @@ async function startServer(directory: string, image: BuiltImage, tls: object, ur
   return { scope, systems, engine };
 }
 
-describe('machines whose TSI is reached over a network', { timeout: 300_000 }, () => {
+describe('machines whose TSI is reached over a network', { timeout: 600_000 }, () => {
   const shared = new Scope();
   let server: Awaited<ReturnType<typeof startServer>>;
   let again: () => Promise<void>;

@@ -87,7 +87,7 @@ const programs = [
 const impossible =
   process.getuid?.() === 0 ? findReason(programs) : 'needs root, for a network namespace';
 
-describe('machines in a network namespace', { skip: impossible, timeout: 360_000 }, () => {
+describe('machines in a network namespace', { skip: impossible, timeout: 660_000 }, () => {
   it('run jobs over TCP with TLS, and reach nothing but the server', async () => {
     const inside = new URL('network-machines.ts', import.meta.url).pathname;
     const node = [process.execPath, '--conditions=development', '--import', 'tsx', inside];
