@@ -107,6 +107,8 @@ export const ImageMetadata = z
       transport: z.enum(['channel', 'tcp']).default('channel'),
       /** Where the main listens (`tcp`). */
       port: z.int().min(1).max(65_535).default(4433),
+      /** How many TSIs share the batch system: their mains listen on `port` and those behind it (`tcp`). */
+      count: z.int().min(1).max(8).default(1),
       /** Who the TSI proves to be (`tcp`); absent: plain TCP. */
       tls: z
         .strictObject({

@@ -2,7 +2,7 @@ import type { Clock } from '#kernel/clock.js';
 import { errorText, GridError } from '#kernel/errors.js';
 import type { Log } from '#kernel/log.js';
 import { callbackTransport, type CallbackPorts, type TsiTls } from '../tsi/callback-transport.js';
-import { createTsi } from '../tsi/tsi-client.js';
+import { createTsi, type TsiClient } from '../tsi/tsi-client.js';
 import { TsiGroup } from '../tsi/tsi-group.js';
 import type { Tsi } from '../tsi/tsi.js';
 import type { TargetBinding } from './target-binding.js';
@@ -14,7 +14,8 @@ export type ClassicBindingOptions = {
   readonly login: string;
   /** Addresses that the machine has at present; asked anew whenever its TSI does not answer. */
   readonly addresses: (signal: AbortSignal) => Promise<readonly string[]>;
-  readonly port: number;
+  /** One for each TSI. */
+  readonly ports: readonly number[];
   readonly listener: CallbackPorts;
   readonly tls?: TsiTls;
   readonly heartbeatMs: number;
@@ -24,15 +25,15 @@ export type ClassicBindingOptions = {
   readonly log: Log;
 };
 
-/** The TSI that answered at an address. */
-type Bound = { readonly group: TsiGroup; readonly probe: Tsi & AsyncDisposable };
+/** The TSIs at an address, and what asks each of them whether it lives. */
+type Bound = { readonly group: TsiGroup; readonly probes: readonly TsiClient[] };
 
 const againMs = 250;
 
 /**
  * The live side of a target system that is reached over a network: a TSI with a classic main, at an
  * address that its machine got when it started and may change with every start. Bound while it answers
- * pings, on a worker of their own: jobs may hold all others for long.
+ * pings, on a worker of their own: jobs may hold all others for long. Of several TSIs one is enough.
  */
 export class ClassicBinding implements TargetBinding {
   readonly #options: ClassicBindingOptions;
@@ -94,7 +95,7 @@ export class ClassicBinding implements TargetBinding {
     for (const host of found) {
       const bound = this.#open(host);
       try {
-        const version = await bound.probe.ping({ signal });
+        const version = await ping(bound, signal);
         this.#log.info({ address: host, version }, 'bound to a TSI');
         return bound;
       } catch (error) {
@@ -107,15 +108,22 @@ export class ClassicBinding implements TargetBinding {
   }
 
   #open(host: string): Bound {
-    const { port, listener, tls, login, name, clock, silenceMs, heartbeatMs } = this.#options;
-    const transport = callbackTransport({ host, port, listener, ...(tls && { tls }) });
+    const { ports, listener, tls, login, name, clock, silenceMs, heartbeatMs } = this.#options;
     const common = { clock, log: this.#log };
     const systemIdentity = { login, groups: 'DEFAULT_GID' };
-    const tsi = createTsi(transport, { ...common, systemIdentity });
     const callMs = silenceMs ?? Math.max(3 * heartbeatMs, 10_000);
+    const transports = ports.map((port) =>
+      callbackTransport({ host, port, listener, ...(tls && { tls }) }),
+    );
+    const nodes = transports.map((transport) => ({
+      name: transport.name,
+      tsi: createTsi(transport, { ...common, systemIdentity }),
+    }));
     return {
-      group: new TsiGroup({ name, nodes: [{ name: host, tsi }], ...common }),
-      probe: createTsi(transport, { ...common, workers: 1, callMs, openMs: callMs }),
+      group: new TsiGroup({ name, nodes, ...common }),
+      probes: transports.map((transport) =>
+        createTsi(transport, { ...common, workers: 1, callMs, openMs: callMs }),
+      ),
     };
   }
 
@@ -127,7 +135,7 @@ export class ClassicBinding implements TargetBinding {
     try {
       for (;;) {
         await this.#options.clock.sleep(this.#options.heartbeatMs, signal);
-        await bound.probe.ping({ signal });
+        await ping(bound, signal);
       }
     } catch (error) {
       if (signal.aborted) return;
@@ -145,6 +153,15 @@ export class ClassicBinding implements TargetBinding {
   }
 }
 
-async function letGo({ group, probe }: Bound): Promise<void> {
-  await Promise.all([group[Symbol.asyncDispose](), probe[Symbol.asyncDispose]()]);
+/** Resolves when one of the TSIs answers. @throws why the first does not, when none does */
+async function ping({ probes }: Bound, signal: AbortSignal): Promise<string> {
+  try {
+    return await Promise.any(probes.map((probe) => probe.ping({ signal })));
+  } catch (error) {
+    throw error instanceof AggregateError ? (error.errors[0] as Error) : error;
+  }
+}
+
+async function letGo({ group, probes }: Bound): Promise<void> {
+  await Promise.all([group, ...probes].map((each) => each[Symbol.asyncDispose]()));
 }

@@ -24,7 +24,7 @@ export function createBinding(
     name: record.id,
     login: tsi.login,
     addresses: () => hypervisor.addresses(record.driver, record.id),
-    port: tsi.port,
+    ports: Array.from({ length: tsi.count }, (_, i) => tsi.port + i),
     listener: network.listener,
     ...(tls && { tls }),
     ...common,

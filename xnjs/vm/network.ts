@@ -67,13 +67,25 @@ const rules: readonly Rule[] = [
   ['accept', 'out', -700, 'arp', { arpsrcmacaddr: '$MAC', arpsrcipaddr: '$IP' }],
   ['accept', 'in', -700, 'arp', { arpsrcipaddr: '$SERVER' }],
   ['accept', 'out', -600, 'ip', { ...fromMachine(), ...callbackPorts() }],
-  ['accept', 'out', -600, 'ip', { ...fromMachine(), srcportstart: '$MAIN' }],
+  [
+    'accept',
+    'out',
+    -600,
+    'ip',
+    { ...fromMachine(), srcportstart: '$MAIN', srcportend: '$LASTMAIN' },
+  ],
   ['accept', 'in', -600, 'ip', { srcipaddr: '$SERVER', dstipaddr: '$IP', protocol: 'tcp' }],
   ['drop', 'inout', -500, 'mac', {}],
   ['accept', 'out', 100, 'udp', { srcportstart: 68, dstportstart: 67 }],
   ['accept', 'in', 100, 'udp', { srcportstart: 67, dstportstart: 68 }],
   ['accept', 'out', 100, 'tcp', { dstipaddr: '$SERVER', ...callbackPorts() }],
-  ['accept', 'in', 100, 'tcp', { srcipaddr: '$SERVER', dstportstart: '$MAIN' }],
+  [
+    'accept',
+    'in',
+    100,
+    'tcp',
+    { srcipaddr: '$SERVER', dstportstart: '$MAIN', dstportend: '$LASTMAIN' },
+  ],
   ['drop', 'inout', 1000, 'all', {}],
 ];
 
@@ -109,6 +121,7 @@ export function interfaceXml(
   { id, image }: Pick<TargetSystem, 'id' | 'image'>,
   { name, serverAddress, callbackPorts: ports }: MachineNetwork,
 ): XmlNode {
+  const { tsi } = image.metadata;
   const parameters = {
     // what the network's DHCP server gave it is its address, whatever it says
     CTRL_IP_LEARNING: 'dhcp',
@@ -116,7 +129,8 @@ export function interfaceXml(
     SERVER: serverAddress,
     FIRSTPORT: ports.first,
     LASTPORT: ports.last,
-    MAIN: image.metadata.tsi.port,
+    MAIN: tsi.port,
+    LASTMAIN: tsi.port + tsi.count - 1,
   };
   return element(
     'interface',

@@ -28,7 +28,8 @@ class Machine {
     this.addresses = [address];
   }
 
-  async bind(): Promise<{ binding: ClassicBinding; news: boolean[] }> {
+  async bind(ports?: readonly number[]): Promise<{ binding: ClassicBinding; news: boolean[] }> {
+    ports ??= [(await this.agent?.port()) ?? 1];
     const listener = this.#scope.use(
       new CallbackRange({ host: undefined, firstPort: 0, lastPort: 0, log: silentLog }),
     );
@@ -40,7 +41,7 @@ class Machine {
           this.failing
             ? Promise.reject(new Error('no hypervisor'))
             : Promise.resolve(this.addresses),
-        port: (await this.agent?.port()) ?? 1,
+        ports,
         listener,
         heartbeatMs: 50,
         silenceMs: 1_000,
@@ -96,6 +97,33 @@ describe('a target system that is bound to an address', () => {
     const scripts = Array.from({ length: 8 }, () => binding.tsi.execute(alice, 'sleep 0.6'));
     await Promise.all(scripts); // twelve heartbeats each
     assert.deepEqual(news, [true]);
+  });
+
+  it('is up as long as one of its TSIs is', async () => {
+    await using scope = new Scope();
+    const machine = new Machine(scope);
+    const agents: AgentProcess[] = [];
+    for (let i = 0; i < 2; i += 1) {
+      await machine.start('127.0.0.1');
+      agents.push(machine.agent!);
+    }
+    const { binding, news } = await machine.bind(
+      await Promise.all(agents.map((agent) => agent.port())),
+    );
+    await until('it is up', () => news.length === 1);
+    const parents = new Set<string>();
+    const ask = async (): Promise<void> =>
+      void parents.add(await binding.tsi.execute(alice, 'ps -o ppid= $$'));
+    await until('both have served', async () => ask().then(() => parents.size === 2));
+    agents[0]!.child.kill('SIGKILL');
+    await until('only one is left', async () => {
+      parents.clear();
+      for (let i = 0; i < 4; i += 1) await ask().catch(() => parents.add('lost'));
+      return parents.size === 1 && !parents.has('lost');
+    });
+    assert.deepEqual(news, [true]);
+    agents[1]!.child.kill('SIGKILL');
+    await until('it is down', () => news.length === 2);
   });
 
   it('waits for an address, and for a hypervisor that tells it', async () => {

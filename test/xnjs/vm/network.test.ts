@@ -17,7 +17,13 @@ const network: MachineNetwork = {
   callbackPorts: { first: 7654, last: 7661 },
 };
 const metadata = anImageMetadata({
-  tsi: { transport: 'tcp', port: 14_433, login: 'grid', jobsDirectory: '/home/grid/jobs' },
+  tsi: {
+    transport: 'tcp',
+    port: 14_433,
+    count: 2,
+    login: 'grid',
+    jobsDirectory: '/home/grid/jobs',
+  },
 });
 const system = aTargetSystem({ image: { id: 'i', parts: {}, metadata } });
 const paths = {
@@ -68,7 +74,10 @@ describe('the network of machines', () => {
     const mac = (xml: string): string => /<mac address="([^"]+)"/.exec(xml)?.[1] ?? '';
     assert.match(mac(documents.domain), /^52(:[0-9a-f]{2}){5}$/);
     assert.notEqual(mac(domainXml(other, paths, installation, network)), mac(documents.domain));
-    assert.match(documents.domain, /<parameter name="MAIN" value="14433"\/>/);
+    assert.match(
+      documents.domain,
+      /<parameter name="MAIN" value="14433"\/><parameter name="LASTMAIN" value="14434"\/>/,
+    );
   });
 
   it('is not given to machines that do not want it', () => {
