@@ -101,7 +101,8 @@ describe('machines in a network namespace', { skip: impossible, timeout: 660_000
     const inside = new URL('network-machines.ts', import.meta.url).pathname;
     const node = [process.execPath, '--conditions=development', '--import', 'tsx', inside];
     const script = 'ip link set lo up && exec "$@"';
-    const args = ['--net', '--fork', '--kill-child', 'sh', '-c', script, 'sh', ...node];
+    const own = ['--net', '--pid', '--mount-proc', '--fork', '--kill-child'];
+    const args = [...own, 'sh', '-c', script, 'sh', ...node];
     // the variable would make it report to our own runner, in a form of its own
     const env = { ...process.env, NODE_TEST_CONTEXT: undefined };
     try {
