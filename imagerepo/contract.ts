@@ -41,59 +41,87 @@ export const partNames = ['kernel', 'initrd', 'disk', 'rootfs'] as const;
 export type PartName = (typeof partNames)[number];
 
 /** What the image creator writes. Unknown keys are refused, each error names its field. */
-export const ImageMetadata = z.strictObject({
-  name,
-  version: z.string().regex(/^[A-Za-z0-9][A-Za-z0-9._+-]{0,39}$/),
-  description: line.default(''),
-  /** `private`: only the owner sees it. `public`: every user of the site. */
-  visibility: z.enum(['private', 'public']).default('private'),
-  format: z.enum(['kernel', 'qcow2', 'rootfs']),
-  os: z.strictObject({
-    /** CIM name, as in JSDL 1.0, 6.4.5 */
-    type: z.enum(['LINUX', 'FREEBSD', 'WINNT', 'OTHER']).default('LINUX'),
-    distribution: name,
-    version: name,
-    architecture: z.enum(['x86_64', 'aarch64']).default('x86_64'),
-  }),
-  /** The image's fragment of the incarnation database. */
-  applications: z
-    .array(IdbApplication)
-    .max(500)
-    .refine((all) => twiceNamed(all) === undefined, 'names an application and version twice')
-    .default([]),
-  /** Batch queues of a machine that has its own batch system. */
-  partitions: IdbPartitions.optional(),
-  /** What else jobs may ask for, in every partition. */
-  resources: IdbResources.optional(),
-  info: IdbInfo.optional(),
-  requirements: z.strictObject({
-    cpus: range('virtual CPUs', 512),
-    memoryMiB: range('MiB', 16_777_216),
-  }),
-  tsi: z.strictObject({
-    /** `channel`: our agent, over the hypervisor's own channel, no network needed. */
-    transport: z.enum(['channel']).default('channel'),
-    /** The account in the image that jobs run as. */
-    login: z.string().regex(/^[a-z_][a-z0-9_-]{0,31}$/),
-    /** Absolute path in the image below which job directories are made. */
-    jobsDirectory: z
-      .string()
-      .regex(/^\/[^\0\r\n]*$/)
-      .max(512),
-  }),
-  boot: z
-    .strictObject({
-      /** Appended to the kernel command line (format `kernel`). */
-      commandLine: line.optional(),
-      /** First process of a container (format `rootfs`). */
-      init: z
+export const ImageMetadata = z
+  .strictObject({
+    name,
+    version: z.string().regex(/^[A-Za-z0-9][A-Za-z0-9._+-]{0,39}$/),
+    description: line.default(''),
+    /** `private`: only the owner sees it. `public`: every user of the site. */
+    visibility: z.enum(['private', 'public']).default('private'),
+    format: z.enum(['kernel', 'qcow2', 'rootfs']),
+    os: z.strictObject({
+      /** CIM name, as in JSDL 1.0, 6.4.5 */
+      type: z.enum(['LINUX', 'FREEBSD', 'WINNT', 'OTHER']).default('LINUX'),
+      distribution: name,
+      version: name,
+      architecture: z.enum(['x86_64', 'aarch64']).default('x86_64'),
+    }),
+    /** The image's fragment of the incarnation database. */
+    applications: z
+      .array(IdbApplication)
+      .max(500)
+      .refine((all) => twiceNamed(all) === undefined, 'names an application and version twice')
+      .default([]),
+    /** Batch queues of a machine that has its own batch system. */
+    partitions: IdbPartitions.optional(),
+    /** What else jobs may ask for, in every partition. */
+    resources: IdbResources.optional(),
+    info: IdbInfo.optional(),
+    requirements: z.strictObject({
+      cpus: range('virtual CPUs', 512),
+      memoryMiB: range('MiB', 16_777_216),
+    }),
+    tsi: z.strictObject({
+      /**
+       * `channel`: our agent, over the hypervisor's own channel, no network needed. `tcp`: any UNICORE TSI
+       * with a main of its own, over a network that only server and machine share (`kernel`, `qcow2`).
+       */
+      transport: z.enum(['channel', 'tcp']).default('channel'),
+      /** Where the main listens (`tcp`). */
+      port: z.int().min(1).max(65_535).default(4433),
+      /** How many TSIs share the batch system: their mains listen on `port` and those behind it (`tcp`). */
+      count: z.int().min(1).max(8).default(1),
+      /** Who the TSI proves to be (`tcp`); absent: plain TCP. */
+      tls: z
+        .strictObject({
+          /** Subject of its certificate, RFC 2253. */
+          dn: line.regex(/^[A-Za-z0-9.]+=/, 'must be a distinguished name such as CN=TSI,O=Grid'),
+          /** The authority that must have signed it, PEM; absent: the one that the site trusts. */
+          ca: z
+            .string()
+            .max(65_536)
+            .regex(
+              /^-----BEGIN CERTIFICATE-----[\s\S]+-----END CERTIFICATE-----\s*$/,
+              'must be PEM',
+            )
+            .optional(),
+        })
+        .optional(),
+      /** The account in the image that jobs run as. */
+      login: z.string().regex(/^[a-z_][a-z0-9_-]{0,31}$/),
+      /** Absolute path in the image below which job directories are made. */
+      jobsDirectory: z
         .string()
         .regex(/^\/[^\0\r\n]*$/)
-        .max(512)
-        .optional(),
-    })
-    .default({}),
-});
+        .max(512),
+    }),
+    boot: z
+      .strictObject({
+        /** Appended to the kernel command line (format `kernel`). */
+        commandLine: line.optional(),
+        /** First process of a container (format `rootfs`). */
+        init: z
+          .string()
+          .regex(/^\/[^\0\r\n]*$/)
+          .max(512)
+          .optional(),
+      })
+      .default({}),
+  })
+  .refine(({ format, tsi }) => format !== 'rootfs' || tsi.transport === 'channel', {
+    path: ['tsi', 'transport'],
+    error: 'must be channel for the format rootfs: containers have no network',
+  });
 export type ImageMetadata = z.output<typeof ImageMetadata>;
 
 export const imageStates = ['INCOMPLETE', 'PUBLISHED', 'DELETING'] as const;

@@ -22,6 +22,7 @@ import { createStorageStore, storageMigrations } from './persistence/sql-storage
 import { createTargetStore, targetMigrations } from './persistence/sql-target-store.js';
 import { StoragesConfig } from './storage/config.js';
 import { Storages } from './storage/storages.js';
+import { NetworkConfig, openNetwork, TsiConfig } from './vm/network-config.js';
 import { HttpImageSource } from './vm/http-image-source.js';
 import { createTransferStore, transferMigrations } from './persistence/transfer-store.js';
 import { StagingConfig } from './staging/config.js';
@@ -48,7 +49,10 @@ export const XnjsConfig = z.strictObject({
     acceleration: z.enum(['kvm', 'qemu']).default('qemu'),
     /** libvirt URI for containers, `lxc:///system` */
     containers: z.string().optional(),
+    /** For machines whose TSI is reached over a network (ADR 016). */
+    network: NetworkConfig.optional(),
   }),
+  tsi: TsiConfig.prefault({}),
   images: z.strictObject({
     url: z.url(),
     /** Unix socket of the repository where it has one. */
@@ -127,9 +131,11 @@ export async function startXnjs(
       ...(containers && { lxc: containers }),
     };
     const hypervisor = new LibvirtHypervisor({ clients, installationId, clock: systemClock, log });
+    const network = await openNetwork(config, scope, log);
     const systems = scope.use(
       new TargetSystems({
         ...systemsOptions(config, installationId),
+        ...(network && { network }),
         store: createTargetStore(database),
         hypervisor,
         images: imageSource(config, onBehalfOf, scope),

@@ -33,6 +33,8 @@ export type LibvirtdOptions = {
   extraConfig?: readonly string[];
   /** `--listen` for TCP and TLS, as `extraConfig` says */
   listen?: boolean;
+  /** Networks of machines appear among ours, with libvirt's firewall rules; else in a namespace of their own */
+  sharedNetwork?: boolean;
 };
 
 const systemSocket = '/run/libvirt/libvirt-sock';
@@ -57,7 +59,8 @@ export async function startLibvirtd(options: LibvirtdOptions): Promise<Libvirtd>
   await writeConfig(stateDir, system, extraConfig);
   await mkdir(cacheDir, { recursive: true });
   await rm(layout.socket, { force: true });
-  const record = await launch(stateDir, cacheDir, system, listen).catch((cause: unknown) => {
+  const own = system ? namespaces(options) : undefined;
+  const record = await launch(stateDir, cacheDir, own, listen).catch((cause: unknown) => {
     throw new LibvirtdError('HYPERVISOR_UNAVAILABLE', errorText(cause), { stateDir }, { cause });
   });
   await host.writeRecord(layout.record, record);
@@ -104,13 +107,23 @@ export async function stopLibvirtd(stateDir: string): Promise<void> {
   );
 }
 
-async function launch(stateDir: string, cacheDir: string, system: boolean, listen: boolean) {
-  const layout = libvirtdLayout(stateDir, system);
+/** What of the host it does not share, as flags of unshare(1). */
+function namespaces({ sharedNetwork = false }: LibvirtdOptions): readonly string[] {
+  return ['--mount', '--pid', ...(sharedNetwork ? [] : ['--net'])];
+}
+
+async function launch(
+  stateDir: string,
+  cacheDir: string,
+  own: readonly string[] | undefined,
+  listen: boolean,
+) {
+  const layout = libvirtdLayout(stateDir, own !== undefined);
   const flags = listen ? ['--listen'] : [];
   const detached = { cwd: stateDir, outputFile: layout.output };
   const hostEnv = { ...process.env, PATH: `${process.env['PATH'] ?? ''}:/usr/sbin:/sbin` };
-  if (system) {
-    const unshare = ['--mount', '--pid', '--net', '--fork', '--kill-child', '--mount-proc'];
+  if (own) {
+    const unshare = [...own, '--fork', '--kill-child', '--mount-proc'];
     const inside = ['tini', '-g', '--', 'sh', layout.script, stateDir, cacheDir];
     const args = [...unshare, '--propagation', 'private', ...inside, ...flags];
     return host.spawnDetached('unshare', args, { ...detached, env: hostEnv });

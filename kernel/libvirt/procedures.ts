@@ -63,6 +63,8 @@ export const typedParams = array(
 );
 export type TypedParams = Infer<typeof typedParams>;
 
+const nwfilter = struct({ name: string(), uuid });
+
 const address = struct({ type: int, addr: text, prefix: uint });
 const networkInterface = struct({ name: text, hwaddr: maybeText, addrs: array(address, 2048) });
 const lease = struct({
@@ -204,12 +206,16 @@ export const procedures = {
   storage_vol_delete: row(94, { vol: volume, flags }, {}),
 
   network_lookup_by_name: row(46, { name: text }, { net: network }),
+  network_create: row(39, { net: network }, {}),
   network_create_xml: row(40, { xml: text }, { net: network }),
   network_get_dhcp_leases: row(
     341,
     { net: network, mac: maybeText, need_results: int, flags },
     { leases: array(lease, 65_536), ret: uint },
   ),
+
+  nwfilter_lookup_by_name: row(175, { name: text }, { nwfilter }),
+  nwfilter_define_xml: row(180, { xml: text }, { nwfilter }),
 } as const;
 
 /** Calls whose answer is followed by a stream, and who may write to it. */

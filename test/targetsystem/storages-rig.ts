@@ -53,6 +53,8 @@ class ProcessHypervisor implements Hypervisor {
   onDomain = () => () => undefined;
   onAvailable = () => () => undefined;
   openChannel = () => Promise.reject(new Error('only by its socket'));
+  ensureNetwork = () => Promise.resolve();
+  addresses = () => Promise.resolve([]);
   list = () => Promise.resolve([...this.#agents.keys()].map((id) => this.#view(id)));
   find = (_driver: string, id: string) =>
     Promise.resolve(this.#agents.has(id) ? this.#view(id) : undefined);

@@ -1,6 +1,6 @@
-import { lookup } from 'node:dns/promises';
 import { createServer, type AddressInfo, type Server, type Socket } from 'node:net';
 import type { Duplex } from 'node:stream';
+import type { TLSSocket } from 'node:tls';
 import { errorText } from '#kernel/errors.js';
 import type { Log } from '#kernel/log.js';
 import { ByteSource } from '#kernel/net/byte-source.js';
@@ -8,9 +8,12 @@ import { connectTcp } from '#kernel/net/connect.js';
 import { orAborted } from '#kernel/net/deadline.js';
 import { sameAddress } from '#kernel/net/peer-address.js';
 import { acceptTls, startTls, type MutualTls } from '#kernel/net/tls-upgrade.js';
+import { equalDns, formatDn, subjectDn } from '#kernel/security/dn.js';
 import { TsiError } from '#tsi/protocol/error.js';
 import type { TsiTransport, WorkerChannels } from './tsi.js';
 
+/** As the original's end does: a host that has vanished is noticed without a call under way. */
+const socketOptions = { noDelay: true, keepAlive: true, keepAliveInitialDelay: 5_000 };
 const connectMs = 10_000;
 const handshakeMs = 10_000;
 /** After a handshake that failed half-way, its call-backs are waited for, lest the next one takes them. */
@@ -22,36 +25,42 @@ export type CallbackListenerOptions = {
   readonly log: Log;
 };
 
-type Expected = { readonly from: readonly string[]; readonly take: (socket: Socket) => void };
+type Expected = { readonly from: string; readonly take: (socket: Socket) => void };
 
 /** What a handshake needs to know of its TSI. */
-type Handshake = {
+export type Handshake = {
   /** How many connections the TSI makes for it. */
   readonly count: number;
-  /** Addresses that the TSI may call from. */
-  readonly from: readonly string[];
-  /** Sends the request; call-backs that come before it calls `sending` are stale. */
-  readonly ask: (sending: () => void) => Promise<void>;
+  /**
+   * Sends the request, to be called back at `replyPort`. Call-backs that come before it calls `sending`
+   * are stale, those from another address than the one that was contacted are somebody else's.
+   */
+  readonly ask: (replyPort: number, sending: (contacted: string) => void) => Promise<void>;
   /** Makes a channel of a call-back, at once: the TSI may wait for that before it calls again. */
   readonly upgrade: (socket: Socket) => Promise<Socket>;
 };
 
+/** Where call-backs may arrive. */
+export type CallbackPorts = {
+  /** Takes a port for one handshake. @returns its call-backs in their order */
+  handshake(handshake: Handshake, signal: AbortSignal): Promise<Socket[]>;
+};
+
 /**
- * The port that TSIs call back (§1.3). One handshake at a time, whatever the TSI: nothing in a call-back
+ * One port that TSIs call back (§1.3). One handshake at a time, whatever the TSI: nothing in a call-back
  * says which request it answers, so one that nobody waits for is closed at once.
  */
-export class CallbackListener implements AsyncDisposable {
+export class CallbackListener implements CallbackPorts, AsyncDisposable {
   readonly #server: Server;
   readonly #log: Log;
   readonly #sockets = new Set<Socket>();
   #expected: Expected | undefined;
+  #handshakes = 0;
   #last: Promise<unknown> = Promise.resolve();
 
   private constructor(log: Log) {
     this.#log = log.child({ part: 'xnjs.tsi' });
-    this.#server = createServer({ noDelay: true, keepAlive: true }, (socket) =>
-      this.#accept(socket),
-    );
+    this.#server = createServer(socketOptions, (socket) => this.#accept(socket));
   }
 
   static async open({ host, port, log }: CallbackListenerOptions): Promise<CallbackListener> {
@@ -67,17 +76,23 @@ export class CallbackListener implements AsyncDisposable {
     return (this.#server.address() as AddressInfo).port;
   }
 
-  /** Takes the listener for one handshake. @returns its call-backs in their order */
+  /** Handshakes under way, or waiting for their turn. */
+  get handshakes(): number {
+    return this.#handshakes;
+  }
+
   async handshake(handshake: Handshake, signal: AbortSignal): Promise<Socket[]> {
     const before = this.#last;
     let release = (): void => undefined;
     this.#last = new Promise<void>((resolve) => (release = resolve));
+    this.#handshakes += 1;
+    void this.#last.then(() => (this.#handshakes -= 1));
     const sockets: Socket[] = [];
     let asked = false;
     try {
       await orAborted(before, signal);
       const called = this.#expect(handshake, sockets);
-      await handshake.ask(called.begin);
+      await handshake.ask(this.port, called.begin);
       asked = true;
       const channels = await orAborted(called.channels, signal);
       release();
@@ -92,11 +107,11 @@ export class CallbackListener implements AsyncDisposable {
   }
 
   #expect(
-    { count, from, upgrade }: Handshake,
+    { count, upgrade }: Handshake,
     sockets: Socket[],
-  ): { readonly begin: () => void; readonly channels: Promise<Socket[]> } {
+  ): { readonly begin: (from: string) => void; readonly channels: Promise<Socket[]> } {
     const channels: Promise<Socket>[] = [];
-    let begin = (): void => undefined;
+    let begin: (from: string) => void = () => undefined;
     const all = new Promise<Socket[]>((resolve, reject) => {
       const take = (socket: Socket): void => {
         sockets.push(socket);
@@ -107,7 +122,7 @@ export class CallbackListener implements AsyncDisposable {
         this.#expected = undefined;
         Promise.all(channels).then(resolve, reject);
       };
-      begin = () => (this.#expected = { from, take });
+      begin = (from) => (this.#expected = { from, take });
     });
     all.catch(() => undefined); // the request may fail first
     return { begin, channels: all };
@@ -118,7 +133,7 @@ export class CallbackListener implements AsyncDisposable {
     this.#sockets.add(socket);
     socket.once('close', () => this.#sockets.delete(socket));
     socket.on('error', (error) => this.#log.debug({ peer, reason: error.message }, 'a TSI left'));
-    if (this.#expected?.from.some((address) => sameAddress(address, peer))) {
+    if (this.#expected && sameAddress(this.#expected.from, peer)) {
       this.#expected.take(socket);
       return;
     }
@@ -133,12 +148,18 @@ export class CallbackListener implements AsyncDisposable {
   }
 }
 
+/** Names are not bound to addresses: a TSI proves who it is by its certificate's subject. */
+export type TsiTls = MutualTls & {
+  /** Subjects that a TSI may have, RFC 2253; absent: whoever `ca` has signed. */
+  readonly peerDns?: readonly string[];
+};
+
 export type CallbackTransportOptions = {
   readonly host: string;
   readonly port: number;
-  readonly listener: CallbackListener;
+  readonly listener: CallbackPorts;
   /** Absent: plain TCP. */
-  readonly tls?: MutualTls;
+  readonly tls?: TsiTls;
 };
 
 /** Workers of a TSI with a classic main: our agent's, or the original's from 8.3 on. */
@@ -172,16 +193,15 @@ async function callBacks(
   count: number,
   signal: AbortSignal,
 ): Promise<Socket[]> {
-  const { host, listener, tls } = options;
-  const upgrade = (socket: Socket): Promise<Socket> => {
+  const { listener, tls } = options;
+  const upgrade = async (socket: Socket): Promise<Socket> => {
     if (verb === 'start-forwarding') socket.allowHalfOpen = true;
-    return tls ? acceptTls(socket, tls, handshakeMs) : Promise.resolve(socket);
+    return tls ? admitted(await acceptTls(socket, tls, handshakeMs), tls) : socket;
   };
+  const ask: Handshake['ask'] = (replyPort, sending) =>
+    request(options, `${verb} ${replyPort}${more}\n`, signal, sending);
   try {
-    const from = (await lookup(host, { all: true })).map(({ address }) => address);
-    const line = `${verb} ${listener.port}${more}\n`;
-    const ask = (sending: () => void): Promise<void> => request(options, line, signal, sending);
-    return await listener.handshake({ count, from, ask, upgrade }, signal);
+    return await listener.handshake({ count, ask, upgrade }, signal);
   } catch (error) {
     throw unavailable(options, errorText(error), error);
   }
@@ -201,18 +221,30 @@ async function request(
   { host, port, tls }: CallbackTransportOptions,
   line: string,
   signal: AbortSignal,
-  sending: () => void,
+  sending: (contacted: string) => void,
 ): Promise<void> {
   const plain = await orAborted(connectTcp({ host, port }, connectMs), signal);
   plain.on('error', () => plain.destroy());
   try {
-    const socket = tls ? await orAborted(startTls(plain, tls, handshakeMs), signal) : plain;
+    const contacted = plain.remoteAddress ?? host;
+    const socket = tls
+      ? admitted(await orAborted(startTls(plain, tls, handshakeMs), signal), tls)
+      : plain;
     socket.on('error', () => plain.destroy());
-    sending();
+    sending(contacted);
     socket.write(line);
     const answer = await orAborted(new ByteSource(socket).read(1), signal);
     if (answer?.toString() !== 'O') throw new Error('the TSI does not grant it');
   } finally {
     plain.destroy();
   }
+}
+
+/** @throws for a certificate of another than who is expected */
+function admitted(socket: TLSSocket, { peerDns }: TsiTls): TLSSocket {
+  const certificate = socket.getPeerX509Certificate();
+  const subject = certificate && subjectDn(certificate);
+  if (!peerDns || (subject && peerDns.some((dn) => equalDns(dn, subject)))) return socket;
+  socket.destroy();
+  throw new Error(`the TSI's certificate is of ${subject ? formatDn(subject) : 'nobody'}`);
 }

@@ -8,6 +8,7 @@ import { AgentLink } from '../tsi/agent-link.js';
 import { createTsi, type TsiClient } from '../tsi/tsi-client.js';
 import { agentPort } from './domain-xml.js';
 import type { Hypervisor } from './hypervisor.js';
+import type { TargetBinding } from './target-binding.js';
 import type { TargetSystem } from './target-system.js';
 
 export type AgentBindingOptions = {
@@ -22,7 +23,7 @@ export type AgentBindingOptions = {
 };
 
 /** The live side of a target system whose domain runs: the link to its agent and the TSI on it. */
-export class AgentBinding implements AsyncDisposable {
+export class AgentBinding implements TargetBinding {
   readonly tsi: TsiClient;
   readonly #link: AgentLink;
   readonly #log: Log;
@@ -52,6 +53,10 @@ export class AgentBinding implements AsyncDisposable {
     this.#link.onChange((state) => {
       if (state !== 'connecting') listener(state === 'up');
     });
+  }
+
+  onExit(listener: (bssId: string) => void): void {
+    this.#link.onExit(listener);
   }
 
   /** What the guest says of itself; `undefined` if that makes no sense. */

@@ -1,4 +1,5 @@
 import { element, toXml, type XmlNode } from '#kernel/xml/build.js';
+import { interfaceXml, type MachineNetwork } from './network.js';
 import type { TargetSystem } from './target-system.js';
 
 /** The name under which the agent finds its virtio port in the guest. */
@@ -35,6 +36,7 @@ export function domainXml(
   system: TargetSystem,
   paths: DomainPaths,
   installationId: string,
+  network?: MachineNetwork,
 ): string {
   const common = [
     element('name', {}, `vsite-${system.id}`),
@@ -55,11 +57,15 @@ export function domainXml(
         element('quota', {}, String(cpuPeriodUs * system.parameters.cpus)),
       ),
   ];
-  const body = system.driver === 'lxc' ? container(system, paths) : machine(system, paths);
+  const body = system.driver === 'lxc' ? container(system, paths) : machine(system, paths, network);
   return toXml(element('domain', { type: system.driver }, ...common, ...body));
 }
 
-function machine(system: TargetSystem, paths: DomainPaths): XmlNode[] {
+function machine(
+  system: TargetSystem,
+  paths: DomainPaths,
+  network: MachineNetwork | undefined,
+): XmlNode[] {
   const { metadata } = system.image;
   const boot = [commandLine, `vsite.name=${hostName(system)}`, metadata.boot.commandLine];
   return [
@@ -83,6 +89,7 @@ function machine(system: TargetSystem, paths: DomainPaths): XmlNode[] {
       {},
       element('controller', { type: 'usb', model: 'none' }),
       paths.disk !== undefined && disk(paths.disk),
+      network && metadata.tsi.transport === 'tcp' && interfaceXml(system, network),
       element(
         'serial',
         { type: 'file' },

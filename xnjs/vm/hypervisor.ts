@@ -10,6 +10,13 @@ export type DomainView = {
   readonly reason: string;
 };
 
+/** Definitions in libvirt's language. */
+export type NetworkDefinition = {
+  readonly name: string;
+  readonly networkXml: string;
+  readonly filterXml: string;
+};
+
 /**
  * What the controller needs from a hypervisor. libvirt's RPC client stands behind it (ADR 002); another
  * binding needs these calls only. Every call has a deadline.
@@ -29,6 +36,10 @@ export type Hypervisor = {
   list(driver: Driver): Promise<DomainView[]>;
   /** The byte stream to the guest's virtio port, by the hypervisor's own means. */
   openChannel(driver: Driver, id: string, portName: string): Promise<Duplex>;
+  /** Makes a network and its filter if they are missing. May be repeated. */
+  ensureNetwork(driver: Driver, network: NetworkDefinition): Promise<void>;
+  /** Those that the hypervisor has given to the domain's network cards; what the guest says counts nothing. */
+  addresses(driver: Driver, id: string): Promise<readonly string[]>;
   /** A domain of ours has changed. */
   onDomain(listener: (domain: DomainView) => void): () => void;
   /** A driver answers again after it did not: compare. */

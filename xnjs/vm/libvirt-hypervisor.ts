@@ -6,7 +6,7 @@ import { domainStates, type Lifecycle } from '#kernel/libvirt/events.js';
 import type { Domain } from '#kernel/libvirt/procedures.js';
 import type { Log } from '#kernel/log.js';
 import { metadataNamespace } from './domain-xml.js';
-import type { DomainState, DomainView, Hypervisor } from './hypervisor.js';
+import type { DomainState, DomainView, Hypervisor, NetworkDefinition } from './hypervisor.js';
 import type { Driver } from './target-system.js';
 
 export type LibvirtHypervisorOptions = {
@@ -24,6 +24,9 @@ const undefineFlags = 3;
 /** libvirt's code for an operation that does not fit the domain's state: it runs already, or no more. */
 const operationInvalid = 55;
 const noMetadata = 80;
+const noNetwork = 43;
+/** Source of addresses: the network's DHCP server. */
+const leases = 0;
 /** Of libvirt's states those in which nothing of the guest runs any more; `shutdown` is still on its way. */
 const inactiveStates: readonly string[] = [
   'shutoff',
@@ -99,6 +102,28 @@ export class LibvirtHypervisor implements Hypervisor {
     const client = this.#client(driver);
     const { dom } = await client.call('domain_lookup_by_uuid', { uuid: id });
     return await client.openStream('domain_open_channel', { dom, name: portName, flags: 0 });
+  }
+
+  async ensureNetwork(driver: Driver, network: NetworkDefinition): Promise<void> {
+    const client = this.#client(driver);
+    await client.call('nwfilter_define_xml', { xml: network.filterXml });
+    try {
+      const { net } = await client.call('network_lookup_by_name', { name: network.name });
+      await client.call('network_create', { net });
+    } catch (error) {
+      if (libvirtCode(error) === operationInvalid) return; // it is active
+      if (libvirtCode(error) !== noNetwork) throw error;
+      await client.call('network_create_xml', { xml: network.networkXml });
+    }
+  }
+
+  async addresses(driver: Driver, id: string): Promise<readonly string[]> {
+    const client = this.#client(driver);
+    const dom = await this.#lookUp(client, id);
+    if (!dom) return [];
+    const call = { dom, source: leases, flags: 0 };
+    const { ifaces } = await client.call('domain_interface_addresses', call);
+    return ifaces.flatMap(({ addrs }) => addrs.map(({ addr }) => addr));
   }
 
   onDomain(listener: (domain: DomainView) => void): () => void {

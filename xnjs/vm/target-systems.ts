@@ -1,4 +1,5 @@
 import { randomUUID } from 'node:crypto';
+import { EventEmitter } from 'node:events';
 import { imageFormats } from '#imagerepo/contract.js';
 import type { Clock } from '#kernel/clock.js';
 import { asGridError, errorText, GridError } from '#kernel/errors.js';
@@ -8,10 +9,11 @@ import type { AgentFacts } from '#tsi/protocol/facts.js';
 import type { IdbSource } from '../idb/idb-source.js';
 import type { Target, TargetEvent, Targets } from '../target.js';
 import { completeTimeline } from './boot.js';
-import { AgentBinding } from './agent-binding.js';
+import { createBinding } from './create-binding.js';
 import { domainXml } from './domain-xml.js';
 import type { DomainView, Hypervisor } from './hypervisor.js';
 import type { ImageSource } from './image-source.js';
+import { networkDefinition } from './network.js';
 import { chooseDriver, chooseParameters } from './parameters.js';
 import { step, VmError, type VmEvent, type VmState } from './state.js';
 import {
@@ -21,7 +23,9 @@ import {
   type TargetSystem,
   type TargetSystemParameters,
 } from './target-system.js';
+import type { TargetBinding } from './target-binding.js';
 import type { TargetStore } from './target-store.js';
+import { requireNetwork, type TsiNetwork } from './tsi-network.js';
 import type { Workspace } from './workspace.js';
 
 export type TargetSystemsOptions = {
@@ -38,6 +42,8 @@ export type TargetSystemsOptions = {
   /** The site's IDB. */
   readonly idb?: Pick<IdbSource, 'bind' | 'scriptHeader'>;
   readonly limits: { readonly cpus: number; readonly memoryMiB: number; readonly perUser: number };
+  /** Absent: images whose TSI is reached over a network are refused. */
+  readonly network?: TsiNetwork;
 };
 
 export type NewTargetSystem = {
@@ -65,10 +71,12 @@ export class TargetSystems implements Targets, AsyncDisposable {
   readonly #options: TargetSystemsOptions;
   readonly #log: Log;
   readonly #records = new Map<string, TargetSystem>();
-  readonly #bindings = new Map<string, AgentBinding>();
+  readonly #bindings = new Map<string, TargetBinding>();
   /** One piece of work after the other for each record. */
   readonly #queue = createSerial();
   readonly #listeners = new Set<(event: TargetEvent) => void>();
+  /** By target system: ids of jobs whose end its agent has told. */
+  readonly #exits = new EventEmitter();
   readonly #stopping = new AbortController();
   readonly #unsubscribe: (() => void)[] = [];
 
@@ -127,6 +135,7 @@ export class TargetSystems implements Targets, AsyncDisposable {
         `the limit of ${limits.perUser} target systems per user is reached`,
       );
     const image = await images.find(wish.image, wish.ownerDn);
+    requireNetwork(image.metadata.tsi, this.#options.network);
     const requestedMs = clock.now();
     const record: TargetSystem = {
       id: randomUUID(),
@@ -190,6 +199,10 @@ export class TargetSystems implements Targets, AsyncDisposable {
         if (binding && this.get(targetId).state === 'READY') return binding.tsi;
         const text = `the TSI of target system ${targetId} is not reachable`;
         throw new GridError('TSI_UNAVAILABLE', text, { vmId: targetId });
+      },
+      onExit: (listener) => {
+        this.#exits.on(targetId, listener);
+        return () => this.#exits.off(targetId, listener);
       },
     };
     return idb ? { ...target, idb: idb.bind(target) } : target;
@@ -300,7 +313,10 @@ export class TargetSystems implements Targets, AsyncDisposable {
       for (const name of imageFormats[record.image.metadata.format].parts)
         parts[name] = await images.fetch(record.image, name, record.ownerDn);
       const paths = await workspace.prepare(record, parts);
-      const xml = domainXml(record, paths, installationId);
+      const { network } = this.#options;
+      if (network && record.image.metadata.tsi.transport === 'tcp')
+        await hypervisor.ensureNetwork(record.driver, networkDefinition(network));
+      const xml = domainXml(record, paths, installationId, network);
       const { definedMs } = await hypervisor.start(record.driver, record.id, xml);
       const startedMs = clock.now() - record.createdMs;
       const boot = { definedMs: definedMs - record.createdMs, startedMs };
@@ -353,13 +369,9 @@ export class TargetSystems implements Targets, AsyncDisposable {
   }
 
   #bind(record: TargetSystem): void {
-    const { clock, log, heartbeatMs, hypervisor, workspace, idb } = this.#options;
-    const socket = workspace.agentSocket(record);
-    const binding = new AgentBinding({
-      ...{ record, socket, hypervisor, clock, log, heartbeatMs },
-      ...(idb && { scriptHeader: () => idb.scriptHeader }),
-    });
+    const binding = createBinding(record, this.#options);
     this.#bindings.set(record.id, binding);
+    binding.onExit?.((bssId) => this.#exits.emit(record.id, bssId));
     binding.onChange((up) => {
       const evidence = this.#evidence('agent', 'the agent does not answer');
       this.#spawn(
@@ -377,7 +389,7 @@ export class TargetSystems implements Targets, AsyncDisposable {
   }
 
   /** Its first answer makes a machine READY; what it says of itself is asked for afterwards. */
-  async #onAgentUp(id: string, binding: AgentBinding): Promise<void> {
+  async #onAgentUp(id: string, binding: TargetBinding): Promise<void> {
     const starting = this.#records.get(id);
     if (!starting) return;
     const boot = { ...starting.boot, readyMs: this.#options.clock.now() - starting.createdMs };

@@ -107,10 +107,15 @@ export class LocalTargets implements Targets {
     jobsDirectory: string,
     applications: IdbApplication[] = [],
     idb?: IdbSource,
+    onExit?: Target['onExit'],
   ) {
     const limits = { cpus: 4, memoryBytes: 2 * 1024 ** 3 };
     const target = { id: targetId, ownerDn, identity, jobsDirectory, applications, limits, tsi };
-    this.#target = idb ? { ...target, idb: idb.bind(target) } : target;
+    this.#target = {
+      ...target,
+      ...(idb && { idb: idb.bind(target) }),
+      ...(onExit && { onExit }),
+    };
   }
 
   find(id: string): Target | undefined {
@@ -182,17 +187,18 @@ export function newEngine(
   });
 }
 
-export type Rig = {
+/** An engine on some TSI. */
+export type EngineRig = {
   readonly engine: JobEngine;
-  readonly link: AgentLink;
   readonly targets: LocalTargets;
-  readonly agent: Agent;
   readonly directory: string;
   readonly submit: (description: Record<string, unknown>) => Promise<string>;
   /** The job, once it is over. */
   readonly finished: (id: string, deadlineMs?: number) => Promise<Job>;
   readonly output: (id: string, name?: string) => string;
 };
+
+export type Rig = EngineRig & { readonly link: AgentLink; readonly agent: Agent };
 
 export type RigOptions = {
   applications?: IdbApplication[];
@@ -202,6 +208,8 @@ export type RigOptions = {
   /** Workers have connections of their own, as in a container. */
   dialsMany?: boolean;
   idb?: IdbSource;
+  /** What the agent tells of the ends of jobs. */
+  onExit?: Target['onExit'];
 };
 
 /** Engine, SQLite, TSI client and agent: everything real. */
@@ -218,15 +226,28 @@ export async function startEngine(
   scope: Scope,
   directory: string,
   socket: string,
-  { applications, config, idb, around = (store) => store, dialsMany = false }: RigOptions = {},
+  options: RigOptions = {},
 ): Promise<Omit<Rig, 'agent'>> {
+  const { idb, dialsMany = false } = options;
   const scriptHeader = (): ScriptHeader => idb?.scriptHeader ?? {};
   const { link, tsi } = linkTo(scope, socket, { dialsMany, scriptHeader });
   await until('link is up', () => link.state === 'up');
-  const targets = new LocalTargets(tsi, join(directory, 'jobs'), applications, idb);
+  const onExit: Target['onExit'] = (listener) => link.onExit(listener);
+  const rig = await startEngineOn(scope, directory, tsi, { ...options, onExit });
   link.onChange((state) => {
-    if (state === 'up') targets.emit({ type: 'ready', targetId });
+    if (state === 'up') rig.targets.emit({ type: 'ready', targetId });
   });
+  return { link, ...rig };
+}
+
+/** Engine and SQLite of a directory, on whatever TSI. */
+export async function startEngineOn(
+  scope: Scope,
+  directory: string,
+  tsi: () => Tsi,
+  { applications, config, idb, around = (store) => store, onExit }: RigOptions = {},
+): Promise<EngineRig> {
+  const targets = new LocalTargets(tsi, join(directory, 'jobs'), applications, idb, onExit);
   const database = await openStore(scope, directory);
   const engine = scope.use(
     newEngine({
@@ -239,7 +260,6 @@ export async function startEngine(
   await engine.attach();
   return {
     engine,
-    link,
     targets,
     directory,
     submit: async (description) => (await engine.submit({ ownerDn, targetId, description })).id,

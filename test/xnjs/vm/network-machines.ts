@@ -1,0 +1,220 @@
+// Run by network.test.ts in a network namespace of its own: libvirt's networks and rules end with it.
+import assert from 'node:assert/strict';
+import { cpSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { createServer, type AddressInfo } from 'node:net';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { text } from 'node:stream/consumers';
+import { after, before, describe, it } from 'node:test';
+import { startLibvirtd } from '#cli/host/libvirtd.js';
+import { buildImage, type BuiltImage } from '#cli/image/build.js';
+import { projectRoot } from '#cli/image/recipe.js';
+import { defaultCacheDirectory } from '#cli/quickstart/layout.js';
+import { ImageMetadata, type ImageRecord } from '#imagerepo/contract.js';
+import { systemClock } from '#kernel/clock.js';
+import { LibvirtClient } from '#kernel/libvirt/client.js';
+import { silentLog } from '#kernel/log.js';
+import { openDatabase } from '#kernel/persistence/database.js';
+import { migrate } from '#kernel/persistence/migrate.js';
+import { Scope } from '#kernel/scope.js';
+import { JobConfig } from '#xnjs/job/config.js';
+import { jobMigrations } from '#xnjs/persistence/job-models.js';
+import { createJobStore } from '#xnjs/persistence/job-store.js';
+import { createTargetStore, targetMigrations } from '#xnjs/persistence/sql-target-store.js';
+import type { ImageSource } from '#xnjs/vm/image-source.js';
+import { LibvirtHypervisor } from '#xnjs/vm/libvirt-hypervisor.js';
+import { NetworkConfig, openNetwork, TsiConfig } from '#xnjs/vm/network-config.js';
+import { TargetSystems } from '#xnjs/vm/target-systems.js';
+import { Workspace } from '#xnjs/vm/workspace.js';
+import { makeCertificates } from '../../tsi/certificates.js';
+import { newEngine, until } from '../job/rig.js';
+
+const ownerDn = 'CN=Tester,O=Grid';
+const installationId = '11111111-2222-4333-8444-555555555555';
+const serverDn = 'CN=XNJS 1,O=Grid,C=EU';
+const bootMs = 240_000;
+
+/** The demo image with a key of its own, and the name of the server that may use it. */
+async function buildWithKeys(directory: string): Promise<{ image: BuiltImage; tls: object }> {
+  const source = join(projectRoot, 'config', 'images');
+  cpSync(source, join(directory, 'images'), { recursive: true });
+  const recipe = join(directory, 'images', 'demo-network');
+  const keys = join(recipe, 'root', 'etc', 'vsite');
+  const { tsi, xnjs } = await makeCertificates(keys);
+  const properties = [
+    'tsi.my_port = 4433',
+    'tsi.keystore = /etc/vsite/key.pem',
+    'tsi.certificate = /etc/vsite/cert.pem',
+    'tsi.truststore = /etc/vsite/ca.pem',
+    `tsi.allowed_dn.1 = ${serverDn}`,
+  ];
+  assert.equal(tsi.length, 3); // the three files are where the properties say
+  writeFileSync(join(keys, 'tsi.properties'), `${properties.join('\n')}\n`);
+  const cacheDir = join(directory, 'cache');
+  mkdirSync(cacheDir);
+  const kernels = join(defaultCacheDirectory(), 'images', 'kernels');
+  mkdirSync(kernels, { recursive: true });
+  cpSync(kernels, join(cacheDir, 'kernels'), { recursive: true });
+  const image = await buildImage(recipe, { cacheDir, log: silentLog });
+  const files = { keyFile: join(directory, 'key.pem'), certFile: join(directory, 'cert.pem') };
+  writeFileSync(files.keyFile, xnjs.key);
+  writeFileSync(files.certFile, xnjs.cert);
+  const metadata = ImageMetadata.parse({
+    ...image.metadata,
+    tsi: { ...image.metadata.tsi, tls: { dn: 'CN=TSI,O=Grid', ca: xnjs.ca } },
+  });
+  return { image: { ...image, metadata }, tls: files };
+}
+
+function imagesOf({ metadata, parts }: BuiltImage): ImageSource {
+  const record: ImageRecord = {
+    id: '0d9a7f0e-6a0c-4f3b-8a52-2f7d0a1b2c3d',
+    owner: ownerDn,
+    state: 'PUBLISHED',
+    created: '',
+    metadata,
+    parts: {},
+  };
+  return {
+    find: () => Promise.resolve(record),
+    fetch: (_, part) => Promise.resolve(parts[part] ?? ''),
+  };
+}
+
+/** Engine and target systems on one state directory: what a server is, to be started again. */
+async function startServer(directory: string, image: BuiltImage, tls: object, uri: string) {
+  const scope = new Scope();
+  const url = `sqlite:${join(directory, 'server.sqlite')}`;
+  const database = scope.use(await openDatabase({ url, log: silentLog }));
+  await migrate(database, 'xnjs', [...targetMigrations, ...jobMigrations], silentLog);
+  const client = scope.use(await LibvirtClient.connect({ uri, log: silentLog }));
+  const common = { clock: systemClock, log: silentLog };
+  const config = {
+    hypervisor: { network: NetworkConfig.parse({}) },
+    tsi: TsiConfig.parse({ tls }),
+  };
+  const network = await openNetwork(config, scope, silentLog);
+  const systems = scope.use(
+    new TargetSystems({
+      store: createTargetStore(database),
+      hypervisor: new LibvirtHypervisor({ clients: { qemu: client }, installationId, ...common }),
+      images: imagesOf(image),
+      workspace: new Workspace(join(directory, 'state')),
+      installationId,
+      bootTimeoutMs: bootMs,
+      heartbeatMs: 500,
+      limits: { cpus: 1, memoryMiB: 512, perUser: 4 },
+      ...(network && { network }),
+      ...common,
+    }),
+  );
+  const engine = scope.use(
+    newEngine({
+      store: createJobStore(database),
+      targets: systems,
+      config: JobConfig.parse({}),
+      ...common,
+    }),
+  );
+  await systems.start();
+  await engine.attach();
+  return { scope, systems, engine };
+}
+
+describe('machines whose TSI is reached over a network', { timeout: 600_000 }, () => {
+  const shared = new Scope();
+  let server: Awaited<ReturnType<typeof startServer>>;
+  let again: () => Promise<void>;
+  const ids: string[] = [];
+
+  before(async () => {
+    const directory = mkdtempSync(join(tmpdir(), 'vsite-net-'));
+    shared.defer(() => rmSync(directory, { recursive: true, force: true }));
+    const [libvirtd, { image, tls }] = await Promise.all([
+      startLibvirtd({
+        stateDir: join(directory, 'libvirt'),
+        cacheDir: join(defaultCacheDirectory(), 'libvirt'),
+        log: silentLog,
+        sharedNetwork: true,
+      }),
+      buildWithKeys(directory),
+    ]);
+    shared.defer(() => libvirtd.stop());
+    const start = () => startServer(directory, image, tls, libvirtd.uri('qemu'));
+    server = await start();
+    shared.defer(() => server.scope.close());
+    again = async () => {
+      await server.scope.close();
+      server = await start();
+    };
+  });
+  after(() => shared.close());
+
+  async function create(): Promise<string> {
+    const wish = { ownerDn, image: 'demo', parameters: {}, tags: [] };
+    const { id } = await server.systems.create(wish);
+    ids.push(id);
+    return id;
+  }
+
+  async function ready(id: string): Promise<void> {
+    const state = (): string => server.systems.get(id).state;
+    await until('READY or FAILED', () => ['READY', 'FAILED'].includes(state()), bootMs);
+    assert.equal(state(), 'READY', server.systems.get(id).evidence.fact);
+  }
+
+  /** What a job printed. */
+  async function run(targetId: string, script: string): Promise<string> {
+    const { engine } = server;
+    const description = { Executable: script };
+    const { id } = await engine.submit({ ownerDn, targetId, description });
+    await until('the job is over', async () => (await engine.get(id)).state === 'DONE', bootMs);
+    const job = await engine.get(id);
+    assert.equal(job.run.result?.message, '');
+    const target = server.systems.find(targetId);
+    assert.ok(target && job.directory);
+    return await text(target.tsi().read(target.identity, `${job.directory}stdout`));
+  }
+
+  it('are bound with TLS at the address that libvirt gave them, and run jobs', async () => {
+    await Promise.all([create(), create()].map(async (id) => ready(await id)));
+    const [one = '', two = ''] = ids;
+    const printed = await Promise.all([one, two].map((id) => run(id, 'id -un')));
+    assert.deepEqual(printed, ['grid\n', 'grid\n']);
+  });
+
+  it('reach the ports for call-backs on the server, and nothing else', async () => {
+    const elsewhere = createServer((socket) => socket.destroy());
+    await new Promise<void>((resolve) => elsewhere.listen(0, resolve));
+    const { port } = elsewhere.address() as AddressInfo;
+    shared.defer(() => elsewhere.close());
+    const [one = '', two = ''] = ids;
+    const own = "ip -4 -o addr show eth0 | sed 's/.*inet //; s,/.*,,'";
+    const other = (await run(two, own)).trim();
+    assert.match(other, /^10\.177\.\d+\.\d+$/);
+    const probe = (host: string, at: number, from = 0): string =>
+      `node -e "const s=require('net').connect({host:'${host}',port:${at},localPort:${from}});` +
+      `const say=(t)=>{console.log(t);process.exit()};s.on('connect',()=>say('open'));` +
+      `s.on('error',(e)=>say(e.code));setTimeout(()=>say('silent'),3000)"`;
+    const probes = [
+      probe('10.177.0.1', 7654),
+      probe('10.177.0.1', port),
+      probe('10.177.0.1', 53),
+      probe(other, 4433),
+    ];
+    const printed = await run(one, probes.join('\n'));
+    assert.deepEqual(printed.trim().split('\n'), ['open', 'silent', 'silent', 'silent']);
+  });
+
+  it('are bound again after a restart of the server', async () => {
+    await again();
+    const [one = ''] = ids;
+    await until('READY', () => server.systems.find(one)?.tsi !== undefined);
+    assert.equal(await run(one, 'echo back'), 'back\n');
+  });
+
+  it('leave nothing behind', async () => {
+    for (const id of ids) await server.systems.destroy(id);
+    await until('all are gone', () => server.systems.list().length === 0, bootMs);
+  });
+});

@@ -1,0 +1,115 @@
+import assert from 'node:assert/strict';
+import { execFile, execFileSync, spawnSync } from 'node:child_process';
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { describe, it } from 'node:test';
+import { promisify } from 'node:util';
+import { filterXml, networkXml, type MachineNetwork } from '#xnjs/vm/network.js';
+import { domainXml } from '#xnjs/vm/domain-xml.js';
+import { findReason } from '../../grid/grid.js';
+import { aTargetSystem, anImageMetadata } from './samples.js';
+
+const network: MachineNetwork = {
+  name: 'vsite',
+  serverAddress: '10.177.0.1',
+  prefixLength: 24,
+  callbackPorts: { first: 7654, last: 7661 },
+};
+const metadata = anImageMetadata({
+  tsi: {
+    transport: 'tcp',
+    port: 14_433,
+    count: 2,
+    login: 'grid',
+    jobsDirectory: '/home/grid/jobs',
+  },
+});
+const system = aTargetSystem({ image: { id: 'i', parts: {}, metadata } });
+const paths = {
+  console: '/s/console.log',
+  agentSocket: '/s/agent.sock',
+  kernel: '/k',
+  initrd: '/i',
+};
+const installation = '11111111-2222-4333-8444-555555555555';
+
+const documents = {
+  network: networkXml(network),
+  nwfilter: filterXml(network),
+  domain: domainXml(system, paths, installation, network),
+};
+const validator = spawnSync('virt-xml-validate', ['--version']).error
+  ? 'virt-xml-validate is not installed'
+  : false;
+
+describe('the network of machines', () => {
+  for (const [schema, xml] of Object.entries(documents))
+    it(`is a ${schema} by libvirt's schema`, { skip: validator }, () => {
+      const directory = mkdtempSync(join(tmpdir(), 'vsite-xml-'));
+      try {
+        const file = join(directory, 'document.xml');
+        writeFileSync(file, xml);
+        execFileSync('virt-xml-validate', [file, schema], { stdio: 'pipe' });
+      } finally {
+        rmSync(directory, { recursive: true });
+      }
+    });
+
+  const ranges = [
+    ['10.177.0.1', 24, '10.177.0.2', '10.177.0.254'],
+    ['10.177.0.254', 24, '10.177.0.1', '10.177.0.253'],
+    ['10.177.0.1', 16, '10.177.0.2', '10.177.255.254'],
+    ['192.168.7.129', 30, '192.168.7.130', '192.168.7.130'],
+  ] as const;
+  for (const [serverAddress, prefixLength, start, end] of ranges)
+    it(`gives machines ${start} to ${end} beside ${serverAddress}/${prefixLength}`, () => {
+      const xml = networkXml({ ...network, serverAddress, prefixLength });
+      assert.match(xml, new RegExp(`<range start="${start}" end="${end}">`));
+    });
+
+  it('has one filter for ever, and a card of its own for each machine', () => {
+    assert.equal(filterXml(network), documents.nwfilter);
+    const other = { ...system, id: '6b3f0c1e-8d52-4a94-9a50-0f0e3a1f2b3c' };
+    const mac = (xml: string): string => /<mac address="([^"]+)"/.exec(xml)?.[1] ?? '';
+    assert.match(mac(documents.domain), /^52(:[0-9a-f]{2}){5}$/);
+    assert.notEqual(mac(domainXml(other, paths, installation, network)), mac(documents.domain));
+    assert.match(
+      documents.domain,
+      /<parameter name="MAIN" value="14433"\/><parameter name="LASTMAIN" value="14434"\/>/,
+    );
+  });
+
+  it('is not given to machines that do not want it', () => {
+    const quiet = aTargetSystem();
+    assert.doesNotMatch(domainXml(quiet, paths, installation, network), /<interface/);
+  });
+});
+
+const programs = [
+  ['qemu-system-x86_64', '--version'],
+  ['libvirtd', '--version'],
+  ['tini', '--version'],
+  ['dnsmasq', '--version'],
+  ['ebtables', '--version'],
+] as const;
+const impossible =
+  process.getuid?.() === 0 ? findReason(programs) : 'needs root, for a network namespace';
+
+describe('machines in a network namespace', { skip: impossible, timeout: 660_000 }, () => {
+  it('run jobs over TCP with TLS, and reach nothing but the server', async () => {
+    const inside = new URL('network-machines.ts', import.meta.url).pathname;
+    const node = [process.execPath, '--conditions=development', '--import', 'tsx', inside];
+    const script = 'ip link set lo up && exec "$@"';
+    const own = ['--net', '--pid', '--mount-proc', '--fork', '--kill-child'];
+    const args = [...own, 'sh', '-c', script, 'sh', ...node];
+    // the variable would make it report to our own runner, in a form of its own
+    const env = { ...process.env, NODE_TEST_CONTEXT: undefined };
+    try {
+      await promisify(execFile)('unshare', args, { env, maxBuffer: 16 * 1024 * 1024 });
+    } catch (error) {
+      const { stdout = '', stderr = '' } = error as { stdout?: string; stderr?: string };
+      assert.fail(`${stdout}\n${stderr}`);
+    }
+  });
+});

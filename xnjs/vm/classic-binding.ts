@@ -1,0 +1,170 @@
+import type { Clock } from '#kernel/clock.js';
+import { errorText, GridError } from '#kernel/errors.js';
+import type { Log } from '#kernel/log.js';
+import type { ScriptHeader } from '../idb/script-header.js';
+import { callbackTransport, type CallbackPorts, type TsiTls } from '../tsi/callback-transport.js';
+import { createTsi, type TsiClient } from '../tsi/tsi-client.js';
+import { TsiGroup } from '../tsi/tsi-group.js';
+import type { Tsi } from '../tsi/tsi.js';
+import type { TargetBinding } from './target-binding.js';
+
+export type ClassicBindingOptions = {
+  /** For logs and messages: the target system. */
+  readonly name: string;
+  /** Whom the TSI lists jobs as: an account that the image has. */
+  readonly login: string;
+  /** Addresses that the machine has at present; asked anew whenever its TSI does not answer. */
+  readonly addresses: (signal: AbortSignal) => Promise<readonly string[]>;
+  /** One for each TSI. */
+  readonly ports: readonly number[];
+  readonly listener: CallbackPorts;
+  readonly tls?: TsiTls;
+  readonly heartbeatMs: number;
+  /** A ping unanswered for so long means that the TSI is gone. */
+  readonly silenceMs?: number;
+  readonly clock: Clock;
+  readonly log: Log;
+  readonly scriptHeader?: () => ScriptHeader;
+};
+
+/** The TSIs at an address, and what asks each of them whether it lives. */
+type Bound = { readonly group: TsiGroup; readonly probes: readonly TsiClient[] };
+
+const againMs = 250;
+
+/**
+ * The live side of a target system that is reached over a network: a TSI with a classic main, at an
+ * address that its machine got when it started and may change with every start. Bound while it answers
+ * pings, on a worker of their own: jobs may hold all others for long. Of several TSIs one is enough.
+ */
+export class ClassicBinding implements TargetBinding {
+  readonly #options: ClassicBindingOptions;
+  readonly #log: Log;
+  readonly #closing = new AbortController();
+  readonly #listeners = new Set<(up: boolean) => void>();
+  readonly #running: Promise<void>;
+  #bound: Bound | undefined;
+  #failure = 'it has not answered yet';
+
+  constructor(options: ClassicBindingOptions) {
+    this.#options = options;
+    this.#log = options.log.child({ part: 'xnjs.vm', vmId: options.name });
+    this.#running = this.#run();
+  }
+
+  get tsi(): Tsi {
+    if (this.#bound) return this.#bound.group.tsi;
+    const text = `the TSI of target system ${this.#options.name} does not answer: ${this.#failure}`;
+    throw new GridError('TSI_UNAVAILABLE', text, { vmId: this.#options.name });
+  }
+
+  onChange(listener: (up: boolean) => void): void {
+    this.#listeners.add(listener);
+  }
+
+  /** TSIs of the original tell nothing of their machine. */
+  facts(): Promise<undefined> {
+    return Promise.resolve(undefined);
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.#closing.abort(new Error('the target system is let go'));
+    this.#listeners.clear();
+    await this.#running;
+  }
+
+  async #run(): Promise<void> {
+    const { signal } = this.#closing;
+    while (!signal.aborted) {
+      const bound = await this.#bindAnywhere();
+      if (bound) {
+        await this.#watch(bound);
+        this.#bound = undefined;
+        await letGo(bound);
+        if (!this.#closing.signal.aborted) this.#tell(false);
+      }
+      await this.#pause(againMs);
+    }
+  }
+
+  async #bindAnywhere(): Promise<Bound | undefined> {
+    const { signal } = this.#closing;
+    const found = await this.#options.addresses(signal).catch((error: unknown) => {
+      this.#failure = errorText(error);
+      return [];
+    });
+    if (found.length === 0) this.#log.debug('the machine has no address yet');
+    for (const host of found) {
+      const bound = this.#open(host);
+      try {
+        const version = await ping(bound, signal);
+        this.#log.info({ address: host, version }, 'bound to a TSI');
+        return bound;
+      } catch (error) {
+        await letGo(bound);
+        this.#failure = errorText(error);
+        this.#log.debug({ reason: this.#failure }, 'the TSI does not answer yet');
+      }
+    }
+    return undefined;
+  }
+
+  #open(host: string): Bound {
+    const { ports, listener, tls, login, name, clock, silenceMs, heartbeatMs } = this.#options;
+    const { scriptHeader } = this.#options;
+    const common = { clock, log: this.#log, ...(scriptHeader && { scriptHeader }) };
+    const systemIdentity = { login, groups: 'DEFAULT_GID' };
+    const callMs = silenceMs ?? Math.max(3 * heartbeatMs, 10_000);
+    const transports = ports.map((port) =>
+      callbackTransport({ host, port, listener, ...(tls && { tls }) }),
+    );
+    const nodes = transports.map((transport) => ({
+      name: transport.name,
+      tsi: createTsi(transport, { ...common, systemIdentity }),
+    }));
+    return {
+      group: new TsiGroup({ name, nodes, ...common }),
+      probes: transports.map((transport) =>
+        createTsi(transport, { ...common, workers: 1, callMs, openMs: callMs }),
+      ),
+    };
+  }
+
+  /** Resolves when the TSI has ceased to answer. */
+  async #watch(bound: Bound): Promise<void> {
+    const { signal } = this.#closing;
+    this.#bound = bound;
+    this.#tell(true);
+    try {
+      for (;;) {
+        await this.#options.clock.sleep(this.#options.heartbeatMs, signal);
+        await ping(bound, signal);
+      }
+    } catch (error) {
+      if (signal.aborted) return;
+      this.#failure = errorText(error);
+      this.#log.warn({ reason: this.#failure }, 'the TSI has ceased to answer');
+    }
+  }
+
+  #tell(up: boolean): void {
+    for (const listener of this.#listeners) listener(up);
+  }
+
+  async #pause(ms: number): Promise<void> {
+    await this.#options.clock.sleep(ms, this.#closing.signal).catch(() => undefined);
+  }
+}
+
+/** Resolves when one of the TSIs answers. @throws why the first does not, when none does */
+async function ping({ probes }: Bound, signal: AbortSignal): Promise<string> {
+  try {
+    return await Promise.any(probes.map((probe) => probe.ping({ signal })));
+  } catch (error) {
+    throw error instanceof AggregateError ? (error.errors[0] as Error) : error;
+  }
+}
+
+async function letGo({ group, probes }: Bound): Promise<void> {
+  await Promise.all([group, ...probes].map((each) => each[Symbol.asyncDispose]()));
+}

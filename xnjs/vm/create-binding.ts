@@ -1,0 +1,35 @@
+import { AgentBinding } from './agent-binding.js';
+import { ClassicBinding } from './classic-binding.js';
+import type { TargetBinding } from './target-binding.js';
+import type { TargetSystemsOptions } from './target-systems.js';
+import type { TargetSystem } from './target-system.js';
+import { tlsOf } from './tsi-network.js';
+
+/** By the way that the image says. */
+export function createBinding(
+  record: TargetSystem,
+  { clock, log, heartbeatMs, hypervisor, workspace, network, idb }: TargetSystemsOptions,
+): TargetBinding {
+  const { tsi } = record.image.metadata;
+  const common = {
+    ...{ heartbeatMs, clock, log },
+    ...(idb && { scriptHeader: () => idb.scriptHeader }),
+  };
+  if (tsi.transport === 'channel' || !network)
+    return new AgentBinding({
+      record,
+      socket: workspace.agentSocket(record),
+      hypervisor,
+      ...common,
+    });
+  const tls = tlsOf(tsi, network);
+  return new ClassicBinding({
+    name: record.id,
+    login: tsi.login,
+    addresses: () => hypervisor.addresses(record.driver, record.id),
+    ports: Array.from({ length: tsi.count }, (_, i) => tsi.port + i),
+    listener: network.listener,
+    ...(tls && { tls }),
+    ...common,
+  });
+}

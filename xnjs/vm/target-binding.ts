@@ -1,0 +1,14 @@
+import type { AgentFacts } from '#tsi/protocol/facts.js';
+import type { Tsi } from '../tsi/tsi.js';
+
+/** The live side of a target system whose domain runs: how its TSI is reached, and whether it answers. */
+export type TargetBinding = AsyncDisposable & {
+  /** @throws `TSI_UNAVAILABLE` */
+  readonly tsi: Tsi;
+  /** Called whenever the TSI begins or ceases to answer. */
+  onChange(listener: (up: boolean) => void): void;
+  /** Called with the id of each job whose end the TSI tells of itself; not all do. */
+  onExit?(listener: (bssId: string) => void): void;
+  /** What the guest says of itself, if it does. */
+  facts(): Promise<AgentFacts | undefined>;
+};
