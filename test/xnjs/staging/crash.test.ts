@@ -210,8 +210,8 @@ describe('what staging survives', { timeout: 240_000 }, () => {
         return;
       }
       response.writeHead(200, { etag: '"1"', 'content-length': content.length });
-      response.write(content.subarray(0, 3_000_000));
-      send = () => response.end(content.subarray(3_000_000));
+      response.write(content.subarray(0, 6_000_000));
+      send = () => response.end(content.subarray(6_000_000));
     });
     const job = await rig.makeJob({ Imports: [{ From: server.url, To: 'x' }] });
     const staged = rig.stage(job, 'in');
