@@ -15,7 +15,6 @@ import { IdbSource } from './idb/idb-source.js';
 import { JobConfig } from './job/config.js';
 import { JobEngine } from './job/engine.js';
 import { createNoticeSender } from './job/notice-sender.js';
-import type { JobStore } from './job/store.js';
 import { jobMigrations } from './persistence/job-models.js';
 import { createJobStore } from './persistence/job-store.js';
 import { createStorageStore, storageMigrations } from './persistence/sql-storage-store.js';
@@ -152,11 +151,10 @@ export async function startXnjs(
         staging: await openStaging(config, {
           database,
           systems,
-          store,
           log,
           scope,
           siteUrl,
-          jobs: () => jobs,
+          storages: () => storages,
         }),
         notices: createNoticeSender(config.jobs.notifications),
         clock: systemClock,
@@ -164,7 +162,7 @@ export async function startXnjs(
         config: config.jobs,
       }),
     );
-    const storages = scope.use(
+    const storages: Storages = scope.use(
       new Storages({
         config: config.storages,
         store: createStorageStore(database),
@@ -234,15 +232,14 @@ async function openStaging(
   deps: {
     readonly database: Database;
     readonly systems: TargetSystems;
-    readonly store: JobStore;
     /** Made after this. */
-    readonly jobs: () => JobEngine;
+    readonly storages: () => Storages;
     readonly log: Log;
     readonly scope: Scope;
     readonly siteUrl: string;
   },
 ): Promise<Staging> {
-  const { database, systems, store, jobs, log, scope, siteUrl } = deps;
+  const { database, systems, storages, log, scope, siteUrl } = deps;
   return createStaging({
     store: createTransferStore(database),
     outside: scope.use(await Outside.open(config)),
@@ -251,8 +248,7 @@ async function openStaging(
     storages: createSiteStorages({
       siteUrls: [siteUrl, ...config.siteUrls],
       targets: systems,
-      findJob: (id) => store.find(id),
-      jobFiles: (job) => jobs().files(job),
+      storages,
     }),
     onBehalfOf: () => ({}), // no proof that other sites would take
     clock: systemClock,

@@ -1,11 +1,12 @@
 import { quote } from '../incarnation/quote.js';
 import { runInBackground } from './background.js';
 import { below, expand } from './expand.js';
-import type { FileInfo } from '../files/file-space.js';
+import type { FileInfo, FileSpace } from '../files/file-space.js';
 import { absolute, moveIntoPlace, partOf, run } from './on-target.js';
 import { receiveAll, receiveOne, type ListedSource } from './receive-files.js';
 import type { SourceFile } from './receive.js';
-import { existsAlready } from './send.js';
+import { StagingError } from './errors.js';
+import { existsAlready, localFiles, sendAll, type LocalFile } from './send.js';
 import type { SiteStorage } from './site-storages.js';
 import { namesOf, treeOf } from './space-tree.js';
 import { baseName, type ExportTransfer, type ImportTransfer } from './transfer.js';
@@ -21,7 +22,7 @@ export async function importFromSite(
   decodeNames?: (text: string) => string,
 ): Promise<void> {
   const { entry, site } = transfer;
-  const here = source.target.id === site.target.id && entry.mode !== 'append';
+  const here = source.target?.id === site.target.id && entry.mode !== 'append';
   const wholes =
     path.every((name) => !hasWildcard(name)) && entry.parameters['checksum'] === undefined;
   if (here && wholes && entry.mode === 'overwrite') {
@@ -45,20 +46,24 @@ export async function importFromSite(
 /** To a storage of this site: what an import there would do, from the job's directory. */
 export async function exportToSite(
   transfer: ExportTransfer,
-  target: SiteStorage,
+  { target, files }: SiteStorage,
   url: UnicoreUrl,
 ): Promise<void> {
+  if (!target) {
+    await exportToServer(transfer, files, url);
+    return;
+  }
   const { entry, site, progress } = transfer;
   const from = normalisePath(entry.from);
   const to = `/${url.path.join('/')}${url.isDirectory ? '/' : ''}`;
   if (entry.mode === 'nooverwrite' && progress.of(to)?.created !== true) {
     const there = url.isDirectory && !hasWildcard(from) ? `${to}${baseName(from)}` : to;
-    if ((await treeOf(target.files).stat(there)) !== undefined) throw existsAlready();
+    if ((await treeOf(files).stat(there)) !== undefined) throw existsAlready();
     await progress.note(to, { created: true });
   }
   const asImport: ImportTransfer = {
     ...transfer,
-    site: { files: target.files, target: target.target, tsi: () => target.target.tsi() },
+    site: { files, target, tsi: () => target.tsi() },
     entry: {
       ...entry,
       mode: entry.mode === 'nooverwrite' ? 'overwrite' : entry.mode,
@@ -69,6 +74,28 @@ export async function exportToSite(
     },
   };
   await importFromSite(asImport, site, namesOf(from));
+}
+
+/** To files on this server, which replaces each of them as a whole. */
+async function exportToServer(
+  transfer: ExportTransfer,
+  space: FileSpace,
+  url: UnicoreUrl,
+): Promise<void> {
+  if (transfer.entry.mode === 'append')
+    throw new StagingError('BAD_REQUEST', 'exports to storages on the server cannot append');
+  const { signal } = transfer;
+  const base = `/${url.path.join('/')}`;
+  const targetOf = ({ path, below: inside }: LocalFile): string => {
+    if (inside !== '') return `${base}/${inside}`;
+    return url.isDirectory ? `${base}/${baseName(path)}` : base;
+  };
+  await sendAll(transfer, await localFiles(transfer), {
+    exists: async (file) => (await treeOf(space).stat(targetOf(file))) !== undefined,
+    put: async (file) => {
+      await space.write(targetOf(file), file.read(), { signal });
+    },
+  });
 }
 
 async function copyHere(

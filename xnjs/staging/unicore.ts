@@ -19,7 +19,8 @@ import { hasWildcard } from './wildcard.js';
 export const unicore: Protocol = {
   async import(transfer) {
     const url = parse(transfer.entry.from, 'From');
-    const ours = await transfer.storages.find(url.base, url.storageId, transfer.job.ownerDn);
+    const { ownerDn } = transfer.job;
+    const ours = await transfer.storages.find(url.base, url.storageId, ownerDn, 'read');
     if (ours) {
       await importFromSite(transfer, ours, url.path, decode);
       return;
@@ -44,7 +45,8 @@ export const unicore: Protocol = {
     const url = parse(transfer.entry.to, 'To');
     if (url.path.some(hasWildcard))
       throw new StagingError('BAD_REQUEST', 'To must not have wildcards');
-    const ours = await transfer.storages.find(url.base, url.storageId, transfer.job.ownerDn);
+    const { ownerDn } = transfer.job;
+    const ours = await transfer.storages.find(url.base, url.storageId, ownerDn, 'write');
     if (ours) {
       await exportToSite(transfer, ours, url);
       return;

@@ -49,6 +49,8 @@ export type Storage = {
   readonly metadata: boolean;
   readonly terminationMs?: number | undefined;
   readonly jobId?: string;
+  /** The target system that the files lie on; absent: this server. */
+  readonly targetId?: string;
   /** Name of its type, if a user had it made. */
   readonly type?: string;
   /** @param userDn whose files these are where each user has his own */

@@ -218,6 +218,7 @@ export class Storages implements AsyncDisposable {
     return {
       id,
       kind,
+      targetId,
       ownerDn: target.ownerDn,
       description: defaults.description,
       ...withoutSettings,
@@ -239,6 +240,7 @@ export class Storages implements AsyncDisposable {
     return {
       id,
       kind: 'USPACE',
+      targetId: job.targetId,
       ownerDn: job.ownerDn,
       description: 'Job directory',
       ...withoutSettings,
@@ -283,6 +285,7 @@ export class Storages implements AsyncDisposable {
     return {
       id,
       kind: 'CREATED',
+      ...(place.on === 'target' && { targetId: place.targetId }),
       ownerDn: record.ownerDn,
       description: record.type,
       ...withoutSettings,

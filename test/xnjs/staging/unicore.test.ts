@@ -224,6 +224,29 @@ describe('staging from and to UNICORE storages', { timeout: 120_000 }, () => {
       await assert.rejects(rig.stage(again, 'out'), { code: 'CONFLICT' });
     });
 
+    it('brings files to a storage on the server, and back into another job', async () => {
+      const data = `${siteUrl}/rest/core/storages/DATA/files`;
+      const job = await rig.makeJob({
+        Imports: [
+          { To: 'out/r', Data: 'r' },
+          { To: 'out/sub/s', Data: 's' },
+        ],
+        Exports: [
+          { From: 'out', To: `${data}/kept` },
+          { From: 'out/r', To: `${data}/one/` },
+          { From: 'out/r', To: `${data}/kept/r`, Mode: 'nooverwrite', FailOnError: 'false' },
+        ],
+      });
+      await rig.stage(job, 'in');
+      await rig.stage(job, 'out');
+      const { job: later } = await rig.imports([
+        { From: `${data}/kept`, To: 'tree' },
+        { From: `${data}/one/r`, To: 'r' },
+      ]);
+      assert.equal(rig.read(later, 'tree/sub/s'), 's');
+      assert.equal(rig.read(later, 'r'), 'r');
+    });
+
     it('does not show the storages of others', async () => {
       const theirs = await rig.makeJob({}, { targetId: strangersTargetId, ownerDn: 'CN=Stranger' });
       await assert.rejects(rig.imports([{ From: own(theirs, 'x'), To: 'x' }]), {

@@ -1,10 +1,12 @@
 import { join } from 'node:path';
 import { systemClock } from '#kernel/clock.js';
+import { GridError } from '#kernel/errors.js';
 import { silentLog } from '#kernel/log.js';
 import type { Database } from '#kernel/persistence/database.js';
 import type { Scope } from '#kernel/scope.js';
 import type { FileSpace } from '#xnjs/files/file-space.js';
 import { TsiFileSpace } from '#xnjs/files/tsi-file-space.js';
+import type { Job } from '#xnjs/job/job.js';
 import { createJobStore } from '#xnjs/persistence/job-store.js';
 import { createTransferStore } from '#xnjs/persistence/transfer-store.js';
 import { StagingConfig } from '#xnjs/staging/config.js';
@@ -12,6 +14,9 @@ import { createStaging } from '#xnjs/staging/create-staging.js';
 import { Outside } from '#xnjs/staging/outside.js';
 import { createSiteStorages } from '#xnjs/staging/site-storages.js';
 import type { Staging } from '#xnjs/staging/staging.js';
+import { HostStorages } from '#xnjs/storage/host-storages.js';
+import type { Storage } from '#xnjs/storage/storage.js';
+import type { Storages } from '#xnjs/storage/storages.js';
 import type { Target, Targets } from '#xnjs/target.js';
 
 /** As users write the address of the site that the rig is. */
@@ -46,13 +51,43 @@ export function stagingOf(scope: Scope, directory: string, wiring: Wiring): Stag
     storages: createSiteStorages({
       siteUrls: config.siteUrls,
       targets,
-      findJob: (id) => jobs.find(id),
-      jobFiles: (job, target) => spaceOf(target, job.id),
+      storages: () => storagesOf(join(directory, 'data'), targets, (id) => jobs.find(id)),
     }),
     onBehalfOf,
     clock: systemClock,
     log: silentLog,
   });
+}
+
+/**
+ * As the site's service finds them: homes, job directories and, as `DATA`, a directory of the server for
+ * all users.
+ */
+function storagesOf(
+  base: string,
+  targets: Targets,
+  findJob: (id: string) => Promise<Job | undefined>,
+): Pick<Storages, 'get'> {
+  const host = new HostStorages(systemClock);
+  const onTarget = (ownerDn: string, target: Target, files: FileSpace) =>
+    ({ ownerDn, acl: [], targetId: target.id, files: () => files }) as unknown as Storage;
+  return {
+    async get(id) {
+      const [, owner = '', kind] = /^(.+)-(HOME|uspace)$/.exec(id) ?? [];
+      const job = kind === 'uspace' ? await findJob(owner) : undefined;
+      const target = targets.find(job?.targetId ?? owner);
+      if (id === 'DATA') {
+        await host.prepare([base]);
+        const files = (userDn: string): FileSpace => host.ofUser(base, userDn, '077');
+        return { acl: ['write:ROLE:user'], files } as unknown as Storage; // what staging asks of it
+      }
+      if (!target) throw new GridError('NOT_FOUND', `no storage ${id}`);
+      if (job) return onTarget(job.ownerDn, target, spaceOf(target, job.id));
+      const tsi = () => target.tsi();
+      const home = new TsiFileSpace({ root: '$HOME', identity: target.identity, tsi });
+      return onTarget(target.ownerDn, target, home);
+    },
+  };
 }
 
 /** The directory of a job. */
