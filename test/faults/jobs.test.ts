@@ -27,6 +27,10 @@ const faults: readonly Fault[] = [
   },
   { name: 'connection cut', strike: ({ proxy }) => proxy.cut() },
   {
+    name: 'connections of all workers cut',
+    strike: ({ proxy }) => proxy.cut({ oldestToo: false }),
+  },
+  {
     name: 'connection cut, and refused until the server has noticed',
     strike: ({ proxy }) => proxy.cut({ forGood: true }),
     heal: ({ proxy }) => proxy.heal(),

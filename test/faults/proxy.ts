@@ -43,10 +43,13 @@ export class Proxy implements AsyncDisposable {
     return proxy;
   }
 
-  /** Every connection breaks; new ones are taken at once, or only after `heal`. */
-  cut({ forGood = false } = {}): void {
+  /**
+   * Connections break; new ones are taken at once, or only after `heal`.
+   * @param oldestToo the one that came first carries the link, those after it are workers
+   */
+  cut({ forGood = false, oldestToo = true } = {}): void {
     this.#refusing = forGood;
-    for (const { client, server } of this.#pairs) {
+    for (const { client, server } of [...this.#pairs].slice(oldestToo ? 0 : 1)) {
       client.destroy();
       server.destroy();
     }

@@ -14,10 +14,14 @@ export const states = [
   'CREATED',
   'PREPROCESSING',
   'READY',
+  'PRECOMMAND',
   'PENDING',
   'QUEUED',
   'RUNNING',
+  'PAUSED',
   'POSTPROCESSING',
+  'POSTCOMMAND',
+  'STAGINGOUT',
   'DONE',
   'ABORTING',
   'DESTROYING',
@@ -127,20 +131,27 @@ export class Server {
 }
 
 /** States that a job enters only when it is told to. */
-const orders: Partial<Record<FaultState, 'abort' | 'destroy'>> = {
+const orders: Partial<Record<FaultState, 'abort' | 'destroy' | 'pause'>> = {
+  PAUSED: 'pause',
   ABORTING: 'abort',
   DESTROYING: 'destroy',
 };
+
+/** How long a trial runs, in s: until it is ended, or long enough to be paused. */
+const sleeps = { none: 0.5, pause: 3, abort: 600, destroy: 600 } as const;
 
 /** A job that writes down each time that it begins and ends. Its name says what is to become of it. */
 function trial(state: FaultState, directory: string): RawDescription {
   return {
     Name: state,
     Imports: [{ To: 'in.txt', Data: 'input' }],
+    Exports: [{ From: 'end', To: `file:${directory}/jobs/${state}.out` }],
+    'User precommand': 'echo . >> pre',
+    'User postcommand': 'echo . >> post',
     haveClientStageIn: state === 'READY',
     Executable:
       `basename "$PWD" >> ${directory}/jobs/counts; cat in.txt; ` +
-      `sleep ${orders[state] ? 600 : 0.5}; echo . >> end`,
+      `sleep ${sleeps[orders[state] ?? 'none']}; echo . >> end`,
   };
 }
 
@@ -193,6 +204,7 @@ async function settleOne(
     async () => {
       const { state } = await engine.get(id);
       if (state === 'READY') await engine.start(id);
+      if (state === 'PAUSED') await engine.resume(id).catch(() => undefined);
       if (name === 'ABORTING' && state === 'RUNNING') await engine.abort(id);
       return state === 'DONE';
     },
@@ -204,7 +216,8 @@ async function settleOne(
   else if (!excuse?.test(message)) {
     assert.deepEqual([jobStatus(job), message], ['SUCCESSFUL', '']);
     assert.equal(readFileSync(join(directory, 'jobs', id, 'stdout'), 'utf8'), 'input');
-    assert.equal(readFileSync(join(directory, 'jobs', id, 'end'), 'utf8'), '.\n');
+    for (const once of ['pre', 'end', 'post', `../${name}.out`])
+      assert.equal(readFileSync(join(directory, 'jobs', id, once), 'utf8'), '.\n', once);
   }
 }
 

@@ -10,7 +10,7 @@ import { gated, type Gate } from './gate.js';
 
 export type Order =
   | { readonly do: 'submit'; readonly description: RawDescription; readonly holdAt?: string }
-  | { readonly do: 'abort' | 'destroy'; readonly id: string }
+  | { readonly do: 'abort' | 'destroy' | 'pause'; readonly id: string }
   | { readonly do: 'release' };
 export type News =
   | { readonly news: 'ready' }
@@ -48,6 +48,7 @@ const gate: Gate = {
 
 const { engine, link, submit } = await startEngine(new Scope(), directory, socket, {
   around: (store) => gated(telling(store), gate),
+  dialsMany: true,
   config: { statusIntervalMs: 50, statusMaxIntervalMs: 200, retryMaxMs: 300, refusedDelayMs: 100 },
 });
 engine.onChange(({ id, state }) => {
@@ -65,7 +66,11 @@ async function obey(order: Order): Promise<void> {
       break;
     case 'release':
       held.splice(0).forEach((release) => release());
-      for (const [id, state] of holdAt) if (state === 'READY') await engine.start(id);
+      for (const [id, state] of holdAt) {
+        if (state === 'READY') await engine.start(id);
+        // where it is refused, because the agent is away, it is given again in the end
+        if (state === 'PAUSED') engine.resume(id).catch(() => undefined);
+      }
       holdAt.clear();
       break;
     default:
