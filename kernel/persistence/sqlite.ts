@@ -16,13 +16,13 @@ class DurableConnection extends sqlite3.Database {
     this.serialize();
     this.run('PRAGMA journal_mode = WAL', ignore);
     this.run('PRAGMA synchronous = FULL', ignore);
+    this.run('PRAGMA foreign_keys = ON', ignore);
   }
 }
 
 /** A connection that could not be opened says so in its constructor's call-back already. */
 const ignore = (): void => undefined;
 
-/** `foreign_keys` is Sequelize's own default. */
 export function durableSqlite(path: string): Options {
   return {
     dialect: 'sqlite',

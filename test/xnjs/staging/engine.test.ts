@@ -45,7 +45,7 @@ describe('jobs that bring files along', { timeout: 60_000 }, () => {
     const host = new URL(server.url).host;
     assert.equal(
       job.run.result?.message,
-      `Import of "data" from ${server.url}/none failed: ${host} answers 404`,
+      `Staging in failed: Import of "data" from ${server.url}/none failed: ${host} answers 404`,
     );
     const left = readdirSync(join(rig.directory, 'jobs', id));
     assert.deepEqual(
