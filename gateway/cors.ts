@@ -23,7 +23,7 @@ export function createCors(config: NonNullable<GatewayConfig['cors']>): Cors {
       return { headers: [...common, ...exposed], isPreflight: false };
     }
     const wanted = headers['access-control-request-headers'];
-    const names = allowed?.join(', ') ?? String(wanted ?? '');
+    const names = allowed?.join(', ') ?? wanted ?? '';
     return {
       headers: [
         ...common,
