@@ -43,6 +43,8 @@ export class Router {
   readonly #log: Log;
   readonly #exchanges = new Set<Exchange>();
   readonly #tunnels = new Set<Duplex>();
+  /** Answers to come on each connection. */
+  readonly #answers = new WeakMap<Duplex, Set<ServerResponse>>();
   #underWay = 0;
   #draining = false;
   #idle: (() => void)[] = [];
@@ -57,6 +59,7 @@ export class Router {
     const asked = this.#ask(request);
     this.#underWay++;
     if (this.#draining || asked.client.outdated) response.shouldKeepAlive = false;
+    this.#endWithConnection(request.socket, response);
     response.once('close', () => {
       this.#underWay--;
       asked.site?.leave();
@@ -121,6 +124,20 @@ export class Router {
     const reqId = randomUUID();
     const settings = this.#deps.settings();
     return { reqId, settings, client: this.#deps.clients().at(request), own: ownHeaders(reqId) };
+  }
+
+  /** Of an answer that waits behind another one's Node does not tell that its connection has ended. */
+  #endWithConnection(socket: Duplex, response: ServerResponse): void {
+    let answers = this.#answers.get(socket);
+    if (!answers) {
+      const all = new Set<ServerResponse>();
+      this.#answers.set(socket, (answers = all));
+      socket.once('close', () => {
+        for (const each of all) each.emit('close');
+      });
+    }
+    const those = answers.add(response);
+    response.once('close', () => those.delete(response));
   }
 
   #dispatch(request: IncomingMessage, response: ServerResponse, asked: Asked): void {

@@ -227,6 +227,7 @@ describe('a thousand idle connections', () => {
   it('do not keep others waiting, and end in their time', async () => {
     await using rig = await startRig((_request, response) => response.end('x'), {
       limits: { connectionsPerClient: 2_000, headSeconds: 60, keepAliveSeconds: 60 },
+      upstream: { maxRequestsPerSite: 1_000 },
     });
     const first = connect({ host: 'localhost', port: rig.port, ca: rig.ca });
     const [session] = (await once(first, 'session')) as [Buffer];
