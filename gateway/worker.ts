@@ -64,3 +64,5 @@ process.on('message', (message) => {
     process.send?.(failed, () => process.disconnect());
   });
 });
+// What came earlier nobody would have heard
+say({ type: 'ready' });

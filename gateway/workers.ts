@@ -12,6 +12,7 @@ import type { ToWorker } from './worker.js';
 
 /** What workers say; they are ours, so it is believed. */
 export type FromWorker =
+  | { type: 'ready' }
   | { type: 'listening'; url: string; acmePort?: number | undefined }
   | { type: 'failed'; code?: string | undefined; reason: string }
   | { type: 'registered'; site: Registered };
@@ -111,29 +112,24 @@ export class WorkerPool {
   /** Resolves when it listens. */
   async #spawn(): Promise<void> {
     const worker = cluster.fork();
-    const { log, configFile, fd } = this.#deps;
-    const { limits, workers } = this.#config;
-    const share = (count: number) => Math.ceil(count / workers);
-    const config = {
-      ...this.#config,
-      limits: {
-        ...limits,
-        connections: share(limits.connections),
-        connectionsPerClient: share(limits.connectionsPerClient),
-      },
-    };
     this.#workers.add(worker);
     worker.once('exit', (code, signal) => this.#lost(worker, code, signal));
-    const listening = this.#untilListening(worker);
-    const { level } = log;
-    const { timer, expired } = deadline();
+    let timer: NodeJS.Timeout | undefined;
     try {
-      tell(worker, {
-        ...{ type: 'start', config, configFile, fd, level },
-        ticketSecret: this.#ticketSecret,
-        registered: [...this.#registered.values()],
+      await new Promise<void>((resolve, reject) => {
+        const fail = (reason: string) => reject(new ConfigError('CONFIG_INVALID', reason));
+        timer = setTimeout(() => fail('a worker does not start'), startMs);
+        worker.once('exit', () => fail('a worker ended at its start'));
+        worker.on('message', (message: FromWorker) => {
+          if (message.type === 'ready') tell(worker, this.#order());
+          else if (message.type === 'registered') this.#share(worker, message.site);
+          else if (message.type === 'failed') reject(toError(message));
+          else {
+            this.#listening = message;
+            resolve();
+          }
+        });
       });
-      await Promise.race([listening, expired]);
     } catch (error) {
       this.#workers.delete(worker);
       worker.process.kill('SIGKILL');
@@ -143,20 +139,24 @@ export class WorkerPool {
     }
   }
 
-  #untilListening(worker: Worker): Promise<void> {
-    return new Promise((resolve, reject) => {
-      worker.on('message', (message: FromWorker) => {
-        if (message.type === 'registered') this.#share(worker, message.site);
-        else if (message.type === 'failed') reject(toError(message));
-        else {
-          this.#listening = message;
-          resolve();
-        }
-      });
-      worker.once('exit', () =>
-        reject(new ConfigError('CONFIG_INVALID', 'a worker did not start')),
-      );
-    });
+  /** What a worker needs to know; limits on connections are shared out. */
+  #order(): ToWorker {
+    const { limits, workers } = this.#config;
+    const { log, configFile, fd } = this.#deps;
+    const share = (count: number) => Math.ceil(count / workers);
+    const config = {
+      ...this.#config,
+      limits: {
+        ...limits,
+        connections: share(limits.connections),
+        connectionsPerClient: share(limits.connectionsPerClient),
+      },
+    };
+    return {
+      ...{ type: 'start', config, configFile, fd, level: log.level },
+      ticketSecret: this.#ticketSecret,
+      registered: [...this.#registered.values()],
+    };
   }
 
   /** What one worker was told all have to know. */
@@ -193,15 +193,6 @@ export class WorkerPool {
 function tell(worker: Worker, message: ToWorker): void {
   // One that is just dying is heard of elsewhere
   if (worker.isConnected()) worker.send(message, () => undefined);
-}
-
-function deadline(): { timer: NodeJS.Timeout; expired: Promise<never> } {
-  let timer: NodeJS.Timeout | undefined;
-  const expired = new Promise<never>((_resolve, reject) => {
-    timer = setTimeout(() => reject(new Error('a worker does not start')), startMs);
-  });
-  if (!timer) throw new TypeError('promises run at once');
-  return { timer, expired };
 }
 
 function toError({ code, reason }: { code?: string | undefined; reason: string }): Error {
