@@ -225,16 +225,20 @@ export class GatewayServer {
     const closed = new Promise<void>((resolve) => {
       NetServer.prototype.close.call(server, () => resolve());
     });
-    const timer = setTimeout(() => {
-      this.#router.endTunnels();
-      server.closeAllConnections();
-    }, drainSeconds * 1000);
+    let timer: NodeJS.Timeout | undefined;
+    const expired = new Promise<void>((resolve) => {
+      timer = setTimeout(() => {
+        this.#router.endTunnels();
+        server.closeAllConnections();
+        resolve();
+      }, drainSeconds * 1000);
+    });
     this.#router.drain();
     let wake: NodeJS.Timeout | undefined;
     const grace = new Promise((resolve) => (wake = setTimeout(resolve, lastRequestSeconds * 1000)));
     await Promise.race([closed, grace]);
     clearTimeout(wake);
-    await this.#router.whenIdle();
+    await Promise.race([this.#router.whenIdle(), expired]);
     // Tunnels have no end of their own to wait for
     this.#router.endTunnels();
     server.close();

@@ -29,7 +29,7 @@ describe('who a site believes is asking', () => {
       if (replay) Object.assign(request.headers, replay);
       authenticate(request, response).then(
         ({ dn, role, peer }) => response.end(JSON.stringify({ dn, role, peer })),
-        (error: Error) => response.writeHead(403).end(error.message),
+        (error: unknown) => response.writeHead(403).end(String(error)),
       );
     });
     const usersFile = join(rig.directory, 'users.yaml');

@@ -25,7 +25,7 @@ function startLoad(request: (options: Asked) => Promise<Answer>) {
         await request({ path: '/VSITE/x', agent, ...options }).then(
           ({ status, body }) =>
             status === 200 && body === expected ? 'good' : `${status} ${body}`,
-          (error: Error) => `client ${number} request ${i}: ${error.message}`,
+          (error: unknown) => `client ${number} request ${i}: ${String(error)}`,
         ),
       );
     }
@@ -37,7 +37,13 @@ function startLoad(request: (options: Asked) => Promise<Answer>) {
     await Promise.all(clients);
     return outcomes.filter((outcome) => outcome !== 'good');
   };
-  return { outcomes, stop, [Symbol.asyncDispose]: async () => void (await stop()) };
+  return {
+    outcomes,
+    stop,
+    [Symbol.asyncDispose]: async () => {
+      await stop();
+    },
+  };
 }
 
 const startEcho = (options: Parameters<typeof startRig>[1]) =>
