@@ -75,6 +75,7 @@ export async function startRig(listener: RequestListener, options: RigOptions = 
     listen: { host: 'localhost', port: listenPort },
     tls: { ...credentials.gateway, trustFiles: [credentials.ca.certFile], ...tls },
     signingKeyFile: credentials.consignor.keyFile,
+    reloadSeconds: 0.1,
     sites: { VSITE: `unix:${socketPath}`, DOWN: `unix:${socketPath}.none` },
     ...change,
   });

@@ -87,7 +87,6 @@ describe('sites that change', () => {
     const other = await listen(join(rig.directory, 'other'), 'other');
     await rig.reconfigure({
       sites: { OTHER: `unix:${join(rig.directory, 'other')}` },
-      reloadSeconds: 0.05,
     });
     assert.equal(await bodyOf(rig, '/other/x'), 'other');
     assert.equal((await rig.request({ path: '/VSITE/x' })).status, 404);

@@ -19,7 +19,7 @@ async function startWithFolder(): Promise<Rig & { folder: string }> {
   await mkdir(folder);
   await copyFile(rig.credentials.ca.certFile, join(folder, 'a1b2c3d4.0'));
   await writeFile(join(folder, 'README'), 'Authorities of this grid.\n');
-  await rig.reconfigure({ tls: { trustFiles: [], trustDir: folder }, reloadSeconds: 0.05 });
+  await rig.reconfigure({ tls: { trustFiles: [], trustDir: folder } });
   return Object.assign(rig, { folder });
 }
 
@@ -94,7 +94,7 @@ describe('whom the gateway believes', () => {
     const [keyFile, certFile] = [join(rig.directory, 'own.key'), join(rig.directory, 'own.pem')];
     await copyFile(rig.credentials.gateway.keyFile, keyFile);
     await copyFile(rig.credentials.gateway.certFile, certFile);
-    await rig.reconfigure({ tls: { keyFile, certFile }, reloadSeconds: 0.05 });
+    await rig.reconfigure({ tls: { keyFile, certFile } });
     const shown = async () => {
       const socket = connect({ host: 'localhost', port: rig.port, ca: rig.ca });
       await once(socket, 'secureConnect');
@@ -105,7 +105,7 @@ describe('whom the gateway believes', () => {
     assert.equal(await shown(), 'Gateway');
     await copyFile(rig.credentials.server.certFile, certFile);
     await eventually(
-      () => rig.lines.some(({ err }) => JSON.stringify(err).includes('own.pem: not usable')),
+      () => rig.lines.some((line) => JSON.stringify(line).includes('own.pem: not usable')),
       'the pair does not fit',
     );
     assert.equal(await shown(), 'Gateway');
