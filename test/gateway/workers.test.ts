@@ -148,36 +148,35 @@ for line in sys.stdin:
 `;
 
 describe('a gateway as a service', () => {
-  for (const workers of [1, 2])
-    it(`loses no request when it is restarted with the socket of its service manager, workers: ${workers}`, async () => {
-      await using rig = await startEcho({});
-      await rig.reconfigure({ workers });
-      const args = [...process.execArgv, 'cli/main.ts', 'serve', '--config', rig.directory];
-      const unit = spawn(
-        'python3',
-        ['-c', socketUnit, process.execPath, ...args, '--only', 'gateway'],
-        {
-          stdio: ['pipe', 'pipe', 'inherit'],
-        },
-      );
-      const lines = createInterface(unit.stdout)[Symbol.asyncIterator]();
-      const next = async () => String((await lines.next()).value);
-      const port = Number(await next());
-      const ask = (options: Asked) => rig.request({ ...options, host: '127.0.0.1', port });
-      unit.stdin.write('start\n');
-      let pid = Number(await next());
-      await using load = startLoad(ask);
-      await eventually(() => load.outcomes.length > 50, 'there is load');
-      unit.stdin.write('start\n');
-      process.kill(pid, 'SIGTERM');
-      assert.equal(await next(), 'exit 0');
-      pid = Number(await next());
-      const before = load.outcomes.length;
-      await eventually(() => load.outcomes.length > before + 50, 'work goes on');
-      assert.deepEqual(await load.stop(), []);
-      unit.stdin.end();
-      process.kill(pid, 'SIGTERM');
-      assert.equal(await next(), 'exit 0');
-      await once(unit, 'exit');
-    });
+  it('loses no request when it is restarted with the socket of its service manager', async () => {
+    await using rig = await startEcho({});
+
+    const args = [...process.execArgv, 'cli/main.ts', 'serve', '--config', rig.directory];
+    const unit = spawn(
+      'python3',
+      ['-c', socketUnit, process.execPath, ...args, '--only', 'gateway'],
+      {
+        stdio: ['pipe', 'pipe', 'inherit'],
+      },
+    );
+    const lines = createInterface(unit.stdout)[Symbol.asyncIterator]();
+    const next = async () => String((await lines.next()).value);
+    const port = Number(await next());
+    const ask = (options: Asked) => rig.request({ ...options, host: '127.0.0.1', port });
+    unit.stdin.write('start\n');
+    let pid = Number(await next());
+    await using load = startLoad(ask);
+    await eventually(() => load.outcomes.length > 50, 'there is load');
+    unit.stdin.write('start\n');
+    process.kill(pid, 'SIGTERM');
+    assert.equal(await next(), 'exit 0');
+    pid = Number(await next());
+    const before = load.outcomes.length;
+    await eventually(() => load.outcomes.length > before + 50, 'work goes on');
+    assert.deepEqual(await load.stop(), []);
+    unit.stdin.end();
+    process.kill(pid, 'SIGTERM');
+    assert.equal(await next(), 'exit 0');
+    await once(unit, 'exit');
+  });
 });
