@@ -20,7 +20,7 @@ const services = {
   },
   gateway: async (file, log) => {
     const { GatewayConfig, startGateway } = await import('#gateway/main.js');
-    return await startGateway(await loadConfig(file, GatewayConfig), { log });
+    return await startGateway(await loadConfig(file, GatewayConfig), { log, configFile: file });
   },
 } as const satisfies Record<string, Start>;
 

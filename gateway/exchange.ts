@@ -1,8 +1,10 @@
 import type { ClientRequest, IncomingMessage, ServerResponse } from 'node:http';
+import { TLSSocket } from 'node:tls';
 import type { Log } from '#kernel/log.js';
 import type { Client } from './clients.js';
+import { isUnreached, type HeadersFor } from './backend.js';
 import { keepResponseHeaders, type RawHeaders } from './headers.js';
-import { GatewayError, ownHeaders, sendError } from './reply.js';
+import { GatewayError, sendError } from './reply.js';
 import type { Site } from './site.js';
 
 export type ExchangeFacts = {
@@ -11,7 +13,14 @@ export type ExchangeFacts = {
   readonly site: Site;
   readonly path: string;
   /** What the site gets to see. */
-  readonly headers: RawHeaders;
+  readonly headersFor: HeadersFor;
+  /** The gateway's own headers on the answer. */
+  readonly own: RawHeaders;
+  /** The gateway, not the site, tells browsers which pages may ask. */
+  readonly ownsCors: boolean;
+  readonly maxBodyBytes?: number | undefined;
+  /** For all of it. */
+  readonly timeoutMs?: number | undefined;
 };
 
 /** How long the rest of an upload is read after the answer, so that the client gets to see it. */
@@ -36,6 +45,8 @@ export class Exchange {
   #stalled = false;
   #closed = false;
   #failed = false;
+  #uploaded = 0;
+  #timer: NodeJS.Timeout | undefined;
   #seen = { read: 0, written: 0, waited: false };
 
   constructor(request: IncomingMessage, response: ServerResponse, facts: ExchangeFacts, log: Log) {
@@ -52,6 +63,8 @@ export class Exchange {
       this.#answer?.resume();
     });
     response.once('close', () => this.#finish());
+    const { timeoutMs } = this.#facts;
+    if (timeoutMs !== undefined) this.#timer = setTimeout(() => this.#expire(timeoutMs), timeoutMs);
     this.#send(true);
   }
 
@@ -61,15 +74,13 @@ export class Exchange {
   }
 
   #send(mayRepeat: boolean): void {
-    const { site, path, headers } = this.#facts;
+    const { site, path, headersFor } = this.#facts;
     const request = this.#request;
-    const upstream = site.request(request.method ?? 'GET', path, headers);
+    const upstream = site.request(request.method ?? 'GET', path, headersFor);
     this.#upstream = upstream;
     upstream.on('response', (answer) => this.#relay(answer));
     upstream.on('error', (err) => {
-      // The site may close an idle connection just when we use it
-      const stale = upstream.reusedSocket && !this.#answer && !this.#closed;
-      if (stale && mayRepeat && repeatable.has(request.method ?? '') && !hasBody(request)) {
+      if (mayRepeat && !this.#answer && !this.#closed && this.#isLost(upstream, err)) {
         this.#send(false);
       } else this.#lose(err);
     });
@@ -80,8 +91,17 @@ export class Exchange {
     upstream.on('timeout', () => {
       if (!this.#stalled) upstream.destroy(new Error('the site is silent'));
     });
-    if (hasBody(request)) this.#upload(upstream);
-    else upstream.end();
+    if (!hasBody(request)) upstream.end();
+    // Not before there is somebody to take it: what was read cannot be sent again to another server
+    else whenConnected(upstream, () => this.#upload(upstream));
+  }
+
+  /** Whether the site certainly has not begun on this request, or may be asked twice. */
+  #isLost(upstream: ClientRequest, err: Error): boolean {
+    if (isUnreached(err)) return this.#facts.site.hasOther;
+    // The site may close an idle connection just when we use it
+    const request = this.#request;
+    return upstream.reusedSocket && repeatable.has(request.method ?? '') && !hasBody(request);
   }
 
   #upload(upstream: ClientRequest): void {
@@ -94,8 +114,11 @@ export class Exchange {
     // A client that was not told to send its body may leave it out: no next request fits behind
     upstream.once('response', () => (this.#response.shouldKeepAlive &&= continued));
     upstream.on('drain', () => request.resume());
+    const { maxBodyBytes = Infinity } = this.#facts;
     request.on('data', (chunk: Buffer) => {
-      if (!upstream.destroyed && !upstream.write(chunk)) request.pause();
+      this.#uploaded += chunk.length;
+      if (this.#uploaded > maxBodyBytes) this.#refuse(bodyTooLarge(maxBodyBytes));
+      else if (!upstream.destroyed && !upstream.write(chunk)) request.pause();
     });
     request.on('end', () => upstream.end());
   }
@@ -107,8 +130,9 @@ export class Exchange {
       answer.destroy();
       return;
     }
-    const headers = keepResponseHeaders(answer.rawHeaders, answer.headers.connection);
-    headers.push(...ownHeaders(this.#facts.reqId));
+    const { own, ownsCors } = this.#facts;
+    const headers = keepResponseHeaders(answer.rawHeaders, answer.headers.connection, { ownsCors });
+    headers.push(...own);
     try {
       response.writeHead(answer.statusCode ?? 502, answer.statusMessage, headers);
     } catch (error) {
@@ -137,18 +161,33 @@ export class Exchange {
   #fail(err: unknown): void {
     const { reqId, site } = this.#facts;
     if (this.#closed || this.#failed) return;
-    this.#failed = true;
     this.#log.warn({ reqId, vsite: site.name, err }, 'site failed');
-    sendError(
-      this.#response,
+    this.#refuse(
       new GatewayError('SITE_UNAVAILABLE', `site ${site.name} is not available at the moment`),
-      reqId,
+    );
+  }
+
+  /** Ends the exchange from our side. */
+  #refuse(error: GatewayError): void {
+    if (this.#closed || this.#failed) return;
+    this.#failed = true;
+    if (!this.#request.complete) this.isLast();
+    sendError(this.#response, error, this.#facts.own);
+    this.#upstream?.destroy();
+  }
+
+  #expire(timeoutMs: number): void {
+    const { reqId, site } = this.#facts;
+    this.#log.warn({ reqId, vsite: site.name }, 'request took too long');
+    this.#refuse(
+      new GatewayError('SITE_UNAVAILABLE', `not finished within ${timeoutMs / 1_000} seconds`),
     );
   }
 
   /** The client has its answer, or has gone. */
   #finish(): void {
     this.#closed = true;
+    clearTimeout(this.#timer);
     const request = this.#request;
     if (!request.complete || !this.#answer?.complete) this.#upstream?.destroy();
     if (request.complete || request.destroyed) return;
@@ -177,6 +216,17 @@ export class Exchange {
     this.#log.info({ reqId, peer: client.peer }, 'client too slow');
     this.#response.destroy();
   }
+}
+
+function whenConnected(upstream: ClientRequest, run: () => void): void {
+  upstream.once('socket', (socket) => {
+    if (!socket.connecting) run();
+    else socket.once(socket instanceof TLSSocket ? 'secureConnect' : 'connect', run);
+  });
+}
+
+export function bodyTooLarge(maxBytes: number): GatewayError {
+  return new GatewayError('TOO_LARGE', `the body may have ${maxBytes} bytes here`);
 }
 
 /** A request without these has no body (RFC 9112, 6.3). */

@@ -1,5 +1,5 @@
 import type { IncomingMessage, ServerResponse } from 'node:http';
-import { ownHeaders, sendBody } from './reply.js';
+import { sendBody } from './reply.js';
 import type { SiteTable } from './site.js';
 
 type Row = { readonly name: string; readonly up: boolean; readonly requests: number };
@@ -9,7 +9,7 @@ export async function sendFrontPage(
   request: IncomingMessage,
   response: ServerResponse,
   sites: SiteTable,
-  reqId: string,
+  own: readonly string[],
 ): Promise<void> {
   const now = Date.now();
   const rows = await Promise.all(
@@ -28,15 +28,7 @@ export async function sendFrontPage(
   sendBody(
     response,
     200,
-    [
-      'Content-Type',
-      type,
-      'Content-Security-Policy',
-      policy,
-      'Vary',
-      'Accept',
-      ...ownHeaders(reqId),
-    ],
+    ['Content-Type', type, 'Content-Security-Policy', policy, 'Vary', 'Accept', ...own],
     body,
   );
 }

@@ -25,8 +25,16 @@ export function keepRequestHeaders(raw: RawHeaders, connection: string | undefin
 }
 
 /** What of a site's answer goes on to the client. */
-export function keepResponseHeaders(raw: RawHeaders, connection: string | undefined): string[] {
-  return keep(raw, namedBy(connection), (name) => fromSite.has(name));
+export function keepResponseHeaders(
+  raw: RawHeaders,
+  connection: string | undefined,
+  { ownsCors = false } = {},
+): string[] {
+  return keep(
+    raw,
+    namedBy(connection),
+    (name) => fromSite.has(name) || (ownsCors && name.startsWith('access-control-')),
+  );
 }
 
 function keep(

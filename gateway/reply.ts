@@ -4,8 +4,11 @@ import { GridError } from '#kernel/errors.js';
 export class GatewayError extends GridError<
   | 'BAD_REQUEST'
   | 'UNAUTHENTICATED'
+  | 'FORBIDDEN'
   | 'NOT_FOUND'
   | 'METHOD_NOT_ALLOWED'
+  | 'CONFLICT'
+  | 'TOO_LARGE'
   | 'NOT_IMPLEMENTED'
   | 'SITE_UNAVAILABLE'
   | 'INTERNAL'
@@ -36,12 +39,16 @@ export function sendBody(
 }
 
 /** Answers with an error; one that has begun already is cut off, so that nobody takes it for whole. */
-export function sendError(response: ServerResponse, error: GatewayError, reqId: string): void {
+export function sendError(
+  response: ServerResponse,
+  error: GatewayError,
+  own: readonly string[],
+): void {
   if (response.headersSent) {
     response.destroy();
     return;
   }
   const { http } = error.row;
-  const headers = ['Content-Type', 'application/json', ...ownHeaders(reqId)];
+  const headers = ['Content-Type', 'application/json', ...own];
   sendBody(response, http, headers, errorBody(http, error.message));
 }

@@ -2,97 +2,97 @@ import { randomUUID } from 'node:crypto';
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import type { Duplex } from 'node:stream';
 import type { Log } from '#kernel/log.js';
+import { acmeToken, sendAcmeToken } from './acme.js';
+import type { HeadersFor } from './backend.js';
 import type { Client, Clients } from './clients.js';
-import { Exchange } from './exchange.js';
+import { bodyTooLarge, Exchange } from './exchange.js';
 import { sendFrontPage } from './front-page.js';
 import { isHost, keepRequestHeaders } from './headers.js';
-import { GatewayError, sendError } from './reply.js';
+import { readRegistration, registrationPath, type Registered } from './registration.js';
+import { GatewayError, ownHeaders, sendBody, sendError } from './reply.js';
+import type { Settings } from './settings.js';
 import type { Site, SiteTable } from './site.js';
-import { parseTarget } from './target.js';
+import { parseTarget, type Target } from './target.js';
 import { checkUpgrade, openTunnel, responseAfterUpgrade } from './tunnel.js';
 
-export type RouterDeps = { sites: SiteTable; clients: Clients; log: Log };
+export type RouterDeps = {
+  /** Those that count now. */
+  settings: () => Settings;
+  clients: () => Clients;
+  sites: SiteTable;
+  /** @throws {@link GatewayError} `CONFLICT` */
+  register: (site: Registered) => void;
+  log: Log;
+};
+
+type Asked = {
+  readonly reqId: string;
+  readonly client: Client;
+  readonly settings: Settings;
+  /** Headers of whatever answer. */
+  own: readonly string[];
+  site?: Site;
+  exchange?: Exchange;
+};
 
 const methods = new Set(['GET', 'HEAD', 'POST', 'PUT', 'DELETE', 'OPTIONS']);
 
 /** Sends each request to its site, or answers it here. */
 export class Router {
-  readonly #sites: SiteTable;
-  readonly #clients: Clients;
+  readonly #deps: RouterDeps;
   readonly #log: Log;
   readonly #exchanges = new Set<Exchange>();
   readonly #tunnels = new Set<Duplex>();
+  /** Answers to come on each connection. */
+  readonly #answers = new WeakMap<Duplex, Set<ServerResponse>>();
   #underWay = 0;
-  #drained: (() => void) | undefined;
+  #draining = false;
+  #idle: (() => void)[] = [];
 
-  constructor({ sites, clients, log }: RouterDeps) {
-    this.#sites = sites;
-    this.#clients = clients;
-    this.#log = log;
+  constructor(deps: RouterDeps) {
+    this.#deps = deps;
+    this.#log = deps.log;
   }
 
   handle(request: IncomingMessage, response: ServerResponse): void {
     const startedAt = performance.now();
-    const reqId = randomUUID();
-    const client = this.#clients.at(request.socket);
-    let exchange: Exchange | undefined;
-    let site: Site | undefined;
+    const asked = this.#ask(request);
     this.#underWay++;
-    if (this.#drained) response.shouldKeepAlive = false;
+    if (this.#draining || asked.client.outdated) response.shouldKeepAlive = false;
+    this.#endWithConnection(request.socket, response);
     response.once('close', () => {
       this.#underWay--;
-      if (site) site.active--;
-      if (exchange) this.#exchanges.delete(exchange);
-      if (this.#underWay === 0) this.#drained?.();
-      const { peer, dn } = client;
+      asked.site?.leave();
+      if (asked.exchange) this.#exchanges.delete(asked.exchange);
+      if (this.#underWay === 0) for (const resolve of this.#idle.splice(0)) resolve();
+      const { peer, dn } = asked.client;
       const { method, url } = request;
       const { statusCode: status, writableFinished: whole } = response;
       const ms = Math.round((performance.now() - startedAt) * 100) / 100;
-      const facts = { reqId, peer, dn, method, path: loggedPath(url), vsite: site?.name, status };
-      this.#log.info({ ...facts, ms, bytes: exchange?.bytes, whole }, 'request');
+      const facts = { reqId: asked.reqId, peer, dn, method, path: loggedPath(url), status };
+      const bytes = asked.exchange?.bytes;
+      this.#log.info({ ...facts, vsite: asked.site?.name, ms, bytes, whole }, 'request');
     });
-    this.#orRefuse(response, reqId, () => {
-      const target = parseRequest(request, client);
-      if (target.site === '') {
-        void sendFrontPage(request, response, this.#sites, reqId);
-        return;
-      }
-      site = this.#enter(target.site);
-      const headers = headersFor(request, client, site, reqId);
-      const facts = { reqId, client, site, path: target.path, headers };
-      exchange = new Exchange(request, response, facts, this.#log);
-      this.#exchanges.add(exchange);
-      exchange.start();
-    });
+    this.#orRefuse(response, asked, () => this.#dispatch(request, response, asked));
   }
 
   upgrade(request: IncomingMessage, socket: Duplex, head: Buffer): void {
-    const reqId = randomUUID();
+    const asked = this.#ask(request);
+    const { client, reqId, own } = asked;
     this.#tunnels.add(socket);
     socket.on('error', () => socket.destroy());
     socket.once('close', () => this.#tunnels.delete(socket));
-    this.#orRefuse(
-      () => responseAfterUpgrade(request),
-      reqId,
-      () => {
-        const client = this.#clients.at(request.socket);
-        const target = parseRequest(request, client);
-        const protocol = checkUpgrade(request);
-        const site = this.#enter(target.site);
-        socket.once('close', () => site.active--);
-        const headers = headersFor(request, client, site, reqId);
-        openTunnel(request, socket, head, {
-          reqId,
-          client,
-          site,
-          path: target.path,
-          headers,
-          protocol,
-        });
-        const { peer, dn } = client;
-        this.#log.info({ reqId, peer, dn, vsite: site.name, protocol }, 'upgrade');
-      },
-    );
+    const response = () => responseAfterUpgrade(request);
+    this.#orRefuse(response, asked, () => {
+      const target = parseRequest(request, client);
+      const protocol = checkUpgrade(request);
+      const site = this.#enter(target.site);
+      socket.once('close', () => site.leave());
+      const facts = { reqId, client, site, path: target.path, own, protocol, ownsCors: false };
+      openTunnel(request, socket, head, { ...facts, headersFor: headersFor(request, asked, site) });
+      const { peer, dn } = client;
+      this.#log.info({ reqId, peer, dn, vsite: site.name, protocol }, 'upgrade');
+    });
   }
 
   /** Ends exchanges whose client moved less than this since the last call. */
@@ -100,23 +100,112 @@ export class Router {
     for (const exchange of this.#exchanges) exchange.endIfSlow(minBytes);
   }
 
-  /** Tells clients to go; resolves when no request is under way. */
-  drain(): Promise<void> {
+  /** No request follows those under way on their connections. */
+  endConnections(): void {
     for (const exchange of this.#exchanges) exchange.isLast();
-    return new Promise((resolve) => {
-      this.#drained = resolve;
-      if (this.#underWay === 0) resolve();
-    });
+  }
+
+  /** Tells clients to go, from now on. */
+  drain(): void {
+    this.#draining = true;
+    this.endConnections();
+  }
+
+  /** Resolves when no request is under way. */
+  async whenIdle(): Promise<void> {
+    if (this.#underWay > 0) await new Promise<void>((resolve) => this.#idle.push(resolve));
   }
 
   endTunnels(): void {
     for (const socket of this.#tunnels) socket.destroy();
   }
 
+  #ask(request: IncomingMessage): Asked {
+    const reqId = randomUUID();
+    const settings = this.#deps.settings();
+    return { reqId, settings, client: this.#deps.clients().at(request), own: ownHeaders(reqId) };
+  }
+
+  /** Of an answer that waits behind another one's Node does not tell that its connection has ended. */
+  #endWithConnection(socket: Duplex, response: ServerResponse): void {
+    let answers = this.#answers.get(socket);
+    if (!answers) {
+      const all = new Set<ServerResponse>();
+      this.#answers.set(socket, (answers = all));
+      socket.once('close', () => {
+        for (const each of all) each.emit('close');
+      });
+    }
+    const those = answers.add(response);
+    response.once('close', () => those.delete(response));
+  }
+
+  #dispatch(request: IncomingMessage, response: ServerResponse, asked: Asked): void {
+    const { settings, client, reqId } = asked;
+    const cors = settings.cors?.(request);
+    if (cors) asked.own = [...asked.own, ...cors.headers];
+    const target = parseRequest(request, client);
+    if (cors?.isPreflight) {
+      response.writeHead(204, [...asked.own]).end();
+      return;
+    }
+    const local = this.#answerHere(request, response, target, asked);
+    if (local) {
+      void local.catch((error: unknown) => this.#refuse(response, asked, error));
+      return;
+    }
+    const site = this.#enter(target.site);
+    asked.site = site;
+    const { maxBodyBytes = Infinity, timeoutMs } = settings.limitsOf(site.name, target.path);
+    if (Number(request.headers['content-length'] ?? 0) > maxBodyBytes) {
+      throw bodyTooLarge(maxBodyBytes);
+    }
+    const { own } = asked;
+    const facts = { reqId, client, site, own, path: target.path, ownsCors: cors !== undefined };
+    const exchange = new Exchange(
+      request,
+      response,
+      { ...facts, headersFor: headersFor(request, asked, site), maxBodyBytes, timeoutMs },
+      this.#log,
+    );
+    asked.exchange = exchange;
+    this.#exchanges.add(exchange);
+    exchange.start();
+  }
+
+  /** What is the gateway's own and no site's. */
+  #answerHere(
+    request: IncomingMessage,
+    response: ServerResponse,
+    target: Target,
+    { settings, own }: Asked,
+  ): Promise<void> | undefined {
+    if (target.site === '') return sendFrontPage(request, response, this.#deps.sites, own);
+    if (target.site === registrationPath && request.method === 'POST') {
+      return this.#register(request, response, settings, own);
+    }
+    const token = settings.acmeDir === undefined ? undefined : acmeToken(target);
+    if (token === undefined || settings.acmeDir === undefined) return undefined;
+    return sendAcmeToken(response, settings.acmeDir, token, own);
+  }
+
+  async #register(
+    request: IncomingMessage,
+    response: ServerResponse,
+    { registration }: Settings,
+    own: readonly string[],
+  ): Promise<void> {
+    if (!registration) throw new GatewayError('FORBIDDEN', 'registration is disabled');
+    const site = await readRegistration(request, registration);
+    this.#deps.register(site);
+    const html = `<!doctype html><title>Registered</title><p>Site ${site.name} is registered.</p>\n`;
+    sendBody(response, 201, ['Content-Type', 'text/html; charset=utf-8', ...own], html);
+  }
+
   #enter(name: string): Site {
-    const site = this.#sites.find(name);
+    const site = this.#deps.sites.find(name);
     if (!site) throw new GatewayError('NOT_FOUND', 'no such site', { name });
-    if (site.active >= site.maxRequests) {
+    if (site.isFull) {
       throw new GatewayError('SITE_UNAVAILABLE', `site ${site.name} is busy, try again`);
     }
     site.active++;
@@ -124,27 +213,32 @@ export class Router {
     return site;
   }
 
-  /** A refusal ends its connection: what else is in it was not looked at. */
   #orRefuse(
     response: ServerResponse | (() => ServerResponse),
-    reqId: string,
+    asked: Asked,
     run: () => void,
   ): void {
     try {
       run();
     } catch (thrown) {
-      const known = thrown instanceof GatewayError;
-      if (!known) this.#log.error({ reqId, err: thrown }, 'request failed unexpectedly');
-      const answer = typeof response === 'function' ? response() : response;
-      answer.shouldKeepAlive = false;
-      const error = known ? thrown : new GatewayError('INTERNAL', 'internal error');
-      sendError(answer, error, reqId);
+      this.#refuse(typeof response === 'function' ? response() : response, asked, thrown);
     }
+  }
+
+  /** A refusal ends its connection: what else is in it was not looked at. */
+  #refuse(response: ServerResponse, { reqId, client, own }: Asked, thrown: unknown): void {
+    const known = thrown instanceof GatewayError;
+    if (!known) this.#log.error({ reqId, err: thrown }, 'request failed unexpectedly');
+    else if (thrown.code === 'FORBIDDEN')
+      this.#log.warn({ reqId, peer: client.peer, reason: thrown.message }, 'refused');
+    response.shouldKeepAlive = false;
+    const error = known ? thrown : new GatewayError('INTERNAL', 'internal error');
+    sendError(response, error, own);
   }
 }
 
 /** @throws {@link GatewayError} for what no site shall see */
-function parseRequest(request: IncomingMessage, client: Client): { site: string; path: string } {
+function parseRequest(request: IncomingMessage, client: Client): Target {
   const { method = '', url = '', headers } = request;
   if (client.refused !== undefined) {
     const reason = `client certificate refused: ${client.refused}`;
@@ -167,15 +261,21 @@ function parseRequest(request: IncomingMessage, client: Client): { site: string;
   return target;
 }
 
-function headersFor(request: IncomingMessage, client: Client, site: Site, reqId: string): string[] {
+function headersFor(
+  request: IncomingMessage,
+  { client, reqId, settings }: Asked,
+  site: Site,
+): HeadersFor {
   const { headers, rawHeaders, socket } = request;
+  const { peer, name } = client;
   const kept = keepRequestHeaders(rawHeaders, headers.connection);
-  const host = headers.host ?? `localhost:${socket.localPort ?? 443}`;
-  kept.push('X-UNICORE-Gateway', `https://${host}/${site.name}`);
-  kept.push('X-UNICORE-Consignor-IP', client.peer, 'X-Request-Id', reqId);
-  if (client.consignor !== undefined) kept.push('X-UNICORE-Consignor', client.consignor);
+  const origin =
+    client.origin ?? `https://${headers.host ?? `localhost:${socket.localPort ?? 443}`}`;
+  const gateway = `${origin}/${site.name}`;
+  kept.push('X-UNICORE-Gateway', gateway, 'X-UNICORE-Consignor-IP', peer, 'X-Request-Id', reqId);
   if (headers['transfer-encoding'] !== undefined) kept.push('Transfer-Encoding', 'chunked');
-  return kept;
+  return (method, target) =>
+    name ? [...kept, ...settings.consign(name, { method, target, peer, gateway })] : kept;
 }
 
 /** Queries may hold tokens, and `/rest/files/…` is a capability: both stay out of the log. */

@@ -1,83 +1,63 @@
-import { Agent, request as httpRequest, type ClientRequest, type RequestOptions } from 'node:http';
-import { Agent as TlsAgent, request as httpsRequest } from 'node:https';
-import { connect, type Socket } from 'node:net';
-import type { SecureContextOptions } from 'node:tls';
-import type { RawHeaders } from './headers.js';
+import type { ClientRequest, RequestOptions } from 'node:http';
+import { Backend, type BackendOptions, type HeadersFor } from './backend.js';
 
-export type SiteOptions = {
+export type SiteOptions = Omit<BackendOptions, 'address'> & {
   /** As configured; clients may spell it in any case. */
-  name: string;
-  /** `unix:/path/of.sock` or `https://host:port/base` */
-  address: string;
-  tls: SecureContextOptions;
-  /** No byte in either direction for this long: the site is taken for dead. */
-  idleTimeoutMs: number;
-  connectTimeoutMs: number;
-  /** Requests at a time. */
-  maxRequests: number;
+  readonly name: string;
+  readonly addresses: readonly string[];
+  readonly strategy: keyof typeof strategies;
+  readonly healthCheckMs: number;
 };
 
-/** Shorter than any site keeps idle connections, so that we are the ones who close them. */
-const keptIdleMs = 15_000;
-const statusAgeMs = 30_000;
-const statusTimeoutMs = 2_000;
+/** Which of the servers that live takes a request; `turn` counts up. */
+const strategies = {
+  primaryWithFallback: (live: readonly Backend[]) => live[0],
+  roundRobin: (live: readonly Backend[], turn: number) => live[turn % live.length],
+} as const;
 
-/** A site behind the gateway: how to reach it, how busy it is, whether it lives. */
+const statusAgeMs = 30_000;
+
+/** A site behind the gateway: its servers, how busy it is, whether it lives. */
 export class Site {
+  readonly options: SiteOptions;
   readonly name: string;
-  readonly maxRequests: number;
   /** Under way now. */
   active = 0;
   /** So far. */
   requests = 0;
-  readonly #agent: Agent;
-  readonly #request: typeof httpRequest;
-  readonly #options: RequestOptions;
-  readonly #connectTimeoutMs: number;
-  readonly #basePath: string;
-  readonly #hostHeader: string;
+  readonly #backends: readonly Backend[];
+  readonly #checks: NodeJS.Timeout | undefined;
+  #turn = 0;
+  #retired = false;
   #status: Promise<boolean> | undefined;
   #statusAt = 0;
 
   constructor(options: SiteOptions) {
-    const { name, address, tls, idleTimeoutMs, connectTimeoutMs, maxRequests } = options;
-    this.name = name;
-    this.maxRequests = maxRequests;
-    const kept = { keepAlive: true, maxSockets: maxRequests, timeout: keptIdleMs } as const;
-    const socketPath = /^unix:(.+)$/.exec(address)?.[1];
-    if (socketPath !== undefined) {
-      this.#agent = new Agent(kept);
-      this.#request = httpRequest;
-      this.#basePath = '';
-      this.#hostHeader = 'localhost';
-      this.#options = { socketPath, agent: this.#agent, timeout: idleTimeoutMs };
-    } else {
-      const url = new URL(address);
-      this.#agent = new TlsAgent({ ...kept, ...tls });
-      this.#request = httpsRequest;
-      this.#basePath = url.pathname.replace(/\/+$/, '');
-      this.#hostHeader = url.host;
-      const host = url.hostname.replace(/^\[|\]$/g, '');
-      const port = url.port === '' ? 443 : Number(url.port);
-      this.#options = { ...tls, host, port, agent: this.#agent, timeout: idleTimeoutMs };
+    this.options = options;
+    this.name = options.name;
+    this.#backends = options.addresses.map((address) => new Backend({ ...options, address }));
+    if (this.#backends.length > 1) {
+      this.#checks = setInterval(() => void this.#ping(), options.healthCheckMs);
+      this.#checks.unref();
     }
-    this.#connectTimeoutMs = connectTimeoutMs;
   }
 
-  /**
-   * @param headers raw, without `Host`
-   * @param more `agent: false` for a request that keeps its connection for good
-   */
-  request(method: string, path: string, headers: RawHeaders, more?: RequestOptions): ClientRequest {
-    const request = this.#request({
-      ...this.#options,
-      ...more,
-      method,
-      path: this.#basePath + path,
-      headers: ['Host', this.#hostHeader, ...headers],
-    });
-    request.once('socket', (socket) => this.#limitConnecting(socket));
-    return request;
+  get isFull(): boolean {
+    return this.active >= this.options.maxRequests;
+  }
+
+  /** Whether a request that reached nobody may reach another server. */
+  get hasOther(): boolean {
+    return this.#backends.length > 1 && this.#backends.some(({ alive }) => alive);
+  }
+
+  request(
+    method: string,
+    path: string,
+    headersFor: HeadersFor,
+    more?: RequestOptions,
+  ): ClientRequest {
+    return this.#pick().request(method, path, headersFor, more);
   }
 
   /** Whether something listens there; asked at most every 30 seconds. */
@@ -89,44 +69,40 @@ export class Site {
     return this.#status;
   }
 
+  /** A request is over. */
+  leave(): void {
+    this.active--;
+    if (this.#retired && this.active === 0) this.close();
+  }
+
+  /** No request will come any more; those under way finish. */
+  retire(): void {
+    this.#retired = true;
+    if (this.active === 0) this.close();
+  }
+
   close(): void {
-    this.#agent.destroy();
+    clearInterval(this.#checks);
+    for (const backend of this.#backends) backend.close();
   }
 
-  #limitConnecting(socket: Socket): void {
-    if (!socket.connecting) return;
-    const timer = setTimeout(
-      () => socket.destroy(new Error('time-out while connecting')),
-      this.#connectTimeoutMs,
-    );
-    const stop = () => clearTimeout(timer);
-    socket.once('connect', stop).once('close', stop);
+  /** When none seems to live, the first is asked: it may be up again. */
+  #pick(): Backend {
+    const live = this.#backends.filter(({ alive }) => alive);
+    const picked = strategies[this.options.strategy](live, this.#turn++) ?? this.#backends[0];
+    if (!picked) throw new TypeError('a site without servers');
+    return picked;
   }
 
-  #ping(): Promise<boolean> {
-    const { socketPath, host, port } = this.#options;
-    return new Promise((resolve) => {
-      const socket =
-        typeof socketPath === 'string'
-          ? connect(socketPath)
-          : connect({ host: host ?? 'localhost', port: Number(port) });
-      const done = (up: boolean) => {
-        socket.destroy();
-        resolve(up);
-      };
-      socket.setTimeout(statusTimeoutMs, () => done(false));
-      socket.once('connect', () => done(true)).once('error', () => done(false));
-    });
+  async #ping(): Promise<boolean> {
+    const up = await Promise.all(this.#backends.map((backend) => backend.ping()));
+    return up.includes(true);
   }
 }
 
 /** Sites by name, whatever the case. */
 export class SiteTable {
-  readonly #sites: ReadonlyMap<string, Site>;
-
-  constructor(sites: readonly Site[]) {
-    this.#sites = new Map(sites.map((site) => [site.name.toLowerCase(), site]));
-  }
+  #sites: ReadonlyMap<string, Site> = new Map();
 
   find(name: string): Site | undefined {
     return this.#sites.get(name) ?? this.#sites.get(name.toLowerCase());
@@ -134,6 +110,20 @@ export class SiteTable {
 
   all(): Site[] {
     return [...this.#sites.values()];
+  }
+
+  /** What is the same as before goes on with its connections and counters; what is gone finishes its requests. */
+  replace(definitions: readonly SiteOptions[]): void {
+    const before = this.#sites;
+    this.#sites = new Map(
+      definitions.map((options) => {
+        const key = options.name.toLowerCase();
+        const known = before.get(key);
+        const same = known && JSON.stringify(known.options) === JSON.stringify(options);
+        return [key, same ? known : new Site(options)];
+      }),
+    );
+    for (const [key, site] of before) if (this.#sites.get(key) !== site) site.retire();
   }
 
   close(): void {

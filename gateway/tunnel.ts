@@ -1,8 +1,9 @@
 import { ServerResponse, type IncomingMessage } from 'node:http';
 import type { Duplex } from 'node:stream';
+import type { HeadersFor } from './backend.js';
 import { keepResponseHeaders } from './headers.js';
 import type { ExchangeFacts } from './exchange.js';
-import { GatewayError, ownHeaders, sendError } from './reply.js';
+import { GatewayError, sendError } from './reply.js';
 
 /** What may take over a connection; both are bytes both ways after the answer. */
 const protocols = new Set(['unicore-socket-forwarding', 'websocket']);
@@ -30,22 +31,25 @@ export function openTunnel(
   head: Buffer,
   facts: ExchangeFacts & { protocol: string },
 ): void {
-  const { site, path, reqId, protocol } = facts;
-  const headers = [...facts.headers, 'Connection', 'Upgrade', 'Upgrade', protocol];
-  const upstream = site.request('GET', path, headers, { agent: false });
+  const { site, path, own, protocol } = facts;
+  const headersFor: HeadersFor = (method, target) => [
+    ...facts.headersFor(method, target),
+    ...['Connection', 'Upgrade', 'Upgrade', protocol],
+  ];
+  const upstream = site.request('GET', path, headersFor, { agent: false });
   const abandon = () => upstream.destroy();
   socket.once('close', abandon).once('error', abandon);
   upstream.on('timeout', () => upstream.destroy(new Error('the site is silent')));
   upstream.on('error', () => {
     if (socket.destroyed) return;
     const error = new GatewayError('SITE_UNAVAILABLE', `site ${site.name} is not available`);
-    sendError(responseAfterUpgrade(request), error, reqId);
+    sendError(responseAfterUpgrade(request), error, own);
   });
   upstream.on('response', (answer) => {
     const response = responseAfterUpgrade(request);
     const kept = keepResponseHeaders(answer.rawHeaders, answer.headers.connection);
     try {
-      response.writeHead(answer.statusCode ?? 502, [...kept, ...ownHeaders(reqId)]);
+      response.writeHead(answer.statusCode ?? 502, [...kept, ...own]);
     } catch {
       // Our parser is more tolerant than our writer
       socket.destroy();
@@ -59,7 +63,7 @@ export function openTunnel(
     const kept = keepResponseHeaders(answer.rawHeaders, undefined);
     const lines = [...kept, 'Connection', 'Upgrade', 'Upgrade', answer.headers.upgrade ?? protocol];
     // On its own: clients lose what comes together with it
-    socket.write(headBlock([...lines, ...ownHeaders(reqId)]), () => {
+    socket.write(headBlock([...lines, ...own]), () => {
       if (farHead.length > 0) socket.write(farHead);
       if (head.length > 0) far.write(head);
       join(socket, far);

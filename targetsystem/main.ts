@@ -104,7 +104,7 @@ export async function startTargetsystem(
 }
 
 async function authenticator(
-  { consignorFiles, sessionSeconds, bearers }: TargetsystemConfig,
+  { siteName, consignorFiles, sessionSeconds, bearers }: TargetsystemConfig,
   users: Users,
   certificate: X509Certificate,
   log: Log,
@@ -112,6 +112,7 @@ async function authenticator(
   const serverDn = formatDn(subjectDn(certificate));
   return createAuthenticator({
     users,
+    siteName,
     trustedSigners: await readCertificates(consignorFiles),
     sessions: new Sessions({ lifetimeMs: sessionSeconds * 1_000 }),
     bearers: await createBearers(bearers, { users, clock: systemClock, serverDn, certificate }),

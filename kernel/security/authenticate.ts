@@ -5,7 +5,8 @@ import { anonymous as anonymousCaller } from '#kernel/http/caller.js';
 import type { Log } from '#kernel/log.js';
 import type { BearerVerifier } from './bearers.js';
 import type { Attributes, AuthenticatedCaller } from './caller.js';
-import { createConsignorVerifier } from './consignor.js';
+import { ConsignorError, createConsignorVerifier } from './consignor.js';
+import { createConsignorTokenVerifier, type Consigned } from './consignor-token.js';
 import { formatDn } from './dn.js';
 import type { Identity } from './identity.js';
 import { PasswordChecker } from './password.js';
@@ -27,6 +28,8 @@ export type AuthenticatorDeps = {
   users: Users;
   /** Certificates of the gateways whose word about a client counts. */
   trustedSigners: readonly X509Certificate[];
+  /** Our name at the gateways; what they say to another site does not count here. */
+  siteName?: string;
   sessions: Sessions;
   log: Log;
   passwords?: PasswordChecker;
@@ -58,7 +61,7 @@ export function createAuthenticator(deps: AuthenticatorDeps): Authenticate {
   const methods: readonly Method[] = [
     basic(users, deps.passwords ?? new PasswordChecker()),
     bearer(deps.bearers ?? []),
-    consignor(deps.trustedSigners),
+    consignor(deps),
   ];
 
   const authenticate: Authenticate = async (request, response) => {
@@ -160,13 +163,40 @@ function bearer(verifiers: readonly BearerVerifier[]): Method {
   };
 }
 
-function consignor(signers: readonly X509Certificate[]): Method {
-  const verify = createConsignorVerifier(signers);
-  return ({ headers }) => {
+/** The gateway's word: for this request by its token, or else for the name alone. */
+function consignor({ trustedSigners, siteName }: AuthenticatorDeps): Method {
+  const verify = createConsignorVerifier(trustedSigners);
+  const verifyToken = createConsignorTokenVerifier(trustedSigners);
+  return async (request) => {
+    const { headers } = request;
+    const token = headers['x-unicore-consignor-token'];
+    if (token !== undefined) {
+      const asked = consigned(request);
+      if (
+        siteName !== undefined &&
+        !asked.gateway.toLowerCase().endsWith(`/${siteName.toLowerCase()}`)
+      )
+        throw new ConsignorError('UNAUTHENTICATED', 'consignor token refused: for another site');
+      const statement = String(headers['x-unicore-consignor-key']);
+      return { dn: await verifyToken(String(token), statement, asked), method: 'X509' };
+    }
     const value = headers['x-unicore-consignor'];
-    if (value === undefined) return Promise.resolve(undefined);
     // Repeated headers arrive joined, and then no signature fits
-    return Promise.resolve({ dn: formatDn(verify(String(value))), method: 'X509' });
+    return value === undefined
+      ? undefined
+      : { dn: formatDn(verify(String(value))), method: 'X509' };
+  };
+}
+
+function consigned(request: IncomingMessage): Consigned {
+  const { headers, method = '', url = '' } = request;
+  // Routers cut `url` short
+  const { originalUrl = url } = request as { originalUrl?: string };
+  return {
+    method,
+    target: originalUrl,
+    peer: String(headers['x-unicore-consignor-ip']),
+    gateway: String(headers['x-unicore-gateway']),
   };
 }
 

@@ -186,6 +186,26 @@ describe('gateway limits', () => {
     release?.();
     assert.equal((await first).status, 200);
   });
+  it('count a request no longer whose client is gone before its turn', async () => {
+    let asked = 0;
+    await using rig = await startRig(
+      (request, response) => {
+        asked++;
+        if (request.url === '/last') response.end('x');
+      },
+      { upstream: { maxRequestsPerSite: 3 } },
+    );
+    const socket = await open(rig);
+    // The second waits behind the first
+    socket.write('GET /VSITE/x HTTP/1.1\r\nHost: h\r\n\r\n'.repeat(3));
+    await eventually(() => asked === 3, 'the site has all of them');
+    socket.destroy();
+    await eventually(
+      () => rig.lines.filter(({ msg }) => msg === 'request').length === 3,
+      'they end',
+    );
+    assert.equal((await rig.request({ path: '/VSITE/last' })).status, 200);
+  });
   it('refuse more connections than one client may have', async () => {
     await using rig = await startRig((_request, response) => response.end('x'), {
       limits: { connectionsPerClient: 2 },

@@ -1,11 +1,12 @@
 import assert from 'node:assert/strict';
 import { X509Certificate } from 'node:crypto';
-import { mkdtemp, readFile, rm } from 'node:fs/promises';
+import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { createServer, type IncomingMessage, type RequestListener, type Server } from 'node:http';
 import { request as httpsRequest, type RequestOptions } from 'node:https';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import type { z } from 'zod';
+import { loadConfig } from '#kernel/config.js';
 import { createLog, type Log } from '#kernel/log.js';
 import { Scope } from '#kernel/scope.js';
 import { createCredentials, type Credentials } from '#kernel/security/credentials.js';
@@ -23,6 +24,9 @@ export type Rig = AsyncDisposable & {
   readonly lines: Record<string, unknown>[];
   readonly signer: X509Certificate;
   request(options: Asked): Promise<Answer>;
+  /** Writes the configuration with these changes, and has it read. */
+  reconfigure(change: RigConfig): Promise<void>;
+  readonly configFile: string;
   /** Options that make a request show the demo user's certificate. */
   readonly asUser: { cert: string; key: string };
 };
@@ -45,9 +49,9 @@ export function sharedCredentials(): Promise<{ directory: string; credentials: C
   return made;
 }
 
-export type RigOptions = Partial<
-  Omit<z.input<typeof GatewayConfig>, 'listen' | 'tls' | 'signingKeyFile'>
-> & { port?: number; log?: Log };
+type Config = z.input<typeof GatewayConfig>;
+export type RigConfig = Partial<Omit<Config, 'listen' | 'tls'>> & { tls?: Partial<Config['tls']> };
+export type RigOptions = RigConfig & { port?: number; log?: Log };
 
 export async function startRig(listener: RequestListener, options: RigOptions = {}): Promise<Rig> {
   const scope = new Scope();
@@ -65,17 +69,20 @@ export async function startRig(listener: RequestListener, options: RigOptions = 
   const stream = {
     write: (line: string) => lines.push(JSON.parse(line) as Record<string, unknown>),
   };
-  const { port: listenPort = 0, log = createLog({ level: 'debug', stream }), ...config } = options;
-  const starting = startGateway(
-    GatewayConfig.parse({
-      listen: { host: 'localhost', port: listenPort },
-      tls: { ...credentials.gateway, trustFiles: [credentials.ca.certFile] },
-      signingKeyFile: credentials.consignor.keyFile,
-      sites: { VSITE: `unix:${socketPath}`, DOWN: `unix:${socketPath}.none` },
-      ...config,
-    }),
-    { log },
-  );
+  const { port: listenPort = 0, log = createLog({ level: 'debug', stream }), ...given } = options;
+  const configFile = join(directory, 'gateway.yaml');
+  const configWith = ({ tls, ...change }: RigConfig) => ({
+    listen: { host: 'localhost', port: listenPort },
+    tls: { ...credentials.gateway, trustFiles: [credentials.ca.certFile], ...tls },
+    signingKeyFile: credentials.consignor.keyFile,
+    reloadSeconds: 0.1,
+    sites: { VSITE: `unix:${socketPath}`, DOWN: `unix:${socketPath}.none` },
+    ...change,
+  });
+  const configure = (change: RigConfig) =>
+    writeFile(configFile, JSON.stringify(configWith(change)));
+  await configure(given);
+  const starting = startGateway(await loadConfig(configFile, GatewayConfig), { log, configFile });
   const gateway = await starting.catch(async (error: unknown) => {
     await scope.close();
     throw error;
@@ -98,6 +105,11 @@ export async function startRig(listener: RequestListener, options: RigOptions = 
     },
     request: (more) =>
       ask({ host: 'localhost', servername: 'localhost', port, ca, agent: false, ...more }),
+    configFile,
+    reconfigure: async (change) => {
+      await configure({ ...given, ...change });
+      await gateway.reload();
+    },
     [Symbol.asyncDispose]: () => scope.close(),
   };
 }

@@ -1,0 +1,299 @@
+import { randomBytes } from 'node:crypto';
+import type { RequestListener, Server as HttpServer } from 'node:http';
+import { createServer, type Server } from 'node:https';
+import { Server as NetServer, type AddressInfo, type ListenOptions } from 'node:net';
+import type { Duplex } from 'node:stream';
+import { loadConfig } from '#kernel/config.js';
+import { ListenError } from '#kernel/http/listen.js';
+import type { Log } from '#kernel/log.js';
+import { Scope } from '#kernel/scope.js';
+import { createAcmeServer } from './acme.js';
+import { Clients, limitConnections } from './clients.js';
+import { GatewayConfig } from './config.js';
+import { mostRegistered, type Registered } from './registration.js';
+import { errorBody, GatewayError } from './reply.js';
+import { Router } from './router.js';
+import { loadSettings, siteOptions, watchedPaths, type Settings } from './settings.js';
+import { SiteTable } from './site.js';
+import { versionOf, watchPaths } from './watch.js';
+
+export type ServerDeps = {
+  readonly log: Log;
+  /** Where `config` is from: read again when it changes. */
+  readonly configFile?: string | undefined;
+  /** A socket that listens already, instead of `config.listen`. */
+  readonly fd?: number | undefined;
+  /** Shared by processes that serve the same clients. */
+  readonly ticketSecret?: Buffer | undefined;
+  readonly registered?: readonly Registered[] | undefined;
+  readonly onRegistered?: ((site: Registered) => void) | undefined;
+};
+
+/** One process's gateway. */
+export class GatewayServer {
+  readonly #deps: ServerDeps;
+  readonly #log: Log;
+  readonly #scope = new Scope();
+  readonly #ticketSecret: Buffer;
+  readonly #sites = new SiteTable();
+  readonly #registered = new Map<string, Registered>();
+  readonly #router: Router;
+  readonly #server: Server;
+  #settings: Settings;
+  #clients: Clients;
+  #reloading: Promise<void> = Promise.resolve();
+  #closing: Promise<void> | undefined;
+  #url = '';
+  #acmePort: number | undefined;
+
+  /** @throws {@link ListenError} `ADDRESS_IN_USE`, `ConfigError` for files that cannot be read */
+  static async start(config: GatewayConfig, deps: ServerDeps): Promise<GatewayServer> {
+    const version = await versionOf(watchedPaths(config, deps.configFile));
+    const ticketSecret = deps.ticketSecret ?? randomBytes(48);
+    const settings = await loadSettings(config, ticketSecret);
+    const gateway = new GatewayServer(settings, ticketSecret, deps);
+    try {
+      await gateway.#open(version);
+      return gateway;
+    } catch (error) {
+      await gateway.#scope.close();
+      throw error;
+    }
+  }
+
+  private constructor(settings: Settings, ticketSecret: Buffer, deps: ServerDeps) {
+    this.#deps = deps;
+    this.#log = deps.log;
+    this.#settings = settings;
+    this.#ticketSecret = ticketSecret;
+    this.#clients = new Clients(settings.proxies);
+    for (const site of deps.registered ?? []) this.#registered.set(keyOf(site), site);
+    this.#sites.replace(siteOptions(settings, [...this.#registered.values()]));
+    this.#router = new Router({
+      settings: () => this.#settings,
+      clients: () => this.#clients,
+      sites: this.#sites,
+      register: (site) => {
+        this.register(site);
+        deps.onRegistered?.(site);
+      },
+      log: deps.log,
+    });
+    this.#server = this.#createServer();
+  }
+
+  get url(): string {
+    return this.#url;
+  }
+
+  get acmePort(): number | undefined {
+    return this.#acmePort;
+  }
+
+  /** Reads configuration and files again; what is not usable changes nothing. */
+  reload(): Promise<void> {
+    return (this.#reloading = this.#reloading.then(() => this.#reload()));
+  }
+
+  /**
+   * Takes a site that has registered, in place of an earlier one of that name.
+   * @throws {@link GatewayError} `CONFLICT` for the name of a site that the configuration has elsewhere
+   */
+  register(site: Registered): void {
+    const { sites } = this.#settings.config;
+    const configured = Object.entries(sites).find(([name]) => keyOf({ name }) === keyOf(site))?.[1];
+    if (typeof configured === 'string' && configured.replace(/\/+$/, '') !== site.address)
+      throw new GatewayError('CONFLICT', 'name: a site of the configuration has it');
+    // Addresses of a group add up; an earlier one of any other site gives way
+    const key = typeof configured === 'object' ? `${keyOf(site)} ${site.address}` : keyOf(site);
+    if (this.#registered.size >= mostRegistered && !this.#registered.has(key))
+      throw new GatewayError('CONFLICT', 'too many sites have registered');
+    const before = this.#registered.get(key);
+    this.#registered.set(key, site);
+    this.#sites.replace(siteOptions(this.#settings, [...this.#registered.values()]));
+    if (before?.address !== site.address)
+      this.#log.info({ vsite: site.name, address: site.address }, 'site registered');
+  }
+
+  /** Takes a site that has registered with another process. */
+  learn(site: Registered): void {
+    try {
+      this.register(site);
+    } catch (err) {
+      this.#log.warn({ vsite: site.name, err }, 'site registered elsewhere, not here');
+    }
+  }
+
+  /** Requests under way may finish; nothing new is taken. Closing twice is fine. */
+  close(): Promise<void> {
+    return (this.#closing ??= this.#drain().finally(() => this.#scope.close()));
+  }
+
+  #createServer(): Server {
+    const { tls, config } = this.#settings;
+    const { limits } = config;
+    const server = createServer({
+      ...tls,
+      handshakeTimeout: limits.headSeconds * 1000,
+      headersTimeout: limits.headSeconds * 1000,
+      keepAliveTimeout: limits.keepAliveSeconds * 1000,
+      // A whole upload may take hours: slow clients are found by what they move
+      requestTimeout: 0,
+      connectionsCheckingInterval: Math.min(5_000, limits.headSeconds * 250),
+      maxHeaderSize: limits.headerBytes,
+      noDelay: true,
+      // Finds out that the other end of a tunnel is no more
+      keepAlive: true,
+      keepAliveInitialDelay: 60_000,
+    });
+    server.maxConnections = limits.connections;
+    limitConnections(server, limits.connectionsPerClient, () => this.#settings.proxies, this.#log);
+    const handle: RequestListener = (request, response) => this.#router.handle(request, response);
+    server.on('request', handle).on('checkContinue', handle);
+    server.on('upgrade', (request, socket, head) => this.#router.upgrade(request, socket, head));
+    server.on('clientError', answerBrokenRequest);
+    server.on('tlsClientError', (err) => this.#log.debug({ err }, 'TLS handshake failed'));
+    server.on('secureConnection', (socket) => this.#clients.meet(socket));
+    server.on(
+      'OCSPRequest',
+      (_certificate, _issuer, answer: (error: Error | null, response: Buffer | null) => void) =>
+        answer(null, this.#settings.ocsp ?? null),
+    );
+    return server;
+  }
+
+  async #open(version: string): Promise<void> {
+    const { config } = this.#settings;
+    const { limits, acme, listen: where } = config;
+    this.#scope.defer(() => this.#sites.close());
+    const windowMs = limits.slowSeconds * 500;
+    const sweep = setInterval(
+      () => this.#router.endSlow((limits.minBytesPerSecond * windowMs) / 1000),
+      windowMs,
+    );
+    sweep.unref();
+    this.#scope.defer(() => clearInterval(sweep));
+    if (acme?.httpPort !== undefined) {
+      const server = createAcmeServer(() => this.#settings.acmeDir);
+      this.#scope.defer(() => void server.close());
+      this.#acmePort = await listen(server, { host: where.host, port: acme.httpPort });
+    }
+    const { fd } = this.#deps;
+    const port = await listen(this.#server, fd === undefined ? where : { fd });
+    this.#url = urlOf(where.host, port);
+    const stop = watchPaths(
+      () => watchedPaths(this.#settings.config, this.#deps.configFile),
+      () => this.reload(),
+      config.reloadSeconds * 1000,
+      version,
+    );
+    this.#scope.defer(stop);
+    const names = this.#sites.all().map(({ name }) => name);
+    this.#log.info({ url: this.#url, sites: names }, 'gateway listens');
+  }
+
+  async #reload(): Promise<void> {
+    const { configFile } = this.#deps;
+    try {
+      const { config } = this.#settings;
+      const next = configFile === undefined ? config : await loadConfig(configFile, GatewayConfig);
+      this.#apply(await loadSettings(next, this.#ticketSecret));
+      this.#log.info({ sites: this.#sites.all().length }, 'configuration read again');
+    } catch (err) {
+      this.#log.error({ err }, 'configuration not usable, the last good one stays in force');
+    }
+  }
+
+  #apply(next: Settings): void {
+    const sameTrust = next.trustVersion === this.#settings.trustVersion;
+    this.#server.setSecureContext(next.tls);
+    if (!sameTrust || next.config.proxies.join() !== this.#settings.config.proxies.join())
+      this.#clients = new Clients(next.proxies);
+    this.#settings = next;
+    this.#sites.replace(siteOptions(next, [...this.#registered.values()]));
+    if (sameTrust) return;
+    // Whoever is believed no more was let in by a handshake of before
+    this.#router.endConnections();
+    this.#server.closeIdleConnections();
+  }
+
+  /** No new connections; what is under way gets its time, then its end. */
+  async #drain(): Promise<void> {
+    const { drainSeconds, lastRequestSeconds } = this.#settings.config.limits;
+    const server = this.#server;
+    // Not server.close(), which cuts off connections at rest: a request may be on its way in them
+    const closed = new Promise<void>((resolve) => {
+      NetServer.prototype.close.call(server, () => resolve());
+    });
+    let timer: NodeJS.Timeout | undefined;
+    const expired = new Promise<void>((resolve) => {
+      timer = setTimeout(() => {
+        this.#router.endTunnels();
+        server.closeAllConnections();
+        resolve();
+      }, drainSeconds * 1000);
+    });
+    this.#router.drain();
+    let wake: NodeJS.Timeout | undefined;
+    const grace = new Promise((resolve) => (wake = setTimeout(resolve, lastRequestSeconds * 1000)));
+    await Promise.race([closed, grace]);
+    clearTimeout(wake);
+    await Promise.race([this.#router.whenIdle(), expired]);
+    // Tunnels have no end of their own to wait for
+    this.#router.endTunnels();
+    server.close();
+    await closed;
+    clearTimeout(timer);
+  }
+}
+
+function keyOf({ name }: { name: string }): string {
+  return name.toLowerCase();
+}
+
+function urlOf(host: string, port: number): string {
+  const everywhere = host === '::' || host === '0.0.0.0';
+  return `https://${everywhere ? 'localhost' : host.includes(':') ? `[${host}]` : host}:${port}`;
+}
+
+/** @returns the port; @throws {@link ListenError} */
+function listen(
+  server: HttpServer | Server,
+  where: ListenOptions & { fd?: number },
+): Promise<number> {
+  return new Promise((resolve, reject) => {
+    server.once('error', (cause: NodeJS.ErrnoException) => {
+      const { host, port } = where;
+      const address = `${host}:${port}`;
+      const used = cause.code === 'EADDRINUSE';
+      const reason = used
+        ? `${address} is used by another program`
+        : `cannot listen on ${address}: ${cause.message}`;
+      const code = used ? 'ADDRESS_IN_USE' : 'CONFIG_INVALID';
+      reject(new ListenError(code, reason, { host, port }, { cause }));
+    });
+    server.listen(where, () => resolve((server.address() as AddressInfo).port));
+  });
+}
+
+const brokenRequests: Readonly<Record<string, readonly [number, string]>> = {
+  HPE_HEADER_OVERFLOW: [431, 'Request Header Fields Too Large'],
+  ERR_HTTP_REQUEST_TIMEOUT: [408, 'Request Timeout'],
+};
+
+/** What is not HTTP never becomes a request; it gets an answer all the same. */
+function answerBrokenRequest(error: NodeJS.ErrnoException, socket: Duplex): void {
+  if (error.code === 'ECONNRESET' || !socket.writable) {
+    socket.destroy();
+    return;
+  }
+  const [status, reason] = brokenRequests[error.code ?? ''] ?? [400, 'Bad Request'];
+  const body = errorBody(status, reason);
+  const head = [
+    `HTTP/1.1 ${status} ${reason}`,
+    'Connection: close',
+    'Content-Type: application/json',
+    `Content-Length: ${body.length}`,
+  ];
+  socket.end(`${head.join('\r\n')}\r\n\r\n${body}`, () => socket.destroy());
+}

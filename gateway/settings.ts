@@ -1,0 +1,141 @@
+import { createHash, createHmac, createPrivateKey } from 'node:crypto';
+import { readFile } from 'node:fs/promises';
+import { createSecureContext, type TlsOptions } from 'node:tls';
+import { ConfigError } from '#kernel/config.js';
+import { errorText } from '#kernel/errors.js';
+import { consignorHeader, createConsignorSigner } from '#kernel/security/consignor.js';
+import { createConsignorTokenSigner, type Consigned } from '#kernel/security/consignor-token.js';
+import type { Dn } from '#kernel/security/dn.js';
+import { readText, serverTls } from '#kernel/security/tls.js';
+import { Proxies } from './clients.js';
+import type { GatewayConfig, SiteConfig } from './config.js';
+import { createCors, type Cors } from './cors.js';
+import { loadRegistration, type Registered, type RegistrationRules } from './registration.js';
+import { createRouteLimits, type RouteLimits } from './routes.js';
+import type { SiteOptions } from './site.js';
+import { loadTrust } from './trust.js';
+
+/** A configuration with all that its files hold: complete and checked, or not there at all. */
+export type Settings = {
+  readonly config: GatewayConfig;
+  readonly tls: TlsOptions;
+  /** Differs when other clients are to be believed. */
+  readonly trustVersion: string;
+  readonly ocsp: Buffer | undefined;
+  readonly siteCa: readonly string[];
+  /** Headers that tell a site who its client is. */
+  readonly consign: (dn: Dn, request: Consigned) => readonly string[];
+  readonly proxies: Proxies;
+  readonly limitsOf: (site: string, path: string) => RouteLimits;
+  readonly cors: Cors | undefined;
+  readonly registration: RegistrationRules | undefined;
+  readonly acmeDir: string | undefined;
+};
+
+/**
+ * @param ticketSecret from it come the keys of TLS session tickets: all processes know them, and a session does not
+ *   outlive the trust in its client
+ * @throws {@link ConfigError} `CONFIG_INVALID` naming the file
+ */
+export async function loadSettings(config: GatewayConfig, ticketSecret: Buffer): Promise<Settings> {
+  const { keyFile, certFile, trustFiles, trustDir, ocspFile } = config.tls;
+  const [key, cert, trust, signingKey, ocsp] = await Promise.all([
+    readText(keyFile),
+    readText(certFile),
+    loadTrust(trustFiles, trustDir),
+    readText(config.signingKeyFile),
+    ocspFile === undefined ? undefined : readDer(ocspFile),
+  ]);
+  const { trustFiles: siteTrust } = config.upstream;
+  const { ca, crl } = trust;
+  const trustVersion = createHash('sha256').update(JSON.stringify(trust)).digest('hex');
+  const tls: TlsOptions = {
+    ...serverTls({ key, cert, ca }),
+    ...(crl.length > 0 && { crl: [...crl] }),
+    ticketKeys: createHmac('sha384', ticketSecret).update(trustVersion).digest(),
+  };
+  attempt(certFile, () => createSecureContext(tls));
+  return {
+    config,
+    tls,
+    trustVersion,
+    ocsp,
+    siteCa: siteTrust ? await Promise.all(siteTrust.map(readText)) : ca,
+    consign: createConsign(config, signingKey),
+    proxies: new Proxies(config.proxies),
+    limitsOf: createRouteLimits(config.routes),
+    cors: config.cors && createCors(config.cors),
+    registration: config.registration && (await loadRegistration(config.registration)),
+    acmeDir: config.acme?.tokenDir,
+  };
+}
+
+/** All that a change of is a reason to load the settings again. */
+export function watchedPaths(config: GatewayConfig, configFile: string | undefined): string[] {
+  const { tls, signingKeyFile, registration, upstream } = config;
+  return [
+    ...[configFile, tls.keyFile, tls.certFile, ...tls.trustFiles, tls.trustDir, tls.ocspFile],
+    ...[signingKeyFile, registration?.secretFile, ...(upstream.trustFiles ?? [])],
+  ].filter((path) => path !== undefined);
+}
+
+/** The sites of the configuration, and those that have registered. */
+export function siteOptions(
+  { config, siteCa }: Settings,
+  registered: readonly Registered[],
+): SiteOptions[] {
+  const { upstream } = config;
+  const common = {
+    ca: siteCa,
+    idleTimeoutMs: upstream.idleSeconds * 1_000,
+    connectTimeoutMs: upstream.connectSeconds * 1_000,
+    maxRequests: upstream.maxRequestsPerSite,
+  };
+  const sites = new Map<string, SiteOptions>();
+  for (const [name, site] of Object.entries(config.sites)) {
+    const { addresses, strategy, healthCheckSeconds } = toGroup(site);
+    const healthCheckMs = healthCheckSeconds * 1_000;
+    sites.set(name.toLowerCase(), { ...common, name, addresses, strategy, healthCheckMs });
+  }
+  for (const { name, address } of registered) {
+    const known = sites.get(name.toLowerCase());
+    const site = known ?? { ...common, ...single, name, addresses: [] };
+    const addresses = [...new Set([...site.addresses, address])];
+    sites.set(name.toLowerCase(), { ...site, addresses });
+  }
+  return [...sites.values()];
+}
+
+const single = { strategy: 'primaryWithFallback', healthCheckMs: 5_000 } as const;
+
+function toGroup(site: SiteConfig): Exclude<SiteConfig, string> {
+  if (typeof site !== 'string') return site;
+  return { addresses: [site], strategy: single.strategy, healthCheckSeconds: 5 };
+}
+
+function createConsign(config: GatewayConfig, signingKey: string): Settings['consign'] {
+  const key = attempt(config.signingKeyFile, () => createPrivateKey(signingKey));
+  const signToken = createConsignorTokenSigner(key);
+  const sign = config.legacyConsignor ? createConsignorSigner(key) : undefined;
+  return (dn, request) => {
+    const token = signToken(dn, request);
+    return sign ? [...token, consignorHeader, sign(dn)] : token;
+  };
+}
+
+async function readDer(path: string): Promise<Buffer> {
+  try {
+    return await readFile(path);
+  } catch (cause) {
+    throw new ConfigError('CONFIG_INVALID', errorText(cause), { path }, { cause });
+  }
+}
+
+function attempt<T>(path: string, run: () => T): T {
+  try {
+    return run();
+  } catch (cause) {
+    const reason = `${path}: not usable: ${errorText(cause)}`;
+    throw new ConfigError('CONFIG_INVALID', reason, { path }, { cause });
+  }
+}

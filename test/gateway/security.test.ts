@@ -1,0 +1,256 @@
+import assert from 'node:assert/strict';
+import { once } from 'node:events';
+import { writeFile } from 'node:fs/promises';
+import { createServer as createTcpServer, type Server, type Socket } from 'node:net';
+import { join } from 'node:path';
+import { after, before, describe, it } from 'node:test';
+import { connect, type TLSSocket } from 'node:tls';
+import { silentLog } from '#kernel/log.js';
+import { createAuthenticator, type Authenticate } from '#kernel/security/authenticate.js';
+import { Sessions } from '#kernel/security/sessions.js';
+import { openUsers } from '#kernel/security/users.js';
+import { startRig, type Asked, type Rig } from './rig.js';
+
+async function open({ port, ca }: Rig, session?: Buffer): Promise<TLSSocket> {
+  const socket = connect({ host: 'localhost', port, ca, ...(session && { session }) });
+  socket.on('error', () => undefined);
+  await once(socket, 'secureConnect');
+  return socket;
+}
+
+describe('who a site believes is asking', () => {
+  let rig: Rig;
+  let authenticate: Authenticate;
+  let latest: Record<string, unknown> = {};
+  let replay: Record<string, string> | undefined;
+  before(async () => {
+    rig = await startRig((request, response) => {
+      latest = { ...request.headers };
+      if (replay) Object.assign(request.headers, replay);
+      authenticate(request, response).then(
+        ({ dn, role, peer }) => response.end(JSON.stringify({ dn, role, peer })),
+        (error: unknown) => response.writeHead(403).end(String(error)),
+      );
+    });
+    const usersFile = join(rig.directory, 'users.yaml');
+    await writeFile(usersFile, 'users: [{ name: demo, dn: "CN=Demo User,O=VSite,C=EU" }]');
+    authenticate = createAuthenticator({
+      users: await openUsers(usersFile, { log: silentLog }),
+      trustedSigners: [rig.signer],
+      siteName: 'VSITE',
+      sessions: new Sessions({}),
+      log: silentLog,
+    });
+  });
+  after(() => rig[Symbol.asyncDispose]());
+  const ask = async (options: Asked = {}) => {
+    const { status, body } = await rig.request({ path: '/VSITE/x', ...options });
+    return status === 200 ? (JSON.parse(body) as Record<string, string>) : { refused: body };
+  };
+  const stolen = async (...names: string[]) => {
+    await ask({ ...rig.asUser });
+    return Object.fromEntries(names.map((name) => [name, String(latest[name])]));
+  };
+  const token = ['x-unicore-consignor-token', 'x-unicore-consignor-key'];
+
+  it('is the owner of the certificate, by token and by the older header', async () => {
+    assert.equal((await ask({ ...rig.asUser }))['dn'], 'CN=Demo User,O=VSite,C=EU');
+    assert.equal(typeof latest[token[0]!], 'string');
+    assert.match(String(latest['x-unicore-consignor']), /DSIG=/);
+  });
+  it('is nobody for a client that sends such headers, stolen ones included', async () => {
+    const headers = await stolen(...token, 'x-unicore-consignor');
+    for (const name of Object.keys(headers)) {
+      const spelt = { [name]: headers[name]!, [name.replaceAll('-', '_')]: headers[name]! };
+      assert.equal((await ask({ headers: spelt }))['role'], 'anonymous', name);
+    }
+    assert.equal((await ask({ headers, method: 'POST', body: 'x' }))['role'], 'anonymous');
+  });
+  it('is refused when a token reaches a site for another request, site or time', async () => {
+    const good = await stolen(...token, 'x-unicore-gateway', 'x-unicore-consignor-ip');
+    const cases = [good, { ...good, 'x-unicore-gateway': 'https://localhost/OTHER' }];
+    for (const headers of cases) {
+      replay = headers;
+      assert.match((await ask({ path: '/VSITE/x' }))['refused']!, /consignor token refused/);
+    }
+    replay = undefined;
+  });
+  it('does not hang on the older header where a gateway is told to send none', async () => {
+    await rig.reconfigure({ legacyConsignor: false });
+    assert.equal((await ask({ ...rig.asUser }))['dn'], 'CN=Demo User,O=VSite,C=EU');
+    assert.equal(latest['x-unicore-consignor'], undefined);
+    await rig.reconfigure({});
+  });
+});
+
+describe('request smuggling', () => {
+  /** Everything that comes out at the back of the gateway, as bytes. */
+  let rig: Rig;
+  let site: Server;
+  let bytes = '';
+  before(async () => {
+    rig = await startRig(() => undefined);
+    const path = join(rig.directory, 'raw.sock');
+    site = createTcpServer((socket: Socket) => {
+      socket.on('error', () => undefined);
+      socket.on('data', (chunk) => {
+        bytes += chunk.toString('latin1');
+        // Answers each head, be it one that we were not to see
+        const heads = chunk.toString('latin1').match(/(?:GET|POST|PUT) \S+ HTTP/g) ?? [];
+        for (const head of heads) {
+          const body = head.split(' ')[1] ?? '';
+          socket.write(`HTTP/1.1 200 OK\r\nContent-Length: ${body.length}\r\n\r\n${body}`);
+        }
+      });
+    }).listen(path);
+    await once(site, 'listening');
+    await rig.reconfigure({ sites: { VSITE: `unix:${path}` } });
+  });
+  after(async () => {
+    await rig[Symbol.asyncDispose]();
+    site.close();
+  });
+  const smuggled =
+    'GET /smuggled HTTP/1.1\r\nHost: h\r\nX-UNICORE-Consignor: DN="CN=Root";DSIG=\r\n\r\n';
+  const head = (...lines: string[]) =>
+    ['POST /VSITE/x HTTP/1.1', 'Host: h', ...lines, '', ''].join('\r\n');
+  const chunked = `0\r\n\r\n${smuggled}`;
+  const attempts = [
+    [
+      'length and chunks',
+      head(`Content-Length: ${chunked.length}`, 'Transfer-Encoding: chunked') + chunked,
+    ],
+    ['chunks and length', head('Transfer-Encoding: chunked', 'Content-Length: 4') + chunked],
+    ['a coding nobody knows', head('Content-Length: 6', 'Transfer-Encoding: xchunked') + chunked],
+    ['two codings', head('Transfer-Encoding: chunked', 'Transfer-Encoding: identity') + chunked],
+    ['a coding behind a tab', head('Transfer-Encoding:\tchunked', 'Content-Length: 3') + chunked],
+    [
+      'a coding with a blank in its name',
+      head('Transfer-Encoding : chunked', 'Content-Length: 3') + chunked,
+    ],
+    [
+      'a coding after a bare line feed',
+      head('X: a\nTransfer-Encoding: chunked', 'Content-Length: 3') + chunked,
+    ],
+    ['a folded coding', head('X: a', ' Transfer-Encoding: chunked', 'Content-Length: 3') + chunked],
+    ['quoted chunked', head('Transfer-Encoding: "chunked"', 'Content-Length: 3') + chunked],
+    ['a signed length', head('Content-Length: +5') + `12345${smuggled}`],
+    ['a length in hexadecimal', head('Content-Length: 0x5') + `12345${smuggled}`],
+    ['a list of lengths', head('Content-Length: 5, 0') + `12345${smuggled}`],
+    ['two lengths', head('Content-Length: 0', 'Content-Length: 5') + `12345${smuggled}`],
+    ['a negative size of a chunk', head('Transfer-Encoding: chunked') + `-1\r\n${chunked}`],
+    [
+      'a size of a chunk that is too big',
+      head('Transfer-Encoding: chunked') + `fffffffffffffffff\r\n${chunked}`,
+    ],
+    ['a chunk longer than it says', head('Transfer-Encoding: chunked') + `1\r\nxx\r\n${chunked}`],
+    [
+      'a chunk that ends with a line feed',
+      head('Transfer-Encoding: chunked') + `1\nx\n0\n\n${smuggled}`,
+    ],
+    [
+      'a line break in the path',
+      `GET /VSITE/x%0d%0aX HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n`,
+    ],
+    [
+      'a body of a GET',
+      `GET /VSITE/x HTTP/1.1\r\nHost: h\r\nConnection: close\r\nContent-Length: ${smuggled.length}\r\n\r\n${smuggled}`,
+    ],
+    ['a request behind a refused one', `TRACE /VSITE/x HTTP/1.1\r\nHost: h\r\n\r\n${smuggled}`],
+    [
+      'a length that Connection hides',
+      head('Connection: close, content-length', `Content-Length: ${smuggled.length}`) + smuggled,
+    ],
+    [
+      'a coding that Connection hides',
+      head('Connection: close, transfer-encoding', 'Transfer-Encoding: chunked') +
+        `${smuggled.length.toString(16)}\r\n${smuggled}\r\n0\r\n\r\n`,
+    ],
+    [
+      'an Upgrade with a request behind',
+      `GET /VSITE/x HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n${smuggled}`,
+    ],
+  ] as const;
+  for (const [what, text] of attempts)
+    it(`is not done by ${what}`, async () => {
+      bytes = '';
+      const socket = await open(rig);
+      let answer = '';
+      socket.on('data', (chunk: Buffer) => (answer += chunk.toString('latin1')));
+      socket.write(text);
+      // What follows tells whether the gateway has lost count
+      if (!text.includes('Connection: close'))
+        socket.write('GET /VSITE/next HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n');
+      await once(socket, 'close');
+      // As a request of its own; inside a body it is as it should be
+      const requests = readRequests(bytes);
+      assert.deepEqual(
+        requests.filter((line) => line.includes('smuggled')),
+        [],
+        answer,
+      );
+      assert.ok(requests.length <= 2, bytes);
+      assert.ok((answer.match(/HTTP\/1\.1 \d/g) ?? []).length <= 2, answer);
+    });
+});
+
+/** The request lines in what a site got, by a reader that is as strict as can be. */
+function readRequests(text: string): string[] {
+  const lines: string[] = [];
+  for (let rest = text; rest !== '';) {
+    const end = rest.indexOf('\r\n\r\n');
+    assert.ok(end > 0, `no head: ${rest}`);
+    const [line = '', ...fields] = rest.slice(0, end).split('\r\n');
+    lines.push(line);
+    const lengths = fields.filter((field) => /^content-length:/i.test(field));
+    const isChunked = fields.some((field) => /^transfer-encoding: chunked$/i.test(field));
+    assert.ok(lengths.length + Number(isChunked) <= 1, `framed twice: ${rest}`);
+    rest = rest.slice(end + 4);
+    if (isChunked) rest = afterChunks(rest);
+    else rest = rest.slice(Number(lengths[0]?.split(':')[1] ?? 0));
+  }
+  return lines;
+}
+
+function afterChunks(text: string): string {
+  for (let rest = text; ;) {
+    const size = /^([0-9a-f]+)\r\n/i.exec(rest);
+    // Cut off in the middle: the connection ended with it
+    if (!size) return '';
+    const bytes = Number.parseInt(size[1]!, 16);
+    rest = rest.slice(size[0].length + bytes + 2);
+    if (bytes === 0) return rest;
+  }
+}
+
+describe('a thousand idle connections', () => {
+  it('do not keep others waiting, and end in their time', async () => {
+    await using rig = await startRig((_request, response) => response.end('x'), {
+      limits: { connectionsPerClient: 2_000, headSeconds: 60, keepAliveSeconds: 60 },
+      upstream: { maxRequestsPerSite: 1_000 },
+    });
+    const first = connect({ host: 'localhost', port: rig.port, ca: rig.ca });
+    const [session] = (await once(first, 'session')) as [Buffer];
+    first.destroy();
+    const idle: TLSSocket[] = [];
+    for (let i = 0; i < 20; i++)
+      idle.push(...(await Promise.all(Array.from({ length: 50 }, () => open(rig, session)))));
+    // A third says nothing, a third stops in the middle of a head, a third rests after a request
+    for (const [i, socket] of idle.entries()) {
+      socket.resume();
+      if (i % 3 === 1) socket.write('GET /VSITE/x HTTP/1.1\r\nHost: ');
+      if (i % 3 === 2) socket.write('GET /VSITE/x HTTP/1.1\r\nHost: h\r\n\r\n');
+    }
+    const times: number[] = [];
+    for (let i = 0; i < 50; i++) {
+      const startedAt = performance.now();
+      assert.equal((await rig.request({ path: '/VSITE/x' })).status, 200);
+      times.push(performance.now() - startedAt);
+    }
+    times.sort((a, b) => a - b);
+    assert.equal(idle.filter(({ destroyed }) => destroyed).length, 0);
+    // New connection, handshake and request; generous, since the machine may be busy
+    assert.ok(times[25]! < 250, `half of the requests took more than ${times[25]} ms`);
+    for (const socket of idle) socket.destroy();
+  });
+});
