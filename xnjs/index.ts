@@ -1,5 +1,6 @@
 /** The door of the execution engine: what the faces of the server may use. */
-export { startXnjs, XnjsConfig, type Xnjs } from './main.js';
+export { XnjsConfig } from './config.js';
+export { startXnjs, type Xnjs } from './main.js';
 export { JobEngine } from './job/engine.js';
 export type { RawDescription } from './job/description.js';
 export { parseJsdl, readJobDefinition, type JsdlJob } from './jsdl/parse-jsdl.js';

@@ -2,82 +2,32 @@ import { randomUUID } from 'node:crypto';
 import { mkdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { z } from 'zod';
-import { systemClock } from '#kernel/clock.js';
-import { file } from '#kernel/config.js';
+import { systemClock, type Clock } from '#kernel/clock.js';
 import { createHttpClient } from '#kernel/http/client.js';
 import { LibvirtClient } from '#kernel/libvirt/client.js';
 import type { Log } from '#kernel/log.js';
 import { openDatabase, type Database } from '#kernel/persistence/database.js';
 import { migrate } from '#kernel/persistence/migrate.js';
 import { Scope } from '#kernel/scope.js';
-import { IdbConfig } from './idb/config.js';
+import type { XnjsConfig } from './config.js';
 import { IdbSource } from './idb/idb-source.js';
-import { JobConfig } from './job/config.js';
 import { JobEngine } from './job/engine.js';
 import { createNoticeSender } from './job/notice-sender.js';
 import { jobMigrations } from './persistence/job-models.js';
 import { createJobStore } from './persistence/job-store.js';
 import { createStorageStore, storageMigrations } from './persistence/sql-storage-store.js';
 import { createTargetStore, targetMigrations } from './persistence/sql-target-store.js';
-import { StoragesConfig } from './storage/config.js';
-import { Storages } from './storage/storages.js';
-import { NetworkConfig, openNetwork, TsiConfig } from './vm/network-config.js';
-import { HttpImageSource } from './vm/http-image-source.js';
 import { createTransferStore, transferMigrations } from './persistence/transfer-store.js';
-import { StagingConfig } from './staging/config.js';
 import { createStaging } from './staging/create-staging.js';
 import { Outside } from './staging/outside.js';
 import { createSiteStorages } from './staging/site-storages.js';
 import type { Staging } from './staging/staging.js';
+import { Storages } from './storage/storages.js';
+import { HttpImageSource } from './vm/http-image-source.js';
 import { LibvirtHypervisor } from './vm/libvirt-hypervisor.js';
+import { openNetwork } from './vm/network-config.js';
 import { TargetSystems } from './vm/target-systems.js';
 import { Workspace } from './vm/workspace.js';
-
-export const XnjsConfig = z.strictObject({
-  /** Absolute. Files of target systems; containers need it reachable (permission x) for all users. */
-  stateDirectory: z.string().startsWith('/', 'must be an absolute path'),
-  database: z.strictObject({
-    /** `sqlite:/absolute/path` or `postgres://user@host/name` */
-    url: z.string(),
-    passwordFile: file.optional(),
-  }),
-  hypervisor: z.strictObject({
-    /** libvirt URI for virtual machines, `qemu:///system` */
-    machines: z.string().optional(),
-    /** `kvm` only where a guest really booted with it; else software emulation */
-    acceleration: z.enum(['kvm', 'qemu']).default('qemu'),
-    /** libvirt URI for containers, `lxc:///system` */
-    containers: z.string().optional(),
-    /** For machines whose TSI is reached over a network (ADR 016). */
-    network: NetworkConfig.optional(),
-  }),
-  tsi: TsiConfig.prefault({}),
-  images: z.strictObject({
-    url: z.url(),
-    /** Unix socket of the repository where it has one. */
-    socket: z.string().optional(),
-    /** Its store directory where it is on this host. */
-    storeDirectory: z.string().optional(),
-  }),
-  targetSystems: z
-    .strictObject({
-      bootTimeoutSeconds: z.number().positive().default(120),
-      heartbeatSeconds: z.number().positive().default(1),
-      limits: z
-        .strictObject({
-          cpus: z.int().positive().default(8),
-          memoryMiB: z.int().positive().default(16_384),
-          perUser: z.int().positive().default(16),
-        })
-        .prefault({}),
-    })
-    .prefault({}),
-  jobs: JobConfig.prefault({}),
-  staging: StagingConfig.prefault({}),
-  storages: StoragesConfig.prefault({}),
-  idb: IdbConfig.prefault({}),
-});
-export type XnjsConfig = z.output<typeof XnjsConfig>;
 
 export type XnjsDeps = {
   readonly log: Log;
@@ -98,80 +48,33 @@ export type Xnjs = {
   close(): Promise<void>;
 };
 
+/** What the parts of the engine share. */
+type Common = { readonly clock: Clock; readonly log: Log };
+
 /** Starts the engine: re-attaches to what ran before, then takes new work. */
-export async function startXnjs(
-  config: XnjsConfig,
-  { log, onBehalfOf, siteUrl }: XnjsDeps,
-): Promise<Xnjs> {
+export async function startXnjs(config: XnjsConfig, deps: XnjsDeps): Promise<Xnjs> {
   const scope = new Scope();
   try {
-    const { stateDirectory, hypervisor: addresses } = config;
-    await mkdir(stateDirectory, { recursive: true, mode: 0o711 });
-    const installationId = await readInstallationId(stateDirectory);
-    const { url, passwordFile } = config.database;
-    const password =
-      passwordFile === undefined ? undefined : (await readFile(passwordFile, 'utf8')).trim();
-    const database = scope.use(await openDatabase({ url, password, log }));
-    await migrate(
-      database,
-      'xnjs',
-      [...targetMigrations, ...jobMigrations, ...transferMigrations, ...storageMigrations],
-      log,
-    );
-
-    const idb = scope.use(await IdbSource.open({ config: config.idb, clock: systemClock, log }));
-
-    const [machines, containers] = await Promise.all([
-      connect(addresses.machines, log, scope),
-      connect(addresses.containers, log, scope),
-    ]);
-    const clients = {
-      ...(machines && { [addresses.acceleration]: machines }),
-      ...(containers && { lxc: containers }),
-    };
-    const hypervisor = new LibvirtHypervisor({ clients, installationId, clock: systemClock, log });
-    const network = await openNetwork(config, scope, log);
-    const systems = scope.use(
-      new TargetSystems({
-        ...systemsOptions(config, installationId),
-        ...(network && { network }),
-        store: createTargetStore(database),
-        hypervisor,
-        images: imageSource(config, onBehalfOf, scope),
-        clock: systemClock,
-        log,
-        idb,
-      }),
-    );
-    const store = createJobStore(database);
+    await mkdir(config.stateDirectory, { recursive: true, mode: 0o711 });
+    const common = { clock: systemClock, log: deps.log };
+    const database = await openTables(config, scope, deps.log);
+    const idb = scope.use(await IdbSource.open({ config: config.idb, ...common }));
+    const clients = await connectHypervisors(config, scope, deps.log);
+    const systems = await openSystems(config, deps, { scope, database, idb, clients });
     const jobs: JobEngine = scope.use(
       new JobEngine({
-        store,
+        store: createJobStore(database),
         targets: systems,
-        staging: await openStaging(config, {
-          database,
-          systems,
-          log,
-          scope,
-          siteUrl,
+        staging: await openStaging(config, deps, {
+          ...{ scope, database, systems },
           storages: () => storages,
         }),
         notices: createNoticeSender(config.jobs.notifications),
-        clock: systemClock,
-        log,
         config: config.jobs,
+        ...common,
       }),
     );
-    const storages: Storages = scope.use(
-      new Storages({
-        config: config.storages,
-        store: createStorageStore(database),
-        targets: systems,
-        jobs,
-        clock: systemClock,
-        log,
-      }),
-    );
+    const storages: Storages = scope.use(openStorages(config, database, systems, jobs, common));
     await systems.start();
     await jobs.attach();
     await storages.start();
@@ -189,14 +92,80 @@ export async function startXnjs(
   }
 }
 
-function systemsOptions({ stateDirectory, targetSystems }: XnjsConfig, installationId: string) {
+async function openTables(
+  { database: { url, passwordFile } }: XnjsConfig,
+  scope: Scope,
+  log: Log,
+): Promise<Database> {
+  const password =
+    passwordFile === undefined ? undefined : (await readFile(passwordFile, 'utf8')).trim();
+  const database = scope.use(await openDatabase({ url, password, log }));
+  await migrate(
+    database,
+    'xnjs',
+    [...targetMigrations, ...jobMigrations, ...transferMigrations, ...storageMigrations],
+    log,
+  );
+  return database;
+}
+
+type Clients = Readonly<Record<string, LibvirtClient>>;
+
+async function connectHypervisors(
+  { hypervisor: { machines, acceleration, containers } }: XnjsConfig,
+  scope: Scope,
+  log: Log,
+): Promise<Clients> {
+  const [forMachines, forContainers] = await Promise.all([
+    connect(machines, log, scope),
+    connect(containers, log, scope),
+  ]);
   return {
-    workspace: new Workspace(stateDirectory),
-    installationId,
-    bootTimeoutMs: targetSystems.bootTimeoutSeconds * 1_000,
-    heartbeatMs: targetSystems.heartbeatSeconds * 1_000,
-    limits: targetSystems.limits,
+    ...(forMachines && { [acceleration]: forMachines }),
+    ...(forContainers && { lxc: forContainers }),
   };
+}
+
+async function openSystems(
+  config: XnjsConfig,
+  { log, onBehalfOf }: XnjsDeps,
+  parts: {
+    readonly scope: Scope;
+    readonly database: Database;
+    readonly idb: IdbSource;
+    readonly clients: Clients;
+  },
+): Promise<TargetSystems> {
+  const { scope, database, idb, clients } = parts;
+  const { stateDirectory, targetSystems } = config;
+  const installationId = await readInstallationId(stateDirectory);
+  const network = await openNetwork(config, scope, log);
+  const common = { clock: systemClock, log };
+  return scope.use(
+    new TargetSystems({
+      store: createTargetStore(database),
+      hypervisor: new LibvirtHypervisor({ clients, installationId, ...common }),
+      images: imageSource(config, onBehalfOf, scope),
+      workspace: new Workspace(stateDirectory),
+      installationId,
+      bootTimeoutMs: targetSystems.bootTimeoutSeconds * 1_000,
+      heartbeatMs: targetSystems.heartbeatSeconds * 1_000,
+      limits: targetSystems.limits,
+      ...(network && { network }),
+      idb,
+      ...common,
+    }),
+  );
+}
+
+function openStorages(
+  { storages: config }: XnjsConfig,
+  database: Database,
+  targets: TargetSystems,
+  jobs: JobEngine,
+  common: Common,
+): Storages {
+  return new Storages({ config, store: createStorageStore(database), targets, jobs, ...common });
 }
 
 function imageSource(
@@ -229,17 +198,16 @@ async function connect(
 
 async function openStaging(
   { staging: config, stateDirectory }: XnjsConfig,
-  deps: {
+  { log, siteUrl }: XnjsDeps,
+  parts: {
+    readonly scope: Scope;
     readonly database: Database;
     readonly systems: TargetSystems;
     /** Made after this. */
     readonly storages: () => Storages;
-    readonly log: Log;
-    readonly scope: Scope;
-    readonly siteUrl: string;
   },
 ): Promise<Staging> {
-  const { database, systems, storages, log, scope, siteUrl } = deps;
+  const { scope, database, systems, storages } = parts;
   return createStaging({
     store: createTransferStore(database),
     outside: scope.use(await Outside.open(config)),

@@ -39,7 +39,7 @@ const linkWindow = 16 * 1024 * 1024;
 const hangUpMs = 250;
 const againMs = 2_000;
 /** A call that fails at once costs nothing, and a container is up in a fraction of a second. */
-const eager = { attempts: 100, waitMs: 20 };
+const eager = { attempts: 400, waitMs: 5 };
 const backOffMs = [50, 100, 250, 500, 1_000];
 const callMs = 10_000;
 /** Longer than the agent tries to reach a service. */

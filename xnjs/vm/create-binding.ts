@@ -1,7 +1,7 @@
 import { AgentBinding } from './agent-binding.js';
 import { ClassicBinding } from './classic-binding.js';
 import type { TargetBinding } from './target-binding.js';
-import type { TargetSystemsOptions } from './target-systems.js';
+import type { TargetSystemsOptions } from './target-systems-options.js';
 import type { TargetSystem } from './target-system.js';
 import { tlsOf } from './tsi-network.js';
 

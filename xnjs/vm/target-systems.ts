@@ -1,59 +1,22 @@
 import { randomUUID } from 'node:crypto';
 import { EventEmitter } from 'node:events';
 import { imageFormats } from '#imagerepo/contract.js';
-import type { Clock } from '#kernel/clock.js';
 import { asGridError, errorText, GridError } from '#kernel/errors.js';
 import type { Log } from '#kernel/log.js';
 import { createSerial } from '#kernel/persistence/serial.js';
 import type { AgentFacts } from '#tsi/protocol/facts.js';
-import type { IdbSource } from '../idb/idb-source.js';
 import type { Target, TargetEvent, Targets } from '../target.js';
 import { completeTimeline } from './boot.js';
 import { createBinding } from './create-binding.js';
 import { domainXml } from './domain-xml.js';
-import type { DomainView, Hypervisor } from './hypervisor.js';
-import type { ImageSource } from './image-source.js';
+import type { DomainView } from './hypervisor.js';
 import { networkDefinition } from './network.js';
 import { chooseDriver, chooseParameters } from './parameters.js';
 import { step, VmError, type VmEvent, type VmState } from './state.js';
-import {
-  idbSubject,
-  type Driver,
-  type Evidence,
-  type TargetSystem,
-  type TargetSystemParameters,
-} from './target-system.js';
+import { idbSubject, type Driver, type Evidence, type TargetSystem } from './target-system.js';
 import type { TargetBinding } from './target-binding.js';
-import type { TargetStore } from './target-store.js';
-import { requireNetwork, type TsiNetwork } from './tsi-network.js';
-import type { Workspace } from './workspace.js';
-
-export type TargetSystemsOptions = {
-  readonly store: TargetStore;
-  readonly hypervisor: Hypervisor;
-  readonly images: ImageSource;
-  readonly workspace: Workspace;
-  readonly clock: Clock;
-  readonly log: Log;
-  /** Marks our domains among those of a host. */
-  readonly installationId: string;
-  readonly bootTimeoutMs: number;
-  readonly heartbeatMs: number;
-  /** The site's IDB. */
-  readonly idb?: Pick<IdbSource, 'bind' | 'scriptHeader'>;
-  readonly limits: { readonly cpus: number; readonly memoryMiB: number; readonly perUser: number };
-  /** Absent: images whose TSI is reached over a network are refused. */
-  readonly network?: TsiNetwork;
-};
-
-export type NewTargetSystem = {
-  readonly ownerDn: string;
-  /** An image's id, name or `name:version`. */
-  readonly image: string;
-  readonly parameters: TargetSystemParameters;
-  readonly tags: readonly string[];
-  readonly terminationMs?: number;
-};
+import type { NewTargetSystem, TargetSystemsOptions } from './target-systems-options.js';
+import { requireNetwork } from './tsi-network.js';
 
 /** How long a reconciliation waits after a failure before it tries again. */
 const retryMs = 1_000;

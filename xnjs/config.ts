@@ -1,0 +1,53 @@
+import { z } from 'zod';
+import { file } from '#kernel/config.js';
+import { IdbConfig } from './idb/config.js';
+import { JobConfig } from './job/config.js';
+import { StagingConfig } from './staging/config.js';
+import { StoragesConfig } from './storage/config.js';
+import { NetworkConfig, TsiConfig } from './vm/network-config.js';
+
+export const XnjsConfig = z.strictObject({
+  /** Absolute. Files of target systems; containers need it reachable (permission x) for all users. */
+  stateDirectory: z.string().startsWith('/', 'must be an absolute path'),
+  database: z.strictObject({
+    /** `sqlite:/absolute/path` or `postgres://user@host/name` */
+    url: z.string(),
+    passwordFile: file.optional(),
+  }),
+  hypervisor: z.strictObject({
+    /** libvirt URI for virtual machines, `qemu:///system` */
+    machines: z.string().optional(),
+    /** `kvm` only where a guest really booted with it; else software emulation */
+    acceleration: z.enum(['kvm', 'qemu']).default('qemu'),
+    /** libvirt URI for containers, `lxc:///system` */
+    containers: z.string().optional(),
+    /** For machines whose TSI is reached over a network (ADR 016). */
+    network: NetworkConfig.optional(),
+  }),
+  tsi: TsiConfig.prefault({}),
+  images: z.strictObject({
+    url: z.url(),
+    /** Unix socket of the repository where it has one. */
+    socket: z.string().optional(),
+    /** Its store directory where it is on this host. */
+    storeDirectory: z.string().optional(),
+  }),
+  targetSystems: z
+    .strictObject({
+      bootTimeoutSeconds: z.number().positive().default(120),
+      heartbeatSeconds: z.number().positive().default(1),
+      limits: z
+        .strictObject({
+          cpus: z.int().positive().default(8),
+          memoryMiB: z.int().positive().default(16_384),
+          perUser: z.int().positive().default(16),
+        })
+        .prefault({}),
+    })
+    .prefault({}),
+  jobs: JobConfig.prefault({}),
+  staging: StagingConfig.prefault({}),
+  storages: StoragesConfig.prefault({}),
+  idb: IdbConfig.prefault({}),
+});
+export type XnjsConfig = z.output<typeof XnjsConfig>;

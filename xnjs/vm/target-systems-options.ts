@@ -1,0 +1,36 @@
+import type { Clock } from '#kernel/clock.js';
+import type { Log } from '#kernel/log.js';
+import type { IdbSource } from '../idb/idb-source.js';
+import type { Hypervisor } from './hypervisor.js';
+import type { ImageSource } from './image-source.js';
+import type { TargetStore } from './target-store.js';
+import type { TargetSystemParameters } from './target-system.js';
+import type { TsiNetwork } from './tsi-network.js';
+import type { Workspace } from './workspace.js';
+
+export type TargetSystemsOptions = {
+  readonly store: TargetStore;
+  readonly hypervisor: Hypervisor;
+  readonly images: ImageSource;
+  readonly workspace: Workspace;
+  readonly clock: Clock;
+  readonly log: Log;
+  /** Marks our domains among those of a host. */
+  readonly installationId: string;
+  readonly bootTimeoutMs: number;
+  readonly heartbeatMs: number;
+  /** The site's IDB. */
+  readonly idb?: Pick<IdbSource, 'bind' | 'scriptHeader'>;
+  readonly limits: { readonly cpus: number; readonly memoryMiB: number; readonly perUser: number };
+  /** Absent: images whose TSI is reached over a network are refused. */
+  readonly network?: TsiNetwork;
+};
+
+export type NewTargetSystem = {
+  readonly ownerDn: string;
+  /** An image's id, name or `name:version`. */
+  readonly image: string;
+  readonly parameters: TargetSystemParameters;
+  readonly tags: readonly string[];
+  readonly terminationMs?: number;
+};
