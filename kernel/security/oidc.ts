@@ -1,5 +1,5 @@
 import { createHash } from 'node:crypto';
-import * as oidc from 'openid-client';
+import type { Configuration, CustomFetch } from 'openid-client';
 import { Agent, fetch } from 'undici';
 import { z } from 'zod';
 import type { Clock } from '#kernel/clock.js';
@@ -77,15 +77,16 @@ function retried<T>(work: () => Promise<T>, clock: Clock): () => Promise<T> {
   };
 }
 
-async function discovery(options: OidcOptions): Promise<oidc.Configuration> {
+async function discovery(options: OidcOptions): Promise<Configuration> {
   const { issuer, clientId, clientSecret, ca } = options;
+  const oidc = await import('openid-client'); // costs memory: only where there is a provider
   const dispatcher = new Agent({ connect: ca === undefined ? {} : { ca } });
   try {
     return await oidc.discovery(new URL(issuer), clientId, clientSecret, undefined, {
       timeout: callSeconds,
       // the two libraries mean the same by their types
       [oidc.customFetch]: ((url: string, init: object) =>
-        fetch(url, { ...init, dispatcher })) as unknown as oidc.CustomFetch,
+        fetch(url, { ...init, dispatcher })) as unknown as CustomFetch,
     });
   } catch (cause) {
     throw unavailable(issuer, cause);
@@ -94,9 +95,10 @@ async function discovery(options: OidcOptions): Promise<oidc.Configuration> {
 
 async function askAbout(
   token: string,
-  configuration: oidc.Configuration,
+  configuration: Configuration,
   { issuer, clientSecret }: OidcOptions,
 ): Promise<Claims | undefined> {
+  const oidc = await import('openid-client');
   try {
     if (clientSecret === undefined)
       // eslint-disable-next-line @typescript-eslint/no-deprecated -- whose token it is, is what we ask

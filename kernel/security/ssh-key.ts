@@ -1,7 +1,10 @@
 import { createPublicKey, type KeyObject } from 'node:crypto';
-import { parseKey } from 'sshpk';
+import { createRequire } from 'node:module';
+import type sshpk from 'sshpk';
 import { errorText, GridError } from '#kernel/errors.js';
 import { algorithmOf } from './tokens.js';
+
+const require = createRequire(import.meta.url);
 
 /**
  * A line of `authorized_keys`, with or without options before it.
@@ -9,6 +12,8 @@ import { algorithmOf } from './tokens.js';
  */
 export function readSshKey(line: string): KeyObject {
   try {
+    // costs 12 MB of memory: only where a user has such a key
+    const { parseKey } = require('sshpk') as typeof sshpk;
     const [, bare = line] = /(?:^|\s)((?:ssh|ecdsa)-\S+\s+\S+)/.exec(line) ?? [];
     const key = createPublicKey(parseKey(bare, 'ssh').toBuffer('pem'));
     algorithmOf(key);
