@@ -24,6 +24,11 @@ export type Handler = (agent: Agent, exchange: Exchange) => Promise<string>;
 
 type Payload = string | undefined;
 
+/** Before version 11 some replies do without `TSI_OK` (§ appendix B). */
+export function leavesOkOut({ settings }: Agent): boolean {
+  return Number.parseInt(settings.version, 10) < 11;
+}
+
 /** A handler whose answer is one payload; without one `TSI_OK` alone, in every dialect. */
 export function on<T>(
   command: Command<T>,
@@ -33,9 +38,8 @@ export function on<T>(
     command.name,
     async (agent, exchange) => {
       const value = command.decode(exchange.message);
-      const old = Number.parseInt(agent.settings.version, 10) < 11;
       const payload = await run(agent, value, exchange);
-      return encodeOk(payload, command.bare && old && payload !== undefined);
+      return encodeOk(payload, command.bare && leavesOkOut(agent) && payload !== undefined);
     },
   ];
 }

@@ -3,6 +3,7 @@ import { TsiError } from '../protocol/error.js';
 import { encodeBudget, encodePartitions, encodeReservation } from '../protocol/information.js';
 import type { Agent } from './agent.js';
 import { on, type Handler } from './handler.js';
+import { uftp } from './uftp.js';
 import type { User } from './users.js';
 
 /** Stock TSIs begin with these words where there are none. */
@@ -52,10 +53,7 @@ export const jobHandlers: readonly (readonly [string, Handler])[] = [
     await reservations(agent).cancel(await user(), reference);
     return undefined;
   }),
-  // no FTP client in so small a program: the server has other ways to move files
-  on(commands.uftp, () => {
-    throw new TsiError('TSI_FAILED', 'UFTP is not supported by this TSI');
-  }),
+  [commands.uftp.name, uftp],
 ];
 
 function reservations({ bss }: Agent): NonNullable<Agent['bss']['reservations']> {

@@ -10,6 +10,7 @@ import { agentVersion } from './facts.js';
 import { createLinkServer } from './link.js';
 import { Pairing } from './pairing.js';
 import { defaultSettings, readSettings } from './settings.js';
+import { transferFlag } from './uftp.js';
 
 /**
  * How long the host may take to hang up after a shutdown. The agent leaves by itself then, workers or
@@ -19,6 +20,11 @@ const hangUpMs = 2_000;
 
 async function main([first = '/etc/unicore-tsi/tsi.properties']: readonly string[]): Promise<void> {
   process.umask(0o077);
+  if (first === transferFlag) {
+    const { runTransfer } = await import('./uftp-transfer.js');
+    await runTransfer();
+    return;
+  }
   if (first === '--oneshot') {
     const { serveOnce } = await import('./one-shot.js');
     await serveOnce(createAgent(defaultSettings()), process.stdin, process.stdout);
