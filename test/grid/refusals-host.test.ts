@@ -270,8 +270,18 @@ describe('a full disk', { skip: noContainers }, () => {
   });
 
   async function fill(leaveMiB: number): Promise<void> {
-    const { bavail, bsize } = await statfs(dirname(filler));
-    execFileSync('fallocate', ['-l', String(bavail * bsize - leaveMiB * 2 ** 20), filler]);
+    for (let tries = 10; ; tries--) {
+      const { bavail, bsize } = await statfs(dirname(filler));
+      const size = String(bavail * bsize - leaveMiB * 2 ** 20);
+      try {
+        execFileSync('fallocate', ['-l', size, filler], { stdio: 'ignore' });
+        return;
+      } catch (error) {
+        // the server may have written something since we looked
+        if (tries === 0) throw error;
+        await rm(filler, { force: true });
+      }
+    }
   }
   const empty = (): Promise<void> => rm(filler);
 
