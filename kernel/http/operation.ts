@@ -2,8 +2,9 @@ import type { IncomingHttpHeaders } from 'node:http';
 import type { Readable } from 'node:stream';
 import type { z } from 'zod';
 import { describeIssues } from '#kernel/config.js';
-import { GridError } from '#kernel/errors.js';
+import { GridError, type ErrorCode } from '#kernel/errors.js';
 import type { Log } from '#kernel/log.js';
+import { defaultAnswers, type Answers } from './answers.js';
 import type { Caller } from './caller.js';
 import type { Reply } from './reply.js';
 
@@ -44,25 +45,65 @@ export type Context = {
 /** Touching `body` lets the client begin to send: refuse what its headers tell before. */
 export type RawContext = Context & { readonly body: Readable };
 
+/** What the API document says of a policy. */
+export type PolicyText = {
+  /** Completes "may be used by …": `the owner, or an administrator`. */
+  readonly description?: string;
+  /** Callers without credentials may come in, too. */
+  readonly anonymous?: boolean;
+};
+
 /** Who may. Runs after the input was checked and before `run`; may throw what `run` would, `NOT_FOUND` say. */
-export type Policy<Deps = unknown, Input = unknown> = (
+export type Policy<Deps = unknown, Input = unknown> = ((
   caller: Caller,
   deps: Deps,
   input: Input,
-) => boolean | Promise<boolean>;
+) => boolean | Promise<boolean>) &
+  PolicyText;
 
-export const everybody: Policy = () => true;
+/** Gives a policy the words for the API document. */
+export function describePolicy<Deps, Input>(
+  text: PolicyText,
+  policy: (caller: Caller, deps: Deps, input: Input) => boolean | Promise<boolean>,
+): Policy<Deps, Input> {
+  return Object.assign(policy, text);
+}
+
+export const everybody: Policy = describePolicy(
+  { description: 'everybody, also without credentials', anonymous: true },
+  () => true,
+);
 /** Whoever has proved an identity. (Banned callers do not get as far as a policy.) */
-export const authenticated: Policy = ({ role }) => role !== 'anonymous';
-export const adminOnly: Policy = ({ role }) => role === 'admin';
+export const authenticated: Policy = describePolicy(
+  { description: 'whoever has proved an identity' },
+  ({ role }) => role !== 'anonymous',
+);
+export const adminOnly: Policy = describePolicy(
+  { description: 'administrators' },
+  ({ role }) => role === 'admin',
+);
 
-/** The record of one REST operation: routing, validation and authorisation are built from it. */
-export type OperationRecord<Deps, Input extends z.ZodType, Body extends BodyKind> = {
-  readonly method: Method;
+/**
+ * The record of one REST operation: routing, validation, authorisation, the API document and the typed
+ * client are built from it.
+ */
+export type OperationRecord<
+  Deps,
+  Input extends z.ZodType,
+  Body extends BodyKind,
+  Verb extends Method = Method,
+  Path extends string = string,
+  Answering extends Answers = Answers,
+> = {
+  readonly method: Verb;
   /** Below the prefix it is mounted at: `/images/:imageId`, `/files{/*path}` (joined by slashes). */
-  readonly path: string;
+  readonly path: Path;
   /** One sentence for the API document. */
   readonly summary: string;
+  /** Its name in the API document, such as `getJob`; default: made of method and path. */
+  readonly id?: string;
+  /** The group it is shown in; default: the first segment of its path. */
+  readonly tag?: string;
   /** Path, query and JSON body in one object; numbers of path and query are text, so coerce them. */
   readonly input: Input;
   readonly policy: Policy<Deps, z.output<Input>>;
@@ -74,6 +115,10 @@ export type OperationRecord<Deps, Input extends z.ZodType, Body extends BodyKind
   readonly bodyLimit?: number;
   /** What GET can answer with, preferred first; default JSON. A client that accepts none gets 406. */
   readonly produces?: readonly string[];
+  /** How it answers when all goes well; default: what is usual for the method. */
+  readonly answers?: Answering;
+  /** What it refuses for besides what every operation does (see `commonErrors`). */
+  readonly errors?: readonly ErrorCode[];
   readonly run: (
     deps: Deps,
     input: z.output<Input>,
@@ -81,8 +126,14 @@ export type OperationRecord<Deps, Input extends z.ZodType, Body extends BodyKind
   ) => Reply | Promise<Reply>;
 };
 
+/** What is known about an operation without running it. */
+export type OperationFacts = Omit<
+  OperationRecord<never, z.ZodType, BodyKind>,
+  'policy' | 'run' | 'answers'
+> & { readonly answers: Answers; readonly access: PolicyText };
+
 /** An operation ready to be mounted: its input's type is between its record and itself. */
-export type Operation<Deps> = Omit<OperationRecord<Deps, z.ZodType, BodyKind>, 'policy' | 'run'> & {
+export type Operation<Deps> = OperationFacts & {
   /** Validates, authorises and runs. */
   readonly handle: (deps: Deps, raw: object, context: RawContext) => Promise<Reply>;
 };
@@ -94,12 +145,31 @@ export type Operation<Deps> = Omit<OperationRecord<Deps, z.ZodType, BodyKind>, '
  *   run: ({ images }, { imageId }) => json(images.get(imageId)) });
  */
 export function operations<Deps>() {
-  return <Input extends z.ZodType, Body extends BodyKind = 'none'>(
-    record: OperationRecord<Deps, Input, Body>,
-  ): Operation<Deps> & { readonly input: Input } => {
+  return <
+    Input extends z.ZodType,
+    const Verb extends Method,
+    const Path extends string,
+    Body extends BodyKind = 'none',
+    const Answering extends Answers = Answers,
+  >(
+    record: OperationRecord<Deps, Input, Body, Verb, Path, Answering>,
+  ): Operation<Deps> & {
+    readonly method: Verb;
+    readonly path: Path;
+    readonly input: Input;
+    readonly answers: Answering;
+  } => {
     const { policy, run, ...described } = record;
+    const { method, path, produces, answers } = record;
+    const { description, anonymous } = policy;
     return {
       ...described,
+      // without `answers` the type is the general one
+      answers: answers ?? (defaultAnswers(method, path, produces) as Answering),
+      access: {
+        ...(description !== undefined && { description }),
+        ...(anonymous !== undefined && { anonymous }),
+      },
       async handle(deps, raw, context) {
         const input = record.input.safeParse(raw);
         if (!input.success)

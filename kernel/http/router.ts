@@ -6,7 +6,7 @@ import { acceptBody, readJsonBody } from './body.js';
 import type { Caller } from './caller.js';
 import { restEdge } from './edge.js';
 import { requestLogging } from './logging.js';
-import { RequestError, type Operation, type RawContext } from './operation.js';
+import { RequestError, type Operation, type OperationFacts, type RawContext } from './operation.js';
 import { jsonType, type Reply } from './reply.js';
 
 /**
@@ -26,10 +26,9 @@ export type Mount = {
   readonly prefix: string;
   readonly operations: readonly MountedOperation[];
 };
-type MountedOperation = Pick<
-  Operation<never>,
-  'method' | 'path' | 'body' | 'bodyLimit' | 'converters' | 'produces'
-> & { readonly handle: (raw: object, context: RawContext) => Promise<Reply> };
+type MountedOperation = OperationFacts & {
+  readonly handle: (raw: object, context: RawContext) => Promise<Reply>;
+};
 
 /** `mount('/rest/core', [getSite, …], deps)` */
 export function mount<Deps>(
