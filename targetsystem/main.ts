@@ -14,14 +14,8 @@ import { createTokenIssuer } from '#kernel/security/tokens.js';
 import { openUsers, type Users } from '#kernel/security/users.js';
 import { startXnjs } from '#xnjs/index.js';
 import type { TargetsystemConfig } from './config.js';
-import { baseOperations, registryOperations } from './rest/base.js';
 import type { RestDeps } from './rest/deps.js';
-import { fileOperations } from './rest/files.js';
-import { jobOperations } from './rest/jobs.js';
-import { siteOperations } from './rest/sites.js';
-import { storageFactoryOperations } from './rest/storage-factories.js';
-import { storageOperations } from './rest/storages.js';
-import { tokenOperations } from './rest/tokens.js';
+import { restOperations } from './rest/operations.js';
 
 export { TargetsystemConfig } from './config.js';
 
@@ -77,19 +71,9 @@ export async function startTargetsystem(
       },
     };
     const app = createRestApp({
-      mounts: [
-        mount(
-          '/rest/core',
-          [...baseOperations, ...tokenOperations, ...siteOperations, ...jobOperations],
-          rest,
-        ),
-        mount(
-          '/rest/core',
-          [...storageOperations, ...storageFactoryOperations, ...fileOperations],
-          rest,
-        ),
-        mount('/rest/registries', registryOperations, rest),
-      ],
+      mounts: Object.entries(restOperations).map(([prefix, operations]) =>
+        mount(prefix, operations, rest),
+      ),
       authenticate,
       externalUrl: config.externalUrl,
       log,

@@ -5,6 +5,8 @@ import { describeIssues } from '#kernel/config.js';
 import { GridError, type ErrorCode } from '#kernel/errors.js';
 import type { Log } from '#kernel/log.js';
 import { defaultAnswers, type Answers } from './answers.js';
+import type { Audit } from '#kernel/security/audit.js';
+import { decide, type Policy, type PolicyView } from '#kernel/security/policy.js';
 import type { Caller } from './caller.js';
 import type { Reply } from './reply.js';
 
@@ -35,6 +37,8 @@ export type Context = {
   /** Address of the resource that was asked for, without the query. */
   readonly url: string;
   readonly log: Log;
+  /** Where decisions are written down. */
+  readonly audit?: Audit | undefined;
   /** Aborted when the client goes away. */
   readonly signal: AbortSignal;
   readonly headers: IncomingHttpHeaders;
@@ -45,43 +49,7 @@ export type Context = {
 /** Touching `body` lets the client begin to send: refuse what its headers tell before. */
 export type RawContext = Context & { readonly body: Readable };
 
-/** What the API document says of a policy. */
-export type PolicyText = {
-  /** Completes "may be used by …": `the owner, or an administrator`. */
-  readonly description?: string;
-  /** Callers without credentials may come in, too. */
-  readonly anonymous?: boolean;
-};
-
-/** Who may. Runs after the input was checked and before `run`; may throw what `run` would, `NOT_FOUND` say. */
-export type Policy<Deps = unknown, Input = unknown> = ((
-  caller: Caller,
-  deps: Deps,
-  input: Input,
-) => boolean | Promise<boolean>) &
-  PolicyText;
-
-/** Gives a policy the words for the API document. */
-export function describePolicy<Deps, Input>(
-  text: PolicyText,
-  policy: (caller: Caller, deps: Deps, input: Input) => boolean | Promise<boolean>,
-): Policy<Deps, Input> {
-  return Object.assign(policy, text);
-}
-
-export const everybody: Policy = describePolicy(
-  { description: 'everybody, also without credentials', anonymous: true },
-  () => true,
-);
-/** Whoever has proved an identity. (Banned callers do not get as far as a policy.) */
-export const authenticated: Policy = describePolicy(
-  { description: 'whoever has proved an identity' },
-  ({ role }) => role !== 'anonymous',
-);
-export const adminOnly: Policy = describePolicy(
-  { description: 'administrators' },
-  ({ role }) => role === 'admin',
-);
+export { adminOnly, authenticated, everybody, type Policy } from '#kernel/security/policy.js';
 
 /**
  * The record of one REST operation: routing, validation, authorisation, the API document and the typed
@@ -130,7 +98,7 @@ export type OperationRecord<
 export type OperationFacts = Omit<
   OperationRecord<never, z.ZodType, BodyKind>,
   'policy' | 'run' | 'answers'
-> & { readonly answers: Answers; readonly access: PolicyText };
+> & { readonly answers: Answers; readonly access: PolicyView };
 
 /** An operation ready to be mounted: its input's type is between its record and itself. */
 export type Operation<Deps> = OperationFacts & {
@@ -161,15 +129,11 @@ export function operations<Deps>() {
   } => {
     const { policy, run, ...described } = record;
     const { method, path, produces, answers } = record;
-    const { description, anonymous } = policy;
     return {
       ...described,
       // without `answers` the type is the general one
       answers: answers ?? (defaultAnswers(method, path, produces) as Answering),
-      access: {
-        ...(description !== undefined && { description }),
-        ...(anonymous !== undefined && { anonymous }),
-      },
+      access: policy,
       async handle(deps, raw, context) {
         const input = record.input.safeParse(raw);
         if (!input.success)
@@ -179,9 +143,16 @@ export function operations<Deps>() {
             {},
             { cause: input.error },
           );
-        const allowed =
-          context.caller.role !== 'banned' && (await policy(context.caller, deps, input.data));
-        if (!allowed) throw new RequestError('FORBIDDEN', 'access denied');
+        const { caller, audit, url } = context;
+        const decision = await decide(policy, caller, deps, input.data);
+        audit?.({
+          what: 'access',
+          ...decision,
+          caller,
+          operation: `${method} ${path}`,
+          resource: url,
+        });
+        if (!decision.allowed) throw new RequestError('FORBIDDEN', 'access denied');
         return run(deps, input.data, context);
       },
     };

@@ -2,6 +2,7 @@ import type { IncomingMessage, ServerResponse } from 'node:http';
 import { pipeline } from 'node:stream/promises';
 import express, { type Express, type Request, type Response } from 'express';
 import type { Log } from '#kernel/log.js';
+import type { Audit } from '#kernel/security/audit.js';
 import { acceptBody, readJsonBody } from './body.js';
 import type { Caller } from './caller.js';
 import { restEdge } from './edge.js';
@@ -51,10 +52,13 @@ export type RestOptions = {
   /** Our address for requests that did not come through a gateway. */
   readonly externalUrl: string;
   readonly log: Log;
+  /** Where security decisions are written down. */
+  readonly audit?: Audit | undefined;
 };
 
 /** The whole REST face of a service, to be given to `listen`. */
-export function createRestApp({ mounts, authenticate, externalUrl, log }: RestOptions): Express {
+export function createRestApp(options: RestOptions): Express {
+  const { mounts, authenticate, externalUrl, log, audit } = options;
   const app = express();
   app.disable('x-powered-by');
   app.enable('case sensitive routing');
@@ -97,6 +101,7 @@ export function createRestApp({ mounts, authenticate, externalUrl, log }: RestOp
       baseUrl,
       url: baseUrl + request.path.replace(/\/+$/, ''),
       log: request.log,
+      audit: audit && ((decision) => audit({ ...decision, reqId: request.id as string })),
       signal: left.signal,
       headers: request.headers,
       get body() {

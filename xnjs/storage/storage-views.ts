@@ -81,6 +81,7 @@ export class StorageViews {
       ...withoutSettings,
       ...settings,
       tags: job.tags,
+      acl: job.acl ?? [],
       ...jobStatusOf(job, targets.get(job.targetId)),
       umask: files.umask,
       metadata: false,

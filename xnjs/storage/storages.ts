@@ -2,8 +2,8 @@ import { randomUUID } from 'node:crypto';
 import { asGridError, GridError } from '#kernel/errors.js';
 import type { Caller } from '#kernel/http/caller.js';
 import { createSerial } from '#kernel/persistence/serial.js';
+import { aclSubjectsOf, isAllowed, parseAcl } from '#kernel/security/acl.js';
 import type { TargetSystem } from '../vm/target-system.js';
-import { isAllowed, parseAcl } from './acl.js';
 import type { StorageType } from './config.js';
 import { CreatedStorages } from './created-storages.js';
 import { HostStorages } from './host-storages.js';
@@ -106,6 +106,7 @@ export class Storages implements AsyncDisposable {
     if (!workspaces) return { ids: here, total: ids.length };
     const jobs = await this.#options.jobs.list({
       ownerDn: caller.dn,
+      grantedTo: aclSubjectsOf(caller),
       tags,
       offset: Math.max(0, offset - ids.length),
       num: num - here.length,
@@ -161,9 +162,10 @@ export class Storages implements AsyncDisposable {
     }
     if (terminationMs !== undefined)
       throw new GridError('BAD_REQUEST', 'this storage lives as long as its target system or job');
-    const { tags, ...others } = settings;
-    // a job and its directory are found by the same tags
-    if (jobId !== undefined && tags !== undefined) await jobs.update(jobId, { tags });
+    const { tags, acl, ...others } = settings;
+    // a job and its directory are found by the same tags, and open to the same people
+    const ofJob = { ...(tags && { tags }), ...(acl && { acl }) };
+    if (jobId !== undefined && Object.keys(ofJob).length > 0) await jobs.update(jobId, ofJob);
     const kept = jobId === undefined ? settings : others;
     await this.#queue(id, async () => {
       const after = { ...this.#settings.get(id), ...kept };

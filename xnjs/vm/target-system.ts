@@ -52,6 +52,8 @@ export type TargetSystem = {
   /** What the guest says of itself. For display only; nothing is decided by it. */
   readonly facts?: AgentFacts;
   readonly tags: readonly string[];
+  /** What others may do, `write:GROUP:physics`; absent: nothing. */
+  readonly acl?: readonly string[];
   /** ms since the epoch */
   readonly createdMs: number;
   /** ms since the epoch; absent: lives until deleted */

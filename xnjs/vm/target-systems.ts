@@ -116,10 +116,10 @@ export class TargetSystems implements Targets, AsyncDisposable {
     return record;
   }
 
-  /** Changes what is not the machine's: tags, life time. */
+  /** Changes what is not the machine's: tags, ACL, life time. */
   async update(
     id: string,
-    change: { tags?: readonly string[]; terminationMs?: number },
+    change: { tags?: readonly string[]; acl?: readonly string[]; terminationMs?: number },
   ): Promise<TargetSystem> {
     return await this.#queue(id, async () => {
       const next = { ...this.get(id), ...change };
