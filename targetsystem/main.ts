@@ -16,6 +16,8 @@ import { startXnjs } from '#xnjs/index.js';
 import type { TargetsystemConfig } from './config.js';
 import { baseOperations, registryOperations } from './rest/base.js';
 import type { RestDeps } from './rest/deps.js';
+import { ForwardingConnections } from './rest/forwarding-connections.js';
+import { forwardingOperations } from './rest/forwarding.js';
 import { fileOperations } from './rest/files.js';
 import { jobOperations } from './rest/jobs.js';
 import { siteOperations } from './rest/sites.js';
@@ -64,6 +66,7 @@ export async function startTargetsystem(
       jobs: xnjs.jobs,
       storages: xnjs.storages,
       idb: xnjs.idb,
+
       connections: xnjs.connections,
       defaultImage: config.defaultImage,
       imagesUrl: (baseUrl) =>
@@ -76,6 +79,10 @@ export async function startTargetsystem(
         pem: certificate.toString(),
       },
     };
+    const { jobs, systems: targets } = xnjs;
+    const forwardings = scope.use(
+      new ForwardingConnections({ jobs, targets, config: config.forwarding }),
+    );
     const app = createRestApp({
       mounts: [
         mount(
@@ -89,12 +96,15 @@ export async function startTargetsystem(
           rest,
         ),
         mount('/rest/registries', registryOperations, rest),
+        mount('/rest/core', forwardingOperations, { jobs: xnjs.jobs, forwardings }),
       ],
       authenticate,
       externalUrl: config.externalUrl,
       log,
     });
-    const { port } = await listen(app, await toAddress(config.listen), scope);
+    const { port } = await listen(app, await toAddress(config.listen), scope, {
+      upgrades: true,
+    });
     log.info({ port }, 'target system service listens');
     return { ...(port !== undefined && { port }), close: () => scope.close() };
   } catch (error) {

@@ -21,7 +21,7 @@ const users = hasRole('user', 'admin');
 const fromJsdl = (text: string): RawDescription => parseJsdl(text).description;
 const converters = { 'application/xml': fromJsdl, 'text/xml': fromJsdl };
 
-const jobInput = { jobId: z.string().max(64) };
+export const jobInput = { jobId: z.string().max(64) };
 const jobOwner = ownerOrAdmin<RestDeps, { jobId: string }>(
   async ({ jobs }, { jobId }) => (await jobs.get(jobId)).ownerDn,
 );

@@ -157,18 +157,22 @@ export class TargetSystems implements Targets, AsyncDisposable {
       identity: { login: metadata.tsi.login, groups: 'DEFAULT_GID' },
       jobsDirectory: metadata.tsi.jobsDirectory,
       ...idbSubject(record),
-      tsi: () => {
-        const binding = this.#bindings.get(targetId);
-        if (binding && this.get(targetId).state === 'READY') return binding.tsi;
-        const text = `the TSI of target system ${targetId} is not reachable`;
-        throw new GridError('TSI_UNAVAILABLE', text, { vmId: targetId });
-      },
+      tsi: () => this.#answering(targetId).tsi,
+      forward: async (service, signal, loginNode) =>
+        await this.#answering(targetId).forward(target.identity, service, signal, loginNode),
       onExit: (listener) => {
         this.#exits.on(targetId, listener);
         return () => this.#exits.off(targetId, listener);
       },
     };
     return idb ? { ...target, idb: idb.bind(target) } : target;
+  }
+
+  #answering(targetId: string): TargetBinding {
+    const binding = this.#bindings.get(targetId);
+    if (binding && this.get(targetId).state === 'READY') return binding;
+    const text = `the TSI of target system ${targetId} is not reachable`;
+    throw new GridError('TSI_UNAVAILABLE', text, { vmId: targetId });
   }
 
   subscribe(listener: (event: TargetEvent) => void): () => void {
