@@ -16,6 +16,7 @@ import { startXnjs } from '#xnjs/index.js';
 import type { TargetsystemConfig } from './config.js';
 import type { RestDeps } from './rest/deps.js';
 import { restOperations } from './rest/operations.js';
+import { ForwardingConnections } from './rest/forwarding-connections.js';
 
 export { TargetsystemConfig } from './config.js';
 
@@ -58,6 +59,14 @@ export async function startTargetsystem(
       jobs: xnjs.jobs,
       storages: xnjs.storages,
       idb: xnjs.idb,
+      forwardings: scope.use(
+        new ForwardingConnections({
+          jobs: xnjs.jobs,
+          targets: xnjs.systems,
+          config: config.forwarding,
+        }),
+      ),
+
       connections: xnjs.connections,
       defaultImage: config.defaultImage,
       imagesUrl: (baseUrl) =>
@@ -78,7 +87,9 @@ export async function startTargetsystem(
       externalUrl: config.externalUrl,
       log,
     });
-    const { port } = await listen(app, await toAddress(config.listen), scope);
+    const { port } = await listen(app, await toAddress(config.listen), scope, {
+      upgrades: true,
+    });
     log.info({ port }, 'target system service listens');
     return { ...(port !== undefined && { port }), close: () => scope.close() };
   } catch (error) {

@@ -42,6 +42,8 @@ export type Context = {
   /** Aborted when the client goes away. */
   readonly signal: AbortSignal;
   readonly headers: IncomingHttpHeaders;
+  /** The protocol that the client wants to go over to, where this server can (`listen`). */
+  readonly upgrade?: string | undefined;
   /** The one of `types` that the client likes best; the first if it does not care. */
   readonly accepts: (types: readonly string[]) => string | undefined;
 };

@@ -9,6 +9,7 @@ import { restEdge } from './edge.js';
 import { requestLogging } from './logging.js';
 import { RequestError, type Operation, type OperationFacts, type RawContext } from './operation.js';
 import { jsonType, type Reply } from './reply.js';
+import { takeOver, upgradeOf } from './upgrade.js';
 
 /**
  * Finds out who sends a request, {@link anonymous} when it has no credentials. May set headers of the
@@ -104,6 +105,7 @@ export function createRestApp(options: RestOptions): Express {
       audit: audit && ((decision) => audit({ ...decision, reqId: request.id as string })),
       signal: left.signal,
       headers: request.headers,
+      upgrade: upgradeOf(request),
       get body() {
         acceptBody(request, response);
         return request;
@@ -130,11 +132,12 @@ async function readInput(
 }
 
 async function send(reply: Reply, request: Request, response: Response): Promise<void> {
-  const { status, headers, body } = reply;
+  const { status, headers, body, upgrade } = reply;
   response.statusCode = status;
   for (const [name, value] of Object.entries(headers))
     if (value !== undefined) response.setHeader(name, value);
-  if (typeof body === 'string') {
+  if (upgrade) takeOver(upgrade, request, response);
+  else if (typeof body === 'string') {
     response.setHeader('content-length', Buffer.byteLength(body));
     response.end(request.method === 'HEAD' ? undefined : body);
   } else if (body === undefined || request.method === 'HEAD') {

@@ -2,6 +2,7 @@ import { baseOperations, registryOperations } from './base.js';
 import type { Operation } from '#kernel/http/operation.js';
 import type { RestDeps } from './deps.js';
 import { fileOperations } from './files.js';
+import { forwardingOperations } from './forwarding.js';
 import { jobOperations } from './jobs.js';
 import { siteOperations } from './sites.js';
 import { storageFactoryOperations } from './storage-factories.js';
@@ -15,6 +16,7 @@ export const restOperations: Readonly<Record<string, readonly Operation<RestDeps
     ...tokenOperations,
     ...siteOperations,
     ...jobOperations,
+    ...forwardingOperations,
     ...storageOperations,
     ...storageFactoryOperations,
     ...fileOperations,

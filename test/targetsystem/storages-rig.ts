@@ -14,7 +14,7 @@ import { silentLog } from '#kernel/log.js';
 import { openDatabase } from '#kernel/persistence/database.js';
 import { migrate } from '#kernel/persistence/migrate.js';
 import type { Scope } from '#kernel/scope.js';
-import type { RestDeps } from '#targetsystem/rest/deps.js';
+import { restDeps } from './rest-deps.js';
 import { fileOperations } from '#targetsystem/rest/files.js';
 import { jobOperations } from '#targetsystem/rest/jobs.js';
 import { siteOperations } from '#targetsystem/rest/sites.js';
@@ -199,20 +199,7 @@ async function startService(
   await systems.start();
   await jobs.attach();
   await storages.start();
-  const rest: RestDeps = {
-    siteName: 'TEST',
-    version: '11.1.0',
-    startedMs: 0,
-    clock: systemClock,
-    systems,
-    jobs,
-    storages,
-    idb,
-    connections: () => ({}),
-    imagesUrl: (base) => base,
-    issueToken: () => Promise.reject(new TypeError('no storage issues tokens')),
-    credential: { dn: 'CN=Server,O=Grid', issuer: 'CN=CA', expiresMs: 0, pem: '' },
-  };
+  const rest = restDeps({ systems, jobs, storages, idb });
   const app = createRestApp({
     mounts: [
       mount('/rest/core', [...siteOperations, ...jobOperations, ...storageOperations], rest),

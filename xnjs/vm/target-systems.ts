@@ -6,6 +6,7 @@ import type { Target, TargetEvent, Targets } from '../target.js';
 import { Machines } from './machines.js';
 import { chooseDriver, chooseParameters } from './parameters.js';
 import { step, VmError, type VmEvent, type VmState } from './state.js';
+import type { TargetBinding } from './target-binding.js';
 import { idbSubject, type Evidence, type TargetSystem } from './target-system.js';
 import type { NewTargetSystem, TargetSystemsOptions } from './target-systems-options.js';
 import { requireNetwork } from './tsi-network.js';
@@ -149,15 +150,19 @@ export class TargetSystems implements Targets, AsyncDisposable {
       identity: { login: metadata.tsi.login, groups: 'DEFAULT_GID' },
       jobsDirectory: metadata.tsi.jobsDirectory,
       ...idbSubject(record),
-      tsi: () => {
-        const binding = this.#machines.binding(targetId);
-        if (binding && this.get(targetId).state === 'READY') return binding.tsi;
-        const text = `the TSI of target system ${targetId} is not reachable`;
-        throw new GridError('TSI_UNAVAILABLE', text, { vmId: targetId });
-      },
+      tsi: () => this.#answering(targetId).tsi,
+      forward: async (service, signal, loginNode) =>
+        await this.#answering(targetId).forward(target.identity, service, signal, loginNode),
       onExit: (listener) => this.#machines.onExit(targetId, listener),
     };
     return idb ? { ...target, idb: idb.bind(target) } : target;
+  }
+
+  #answering(targetId: string): TargetBinding {
+    const binding = this.#machines.binding(targetId);
+    if (binding && this.get(targetId).state === 'READY') return binding;
+    const text = `the TSI of target system ${targetId} is not reachable`;
+    throw new GridError('TSI_UNAVAILABLE', text, { vmId: targetId });
   }
 
   subscribe(listener: (event: TargetEvent) => void): () => void {
