@@ -8,6 +8,7 @@ import { createBinding } from './create-binding.js';
 import { domainXml } from './domain-xml.js';
 import type { DomainView } from './hypervisor.js';
 import { networkDefinition } from './network.js';
+import { Queues } from './queues.js';
 import type { VmEvent } from './state.js';
 import type { TargetBinding } from './target-binding.js';
 import type { Driver, Evidence, TargetSystem } from './target-system.js';
@@ -42,6 +43,7 @@ export class Machines implements AsyncDisposable {
   readonly #bindings = new Map<string, TargetBinding>();
   /** By target system: ids of jobs whose end its agent has told. */
   readonly #exits = new EventEmitter();
+  readonly #queues: Queues;
   readonly #unsubscribe: (() => void)[] = [];
 
   constructor(options: TargetSystemsOptions, records: MachineRecords, stopping: AbortSignal) {
@@ -49,6 +51,15 @@ export class Machines implements AsyncDisposable {
     this.#log = options.log.child({ part: 'xnjs.vm' });
     this.#records = records;
     this.#stopping = stopping;
+    this.#queues = new Queues({
+      records,
+      bound: () => [...this.#bindings.keys()],
+      binding: (id) => this.#bindings.get(id),
+      intervalMs: options.queuesIntervalMs ?? 300_000,
+      clock: options.clock,
+      log: this.#log,
+      stopping,
+    });
   }
 
   /** Listens to the hypervisors, and compares what they have with the records. */
@@ -59,6 +70,7 @@ export class Machines implements AsyncDisposable {
       hypervisor.onAvailable((driver) => this.#spawn(this.#compare(driver))),
     );
     for (const driver of hypervisor.available()) this.#spawn(this.#compare(driver));
+    this.#spawn(this.#queues.watch());
   }
 
   /** Hears of nothing any more; what is bound stays so. */
@@ -74,6 +86,11 @@ export class Machines implements AsyncDisposable {
   /** What is bound to a machine that has been started. */
   binding(id: string): TargetBinding | undefined {
     return this.#bindings.get(id);
+  }
+
+  /** Learns what the batch system of a machine tells of its queues. @throws `TSI_UNAVAILABLE` */
+  async askQueues(id: string): Promise<void> {
+    await this.#queues.ask(id);
   }
 
   /** @returns ends it */
@@ -193,6 +210,9 @@ export class Machines implements AsyncDisposable {
     const boot = { ...starting.boot, readyMs: this.#options.clock.now() - starting.createdMs };
     const evidence = this.#evidence('agent', 'its agent answers');
     await this.#records.apply(id, { type: 'agentUp', evidence, boot });
+    this.#queues.ask(id).catch((error: unknown) => {
+      this.#log.info({ vmId: id, err: errorText(error) }, 'the queues could not be asked for');
+    });
     const facts = await binding.facts();
     if (facts) await this.#records.queue(id, () => this.#learn(id, facts));
   }

@@ -2,12 +2,13 @@ import { randomUUID } from 'node:crypto';
 import { GridError } from '#kernel/errors.js';
 import type { Log } from '#kernel/log.js';
 import { createSerial } from '#kernel/persistence/serial.js';
+import { mergeIdb, type TargetIdb } from '../idb/idb.js';
 import type { Target, TargetEvent, Targets } from '../target.js';
 import { Machines } from './machines.js';
 import { chooseDriver, chooseParameters } from './parameters.js';
 import { step, VmError, type VmEvent, type VmState } from './state.js';
 import type { TargetBinding } from './target-binding.js';
-import { idbSubject, type Evidence, type TargetSystem } from './target-system.js';
+import { idbSubject, identityOf, type Evidence, type TargetSystem } from './target-system.js';
 import type { NewTargetSystem, TargetSystemsOptions } from './target-systems-options.js';
 import { requireNetwork } from './tsi-network.js';
 
@@ -147,7 +148,7 @@ export class TargetSystems implements Targets, AsyncDisposable {
     const { idb } = this.#options;
     const target: Target = {
       ownerDn: record.ownerDn,
-      identity: { login: metadata.tsi.login, groups: 'DEFAULT_GID' },
+      identity: identityOf(record),
       jobsDirectory: metadata.tsi.jobsDirectory,
       ...idbSubject(record),
       tsi: () => this.#answering(targetId).tsi,
@@ -155,7 +156,20 @@ export class TargetSystems implements Targets, AsyncDisposable {
         await this.#answering(targetId).forward(target.identity, service, signal, loginNode),
       onExit: (listener) => this.#machines.onExit(targetId, listener),
     };
-    return idb ? { ...target, idb: idb.bind(target) } : target;
+    return { ...target, idb: this.#idbOf(target, idb?.bind(target)) };
+  }
+
+  /** Complete only when the batch system has told its queues for the first time. */
+  #idbOf(target: Target, idb: TargetIdb | undefined): TargetIdb {
+    const isUnasked = target.queues === undefined;
+    return {
+      current: () => idb?.current() ?? mergeIdb(target),
+      isStale: () => isUnasked || idb?.isStale() === true,
+      refresh: async () => {
+        if (isUnasked) await this.#machines.askQueues(target.id);
+        if (idb?.isStale()) await idb.refresh();
+      },
+    };
   }
 
   #answering(targetId: string): TargetBinding {
