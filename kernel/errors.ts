@@ -14,6 +14,9 @@ export const errorCatalog = {
   TOO_LARGE: { http: 413, fault: 'BadRequestFault', retry: false },
   UNSUPPORTED_MEDIA_TYPE: { http: 415, fault: 'BadRequestFault', retry: false },
   RANGE_NOT_SATISFIABLE: { http: 416, fault: 'BadRequestFault', retry: false },
+  /** Where a service says so (unicore-rest 3.21); elsewhere strangers are anonymous. */
+  LOGIN_REQUIRED: { http: 401, fault: 'AuthenticationFault', retry: false },
+  PRECONDITION_FAILED: { http: 412, fault: 'ResourceNotReadyFault', retry: false },
   SESSION_UNKNOWN: { http: 432, fault: 'AuthenticationFault', retry: false },
   INTERNAL: { http: 500, fault: 'ServerFault', retry: false },
   NOT_IMPLEMENTED: { http: 501, fault: 'ActionNotSupportedFault', retry: false },

@@ -15,12 +15,10 @@ import { openUsers, type Users } from '#kernel/security/users.js';
 import { startXnjs } from '#xnjs/index.js';
 import type { TargetsystemConfig } from './config.js';
 import { baseOperations, registryOperations } from './rest/base.js';
-import type { RestDeps } from './rest/deps.js';
-import { fileOperations } from './rest/files.js';
+import type { DataDeps } from './rest/deps.js';
+import { dataMounts } from './rest/data.js';
 import { jobOperations } from './rest/jobs.js';
 import { siteOperations } from './rest/sites.js';
-import { storageFactoryOperations } from './rest/storage-factories.js';
-import { storageOperations } from './rest/storages.js';
 import { tokenOperations } from './rest/tokens.js';
 
 export { TargetsystemConfig } from './config.js';
@@ -55,7 +53,7 @@ export async function startTargetsystem(
     });
     scope.defer(() => xnjs.close());
     const authenticate = await authenticator(config, users, certificate, log);
-    const rest: RestDeps = {
+    const rest: DataDeps = {
       siteName: config.siteName,
       version: interfaceVersion,
       startedMs: systemClock.now(),
@@ -63,6 +61,7 @@ export async function startTargetsystem(
       systems: xnjs.systems,
       jobs: xnjs.jobs,
       storages: xnjs.storages,
+      data: xnjs.data,
       idb: xnjs.idb,
       connections: xnjs.connections,
       defaultImage: config.defaultImage,
@@ -83,11 +82,7 @@ export async function startTargetsystem(
           [...baseOperations, ...tokenOperations, ...siteOperations, ...jobOperations],
           rest,
         ),
-        mount(
-          '/rest/core',
-          [...storageOperations, ...storageFactoryOperations, ...fileOperations],
-          rest,
-        ),
+        ...dataMounts(rest),
         mount('/rest/registries', registryOperations, rest),
       ],
       authenticate,

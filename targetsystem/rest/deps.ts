@@ -1,6 +1,6 @@
 import type { Clock } from '#kernel/clock.js';
 import type { TokenIssuer } from '#kernel/security/tokens.js';
-import type { IdbSource, JobEngine, Storages, TargetSystems } from '#xnjs/index.js';
+import type { DataServices, IdbSource, JobEngine, Storages, TargetSystems } from '#xnjs/index.js';
 
 /** What the REST operations of this service work with. */
 export type RestDeps = {
@@ -28,3 +28,6 @@ export type RestDeps = {
     readonly pem: string;
   };
 };
+
+/** What operations on data work with besides. */
+export type DataDeps = RestDeps & { readonly data: DataServices };

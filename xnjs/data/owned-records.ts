@@ -125,7 +125,8 @@ export class OwnedRecords<R extends OwnedRecord> {
   }
 
   *#expired(nowMs: number): Iterable<string> {
-    for (const { id, terminationMs } of this.#records.values())
-      if (terminationMs !== undefined && terminationMs <= nowMs) yield id;
+    const { isGone = () => false } = this.#options;
+    for (const record of this.#records.values())
+      if ((record.terminationMs ?? Infinity) <= nowMs && !isGone(record)) yield record.id;
   }
 }
