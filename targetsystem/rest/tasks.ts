@@ -119,7 +119,7 @@ const searchAll = operation({
   summary: 'Starts a task that searches several storages of this site',
   input: z.looseObject({
     query: z.string('say what to look for').min(1).max(256),
-    advanced: z.unknown(),
+    advanced: z.unknown().optional(),
     resources: z.array(z.string().max(2048)).max(100),
   }),
   body: 'json',

@@ -6,7 +6,7 @@ import { request as httpRequest, type IncomingMessage } from 'node:http';
 import { tmpdir, userInfo } from 'node:os';
 import { join } from 'node:path';
 import { buffer } from 'node:stream/consumers';
-import { systemClock } from '#kernel/clock.js';
+import { systemClock, type Clock } from '#kernel/clock.js';
 import { anonymous, type Caller } from '#kernel/http/caller.js';
 import { listen } from '#kernel/http/listen.js';
 import { createRestApp, mount } from '#kernel/http/router.js';
@@ -14,12 +14,12 @@ import { silentLog } from '#kernel/log.js';
 import { openDatabase } from '#kernel/persistence/database.js';
 import { migrate } from '#kernel/persistence/migrate.js';
 import type { Scope } from '#kernel/scope.js';
-import type { RestDeps } from '#targetsystem/rest/deps.js';
-import { fileOperations } from '#targetsystem/rest/files.js';
+import { dataMounts } from '#targetsystem/rest/data.js';
+import type { DataDeps } from '#targetsystem/rest/deps.js';
 import { jobOperations } from '#targetsystem/rest/jobs.js';
 import { siteOperations } from '#targetsystem/rest/sites.js';
-import { storageFactoryOperations } from '#targetsystem/rest/storage-factories.js';
-import { storageOperations } from '#targetsystem/rest/storages.js';
+import { DataConfig } from '#xnjs/data/config.js';
+import { DataServices } from '#xnjs/data/data-services.js';
 import { IdbConfig } from '#xnjs/idb/config.js';
 import { IdbSource } from '#xnjs/idb/idb-source.js';
 import { JobConfig } from '#xnjs/job/config.js';
@@ -27,8 +27,14 @@ import { createNoticeSender } from '#xnjs/job/notice-sender.js';
 import { JobEngine } from '#xnjs/job/engine.js';
 import { jobMigrations } from '#xnjs/persistence/job-models.js';
 import { createJobStore } from '#xnjs/persistence/job-store.js';
+import { recordMigrations } from '#xnjs/persistence/sql-record-store.js';
 import { createStorageStore, storageMigrations } from '#xnjs/persistence/sql-storage-store.js';
 import { createTargetStore, targetMigrations } from '#xnjs/persistence/sql-target-store.js';
+import { createTransferStore, transferMigrations } from '#xnjs/persistence/transfer-store.js';
+import { StagingConfig } from '#xnjs/staging/config.js';
+import { createStaging } from '#xnjs/staging/create-staging.js';
+import { Outside } from '#xnjs/staging/outside.js';
+import { createSiteStorages } from '#xnjs/staging/site-storages.js';
 import { StoragesConfig } from '#xnjs/storage/config.js';
 import { Storages } from '#xnjs/storage/storages.js';
 import type { DomainView, Hypervisor } from '#xnjs/vm/hypervisor.js';
@@ -114,14 +120,22 @@ export type Rig = {
   readonly systems: TargetSystems;
   /** A target system of a user's, ready. @returns its id */
   readonly makeSite: (ownerDn: string) => Promise<string>;
+  readonly data: DataServices;
+  /** Where the service listens. */
+  readonly port: number;
   /** `nobody`: without credentials. */
   readonly as: (name: 'alice' | 'bob' | 'admin' | 'nobody') => Ask;
 };
 
-export type RigOptions = { readonly config?: (directory: string) => object };
+export type RigOptions = {
+  readonly config?: (directory: string) => object;
+  readonly data?: object;
+  /** What time it is for transfers, tasks and shares. */
+  readonly clock?: Clock;
+};
 
 /** The REST face and the engine below it, on machines that are processes. */
-export async function startRig(scope: Scope, { config }: RigOptions = {}): Promise<Rig> {
+export async function startRig(scope: Scope, options: RigOptions = {}): Promise<Rig> {
   const directory = mkdtempSync(join(tmpdir(), 'vsite-st-'));
   scope.defer(() => rmSync(directory, { recursive: true, force: true, maxRetries: 5 }));
   chmodSync(directory, 0o711);
@@ -129,18 +143,29 @@ export async function startRig(scope: Scope, { config }: RigOptions = {}): Promi
     mkdirSync(join(directory, name));
     chmodSync(join(directory, name), 0o1777);
   }
-  return { directory, ...(await startService(scope, directory, config?.(directory) ?? {})) };
+  return { directory, ...(await startService(scope, directory, options)) };
 }
 
 async function startService(
   scope: Scope,
   directory: string,
-  config: object,
+  { config, data: dataConfig = {}, clock = systemClock }: RigOptions,
 ): Promise<Omit<Rig, 'directory'>> {
   const log = silentLog;
   const url = `sqlite:${join(directory, 'db.sqlite')}`;
   const database = scope.use(await openDatabase({ url, log }));
-  await migrate(database, 'x', [...targetMigrations, ...jobMigrations, ...storageMigrations], log);
+  await migrate(
+    database,
+    'x',
+    [
+      ...targetMigrations,
+      ...jobMigrations,
+      ...transferMigrations,
+      ...storageMigrations,
+      ...recordMigrations,
+    ],
+    log,
+  );
   const workspace = new Workspace(directory);
   const hypervisor = new ProcessHypervisor(workspace);
   scope.defer(() => hypervisor.close());
@@ -188,7 +213,7 @@ async function startService(
   );
   const storages = scope.use(
     new Storages({
-      config: StoragesConfig.parse(config),
+      config: StoragesConfig.parse(config?.(directory) ?? {}),
       store: createStorageStore(database),
       targets: systems,
       jobs,
@@ -196,10 +221,28 @@ async function startService(
       log,
     }),
   );
+  const stagingConfig = StagingConfig.parse({ allowAddresses: ['127.0.0.0/8'], retryFirstMs: 10 });
+  const staging = createStaging({
+    store: createTransferStore(database),
+    outside: scope.use(new Outside(stagingConfig)),
+    config: stagingConfig,
+    scratchDirectory: directory,
+    storages: createSiteStorages({
+      siteUrls: ['https://grid.example/TEST'],
+      targets: systems,
+      storages: () => storages,
+    }),
+    onBehalfOf: () => ({}),
+    clock: systemClock,
+    log,
+  });
+  const parts = { database, storages, targets: systems, staging, clock, log };
+  const data = scope.use(new DataServices({ config: DataConfig.parse(dataConfig), ...parts }));
   await systems.start();
   await jobs.attach();
   await storages.start();
-  const rest: RestDeps = {
+  await data.start();
+  const rest: DataDeps = {
     siteName: 'TEST',
     version: '11.1.0',
     startedMs: 0,
@@ -207,6 +250,7 @@ async function startService(
     systems,
     jobs,
     storages,
+    data,
     idb,
     connections: () => ({}),
     imagesUrl: (base) => base,
@@ -214,10 +258,7 @@ async function startService(
     credential: { dn: 'CN=Server,O=Grid', issuer: 'CN=CA', expiresMs: 0, pem: '' },
   };
   const app = createRestApp({
-    mounts: [
-      mount('/rest/core', [...siteOperations, ...jobOperations, ...storageOperations], rest),
-      mount('/rest/core', [...storageFactoryOperations, ...fileOperations], rest),
-    ],
+    mounts: [mount('/rest/core', [...siteOperations, ...jobOperations], rest), ...dataMounts(rest)],
     authenticate: ({ headers }) => callers[String(headers['x-user'])] ?? anonymous,
     externalUrl: 'https://grid.example/TEST',
     log,
@@ -225,6 +266,8 @@ async function startService(
   const { port } = await listen(app, { host: '127.0.0.1', port: 0 }, scope);
   return {
     storages,
+    data,
+    port: port ?? 0,
     jobs,
     systems,
     makeSite: async (ownerDn) => {
@@ -247,7 +290,8 @@ async function ask(
   const isText = typeof body === 'string';
   const type = body === undefined || isText ? {} : { 'content-type': 'application/json' };
   const request = httpRequest({
-    ...{ host: '127.0.0.1', port, method, path: `/rest/core${path}`, agent: false },
+    ...{ host: '127.0.0.1', port, method, agent: false },
+    path: path.startsWith('/rest/') ? path : `/rest/core${path}`,
     headers: { accept: 'application/json', 'x-user': user, ...type, ...headers },
   });
   request.end(isText ? body : body && JSON.stringify(body));
@@ -262,7 +306,7 @@ async function ask(
   };
 }
 
-/** Path below `/rest/core` of a link or `Location`. */
+/** Path below `/rest/core` of a link or `Location`; of other services the whole path. */
 export function pathOf(url: unknown): string {
-  return String(url).replace('https://grid.example/TEST/rest/core', '');
+  return String(url).replace(/^https:\/\/grid\.example\/TEST(?:\/rest\/core)?/, '');
 }
