@@ -14,7 +14,11 @@ export function dataMounts(deps: DataDeps): readonly Mount[] {
     // their addresses lie within those of storages and files, so they come first
     mount('/rest/core', taskOperations, deps),
     mount('/rest/core', [...clientTransferOperations, ...transferOperations], deps),
-    mount('/rest/core', [...storageOperations, ...storageFactoryOperations, ...fileOperations], deps),
+    mount(
+      '/rest/core',
+      [...storageOperations, ...storageFactoryOperations, ...fileOperations],
+      deps,
+    ),
     mount('/rest/files', capabilityOperations, deps),
     mount('/rest/share', shareOperations, deps),
     mount('/rest/access', accessOperations, deps),

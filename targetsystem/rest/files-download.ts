@@ -72,7 +72,10 @@ export function attachment(path: string): string {
 }
 
 /** @throws `PRECONDITION_FAILED` the file is another than the client thinks */
-export function refuseUnlessMatching(condition: string | undefined, etag: string | undefined): void {
+export function refuseUnlessMatching(
+  condition: string | undefined,
+  etag: string | undefined,
+): void {
   if (condition === undefined) return;
   const fits =
     condition.trim() === '*'

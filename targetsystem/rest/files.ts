@@ -157,7 +157,8 @@ async function appends(
 const putFile = operation({
   method: 'PUT',
   path,
-  summary: 'Uploads a file, or goes on with that; with a JSON body changes its permissions, group, ACL or metadata',
+  summary:
+    'Uploads a file, or goes on with that; with a JSON body changes its permissions, group, ACL or metadata',
   input: z.object({
     ...fileInput,
     size: wholeNumber.optional(),

@@ -13,7 +13,8 @@ import { dateText, ownedProperties, tagList } from './properties.js';
 /** The engine's side of a collection of {@link OwnedRecord}s. */
 export type OwnedService<R extends OwnedRecord> = {
   readonly records: OwnedRecords<R>;
-  get?(id: string): R;
+  /** As it is now, where that is more than its record says. */
+  find?(id: string): R;
   destroy(id: string): Promise<void>;
   /** Ends what is under way; what is over is left as it is. */
   abort?(id: string): Promise<void>;
@@ -39,10 +40,12 @@ export function ownedOperations<R extends OwnedRecord>(
 ): readonly Operation<DataDeps>[] {
   const { collection, noun, service, render } = kind;
   const get = (deps: DataDeps, wanted: string): R => {
-    const { get: find, records } = service(deps);
-    return find?.call(service(deps), wanted) ?? records.get(wanted);
+    const engine = service(deps);
+    return engine.find?.(wanted) ?? engine.records.get(wanted);
   };
-  const owner = ownerOrAdmin<DataDeps, { id: string }>((deps, input) => get(deps, input.id).ownerDn);
+  const owner = ownerOrAdmin<DataDeps, { id: string }>(
+    (deps, input) => get(deps, input.id).ownerDn,
+  );
   const path = `/${collection}/:id`;
   return [
     operation({
@@ -125,8 +128,7 @@ async function change<R extends OwnedRecord>(
   const wanted: Change = {};
   const latestMs = service.latestTerminationMs();
   const answers = Object.entries(members).map(([name, value]): [string, string] => {
-    if (name === 'tags')
-      return [name, take(tagList, value, (tags) => (wanted.tags = tags))];
+    if (name === 'tags') return [name, take(tagList, value, (tags) => (wanted.tags = tags))];
     if (name !== 'terminationTime') return [name, 'Property not found or cannot be modified!'];
     const inTime = dateText.refine((ms) => ms <= latestMs, 'is later than it may live');
     return [name, take(inTime, value, (ms) => (wanted.terminationMs = ms))];

@@ -42,7 +42,8 @@ function renderShare(share: Share, caller: Caller, baseUrl: string, name: string
     path: `/${storageId}${path}`,
     access,
     directory: share.isDirectory,
-    lifetime: terminationMs === undefined ? 0 : Math.ceil((terminationMs - share.createdMs) / 1_000),
+    lifetime:
+      terminationMs === undefined ? 0 : Math.ceil((terminationMs - share.createdMs) / 1_000),
     onetime: share.isOneTime,
     accessCount: share.accessCount,
     http: links.access(name, id),
@@ -92,7 +93,10 @@ const listShares = operation({
 
 const lifetime = z.coerce.number().int().nonnegative();
 const flag = z.union([z.boolean(), z.stringbool()], 'must be true or false');
-const access = z.string().toUpperCase().pipe(z.enum(['READ', 'WRITE']));
+const access = z
+  .string()
+  .toUpperCase()
+  .pipe(z.enum(['READ', 'WRITE']));
 const user = z
   .string('name the user, by his DN, or anonymous')
   .max(1_000)
@@ -130,7 +134,11 @@ const share = operation({
     ...server,
     user,
     path: sharedPath,
-    access: z.string().toUpperCase().pipe(z.enum(['READ', 'WRITE', 'NONE'])).default('READ'),
+    access: z
+      .string()
+      .toUpperCase()
+      .pipe(z.enum(['READ', 'WRITE', 'NONE']))
+      .default('READ'),
     lifetime: lifetime.nullish(),
     onetime: flag.nullish(),
     group: z.null('cannot be chosen here').optional(),
@@ -192,7 +200,10 @@ const changeShare = operation({
     const answers = Object.entries(members).map(([member, value]): [string, string] => {
       if (!Object.hasOwn(changeable, member))
         return [member, 'Property not found or cannot be modified!'];
-      const parsed = z.object(changeable).partial().safeParse({ [member]: value });
+      const parsed = z
+        .object(changeable)
+        .partial()
+        .safeParse({ [member]: value });
       if (!parsed.success)
         return [member, `Error setting property: ${describeIssues(parsed.error)}`];
       const { access: level, onetime, lifetime: seconds } = parsed.data;
@@ -220,14 +231,7 @@ const endShare = operation({
 });
 
 /** Below `/rest/share`. */
-export const shareOperations = [
-  listServers,
-  listShares,
-  share,
-  showShare,
-  changeShare,
-  endShare,
-];
+export const shareOperations = [listServers, listShares, share, showShare, changeShare, endShare];
 
 const accessPath = '/:server/:shareId{/*path}';
 const accessInput = { ...one, path: z.string().max(4096).default('') };

@@ -53,8 +53,7 @@ async function extract(
   context: Context,
 ): Promise<Reply> {
   const { metadata, files } = await deps.storages.get(storageId);
-  if (!metadata)
-    throw new RequestError('NOT_FOUND', 'metadata is not supported for this storage');
+  if (!metadata) throw new RequestError('NOT_FOUND', 'metadata is not supported for this storage');
   const work = { do: 'extract', storageId, path, depth: levels ?? 10 } as const;
   refuseDepth(work.depth);
   await files(context.caller.dn).stat(path);

@@ -75,7 +75,8 @@ const wish = z.object({
   Tags: tagList.nullish(),
 });
 const oneSide = wish.refine(
-  ({ source, target }) => (source ?? undefined) === undefined || (target ?? undefined) === undefined,
+  ({ source, target }) =>
+    (source ?? undefined) === undefined || (target ?? undefined) === undefined,
   'name a source or a target, not both',
 );
 

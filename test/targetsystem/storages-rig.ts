@@ -246,7 +246,7 @@ async function startService(
     siteName: 'TEST',
     version: '11.1.0',
     startedMs: 0,
-    clock: systemClock,
+    clock,
     systems,
     jobs,
     storages,

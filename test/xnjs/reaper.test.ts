@@ -82,8 +82,8 @@ describe('the reaper', { timeout: 60_000 }, () => {
     const { clientTransfers, transfers, tasks, shares } = await start();
     const common = { principal: alice, storageId: 'DATA', tags: [], parameters: {} };
     const one = async () => [
-      (await clientTransfers.create({ ...common, file: 'x', isExport: true, append: false })).transfer
-        .id,
+      (await clientTransfers.create({ ...common, file: 'x', isExport: true, append: false }))
+        .transfer.id,
       (
         await transfers.create({
           ...{ ...common, file: 'y', direction: 'in', remote: 'inline://x', data: 'y' },
@@ -99,7 +99,13 @@ describe('the reaper', { timeout: 60_000 }, () => {
     const records = [clientTransfers.records, transfers.records, tasks.records] as const;
     const [short, long] = [await one(), await one()];
     const user = 'CN=Bob,O=Grid';
-    const share = { principal: alice, user, storageId: 'DATA', path: '/x', access: 'READ' } as const;
+    const share = {
+      principal: alice,
+      user,
+      storageId: 'DATA',
+      path: '/x',
+      access: 'READ',
+    } as const;
     const { id } = await shares.create({ ...share, isOneTime: false, lifetimeSeconds: 7_200 });
     clock.move(hour);
     const terminationMs = clock.now() + 2 * hour;

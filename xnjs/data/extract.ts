@@ -52,7 +52,11 @@ async function extractOne(files: FileSpace, path: string, signal: AbortSignal): 
     const before = await readMetadata(files, path);
     const found = await about(files, path, signal);
     const type = before['Content-Type'] ?? found['Content-Type'];
-    await writeMetadata(files, path, { ...before, ...found, ...(type && { 'Content-Type': type }) });
+    await writeMetadata(files, path, {
+      ...before,
+      ...found,
+      ...(type && { 'Content-Type': type }),
+    });
     return true;
   } catch (error) {
     signal.throwIfAborted();

@@ -83,7 +83,10 @@ export class OwnedRecords<R extends OwnedRecord> {
       if (mine.length >= perUser) {
         const oldest = mine.findLast((each) => this.#options.mayGo?.(each));
         if (!oldest)
-          throw new GridError('BAD_REQUEST', `the limit of ${perUser} ${what}s per user is reached`);
+          throw new GridError(
+            'BAD_REQUEST',
+            `the limit of ${perUser} ${what}s per user is reached`,
+          );
         await this.remove(oldest.id);
       }
       await store.save(record);

@@ -119,7 +119,10 @@ export class Shares {
 
   async update(
     id: string,
-    { lifetimeSeconds, ...change }: Partial<Pick<Share, 'access' | 'isOneTime'>> & {
+    {
+      lifetimeSeconds,
+      ...change
+    }: Partial<Pick<Share, 'access' | 'isOneTime'>> & {
       readonly lifetimeSeconds?: number | undefined;
     },
   ): Promise<void> {
@@ -148,12 +151,7 @@ export class Shares {
    * @param below path below what is shared
    * @throws `NOT_FOUND`, `LOGIN_REQUIRED`, `FORBIDDEN` it is for reading only
    */
-  async use(
-    id: string,
-    caller: Caller,
-    below: string,
-    access: ShareAccess,
-  ): Promise<Used> {
+  async use(id: string, caller: Caller, below: string, access: ShareAccess): Promise<Used> {
     const share = this.find(id, caller);
     if (access === 'WRITE' && share.access !== 'WRITE')
       throw new GridError('FORBIDDEN', 'this share is for reading only');
@@ -173,16 +171,12 @@ export class Shares {
 
   /** Two at once do not both use what is for one. */
   async #note({ id }: Share, use: ShareUse): Promise<void> {
-    let isFirst = false;
-    const share = await this.records.update(id, (before) => {
-      isFirst = before.accessCount === 0;
-      return {
-        ...before,
-        accessCount: before.accessCount + 1,
-        accesses: [...before.accesses, use].slice(-mostUses),
-      };
-    });
-    if (!share || (share.isOneTime && !isFirst))
+    const share = await this.records.update(id, (before) => ({
+      ...before,
+      accessCount: before.accessCount + 1,
+      accesses: [...before.accesses, use].slice(-mostUses),
+    }));
+    if (!share || (share.isOneTime && share.accessCount > 1))
       throw new GridError('NOT_FOUND', `there is no share ${id}`);
     if (share.isOneTime) await this.records.remove(id);
   }

@@ -12,7 +12,12 @@ import { storageFor, type Principal } from './principal.js';
 
 /** What takes long; done again, it ends the same. */
 export type TaskWork =
-  | { readonly do: 'extract'; readonly storageId: string; readonly path: string; readonly depth: number }
+  | {
+      readonly do: 'extract';
+      readonly storageId: string;
+      readonly path: string;
+      readonly depth: number;
+    }
   | {
       readonly do: 'copy';
       readonly storageId: string;

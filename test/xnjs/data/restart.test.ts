@@ -47,15 +47,15 @@ describe('transfers, tasks and shares over a restart', { timeout: 60_000 }, () =
       ...{ principal: alice, storageId: 'DATA', file: 'got', direction: 'in', tags: [] },
       ...{ remote: `http://127.0.0.1:${(web.address() as AddressInfo).port}/f`, parameters: {} },
     });
-    await until('bytes are there', () => first.transfers.get(id).transferredBytes === 5_000_000);
+    await until('bytes are there', () => first.transfers.find(id).transferredBytes === 5_000_000);
     const second = await start();
-    await until('it is done', () => second.transfers.get(id).state === 'DONE');
+    await until('it is done', () => second.transfers.find(id).state === 'DONE');
     assert.deepEqual(ranges.length, 2);
     assert.ok(ranges[1]! > 0, 'not from the start');
     assert.deepEqual(await buffer(files.read('got')), content);
-    assert.equal(second.transfers.get(id).transferredBytes, 8_000_000);
+    assert.equal(second.transfers.find(id).transferredBytes, 8_000_000);
     const third = await start();
-    assert.equal(third.transfers.get(id).state, 'DONE', 'and it is not done again');
+    assert.equal(third.transfers.find(id).state, 'DONE', 'and it is not done again');
     assert.equal(ranges.length, 2);
   });
 
@@ -86,7 +86,14 @@ describe('transfers, tasks and shares over a restart', { timeout: 60_000 }, () =
     const { database, start, files } = await dataRig(scope);
     await files.write('a.txt', Readable.from([Buffer.from('a')]));
     const task: Task = {
-      ...{ id: 'begun', ownerDn: alice.dn, principal: alice, tags: [], serviceUrl: 'x', result: {} },
+      ...{
+        id: 'begun',
+        ownerDn: alice.dn,
+        principal: alice,
+        tags: [],
+        serviceUrl: 'x',
+        result: {},
+      },
       ...{ state: 'RUNNING', message: '', createdMs: 1 },
       work: { do: 'extract', storageId: 'DATA', path: '/', depth: 1 },
     };

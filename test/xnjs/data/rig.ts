@@ -3,7 +3,7 @@ import { systemClock, type Clock } from '#kernel/clock.js';
 import { GridError } from '#kernel/errors.js';
 import { silentLog } from '#kernel/log.js';
 import type { Database } from '#kernel/persistence/database.js';
-import { Scope } from '#kernel/scope.js';
+import type { Scope } from '#kernel/scope.js';
 import { DataConfig } from '#xnjs/data/config.js';
 import { DataServices } from '#xnjs/data/data-services.js';
 import { principalOf, type Principal } from '#xnjs/data/principal.js';
