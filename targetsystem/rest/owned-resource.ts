@@ -48,23 +48,7 @@ export function ownedOperations<R extends OwnedRecord>(
   );
   const path = `/${collection}/:id`;
   return [
-    operation({
-      method: 'GET',
-      path: `/${collection}`,
-      summary: `The ${noun}s of the caller`,
-      input: z.object({ ...pageParameters(), tags: listParameter.optional() }),
-      policy: everybody,
-      run: (deps, { tags = [], ...page }, { caller, baseUrl, url }) => {
-        const isKnown = caller.role !== 'anonymous';
-        const { records } = service(deps);
-        const { ids, total } = isKnown
-          ? records.page(caller.dn, { ...page, tags })
-          : { ids: [], total: 0 };
-        const urls = ids.map((each) => linksFrom(baseUrl).resource(collection, each));
-        const query = { tags: tags.length > 0 ? tags.join(',') : undefined };
-        return json(renderPage(url, page, urls, total, query));
-      },
-    }),
+    listOperation(kind),
     operation({
       method: 'GET',
       path,
@@ -98,6 +82,30 @@ export function ownedOperations<R extends OwnedRecord>(
       },
     }),
   ];
+}
+
+function listOperation<R extends OwnedRecord>({
+  collection,
+  noun,
+  service,
+}: OwnedKind<R>): Operation<DataDeps> {
+  return operation({
+    method: 'GET',
+    path: `/${collection}`,
+    summary: `The ${noun}s of the caller`,
+    input: z.object({ ...pageParameters(), tags: listParameter.optional() }),
+    policy: everybody,
+    run: (deps, { tags = [], ...page }, { caller, baseUrl, url }) => {
+      const isKnown = caller.role !== 'anonymous';
+      const { records } = service(deps);
+      const { ids, total } = isKnown
+        ? records.page(caller.dn, { ...page, tags })
+        : { ids: [], total: 0 };
+      const urls = ids.map((each) => linksFrom(baseUrl).resource(collection, each));
+      const query = { tags: tags.length > 0 ? tags.join(',') : undefined };
+      return json(renderPage(url, page, urls, total, query));
+    },
+  });
 }
 
 /** `actions/abort`, which the original lacks and pyunicore looks for. */
