@@ -125,12 +125,15 @@ const searchAll = operation({
   policy: hasRole('user', 'admin'),
   run: async (deps, { query, resources }, context) => {
     const storages: Record<string, string> = {};
+    const links = linksFrom(context.baseUrl);
     for (const url of resources) {
-      const [, id] = storageUrl.exec(url) ?? [];
-      const storage = id === undefined ? undefined : await deps.storages.get(decodeURI(id));
-      if (!storage || !isAllowed(storage, context.caller, 'read'))
+      const [, id = ''] = storageUrl.exec(url) ?? [];
+      const address = links.storage(id);
+      if (id === '' || url.replace(/\/$/, '') !== address)
         throw new RequestError('BAD_REQUEST', `resources: ${url} is no storage of this site`);
-      storages[linksFrom(context.baseUrl).storage(storage.id)] = storage.id;
+      if (!isAllowed(await deps.storages.get(id), context.caller, 'read'))
+        throw new RequestError('FORBIDDEN', `resources: ${url} is not for you to read`);
+      storages[address] = id;
     }
     const work = { do: 'search', query, storages } as const;
     return created(await begin(deps, work, context.url, context));

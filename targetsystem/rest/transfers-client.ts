@@ -1,4 +1,4 @@
-import { Transform } from 'node:stream';
+import { finished, Transform } from 'node:stream';
 import { z } from 'zod';
 import { everybody, operations, RequestError, type Context } from '#kernel/http/operation.js';
 import { json, noContent, type Reply } from '#kernel/http/reply.js';
@@ -149,7 +149,8 @@ const sendFile = operation({
     const { append, path, maxBytes = Infinity } = transfer;
     if (Number(context.headers['content-length'] ?? 0) > maxBytes) throw tooLarge(maxBytes);
     const source = context.body.pipe(atMost(maxBytes));
-    context.body.once('error', (error) => source.destroy(error));
+    // not by `pipeline`: whoever sends too much can still be told
+    finished(context.body, (error) => error && source.destroy(error));
     const bytes = await files.write(path, source, { append, signal: context.signal });
     await data.clientTransfers.note(transfer.id, bytes);
     return noContent();
