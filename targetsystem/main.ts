@@ -58,6 +58,7 @@ export async function startTargetsystem(
       systems: xnjs.systems,
       jobs: xnjs.jobs,
       storages: xnjs.storages,
+      data: xnjs.data,
       idb: xnjs.idb,
       forwardings: scope.use(
         new ForwardingConnections({

@@ -10,18 +10,20 @@ import { openDatabase, type Database } from '#kernel/persistence/database.js';
 import { migrate } from '#kernel/persistence/migrate.js';
 import { Scope } from '#kernel/scope.js';
 import type { XnjsConfig } from './config.js';
+import { DataServices } from './data/data-services.js';
 import { IdbSource } from './idb/idb-source.js';
 import { JobEngine } from './job/engine.js';
 import { createNoticeSender } from './job/notice-sender.js';
 import { jobMigrations } from './persistence/job-models.js';
 import { createJobStore } from './persistence/job-store.js';
+import { recordMigrations } from './persistence/sql-record-store.js';
 import { createStorageStore, storageMigrations } from './persistence/sql-storage-store.js';
 import { createTargetStore, targetMigrations } from './persistence/sql-target-store.js';
 import { createTransferStore, transferMigrations } from './persistence/transfer-store.js';
 import { createStaging } from './staging/create-staging.js';
 import { Outside } from './staging/outside.js';
 import { createSiteStorages } from './staging/site-storages.js';
-import type { Staging } from './staging/staging.js';
+import type { SingleTransfers, Staging } from './staging/staging.js';
 import { Storages } from './storage/storages.js';
 import { HttpImageSource } from './vm/http-image-source.js';
 import { LibvirtHypervisor } from './vm/libvirt-hypervisor.js';
@@ -41,6 +43,7 @@ export type Xnjs = {
   readonly systems: TargetSystems;
   readonly jobs: JobEngine;
   readonly storages: Storages;
+  readonly data: DataServices;
   readonly idb: IdbSource;
   /** What the engine depends on, and whether it answers. */
   readonly connections: () => Record<string, 'OK' | 'DOWN'>;
@@ -61,23 +64,27 @@ export async function startXnjs(config: XnjsConfig, deps: XnjsDeps): Promise<Xnj
     const idb = scope.use(await IdbSource.open({ config: config.idb, ...common }));
     const clients = await connectHypervisors(config, scope, deps.log);
     const systems = await openSystems(config, deps, { scope, database, idb, clients });
+    const staging = await openStaging(config, deps, {
+      ...{ scope, database, systems },
+      storages: () => storages,
+    });
     const jobs: JobEngine = scope.use(
       new JobEngine({
         store: createJobStore(database),
         targets: systems,
-        staging: await openStaging(config, deps, {
-          ...{ scope, database, systems },
-          storages: () => storages,
-        }),
+        staging,
         notices: createNoticeSender(config.jobs.notifications),
         config: config.jobs,
         ...common,
       }),
     );
     const storages: Storages = scope.use(openStorages(config, database, systems, jobs, common));
+    const parts = { database, storages, targets: systems, staging, ...common };
+    const data = scope.use(new DataServices({ config: config.data, ...parts }));
     await systems.start();
     await jobs.attach();
     await storages.start();
+    await data.start();
     const connections = (): Record<string, 'OK' | 'DOWN'> =>
       Object.fromEntries(
         Object.entries(clients).map(([driver, { connected }]) => [
@@ -85,7 +92,7 @@ export async function startXnjs(config: XnjsConfig, deps: XnjsDeps): Promise<Xnj
           connected ? 'OK' : 'DOWN',
         ]),
       );
-    return { systems, jobs, storages, idb, connections, close: () => scope.close() };
+    return { systems, jobs, storages, data, idb, connections, close: () => scope.close() };
   } catch (error) {
     await scope.close();
     throw error;
@@ -103,7 +110,13 @@ async function openTables(
   await migrate(
     database,
     'xnjs',
-    [...targetMigrations, ...jobMigrations, ...transferMigrations, ...storageMigrations],
+    [
+      ...targetMigrations,
+      ...jobMigrations,
+      ...transferMigrations,
+      ...storageMigrations,
+      ...recordMigrations,
+    ],
     log,
   );
   return database;
@@ -207,7 +220,7 @@ async function openStaging(
     /** Made after this. */
     readonly storages: () => Storages;
   },
-): Promise<Staging> {
+): Promise<Staging & SingleTransfers> {
   const { scope, database, systems, storages } = parts;
   return createStaging({
     store: createTransferStore(database),

@@ -60,6 +60,9 @@ const getBase = operation({
         jobs: links.collection('jobs'),
         storages: links.collection('storages'),
         storagefactories: links.collection('storagefactories'),
+        transfers: links.collection('transfers'),
+        'client-server-transfers': links.collection('client-server-transfers'),
+        tasks: links.collection('tasks'),
         images: deps.imagesUrl(baseUrl),
       }),
     };

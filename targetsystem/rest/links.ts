@@ -16,6 +16,11 @@ export function linksFrom(baseUrl: string) {
     job: (id: string): string => `${core}/jobs/${id}`,
     storage: (id: string): string => `${core}/storages/${id}`,
     storageFactory: (id: string): string => `${core}/storagefactories/${id}`,
+    resource: (collection: string, id: string): string => `${core}/${collection}/${id}`,
+    /** A capability: whoever has the address may use it. */
+    clientFile: (key: string): string => `${baseUrl}/rest/files/${key}`,
+    share: (server: string, id: string): string => `${baseUrl}/rest/share/${server}/${id}`,
+    access: (server: string, id: string): string => `${baseUrl}/rest/access/${server}/${id}`,
     registry: (): string => `${baseUrl}/rest/registries/${registryId}`,
   };
 }
