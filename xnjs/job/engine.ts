@@ -139,6 +139,7 @@ export class JobEngine implements AsyncDisposable {
       remark: async ({ id }, text) => {
         await this.#amend(id, (job) => note(job, clock.now(), text));
       },
+      settle: (job, node) => this.#settle(job, node),
       clock,
       log: this.#log,
       config,
@@ -372,6 +373,15 @@ export class JobEngine implements AsyncDisposable {
       if (error instanceof JobError && error.code === 'JOB_UNKNOWN') return undefined;
       throw error;
     }
+  }
+
+  async #settle({ id, run }: Job, node: string): Promise<string> {
+    const job = await this.#amend(id, (now) =>
+      now.run.number !== run.number || now.run.node !== undefined
+        ? now
+        : { ...now, run: { ...now.run, node } },
+    );
+    return job?.run.node ?? node;
   }
 
   /** A sweep that went with its target system leaves records of children. */

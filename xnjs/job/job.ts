@@ -23,6 +23,8 @@ export type Run = {
   readonly attemptId?: string;
   /** What the batch system knows it by; `INTERACTIVE_<node>_<pid>` on a login node. */
   readonly bssId?: string;
+  /** Of several login nodes the one for what runs beside the batch system; stored before that is started. */
+  readonly node?: string;
   /** On a login node. */
   readonly pid?: string;
   readonly queue?: string;

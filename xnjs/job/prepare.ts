@@ -3,6 +3,7 @@ import { quote } from '../incarnation/quote.js';
 import { abortMarker, commandDirectories, exitCodeFile } from '../incarnation/script.js';
 import { jobName, parseDescription } from './description.js';
 import type { Job, Plan } from './job.js';
+import { checkLoginNode } from './on-node.js';
 import { refreshIdb } from './refresh-idb.js';
 import { allocationFile, jobDirectory, pidFile, runsOf } from './runs.js';
 import { findSweep, type Sweep } from './sweep.js';
@@ -22,6 +23,13 @@ export async function prepare({ job, call, options }: Task): Promise<News> {
         runsOf(job, child, target, config);
       })
     : runsOf(job, description, target, config).plan;
+  if (runsBeside(plan)) {
+    const wish = description['Login node'];
+    // eslint-disable-next-line @typescript-eslint/require-await -- waits its turn, and for the target
+    await call(async (_, there) => {
+      checkLoginNode(there, wish);
+    });
+  }
   const directory = jobDirectory(target, job);
   const commands = (['pre', 'post'] as const).filter((which) => plan[`${which}Command`]);
   const script = [
@@ -47,6 +55,11 @@ export async function prepare({ job, call, options }: Task): Promise<News> {
     },
     log: [`Client: ${job.ownerDn} [${login} ${groups}]`, `Job directory: ${directory}/`],
   };
+}
+
+/** Something of it runs on a login node. */
+function runsBeside({ onLoginNode, allocates, preCommand, postCommand }: Plan): boolean {
+  return onLoginNode === true || allocates === true || !!preCommand || !!postCommand;
 }
 
 /** @param check that a child could run here: the parent says so for all */
