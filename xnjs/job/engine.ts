@@ -22,6 +22,7 @@ import type { NoticeSender } from './notice-sender.js';
 import { withNotices } from './notices.js';
 import { Notifier } from './notifier.js';
 import { matchesPattern } from './pattern.js';
+import { ProgressReader } from './progress.js';
 import { step } from './state.js';
 import type { Effect, OrderType } from './transitions.js';
 import type { JobFilter, JobPage, JobStore } from './store.js';
@@ -66,6 +67,7 @@ export class JobEngine implements AsyncDisposable {
   readonly #log: Log;
   readonly #lanes: Lanes;
   readonly #watcher: Watcher;
+  readonly #progress: ProgressReader;
   readonly #stagingLanes: Lanes;
   readonly #work: JobWork;
   readonly #load: Load;
@@ -127,6 +129,12 @@ export class JobEngine implements AsyncDisposable {
         const news = listedNews(entry);
         if (!news) return;
         await this.#spawn(this.#tell(jobId, { ...news, run, atMs: clock.now() }));
+      },
+    });
+    this.#progress = new ProgressReader({
+      ...{ targets, clock, log: this.#log, intervalMs: config.progressIntervalMs },
+      onProgress: async (id, run, progress) => {
+        await this.#amend(id, (job) => withProgress(job, run, progress));
       },
     });
     this.#work = new JobWork({
@@ -300,6 +308,7 @@ export class JobEngine implements AsyncDisposable {
     this.#lanes[Symbol.dispose]();
     this.#stagingLanes[Symbol.dispose]();
     this.#watcher[Symbol.dispose]();
+    this.#progress[Symbol.dispose]();
     await Promise.allSettled([...this.#performing.values()].map(({ done }) => done));
     await Promise.allSettled(this.#background);
     await this.#notifier[Symbol.asyncDispose]();
@@ -450,6 +459,8 @@ export class JobEngine implements AsyncDisposable {
     if (effect?.do === 'watch' && place)
       this.#watcher.watch(targetId, { jobId, run: run.number, raw, ...place });
     else this.#watcher.unwatch(targetId, jobId);
+    if (job.state === 'RUNNING') this.#progress.watch(job);
+    else this.#progress.unwatch(job);
   }
 
   #announce(job: Job): void {
@@ -514,6 +525,13 @@ export class JobEngine implements AsyncDisposable {
 
 function shown(job: Job): Job {
   return { ...job, description: withoutCredentials(withoutInlineData(job.description)) };
+}
+
+/** Late news of a job that has ended, or runs once more, are none. */
+function withProgress(job: Job, run: number, progress: number): Job {
+  const { number, progress: known } = job.run;
+  if (job.state !== 'RUNNING' || number !== run || known === progress) return job;
+  return { ...job, run: { ...job.run, progress } };
 }
 
 function lostEvent(targetId: string, reason: string, clock: Clock): JobEvent {

@@ -36,6 +36,8 @@ export type Run = {
   readonly heldFrom?: 'QUEUED' | 'RUNNING';
   /** Why the last order to pause or resume was not carried out. */
   readonly refusal?: string;
+  /** How far the job says it is, from 0 to 1. */
+  readonly progress?: number;
   readonly exitCode?: number;
   readonly result?: JobResult;
   readonly pre?: CommandRun;

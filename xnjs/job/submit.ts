@@ -1,6 +1,9 @@
 import * as commands from '#tsi/protocol/commands.js';
 import { TsiError } from '#tsi/protocol/error.js';
 import { errorText } from '#kernel/errors.js';
+import { idbOf } from '../idb/idb.js';
+import { resolveApplication } from '../incarnation/application.js';
+import { evaluateResources } from '../incarnation/resources.js';
 import type { Target } from '../target.js';
 import type { LoginNodeRun, Submission, TsiIdentity } from '../tsi/tsi.js';
 import { parseDescription } from './description.js';
@@ -90,7 +93,10 @@ function submissionLog(
 ): string[] {
   const description = parseDescription(job.description);
   const requested = Object.entries(description.Resources).map(([k, v]) => `${k}=${v}`);
-  const log = [`Requested resources: ${requested.join(', ') || 'none'}`];
+  const log = [
+    `Requested resources: ${requested.join(', ') || 'none'}`,
+    ...evaluationLog(description, target),
+  ];
   const wanted = description['Login node'];
   if (node !== undefined) log.push(`Login node: ${node}`);
   else if (wanted !== undefined && job.plan?.onLoginNode)
@@ -100,6 +106,21 @@ function submissionLog(
     log.push(`TSI command:\n${commandText(job, shown, target.identity, description)}`);
   }
   return log;
+}
+
+/** What the expressions of job and application came to, and what the IDB added. */
+function evaluationLog(description: ReturnType<typeof parseDescription>, target: Target): string[] {
+  const idb = idbOf(target);
+  const application = resolveApplication(description, idb);
+  const { scripts, defaults } = evaluateResources(description, idb, application);
+  const evaluated = scripts.map(
+    ({ name, expression, value }) => `${name}=${value} (${expression})`,
+  );
+  const added = defaults.map(({ name, value }) => `${name}=${value}`);
+  return [
+    ...(evaluated.length > 0 ? [`Evaluated resource scripts: ${evaluated.join(', ')}`] : []),
+    ...(added.length > 0 ? [`Default resources: ${added.join(', ')}`] : []),
+  ];
 }
 
 function commandText(

@@ -10,6 +10,7 @@ import type { Tsi } from '../tsi/tsi.js';
 import type { Children } from './children.js';
 import { awaitAllocation, awaitCommand, collect } from './collect.js';
 import type { JobConfig } from './config.js';
+import { deletePassing } from './delete-files.js';
 import { JobError } from './errors.js';
 import type { JobEvent } from './events.js';
 import type { Job } from './job.js';
@@ -153,7 +154,10 @@ export class JobWork {
       case 'collectExitCode':
         return await collect(task);
       case 'stageOut':
-        return { type: 'stagedOut', log: await this.#stage(task, 'out') };
+        return {
+          type: 'stagedOut',
+          log: [...(await this.#stage(task, 'out')), ...(await deletePassing(task))],
+        };
       case 'createChildren':
         return { type: 'childrenMade', log: await children.create(job) };
       case 'awaitChildren':
