@@ -90,7 +90,7 @@ export class ProgressReader implements Disposable {
       `for dir in ${directories.map(quote).join(' ')}; do`,
       `file="$dir"/${progressFile}`,
       '[ -f "$file" ] || continue',
-      `printf '%s %s\\n' "\${dir##*/}" "$(head -n 1 -- "$file" 2>/dev/null | head -c ${longestLine} | tr -cd '0-9.\\n ')"`,
+      `printf '%s %s\\n' "\${dir##*/}" "$(head -n 1 -- "$file" 2>/dev/null | head -c ${longestLine} | tr -c '0-9.\\n ' x)"`,
       'done',
     ].join('\n');
     const printed = await target.tsi().execute(target.identity, script, { signal });
