@@ -7,7 +7,7 @@ import { after, before, describe, it } from 'node:test';
 import { pathToFileURL } from 'node:url';
 
 const compiler = new URL('../../cli/compile.mjs', import.meta.url).href;
-const { compile } = (await import(compiler)) as { compile(project: string): Promise<boolean> };
+const { compile } = (await import(compiler)) as { compile: (project: string) => Promise<boolean> };
 
 describe('the compiled server', () => {
   let project = '';
