@@ -4,11 +4,10 @@ import { fieldsParameter, listParameter, selectFields } from '#kernel/http/field
 import { everybody, operations, RequestError, type Context } from '#kernel/http/operation.js';
 import { pageParameters, renderPage } from '#kernel/http/page.js';
 import { created, json, noContent, type Reply } from '#kernel/http/reply.js';
-import type { Caller } from '#kernel/http/caller.js';
 import { aclSubjectsOf, isOwner } from '#kernel/security/acl.js';
-import { attributesOf } from '#kernel/security/caller.js';
-import { idbSubject, parseJsdl, type RawDescription, type TargetSystem } from '#xnjs/index.js';
+import { idbSubject, type RawDescription, type TargetSystem } from '#xnjs/index.js';
 import type { RestDeps } from './deps.js';
+import { fromJsdl, preferencesOf, takeAccount } from './jobs-account.js';
 import { renderJob } from './jobs-rendering.js';
 import { linksFrom } from './links.js';
 import { jobInput, onJob, onSite, siteInput, users } from './policy.js';
@@ -17,7 +16,6 @@ import { changeProperties } from './properties.js';
 const operation = operations<RestDeps>();
 
 /** Job descriptions may come as JSDL too. */
-const fromJsdl = (text: string): RawDescription => parseJsdl(text).description;
 const converters = { 'application/xml': fromJsdl, 'text/xml': fromJsdl };
 
 const jobList = { ...pageParameters(), tags: listParameter.optional() };
@@ -42,7 +40,7 @@ async function renderJobs(
 async function submit(
   { jobs, systems }: RestDeps,
   targetId: string,
-  description: RawDescription,
+  asked: RawDescription,
   { caller, baseUrl }: Context,
 ): Promise<Reply> {
   if (!systems.find(targetId))
@@ -51,20 +49,10 @@ async function submit(
       `target system ${targetId} takes no jobs any more: ${systems.get(targetId).evidence.fact}`,
     );
   const urlOf = linksFrom(baseUrl).job;
-  const preferences = preferencesOf(caller);
+  const { account, description } = takeAccount(asked);
+  const preferences = preferencesOf(caller, account);
   const job = await jobs.submit({ ownerDn: caller.dn, targetId, description, preferences, urlOf });
   return created(urlOf(job.id));
-}
-
-/** What the caller has chosen of what he may be (unicore-rest 2.7). */
-function preferencesOf(caller: Caller): Record<string, string[]> {
-  const { group, supplementaryGroups } = attributesOf(caller);
-  return {
-    role: [caller.role],
-    ...(caller.login !== undefined && { uid: [caller.login] }),
-    ...(group !== undefined && { group: [group] }),
-    ...(supplementaryGroups.length > 0 && { supgroups: [...supplementaryGroups] }),
-  };
 }
 
 /**
