@@ -30,6 +30,8 @@ function relativeNames(dn: string): string[] {
 }
 
 function toExpression(name: string): RegExp {
-  const escaped = name.replace(/[.+?^${}()|[\]\\]/g, '\\$&').replace(/\*+/g, '(?:[^+\\]|\\.)*');
+  const escaped = name
+    .replace(/[.+?^${}()|[\]\\]/g, '\\$&')
+    .replace(/\*+/g, String.raw`(?:[^+\\]|\\.)*`);
   return new RegExp(`^${escaped}$`, 's');
 }
