@@ -15,11 +15,8 @@ import { openDatabase } from '#kernel/persistence/database.js';
 import { migrate } from '#kernel/persistence/migrate.js';
 import type { Scope } from '#kernel/scope.js';
 import { restDeps } from './rest-deps.js';
-import { fileOperations } from '#targetsystem/rest/files.js';
-import { jobOperations } from '#targetsystem/rest/jobs.js';
-import { siteOperations } from '#targetsystem/rest/sites.js';
-import { storageFactoryOperations } from '#targetsystem/rest/storage-factories.js';
-import { storageOperations } from '#targetsystem/rest/storages.js';
+import type { SecurityDecision } from '#kernel/security/audit.js';
+import { restOperations } from '#targetsystem/rest/operations.js';
 import { IdbConfig } from '#xnjs/idb/config.js';
 import { IdbSource } from '#xnjs/idb/idb-source.js';
 import { JobConfig } from '#xnjs/job/config.js';
@@ -105,11 +102,20 @@ export type Ask = (
 ) => Promise<Answer>;
 
 /** Who may come in, by the name that is sent as user. */
-const callers: Readonly<Record<string, Caller>> = {
+export const callers = {
   alice: { dn: 'CN=Alice,O=Grid', role: 'user', login: 'alice' },
   bob: { dn: 'CN=Bob,O=Grid', role: 'user', login: 'bob' },
   admin: { dn: 'CN=Admin,O=Grid', role: 'admin' },
-};
+  /** For ACLs to name. */
+  reader: { dn: 'CN=Reader,O=Grid', role: 'user' },
+  writer: { dn: 'CN=Writer,O=Grid', role: 'user' },
+  modifier: { dn: 'CN=Modifier,O=Grid', role: 'user' },
+  /** Known, and nothing more. */
+  guest: { dn: 'CN=Guest,O=Grid', role: 'guest' },
+  banned: { dn: 'CN=Alice,O=Grid', role: 'banned' },
+  nobody: anonymous,
+} as const satisfies Record<string, Caller>;
+export type CallerName = keyof typeof callers;
 
 export type Rig = {
   readonly directory: string;
@@ -119,7 +125,9 @@ export type Rig = {
   /** A target system of a user's, ready. @returns its id */
   readonly makeSite: (ownerDn: string) => Promise<string>;
   /** `nobody`: without credentials. */
-  readonly as: (name: 'alice' | 'bob' | 'admin' | 'nobody') => Ask;
+  readonly as: (name: CallerName) => Ask;
+  /** The decision about the last request. */
+  readonly lastDecision: () => SecurityDecision | undefined;
 };
 
 export type RigOptions = {
@@ -212,12 +220,11 @@ async function startService(
   await jobs.attach();
   await storages.start();
   const rest = restDeps({ systems, jobs, storages, idb });
+  let last: SecurityDecision | undefined;
   const app = createRestApp({
-    mounts: [
-      mount('/rest/core', [...siteOperations, ...jobOperations, ...storageOperations], rest),
-      mount('/rest/core', [...storageFactoryOperations, ...fileOperations], rest),
-    ],
-    authenticate: ({ headers }) => callers[String(headers['x-user'])] ?? anonymous,
+    mounts: Object.entries(restOperations).map(([prefix, each]) => mount(prefix, each, rest)),
+    authenticate: ({ headers }) => callers[headers['x-user'] as CallerName],
+    audit: (decision) => (last = decision),
     externalUrl: 'https://grid.example/TEST',
     log,
   });
@@ -231,6 +238,7 @@ async function startService(
       await until('target system is ready', () => systems.get(id).state === 'READY');
       return id;
     },
+    lastDecision: () => last,
     as: (name) => (method, path, how) => ask(port ?? 0, name, method, path, how),
   };
 }
@@ -246,7 +254,13 @@ async function ask(
   const isText = typeof body === 'string';
   const type = body === undefined || isText ? {} : { 'content-type': 'application/json' };
   const request = httpRequest({
-    ...{ host: '127.0.0.1', port, method, path: `/rest/core${path}`, agent: false },
+    ...{
+      host: '127.0.0.1',
+      port,
+      method,
+      path: path.startsWith('/rest/') ? path : `/rest/core${path}`,
+      agent: false,
+    },
     headers: { accept: 'application/json', 'x-user': user, ...type, ...headers },
   });
   request.end(isText ? body : body && JSON.stringify(body));
