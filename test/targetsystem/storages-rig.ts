@@ -219,7 +219,11 @@ async function startService(
   await systems.start();
   await jobs.attach();
   await storages.start();
-  const rest = restDeps({ systems, jobs, storages, idb });
+  const rest = restDeps({
+    ...{ systems, jobs, storages, idb },
+    issueToken: ({ subject }) => Promise.resolve(`for ${subject}`),
+    credential: { dn: 'CN=Server,O=Grid', issuer: 'CN=CA', expiresMs: Date.UTC(2100, 0), pem: '' },
+  });
   let last: SecurityDecision | undefined;
   const app = createRestApp({
     mounts: Object.entries(restOperations).map(([prefix, each]) => mount(prefix, each, rest)),
