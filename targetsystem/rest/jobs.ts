@@ -58,12 +58,13 @@ async function submit(
 
 /** What the caller has chosen of what he may be (unicore-rest 2.7). */
 function preferencesOf(caller: Caller): Record<string, string[]> {
-  const { group, supplementaryGroups } = attributesOf(caller);
+  const { group, supplementaryGroups, queue } = attributesOf(caller);
   return {
     role: [caller.role],
     ...(caller.login !== undefined && { uid: [caller.login] }),
     ...(group !== undefined && { group: [group] }),
     ...(supplementaryGroups.length > 0 && { supgroups: [...supplementaryGroups] }),
+    ...(queue !== undefined && { queue: [queue] }),
   };
 }
 

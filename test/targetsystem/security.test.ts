@@ -169,6 +169,18 @@ describe('who may do what', { timeout: 120_000 }, () => {
     }
   });
 
+  it('with queues: a caller sees those that he may use', async () => {
+    const seen = async (who: CallerName): Promise<[string[], unknown]> => {
+      const { body } = await rig.as(who)('GET', `/factories/${factoryId}`);
+      const { client } = (await rig.as(who)('GET', '/')).body as { client: { queues?: object } };
+      return [Object.keys(body['resources'] as object), client.queues];
+    };
+    const [all, unlimited] = await seen('alice');
+    assert.ok(all.length > 0);
+    assert.equal(unlimited, undefined);
+    assert.deepEqual(await seen('guest'), [[], { selected: 'night', availableQueues: ['night'] }]);
+  });
+
   it('in lists: what one may read, and nothing else', async () => {
     const lists = { sites: site, jobs: job, storages: storage };
     for (const [name, id] of Object.entries(lists)) {

@@ -16,6 +16,7 @@ import { migrate } from '#kernel/persistence/migrate.js';
 import type { Scope } from '#kernel/scope.js';
 import { restDeps } from './rest-deps.js';
 import type { SecurityDecision } from '#kernel/security/audit.js';
+import type { Attributes } from '#kernel/security/caller.js';
 import { restOperations } from '#targetsystem/rest/operations.js';
 import { IdbConfig } from '#xnjs/idb/config.js';
 import { IdbSource } from '#xnjs/idb/idb-source.js';
@@ -111,10 +112,17 @@ export const callers = {
   writer: { dn: 'CN=Writer,O=Grid', role: 'user' },
   modifier: { dn: 'CN=Modifier,O=Grid', role: 'user' },
   /** Known, and nothing more. */
-  guest: { dn: 'CN=Guest,O=Grid', role: 'guest' },
+  guest: {
+    dn: 'CN=Guest,O=Grid',
+    role: 'guest',
+    attributes: {
+      ...{ roles: ['guest'], logins: [], groups: [], supplementaryGroups: [], vos: [] },
+      ...{ queues: ['night'], queue: 'night' },
+    },
+  },
   banned: { dn: 'CN=Alice,O=Grid', role: 'banned' },
   nobody: anonymous,
-} as const satisfies Record<string, Caller>;
+} as const satisfies Record<string, Caller & { attributes?: Attributes }>;
 export type CallerName = keyof typeof callers;
 
 export type Rig = {
