@@ -8,6 +8,7 @@ import type { InitOptions } from './init.js';
 import type { QuickstartOptions } from './quickstart/quickstart.js';
 import { serve, serviceNames, type ServiceName } from './serve.js';
 import { untilSignal } from './signal.js';
+import { addUserCommands } from './user-commands.js';
 
 function toPort(text: string): number {
   const port = Number(text);
@@ -153,30 +154,6 @@ function addImage(image: Command): void {
       const { bundleAgent } = await import('./image/agent.js');
       process.stdout.write(await bundleAgent());
     });
-}
-
-function addUserCommands(user: Command): void {
-  user
-    .command('add <name>')
-    .description('add a user; the password is read from standard input')
-    .requiredOption('--users <file>', 'users.yaml of the installation')
-    .requiredOption('--dn <dn>', 'distinguished name, such as CN=Alice,O=Grid,C=EU')
-    .addOption(new Option('--role <role>').choices(['user', 'admin']).default('user'))
-    .option('--login <account>', 'local account')
-    .action(async (name: string, options: NewUserOptions) => {
-      const { addUser } = await import('#kernel/security/users.js');
-      const { users, ...rest } = options;
-      const password = (await readStdin()).replace(/\r?\n$/, '');
-      await addUser(users, { name, ...rest, ...(password !== '' && { password }) });
-    });
-}
-
-type NewUserOptions = { users: string; dn: string; role: 'user' | 'admin'; login?: string };
-
-async function readStdin(): Promise<string> {
-  const chunks: Buffer[] = [];
-  for await (const chunk of process.stdin as AsyncIterable<Buffer>) chunks.push(chunk);
-  return Buffer.concat(chunks).toString('utf8').slice(0, 1_024);
 }
 
 /** What went wrong, for scripts (docs/command-line.md); 1 for everything else. */

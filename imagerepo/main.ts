@@ -1,4 +1,3 @@
-import { X509Certificate } from 'node:crypto';
 import { z } from 'zod';
 import { systemClock, type Clock } from '#kernel/clock.js';
 import { file, port } from '#kernel/config.js';
@@ -7,11 +6,8 @@ import { createRestApp, mount, type Authenticate } from '#kernel/http/router.js'
 import type { Log } from '#kernel/log.js';
 import { openDatabase } from '#kernel/persistence/database.js';
 import { Scope } from '#kernel/scope.js';
-import { createAuthenticator } from '#kernel/security/authenticate.js';
-import { BearerConfig, createBearers } from '#kernel/security/bearers.js';
-import { Sessions } from '#kernel/security/sessions.js';
+import { identityConfig, openIdentity } from '#kernel/security/open-identity.js';
 import { loadTls, readText, serverTls } from '#kernel/security/tls.js';
-import { openUsers } from '#kernel/security/users.js';
 import { Catalogue } from './catalogue/catalogue.js';
 import { imageRoutes } from './contract.js';
 import { imageOperations } from './operations.js';
@@ -51,11 +47,7 @@ export const ImagerepoConfig = z.strictObject({
     .int()
     .min(1)
     .default(1024 * GiB),
-  usersFile: file,
-  /** Certificates of those whose word about a client counts: the gateway, target systems. */
-  consignorFiles: z.array(file).default([]),
-  /** Whose bearer tokens count, besides those that users sign by SSH key. */
-  bearers: BearerConfig.prefault({}),
+  ...identityConfig,
 });
 export type ImagerepoConfig = z.output<typeof ImagerepoConfig>;
 
@@ -81,9 +73,14 @@ export async function startImagerepo(
   const scope = new Scope();
   try {
     const images = await openRepository(config, scope, clock, log);
+    const { listen: where } = config;
+    const direct = 'tls' in where && (where.tls?.trustFiles.length ?? 0) > 0;
+    const identity = authenticate
+      ? { authenticate }
+      : await openIdentity(config, { log, scope, clock, direct });
     const app = createRestApp({
       mounts: [mount(imageRoutes.images, imageOperations, { images })],
-      authenticate: authenticate ?? (await authenticator(config, clock, log)),
+      ...identity,
       externalUrl: config.externalUrl,
       log,
     });
@@ -111,22 +108,6 @@ async function openRepository(
   const store = await BlobStore.open(storeDirectory);
   const limits = { maxPartBytes, maxDiskBytes };
   return new ImageRepository({ catalogue, store, clock, log, limits });
-}
-
-async function authenticator(
-  { usersFile, consignorFiles, bearers }: ImagerepoConfig,
-  clock: Clock,
-  log: Log,
-): Promise<Authenticate> {
-  const pems = await Promise.all(consignorFiles.map(readText));
-  const users = await openUsers(usersFile, { log, clock });
-  return createAuthenticator({
-    users,
-    bearers: await createBearers(bearers, { users, clock }),
-    trustedSigners: pems.map((pem) => new X509Certificate(pem)),
-    sessions: new Sessions({ clock }),
-    log,
-  });
 }
 
 async function listenAddress(where: ImagerepoConfig['listen']): Promise<ListenAddress> {

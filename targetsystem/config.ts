@@ -1,6 +1,6 @@
 import { z } from 'zod';
 import { file, port } from '#kernel/config.js';
-import { BearerConfig } from '#kernel/security/bearers.js';
+import { identityConfig } from '#kernel/security/open-identity.js';
 import { XnjsConfig } from '#xnjs/index.js';
 import { ForwardingConfig } from './rest/forwarding-connections.js';
 
@@ -12,7 +12,12 @@ export const TargetsystemConfig = z.strictObject({
     z.strictObject({
       host: z.string(),
       port,
-      tls: z.strictObject({ keyFile: file, certFile: file }),
+      tls: z.strictObject({
+        keyFile: file,
+        certFile: file,
+        /** Authorities of clients who come without a gateway, with certificates; default: none do. */
+        trustFiles: z.array(file).default([]),
+      }),
     }),
   ]),
   /** Address for links in answers to requests that did not come through the gateway. */
@@ -21,12 +26,7 @@ export const TargetsystemConfig = z.strictObject({
   imagesSite: z.string().default('IMAGES'),
   /** Our own key and certificate; signs for whom we ask the image repository. */
   credential: z.strictObject({ keyFile: file, certFile: file }),
-  /** Certificates of the gateways whose word about a client counts. */
-  consignorFiles: z.array(file),
-  usersFile: file,
-  /** Whose bearer tokens count, besides our own and those that users sign by SSH key. */
-  bearers: BearerConfig.prefault({}),
-  sessionSeconds: z.number().positive().default(28_800),
+  ...identityConfig,
   /** Image for jobs of users who have no target system yet; absent: such jobs are refused. */
   defaultImage: z.string().optional(),
   forwarding: ForwardingConfig.prefault({}),

@@ -5,13 +5,11 @@ import { listen, type ListenAddress } from '#kernel/http/listen.js';
 import { createRestApp, mount } from '#kernel/http/router.js';
 import type { Log } from '#kernel/log.js';
 import { Scope } from '#kernel/scope.js';
-import { createAuthenticator, type Authenticate } from '#kernel/security/authenticate.js';
-import { createBearers } from '#kernel/security/bearers.js';
 import { consignorHeader, createConsignorSigner } from '#kernel/security/consignor.js';
 import { formatDn, issuerDn, parseDn, subjectDn } from '#kernel/security/dn.js';
-import { Sessions } from '#kernel/security/sessions.js';
+import { openIdentity } from '#kernel/security/open-identity.js';
+import { loadTls, serverTls } from '#kernel/security/tls.js';
 import { createTokenIssuer } from '#kernel/security/tokens.js';
-import { openUsers, type Users } from '#kernel/security/users.js';
 import { startXnjs } from '#xnjs/index.js';
 import type { TargetsystemConfig } from './config.js';
 import type { RestDeps } from './rest/deps.js';
@@ -42,14 +40,16 @@ export async function startTargetsystem(
     const key = createPrivateKey(await readFile(config.credential.keyFile));
     const sign = createConsignorSigner(key);
     const serverDn = formatDn(subjectDn(certificate));
-    const users = await openUsers(config.usersFile, { log });
     const xnjs = await startXnjs(config.xnjs, {
       log: deps.log,
       siteUrl: config.externalUrl,
       onBehalfOf: (dn) => ({ [consignorHeader]: sign(parseDn(dn)) }),
     });
     scope.defer(() => xnjs.close());
-    const authenticate = await authenticator(config, users, certificate, log);
+    const direct = 'tls' in config.listen && config.listen.tls.trustFiles.length > 0;
+    const own = { dn: serverDn, certificate };
+    const { siteName } = config;
+    const identity = await openIdentity(config, { log, scope, own, siteName, direct });
     const rest: RestDeps = {
       siteName: config.siteName,
       version: interfaceVersion,
@@ -84,7 +84,7 @@ export async function startTargetsystem(
       mounts: Object.entries(restOperations).map(([prefix, operations]) =>
         mount(prefix, operations, rest),
       ),
-      authenticate,
+      ...identity,
       externalUrl: config.externalUrl,
       log,
     });
@@ -99,32 +99,8 @@ export async function startTargetsystem(
   }
 }
 
-async function authenticator(
-  { siteName, consignorFiles, sessionSeconds, bearers }: TargetsystemConfig,
-  users: Users,
-  certificate: X509Certificate,
-  log: Log,
-): Promise<Authenticate> {
-  const serverDn = formatDn(subjectDn(certificate));
-  return createAuthenticator({
-    users,
-    siteName,
-    trustedSigners: await readCertificates(consignorFiles),
-    sessions: new Sessions({ lifetimeMs: sessionSeconds * 1_000 }),
-    bearers: await createBearers(bearers, { users, clock: systemClock, serverDn, certificate }),
-    log,
-  });
-}
-
-async function readCertificates(paths: readonly string[]): Promise<X509Certificate[]> {
-  return await Promise.all(paths.map(async (path) => new X509Certificate(await readFile(path))));
-}
-
 async function toAddress(where: TargetsystemConfig['listen']): Promise<ListenAddress> {
   if ('unix' in where) return where;
-  const [key, cert] = await Promise.all([
-    readFile(where.tls.keyFile),
-    readFile(where.tls.certFile),
-  ]);
-  return { host: where.host, port: where.port, tls: { key, cert } };
+  const { host, port, tls } = where;
+  return { host, port, tls: serverTls(await loadTls(tls)) };
 }

@@ -3,13 +3,19 @@ import type { IncomingMessage, ServerResponse } from 'node:http';
 import { errorText, GridError } from '#kernel/errors.js';
 import { anonymous as anonymousCaller } from '#kernel/http/caller.js';
 import type { Log } from '#kernel/log.js';
+import {
+  createAttributeChain,
+  usersSource,
+  type AttributeValues,
+  type Subject,
+} from './attributes.js';
+import { auditToLog, type Audit } from './audit.js';
+import { basicMethod, wrongCredentials } from './basic.js';
 import type { BearerVerifier } from './bearers.js';
 import type { Attributes, AuthenticatedCaller } from './caller.js';
-import { ConsignorError, createConsignorVerifier } from './consignor.js';
-import { createConsignorTokenVerifier, type Consigned } from './consignor-token.js';
-import { formatDn } from './dn.js';
 import type { Identity } from './identity.js';
 import { PasswordChecker } from './password.js';
+import type { PasswordBackend } from './password-backend.js';
 import {
   checkPreferences,
   parsePreferences,
@@ -18,7 +24,8 @@ import {
 } from './preferences.js';
 import type { Session, Sessions } from './sessions.js';
 import { peekToken } from './tokens.js';
-import type { User, Users } from './users.js';
+import type { Users } from './users.js';
+import { comesFromGateway, consignorMethod, directMethod } from './x509.js';
 
 export class AuthenticationError extends GridError<
   'UNAUTHENTICATED' | 'FORBIDDEN' | 'SESSION_UNKNOWN'
@@ -26,13 +33,20 @@ export class AuthenticationError extends GridError<
 
 export type AuthenticatorDeps = {
   users: Users;
+  /** What else is known about users; default: what the users file says. */
+  attributes?: (subject: Subject) => Promise<AttributeValues | undefined>;
   /** Certificates of the gateways whose word about a client counts. */
   trustedSigners: readonly X509Certificate[];
   /** Our name at the gateways; what they say to another site does not count here. */
   siteName?: string;
+  /** Clients may come without a gateway: what a gateway would say counts only from one. */
+  direct?: boolean;
   sessions: Sessions;
   log: Log;
+  audit?: Audit;
   passwords?: PasswordChecker;
+  /** Where else passwords are checked. */
+  backends?: readonly PasswordBackend[];
   /** Kinds of tokens that are accepted. */
   bearers?: readonly BearerVerifier[];
 };
@@ -48,63 +62,94 @@ export type Authenticate = (
 ) => Promise<AuthenticatedCaller>;
 
 /** Recognises one kind of credentials; throws if they are that kind and wrong. */
-type Method = (request: IncomingMessage) => Promise<Identity | undefined>;
+export type Method = (
+  request: IncomingMessage,
+) => Identity | undefined | Promise<Identity | undefined>;
 
 const anonymous: Identity = { dn: anonymousCaller.dn };
 const sessionHeader = 'x-unicore-securitysession';
 
 /** Finds out who asks: session, else credentials, else nobody in particular (UNICORE REST, 2.1). */
 export function createAuthenticator(deps: AuthenticatorDeps): Authenticate {
-  const { users, sessions } = deps;
+  const { users, sessions, passwords = new PasswordChecker(), backends = [] } = deps;
   const log = deps.log.child({ part: 'security' });
+  const audit = deps.audit ?? auditToLog(deps.log);
+  const attributes =
+    deps.attributes ?? createAttributeChain([usersSource(users)], 'FIRST_APPLICABLE', log);
   // The order counts: the first one that recognises its credentials decides
   const methods: readonly Method[] = [
-    basic(users, deps.passwords ?? new PasswordChecker()),
+    basicMethod({ users, passwords, backends, log }),
     bearer(deps.bearers ?? []),
-    consignor(deps),
+    consignorMethod(deps),
+    ...(deps.direct ? [directMethod(deps)] : []),
   ];
 
   const authenticate: Authenticate = async (request, response) => {
-    const peer = peerOf(request);
+    const peer = peerOf(request, deps);
     const known = await findSession(request, deps);
     const identity = known?.identity ?? (await identify(request, methods));
-    const user = identity === anonymous ? undefined : await users.findByDn(identity.dn);
-    if (user?.role === 'banned') throw new AuthenticationError('FORBIDDEN', 'this user is banned');
-    const available = availableTo(user, identity);
-    const chosen = identity.preferences ?? {
-      ...known?.preferences,
-      ...requestedPreferences(request),
-    };
+    const chosen = choose(identity, known, request);
+    const values = await attributesOf(identity, chosen);
+    if (values.roles?.includes('banned'))
+      throw new AuthenticationError('FORBIDDEN', 'this user is banned', { dn: identity.dn });
+    const available = toAvailable(values);
     checkPreferences(chosen, available);
     const session = known ?? sessions.create(identity, peer, chosen);
     session.preferences = chosen;
     response.setHeader('X-UNICORE-SecuritySession', session.id);
     response.setHeader('X-UNICORE-SecuritySession-Lifetime', sessions.remainingMs(session));
-    const caller = toCaller(identity, user, available, chosen, peer);
-    const facts = { reqId: requestId(request), dn: caller.dn, role: caller.role, peer };
-    if (known) log.debug(facts, 'session accepted');
-    else log.info({ ...facts, method: identity.method ?? 'none' }, 'caller accepted');
+    const caller = toCaller(identity, values, available, chosen, peer);
+    if (!known) {
+      const why = `by ${identity.method ?? 'no credentials'}`;
+      audit({ what: 'login', allowed: true, why, caller, reqId: requestId(request) });
+    }
     return caller;
   };
+
+  /** Nobody knows him, but whoever vouches for him may. */
+  async function attributesOf(identity: Identity, { vo }: Preferences): Promise<AttributeValues> {
+    if (identity === anonymous) return {};
+    const { dn, claims } = identity;
+    const found = await attributes({ dn, claims, vo });
+    if (found) return found;
+    if (claims?.role === undefined) return {};
+    const { role, login, vos = [] } = claims;
+    return { roles: [role], logins: login === undefined ? [] : [login], vos };
+  }
 
   return async (request, response) => {
     try {
       return await authenticate(request, response);
     } catch (error) {
       const known: GridError | undefined = error instanceof GridError ? error : undefined;
-      const reason = errorText(error);
-      log.warn(
-        {
-          code: known?.code,
-          ...known?.details,
-          reqId: requestId(request),
-          peer: peerOf(request),
-          reason,
-        },
-        'caller refused',
-      );
+      const { user, dn = user } = known?.details ?? {};
+      audit({
+        what: 'login',
+        allowed: false,
+        ...(known && { code: known.code }),
+        why: errorText(error),
+        ...(typeof dn === 'string' && { subject: dn }),
+        peer: peerOf(request, deps),
+        reqId: requestId(request),
+      });
       throw error;
     }
+  };
+}
+
+/** Who issued a token has chosen for its bearer; in a session a later choice goes over an earlier one. */
+function choose(
+  { preferences, claims, method }: Identity,
+  known: Session | undefined,
+  request: IncomingMessage,
+): Preferences {
+  const { login } = claims ?? {};
+  const issued = method === 'ETD' && login !== undefined ? { uid: login } : {};
+  if (preferences) return { ...issued, ...preferences };
+  return {
+    ...issued,
+    ...known?.preferences,
+    ...requestedPreferences(request),
   };
 }
 
@@ -135,21 +180,6 @@ async function identify(request: IncomingMessage, methods: readonly Method[]): P
   return anonymous;
 }
 
-function basic(users: Users, passwords: PasswordChecker): Method {
-  return async ({ headers: { authorization } }) => {
-    const encoded = /^basic +([A-Za-z0-9+/=_-]+) *$/i.exec(authorization ?? '')?.[1];
-    if (encoded === undefined) return undefined;
-    const text = Buffer.from(encoded, 'base64').toString('utf8');
-    const colon = text.indexOf(':');
-    if (colon < 0) throw wrongCredentials();
-    const user = await users.findByName(text.slice(0, colon));
-    // An unknown user costs what a wrong password costs
-    const good = await passwords.check(text.slice(colon + 1), user?.password);
-    if (!good || user?.password === undefined) throw wrongCredentials({ user: user?.name });
-    return { dn: user.dn, method: 'PASSWORD_FILE', storedPassword: user.password };
-  };
-}
-
 function bearer(verifiers: readonly BearerVerifier[]): Method {
   return async ({ headers: { authorization } }) => {
     const token = /^bearer +(\S+) *$/i.exec(authorization ?? '')?.[1];
@@ -163,102 +193,56 @@ function bearer(verifiers: readonly BearerVerifier[]): Method {
   };
 }
 
-/** The gateway's word: for this request by its token, or else for the name alone. */
-function consignor({ trustedSigners, siteName }: AuthenticatorDeps): Method {
-  const verify = createConsignorVerifier(trustedSigners);
-  const verifyToken = createConsignorTokenVerifier(trustedSigners);
-  return async (request) => {
-    const { headers } = request;
-    const token = headers['x-unicore-consignor-token'];
-    if (token !== undefined) {
-      const asked = consigned(request);
-      if (
-        siteName !== undefined &&
-        !asked.gateway.toLowerCase().endsWith(`/${siteName.toLowerCase()}`)
-      )
-        throw new ConsignorError('UNAUTHENTICATED', 'consignor token refused: for another site');
-      const statement = String(headers['x-unicore-consignor-key']);
-      return { dn: await verifyToken(String(token), statement, asked), method: 'X509' };
-    }
-    const value = headers['x-unicore-consignor'];
-    // Repeated headers arrive joined, and then no signature fits
-    return value === undefined
-      ? undefined
-      : { dn: formatDn(verify(String(value))), method: 'X509' };
-  };
-}
-
-function consigned(request: IncomingMessage): Consigned {
-  const { headers, method = '', url = '' } = request;
-  // Routers cut `url` short
-  const { originalUrl = url } = request as { originalUrl?: string };
-  return {
-    method,
-    target: originalUrl,
-    peer: String(headers['x-unicore-consignor-ip']),
-    gateway: String(headers['x-unicore-gateway']),
-  };
-}
-
-/** The same words whatever was wrong. */
-function wrongCredentials(details: { user?: string | undefined } = {}): AuthenticationError {
-  return new AuthenticationError('UNAUTHENTICATED', 'credentials not accepted', details);
-}
-
 function requestedPreferences({ headers }: IncomingMessage): Preferences {
   const value = headers['x-unicore-user-preferences'];
   return value === undefined ? {} : parsePreferences(String(value));
 }
 
-function availableTo(user: User | undefined, { claims }: Identity): Available {
-  if (!user && claims) {
-    const { role, login } = claims;
-    return { logins: login === undefined ? [] : [login], groups: [], roles: [role] };
-  }
-  if (!user) return { logins: [], groups: [], roles: ['anonymous'] };
-  const { name, login = name, groups, role } = user;
-  return { logins: [login], groups, roles: role === 'admin' ? ['admin', 'user'] : [role] };
+function toAvailable(values: AttributeValues): Available {
+  const { roles = ['anonymous'], logins = [], groups = [], queues, vos = [] } = values;
+  return { roles, logins, groups, vos, ...(queues && { queues }) };
 }
 
 function toCaller(
   identity: Identity,
-  user: User | undefined,
+  values: AttributeValues,
   available: Available,
   chosen: Preferences,
   peer: string,
 ): AuthenticatedCaller {
-  const { dn, method, renewable, claims } = identity;
+  const { dn, method, renewable } = identity;
   const login = chosen.uid ?? available.logins[0];
   const group = chosen.group ?? available.groups[0];
+  const queue = chosen.queue ?? available.queues?.[0];
   const attributes: Attributes = {
     ...available,
     ...(group !== undefined && { group }),
-    supplementaryGroups: chosen.supplementaryGroups ?? [],
-    vos: [],
+    ...(queue !== undefined && { queue }),
+    supplementaryGroups: chosen.supplementaryGroups ?? values.supplementaryGroups ?? [],
   };
   return {
-    // As the file spells it, however the certificate does: owners are compared as strings
-    dn: user?.dn ?? dn,
-    role: user ? selectRole(user, chosen) : (claims?.role ?? 'anonymous'),
+    // As its source spells it, however the certificate does: owners are compared as strings
+    dn: values.dn ?? dn,
+    role: chosen.role ?? available.roles[0] ?? 'anonymous',
     ...(login !== undefined && { login }),
     ...(method !== undefined && { method }),
     ...(renewable !== undefined && { renewable }),
+    preferences: chosen,
     attributes,
     peer,
   };
 }
 
-function selectRole(user: User, { role }: Preferences): AuthenticatedCaller['role'] {
-  return user.role === 'admin' && role !== 'user' ? 'admin' : 'user';
-}
-
 /** The gateway says so; it removes what clients claim. Without a gateway: the socket. */
-function peerOf({ headers, socket }: IncomingMessage): string {
+function peerOf(request: IncomingMessage, { direct, trustedSigners }: AuthenticatorDeps): string {
+  const { headers, socket } = request;
   const claimed = headers['x-unicore-consignor-ip'];
-  return typeof claimed === 'string' ? claimed : (socket.remoteAddress ?? 'local');
+  const believed = direct !== true || comesFromGateway(request, trustedSigners);
+  return typeof claimed === 'string' && believed ? claimed : (socket.remoteAddress ?? 'local');
 }
 
-function requestId({ headers }: IncomingMessage): string | undefined {
-  const id = headers['x-request-id'];
+/** The one that the request is logged by. */
+function requestId(request: IncomingMessage): string | undefined {
+  const { id = request.headers['x-request-id'] } = request as { id?: unknown };
   return typeof id === 'string' ? id : undefined;
 }

@@ -1,8 +1,8 @@
-import { X509Certificate } from 'node:crypto';
+import { createSecretKey, X509Certificate } from 'node:crypto';
 import { z } from 'zod';
 import type { JWTPayload } from 'jose';
 import type { Clock } from '#kernel/clock.js';
-import { file } from '#kernel/config.js';
+import { ConfigError, dn, file } from '#kernel/config.js';
 import type { Identity } from './identity.js';
 import { createOidcVerifier, OidcProvider } from './oidc.js';
 import { createSshTokenVerifier } from './ssh-token.js';
@@ -14,6 +14,8 @@ import type { Users } from './users.js';
 export const BearerConfig = z.strictObject({
   /** Certificates of servers that may speak for users by delegation tokens. */
   issuerFiles: z.array(file).default([]),
+  /** Servers that sign theirs by a secret which both have (HS256), of 32 bytes or more. */
+  sharedSecrets: z.array(z.strictObject({ issuer: dn, secretFile: file })).default([]),
   oidc: z.array(OidcProvider).default([]),
 });
 export type BearerConfig = z.output<typeof BearerConfig>;
@@ -38,13 +40,14 @@ export type BearerDeps = {
 
 /** The kinds of bearer tokens that are accepted, in the order in which they are tried. */
 export async function createBearers(
-  { issuerFiles, oidc }: BearerConfig,
+  { issuerFiles, sharedSecrets, oidc }: BearerConfig,
   { users, clock, serverDn, certificate }: BearerDeps,
 ): Promise<BearerVerifier[]> {
   const pems = await Promise.all(issuerFiles.map(readText));
   const issuers = pems.map((pem) => new X509Certificate(pem));
   const verifyDelegation = createDelegationVerifier({
     issuers: certificate ? [certificate, ...issuers] : issuers,
+    secrets: await Promise.all(sharedSecrets.map(readSecret)),
     ...(serverDn !== undefined && { serverDn }),
     clock,
   });
@@ -62,4 +65,11 @@ export async function createBearers(
     async (token, claimed) => claimed && (await verifySshToken(token, claimed)),
     ...providers,
   ];
+}
+
+async function readSecret({ issuer, secretFile }: { issuer: string; secretFile: string }) {
+  const secret = Buffer.from((await readText(secretFile)).trim());
+  if (secret.length < 32)
+    throw new ConfigError('CONFIG_INVALID', `${secretFile}: a secret has 32 bytes or more`);
+  return { issuerDn: issuer, key: createSecretKey(secret) };
 }

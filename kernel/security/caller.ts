@@ -1,5 +1,6 @@
-import type { Caller } from '#kernel/http/caller.js';
+import type { Caller, Role } from '#kernel/http/caller.js';
 import type { AuthenticationMethod } from './identity.js';
+import type { Preferences } from './preferences.js';
 
 /** What a caller may choose among, and what he chose. */
 export type Attributes = {
@@ -11,15 +12,20 @@ export type Attributes = {
   readonly supplementaryGroups: readonly string[];
   /** Virtual organisations that he belongs to. */
   readonly vos: readonly string[];
+  /** Partitions that he may use; absent: all. */
+  readonly queues?: readonly string[];
+  readonly queue?: string;
 };
 
 /** A caller as the authenticator makes him. */
 export type AuthenticatedCaller = Caller & {
   /** `anonymous`: known to nobody here, be it without credentials or with a stranger's certificate. */
-  readonly role: 'user' | 'admin' | 'anonymous';
+  readonly role: Role;
   readonly method?: AuthenticationMethod;
   /** Came with a delegation token, of which another may be made or not. */
   readonly renewable?: boolean;
+  /** What he has asked for himself. */
+  readonly preferences: Preferences;
   readonly attributes: Attributes;
   /** The client's address. */
   readonly peer: string;

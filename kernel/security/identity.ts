@@ -13,9 +13,14 @@ export type Identity = {
   readonly renewable?: boolean;
   /** Chosen by whoever issued the token: the bearer chooses nothing more. */
   readonly preferences?: Preferences;
-  /** What is said of a user who is in no users file. */
-  readonly claims?: { readonly role: 'user'; readonly login?: string };
+  /** What the proof says of the user; role and login count if no attribute source knows him. */
+  readonly claims?: {
+    readonly role?: 'user';
+    readonly login?: string;
+    /** Groups at his identity provider. */
+    readonly vos?: readonly string[];
+  };
 };
 
 /** As clients are told. The consignor header has none in UNICORE; we say what it is. */
-export type AuthenticationMethod = 'PASSWORD_FILE' | 'X509' | 'ETD' | 'SSHKEY' | 'OAUTH';
+export type AuthenticationMethod = 'PASSWORD_FILE' | 'PAM' | 'X509' | 'ETD' | 'SSHKEY' | 'OAUTH';

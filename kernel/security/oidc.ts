@@ -20,6 +20,8 @@ export const OidcProvider = z.strictObject({
   /** `${claim}` stands for a claim of the user. */
   dnTemplate: z.string().default('CN=${sub},O=OIDC'),
   loginClaim: z.string().optional(),
+  /** A list of groups, which `vos` files may know as virtual organisations. */
+  groupsClaim: z.string().optional(),
   /** What users are who are in no users file. */
   role: z.enum(['user', 'anonymous']).default('user'),
   cacheSeconds: z.number().positive().max(3_600).default(60),
@@ -38,6 +40,8 @@ type Known = { readonly identity: Identity; readonly untilMs: number };
 const cachedTokens = 1_000;
 const callSeconds = 10;
 const retryMs = 10_000;
+const mostGroups = 500;
+const groupName = /^[\w\p{L}./@=+#& -]{1,256}$/u;
 const accountName = /^[A-Za-z_][A-Za-z0-9_.-]{0,63}$/;
 
 /**
@@ -114,7 +118,7 @@ async function askAbout(
 
 function toIdentity(
   claims: Claims,
-  { dnTemplate, loginClaim, role, issuer }: OidcOptions,
+  { dnTemplate, loginClaim, groupsClaim, role, issuer }: OidcOptions,
   untilMs: number,
 ): Identity {
   const text = dnTemplate.replace(/\$\{([^}]*)\}/g, (_, name: string) => {
@@ -128,8 +132,19 @@ function toIdentity(
     dn: normalizeDn(text),
     method: 'OAUTH',
     ...(Number.isFinite(untilMs) && { untilMs }),
-    ...(role === 'user' && { claims: { role, ...(valid && { login }) } }),
+    claims: {
+      ...(role === 'user' && { role, ...(valid && { login }) }),
+      ...(groupsClaim !== undefined && { vos: groupsIn(claims[groupsClaim]) }),
+    },
   };
+}
+
+/** Odd values are none; a token may say a lot. */
+function groupsIn(claim: unknown): string[] {
+  const values: unknown[] = Array.isArray(claim) ? claim : [claim];
+  return values
+    .slice(0, mostGroups)
+    .filter((value): value is string => typeof value === 'string' && groupName.test(value));
 }
 
 /** A claim is a value in a DN, whatever is in it (RFC 4514, 2.4). */

@@ -1,4 +1,5 @@
 import {
+  createHash,
   createHmac,
   randomBytes,
   scrypt,
@@ -13,9 +14,17 @@ import { BoundedMap } from './bounded-map.js';
 
 export class PasswordError extends GridError<'SITE_UNAVAILABLE' | 'BAD_REQUEST'> {}
 
-/** `scrypt:<log2 N>:<r>:<p>:<salt>:<hash>`, the last two in base64url. */
+/**
+ * `scrypt:<log2 N>:<r>:<p>:<salt>:<hash>`, the last two in base64url; or what UNICORE's password files have,
+ * `md5:<salt>:<hash>` in hexadecimal digits, the hash made of salt and password.
+ */
 export const storedPasswordPattern =
-  /^scrypt:(1[0-9]|20):([1-9]|1[0-6]):([1-8]):([\w-]{16,64}):([\w-]{43})$/;
+  /^(?:scrypt:(1[0-9]|20):([1-9]|1[0-6]):([1-8]):([\w-]{16,64}):([\w-]{43})|md5:([^\0\r\n:]{0,64}):([0-9a-f]{32}))$/;
+
+/** A form that is easy to guess from; the next login replaces it. */
+export function isOutdated(stored: string): boolean {
+  return stored.startsWith('md5:');
+}
 
 /** OWASP's advice for 32 MiB: N = 2^15, r = 8, p = 3. */
 const cost = { log2N: 15, r: 8, p: 3 };
@@ -38,7 +47,14 @@ export async function hashPassword(password: string): Promise<string> {
 }
 
 async function matches(password: string, stored: string): Promise<boolean> {
-  const [, log2N, r, p, salt, hash] = storedPasswordPattern.exec(stored) ?? [];
+  const [, log2N, r, p, salt, hash, oldSalt, oldHash] = storedPasswordPattern.exec(stored) ?? [];
+  if (oldSalt !== undefined && oldHash !== undefined) {
+    await matches(password, nobody); // takes as long as for everybody else
+    const old = createHash('md5')
+      .update(oldSalt + password)
+      .digest();
+    return timingSafeEqual(old, Buffer.from(oldHash, 'hex'));
+  }
   if (salt === undefined || hash === undefined) return false;
   const expected = Buffer.from(hash, 'base64url');
   const actual = await deriveHash(password, salt, Number(log2N), Number(r), Number(p));

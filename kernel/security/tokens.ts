@@ -2,7 +2,7 @@ import { createPublicKey, type KeyObject, type X509Certificate } from 'node:cryp
 import { decodeJwt, jwtVerify, SignJWT, type JWTPayload } from 'jose';
 import type { Clock } from '#kernel/clock.js';
 import { errorText, GridError } from '#kernel/errors.js';
-import { dnKey, formatDn, subjectDn } from './dn.js';
+import { dnKey, formatDn, normalizeDn, subjectDn } from './dn.js';
 import type { Identity } from './identity.js';
 import { parsePreferences } from './preferences.js';
 
@@ -10,6 +10,7 @@ export class TokenError extends GridError<'UNAUTHENTICATED' | 'FORBIDDEN' | 'BAD
 
 /** Clocks of servers may differ by so much. */
 const clockSkewSeconds = 60;
+const longestName = 1_024;
 
 const curves: Readonly<Record<string, string>> = {
   prime256v1: 'ES256',
@@ -22,6 +23,7 @@ const curves: Readonly<Record<string, string>> = {
  * @throws TypeError for keys that sign no tokens
  */
 export function algorithmOf(key: KeyObject): string {
+  if (key.type === 'secret') return 'HS256';
   const { asymmetricKeyType, asymmetricKeyDetails } = key;
   if (asymmetricKeyType === 'rsa') return 'RS256';
   if (asymmetricKeyType === 'ed25519') return 'EdDSA';
@@ -83,6 +85,8 @@ export function isDelegation({ etd, sub, iss }: JWTPayload): boolean {
 export type VerifierOptions = {
   /** Servers whose word for a user counts, ourselves included. */
   readonly issuers: readonly X509Certificate[];
+  /** Servers that share a secret with us instead. */
+  readonly secrets?: readonly { readonly issuerDn: string; readonly key: KeyObject }[];
   readonly serverDn?: string;
   readonly clock: Clock;
 };
@@ -91,8 +95,10 @@ export type VerifierOptions = {
  * Verifies delegation tokens.
  * @throws {@link TokenError} `UNAUTHENTICATED`: signed by nobody we trust, expired, for another server
  */
-export function createDelegationVerifier({ issuers, serverDn, clock }: VerifierOptions) {
+export function createDelegationVerifier(options: VerifierOptions) {
+  const { issuers, secrets = [], serverDn, clock } = options;
   const keys = new Map<string, KeyObject[]>();
+  for (const { issuerDn, key } of secrets) keys.set(dnKey(issuerDn), [key]);
   for (const certificate of issuers) {
     const name = dnKey(formatDn(subjectDn(certificate)));
     keys.set(name, [...(keys.get(name) ?? []), certificate.publicKey]);
@@ -105,17 +111,31 @@ export function createDelegationVerifier({ issuers, serverDn, clock }: VerifierO
     if (payload.aud !== undefined && ![payload.aud].flat().some((name) => keyOf(name) === own))
       throw refused('it is for another server');
     const ours = keyOf(issuer) === own;
-    const { uid, preferences, renewable } = payload;
+    const { sub, uid, preferences, renewable } = payload;
     return {
-      dn: String(payload.sub),
+      dn: subjectOf(sub),
       method: 'ETD',
       untilMs: Number(payload.exp) * 1_000,
       renewable: renewable === 'true',
       ...(typeof preferences === 'string' && { preferences: parsePreferences(preferences) }),
       // another server knows nothing of our accounts
-      ...(ours && typeof uid === 'string' && { claims: { role: 'user', login: uid } }),
+      ...(ours && isAccount(uid) && { claims: { role: 'user', login: uid } }),
     };
   };
+}
+
+/** @throws {@link TokenError} `UNAUTHENTICATED`: it speaks for nobody that can be named */
+function subjectOf(sub: unknown): string {
+  try {
+    if (typeof sub === 'string' && sub.length <= longestName) return normalizeDn(sub);
+  } catch {
+    // no name
+  }
+  throw refused('its subject is no distinguished name');
+}
+
+function isAccount(uid: unknown): uid is string {
+  return typeof uid === 'string' && /^[A-Za-z_][A-Za-z0-9_.-]{0,63}$/.test(uid);
 }
 
 /** Verifies a token with each key. @throws {@link TokenError} `UNAUTHENTICATED` if none fits */

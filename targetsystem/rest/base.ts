@@ -12,7 +12,7 @@ const operation = operations<RestDeps>();
 
 /** What a client may know of itself (unicore-rest 3.1, `client`). */
 function renderClient(caller: Caller): Record<string, unknown> {
-  const { roles, logins, groups, group, supplementaryGroups } = attributesOf(caller);
+  const { roles, logins, groups, group, supplementaryGroups, queues, queue } = attributesOf(caller);
   return {
     dn: caller.dn,
     role: { selected: caller.role, availableRoles: roles },
@@ -23,6 +23,9 @@ function renderClient(caller: Caller): Record<string, unknown> {
       availableGroups: groups,
       selectedSupplementaryGroups: supplementaryGroups,
     },
+    ...(queues && {
+      queues: { ...(queue !== undefined && { selected: queue }), availableQueues: queues },
+    }),
     ...(caller.method !== undefined && { authenticationMethod: caller.method }),
   };
 }

@@ -36,7 +36,7 @@ export function takeAccount({
  * @throws `FORBIDDEN` naming the element that asks for what is not the caller's
  */
 export function preferencesOf(caller: Caller, account: Account = {}): Record<string, string[]> {
-  const { logins, groups, group, supplementaryGroups } = attributesOf(caller);
+  const { logins, groups, group, supplementaryGroups, queue } = attributesOf(caller);
   const login = chosen('UserName', account.user, logins) ?? caller.login;
   const primary = chosen('GroupName', account.group, groups) ?? group;
   return {
@@ -44,6 +44,7 @@ export function preferencesOf(caller: Caller, account: Account = {}): Record<str
     ...(login !== undefined && { uid: [login] }),
     ...(primary !== undefined && { group: [primary] }),
     ...(supplementaryGroups.length > 0 && { supgroups: [...supplementaryGroups] }),
+    ...(queue !== undefined && { queue: [queue] }),
   };
 }
 

@@ -18,10 +18,17 @@ export function applicationId({ Name, Version }: Pick<IdbApplication, 'Name' | '
   return `${Name}---v${Version}`;
 }
 
-/** What a job may ask for, by partition and resource (unicore-rest 3.2, `resources`). */
-export function renderResources({ partitions }: Idb): Record<string, unknown> {
+/**
+ * What a job may ask for, by partition and resource (unicore-rest 3.2, `resources`).
+ * @param queues the only partitions that the caller may use; absent: all
+ */
+export function renderResources(
+  { partitions }: Idb,
+  queues?: readonly string[],
+): Record<string, unknown> {
+  const usable = partitions.filter(({ name }) => queues?.includes(name) ?? true);
   return Object.fromEntries(
-    partitions.map(({ name, resources }) => [
+    usable.map(({ name, resources }) => [
       name,
       Object.fromEntries(
         Object.entries(resources).map(([resource, what]) => [resource, renderResource(what)]),
@@ -53,11 +60,13 @@ export function renderSite(
     siteName,
     numberOfJobs,
     storages,
+    queues,
   }: {
     readonly siteName: string;
     readonly numberOfJobs: number;
     /** Ids by name. */
     readonly storages: Readonly<Record<string, string>>;
+    readonly queues?: readonly string[] | undefined;
   },
 ): Record<string, unknown> {
   const { metadata } = system.image;
@@ -70,7 +79,7 @@ export function renderSite(
     umask: '077',
     supportsReservation: 'false',
     numberOfJobs,
-    resources: renderResources(idb),
+    resources: renderResources(idb, queues),
     applications: idb.applications.map(applicationId),
     otherInfo: idb.info,
     remainingComputeTime: {},

@@ -5,6 +5,7 @@ import { pageParameters, renderPage, slicePage } from '#kernel/http/page.js';
 import { created, json, noContent, text, type Reply } from '#kernel/http/reply.js';
 import type { Context } from '#kernel/http/operation.js';
 import { findGrant, isOwner } from '#kernel/security/acl.js';
+import { attributesOf } from '#kernel/security/caller.js';
 import {
   idbSubject,
   TargetSystemParameters,
@@ -83,7 +84,7 @@ const getFactory = operation({
       ...ownedProperties({ ownerDn: deps.credential.dn, tags: [] }),
       siteName: deps.siteName,
       supportsReservation: 'false',
-      resources: renderResources(idbOfFactory(deps)),
+      resources: renderResources(idbOfFactory(deps), attributesOf(context.caller).queues),
       applications: offeredApplications(deps, context).map(applicationId),
       otherInfo: idbOfFactory(deps).info,
       remainingComputeTime: {},
@@ -187,7 +188,7 @@ const getSite = operation({
   summary: 'One target system: its image, its machine and why its state is believed',
   input: z.object({ ...siteInput, fields: fieldsParameter }),
   policy: onSite.read,
-  run: async (deps, { siteId, fields }, { baseUrl }) => {
+  run: async (deps, { siteId, fields }, { baseUrl, caller }) => {
     const { systems, jobs, storages, siteName } = deps;
     const { total } = await jobs.list({ targetId: siteId, offset: 0, num: 0 });
     const system = systems.get(siteId);
@@ -195,6 +196,7 @@ const getSite = operation({
       siteName,
       numberOfJobs: total,
       storages: storages.ofTarget(system),
+      queues: attributesOf(caller).queues,
     });
     return json(selectFields(properties, fields));
   },

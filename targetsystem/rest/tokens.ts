@@ -1,12 +1,17 @@
 import { z } from 'zod';
 import { authenticated, everybody, operations, RequestError } from '#kernel/http/operation.js';
 import { text } from '#kernel/http/reply.js';
+import type { Caller } from '#kernel/http/caller.js';
 import type { AuthenticatedCaller } from '#kernel/security/caller.js';
+import { formatPreferences } from '#kernel/security/preferences.js';
 import type { RestDeps } from './deps.js';
 
 const operation = operations<RestDeps>();
 const plain = 'text/plain';
 const longestSeconds = 30 * 86_400;
+
+/** What callers are who have not been made by the authenticator, in tests, lacks some of it. */
+type Issuing = Caller & Partial<AuthenticatedCaller>;
 
 /** `GET /token` (unicore-rest 2.9): lets a program act for the caller for a while. */
 const getToken = operation({
@@ -21,7 +26,7 @@ const getToken = operation({
   produces: [plain],
   policy: authenticated,
   run: async ({ issueToken, credential, clock }, { lifetime, renewable, limited }, { caller }) => {
-    const { login, method, renewable: mayRenew } = caller as AuthenticatedCaller;
+    const { login, method, preferences = {}, renewable: mayRenew } = caller as Issuing;
     if (method === 'ETD' && !mayRenew)
       throw new RequestError('FORBIDDEN', 'Error creating token: this one is not renewable');
     if (clock.now() + lifetime * 1_000 > credential.expiresMs)
@@ -32,6 +37,7 @@ const getToken = operation({
       renewable,
       limited,
       login,
+      preferences: formatPreferences(preferences),
     });
     return text(token);
   },

@@ -15,6 +15,8 @@ import { openDatabase } from '#kernel/persistence/database.js';
 import { migrate } from '#kernel/persistence/migrate.js';
 import type { Scope } from '#kernel/scope.js';
 import { restDeps } from './rest-deps.js';
+import type { SecurityDecision } from '#kernel/security/audit.js';
+import type { Attributes } from '#kernel/security/caller.js';
 import { restOperations } from '#targetsystem/rest/operations.js';
 import { DataConfig } from '#xnjs/data/config.js';
 import { DataServices } from '#xnjs/data/data-services.js';
@@ -109,11 +111,27 @@ export type Ask = (
 ) => Promise<Answer>;
 
 /** Who may come in, by the name that is sent as user. */
-const callers: Readonly<Record<string, Caller>> = {
+export const callers = {
   alice: { dn: 'CN=Alice,O=Grid', role: 'user', login: 'alice' },
   bob: { dn: 'CN=Bob,O=Grid', role: 'user', login: 'bob' },
   admin: { dn: 'CN=Admin,O=Grid', role: 'admin' },
-};
+  /** For ACLs to name. */
+  reader: { dn: 'CN=Reader,O=Grid', role: 'user' },
+  writer: { dn: 'CN=Writer,O=Grid', role: 'user' },
+  modifier: { dn: 'CN=Modifier,O=Grid', role: 'user' },
+  /** Known, and nothing more. */
+  guest: {
+    dn: 'CN=Guest,O=Grid',
+    role: 'guest',
+    attributes: {
+      ...{ roles: ['guest'], logins: [], groups: [], supplementaryGroups: [], vos: [] },
+      ...{ queues: ['night'], queue: 'night' },
+    },
+  },
+  banned: { dn: 'CN=Alice,O=Grid', role: 'banned' },
+  nobody: anonymous,
+} as const satisfies Record<string, Caller & { attributes?: Attributes }>;
+export type CallerName = keyof typeof callers;
 
 export type Rig = {
   readonly directory: string;
@@ -126,7 +144,9 @@ export type Rig = {
   /** Where the service listens. */
   readonly port: number;
   /** `nobody`: without credentials. */
-  readonly as: (name: 'alice' | 'bob' | 'admin' | 'nobody') => Ask;
+  readonly as: (name: CallerName) => Ask;
+  /** The decision about the last request. */
+  readonly lastDecision: () => SecurityDecision | undefined;
 };
 
 export type RigOptions = {
@@ -256,12 +276,16 @@ async function startService(
   await jobs.attach();
   await storages.start();
   await data.start();
-  const rest = restDeps({ clock, systems, jobs, storages, data, idb });
+  const rest = restDeps({
+    ...{ clock, systems, jobs, storages, data, idb },
+    issueToken: ({ subject }) => Promise.resolve(`for ${subject}`),
+    credential: { dn: 'CN=Server,O=Grid', issuer: 'CN=CA', expiresMs: Date.UTC(2100, 0), pem: '' },
+  });
+  let last: SecurityDecision | undefined;
   const app = createRestApp({
-    mounts: Object.entries(restOperations).map(([prefix, operations]) =>
-      mount(prefix, operations, rest),
-    ),
-    authenticate: ({ headers }) => callers[String(headers['x-user'])] ?? anonymous,
+    mounts: Object.entries(restOperations).map(([prefix, each]) => mount(prefix, each, rest)),
+    authenticate: ({ headers }) => callers[headers['x-user'] as CallerName],
+    audit: (decision) => (last = decision),
     externalUrl: 'https://grid.example/TEST',
     log,
   });
@@ -277,6 +301,7 @@ async function startService(
       await until('target system is ready', () => systems.get(id).state === 'READY');
       return id;
     },
+    lastDecision: () => last,
     as: (name) => (method, path, how) => ask(port ?? 0, name, method, path, how),
   };
 }

@@ -98,6 +98,7 @@ describe('authentication', () => {
       login: 'demo',
       method: 'PASSWORD_FILE',
       peer: '192.0.2.1',
+      preferences: {},
       attributes: {
         roles: ['user'],
         logins: ['demo'],

@@ -21,6 +21,8 @@ import { openUsers } from '#kernel/security/users.js';
 const serverDn = 'CN=Server,O=VSite';
 const demo = 'CN=Demo User,O=VSite,C=EU';
 const day = 86_400;
+const sharing = 'CN=Sharing,O=Grid';
+const secret = 'a secret of more than thirty-two bytes';
 
 describe('bearer tokens', () => {
   let now = Date.now();
@@ -58,7 +60,12 @@ describe('bearer tokens', () => {
     await writeFile(usersFile, JSON.stringify({ users }));
     await writeFile(issuer, theirs.certificate.toString());
     const table = await openUsers(usersFile, { log: silentLog });
-    const config = BearerConfig.parse({ issuerFiles: [issuer] });
+    const secretFile = join(directory, 'secret');
+    await writeFile(secretFile, `${secret}\n`);
+    const config = BearerConfig.parse({
+      issuerFiles: [issuer],
+      sharedSecrets: [{ issuer: sharing, secretFile }],
+    });
     authenticate = createAuthenticator({
       users: table,
       trustedSigners: [],
@@ -150,6 +157,58 @@ describe('bearer tokens', () => {
     const longer = part({ ...decodeJwt(await issue(ours, serverDn)), sub: 'CN=Root' });
     await refused(`${part({ alg: 'RS256' })}.${longer}.${signature}`);
     for (const nonsense of ['x', 'a.b.c', '..', payload]) await refused(nonsense);
+  });
+
+  it('are signed by a secret that two servers share, in the name of that server only', async () => {
+    const signed = (issuer: string, text: string): Promise<string> =>
+      new SignJWT({ etd: 'true' })
+        .setProtectedHeader({ alg: 'HS256' })
+        .setIssuer(issuer)
+        .setSubject(demo)
+        .setExpirationTime(Math.floor(now / 1_000) + 60)
+        .sign(new TextEncoder().encode(text));
+    assert.equal((await ask(await signed(sharing, secret))).caller.dn, demo);
+    await refused(await signed(sharing, `${secret}.`));
+    await refused(await signed(serverDn, secret));
+    await refused(await issue(theirs, sharing));
+  });
+
+  it('with odd claims are refused, not stumbled over', async () => {
+    const now_ = Math.floor(now / 1_000);
+    const good = { etd: 'true', sub: demo, iss: serverDn, exp: now_ + 60 };
+    const signed = (claims: object): Promise<string> =>
+      new SignJWT({ ...good, ...claims })
+        .setProtectedHeader({ alg: algorithmOf(ours.certificate.publicKey) })
+        .sign(ours.key);
+    assert.equal((await ask(await signed({}))).caller.dn, demo);
+    const odd: object[] = [
+      { sub: 'nobody' },
+      { sub: '' },
+      { sub: 7 },
+      { sub: ['CN=Root'] },
+      { sub: `CN=${'x'.repeat(20_000)}` },
+      { sub: null },
+      { iss: 7 },
+      { iss: [serverDn] },
+      { exp: 'tomorrow' },
+      { exp: undefined },
+      { exp: now_ - 100 },
+      { nbf: now_ + 1_000 },
+      { etd: true },
+      { etd: 'false' },
+      { aud: 'CN=Somebody,O=Else' },
+      { aud: [] },
+      { aud: 7 },
+    ];
+    for (const claims of odd) await refused(await signed(claims));
+    const harmless = [{ uid: '-rf' }, { uid: { a: 1 } }, { uid: 'x'.repeat(5_000) }, { roles: 'admin', role: 'admin' }, { __proto__: { role: 'admin' } }, { preferences: 7 }, { renewable: true }, { exp: now_ + 1e9 }]; // prettier-ignore
+    for (const claims of harmless) {
+      const { caller } = await ask(await signed(claims));
+      assert.deepEqual([caller.role, caller.login], ['user', 'account'], JSON.stringify(claims));
+      assert.equal(caller.renewable, false);
+    }
+    for (const preferences of ['role:admin', 'uid:root', 'group:wheel', 'x', ':', 'vo:/x'])
+      await assert.rejects(ask(await signed({ preferences })), { code: 'FORBIDDEN' });
   });
 
   describe('signed by users with their SSH keys', () => {

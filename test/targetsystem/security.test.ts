@@ -1,0 +1,309 @@
+import assert from 'node:assert/strict';
+import { readdirSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs';
+import { basename, dirname, join } from 'node:path';
+import { after, before, describe, it } from 'node:test';
+import { Scope } from '#kernel/scope.js';
+import { factoryId, registryId } from '#targetsystem/rest/links.js';
+import { restOperations } from '#targetsystem/rest/operations.js';
+import { until } from '../xnjs/job/rig.js';
+import { access, mayBy, whoBy, type Row } from './access-table.js';
+import { callers, pathOf, startRig, type Ask, type CallerName, type Rig } from './storages-rig.js';
+
+const core = '/rest/core';
+const everybody = Object.keys(callers) as CallerName[];
+const operations = Object.entries(restOperations).flatMap(([prefix, each]) =>
+  each.map((operation) => ({ key: `${operation.method} ${prefix}${operation.path}`, operation })),
+);
+
+describe('who may do what', { timeout: 120_000 }, () => {
+  const scope = new Scope();
+  let rig: Rig;
+  let [alice, bob, reader, writer, modifier]: Ask[] = [];
+  let site = '';
+  let job = '';
+  let storage = '';
+  before(async () => {
+    rig = await startRig(scope, {
+      config: (directory) => ({
+        shared: { ARCHIVE: { on: 'host', path: `${directory}/archive` } },
+        factories: { HOST: { on: 'host', path: `${directory}/made` } },
+        perUser: 50,
+      }),
+    });
+    [alice, bob, reader, writer, modifier] = (
+      ['alice', 'bob', 'reader', 'writer', 'modifier'] as const
+    ).map(rig.as);
+    site = await rig.makeSite(callers.alice.dn);
+    job = await made(`/sites/${site}`, {});
+    storage = await made('/storages', { type: 'HOST' });
+    await until('all is there', async () => {
+      const shown = (path: string) => alice!('GET', path).then(({ body }) => body);
+      return (
+        (await shown(`/jobs/${job}`))['status'] === 'SUCCESSFUL' &&
+        (await shown(`/storages/${storage}`))['resourceStatus'] === 'READY'
+      );
+    });
+    for (const path of [`/sites/${site}`, `/jobs/${job}`, `/storages/${storage}`])
+      await grant(path);
+  });
+  after(() => scope.close());
+
+  async function made(path: string, body: object): Promise<string> {
+    const { status, headers, text } = await alice!('POST', path, { body });
+    assert.equal(status, 201, text);
+    return pathOf(headers['location']).split('/').at(-1)!;
+  }
+  const acl = (['read', 'write', 'modify'] as const).map(
+    (level, at) => `${level}:DN:${[callers.reader, callers.writer, callers.modifier][at]!.dn}`,
+  );
+  async function grant(path: string, entries: readonly string[] = acl): Promise<void> {
+    const { body } = await alice!('PUT', path, { body: { acl: entries } });
+    assert.deepEqual(body, { acl: 'OK' });
+  }
+
+  /** What stands for parameters of paths; another kind of resource needs another member. */
+  const fixtures = (prefix: string): Record<string, string> => ({
+    siteId: site,
+    jobId: job,
+    storageId: storage,
+    factoryId: prefix.includes('storagefactories') ? 'HOST' : factoryId,
+    registryId,
+    applicationId: 'Date---v1.0',
+    action: prefix.includes('/storages/') ? 'copy' : 'start',
+    path: 'some/file',
+  });
+  function fill(path: string): string {
+    const known = fixtures(path);
+    return path
+      .replace(/\{\/\*(\w+)\}/g, '/:$1')
+      .replace(
+        /:(\w+)/g,
+        (_, name: string) => known[name] ?? assert.fail(`no fixture for :${name}`),
+      )
+      .replace(/\/search$/, '/search?q=x');
+  }
+
+  it('is in the table for every operation, and says the same as the operation', () => {
+    const keys = operations.map(({ key }) => key);
+    const missing = keys.filter((key) => !Object.hasOwn(access, key));
+    assert.deepEqual(missing, [], 'operations without a row: add who may, in access-table.ts');
+    const gone = Object.keys(access).filter((key) => !keys.includes(key));
+    assert.deepEqual(gone, [], 'rows of access-table.ts without an operation');
+    for (const { key, operation } of operations) {
+      assert.equal(whoBy(operation.access), whoOf(access[key]!), `${key} says something else`);
+      assert.notEqual(operation.access.description, '');
+    }
+  });
+
+  const whoOf = (row: Row) => (typeof row === 'string' ? row : row.who);
+  // what ends a resource comes last: of the sites' the machine is gone with it
+  const rank = (key: string): number =>
+    key.startsWith('DELETE') ? (key.includes('files') ? 1 : key.includes('sites') ? 3 : 2) : 0;
+  const inOrder = [...operations].sort((a, b) => rank(a.key) - rank(b.key));
+
+  async function check(key: string, path: string, row: Row): Promise<void> {
+    const allowed: readonly CallerName[] = mayBy[whoOf(row)];
+    const [method = ''] = key.split(' ');
+    const given = typeof row === 'string' ? undefined : row.body;
+    const body = given ?? (method === 'POST' || method === 'PUT' ? {} : undefined);
+    const headers = { accept: '*/*' };
+    // those who may not first: the others may leave nothing
+    const order = [...everybody].sort((a, b) => Number(allowed.includes(a)) - Number(allowed.includes(b))); // prettier-ignore
+    for (const name of order) {
+      const { status, text } = await rig.as(name)(method, path, {
+        headers,
+        ...(body !== undefined && { body }),
+      });
+      const decision = rig.lastDecision();
+      const what = `${key} by ${name}: ${status} ${text.slice(0, 200)}`;
+      // who is gone after it was deleted, was decided upon before
+      if (status === 404 && method === 'DELETE') continue;
+      assert.equal(decision?.operation, key.replace(/ \/rest\/\w+/, ' '), what);
+      assert.equal(decision.caller?.dn, callers[name].dn, what);
+      assert.equal(decision.allowed, allowed.includes(name), what);
+      if (allowed.includes(name)) assert.ok(status !== 403 && status !== 500, what);
+      else assert.equal(status, 403, what);
+    }
+  }
+
+  for (const { key } of inOrder.filter((each) => rank(each.key) < 2))
+    it(key, () => check(key, fill(key.slice(key.indexOf(' ') + 1)), access[key]!));
+
+  it('in the directory of a job: whom the job lets in', async () => {
+    const ofFiles = inOrder.filter(({ key }) => key.includes('/:storageId') && rank(key) < 2);
+    for (const { key } of ofFiles) {
+      const path = fill(key.slice(key.indexOf(' ') + 1)).replace(storage, `${job}-uspace`);
+      if (!path.includes('/search')) await check(key, path, access[key]!);
+    }
+    await grant(`/storages/${job}-uspace`, [acl[0]!]);
+    assert.deepEqual((await alice!('GET', `/jobs/${job}`)).body['acl'], [acl[0]]);
+    assert.equal(
+      (await writer!('PUT', `/storages/${job}-uspace/files/f`, { body: 'x' })).status,
+      403,
+    );
+    await grant(`/jobs/${job}`);
+    assert.deepEqual((await alice!('GET', `/storages/${job}-uspace`)).body['acl'], acl);
+  });
+
+  it('in the home directory of a target system: nobody whom only the target system lets in', async () => {
+    for (const ask of [reader, writer, modifier])
+      for (const name of ['HOME', 'WORK'])
+        assert.equal((await ask!('GET', `/storages/${site}-${name}/files`)).status, 403);
+  });
+
+  it('with ACLs: only the owner changes them, and they stay', async () => {
+    for (const path of [`/sites/${site}`, `/jobs/${job}`, `/storages/${storage}`]) {
+      const entry = `modify:DN:${callers.bob.dn}`;
+      const { body } = await modifier!('PUT', path, { body: { acl: [entry], tags: ['t'] } });
+      assert.match(String(body['acl']), /only the owner/, path);
+      assert.equal(body['tags'], 'OK', path);
+      const wrong = await alice!('PUT', path, { body: { acl: ['read:EVERYBODY:x'] } });
+      assert.match(String(wrong.body['acl']), /read:EVERYBODY:x/, path);
+      assert.deepEqual((await reader!('GET', path)).body['acl'], acl, path);
+      await grant(path, ['read:GROUP:physics', 'write:VO:/astro', 'read:ROLE:anonymous']);
+      for (const name of ['bob', 'reader', 'nobody'] as const)
+        assert.equal((await rig.as(name)('GET', path)).status, 403, path);
+      await grant(path, ['read:ROLE:user']);
+      assert.equal((await bob!('GET', path)).status, 200, path);
+      await grant(path);
+    }
+  });
+
+  it('with queues: a caller sees those that he may use', async () => {
+    const seen = async (who: CallerName): Promise<[string[], unknown]> => {
+      const { body } = await rig.as(who)('GET', `/factories/${factoryId}`);
+      const { client } = (await rig.as(who)('GET', '/')).body as { client: { queues?: object } };
+      return [Object.keys(body['resources'] as object), client.queues];
+    };
+    const [all, unlimited] = await seen('alice');
+    assert.ok(all.length > 0);
+    assert.equal(unlimited, undefined);
+    assert.deepEqual(await seen('guest'), [[], { selected: 'night', availableQueues: ['night'] }]);
+  });
+
+  it('in lists: what one may read, and nothing else', async () => {
+    const lists = { sites: site, jobs: job, storages: storage };
+    for (const [name, id] of Object.entries(lists)) {
+      const listed = async (who: CallerName): Promise<string[]> =>
+        (await rig.as(who)('GET', `/${name}`)).body[name] as string[];
+      const has = async (who: CallerName) => (await listed(who)).some((url) => url.endsWith(id));
+      for (const who of ['alice', 'reader', 'writer'] as const) assert.ok(await has(who), name);
+      for (const who of ['bob', 'guest', 'nobody'] as const) assert.ok(!(await has(who)), name);
+      const { body } = await reader!('GET', `/${name}?num=1`);
+      assert.equal((body[name] as string[]).length, 1);
+    }
+    const ofSite = await reader!('GET', `/sites/${site}/jobs`);
+    assert.deepEqual(ofSite.body['jobs'], [`https://grid.example/TEST${core}/jobs/${job}`]);
+    await grant(`/jobs/${job}`, []);
+    assert.ok(!((await reader!('GET', '/jobs')).body['jobs'] as string[]).join().includes(job));
+    assert.deepEqual((await reader!('GET', `/sites/${site}/jobs`)).body['jobs'], []);
+    await grant(`/jobs/${job}`);
+  });
+
+  describe('no path leads out', () => {
+    const outs = [
+      '../secret',
+      'a/../../secret',
+      '%2e%2e/secret',
+      '%2e%2e%2fsecret',
+      '..%2fsecret',
+      '%252e%252e%252fsecret',
+      '..%5csecret',
+      '..\\secret',
+      '.%00./secret',
+      'x%00/../../secret',
+      '%c0%ae%c0%ae/secret',
+      '%e0%80%ae%e0%80%ae/secret',
+      '/etc/passwd',
+      '%2fetc%2fpasswd',
+      '//etc/passwd',
+      'link/secret',
+      'link',
+      'a%0a../secret',
+      '....//secret',
+    ];
+    const places = () => [`/storages/${storage}`, `/storages/${site}-WORK`, '/storages/ARCHIVE'];
+    before(async () => {
+      for (const place of places())
+        assert.equal((await alice!('PUT', `${place}/files/mine`, { body: 'mine' })).status, 204);
+      writeFileSync(join(rig.directory, 'secret'), 'TOP SECRET');
+      writeFileSync(join(rig.directory, 'made', 'secret'), 'TOP SECRET');
+      // in a target system a link leads wherever its user may go in any case
+      for (const path of ['made', 'archive'].flatMap((top) =>
+        findAll(join(rig.directory, top), 'mine'),
+      ))
+        symlinkSync(rig.directory, join(dirname(path), 'link'));
+    });
+
+    for (const out of outs)
+      it(JSON.stringify(out), async () => {
+        for (const place of places()) {
+          const onHost = !place.includes('WORK');
+          const url = `${place}/files/${out}`;
+          const answers = [
+            await alice!('GET', url, { headers: { accept: 'application/octet-stream' } }),
+            await alice!('GET', url),
+            await alice!('PUT', url, { body: 'overwritten' }),
+            await alice!('POST', url),
+            await alice!('DELETE', url),
+          ];
+          for (const { status, text } of answers) {
+            assert.ok(status < 500, `${url}: ${status} ${text}`);
+            assert.doesNotMatch(text, /TOP SECRET|root:x:0/, url);
+          }
+          const name = decode(out);
+          for (const action of ['copy', 'rename'])
+            for (const body of [
+              { from: name, to: 'stolen' },
+              { from: 'mine', to: name },
+            ]) {
+              const { status } = await alice!('POST', `${place}/actions/${action}`, { body });
+              assert.ok(status < 500, `${action} ${JSON.stringify(body)}: ${status}`);
+              // what was moved inside is put back
+              if (onHost) await alice!('PUT', `${place}/files/mine`, { body: 'mine' });
+            }
+          const stolen = await alice!('GET', `${place}/files/stolen`, {
+            headers: { accept: 'application/octet-stream' },
+          });
+          assert.doesNotMatch(stolen.text, /TOP SECRET|root:x:0/, url);
+        }
+        for (const path of ['secret', 'made/secret'])
+          assert.equal(readFileSync(join(rig.directory, path), 'utf8'), 'TOP SECRET', out);
+      });
+
+    it('in the id of a resource', async () => {
+      for (const id of [
+        '..',
+        '%2e%2e',
+        '..%2f..',
+        `${job}%2f..%2f..`,
+        `${job}%00`,
+        'a'.repeat(200),
+      ])
+        for (const kind of ['jobs', 'sites', 'storages', 'storagefactories', 'factories']) {
+          const { status } = await bob!('GET', `/${kind}/${id}`);
+          assert.ok([400, 404].includes(status) || (id === '..' && status < 500), `${kind} ${id}`);
+        }
+    });
+  });
+
+  describe('and in the end', () => {
+    for (const { key } of inOrder.filter((each) => rank(each.key) >= 2))
+      it(key, () => check(key, fill(key.slice(key.indexOf(' ') + 1)), access[key]!));
+  });
+});
+
+function decode(path: string): string {
+  try {
+    return decodeURIComponent(path);
+  } catch {
+    return path;
+  }
+}
+
+/** Paths of the files of that name below a directory. */
+function findAll(directory: string, name: string): string[] {
+  return readdirSync(directory, { recursive: true, encoding: 'utf8' })
+    .filter((path) => basename(path) === name)
+    .map((path) => join(directory, path));
+}
