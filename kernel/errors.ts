@@ -17,6 +17,7 @@ export const errorCatalog = {
   /** Where a service says so (unicore-rest 3.21); elsewhere strangers are anonymous. */
   LOGIN_REQUIRED: { http: 401, fault: 'AuthenticationFault', retry: false },
   PRECONDITION_FAILED: { http: 412, fault: 'ResourceNotReadyFault', retry: false },
+  LIMIT_REACHED: { http: 429, fault: 'ServerBusyFault', retry: true },
   SESSION_UNKNOWN: { http: 432, fault: 'AuthenticationFault', retry: false },
   INTERNAL: { http: 500, fault: 'ServerFault', retry: false },
   NOT_IMPLEMENTED: { http: 501, fault: 'ActionNotSupportedFault', retry: false },

@@ -14,12 +14,9 @@ import { createTokenIssuer } from '#kernel/security/tokens.js';
 import { openUsers, type Users } from '#kernel/security/users.js';
 import { startXnjs } from '#xnjs/index.js';
 import type { TargetsystemConfig } from './config.js';
-import { baseOperations, registryOperations } from './rest/base.js';
-import type { DataDeps } from './rest/deps.js';
-import { dataMounts } from './rest/data.js';
-import { jobOperations } from './rest/jobs.js';
-import { siteOperations } from './rest/sites.js';
-import { tokenOperations } from './rest/tokens.js';
+import type { RestDeps } from './rest/deps.js';
+import { restOperations } from './rest/operations.js';
+import { ForwardingConnections } from './rest/forwarding-connections.js';
 
 export { TargetsystemConfig } from './config.js';
 
@@ -53,7 +50,7 @@ export async function startTargetsystem(
     });
     scope.defer(() => xnjs.close());
     const authenticate = await authenticator(config, users, certificate, log);
-    const rest: DataDeps = {
+    const rest: RestDeps = {
       siteName: config.siteName,
       version: interfaceVersion,
       startedMs: systemClock.now(),
@@ -63,6 +60,14 @@ export async function startTargetsystem(
       storages: xnjs.storages,
       data: xnjs.data,
       idb: xnjs.idb,
+      forwardings: scope.use(
+        new ForwardingConnections({
+          jobs: xnjs.jobs,
+          targets: xnjs.systems,
+          config: config.forwarding,
+        }),
+      ),
+
       connections: xnjs.connections,
       defaultImage: config.defaultImage,
       imagesUrl: (baseUrl) =>
@@ -76,20 +81,16 @@ export async function startTargetsystem(
       },
     };
     const app = createRestApp({
-      mounts: [
-        mount(
-          '/rest/core',
-          [...baseOperations, ...tokenOperations, ...siteOperations, ...jobOperations],
-          rest,
-        ),
-        ...dataMounts(rest),
-        mount('/rest/registries', registryOperations, rest),
-      ],
+      mounts: Object.entries(restOperations).map(([prefix, operations]) =>
+        mount(prefix, operations, rest),
+      ),
       authenticate,
       externalUrl: config.externalUrl,
       log,
     });
-    const { port } = await listen(app, await toAddress(config.listen), scope);
+    const { port } = await listen(app, await toAddress(config.listen), scope, {
+      upgrades: true,
+    });
     log.info({ port }, 'target system service listens');
     return { ...(port !== undefined && { port }), close: () => scope.close() };
   } catch (error) {

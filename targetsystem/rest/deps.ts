@@ -1,6 +1,7 @@
 import type { Clock } from '#kernel/clock.js';
 import type { TokenIssuer } from '#kernel/security/tokens.js';
 import type { DataServices, IdbSource, JobEngine, Storages, TargetSystems } from '#xnjs/index.js';
+import type { ForwardingConnections } from './forwarding-connections.js';
 
 /** What the REST operations of this service work with. */
 export type RestDeps = {
@@ -11,6 +12,8 @@ export type RestDeps = {
   readonly systems: TargetSystems;
   readonly jobs: JobEngine;
   readonly storages: Storages;
+  readonly data: DataServices;
+  readonly forwardings: ForwardingConnections;
   readonly idb: Pick<IdbSource, 'of' | 'problem'>;
   /** Where people find images: the image repository's list, seen from outside. */
   readonly imagesUrl: (baseUrl: string) => string;
@@ -28,6 +31,3 @@ export type RestDeps = {
     readonly pem: string;
   };
 };
-
-/** What operations on data work with besides. */
-export type DataDeps = RestDeps & { readonly data: DataServices };

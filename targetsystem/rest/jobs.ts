@@ -5,36 +5,35 @@ import { everybody, operations, RequestError, type Context } from '#kernel/http/
 import { pageParameters, renderPage } from '#kernel/http/page.js';
 import { created, json, noContent, type Reply } from '#kernel/http/reply.js';
 import type { Caller } from '#kernel/http/caller.js';
+import { aclSubjectsOf, isOwner } from '#kernel/security/acl.js';
 import { attributesOf } from '#kernel/security/caller.js';
-import { hasRole, ownerOrAdmin } from '#kernel/security/policy.js';
 import { idbSubject, parseJsdl, type RawDescription, type TargetSystem } from '#xnjs/index.js';
 import type { RestDeps } from './deps.js';
 import { renderJob } from './jobs-rendering.js';
 import { linksFrom } from './links.js';
+import { jobInput, onJob, onSite, siteInput, users } from './policy.js';
 import { changeProperties } from './properties.js';
-import { siteInput, siteOwner } from './sites.js';
 
 const operation = operations<RestDeps>();
-const users = hasRole('user', 'admin');
 
 /** Job descriptions may come as JSDL too. */
 const fromJsdl = (text: string): RawDescription => parseJsdl(text).description;
 const converters = { 'application/xml': fromJsdl, 'text/xml': fromJsdl };
 
-const jobInput = { jobId: z.string().max(64) };
-const jobOwner = ownerOrAdmin<RestDeps, { jobId: string }>(
-  async ({ jobs }, { jobId }) => (await jobs.get(jobId)).ownerDn,
-);
 const jobList = { ...pageParameters(), tags: listParameter.optional() };
 type JobList = z.output<z.ZodObject<typeof jobList>>;
 
 async function renderJobs(
   { jobs }: RestDeps,
   { tags = [], ...page }: JobList,
-  filter: { ownerDn?: string; targetId?: string },
-  { baseUrl, url }: Context,
+  filter: { targetId?: string },
+  { caller, baseUrl, url }: Context,
 ): Promise<Reply> {
-  const { ids, total } = await jobs.list({ ...filter, tags, ...page });
+  const visibleTo =
+    caller.role === 'admin' && filter.targetId !== undefined
+      ? {}
+      : { ownerDn: caller.dn, grantedTo: aclSubjectsOf(caller) };
+  const { ids, total } = await jobs.list({ ...filter, ...visibleTo, tags, ...page });
   const links = linksFrom(baseUrl);
   const query = { tags: tags.length > 0 ? tags.join(',') : undefined };
   return json(renderPage(url, page, ids.map(links.job), total, query));
@@ -96,10 +95,10 @@ async function chooseTarget(
 const listJobs = operation({
   method: 'GET',
   path: '/jobs',
-  summary: 'The jobs of the caller, the newest first',
+  summary: 'The jobs of the caller and those that others let him see, the newest first',
   input: z.object(jobList),
   policy: everybody,
-  run: (deps, page, context) => renderJobs(deps, page, { ownerDn: context.caller.dn }, context),
+  run: (deps, page, context) => renderJobs(deps, page, {}, context),
 });
 
 const submitJob = operation({
@@ -125,7 +124,7 @@ const submitToSite = ['/sites/:siteId', '/sites/:siteId/jobs'].map((path) =>
     input: z.looseObject(siteInput),
     body: 'json',
     converters,
-    policy: siteOwner,
+    policy: onSite.write,
     run: (deps, { siteId, ...description }, context) => submit(deps, siteId, description, context),
   }),
 );
@@ -133,9 +132,9 @@ const submitToSite = ['/sites/:siteId', '/sites/:siteId/jobs'].map((path) =>
 const listSiteJobs = operation({
   method: 'GET',
   path: '/sites/:siteId/jobs',
-  summary: 'The jobs of a target system, the newest first',
+  summary: 'The jobs of a target system that the caller may see, the newest first',
   input: z.object({ ...siteInput, ...jobList, ...pageParameters(100) }),
-  policy: siteOwner,
+  policy: onSite.read,
   run: (deps, { siteId, ...page }, context) =>
     renderJobs(deps, page, { targetId: siteId }, context),
 });
@@ -145,7 +144,7 @@ const getJob = operation({
   path: '/jobs/:jobId',
   summary: 'One job',
   input: z.object({ ...jobInput, fields: fieldsParameter }),
-  policy: jobOwner,
+  policy: onJob.read,
   run: async ({ jobs, clock }, { jobId, fields }, { baseUrl }) => {
     const properties = renderJob(await jobs.get(jobId), linksFrom(baseUrl), clock.now());
     return json(selectFields(properties, fields));
@@ -158,7 +157,7 @@ const submitIntoAllocation = operation({
   summary: 'Submits a job that runs in this allocation',
   input: z.looseObject(jobInput),
   body: 'json',
-  policy: jobOwner,
+  policy: onJob.write,
   run: async ({ jobs }, { jobId, ...description }, { caller, baseUrl }) => {
     const urlOf = linksFrom(baseUrl).job;
     const preferences = preferencesOf(caller);
@@ -170,12 +169,14 @@ const submitIntoAllocation = operation({
 const changeJob = operation({
   method: 'PUT',
   path: '/jobs/:jobId',
-  summary: 'Changes tags or termination time',
+  summary: 'Changes tags, ACL or termination time',
   input: z.looseObject(jobInput),
   body: 'json',
-  policy: jobOwner,
-  run: ({ jobs }, { jobId, ...members }) =>
-    changeProperties(members, (change) => jobs.update(jobId, change)),
+  policy: onJob.modify,
+  run: async ({ jobs }, { jobId, ...members }, { caller }) =>
+    changeProperties(members, isOwner(await jobs.get(jobId), caller), (change) =>
+      jobs.update(jobId, change),
+    ),
 });
 
 const deleteJob = operation({
@@ -183,7 +184,7 @@ const deleteJob = operation({
   path: '/jobs/:jobId',
   summary: 'Ends a job and removes its working directory',
   input: z.object(jobInput),
-  policy: jobOwner,
+  policy: onJob.own,
   run: async ({ jobs }, { jobId }) => {
     await jobs.destroy(jobId);
     return noContent();
@@ -195,7 +196,7 @@ const getDetails = operation({
   path: '/jobs/:jobId/details',
   summary: 'What the batch system says of a job',
   input: z.object({ ...jobInput, fields: fieldsParameter }),
-  policy: jobOwner,
+  policy: onJob.read,
   run: async ({ jobs }, { jobId, fields }) =>
     json(selectFields(asObject(await jobs.details(jobId)), fields)),
 });
@@ -205,7 +206,7 @@ const getSubmitted = operation({
   path: '/jobs/:jobId/submitted',
   summary: 'The description of a job as it was submitted, without inline data',
   input: z.object(jobInput),
-  policy: jobOwner,
+  policy: onJob.read,
   run: async ({ jobs }, { jobId }) => json((await jobs.get(jobId)).description),
 });
 
@@ -218,7 +219,7 @@ const act = operation({
   summary: 'Starts a job that waits for its client, ends, pauses or resumes one, or runs one again',
   input: z.looseObject({ ...jobInput, action: z.string() }),
   body: 'json',
-  policy: jobOwner,
+  policy: onJob.write,
   run: async ({ jobs }, { jobId, action }) => {
     const known = actions.find((name) => name === action);
     if (!known) throw new RequestError('NOT_FOUND', `a job has no action ${action}`);

@@ -4,9 +4,9 @@ import { fieldsParameter, listParameter, selectFields } from '#kernel/http/field
 import { everybody, operations, type Context, type Operation } from '#kernel/http/operation.js';
 import { pageParameters, renderPage } from '#kernel/http/page.js';
 import { json, noContent, type Reply } from '#kernel/http/reply.js';
-import { ownerOrAdmin } from '#kernel/security/policy.js';
+import { resourcePolicies } from '#kernel/security/policy.js';
 import type { OwnedRecord, OwnedRecords } from '#xnjs/index.js';
-import type { DataDeps } from './deps.js';
+import type { RestDeps } from './deps.js';
 import { linksFrom } from './links.js';
 import { dateText, ownedProperties, tagList } from './properties.js';
 
@@ -26,26 +26,31 @@ export type OwnedKind<R extends OwnedRecord> = {
   readonly collection: string;
   /** For the API document: `task`. */
   readonly noun: string;
-  readonly service: (deps: DataDeps) => OwnedService<R>;
+  readonly service: (deps: RestDeps) => OwnedService<R>;
   /** Beside what every owned resource shows. */
   readonly render: (record: R, context: Context) => Record<string, unknown>;
 };
 
-const operation = operations<DataDeps>();
+const operation = operations<RestDeps>();
 const id = { id: z.string().max(64) };
+
+function policiesOf<R extends OwnedRecord>({ noun, service }: OwnedKind<R>) {
+  return resourcePolicies<RestDeps, { id: string }>(noun, (deps, input) => ({
+    ownerDn: service(deps).records.get(input.id).ownerDn,
+    acl: [],
+  }));
+}
 
 /** List, properties, change, deletion and, where there is something under way, `actions/abort`. */
 export function ownedOperations<R extends OwnedRecord>(
   kind: OwnedKind<R>,
-): readonly Operation<DataDeps>[] {
+): readonly Operation<RestDeps>[] {
   const { collection, noun, service, render } = kind;
-  const get = (deps: DataDeps, wanted: string): R => {
+  const get = (deps: RestDeps, wanted: string): R => {
     const engine = service(deps);
     return engine.find?.(wanted) ?? engine.records.get(wanted);
   };
-  const owner = ownerOrAdmin<DataDeps, { id: string }>(
-    (deps, input) => get(deps, input.id).ownerDn,
-  );
+  const { own: owner } = policiesOf(kind);
   const path = `/${collection}/:id`;
   return [
     listOperation(kind),
@@ -88,7 +93,7 @@ function listOperation<R extends OwnedRecord>({
   collection,
   noun,
   service,
-}: OwnedKind<R>): Operation<DataDeps> {
+}: OwnedKind<R>): Operation<RestDeps> {
   return operation({
     method: 'GET',
     path: `/${collection}`,
@@ -109,7 +114,7 @@ function listOperation<R extends OwnedRecord>({
 }
 
 /** `actions/abort`, which the original lacks and pyunicore looks for. */
-export function abortOperation<R extends OwnedRecord>(kind: OwnedKind<R>): Operation<DataDeps> {
+export function abortOperation<R extends OwnedRecord>(kind: OwnedKind<R>): Operation<RestDeps> {
   const { collection, noun, service } = kind;
   return operation({
     method: 'POST',
@@ -117,7 +122,7 @@ export function abortOperation<R extends OwnedRecord>(kind: OwnedKind<R>): Opera
     summary: `Ends a ${noun}; one that is over is left as it is`,
     input: z.looseObject(id),
     body: 'json',
-    policy: ownerOrAdmin((deps, input) => service(deps).records.get(input.id).ownerDn),
+    policy: policiesOf(kind).own,
     run: async (deps, { id: wanted }) => {
       await service(deps).abort?.(wanted);
       return noContent();

@@ -9,17 +9,17 @@ import { GridError } from '#kernel/errors.js';
 import { attributesOf } from '#kernel/security/caller.js';
 import { normalizeDn } from '#kernel/security/dn.js';
 import { isSharedBy, principalOf, type Share } from '#xnjs/index.js';
-import type { DataDeps } from './deps.js';
+import type { RestDeps } from './deps.js';
 import { renderEntry } from './files.js';
 import { attachment, bytesType, download } from './files-download.js';
 import { linksFrom } from './links.js';
 
-const operation = operations<DataDeps>();
+const operation = operations<RestDeps>();
 const server = { server: z.string().max(64) };
 const one = { ...server, shareId: z.string().max(64) };
 
 /** This server is the only one that shares are kept for. */
-function refuseOthers({ siteName }: DataDeps, name: string): void {
+function refuseOthers({ siteName }: RestDeps, name: string): void {
   if (name !== siteName) throw new RequestError('NOT_FOUND', `there is no server ${name} here`);
 }
 
@@ -164,7 +164,7 @@ const share = operation({
 });
 
 /** @throws `LOGIN_REQUIRED`; `NOT_FOUND`, also to those whom it is not for */
-function getShare(deps: DataDeps, name: string, id: string, caller: Caller): Share {
+function getShare(deps: RestDeps, name: string, id: string, caller: Caller): Share {
   refuseOthers(deps, name);
   refuseStrangers(caller);
   return deps.data.shares.find(id, caller);

@@ -4,7 +4,7 @@ import { everybody, operations, RequestError } from '#kernel/http/operation.js';
 import { pageParameters, renderPage, slicePage } from '#kernel/http/page.js';
 import { created, json, noContent, text, type Reply } from '#kernel/http/reply.js';
 import type { Context } from '#kernel/http/operation.js';
-import { hasRole, ownerOrAdmin } from '#kernel/security/policy.js';
+import { findGrant, isOwner } from '#kernel/security/acl.js';
 import {
   idbSubject,
   TargetSystemParameters,
@@ -14,6 +14,7 @@ import {
 } from '#xnjs/index.js';
 import type { RestDeps } from './deps.js';
 import { factoryId, hrefs, linksFrom } from './links.js';
+import { onSite, siteInput, users } from './policy.js';
 import { changeProperties, dateText, ownedProperties, tagList } from './properties.js';
 import {
   applicationId,
@@ -23,16 +24,16 @@ import {
 } from './sites-rendering.js';
 
 const operation = operations<RestDeps>();
-const users = hasRole('user', 'admin');
 
-export const siteInput = { siteId: z.string().max(64) };
-export const siteOwner = ownerOrAdmin<RestDeps, { siteId: string }>(
-  ({ systems }, { siteId }) => systems.get(siteId).ownerDn,
-);
-
-/** The target systems that a caller may see, the newest first. */
+/** The caller's target systems and those that others let him see, the newest first. */
 function visibleSystems({ systems }: RestDeps, { caller }: Context): TargetSystem[] {
-  return caller.role === 'anonymous' ? [] : systems.list({ ownerDn: caller.dn });
+  if (caller.role === 'anonymous') return [];
+  return systems
+    .list()
+    .filter(
+      ({ ownerDn, acl = [] }) =>
+        ownerDn === caller.dn || findGrant(acl, caller, 'read') !== undefined,
+    );
 }
 
 function idbOfSite({ idb, systems }: RestDeps, siteId: string): Idb {
@@ -166,7 +167,7 @@ const createSiteInList = operation({
 const listSites = operation({
   method: 'GET',
   path: '/sites',
-  summary: 'The target systems of the caller',
+  summary: 'The target systems of the caller and those that others let him see',
   input: z.object({ ...pageParameters(), tags: listParameter.optional() }),
   policy: everybody,
   run: (deps, { tags = [], ...page }, context) => {
@@ -185,7 +186,7 @@ const getSite = operation({
   path: '/sites/:siteId',
   summary: 'One target system: its image, its machine and why its state is believed',
   input: z.object({ ...siteInput, fields: fieldsParameter }),
-  policy: siteOwner,
+  policy: onSite.read,
   run: async (deps, { siteId, fields }, { baseUrl }) => {
     const { systems, jobs, storages, siteName } = deps;
     const { total } = await jobs.list({ targetId: siteId, offset: 0, num: 0 });
@@ -202,12 +203,14 @@ const getSite = operation({
 const changeSite = operation({
   method: 'PUT',
   path: '/sites/:siteId',
-  summary: 'Changes tags or termination time',
+  summary: 'Changes tags, ACL or termination time',
   input: z.looseObject(siteInput),
   body: 'json',
-  policy: siteOwner,
-  run: ({ systems }, { siteId, ...members }) =>
-    changeProperties(members, (change) => systems.update(siteId, change)),
+  policy: onSite.modify,
+  run: ({ systems }, { siteId, ...members }, { caller }) =>
+    changeProperties(members, isOwner(systems.get(siteId), caller), (change) =>
+      systems.update(siteId, change),
+    ),
 });
 
 const deleteSite = operation({
@@ -215,7 +218,7 @@ const deleteSite = operation({
   path: '/sites/:siteId',
   summary: 'Ends a target system with its machine; its jobs end with it',
   input: z.object(siteInput),
-  policy: siteOwner,
+  policy: onSite.own,
   run: async ({ systems }, { siteId }) => {
     await systems.destroy(siteId);
     return noContent();
@@ -227,7 +230,7 @@ const getConsole = operation({
   path: '/sites/:siteId/console',
   summary: 'The end of what the machine wrote to its console',
   input: z.object(siteInput),
-  policy: siteOwner,
+  policy: onSite.read,
   produces: ['text/plain'],
   run: async ({ systems }, { siteId }) => text(await systems.consoleTail(siteId)),
 });
@@ -237,7 +240,7 @@ const listSiteApplications = operation({
   path: '/sites/:siteId/applications',
   summary: 'The applications of a target system',
   input: z.object(siteInput),
-  policy: siteOwner,
+  policy: onSite.read,
   run: (deps, { siteId }) =>
     json({ applications: idbOfSite(deps, siteId).applications.map(applicationId) }),
 });
@@ -247,7 +250,7 @@ const getSiteApplication = operation({
   path: '/sites/:siteId/applications/:applicationId',
   summary: 'One application and its options',
   input: z.object({ ...siteInput, applicationId: z.string() }),
-  policy: siteOwner,
+  policy: onSite.read,
   run: (deps, { siteId, applicationId: id }) =>
     getApplicationOf(idbOfSite(deps, siteId).applications, id),
 });

@@ -2,14 +2,14 @@ import { z } from 'zod';
 import { formatDate } from '#kernel/clock.js';
 import { operations, RequestError, type Context } from '#kernel/http/operation.js';
 import { created, json, type Reply } from '#kernel/http/reply.js';
-import { hasRole } from '#kernel/security/policy.js';
-import { isAllowed, principalOf, refuseDepth, type Task, type TaskWork } from '#xnjs/index.js';
-import type { DataDeps } from './deps.js';
+import { isAllowed } from '#kernel/security/acl.js';
+import { principalOf, refuseDepth, type Task, type TaskWork } from '#xnjs/index.js';
+import type { RestDeps } from './deps.js';
 import { hrefs, linksFrom } from './links.js';
 import { abortOperation, ownedOperations, type OwnedKind } from './owned-resource.js';
-import { mayWrite, storageInput } from './storages-access.js';
+import { onStorage, storageInput, users } from './policy.js';
 
-const operation = operations<DataDeps>();
+const operation = operations<RestDeps>();
 
 const tasks: OwnedKind<Task> = {
   collection: 'tasks',
@@ -34,7 +34,7 @@ const tasks: OwnedKind<Task> = {
 
 /** Begins what takes long. @returns its address */
 async function begin(
-  { data }: DataDeps,
+  { data }: RestDeps,
   work: TaskWork,
   serviceUrl: string,
   { caller, baseUrl }: Context,
@@ -47,7 +47,7 @@ const pathText = z.string().max(4096);
 const depth = z.coerce.number().nullish();
 
 async function extract(
-  deps: DataDeps,
+  deps: RestDeps,
   storageId: string,
   { path, depth: levels }: { path: string; depth: number | null | undefined },
   context: Context,
@@ -67,7 +67,7 @@ const extractAll = operation({
   summary: 'Starts a task that finds out what files are, for their metadata',
   input: z.looseObject({ ...storageInput, path: pathText.nullish(), depth }),
   body: 'json',
-  policy: mayWrite,
+  policy: onStorage.write,
   run: (deps, { storageId, path, depth: levels }, context) =>
     extract(deps, storageId, { path: path ?? '/', depth: levels }, context),
 });
@@ -79,7 +79,7 @@ const extractOne = operation({
   summary: 'Starts a task that finds out what a file is, or those of a directory',
   input: z.looseObject({ ...storageInput, path: pathText.default('/'), depth }),
   body: 'json',
-  policy: mayWrite,
+  policy: onStorage.write,
   run: (deps, { storageId, path, depth: levels }, context) =>
     extract(deps, storageId, { path, depth: levels }, context),
 });
@@ -95,7 +95,7 @@ const copyLater = operation({
     to: pathText.min(1, 'name a path'),
   }),
   body: 'json',
-  policy: mayWrite,
+  policy: onStorage.write,
   run: async (deps, { storageId, from, to }, context) => {
     const { files } = await deps.storages.get(storageId);
     await files(context.caller.dn).stat(from);
@@ -122,7 +122,7 @@ const searchAll = operation({
     resources: z.array(z.string().max(2048)).max(100),
   }),
   body: 'json',
-  policy: hasRole('user', 'admin'),
+  policy: users,
   run: async (deps, { query, resources }, context) => {
     const storages: Record<string, string> = {};
     const links = linksFrom(context.baseUrl);

@@ -1,17 +1,18 @@
 import { finished, Transform } from 'node:stream';
 import { z } from 'zod';
-import { everybody, operations, RequestError, type Context } from '#kernel/http/operation.js';
+import { operations, RequestError, type Context } from '#kernel/http/operation.js';
 import { json, noContent, type Reply } from '#kernel/http/reply.js';
 import { GridError } from '#kernel/errors.js';
+import { capability } from '#kernel/security/policy.js';
 import { principalOf, type ClientTransfer } from '#xnjs/index.js';
-import type { DataDeps } from './deps.js';
+import type { RestDeps } from './deps.js';
 import { attachment, download } from './files-download.js';
 import { hrefs, linksFrom } from './links.js';
 import { ownedOperations, type OwnedKind } from './owned-resource.js';
 import { tagList } from './properties.js';
-import { mayRead, mayWrite, storageInput } from './storages-access.js';
+import { onStorage, storageInput } from './policy.js';
 
-const operation = operations<DataDeps>();
+const operation = operations<RestDeps>();
 
 /** What clients can move files by; the storage shows the same. */
 export const protocols = ['BFT'] as const;
@@ -49,7 +50,7 @@ const wish = z.object({
 });
 
 async function create(
-  { data }: DataDeps,
+  { data }: RestDeps,
   input: z.output<typeof wish>,
   isExport: boolean,
   { caller, baseUrl }: Context,
@@ -91,7 +92,7 @@ const startImport = operation({
   summary: 'An address that a client may send one file to, without login',
   input: wish,
   body: 'json',
-  policy: mayWrite,
+  policy: onStorage.write,
   run: (deps, input, context) => create(deps, input, false, context),
 });
 
@@ -101,7 +102,7 @@ const startExport = operation({
   summary: 'An address that a client may fetch one file from, without login',
   input: wish,
   body: 'json',
-  policy: mayRead,
+  policy: onStorage.read,
   run: (deps, input, context) => create(deps, input, true, context),
 });
 
@@ -119,7 +120,7 @@ const fetchFile = operation({
   summary: 'The bytes of the file that an export is for',
   input: key,
   produces: ['application/octet-stream'],
-  policy: everybody,
+  policy: capability,
   run: async ({ data, clock }, { key: secret }, { headers, signal, log }) => {
     const { transfer, files } = await data.clientTransfers.open(secret, 'read');
     const entry = await files.stat(transfer.path);
@@ -143,7 +144,7 @@ const sendFile = operation({
   summary: 'Sends the file that an import is for',
   input: key,
   body: 'raw',
-  policy: everybody,
+  policy: capability,
   run: async ({ data }, { key: secret }, context) => {
     const { transfer, files } = await data.clientTransfers.open(secret, 'write');
     const { append, path, maxBytes = Infinity } = transfer;

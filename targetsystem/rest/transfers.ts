@@ -4,13 +4,13 @@ import { parseDate } from '#kernel/dates.js';
 import { operations, RequestError } from '#kernel/http/operation.js';
 import { created } from '#kernel/http/reply.js';
 import { principalOf, shownRemote, type ServerTransfer } from '#xnjs/index.js';
-import type { DataDeps } from './deps.js';
+import type { RestDeps } from './deps.js';
 import { hrefs, linksFrom } from './links.js';
 import { abortOperation, ownedOperations, type OwnedKind } from './owned-resource.js';
 import { dateText, tagList } from './properties.js';
-import { mayRead, mayWrite, storageInput } from './storages-access.js';
+import { onStorage, storageInput } from './policy.js';
 
-const operation = operations<DataDeps>();
+const operation = operations<RestDeps>();
 
 /** As UNICORE's clients know them; those that they do not know have ended for them, too. */
 const statusOf = {
@@ -99,8 +99,12 @@ const startTransfer = operation({
     'name a source, to be fetched, or a target, to be sent to',
   ),
   body: 'json',
-  policy: (caller, deps, { storageId, target }) =>
-    ((target ?? '') === '' ? mayWrite : mayRead)(caller, deps, { storageId }),
+  policy: {
+    ...onStorage.write,
+    description: `${onStorage.write.description}; of what is sent, to read`,
+    decide: (caller, deps, { storageId, target }) =>
+      onStorage[target ? 'read' : 'write'].decide(caller, deps, { storageId }),
+  },
   run: async (deps, input, { caller, baseUrl }) => {
     const { storageId, file, source, target, protocol, mode, terminationTime } = input;
     const { scheduledStartTime, ...others } = input.extraParameters;

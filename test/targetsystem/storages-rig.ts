@@ -14,10 +14,8 @@ import { silentLog } from '#kernel/log.js';
 import { openDatabase } from '#kernel/persistence/database.js';
 import { migrate } from '#kernel/persistence/migrate.js';
 import type { Scope } from '#kernel/scope.js';
-import { dataMounts } from '#targetsystem/rest/data.js';
-import type { DataDeps } from '#targetsystem/rest/deps.js';
-import { jobOperations } from '#targetsystem/rest/jobs.js';
-import { siteOperations } from '#targetsystem/rest/sites.js';
+import { restDeps } from './rest-deps.js';
+import { restOperations } from '#targetsystem/rest/operations.js';
 import { DataConfig } from '#xnjs/data/config.js';
 import { DataServices } from '#xnjs/data/data-services.js';
 import { IdbConfig } from '#xnjs/idb/config.js';
@@ -51,8 +49,11 @@ class ProcessHypervisor implements Hypervisor {
   readonly #workspace: Workspace;
   readonly #agents = new Map<string, ChildProcess>();
 
-  constructor(workspace: Workspace) {
+  readonly #properties: readonly string[];
+
+  constructor(workspace: Workspace, properties: readonly string[]) {
     this.#workspace = workspace;
+    this.#properties = properties;
   }
 
   available = () => ['qemu'] as const;
@@ -69,7 +70,8 @@ class ProcessHypervisor implements Hypervisor {
     const directory = this.#workspace.directoryOf(id);
     const properties = join(directory, 'tsi.properties');
     const socket = this.#workspace.agentSocket({ id });
-    writeFileSync(properties, `tsi.link = unix:${socket}\ntsi.state_dir = ${directory}/agent\n`);
+    const own = [`tsi.link = unix:${socket}`, `tsi.state_dir = ${directory}/agent`];
+    writeFileSync(properties, [...own, ...this.#properties, ''].join('\n'));
     const arguments_ = ['--conditions=development', '--import', 'tsx', agentMain, properties];
     this.#agents.set(id, spawn(process.execPath, arguments_, { stdio: 'ignore' }));
     return Promise.resolve({ definedMs: Date.now() });
@@ -128,10 +130,16 @@ export type Rig = {
 };
 
 export type RigOptions = {
+  /** Of the storages. */
   readonly config?: (directory: string) => object;
+  /** Of transfers, tasks and shares. */
   readonly data?: object;
-  /** What time it is for transfers, tasks and shares. */
+  /** What time it is for them. */
   readonly clock?: Clock;
+  /** Lines of the agents' tsi.properties. */
+  readonly agent?: readonly string[];
+  /** How often batch systems are asked for their queues. */
+  readonly queuesIntervalMs?: number;
 };
 
 /** The REST face and the engine below it, on machines that are processes. */
@@ -149,7 +157,13 @@ export async function startRig(scope: Scope, options: RigOptions = {}): Promise<
 async function startService(
   scope: Scope,
   directory: string,
-  { config, data: dataConfig = {}, clock = systemClock }: RigOptions,
+  {
+    config,
+    data: dataConfig = {},
+    clock = systemClock,
+    agent = [],
+    queuesIntervalMs = 300_000,
+  }: RigOptions,
 ): Promise<Omit<Rig, 'directory'>> {
   const log = silentLog;
   const url = `sqlite:${join(directory, 'db.sqlite')}`;
@@ -167,7 +181,7 @@ async function startService(
     log,
   );
   const workspace = new Workspace(directory);
-  const hypervisor = new ProcessHypervisor(workspace);
+  const hypervisor = new ProcessHypervisor(workspace, agent);
   scope.defer(() => hypervisor.close());
   const part = join(directory, 'part');
   writeFileSync(part, '');
@@ -194,6 +208,7 @@ async function startService(
       installationId: randomUUID(),
       bootTimeoutMs: 30_000,
       heartbeatMs: 500,
+      queuesIntervalMs,
       limits: { cpus: 4, memoryMiB: 4096, perUser: 4 },
     }),
   );
@@ -242,23 +257,11 @@ async function startService(
   await jobs.attach();
   await storages.start();
   await data.start();
-  const rest: DataDeps = {
-    siteName: 'TEST',
-    version: '11.1.0',
-    startedMs: 0,
-    clock,
-    systems,
-    jobs,
-    storages,
-    data,
-    idb,
-    connections: () => ({}),
-    imagesUrl: (base) => base,
-    issueToken: () => Promise.reject(new TypeError('no storage issues tokens')),
-    credential: { dn: 'CN=Server,O=Grid', issuer: 'CN=CA', expiresMs: 0, pem: '' },
-  };
+  const rest = restDeps({ systems, jobs, storages, data, idb, clock });
   const app = createRestApp({
-    mounts: [mount('/rest/core', [...siteOperations, ...jobOperations], rest), ...dataMounts(rest)],
+    mounts: Object.entries(restOperations).map(([prefix, operations]) =>
+      mount(prefix, operations, rest),
+    ),
     authenticate: ({ headers }) => callers[String(headers['x-user'])] ?? anonymous,
     externalUrl: 'https://grid.example/TEST',
     log,

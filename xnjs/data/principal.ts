@@ -1,6 +1,6 @@
 import type { Caller } from '#kernel/http/caller.js';
 import { attributesOf, type Attributes } from '#kernel/security/caller.js';
-import { isAllowed, type AccessLevel } from '../storage/acl.js';
+import { isAllowed, type AccessLevel } from '#kernel/security/acl.js';
 import type { Storage } from '../storage/storage.js';
 import type { Storages } from '../storage/storages.js';
 import { GridError } from '#kernel/errors.js';

@@ -5,7 +5,7 @@ import { anonymous, type Caller } from '#kernel/http/caller.js';
 import { equalDns } from '#kernel/security/dn.js';
 import { normalisePath } from '../files/path.js';
 import type { FileInfo, FileSpace } from '../files/file-space.js';
-import { isAllowed, isOwner } from '../storage/acl.js';
+import { isAllowed, isOwner } from '#kernel/security/acl.js';
 import type { Storage } from '../storage/storage.js';
 import type { Storages } from '../storage/storages.js';
 import type { DataConfig } from './config.js';
