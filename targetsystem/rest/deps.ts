@@ -12,7 +12,6 @@ export type RestDeps = {
   readonly systems: TargetSystems;
   readonly jobs: JobEngine;
   readonly storages: Storages;
-  /** Transfers, tasks and shares. */
   readonly data: DataServices;
   readonly forwardings: ForwardingConnections;
   readonly idb: Pick<IdbSource, 'of' | 'problem'>;

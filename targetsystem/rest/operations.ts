@@ -1,22 +1,28 @@
 import { baseOperations, registryOperations } from './base.js';
 import type { Operation } from '#kernel/http/operation.js';
-import { dataOperations } from './data.js';
+import { dataOperations, dataServices } from './data.js';
 import type { RestDeps } from './deps.js';
+import { fileOperations } from './files.js';
 import { forwardingOperations } from './forwarding.js';
 import { jobOperations } from './jobs.js';
 import { siteOperations } from './sites.js';
+import { storageFactoryOperations } from './storage-factories.js';
+import { storageOperations } from './storages.js';
 import { tokenOperations } from './tokens.js';
 
 /** All that this service answers to, by prefix. */
 export const restOperations: Readonly<Record<string, readonly Operation<RestDeps>[]>> = {
-  ...dataOperations,
   '/rest/core': [
     ...baseOperations,
     ...tokenOperations,
     ...siteOperations,
     ...jobOperations,
     ...forwardingOperations,
-    ...dataOperations['/rest/core'],
+    ...dataOperations,
+    ...storageOperations,
+    ...storageFactoryOperations,
+    ...fileOperations,
   ],
   '/rest/registries': registryOperations,
+  ...dataServices,
 };

@@ -34,24 +34,23 @@ export type OwnedKind<R extends OwnedRecord> = {
 const operation = operations<RestDeps>();
 const id = { id: z.string().max(64) };
 
-function getOwned<R extends OwnedRecord>({ service }: OwnedKind<R>, deps: RestDeps, id: string): R {
-  const engine = service(deps);
-  return engine.find?.(id) ?? engine.records.get(id);
-}
-
-/** Nobody shares them: the storages that they work on have ACLs. */
-const ownerOf = <R extends OwnedRecord>(kind: OwnedKind<R>) =>
-  resourcePolicies<RestDeps, { id: string }>(kind.noun, (deps, input) => ({
-    ownerDn: getOwned(kind, deps, input.id).ownerDn,
+function policiesOf<R extends OwnedRecord>({ noun, service }: OwnedKind<R>) {
+  return resourcePolicies<RestDeps, { id: string }>(noun, (deps, input) => ({
+    ownerDn: service(deps).records.get(input.id).ownerDn,
     acl: [],
-  })).own;
+  }));
+}
 
 /** List, properties, change, deletion and, where there is something under way, `actions/abort`. */
 export function ownedOperations<R extends OwnedRecord>(
   kind: OwnedKind<R>,
 ): readonly Operation<RestDeps>[] {
   const { collection, noun, service, render } = kind;
-  const owner = ownerOf(kind);
+  const get = (deps: RestDeps, wanted: string): R => {
+    const engine = service(deps);
+    return engine.find?.(wanted) ?? engine.records.get(wanted);
+  };
+  const { own: owner } = policiesOf(kind);
   const path = `/${collection}/:id`;
   return [
     listOperation(kind),
@@ -62,7 +61,7 @@ export function ownedOperations<R extends OwnedRecord>(
       input: z.object({ ...id, fields: fieldsParameter }),
       policy: owner,
       run: (deps, { id: wanted, fields }, context) => {
-        const record = getOwned(kind, deps, wanted);
+        const record = get(deps, wanted);
         const properties = { ...ownedProperties(record), ...render(record, context) };
         return json(selectFields(properties, fields));
       },
@@ -123,7 +122,7 @@ export function abortOperation<R extends OwnedRecord>(kind: OwnedKind<R>): Opera
     summary: `Ends a ${noun}; one that is over is left as it is`,
     input: z.looseObject(id),
     body: 'json',
-    policy: ownerOf(kind),
+    policy: policiesOf(kind).own,
     run: async (deps, { id: wanted }) => {
       await service(deps).abort?.(wanted);
       return noContent();

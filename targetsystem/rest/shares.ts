@@ -7,6 +7,7 @@ import { pageParameters } from '#kernel/http/page.js';
 import { created, json, noContent } from '#kernel/http/reply.js';
 import { GridError } from '#kernel/errors.js';
 import { attributesOf } from '#kernel/security/caller.js';
+import { capability } from '#kernel/security/policy.js';
 import { normalizeDn } from '#kernel/security/dn.js';
 import { isSharedBy, principalOf, type Share } from '#xnjs/index.js';
 import type { RestDeps } from './deps.js';
@@ -233,6 +234,11 @@ const endShare = operation({
 /** Below `/rest/share`. */
 export const shareOperations = [listServers, listShares, share, showShare, changeShare, endShare];
 
+/** Of what is shared with everybody the address is the proof; else who asks is looked at with the share. */
+const accessPolicy = {
+  ...capability,
+  description: 'whom it is shared with; whoever knows the address, if that is everybody',
+};
 const accessPath = '/:server/:shareId{/*path}';
 const accessInput = { ...one, path: z.string().max(4096).default('') };
 
@@ -242,7 +248,7 @@ const read = operation({
   summary: 'The bytes of a shared file, or the listing of a shared directory',
   input: z.object({ ...accessInput, ...pageParameters(10_000) }),
   produces: [bytesType, 'application/json'],
-  policy: everybody,
+  policy: accessPolicy,
   run: async (deps, { server: name, shareId, path: below, ...page }, context) => {
     refuseOthers(deps, name);
     const { headers, signal, caller } = context;
@@ -270,7 +276,7 @@ const write = operation({
   summary: 'Writes a shared file, or one in a shared directory',
   input: z.object(accessInput),
   body: 'raw',
-  policy: everybody,
+  policy: accessPolicy,
   run: async (deps, { server: name, shareId, path: below }, context) => {
     refuseOthers(deps, name);
     const { signal, caller } = context;

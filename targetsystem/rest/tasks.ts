@@ -2,13 +2,12 @@ import { z } from 'zod';
 import { formatDate } from '#kernel/clock.js';
 import { operations, RequestError, type Context } from '#kernel/http/operation.js';
 import { created, json, type Reply } from '#kernel/http/reply.js';
-import { hasRole } from '#kernel/security/policy.js';
 import { isAllowed } from '#kernel/security/acl.js';
 import { principalOf, refuseDepth, type Task, type TaskWork } from '#xnjs/index.js';
 import type { RestDeps } from './deps.js';
 import { hrefs, linksFrom } from './links.js';
 import { abortOperation, ownedOperations, type OwnedKind } from './owned-resource.js';
-import { onStorage, storageInput } from './policy.js';
+import { onStorage, storageInput, users } from './policy.js';
 
 const operation = operations<RestDeps>();
 
@@ -123,7 +122,7 @@ const searchAll = operation({
     resources: z.array(z.string().max(2048)).max(100),
   }),
   body: 'json',
-  policy: hasRole('user', 'admin'),
+  policy: users,
   run: async (deps, { query, resources }, context) => {
     const storages: Record<string, string> = {};
     const links = linksFrom(context.baseUrl);

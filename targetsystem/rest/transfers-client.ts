@@ -1,8 +1,9 @@
 import { finished, Transform } from 'node:stream';
 import { z } from 'zod';
-import { everybody, operations, RequestError, type Context } from '#kernel/http/operation.js';
+import { operations, RequestError, type Context } from '#kernel/http/operation.js';
 import { json, noContent, type Reply } from '#kernel/http/reply.js';
 import { GridError } from '#kernel/errors.js';
+import { capability } from '#kernel/security/policy.js';
 import { principalOf, type ClientTransfer } from '#xnjs/index.js';
 import type { RestDeps } from './deps.js';
 import { attachment, download } from './files-download.js';
@@ -119,7 +120,7 @@ const fetchFile = operation({
   summary: 'The bytes of the file that an export is for',
   input: key,
   produces: ['application/octet-stream'],
-  policy: everybody,
+  policy: capability,
   run: async ({ data, clock }, { key: secret }, { headers, signal, log }) => {
     const { transfer, files } = await data.clientTransfers.open(secret, 'read');
     const entry = await files.stat(transfer.path);
@@ -143,7 +144,7 @@ const sendFile = operation({
   summary: 'Sends the file that an import is for',
   input: key,
   body: 'raw',
-  policy: everybody,
+  policy: capability,
   run: async ({ data }, { key: secret }, context) => {
     const { transfer, files } = await data.clientTransfers.open(secret, 'write');
     const { append, path, maxBytes = Infinity } = transfer;

@@ -4,7 +4,6 @@ import { parseDate } from '#kernel/dates.js';
 import { operations, RequestError } from '#kernel/http/operation.js';
 import { created } from '#kernel/http/reply.js';
 import { principalOf, shownRemote, type ServerTransfer } from '#xnjs/index.js';
-import type { Policy } from '#kernel/security/policy.js';
 import type { RestDeps } from './deps.js';
 import { hrefs, linksFrom } from './links.js';
 import { abortOperation, ownedOperations, type OwnedKind } from './owned-resource.js';
@@ -91,14 +90,6 @@ function startOf(text: string | undefined, nowMs: number): number | undefined {
   );
 }
 
-/** Who fetches changes the storage, who sends only reads it. */
-const mayTransfer: Policy<RestDeps, { storageId: string; target?: string | null | undefined }> = {
-  ...onStorage.read,
-  description: `to send: ${onStorage.read.description}; to fetch: the same with write`,
-  decide: (caller, deps, input) =>
-    (input.target ? onStorage.read : onStorage.write).decide(caller, deps, input),
-};
-
 const startTransfer = operation({
   method: 'POST',
   path: '/storages/:storageId/transfers',
@@ -108,7 +99,12 @@ const startTransfer = operation({
     'name a source, to be fetched, or a target, to be sent to',
   ),
   body: 'json',
-  policy: mayTransfer,
+  policy: {
+    ...onStorage.write,
+    description: `${onStorage.write.description}; of what is sent, to read`,
+    decide: (caller, deps, { storageId, target }) =>
+      onStorage[target ? 'read' : 'write'].decide(caller, deps, { storageId }),
+  },
   run: async (deps, input, { caller, baseUrl }) => {
     const { storageId, file, source, target, protocol, mode, terminationTime } = input;
     const { scheduledStartTime, ...others } = input.extraParameters;

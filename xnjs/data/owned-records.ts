@@ -74,7 +74,7 @@ export class OwnedRecords<R extends OwnedRecord> {
     return { ids: mine.slice(offset, offset + num).map(({ id }) => id), total: mine.length };
   }
 
-  /** @throws `BAD_REQUEST` the user has as many as he may */
+  /** @throws `LIMIT_REACHED` the user has as many as he may */
   async add(record: R): Promise<void> {
     const { store, what, perUser } = this.#options;
     // one after the other for each user, so that two at once do not both pass the limit
@@ -84,7 +84,7 @@ export class OwnedRecords<R extends OwnedRecord> {
         const oldest = mine.findLast((each) => this.#options.mayGo?.(each));
         if (!oldest)
           throw new GridError(
-            'BAD_REQUEST',
+            'LIMIT_REACHED',
             `the limit of ${perUser} ${what}s per user is reached`,
           );
         await this.remove(oldest.id);
