@@ -1,5 +1,6 @@
 import { z } from 'zod';
 import { file } from '#kernel/config.js';
+import { ChangesConfig } from './changes/config.js';
 import { IdbConfig } from './idb/config.js';
 import { JobConfig } from './job/config.js';
 import { StagingConfig } from './staging/config.js';
@@ -51,5 +52,6 @@ export const XnjsConfig = z.strictObject({
   staging: StagingConfig.prefault({}),
   storages: StoragesConfig.prefault({}),
   idb: IdbConfig.prefault({}),
+  changes: ChangesConfig.prefault({}),
 });
 export type XnjsConfig = z.output<typeof XnjsConfig>;
