@@ -82,17 +82,26 @@ export async function* followEvents(
       for await (const chunk of body as AsyncIterable<string>)
         for (const event of parser.push(chunk)) if (event.event !== 'end') yield event;
     } catch (error) {
-      if (signal.aborted) return;
-      const known = asGridError(error);
-      const later = known?.row.retry === true && known.code !== 'LIMIT_REACHED';
-      if (known && !later && known.code !== 'PEER_FAILED') throw error;
-      if (failures++ === 0) tell(`the stream of events broke: ${errorText(error)}`);
+      if (isFinal(error)) throw error;
+      if (failures++ === 0 && !isAborted(error))
+        tell(`the stream of events broke: ${errorText(error)}`);
     }
     const pauseMs = Math.min(longestRetryMs, firstRetryMs * 2 ** failures);
     await sleep(failures === 0 ? (parser.retryMs ?? pauseMs) : pauseMs, undefined, {
       signal,
     }).catch(() => undefined);
   }
+}
+
+function isAborted(error: unknown): boolean {
+  return error instanceof Error && error.name === 'AbortError';
+}
+
+/** What the server will say the next time too. */
+function isFinal(error: unknown): boolean {
+  const known = asGridError(error);
+  if (!known || known.code === 'PEER_FAILED') return false;
+  return !known.row.retry || known.code === 'LIMIT_REACHED';
 }
 
 /** Prints events as they happen: lines for people, NDJSON for programs. */

@@ -47,9 +47,13 @@ export function openUpgrade(options: UpgradeOptions): Promise<Duplex> {
     request.once('response', (answer: IncomingMessage) =>
       settle(() => void refusal(answer, url).then(reject, reject)),
     );
-    request.on('error', (error) => settle(() => reject(unavailable(error, url.host))));
+    request.on('error', (error) => settle(() => reject(toError(unavailable(error, url.host)))));
     request.end();
   });
+}
+
+function toError(thrown: unknown): Error {
+  return thrown instanceof Error ? thrown : new Error(String(thrown));
 }
 
 async function refusal(answer: IncomingMessage, { host, pathname }: URL): Promise<GridError> {
