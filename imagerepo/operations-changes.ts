@@ -18,8 +18,15 @@ export type ChangesDeps = {
 const operation = operations<ChangesDeps>();
 const atOnce = 500;
 
-const followerOrAdmin: Policy<ChangesDeps> = ({ dn, role }, { followers }) =>
-  role === 'admin' || followers.some((follower) => equalDns(follower, dn));
+const followerOrAdmin: Policy<ChangesDeps> = {
+  rule: 'role',
+  description: 'administrators, and servers whose word about users counts here',
+  anonymous: true,
+  decide: ({ dn, role }, { followers }) => {
+    const allowed = role === 'admin' || followers.some((follower) => equalDns(follower, dn));
+    return { allowed, why: allowed ? 'administrator, or server that is trusted' : `role ${role}` };
+  },
+};
 
 const getChanges = operation({
   method: 'GET',

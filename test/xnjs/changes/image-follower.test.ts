@@ -55,7 +55,7 @@ describe('changes of images', { timeout: 60_000 }, () => {
     await alice.delete(id);
     await service.stop();
     await service.resume();
-    await using _second = follow();
+    scope.use(follow());
     await until('the rest is heard', async () => (await heard(id)).length === 3);
     assert.deepEqual(await heard(id), ['created', 'changed', 'removed']);
     assert.deepEqual(await heard(before), [], 'what was before is in the lists');
