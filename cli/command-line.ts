@@ -1,5 +1,6 @@
 import { join } from 'node:path';
 import { Command, CommanderError, InvalidArgumentError, Option } from 'commander';
+import tab from '@bomb.sh/tab/commander';
 import { asGridError, errorText } from '#kernel/errors.js';
 import { createLog, takeConsole } from '#kernel/log.js';
 import { addClientCommands } from './client/commands.js';
@@ -23,12 +24,24 @@ const cacheDir = new Option('--cache-dir <path>', 'kept between installations').
   defaultCacheDirectory(),
 );
 
+const examples = `
+Examples:
+  vsite image list --application Transform
+  vsite run Transform --input words.txt --param INPUT=words.txt --image vsite-demo
+  vsite forward <job> 8080:80
+  vsite events --types job
+  source <(vsite completion bash)
+
+Exit codes: 0 done, 1 failed, 2 makes no sense, 3 refused, 4 there is no such thing, 5 does not
+answer; those of "run" and "job wait" are the job's.`;
+
 function program(): Command {
   const vsite = new Command('vsite')
     .description('Virtual machine images as UNICORE target systems')
     .option('--profile <file>', 'says where the installation is and who you are')
     .option('--json', 'results for programs')
     .configureHelp({ showGlobalOptions: true })
+    .addHelpText('after', examples)
     .showHelpAfterError('(--help says more)')
     .exitOverride();
   addQuickstart(vsite);
@@ -39,6 +52,7 @@ function program(): Command {
   addClientCommands(vsite, image);
   addImage(image);
   addUserCommands(vsite.command('user').description('who may come in'));
+  tab(vsite, { completionCommandName: 'completion' });
   return vsite;
 }
 

@@ -68,6 +68,13 @@ export class Exchange {
     this.#send(true);
   }
 
+  /** A stream of events has no end of its own to wait for; its client comes again. */
+  endStream(): void {
+    if (!/^text\/event-stream\b/.test(this.#answer?.headers['content-type'] ?? '')) return;
+    this.#answer?.removeAllListeners('data');
+    this.#response.end();
+  }
+
   /** Nothing shall follow on this connection. */
   isLast(): void {
     this.#response.shouldKeepAlive = false;

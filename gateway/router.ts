@@ -109,6 +109,7 @@ export class Router {
   drain(): void {
     this.#draining = true;
     this.endConnections();
+    for (const exchange of this.#exchanges) exchange.endStream();
   }
 
   /** Resolves when no request is under way. */

@@ -148,9 +148,34 @@ export const ImageList = z.object({
 });
 export type ImageList = z.output<typeof ImageList>;
 
+/** The longest that `GET /rest/images/changes` waits for something to happen. */
+export const longestWaitSeconds = 20;
+
+/** What has become of an image, and who may know: its owner, and all for whom it is or was public. */
+export const ImageChange = z.object({
+  id: z.uuid(),
+  owner: z.string(),
+  change: z.enum(['created', 'published', 'changed', 'removed']),
+  name: z.string(),
+  version: z.string(),
+  isPublic: z.boolean(),
+  wasPublic: z.boolean(),
+  time: z.string(),
+});
+export type ImageChange = z.output<typeof ImageChange>;
+
+/** What `GET /rest/images/changes` answers; `lost`: what came before is forgotten by now. */
+export const ImageChanges = z.object({
+  changes: z.array(ImageChange),
+  next: z.number(),
+  lost: z.boolean(),
+});
+export type ImageChanges = z.output<typeof ImageChanges>;
+
 /** Paths below the repository's base URL. */
 export const imageRoutes = {
   images: '/rest/images',
+  changes: '/rest/images/changes',
   image: (id: string) => `/rest/images/${encodeURIComponent(id)}`,
   part: (id: string, part: PartName) => `/rest/images/${encodeURIComponent(id)}/parts/${part}`,
   publish: (id: string) => `/rest/images/${encodeURIComponent(id)}/actions/publish`,

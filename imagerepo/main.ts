@@ -1,20 +1,26 @@
+import { X509Certificate } from 'node:crypto';
 import { z } from 'zod';
 import { systemClock, type Clock } from '#kernel/clock.js';
 import { file, port } from '#kernel/config.js';
 import { listen, type ListenAddress } from '#kernel/http/listen.js';
 import { createRestApp, mount, type Authenticate } from '#kernel/http/router.js';
 import type { Log } from '#kernel/log.js';
+import { ChangeFeed } from '#kernel/persistence/change-feed.js';
 import { openDatabase } from '#kernel/persistence/database.js';
 import { Scope } from '#kernel/scope.js';
+import { formatDn, subjectDn } from '#kernel/security/dn.js';
 import { identityConfig, openIdentity } from '#kernel/security/open-identity.js';
 import { loadTls, readText, serverTls } from '#kernel/security/tls.js';
 import { Catalogue } from './catalogue/catalogue.js';
 import { imageRoutes } from './contract.js';
 import { imageOperations } from './operations.js';
+import { changesOperations } from './operations-changes.js';
 import { ImageRepository } from './repository.js';
 import { BlobStore } from './store/blob-store.js';
 
 const GiB = 1024 ** 3;
+/** Those who follow the images ask all the time; after a week they had better read them all. */
+const keptChanges = { maxCount: 100_000, maxAgeMs: 7 * 86_400_000 };
 
 export const ImagerepoConfig = z.strictObject({
   /** Behind a gateway on the same machine: a unix socket, in a directory that only we may enter. */
@@ -72,19 +78,26 @@ export async function startImagerepo(
   const log = parent.child({ part: 'imagerepo' });
   const scope = new Scope();
   try {
-    const images = await openRepository(config, scope, clock, log);
+    const { images, feed } = await openRepository(config, scope, clock, log);
+    const signers = await readSigners(config);
+    const closing = new AbortController();
+    const followers = signers.map((certificate) => formatDn(subjectDn(certificate)));
     const { listen: where } = config;
     const direct = 'tls' in where && (where.tls?.trustFiles.length ?? 0) > 0;
     const identity = authenticate
       ? { authenticate }
       : await openIdentity(config, { log, scope, clock, direct });
     const app = createRestApp({
-      mounts: [mount(imageRoutes.images, imageOperations, { images })],
+      mounts: [
+        mount(imageRoutes.images, changesOperations, { feed, followers, closing: closing.signal }),
+        mount(imageRoutes.images, imageOperations, { images }),
+      ],
       ...identity,
       externalUrl: config.externalUrl,
       log,
     });
     const listening = await listen(app, await listenAddress(config.listen), scope);
+    scope.defer(() => closing.abort());
     // only now: the address tells that no other process serves this store
     await images.recover();
     log.info({ port: listening.port }, 'image repository started');
@@ -101,13 +114,21 @@ async function openRepository(
   scope: Scope,
   clock: Clock,
   log: Log,
-): Promise<ImageRepository> {
+): Promise<{ images: ImageRepository; feed: ChangeFeed }> {
   const password = passwordFile && (await readText(passwordFile)).split('\n', 1)[0];
   const database = scope.use(await openDatabase({ url, password, log }));
   const catalogue = await Catalogue.open(database, log);
   const store = await BlobStore.open(storeDirectory);
   const limits = { maxPartBytes, maxDiskBytes };
-  return new ImageRepository({ catalogue, store, clock, log, limits });
+  const { changes } = catalogue;
+  const feed = scope.use(new ChangeFeed({ changes, bounds: keptChanges, clock, log }));
+  const onChange = (): void => feed.wake();
+  return { images: new ImageRepository({ catalogue, store, clock, log, limits, onChange }), feed };
+}
+
+async function readSigners({ consignorFiles }: ImagerepoConfig): Promise<X509Certificate[]> {
+  const pems = await Promise.all(consignorFiles.map(readText));
+  return pems.map((pem) => new X509Certificate(pem));
 }
 
 async function listenAddress(where: ImagerepoConfig['listen']): Promise<ListenAddress> {

@@ -19,6 +19,8 @@ export type RepositoryDeps = {
   readonly store: BlobStore;
   readonly clock: Clock;
   readonly log: Log;
+  /** Called after a commit that has changed an image. */
+  readonly onChange?: () => void;
   readonly limits: ContentLimits & { readonly maxPartBytes: number };
 };
 
@@ -60,16 +62,17 @@ export class ImageRepository {
   async create(owner: string, metadata: ImageMetadata): Promise<string> {
     const id = randomUUID();
     const createdMs = this.#deps.clock.now();
-    await this.#catalogue.transaction((transaction) =>
-      this.#catalogue.insert({ id, owner, createdMs, metadata }, transaction),
-    );
+    await this.#change(async (transaction) => {
+      await this.#catalogue.insert({ id, owner, createdMs, metadata }, transaction);
+      await this.#catalogue.note(undefined, id, transaction);
+    });
     this.#deps.log.info({ imageId: id, dn: owner }, 'image created');
     return id;
   }
 
   /** Changes the given members. @throws {@link ImageError} `CONFLICT` for what is fixed by now */
   async change(id: string, changes: Readonly<Record<string, unknown>>): Promise<ImageRecord> {
-    await this.#catalogue.transaction(async (transaction) => {
+    await this.#change(async (transaction) => {
       const image = await this.#existing(id, transaction);
       const fixed = Object.keys(changes).find((name) => !isChangeable(image, name));
       if (fixed !== undefined)
@@ -78,6 +81,7 @@ export class ImageRepository {
       if (!metadata.success)
         throw new ImageError('IMAGE_INVALID', describeIssues(metadata.error), { imageId: id });
       await this.#catalogue.setMetadata(id, metadata.data, transaction);
+      await this.#catalogue.note(image, id, transaction);
     });
     return this.#existing(id);
   }
@@ -118,13 +122,14 @@ export class ImageRepository {
         checkContent(part, bytes, os.architecture, this.#deps.limits),
       );
     }
-    await this.#catalogue.transaction(async (transaction) => {
+    await this.#change(async (transaction) => {
       const now = await this.#existing(id, transaction);
       if (
         JSON.stringify([now.parts, now.metadata]) !== JSON.stringify([image.parts, image.metadata])
       )
         throw new ImageError('CONFLICT', 'the image changed meanwhile', { imageId: id });
       await this.#catalogue.setState(id, 'PUBLISHED', transaction);
+      await this.#catalogue.note(now, id, transaction);
     });
     this.#deps.log.info({ imageId: id }, 'image published');
     return this.#existing(id);
@@ -132,9 +137,10 @@ export class ImageRepository {
 
   /** The intent is durable first: what follows also happens after a crash. */
   async delete(id: string): Promise<void> {
-    await this.#catalogue.transaction(async (transaction) => {
-      await this.#existing(id, transaction);
+    await this.#change(async (transaction) => {
+      const image = await this.#existing(id, transaction);
       await this.#catalogue.setState(id, 'DELETING', transaction);
+      await this.#catalogue.note(image, id, transaction);
     });
     await this.#finishDeletion(id);
   }
@@ -144,6 +150,12 @@ export class ImageRepository {
     await this.#store.removeLeftovers();
     for (const id of await this.#catalogue.idsOfDeleting()) await this.#finishDeletion(id);
     for await (const sha256 of this.#store.list()) await this.#release(sha256);
+  }
+
+  /** For what users can see. */
+  async #change(work: (transaction: Transaction) => Promise<void>): Promise<void> {
+    await this.#catalogue.transaction(work);
+    this.#deps.onChange?.();
   }
 
   async #finishDeletion(id: string): Promise<void> {

@@ -2,6 +2,7 @@ import { z } from 'zod';
 import { file, port } from '#kernel/config.js';
 import { identityConfig } from '#kernel/security/open-identity.js';
 import { XnjsConfig } from '#xnjs/index.js';
+import { EventsConfig } from './rest/event-streams.js';
 import { ForwardingConfig } from './rest/forwarding-connections.js';
 
 export const TargetsystemConfig = z.strictObject({
@@ -29,6 +30,7 @@ export const TargetsystemConfig = z.strictObject({
   ...identityConfig,
   /** Image for jobs of users who have no target system yet; absent: such jobs are refused. */
   defaultImage: z.string().optional(),
+  events: EventsConfig.prefault({}),
   forwarding: ForwardingConfig.prefault({}),
   xnjs: XnjsConfig,
 });

@@ -14,6 +14,7 @@ import { startXnjs } from '#xnjs/index.js';
 import type { TargetsystemConfig } from './config.js';
 import type { RestDeps } from './rest/deps.js';
 import { restOperations } from './rest/operations.js';
+import { EventStreams } from './rest/event-streams.js';
 import { ForwardingConnections } from './rest/forwarding-connections.js';
 
 export { TargetsystemConfig } from './config.js';
@@ -43,6 +44,7 @@ export async function startTargetsystem(
     const xnjs = await startXnjs(config.xnjs, {
       log: deps.log,
       siteUrl: config.externalUrl,
+      serverDn,
       onBehalfOf: (dn) => ({ [consignorHeader]: sign(parseDn(dn)) }),
     });
     scope.defer(() => xnjs.close());
@@ -50,7 +52,9 @@ export async function startTargetsystem(
     const own = { dn: serverDn, certificate };
     const { siteName } = config;
     const identity = await openIdentity(config, { log, scope, own, siteName, direct });
+    const events = new EventStreams(xnjs.feed, config.events);
     const rest: RestDeps = {
+      events,
       siteName: config.siteName,
       version: interfaceVersion,
       startedMs: systemClock.now(),
@@ -91,6 +95,7 @@ export async function startTargetsystem(
     const { port } = await listen(app, await toAddress(config.listen), scope, {
       upgrades: true,
     });
+    scope.use(events); // they end before the server waits for its answers
     log.info({ port }, 'target system service listens');
     return { ...(port !== undefined && { port }), close: () => scope.close() };
   } catch (error) {

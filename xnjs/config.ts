@@ -1,5 +1,6 @@
 import { z } from 'zod';
 import { file } from '#kernel/config.js';
+import { ChangesConfig } from './changes/config.js';
 import { DataConfig } from './data/config.js';
 import { IdbConfig } from './idb/config.js';
 import { JobConfig } from './job/config.js';
@@ -53,5 +54,6 @@ export const XnjsConfig = z.strictObject({
   storages: StoragesConfig.prefault({}),
   data: DataConfig.prefault({}),
   idb: IdbConfig.prefault({}),
+  changes: ChangesConfig.prefault({}),
 });
 export type XnjsConfig = z.output<typeof XnjsConfig>;

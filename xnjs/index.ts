@@ -1,6 +1,9 @@
 /** The door of the execution engine: what the faces of the server may use. */
 export { XnjsConfig } from './config.js';
 export { startXnjs, type Xnjs } from './main.js';
+export type { JobChange } from './changes/job-change.js';
+export type { LoggedImage } from './changes/image-follower.js';
+export type { SiteChange } from './changes/site-change.js';
 export { JobEngine } from './job/engine.js';
 export type { RawDescription } from './job/description.js';
 export { parseJsdl, readJobDefinition, type JsdlJob } from './jsdl/parse-jsdl.js';

@@ -6,15 +6,18 @@ import { systemClock, type Clock } from '#kernel/clock.js';
 import { createHttpClient } from '#kernel/http/client.js';
 import { LibvirtClient } from '#kernel/libvirt/client.js';
 import type { Log } from '#kernel/log.js';
+import { ChangeFeed } from '#kernel/persistence/change-feed.js';
+import { ChangeLog } from '#kernel/persistence/change-log.js';
 import { openDatabase, type Database } from '#kernel/persistence/database.js';
 import { migrate } from '#kernel/persistence/migrate.js';
 import { Scope } from '#kernel/scope.js';
+import { ImageFollower } from './changes/image-follower.js';
 import type { XnjsConfig } from './config.js';
 import { DataServices } from './data/data-services.js';
 import { IdbSource } from './idb/idb-source.js';
 import { JobEngine } from './job/engine.js';
 import { createNoticeSender } from './job/notice-sender.js';
-import { jobMigrations } from './persistence/job-models.js';
+import { changesTable, jobMigrations } from './persistence/job-models.js';
 import { createJobStore } from './persistence/job-store.js';
 import { recordMigrations } from './persistence/sql-record-store.js';
 import { createStorageStore, storageMigrations } from './persistence/sql-storage-store.js';
@@ -37,6 +40,8 @@ export type XnjsDeps = {
   readonly onBehalfOf: (dn: string) => Record<string, string>;
   /** `https://host:port/VSITE`, as users know this site. */
   readonly siteUrl: string;
+  /** Who we are to the image repository, when we ask for ourselves. */
+  readonly serverDn: string;
 };
 
 export type Xnjs = {
@@ -45,6 +50,8 @@ export type Xnjs = {
   readonly storages: Storages;
   readonly data: DataServices;
   readonly idb: IdbSource;
+  /** What becomes of jobs, target systems and images. */
+  readonly feed: ChangeFeed;
   /** What the engine depends on, and whether it answers. */
   readonly connections: () => Record<string, 'OK' | 'DOWN'>;
   /** Machines and jobs run on. Closing twice is fine. */
@@ -63,7 +70,8 @@ export async function startXnjs(config: XnjsConfig, deps: XnjsDeps): Promise<Xnj
     const database = await openTables(config, scope, deps.log);
     const idb = scope.use(await IdbSource.open({ config: config.idb, ...common }));
     const clients = await connectHypervisors(config, scope, deps.log);
-    const systems = await openSystems(config, deps, { scope, database, idb, clients });
+    const { feed, changes } = openFeed(config, database, scope, common);
+    const systems = await openSystems(config, deps, { scope, database, idb, clients, feed });
     const staging = await openStaging(config, deps, {
       ...{ scope, database, systems },
       storages: () => storages,
@@ -79,12 +87,14 @@ export async function startXnjs(config: XnjsConfig, deps: XnjsDeps): Promise<Xnj
       }),
     );
     const storages: Storages = scope.use(openStorages(config, database, systems, jobs, common));
+    scope.defer(jobs.onChange(() => feed.wake()));
     const parts = { database, storages, targets: systems, staging, ...common };
     const data = scope.use(new DataServices({ config: config.data, ...parts }));
     await systems.start();
     await jobs.attach();
     await storages.start();
     await data.start();
+    followImages(config, deps, { scope, database, changes, feed });
     const connections = (): Record<string, 'OK' | 'DOWN'> =>
       Object.fromEntries(
         Object.entries(clients).map(([driver, { connected }]) => [
@@ -92,11 +102,36 @@ export async function startXnjs(config: XnjsConfig, deps: XnjsDeps): Promise<Xnj
           connected ? 'OK' : 'DOWN',
         ]),
       );
-    return { systems, jobs, storages, data, idb, connections, close: () => scope.close() };
+    return { systems, jobs, storages, data, idb, feed, connections, close: () => scope.close() };
   } catch (error) {
     await scope.close();
     throw error;
   }
+}
+
+function openFeed(
+  { changes: { maxCount, maxAgeSeconds } }: XnjsConfig,
+  database: Database,
+  scope: Scope,
+  { clock, log }: Common,
+): { feed: ChangeFeed; changes: ChangeLog } {
+  const changes = new ChangeLog(database, changesTable);
+  const bounds = { maxCount, maxAgeMs: maxAgeSeconds * 1_000 };
+  return { changes, feed: scope.use(new ChangeFeed({ changes, bounds, clock, log })) };
+}
+
+function followImages(
+  { images }: XnjsConfig,
+  { log, onBehalfOf, serverDn }: XnjsDeps,
+  parts: { scope: Scope; database: Database; changes: ChangeLog; feed: ChangeFeed },
+): void {
+  const { scope, database, changes, feed } = parts;
+  const socket = images.socket !== undefined && { socketPath: images.socket };
+  const client = scope.use(createHttpClient({ baseUrl: images.url, connections: 1, ...socket }));
+  const headers = (): Record<string, string> => onBehalfOf(serverDn);
+  const onLogged = (): void => feed.wake();
+  const common = { clock: systemClock, log: log.child({ part: 'xnjs.changes' }) };
+  scope.use(new ImageFollower({ client, headers, database, changes, onLogged, ...common }));
 }
 
 async function openTables(
@@ -147,16 +182,17 @@ async function openSystems(
     readonly database: Database;
     readonly idb: IdbSource;
     readonly clients: Clients;
+    readonly feed: ChangeFeed;
   },
 ): Promise<TargetSystems> {
-  const { scope, database, idb, clients } = parts;
+  const { scope, database, idb, clients, feed } = parts;
   const { stateDirectory, targetSystems } = config;
   const installationId = await readInstallationId(stateDirectory);
   const network = await openNetwork(config, scope, log);
   const common = { clock: systemClock, log };
   return scope.use(
     new TargetSystems({
-      store: createTargetStore(database),
+      store: createTargetStore(database, () => feed.wake()),
       hypervisor: new LibvirtHypervisor({ clients, installationId, ...common }),
       images: imageSource(config, onBehalfOf, scope),
       workspace: new Workspace(stateDirectory),

@@ -1,6 +1,8 @@
 import { InvalidArgumentError, Option, type Command } from 'commander';
 import { untilSignal } from '../signal.js';
+import { showEvents, type EventQuery } from './events.js';
 import { copyFile, listFiles, showFile } from './files.js';
+import { forwardPort, type ForwardOptions } from './forward.js';
 import { deleteImages, listImages, publishImage, showImage, type ImageQuery } from './images.js';
 import {
   actOnJobs,
@@ -12,6 +14,7 @@ import {
   waitForJob,
   type RunOptions,
 } from './jobs.js';
+import { printJson, printResult } from './print.js';
 import { openSession, type Session } from './profile.js';
 import {
   createSite,
@@ -26,6 +29,7 @@ import {
 export function addClientCommands(vsite: Command, image: Command): void {
   addRun(vsite);
   addFiles(vsite);
+  addLive(vsite);
   addSites(vsite.command('site').description('target systems: machines made from images'));
   addJobs(vsite.command('job').description('jobs'));
   addImages(image);
@@ -78,9 +82,9 @@ function addRun(vsite: Command): void {
     .option('--detach', 'print the id of the job and do not wait');
   online(
     run,
-    (application: string | undefined, words: string[], options: RunOptions): Work =>
-      (session, _json, signal) =>
-        runJob(session, application, words, options, signal),
+    (application: string | undefined, words: string[], options: Omit<RunOptions, 'asJson'>): Work =>
+      (session, asJson, signal) =>
+        runJob(session, application, words, { ...options, asJson }, signal),
   );
 }
 
@@ -101,8 +105,35 @@ function addFiles(vsite: Command): void {
   online(
     vsite.command('cp <from> <to>').description(`copy a file to or from a storage: ${where}`),
     (from: string, to: string): Work =>
-      (session, _json, signal) =>
-        copyFile(session, from, to, signal),
+      async (session, json, signal) => {
+        await copyFile(session, from, to, signal);
+        if (json) printJson({ from, to });
+      },
+  );
+}
+
+function addLive(vsite: Command): void {
+  const forward = vsite
+    .command('forward <job> <ports>')
+    .description('reach a service near a job at a port here: 8080:80, 8080:node7:80, 8080:its.sock')
+    .option('--bind <address>', 'listens here', '127.0.0.1')
+    .option('--login-node <name>', 'of a target system that has several');
+  online(
+    forward,
+    (job: string, ports: string, options: ForwardOptions): Work =>
+      (session, asJson, signal) =>
+        forwardPort(session, job, ports, options, { asJson, signal }),
+  );
+  const events = vsite
+    .command('events')
+    .description('what becomes of your jobs, target systems and images, as it happens')
+    .option('--types <types>', 'of job, site, image; separated by commas')
+    .option('--since <id>', 'what came after this event too');
+  online(
+    events,
+    (query: EventQuery): Work =>
+      (session, json, signal) =>
+        showEvents(session, query, json, signal),
   );
 }
 
@@ -120,8 +151,9 @@ function addSites(site: Command): void {
   online(
     withSize(site.command('create <image>').description('make one and wait until it is ready')),
     (image: string, options: NewSite): Work =>
-      async (session, _json, signal) => {
-        process.stdout.write(`${await createSite(session, image, options, signal)}\n`);
+      async (session, json, signal) => {
+        const id = await createSite(session, image, options, signal);
+        printResult({ id }, id, json);
       },
   );
   online(
@@ -133,8 +165,10 @@ function addSites(site: Command): void {
   online(
     site.command('delete <id...>').description('end target systems with their machines and jobs'),
     (ids: string[]): Work =>
-      (session, _json, signal) =>
-        deleteSites(session, ids, signal),
+      async (session, json, signal) => {
+        await deleteSites(session, ids, signal);
+        if (json) printJson({ deleted: ids });
+      },
   );
 }
 
@@ -159,14 +193,17 @@ function addJobs(job: Command): void {
   online(
     job.command('log <id>').description('what happened to it'),
     (id: string): Work =>
-      (session) =>
-        showLog(session, id),
+      (session, json) =>
+        showLog(session, id, json),
   );
   online(
     job.command('wait <id>').description('wait for its end; ends with its exit code'),
     (id: string): Work =>
-      (session, _json, signal) =>
-        waitForJob(session, id, signal),
+      async (session, json, signal) => {
+        const code = await waitForJob(session, id, signal);
+        if (json) await showJob(session, id);
+        return code;
+      },
   );
   for (const [action, text] of [
     ['start', 'let jobs go on that wait for input files'],
@@ -176,14 +213,18 @@ function addJobs(job: Command): void {
     online(
       job.command(`${action} <id...>`).description(text),
       (ids: string[]): Work =>
-        (session) =>
-          actOnJobs(session, action, ids),
+        async (session, json) => {
+          await actOnJobs(session, action, ids);
+          if (json) printJson({ [action]: ids });
+        },
     );
   online(
     job.command('delete <id...>').description('end jobs and remove their directories'),
     (ids: string[]): Work =>
-      (session, _json, signal) =>
-        deleteJobs(session, ids, signal),
+      async (session, json, signal) => {
+        await deleteJobs(session, ids, signal);
+        if (json) printJson({ deleted: ids });
+      },
   );
 }
 
@@ -210,14 +251,17 @@ function addImages(image: Command): void {
       .command('publish <metadata> <part=file...>')
       .description('upload an image and make it usable: metadata.yaml kernel=vmlinuz initrd=…'),
     (metadata: string, parts: string[]): Work =>
-      async (session, _json, signal) => {
-        process.stdout.write(`${await publishImage(session, metadata, parts, signal)}\n`);
+      async (session, json, signal) => {
+        const id = await publishImage(session, metadata, parts, signal);
+        printResult({ id }, id, json);
       },
   );
   online(
     image.command('delete <id...>').description('delete images of yours'),
     (ids: string[]): Work =>
-      (session) =>
-        deleteImages(session, ids),
+      async (session, json) => {
+        await deleteImages(session, ids);
+        if (json) printJson({ deleted: ids });
+      },
   );
 }

@@ -1,7 +1,10 @@
 import { basename } from 'node:path';
 import { pipeline } from 'node:stream/promises';
 import { z } from 'zod';
-import { printJson, printRows, tell } from './print.js';
+import { asGridError } from '#kernel/errors.js';
+import { linkSignals } from '#kernel/net/deadline.js';
+import { followEvents } from './events.js';
+import { printJson, printResult, printRows, tell } from './print.js';
 import type { Session } from './profile.js';
 import { download, upload } from './files.js';
 import { filesPath } from './remote-path.js';
@@ -44,8 +47,12 @@ export async function showJob({ client, core }: Session, id: string): Promise<vo
   printJson((await client.json('GET', `${core}/jobs/${id}`)).body);
 }
 
-export async function showLog(session: Session, id: string): Promise<void> {
+export async function showLog(session: Session, id: string, asJson: boolean): Promise<void> {
   const { log } = await readJob(session, id);
+  if (asJson) {
+    printJson(log);
+    return;
+  }
   process.stdout.write(log.map((line) => `${line}\n`).join(''));
 }
 
@@ -78,11 +85,36 @@ export async function waitForJob(
     told = job.status;
     return job;
   };
-  const job = await pollUntil(read, isOver, signal);
+  const job = await watchUntilOver(session, id, read, signal);
   if (job.status === 'SUCCESSFUL') return 0;
   tell(job.statusMessage);
   const code = Number(job.exitCode);
   return code >= 1 && code <= 255 ? code : 1;
+}
+
+/** Looks at a job whenever it is told that it has changed; where nobody tells, again and again. */
+async function watchUntilOver(
+  session: Session,
+  id: string,
+  read: () => Promise<Job>,
+  signal: AbortSignal,
+): Promise<Job> {
+  const done = new AbortController();
+  using until = linkSignals(signal, done.signal);
+  try {
+    for await (const { event, data } of followEvents(session, { types: 'job' }, until.signal)) {
+      if (event === 'job' && data.id !== id) continue;
+      const job = await read();
+      if (isOver(job)) return job;
+    }
+    throw signal.reason;
+  } catch (error) {
+    const code = asGridError(error)?.code;
+    if (code === undefined || code === 'JOB_UNKNOWN' || signal.aborted) throw error;
+    return await pollUntil(read, isOver, signal); // an older server, or too many streams
+  } finally {
+    done.abort();
+  }
 }
 
 export type RunOptions = NewSite & {
@@ -96,6 +128,7 @@ export type RunOptions = NewSite & {
   readonly image?: string;
   readonly keep?: true;
   readonly detach?: true;
+  readonly asJson: boolean;
 };
 
 /**
@@ -117,10 +150,12 @@ export async function runJob(
     for (const file of options.input) await uploadInput(session, id, file, signal);
     if (options.input.length > 0) await actOnJobs(session, 'start', [id]);
     if (detach) {
-      process.stdout.write(`${id}\n`);
+      printResult({ id }, id, options.asJson);
       return 0;
     }
     const code = await waitForJob(session, id, signal);
+    if (options.asJson) printJson({ id, ...(await readJob(session, id, signal)) });
+    else await printOutput(session, id, signal);
     await collect(session, id, options.output, signal);
     return code;
   } finally {
@@ -184,13 +219,8 @@ async function uploadInput(
   await upload(session, local, { storageId, path: `/${name}` }, signal);
 }
 
-/** Standard output and error of the job become ours; files are fetched: `name` or `name:local`. */
-async function collect(
-  session: Session,
-  jobId: string,
-  files: readonly string[],
-  signal: AbortSignal,
-): Promise<void> {
+/** Standard output and error of the job become ours. */
+async function printOutput(session: Session, jobId: string, signal: AbortSignal): Promise<void> {
   const storageId = `${jobId}-uspace`;
   for (const [name, into] of [
     ['stdout', process.stdout],
@@ -200,6 +230,16 @@ async function collect(
     const answer = await session.client.download(address, { signal }).catch(() => undefined);
     if (answer) await pipeline(answer.body, into, { end: false, signal }); // a job that never ran has none
   }
+}
+
+/** Files are fetched: `name` or `name:local`. */
+async function collect(
+  session: Session,
+  jobId: string,
+  files: readonly string[],
+  signal: AbortSignal,
+): Promise<void> {
+  const storageId = `${jobId}-uspace`;
   for (const file of files) {
     const [name = '', local = basename(name)] = file.split(/:(.*)/s, 2);
     await download(session, { storageId, path: `/${name}` }, local, signal);

@@ -21,6 +21,12 @@ export function printRows(rows: readonly Row[], columns: readonly string[], asJs
     );
 }
 
+/** One word for people, an object for programs. */
+export function printResult(result: object, word: string, asJson: boolean): void {
+  if (asJson) printJson(result);
+  else process.stdout.write(`${word}\n`);
+}
+
 export function printJson(value: unknown): void {
   process.stdout.write(`${JSON.stringify(value, undefined, 2)}\n`);
 }

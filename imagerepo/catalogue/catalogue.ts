@@ -3,10 +3,12 @@ import { formatDate } from '#kernel/clock.js';
 import type { Caller } from '#kernel/http/caller.js';
 import type { Page } from '#kernel/http/page.js';
 import type { Log } from '#kernel/log.js';
+import { ChangeLog } from '#kernel/persistence/change-log.js';
 import type { Database } from '#kernel/persistence/database.js';
 import { migrate } from '#kernel/persistence/migrate.js';
 import { ImageMetadata, type ImageRecord, type PartName } from '../contract.js';
-import { migrations } from './migrations.js';
+import { imageChange } from './image-change.js';
+import { changesTable, migrations } from './migrations.js';
 import { defineModels, type ImageColumns, type Models, type PartColumns } from './models.js';
 import { whereFor, type ImageQuery } from './search.js';
 
@@ -19,10 +21,13 @@ export type NewImage = Pick<ImageRecord, 'id' | 'owner' | 'metadata'> & {
 export class Catalogue {
   readonly #database: Database;
   readonly #models: Models;
+  /** What has become of images. */
+  readonly changes: ChangeLog;
 
   private constructor(database: Database) {
     this.#database = database;
     this.#models = defineModels(database.sequelize);
+    this.changes = new ChangeLog(database, changesTable);
   }
 
   static async open(database: Database, log: Log): Promise<Catalogue> {
@@ -106,6 +111,15 @@ export class Catalogue {
   async remove(id: string, transaction: Transaction) {
     await this.#models.applications.destroy({ where: { imageId: id }, transaction });
     await this.#models.images.destroy({ where: { id }, transaction });
+  }
+
+  /** To be called in the transaction of the change. */
+  async note(before: ImageRecord | undefined, id: string, transaction: Transaction) {
+    const after = await this.find(id, transaction);
+    const exists = after?.state === 'DELETING' ? undefined : after;
+    const body = imageChange(before, exists);
+    const ownerDn = (after ?? before)?.owner ?? '';
+    if (body) await this.changes.append({ type: 'image', subject: id, ownerDn, body }, transaction);
   }
 
   async isReferred(sha256: string): Promise<boolean> {

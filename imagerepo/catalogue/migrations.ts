@@ -1,7 +1,11 @@
+import { createChangeTable } from '#kernel/persistence/change-log.js';
 import { column, type Migration } from '#kernel/persistence/migrate.js';
 
 const key = { primaryKey: true } as const;
 const image = { model: 'images', key: 'id' } as const;
+
+/** The {@link ChangeLog} of the repository. */
+export const changesTable = 'image_changes';
 
 export const migrations: readonly Migration[] = [
   {
@@ -56,5 +60,9 @@ export const migrations: readonly Migration[] = [
       );
       await schema.addIndex('image_applications', ['name', 'version'], options);
     },
+  },
+  {
+    name: '002-image-changes',
+    up: (schema, transaction) => createChangeTable(schema, changesTable, transaction),
   },
 ];

@@ -62,12 +62,17 @@ const codes = new Map<number, ErrorCode>(
       'TOO_LARGE',
       'UNSUPPORTED_MEDIA_TYPE',
       'RANGE_NOT_SATISFIABLE',
+      'LIMIT_REACHED',
       'SESSION_UNKNOWN',
       'SITE_UNAVAILABLE',
       'STORAGE_FULL',
     ] as const
   ).map((code) => [errorCatalog[code].http, code]),
 );
+
+export function codeOf(status: number): ErrorCode {
+  return codes.get(status) ?? (status === 401 ? 'UNAUTHENTICATED' : 'PEER_FAILED');
+}
 
 /** An answer from 400 on as an error, with the peer's text. */
 export async function toGridError(
@@ -77,11 +82,10 @@ export async function toGridError(
   const { statusCode: status } = answer;
   const text = await readText(answer.body, longestErrorBytes).catch(() => undefined);
   const reason = errorMessageIn(text ?? '') ?? `${call} answered ${status}`;
-  const code = codes.get(status) ?? (status === 401 ? 'UNAUTHENTICATED' : 'PEER_FAILED');
-  return new GridError(code, reason.slice(0, longestErrorText), { call, status });
+  return new GridError(codeOf(status), reason.slice(0, longestErrorText), { call, status });
 }
 
-function errorMessageIn(text: string): string | undefined {
+export function errorMessageIn(text: string): string | undefined {
   try {
     return errorBody.safeParse(JSON.parse(text)).data?.errorMessage;
   } catch {

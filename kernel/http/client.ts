@@ -1,5 +1,5 @@
 import type { SecureContextOptions } from 'node:tls';
-import type { Readable } from 'node:stream';
+import type { Duplex, Readable } from 'node:stream';
 import { Pool, type Dispatcher } from 'undici';
 import { linkSignals, startDeadline } from '#kernel/net/deadline.js';
 import {
@@ -9,6 +9,8 @@ import {
   type JsonAnswer,
   type StreamAnswer,
 } from './client-answers.js';
+
+import { openUpgrade } from './client-upgrade.js';
 
 export type { HttpAnswer, JsonAnswer, StreamAnswer } from './client-answers.js';
 
@@ -44,6 +46,8 @@ export type HttpClient = AsyncDisposable & {
     options?: CallOptions & { readonly sizeBytes?: number },
   ): Promise<JsonAnswer>;
   download(path: string, options?: CallOptions): Promise<StreamAnswer>;
+  /** Goes over to another protocol; a connection of its own, and either side may end its half first. */
+  upgrade(path: string, protocol: string, options?: CallOptions): Promise<Duplex>;
   close(): Promise<void>;
 };
 type Method = 'GET' | 'POST' | 'PUT' | 'DELETE';
@@ -109,6 +113,12 @@ export function createHttpClient(options: HttpClientOptions): HttpClient {
       });
       return { status: answer.statusCode, headers: answer.headers, body: answer.body };
     },
+    upgrade: (path, protocol, { headers, signal } = {}) =>
+      openUpgrade({
+        url: new URL(base.origin + prefix + path),
+        ...{ protocol, timeoutMs, signal, tls: options.tls },
+        headers: { ...common, ...headers },
+      }),
     close: () => pool.destroy(),
     [Symbol.asyncDispose]: () => pool.destroy(),
   };

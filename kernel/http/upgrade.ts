@@ -39,7 +39,9 @@ export function takeOver(
   response: ServerResponse,
 ): void {
   response.statusCode = 101;
-  const lines = Object.entries(response.getHeaders()).map(([name, value]) => `${name}: ${String(value)}`);
+  const lines = Object.entries(response.getHeaders()).map(
+    ([name, value]) => `${name}: ${String(value)}`,
+  );
   const head = ['HTTP/1.1 101 Switching Protocols', 'Connection: Upgrade', `Upgrade: ${protocol}`];
   response.detachSocket(socket);
   socket.setTimeout(0);

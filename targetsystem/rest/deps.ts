@@ -1,6 +1,7 @@
 import type { Clock } from '#kernel/clock.js';
 import type { TokenIssuer } from '#kernel/security/tokens.js';
 import type { DataServices, IdbSource, JobEngine, Storages, TargetSystems } from '#xnjs/index.js';
+import type { EventStreams } from './event-streams.js';
 import type { ForwardingConnections } from './forwarding-connections.js';
 
 /** What the REST operations of this service work with. */
@@ -13,6 +14,7 @@ export type RestDeps = {
   readonly jobs: JobEngine;
   readonly storages: Storages;
   readonly data: DataServices;
+  readonly events: EventStreams;
   readonly forwardings: ForwardingConnections;
   readonly idb: Pick<IdbSource, 'of' | 'problem'>;
   /** Where people find images: the image repository's list, seen from outside. */

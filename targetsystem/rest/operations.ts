@@ -2,6 +2,7 @@ import { baseOperations, registryOperations } from './base.js';
 import type { Operation } from '#kernel/http/operation.js';
 import { dataOperations, dataServices } from './data.js';
 import type { RestDeps } from './deps.js';
+import { eventOperations } from './events.js';
 import { fileOperations } from './files.js';
 import { forwardingOperations } from './forwarding.js';
 import { jobOperations } from './jobs.js';
@@ -17,6 +18,7 @@ export const restOperations: Readonly<Record<string, readonly Operation<RestDeps
     ...tokenOperations,
     ...siteOperations,
     ...jobOperations,
+    ...eventOperations,
     ...forwardingOperations,
     ...dataOperations,
     ...storageOperations,

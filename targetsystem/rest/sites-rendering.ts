@@ -4,7 +4,7 @@ import { hrefs, type Links } from './links.js';
 import { ownedProperties } from './properties.js';
 
 /** How our states look to clients that know UNICORE's `resourceStatus` only. */
-const resourceStatus = {
+export const resourceStatus = {
   INITIALIZING: 'INITIALIZING',
   READY: 'READY',
   UNREACHABLE: 'ERROR',

@@ -1,6 +1,8 @@
 import { Model, Op, type Sequelize } from 'sequelize';
+import { createChangeTable, logFromColumn } from '#kernel/persistence/change-log.js';
 import { column, type Migration } from '#kernel/persistence/migrate.js';
 import type { SqlValue } from '#kernel/persistence/sql.js';
+import type { JobChange } from '../changes/job-change.js';
 import type { RawDescription } from '../job/description.js';
 import type { Job } from '../job/job.js';
 
@@ -70,7 +72,7 @@ export function jobModels(sequelize: Sequelize): JobModels {
 type JobText = Pick<JobRow, 'document' | 'description'>;
 
 /** Values of a row in the order of {@link rowNames}. */
-export function toRow({ description, ...document }: Job): SqlValue[] {
+export function toRow({ description, ...document }: Job, change?: JobChange): SqlValue[] {
   return [
     document.id,
     document.ownerDn,
@@ -82,6 +84,7 @@ export function toRow({ description, ...document }: Job): SqlValue[] {
     document.terminationMs,
     JSON.stringify(document),
     JSON.stringify(description),
+    change ? JSON.stringify(change) : '',
   ];
 }
 
@@ -96,6 +99,7 @@ export const rowNames = [
   'termination_ms',
   'document',
   'description',
+  'change',
 ] as const;
 
 /** Only what {@link toRow} has written gets here; before migration 002 all was in the document. */
@@ -104,6 +108,9 @@ export function toJob({ document, description }: JobText): Job {
   if (description === '') return job;
   return { ...job, description: JSON.parse(description) as RawDescription };
 }
+
+/** The {@link ChangeLog} of the engine, for all that users can see change. */
+export const changesTable = 'changes';
 
 /** Tables of the job engine. A migration is never changed after a release. */
 export const jobMigrations: readonly Migration[] = [
@@ -193,6 +200,24 @@ export const jobMigrations: readonly Migration[] = [
       );
       const fields = ['subject', 'job_id'];
       await schema.addIndex('job_grants', { name: 'jobs_by_grant', fields, transaction });
+    },
+  },
+  {
+    name: '005-changes',
+    up: async (schema, transaction) => {
+      await createChangeTable(schema, changesTable, transaction);
+      // of each statement that writes a job: what it is to log, or nothing
+      await schema.addColumn('jobs', 'change', column.text({ defaultValue: '' }), { transaction });
+      await logFromColumn(
+        schema,
+        { table: changesTable, source: 'jobs', type: 'job' },
+        transaction,
+      );
+      await schema.createTable(
+        'change_sources',
+        { source: column.word({ primaryKey: true }), cursor: column.number() },
+        { transaction },
+      );
     },
   },
 ];

@@ -2,11 +2,21 @@ import { Op, type WhereOptions } from 'sequelize';
 import type { Database } from '#kernel/persistence/database.js';
 import { aclSubject } from '#kernel/security/acl.js';
 import type { Sql, SqlValue, Statement } from '#kernel/persistence/sql.js';
+import { ChangeLog, type NewChange } from '#kernel/persistence/change-log.js';
+import { jobChange } from '../changes/job-change.js';
 import { JobError } from '../job/errors.js';
 import type { Job } from '../job/job.js';
 import type { JobFilter, JobStore } from '../job/store.js';
 import { GroupCommit, type Outcome } from './group-commit.js';
-import { jobModels, rowNames, toJob, toRow, type JobModels, type JobRow } from './job-models.js';
+import {
+  changesTable,
+  jobModels,
+  rowNames,
+  toJob,
+  toRow,
+  type JobModels,
+  type JobRow,
+} from './job-models.js';
 import { RecentJobs } from './recent-jobs.js';
 
 type Write = { readonly insert: Job } | { readonly id: string; readonly change: (job: Job) => Job };
@@ -16,12 +26,13 @@ type Jobs = Map<string, Job>;
 export function createJobStore(database: Database): JobStore {
   const models = jobModels(database.sequelize);
   const recent = new RecentJobs();
+  const changes = new ChangeLog(database, changesTable);
   const writes = new GroupCommit<Write, Job>(async (group) => {
     try {
       const before = await load(database.sql, recent, group);
       const after = new Map(before);
       const outcomes = group.map((item) => applyTo(after, item));
-      const { statements, saved } = save(before, after);
+      const { statements, saved } = save(before, after, changes);
       await database.write(statements);
       for (const [job, sizeChars] of saved) recent.keep(job, sizeChars);
       return outcomes;
@@ -165,7 +176,7 @@ type Saving = {
 };
 
 /** In as few statements as can be: most groups are one, which needs no transaction around it. */
-function save(before: Jobs, after: Jobs): Saving {
+function save(before: Jobs, after: Jobs, changes: ChangeLog): Saving {
   const changed = [...after.values()].filter((job) => before.get(job.id) !== job);
   const kept = changed.filter(({ state }) => state !== 'DESTROYED');
   const removed = changed.filter(({ state }) => state === 'DESTROYED');
@@ -179,7 +190,7 @@ function save(before: Jobs, after: Jobs): Saving {
   const grants = regranted.flatMap(({ id, acl = [] }) =>
     [...new Set(acl.map(aclSubject))].map((subject) => [id, subject]),
   );
-  const rows = new Map(kept.map((job) => [job, toRow(job)]));
+  const rows = new Map(kept.map((job) => [job, toRow(job, jobChange(before.get(job.id), job))]));
   const rowsOf = (jobs: readonly Job[]): SqlValue[][] =>
     jobs.flatMap((job) => [rows.get(job) ?? []]);
   return {
@@ -191,12 +202,21 @@ function save(before: Jobs, after: Jobs): Saving {
       ...insert('INSERT INTO job_tags (job_id, tag) VALUES', tags),
       ...remove('job_grants', 'job_id', ungranted),
       ...insert('INSERT INTO job_grants (job_id, subject) VALUES', grants),
+      ...changes.statements(removals(before, removed)),
     ],
     saved: changed.map((job) => [job, sizeOf(rows.get(job))]),
   };
 }
 
-const changeable = ['active', 'destroying', 'termination_ms', 'document'] as const;
+const changeable = ['active', 'destroying', 'termination_ms', 'document', 'change'] as const;
+
+/** Of those that leave no row to tell of it. */
+function removals(before: Jobs, removed: readonly Job[]): NewChange[] {
+  return removed.flatMap((job) => {
+    const body = jobChange(before.get(job.id), job);
+    return body ? [{ type: 'job', subject: job.id, ownerDn: job.ownerDn, body }] : [];
+  });
+}
 
 function upsert(
   rows: readonly SqlValue[][],

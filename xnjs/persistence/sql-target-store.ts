@@ -1,8 +1,11 @@
-import type { Model } from 'sequelize';
+import type { Model, Transaction } from 'sequelize';
 import type { Database } from '#kernel/persistence/database.js';
+import { ChangeLog } from '#kernel/persistence/change-log.js';
 import { column, type Migration } from '#kernel/persistence/migrate.js';
+import type { SiteChange } from '../changes/site-change.js';
 import type { TargetStore } from '../vm/target-store.js';
 import type { TargetSystem } from '../vm/target-system.js';
+import { changesTable } from './job-models.js';
 
 export const targetMigrations: readonly Migration[] = [
   {
@@ -19,24 +22,47 @@ export const targetMigrations: readonly Migration[] = [
 /** One document a row: target systems are all kept in memory, nothing is searched for here. */
 type TargetRow = { id: string; document: string };
 
-/** {@link TargetStore} in the service's database, after {@link targetMigrations}. */
-export function createTargetStore(database: Database): TargetStore {
+/**
+ * {@link TargetStore} in the service's database, after {@link targetMigrations} and the jobs'.
+ * @param onLogged called after a commit that has logged a change
+ */
+export function createTargetStore(database: Database, onLogged?: () => void): TargetStore {
+  const changes = new ChangeLog(database, changesTable);
   const rows = database.sequelize.define<Model<TargetRow> & TargetRow>(
     'targetSystem',
     { id: column.id({ primaryKey: true }), document: column.text() },
     { tableName: 'target_systems' },
   );
+  type Logged = {
+    readonly subject: string;
+    readonly ownerDn: string;
+    readonly body?: SiteChange | undefined;
+  };
+  const commit = async (
+    { body, ...about }: Logged,
+    work: (transaction: Transaction) => Promise<unknown>,
+  ): Promise<void> => {
+    await database.transaction(async (transaction) => {
+      await work(transaction);
+      if (body) await changes.append({ type: 'site', ...about, body }, transaction);
+    });
+    if (body) onLogged?.();
+  };
   return {
     async all() {
       const found = await rows.findAll();
       return found.map(({ document }) => JSON.parse(document) as TargetSystem); // written below
     },
-    async save(system) {
+    async save(system, body) {
       const row = { id: system.id, document: JSON.stringify(system) };
-      await database.transaction((transaction) => rows.upsert(row, { transaction }));
+      await commit({ subject: system.id, ownerDn: system.ownerDn, body }, (transaction) =>
+        rows.upsert(row, { transaction }),
+      );
     },
-    async remove(id) {
-      await database.transaction((transaction) => rows.destroy({ where: { id }, transaction }));
+    async remove({ id, ownerDn }, body) {
+      await commit({ subject: id, ownerDn, body }, (transaction) =>
+        rows.destroy({ where: { id }, transaction }),
+      );
     },
   };
 }

@@ -1,8 +1,12 @@
+import type { SiteChange } from '../changes/site-change.js';
 import type { TargetSystem } from './target-system.js';
 
-/** The durable records. `save` returns when the record would survive a power cut. */
+/**
+ * The durable records. What a promise has answered for would survive a power cut; what is to be told of a
+ * change is logged with it.
+ */
 export type TargetStore = {
   all(): Promise<TargetSystem[]>;
-  save(system: TargetSystem): Promise<void>;
-  remove(id: string): Promise<void>;
+  save(system: TargetSystem, change?: SiteChange): Promise<void>;
+  remove(system: Pick<TargetSystem, 'id' | 'ownerDn'>, change?: SiteChange): Promise<void>;
 };

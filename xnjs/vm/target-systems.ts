@@ -5,6 +5,7 @@ import { createSerial } from '#kernel/persistence/serial.js';
 import { mergeIdb, type TargetIdb } from '../idb/idb.js';
 import type { Target, TargetEvent, Targets } from '../target.js';
 import { Machines } from './machines.js';
+import { siteChange, type SiteChange } from '../changes/site-change.js';
 import { chooseDriver, chooseParameters } from './parameters.js';
 import { step, VmError, type VmEvent, type VmState } from './state.js';
 import type { TargetBinding } from './target-binding.js';
@@ -109,7 +110,7 @@ export class TargetSystems implements Targets, AsyncDisposable {
       createdMs: requestedMs,
       ...(wish.terminationMs !== undefined && { terminationMs: wish.terminationMs }),
     };
-    await this.#save(record);
+    await this.#save(record, siteChange('created', record));
     this.#log.info(
       { vmId: record.id, imageId: image.id, dn: wish.ownerDn },
       'target system requested',
@@ -210,10 +211,10 @@ export class TargetSystems implements Targets, AsyncDisposable {
     const after = step(before, event);
     if (after.state === before.state && after.evidence.fact === before.evidence.fact) return;
     if (after.state === 'DESTROYED') {
-      await this.#options.store.remove(id);
+      await this.#options.store.remove(after, siteChange('deleted', after));
       this.#records.delete(id);
     } else {
-      await this.#save(after);
+      await this.#save(after, siteChange('state', after));
     }
     if (after.state === before.state) return;
     this.#log.info(
@@ -223,8 +224,8 @@ export class TargetSystems implements Targets, AsyncDisposable {
     this.#announce(before, after);
   }
 
-  async #save(record: TargetSystem): Promise<void> {
-    await this.#options.store.save(record);
+  async #save(record: TargetSystem, change?: SiteChange): Promise<void> {
+    await this.#options.store.save(record, change);
     this.#records.set(record.id, record);
   }
 

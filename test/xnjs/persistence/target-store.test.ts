@@ -33,9 +33,10 @@ for (const [name, create, skip] of databases)
     it('forgets what is removed, and minds nothing that is not there', async () => {
       const { id } = aTargetSystem();
       await store.save(aTargetSystem());
-      await store.remove(id);
-      await store.remove(id);
-      await store.remove('no such id');
+      const { ownerDn } = aTargetSystem();
+      await store.remove({ id, ownerDn });
+      await store.remove({ id, ownerDn });
+      await store.remove({ id: 'no such id', ownerDn });
       assert.ok((await store.all()).every((system) => system.id !== id));
     });
 

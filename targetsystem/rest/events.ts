@@ -1,0 +1,62 @@
+import { z } from 'zod';
+import { listParameter } from '#kernel/http/fields.js';
+import { operations, RequestError } from '#kernel/http/operation.js';
+import { stream } from '#kernel/http/reply.js';
+import { hasRole } from '#kernel/security/policy.js';
+import type { EventStreams } from './event-streams.js';
+import { eventTypes } from './events-rendering.js';
+import { linksFrom } from './links.js';
+
+export type EventsDeps = {
+  readonly events: EventStreams;
+  readonly imagesUrl: (baseUrl: string) => string;
+};
+const operation = operations<EventsDeps>();
+const type = 'text/event-stream';
+
+/** Ours: the original has notifications only (unicore-rest 3.7). */
+const getEvents = operation({
+  method: 'GET',
+  path: '/events',
+  summary: 'What becomes of jobs, target systems and images of the caller, as it happens',
+  input: z.object({
+    types: listParameter.optional(),
+    since: z
+      .string()
+      .regex(/^\d{1,16}$/, 'must be the id of an event')
+      .optional(),
+  }),
+  policy: hasRole('user', 'admin'),
+  produces: [type],
+  run: async ({ events, imagesUrl }, input, { caller, baseUrl, headers, log }) => {
+    const { types = eventTypes } = input;
+    const unknown = types.find((name) => !eventTypes.some((each) => each === name));
+    if (unknown !== undefined)
+      throw new RequestError(
+        'BAD_REQUEST',
+        `types: ${unknown}: must be of ${eventTypes.join(', ')}`,
+      );
+    const viewer = {
+      ...{ dn: caller.dn, role: caller.role, images: imagesUrl(baseUrl) },
+      links: linksFrom(baseUrl),
+      types: eventTypes.filter((name) => types.includes(name)),
+    };
+    const source = await events.open(
+      viewer,
+      positionOf(headers['last-event-id'], input.since),
+      log,
+    );
+    return stream(source, {
+      headers: { 'content-type': type, 'cache-control': 'no-store', 'x-accel-buffering': 'no' },
+    });
+  },
+});
+
+/** The header wins: clients that come again repeat the query. One that is none of ours is too old. */
+function positionOf(header: string | string[] | undefined, since?: string): number | undefined {
+  const text = typeof header === 'string' && header !== '' ? header : since;
+  if (text === undefined) return undefined;
+  return /^\d{1,16}$/.test(text) ? Number(text) : 0;
+}
+
+export const eventOperations = [getEvents];
