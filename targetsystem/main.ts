@@ -14,10 +14,13 @@ import { createTokenIssuer } from '#kernel/security/tokens.js';
 import { openUsers, type Users } from '#kernel/security/users.js';
 import { startXnjs } from '#xnjs/index.js';
 import type { TargetsystemConfig } from './config.js';
-import { baseOperations, registryOperations } from './rest/base.js';
-import type { RestDeps } from './rest/deps.js';
+import { openRegistry, readExternal } from './registry/open-registry.js';
+import { RegistryPublisher } from './registry/publisher.js';
+import { adminOperations } from './rest/admin.js';
+import { baseOperations } from './rest/base.js';
 import { fileOperations } from './rest/files.js';
 import { jobOperations } from './rest/jobs.js';
+import { ownEntries, registryOperations, type RegistryDeps } from './rest/registry.js';
 import { siteOperations } from './rest/sites.js';
 import { storageFactoryOperations } from './rest/storage-factories.js';
 import { storageOperations } from './rest/storages.js';
@@ -55,16 +58,20 @@ export async function startTargetsystem(
     });
     scope.defer(() => xnjs.close());
     const authenticate = await authenticator(config, users, certificate, log);
-    const rest: RestDeps = {
+    const registry = await openRegistry(config.registry, xnjs.database, scope, deps.log);
+    const rest: RegistryDeps = {
+      registry,
       siteName: config.siteName,
       version: interfaceVersion,
       startedMs: systemClock.now(),
       clock: systemClock,
       systems: xnjs.systems,
       jobs: xnjs.jobs,
+      machines: xnjs.machines,
+      submission: xnjs.submission,
       storages: xnjs.storages,
       idb: xnjs.idb,
-      connections: xnjs.connections,
+      connections: () => ({ ...xnjs.connections(), ...publisher.status() }),
       defaultImage: config.defaultImage,
       imagesUrl: (baseUrl) =>
         `${baseUrl.slice(0, baseUrl.lastIndexOf('/'))}/${config.imagesSite}/rest/images`,
@@ -76,6 +83,15 @@ export async function startTargetsystem(
         pem: certificate.toString(),
       },
     };
+    const publisher = scope.use(
+      new RegistryPublisher({
+        registries: await readExternal(config.registry),
+        entries: () => ownEntries(rest, config.externalUrl.replace(/\/+$/, '')),
+        token: () => rest.issueToken({ subject: serverDn, lifetimeSeconds: 300 }),
+        clock: systemClock,
+        log: deps.log,
+      }),
+    );
     const app = createRestApp({
       mounts: [
         mount(
@@ -88,7 +104,8 @@ export async function startTargetsystem(
           [...storageOperations, ...storageFactoryOperations, ...fileOperations],
           rest,
         ),
-        mount('/rest/registries', registryOperations, rest),
+        mount('/rest', registryOperations, rest),
+        mount('/rest/admin', adminOperations, rest),
       ],
       authenticate,
       externalUrl: config.externalUrl,

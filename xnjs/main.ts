@@ -12,9 +12,11 @@ import { Scope } from '#kernel/scope.js';
 import type { XnjsConfig } from './config.js';
 import { IdbSource } from './idb/idb-source.js';
 import { JobEngine } from './job/engine.js';
+import { JobSubmission } from './job/job-submission.js';
 import { createNoticeSender } from './job/notice-sender.js';
 import { jobMigrations } from './persistence/job-models.js';
 import { createJobStore } from './persistence/job-store.js';
+import { createSettingsStore, settingsMigrations } from './persistence/settings-store.js';
 import { createStorageStore, storageMigrations } from './persistence/sql-storage-store.js';
 import { createTargetStore, targetMigrations } from './persistence/sql-target-store.js';
 import { createTransferStore, transferMigrations } from './persistence/transfer-store.js';
@@ -24,8 +26,10 @@ import { createSiteStorages } from './staging/site-storages.js';
 import type { Staging } from './staging/staging.js';
 import { Storages } from './storage/storages.js';
 import { HttpImageSource } from './vm/http-image-source.js';
+import { JobMachines } from './vm/job-machines.js';
 import { LibvirtHypervisor } from './vm/libvirt-hypervisor.js';
 import { openNetwork } from './vm/network-config.js';
+import { drivers, type Driver } from './vm/target-system.js';
 import { TargetSystems } from './vm/target-systems.js';
 import { Workspace } from './vm/workspace.js';
 
@@ -38,8 +42,13 @@ export type XnjsDeps = {
 };
 
 export type Xnjs = {
+  /** For what else this service keeps; closed with the engine. */
+  readonly database: Database;
   readonly systems: TargetSystems;
   readonly jobs: JobEngine;
+  /** For jobs that name an image. */
+  readonly machines: JobMachines;
+  readonly submission: JobSubmission;
   readonly storages: Storages;
   readonly idb: IdbSource;
   /** What the engine depends on, and whether it answers. */
@@ -58,13 +67,16 @@ export async function startXnjs(config: XnjsConfig, deps: XnjsDeps): Promise<Xnj
     await mkdir(config.stateDirectory, { recursive: true, mode: 0o711 });
     const common = { clock: systemClock, log: deps.log };
     const database = await openTables(config, scope, deps.log);
+    const submission = await JobSubmission.open(createSettingsStore(database));
     const idb = scope.use(await IdbSource.open({ config: config.idb, ...common }));
     const clients = await connectHypervisors(config, scope, deps.log);
-    const systems = await openSystems(config, deps, { scope, database, idb, clients });
+    const images = imageSource(config, deps.onBehalfOf, scope);
+    const systems = await openSystems(config, deps, { scope, database, idb, clients, images });
     const jobs: JobEngine = scope.use(
       new JobEngine({
         store: createJobStore(database),
         targets: systems,
+        submission,
         staging: await openStaging(config, deps, {
           ...{ scope, database, systems },
           storages: () => storages,
@@ -77,6 +89,13 @@ export async function startXnjs(config: XnjsConfig, deps: XnjsDeps): Promise<Xnj
     const storages: Storages = scope.use(openStorages(config, database, systems, jobs, common));
     await systems.start();
     await jobs.attach();
+    const machines = scope.use(
+      new JobMachines({
+        ...{ systems, jobs, submission, images, ...common },
+        drivers: () => connected(clients),
+      }),
+    );
+    await machines.start();
     await storages.start();
     const connections = (): Record<string, 'OK' | 'DOWN'> =>
       Object.fromEntries(
@@ -85,7 +104,17 @@ export async function startXnjs(config: XnjsConfig, deps: XnjsDeps): Promise<Xnj
           connected ? 'OK' : 'DOWN',
         ]),
       );
-    return { systems, jobs, storages, idb, connections, close: () => scope.close() };
+    return {
+      database,
+      systems,
+      jobs,
+      machines,
+      submission,
+      storages,
+      idb,
+      connections,
+      close: () => scope.close(),
+    };
   } catch (error) {
     await scope.close();
     throw error;
@@ -103,13 +132,23 @@ async function openTables(
   await migrate(
     database,
     'xnjs',
-    [...targetMigrations, ...jobMigrations, ...transferMigrations, ...storageMigrations],
+    [
+      ...targetMigrations,
+      ...jobMigrations,
+      ...transferMigrations,
+      ...storageMigrations,
+      ...settingsMigrations,
+    ],
     log,
   );
   return database;
 }
 
-type Clients = Readonly<Record<string, LibvirtClient>>;
+type Clients = Readonly<Partial<Record<Driver, LibvirtClient>>>;
+
+function connected(clients: Clients): Driver[] {
+  return drivers.filter((driver) => clients[driver]?.connected);
+}
 
 async function connectHypervisors(
   { hypervisor: { machines, acceleration, containers } }: XnjsConfig,
@@ -128,15 +167,16 @@ async function connectHypervisors(
 
 async function openSystems(
   config: XnjsConfig,
-  { log, onBehalfOf }: XnjsDeps,
+  { log }: XnjsDeps,
   parts: {
     readonly scope: Scope;
     readonly database: Database;
     readonly idb: IdbSource;
     readonly clients: Clients;
+    readonly images: HttpImageSource;
   },
 ): Promise<TargetSystems> {
-  const { scope, database, idb, clients } = parts;
+  const { scope, database, idb, clients, images } = parts;
   const { stateDirectory, targetSystems } = config;
   const installationId = await readInstallationId(stateDirectory);
   const network = await openNetwork(config, scope, log);
@@ -145,7 +185,7 @@ async function openSystems(
     new TargetSystems({
       store: createTargetStore(database),
       hypervisor: new LibvirtHypervisor({ clients, installationId, ...common }),
-      images: imageSource(config, onBehalfOf, scope),
+      images,
       workspace: new Workspace(stateDirectory),
       installationId,
       bootTimeoutMs: targetSystems.bootTimeoutSeconds * 1_000,

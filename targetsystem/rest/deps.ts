@@ -1,6 +1,13 @@
 import type { Clock } from '#kernel/clock.js';
 import type { TokenIssuer } from '#kernel/security/tokens.js';
-import type { IdbSource, JobEngine, Storages, TargetSystems } from '#xnjs/index.js';
+import type {
+  IdbSource,
+  JobEngine,
+  JobMachines,
+  JobSubmission,
+  Storages,
+  TargetSystems,
+} from '#xnjs/index.js';
 
 /** What the REST operations of this service work with. */
 export type RestDeps = {
@@ -10,12 +17,16 @@ export type RestDeps = {
   readonly clock: Clock;
   readonly systems: TargetSystems;
   readonly jobs: JobEngine;
+  /** For jobs that name an image. */
+  readonly machines: JobMachines;
+  /** Whether jobs are taken. */
+  readonly submission: JobSubmission;
   readonly storages: Storages;
   readonly idb: Pick<IdbSource, 'of' | 'problem'>;
   /** Where people find images: the image repository's list, seen from outside. */
   readonly imagesUrl: (baseUrl: string) => string;
   /** Name to `OK` or `DOWN`, of what this server depends on. */
-  readonly connections: () => Record<string, 'OK' | 'DOWN'>;
+  readonly connections: () => Record<string, 'OK' | 'DOWN' | 'UNKNOWN'>;
   /** Image for jobs of users who have no target system yet; absent: such jobs are refused. */
   readonly defaultImage?: string | undefined;
   /** Signs delegation tokens in the server's name. */

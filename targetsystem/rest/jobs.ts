@@ -7,10 +7,17 @@ import { created, json, noContent, type Reply } from '#kernel/http/reply.js';
 import type { Caller } from '#kernel/http/caller.js';
 import { attributesOf } from '#kernel/security/caller.js';
 import { hasRole, ownerOrAdmin } from '#kernel/security/policy.js';
-import { idbSubject, parseJsdl, type RawDescription, type TargetSystem } from '#xnjs/index.js';
+import {
+  idbSubject,
+  parseJsdl,
+  readImageWish,
+  type RawDescription,
+  type TargetSystem,
+} from '#xnjs/index.js';
 import type { RestDeps } from './deps.js';
 import { renderJob } from './jobs-rendering.js';
 import { linksFrom } from './links.js';
+import { listFilter, seesAll, type ListFilter } from './lists.js';
 import { changeProperties } from './properties.js';
 import { siteInput, siteOwner } from './sites.js';
 
@@ -26,6 +33,7 @@ const jobOwner = ownerOrAdmin<RestDeps, { jobId: string }>(
   async ({ jobs }, { jobId }) => (await jobs.get(jobId)).ownerDn,
 );
 const jobList = { ...pageParameters(), tags: listParameter.optional() };
+const ownJobList = { ...jobList, filter: listFilter };
 type JobList = z.output<z.ZodObject<typeof jobList>>;
 
 async function renderJobs(
@@ -33,28 +41,34 @@ async function renderJobs(
   { tags = [], ...page }: JobList,
   filter: { ownerDn?: string; targetId?: string },
   { baseUrl, url }: Context,
+  shown?: ListFilter,
 ): Promise<Reply> {
   const { ids, total } = await jobs.list({ ...filter, tags, ...page });
   const links = linksFrom(baseUrl);
-  const query = { tags: tags.length > 0 ? tags.join(',') : undefined };
+  const query = { tags: tags.length > 0 ? tags.join(',') : undefined, filter: shown };
   return json(renderPage(url, page, ids.map(links.job), total, query));
 }
 
+/** @param target absent: one that the server chooses */
 async function submit(
-  { jobs, systems }: RestDeps,
-  targetId: string,
+  deps: RestDeps,
+  target: TargetSystem | undefined,
   description: RawDescription,
   { caller, baseUrl }: Context,
 ): Promise<Reply> {
-  if (!systems.find(targetId))
+  const { jobs, systems, machines } = deps;
+  if (target && !systems.find(target.id))
     throw new GridError(
       'CONFLICT',
-      `target system ${targetId} takes no jobs any more: ${systems.get(targetId).evidence.fact}`,
+      `target system ${target.id} takes no jobs any more: ${target.evidence.fact}`,
     );
   const urlOf = linksFrom(baseUrl).job;
   const preferences = preferencesOf(caller);
-  const job = await jobs.submit({ ownerDn: caller.dn, targetId, description, preferences, urlOf });
-  return created(urlOf(job.id));
+  const wish = { ownerDn: caller.dn, description, preferences, urlOf };
+  if (readImageWish(description) !== undefined)
+    return created(urlOf((await machines.submit(wish, target)).id));
+  const { id: targetId } = target ?? (await chooseTarget(deps, description, caller.dn));
+  return created(urlOf((await jobs.submit({ ...wish, targetId })).id));
 }
 
 /** What the caller has chosen of what he may be (unicore-rest 2.7). */
@@ -79,6 +93,8 @@ async function chooseTarget(
 ): Promise<TargetSystem> {
   const mine = systems
     .list({ ownerDn })
+    // one that was made for a job ends with it
+    .filter(({ jobId }) => jobId === undefined)
     .filter(({ state }) => state === 'READY' || state === 'INITIALIZING')
     .sort((a, b) => Number(b.state === 'READY') - Number(a.state === 'READY'));
   const offers = (system: TargetSystem): boolean =>
@@ -96,10 +112,15 @@ async function chooseTarget(
 const listJobs = operation({
   method: 'GET',
   path: '/jobs',
-  summary: 'The jobs of the caller, the newest first',
-  input: z.object(jobList),
+  summary:
+    'The jobs of the caller, the newest first; of all users for an administrator with filter=all',
+  input: z.object(ownJobList),
   policy: everybody,
-  run: (deps, page, context) => renderJobs(deps, page, { ownerDn: context.caller.dn }, context),
+  run: (deps, { filter, ...page }, context) => {
+    const { caller } = context;
+    const owned = seesAll(caller, filter) ? {} : { ownerDn: caller.dn };
+    return renderJobs(deps, page, owned, context, filter);
+  },
 });
 
 const submitJob = operation({
@@ -110,10 +131,7 @@ const submitJob = operation({
   body: 'json',
   converters,
   policy: users,
-  run: async (deps, description, context) => {
-    const target = await chooseTarget(deps, description, context.caller.dn);
-    return submit(deps, target.id, description, context);
-  },
+  run: (deps, description, context) => submit(deps, undefined, description, context),
 });
 
 /** UCC submits to the target system itself, others to its list of jobs. */
@@ -126,7 +144,8 @@ const submitToSite = ['/sites/:siteId', '/sites/:siteId/jobs'].map((path) =>
     body: 'json',
     converters,
     policy: siteOwner,
-    run: (deps, { siteId, ...description }, context) => submit(deps, siteId, description, context),
+    run: (deps, { siteId, ...description }, context) =>
+      submit(deps, deps.systems.get(siteId), description, context),
   }),
 );
 
@@ -175,7 +194,7 @@ const changeJob = operation({
   body: 'json',
   policy: jobOwner,
   run: ({ jobs }, { jobId, ...members }) =>
-    changeProperties(members, (change) => jobs.update(jobId, change)),
+    changeProperties(members, (change) => jobs.update(jobId, change), jobs.latestTerminationMs),
 });
 
 const deleteJob = operation({

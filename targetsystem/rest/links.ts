@@ -16,6 +16,8 @@ export function linksFrom(baseUrl: string) {
     job: (id: string): string => `${core}/jobs/${id}`,
     storage: (id: string): string => `${core}/storages/${id}`,
     storageFactory: (id: string): string => `${core}/storagefactories/${id}`,
+    reservation: (id: string): string => `${core}/reservations/${id}`,
+    registryEntry: (id: string): string => `${baseUrl}/rest/registryentries/${id}`,
     registry: (): string => `${baseUrl}/rest/registries/${registryId}`,
   };
 }

@@ -1,6 +1,7 @@
 import { z } from 'zod';
 import { formatDate } from '#kernel/clock.js';
 import { describeIssues } from '#kernel/config.js';
+import { RequestError } from '#kernel/http/operation.js';
 import { json, type Reply } from '#kernel/http/reply.js';
 import { parseDate } from '#kernel/dates.js';
 
@@ -40,6 +41,14 @@ export const dateText = z.string().transform((text, context) => {
 const changeable = { tags: tagList, terminationTime: dateText };
 export type PropertyChange = { tags?: readonly string[]; terminationMs?: number };
 
+/** @throws {@link RequestError} `BAD_REQUEST` when a time is later than the site allows */
+export function checkTermination(ms: number, latestMs: number): void {
+  if (ms > latestMs) throw new RequestError('BAD_REQUEST', `terminationTime: ${tooLate(latestMs)}`);
+}
+
+const tooLate = (latestMs: number): string =>
+  `must not be later than ${formatDate(latestMs)}, the longest life time of this site`;
+
 /**
  * `PUT` of properties (unicore-rest 1.9): each member answers for itself, unknown ones do not fail the
  * call.
@@ -47,6 +56,7 @@ export type PropertyChange = { tags?: readonly string[]; terminationMs?: number 
 export async function changeProperties(
   members: Readonly<Record<string, unknown>>,
   apply: (change: PropertyChange) => Promise<unknown>,
+  latestMs = Number.POSITIVE_INFINITY,
 ): Promise<Reply> {
   const change: PropertyChange = {};
   const answers = Object.entries(members).map(([name, value]): [string, string] => {
@@ -54,8 +64,10 @@ export async function changeProperties(
       return [name, 'Property not found or cannot be modified!'];
     const result = changeable[name].safeParse(value);
     if (!result.success) return [name, `Error setting property: ${describeIssues(result.error)}`];
-    if (typeof result.data === 'number') change.terminationMs = result.data;
-    else change.tags = result.data;
+    if (typeof result.data === 'number') {
+      if (result.data > latestMs) return [name, `Error setting property: ${tooLate(latestMs)}`];
+      change.terminationMs = result.data;
+    } else change.tags = result.data;
     return [name, 'OK'];
   });
   if (Object.keys(change).length > 0) await apply(change);

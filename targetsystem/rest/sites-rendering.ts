@@ -52,10 +52,13 @@ export function renderSite(
   {
     siteName,
     numberOfJobs,
+    addresses,
     storages,
   }: {
     readonly siteName: string;
     readonly numberOfJobs: number;
+    /** Of a machine with a network. */
+    readonly addresses: readonly string[];
     /** Ids by name. */
     readonly storages: Readonly<Record<string, string>>;
   },
@@ -74,11 +77,19 @@ export function renderSite(
     applications: idb.applications.map(applicationId),
     otherInfo: idb.info,
     remainingComputeTime: {},
-    image: { id: system.image.id, name: metadata.name, version: metadata.version, os: metadata.os },
+    image: {
+      id: system.image.id,
+      name: metadata.name,
+      version: metadata.version,
+      os: metadata.os,
+      digests: digestsOf(system),
+    },
     parameters: system.parameters,
     vm: {
       state: system.state,
       driver: system.driver,
+      transport: metadata.tsi.transport,
+      addresses,
       evidence: {
         source: system.evidence.source,
         fact: system.evidence.fact,
@@ -93,11 +104,19 @@ export function renderSite(
       applications: `${self}/applications`,
       console: `${self}/console`,
       parent: links.factory(),
+      ...(system.jobId !== undefined && { job: links.job(system.jobId) }),
       ...Object.fromEntries(
         Object.entries(storages).map(([name, id]) => [`storage:${name}`, links.storage(id)]),
       ),
     }),
   };
+}
+
+/** What the machine was made from, by part: `sha256:…`. */
+function digestsOf({ image: { parts } }: TargetSystem): Record<string, string> {
+  return Object.fromEntries(
+    Object.entries(parts).map(([name, { sha256 }]) => [name, `sha256:${sha256}`]),
+  );
 }
 
 /** `GET …/applications/{id}` (unicore-rest 3.3). */

@@ -65,6 +65,8 @@ describe('the IDB in the REST interface', { timeout: 120_000 }, () => {
       jobs: rig.engine,
       storages: { ofTarget: () => ({}) } as unknown as RestDeps['storages'],
       idb,
+      submission: { state: { enabled: true, message: '' } } as RestDeps['submission'],
+      machines: {} as RestDeps['machines'], // no job of these names an image
       imagesUrl: () => '',
       connections: () => ({}),
       issueToken: () => Promise.reject(new TypeError('no site issues tokens')),

@@ -41,7 +41,7 @@ export const login = process.geteuid?.() === 0 ? 'nobody' : userInfo().username;
 const agentMain = new URL('../../tsi/agent/main.ts', import.meta.url).pathname;
 
 /** A fake: its machines are agents that run as processes here. Everything above is real. */
-class ProcessHypervisor implements Hypervisor {
+export class ProcessHypervisor implements Hypervisor {
   readonly #workspace: Workspace;
   readonly #agents = new Map<string, ChildProcess>();
 
@@ -208,6 +208,8 @@ async function startService(
     jobs,
     storages,
     idb,
+    submission: { state: { enabled: true, message: '' } } as RestDeps['submission'],
+    machines: {} as RestDeps['machines'], // no job of these names an image
     connections: () => ({}),
     imagesUrl: (base) => base,
     issueToken: () => Promise.reject(new TypeError('no storage issues tokens')),

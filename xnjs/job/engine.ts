@@ -11,6 +11,7 @@ import { Children } from './children.js';
 import type { JobConfig } from './config.js';
 import { withoutInlineData } from './description.js';
 import { JobError } from './errors.js';
+import type { JobSubmission } from './job-submission.js';
 import type { JobEvent } from './events.js';
 import type { Job } from './job.js';
 import { Lanes } from './lanes.js';
@@ -24,7 +25,7 @@ import { Notifier } from './notifier.js';
 import { matchesPattern } from './pattern.js';
 import { step } from './state.js';
 import type { Effect, OrderType } from './transitions.js';
-import type { JobFilter, JobPage, JobStore } from './store.js';
+import type { JobFilter, JobPage, JobStore, JobUsage } from './store.js';
 import { Watcher } from './watcher.js';
 import { withResolvers } from './with-resolvers.js';
 import { JobWork, TargetLost } from './work.js';
@@ -33,6 +34,8 @@ export type JobEngineOptions = {
   readonly store: JobStore;
   readonly targets: Targets;
   readonly staging: Staging;
+  /** Absent: jobs are always taken. */
+  readonly submission?: Pick<JobSubmission, 'check'>;
   /** The engine closes it. */
   readonly notices: NoticeSender;
   readonly clock: Clock;
@@ -174,12 +177,14 @@ export class JobEngine implements AsyncDisposable {
 
   /**
    * Stores the job and returns; all that can be wrong with its description becomes its result.
-   * @throws `NOT_FOUND` no such target system, `JOB_LIMIT` or `SITE_UNAVAILABLE` too many jobs
+   * @throws `NOT_FOUND` no such target system, `JOB_LIMIT` or `SITE_UNAVAILABLE` too many jobs, or none
+   * are taken at present
    */
   async submit(wish: NewJob): Promise<Job> {
     const { store, targets, clock, config } = this.#options;
     const { ownerDn, targetId } = wish;
     this.#closing.signal.throwIfAborted();
+    this.#options.submission?.check();
     if (!targets.find(targetId))
       throw new JobError('NOT_FOUND', `there is no target system ${targetId}`, { vmId: targetId });
     const { job, size } = newJob(wish, clock.now(), config);
@@ -215,6 +220,12 @@ export class JobEngine implements AsyncDisposable {
     throw new JobError('JOB_UNKNOWN', `there is no job ${id}`, { jobId: id });
   }
 
+  /** The latest end of life that a job may be given. */
+  get latestTerminationMs(): number {
+    const { clock, config } = this.#options;
+    return clock.now() + (config.maxLifetimeSeconds ?? Number.POSITIVE_INFINITY) * 1_000;
+  }
+
   /** Newest first. */
   async list({
     offset,
@@ -222,6 +233,11 @@ export class JobEngine implements AsyncDisposable {
     ...filter
   }: JobFilter & { offset: number; num: number }): Promise<JobPage> {
     return await this.#options.store.list(filter, { offset, num });
+  }
+
+  /** How many jobs each user has, and how many of them are not over; without children of sweeps. */
+  async usage(): Promise<JobUsage[]> {
+    return await this.#options.store.usage();
   }
 
   /** Lets a job go on that waits for its client's files. */

@@ -1,7 +1,7 @@
-import { z } from 'zod';
 import type { ImageRecord } from '#imagerepo/contract.js';
 import type { AgentFacts } from '#tsi/protocol/facts.js';
 import type { IdbSubject } from '../idb/idb.js';
+import type { MachineSize } from './machine-size.js';
 import type { VmState } from './state.js';
 
 /** Why a state is believed: who said what, and when (ms since the epoch). */
@@ -21,19 +21,8 @@ export type BootTimeline = {
   readonly readyMs?: number;
 };
 
-/** Some clients send numbers as text; what else could be taken for a number (`true`, `''`) is none. */
-const noWholeNumber = 'must be a whole number';
-const wholeNumber = z
-  .union([z.number(), z.string().regex(/^\s*-?\d+\s*$/, noWholeNumber)], noWholeNumber)
-  .transform(Number)
-  .pipe(z.int(noWholeNumber));
-
 /** What a user may ask for, beside the image. */
-export const TargetSystemParameters = z.strictObject({
-  cpus: wholeNumber.optional(),
-  memoryMiB: wholeNumber.optional(),
-});
-export type TargetSystemParameters = z.output<typeof TargetSystemParameters>;
+export type TargetSystemParameters = Pick<MachineSize, 'cpus' | 'memoryMiB'>;
 
 export const drivers = ['qemu', 'kvm', 'lxc'] as const;
 export type Driver = (typeof drivers)[number];
@@ -52,6 +41,8 @@ export type TargetSystem = {
   /** What the guest says of itself. For display only; nothing is decided by it. */
   readonly facts?: AgentFacts;
   readonly tags: readonly string[];
+  /** The job that it was made for, and ends with (ADR 024). */
+  readonly jobId?: string;
   /** ms since the epoch */
   readonly createdMs: number;
   /** ms since the epoch; absent: lives until deleted */
