@@ -11,7 +11,7 @@ describe('jobs that name an image', { timeout: 60_000 }, () => {
   let rig: Compute;
   let alice: Ask;
   before(async () => {
-    rig = await startCompute(scope);
+    rig = await startCompute(scope, { jobs: { reaperIntervalMs: 20 } });
     alice = rig.as('alice');
     rig.images.add({ name: 'old', applications: [{ ...hello, Version: '2.0' }] });
     rig.images.add({ name: 'new', applications: [hello] });

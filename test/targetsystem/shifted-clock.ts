@@ -1,4 +1,5 @@
 import { systemClock, type Clock } from '#kernel/clock.js';
+import { linkSignals } from '#kernel/net/deadline.js';
 
 /** The time as it is, until a test puts it forward: what slept beyond that wakes up. */
 export class ShiftedClock implements Clock {
@@ -15,8 +16,8 @@ export class ShiftedClock implements Clock {
       const woken = new AbortController();
       const wake = (): void => woken.abort();
       this.#wakers.add(wake);
-      const either = signal ? AbortSignal.any([signal, woken.signal]) : woken.signal;
-      await systemClock.sleep(left, either).catch(() => undefined);
+      using either = linkSignals(signal, woken.signal);
+      await systemClock.sleep(left, either.signal).catch(() => undefined);
       this.#wakers.delete(wake);
       signal?.throwIfAborted();
     }
@@ -24,6 +25,6 @@ export class ShiftedClock implements Clock {
 
   advance(ms: number): void {
     this.#shiftMs += ms;
-    for (const wake of this.#wakers) wake();
+    for (const wake of [...this.#wakers]) wake();
   }
 }
