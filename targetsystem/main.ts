@@ -20,6 +20,7 @@ import { adminOperations } from './rest/admin.js';
 import { baseOperations } from './rest/base.js';
 import { fileOperations } from './rest/files.js';
 import { jobOperations } from './rest/jobs.js';
+import { reservationOperations } from './rest/reservations.js';
 import { ownEntries, registryOperations, type RegistryDeps } from './rest/registry.js';
 import { siteOperations } from './rest/sites.js';
 import { storageFactoryOperations } from './rest/storage-factories.js';
@@ -69,6 +70,7 @@ export async function startTargetsystem(
       jobs: xnjs.jobs,
       machines: xnjs.machines,
       submission: xnjs.submission,
+      reservations: xnjs.reservations,
       storages: xnjs.storages,
       idb: xnjs.idb,
       connections: () => ({ ...xnjs.connections(), ...publisher.status() }),
@@ -101,7 +103,12 @@ export async function startTargetsystem(
         ),
         mount(
           '/rest/core',
-          [...storageOperations, ...storageFactoryOperations, ...fileOperations],
+          [
+            ...storageOperations,
+            ...storageFactoryOperations,
+            ...fileOperations,
+            ...reservationOperations,
+          ],
           rest,
         ),
         mount('/rest', registryOperations, rest),

@@ -19,6 +19,8 @@ export {
   writeMetadata,
 } from './storage/metadata.js';
 export { parametersOf } from './storage/new-storage.js';
+export type { Reservation } from './reservation/reservation.js';
+export type { Reservations } from './reservation/reservations.js';
 export type { Storage } from './storage/storage.js';
 export { Storages, type StorageChange } from './storage/storages.js';
 export type { AclEntry } from './tsi/tsi.js';

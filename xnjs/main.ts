@@ -16,10 +16,15 @@ import { JobSubmission } from './job/job-submission.js';
 import { createNoticeSender } from './job/notice-sender.js';
 import { jobMigrations } from './persistence/job-models.js';
 import { createJobStore } from './persistence/job-store.js';
+import {
+  createReservationStore,
+  reservationMigrations,
+} from './persistence/sql-reservation-store.js';
 import { createSettingsStore, settingsMigrations } from './persistence/settings-store.js';
 import { createStorageStore, storageMigrations } from './persistence/sql-storage-store.js';
 import { createTargetStore, targetMigrations } from './persistence/sql-target-store.js';
 import { createTransferStore, transferMigrations } from './persistence/transfer-store.js';
+import { Reservations } from './reservation/reservations.js';
 import { createStaging } from './staging/create-staging.js';
 import { Outside } from './staging/outside.js';
 import { createSiteStorages } from './staging/site-storages.js';
@@ -49,6 +54,7 @@ export type Xnjs = {
   /** For jobs that name an image. */
   readonly machines: JobMachines;
   readonly submission: JobSubmission;
+  readonly reservations: Reservations;
   readonly storages: Storages;
   readonly idb: IdbSource;
   /** What the engine depends on, and whether it answers. */
@@ -97,22 +103,20 @@ export async function startXnjs(config: XnjsConfig, deps: XnjsDeps): Promise<Xnj
     );
     await machines.start();
     await storages.start();
-    const connections = (): Record<string, 'OK' | 'DOWN'> =>
-      Object.fromEntries(
-        Object.entries(clients).map(([driver, { connected }]) => [
-          `libvirt ${driver}`,
-          connected ? 'OK' : 'DOWN',
-        ]),
-      );
+    const reservations = scope.use(
+      new Reservations({ store: createReservationStore(database), targets: systems, ...common }),
+    );
+    await reservations.start();
     return {
       database,
       systems,
       jobs,
       machines,
       submission,
+      reservations,
       storages,
       idb,
-      connections,
+      connections: () => statusOf(clients),
       close: () => scope.close(),
     };
   } catch (error) {
@@ -138,6 +142,7 @@ async function openTables(
       ...transferMigrations,
       ...storageMigrations,
       ...settingsMigrations,
+      ...reservationMigrations,
     ],
     log,
   );
@@ -145,6 +150,15 @@ async function openTables(
 }
 
 type Clients = Readonly<Partial<Record<Driver, LibvirtClient>>>;
+
+function statusOf(clients: Clients): Record<string, 'OK' | 'DOWN'> {
+  return Object.fromEntries(
+    Object.entries(clients).map(([driver, { connected }]) => [
+      `libvirt ${driver}`,
+      connected ? 'OK' : 'DOWN',
+    ]),
+  );
+}
 
 function connected(clients: Clients): Driver[] {
   return drivers.filter((driver) => clients[driver]?.connected);

@@ -49,7 +49,15 @@ export function renderServer(deps: RestDeps, caller: Caller): Record<string, unk
 }
 
 /** The lists below the base resource, each under its own name. */
-const collections = ['factories', 'sites', 'jobs', 'storages', 'storagefactories'] as const;
+// prettier-ignore -- one a line, so that changes do not meet
+const collections = [
+  'factories',
+  'sites',
+  'jobs',
+  'reservations',
+  'storages',
+  'storagefactories',
+] as const;
 
 const getBase = operation({
   method: 'GET',

@@ -5,6 +5,7 @@ import type {
   JobEngine,
   JobMachines,
   JobSubmission,
+  Reservations,
   Storages,
   TargetSystems,
 } from '#xnjs/index.js';
@@ -21,6 +22,7 @@ export type RestDeps = {
   readonly machines: JobMachines;
   /** Whether jobs are taken. */
   readonly submission: JobSubmission;
+  readonly reservations: Reservations;
   readonly storages: Storages;
   readonly idb: Pick<IdbSource, 'of' | 'problem'>;
   /** Where people find images: the image repository's list, seen from outside. */

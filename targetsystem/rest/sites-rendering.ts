@@ -44,6 +44,11 @@ function renderResource(resource: IdbResource): string | readonly string[] {
   }
 }
 
+/** Its agent says so; of other TSIs it is not known before one is asked for. */
+export function canReserve({ facts, state }: TargetSystem): boolean {
+  return state === 'READY' && facts?.reservations === true;
+}
+
 /** A target system as `GET /sites/{id}` shows it; `image`, `parameters` and `vm` are our extension. */
 export function renderSite(
   system: TargetSystem,
@@ -71,7 +76,7 @@ export function renderSite(
     resourceStatus: resourceStatus[system.state],
     resourceStatusMessage: system.evidence.fact,
     umask: '077',
-    supportsReservation: 'false',
+    supportsReservation: String(canReserve(system)),
     numberOfJobs,
     resources: renderResources(idb),
     applications: idb.applications.map(applicationId),

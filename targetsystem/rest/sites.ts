@@ -26,6 +26,7 @@ import {
 } from './properties.js';
 import {
   applicationId,
+  canReserve,
   renderApplication,
   renderResources,
   renderSite,
@@ -95,7 +96,7 @@ const getFactory = operation({
     const properties = {
       ...ownedProperties({ ownerDn: deps.credential.dn, tags: [] }),
       siteName: deps.siteName,
-      supportsReservation: 'false',
+      supportsReservation: String(visibleSystems(deps, context).some(canReserve)),
       resources: renderResources(idbOfFactory(deps)),
       applications: offeredApplications(deps, context).map(applicationId),
       otherInfo: idbOfFactory(deps).info,

@@ -17,6 +17,7 @@ import { openRegistry } from '#targetsystem/registry/open-registry.js';
 import { adminOperations } from '#targetsystem/rest/admin.js';
 import { baseOperations } from '#targetsystem/rest/base.js';
 import { jobOperations } from '#targetsystem/rest/jobs.js';
+import { reservationOperations } from '#targetsystem/rest/reservations.js';
 import { registryOperations, type RegistryDeps } from '#targetsystem/rest/registry.js';
 import { siteOperations } from '#targetsystem/rest/sites.js';
 import { IdbConfig } from '#xnjs/idb/config.js';
@@ -27,8 +28,13 @@ import { JobSubmission } from '#xnjs/job/job-submission.js';
 import { createNoticeSender } from '#xnjs/job/notice-sender.js';
 import { jobMigrations } from '#xnjs/persistence/job-models.js';
 import { createJobStore } from '#xnjs/persistence/job-store.js';
+import {
+  createReservationStore,
+  reservationMigrations,
+} from '#xnjs/persistence/sql-reservation-store.js';
 import { createSettingsStore, settingsMigrations } from '#xnjs/persistence/settings-store.js';
 import { createTargetStore, targetMigrations } from '#xnjs/persistence/sql-target-store.js';
+import { Reservations } from '#xnjs/reservation/reservations.js';
 import type { ImageSearch, ImageSource } from '#xnjs/vm/image-source.js';
 import { JobMachines } from '#xnjs/vm/job-machines.js';
 import { TargetSystems } from '#xnjs/vm/target-systems.js';
@@ -72,6 +78,8 @@ export type ComputeOptions = {
   readonly limits?: object;
   readonly jobs?: object;
   readonly registry?: object;
+  /** Properties of the agents. */
+  readonly agent?: readonly string[];
   readonly connections?: () => Record<string, 'OK' | 'DOWN' | 'UNKNOWN'>;
 };
 
@@ -134,7 +142,7 @@ export async function startCompute(scope: Scope, options: ComputeOptions = {}): 
   chmodSync(directory, 0o711);
   mkdirSync(join(directory, 'jobs'));
   chmodSync(join(directory, 'jobs'), 0o1777);
-  const hypervisor = new ProcessHypervisor(new Workspace(directory));
+  const hypervisor = new ProcessHypervisor(new Workspace(directory), options.agent);
   scope.defer(() => hypervisor.close());
   const images = new FakeImages(directory);
   images.add({ name: 'plain' });
@@ -157,7 +165,10 @@ async function startService(parts: Parts): Promise<Compute> {
   parts.scope.defer(() => own.close());
   const url = `sqlite:${join(directory, 'db.sqlite')}`;
   const database = own.use(await openDatabase({ url, log }));
-  const migrations = [...targetMigrations, ...jobMigrations, ...settingsMigrations];
+  const migrations = [
+    ...[...targetMigrations, ...jobMigrations],
+    ...[...settingsMigrations, ...reservationMigrations],
+  ];
   await migrate(database, 'x', migrations, log);
   const common = { clock, log };
   const submission = await JobSubmission.open(createSettingsStore(database));
@@ -191,6 +202,9 @@ async function startService(parts: Parts): Promise<Compute> {
     }),
   );
   await machines.start();
+  const store = createReservationStore(database);
+  const reservations = own.use(new Reservations({ store, targets: systems, ...common }));
+  await reservations.start();
   const registry = await openRegistry(
     RegistryConfig.parse(options.registry ?? {}),
     database,
@@ -200,7 +214,7 @@ async function startService(parts: Parts): Promise<Compute> {
   );
   const rest: RegistryDeps = {
     ...{ siteName: 'TEST', version: '11.1.0', startedMs: 0, clock, systems, jobs, machines },
-    ...{ submission, idb, registry },
+    ...{ submission, reservations, idb, registry },
     storages: { ofTarget: () => ({}) } as unknown as RegistryDeps['storages'], // another test's
     connections: options.connections ?? (() => ({})),
     imagesUrl: (base) => base,
@@ -210,6 +224,7 @@ async function startService(parts: Parts): Promise<Compute> {
   const app = createRestApp({
     mounts: [
       mount('/rest/core', [...baseOperations, ...siteOperations, ...jobOperations], rest),
+      mount('/rest/core', reservationOperations, rest),
       mount('/rest', registryOperations, rest),
       mount('/rest/admin', adminOperations, rest),
     ],

@@ -66,6 +66,7 @@ describe('the IDB in the REST interface', { timeout: 120_000 }, () => {
       storages: { ofTarget: () => ({}) } as unknown as RestDeps['storages'],
       idb,
       submission: { state: { enabled: true, message: '' } } as RestDeps['submission'],
+      reservations: {} as RestDeps['reservations'],
       machines: {} as RestDeps['machines'], // no job of these names an image
       imagesUrl: () => '',
       connections: () => ({}),

@@ -43,10 +43,13 @@ const agentMain = new URL('../../tsi/agent/main.ts', import.meta.url).pathname;
 /** A fake: its machines are agents that run as processes here. Everything above is real. */
 export class ProcessHypervisor implements Hypervisor {
   readonly #workspace: Workspace;
+  readonly #properties: readonly string[];
   readonly #agents = new Map<string, ChildProcess>();
 
-  constructor(workspace: Workspace) {
+  /** @param properties of the agents, beside those that they need */
+  constructor(workspace: Workspace, properties: readonly string[] = []) {
     this.#workspace = workspace;
+    this.#properties = properties;
   }
 
   available = () => ['qemu'] as const;
@@ -63,7 +66,8 @@ export class ProcessHypervisor implements Hypervisor {
     const directory = this.#workspace.directoryOf(id);
     const properties = join(directory, 'tsi.properties');
     const socket = this.#workspace.agentSocket({ id });
-    writeFileSync(properties, `tsi.link = unix:${socket}\ntsi.state_dir = ${directory}/agent\n`);
+    const link = [`tsi.link = unix:${socket}`, `tsi.state_dir = ${directory}/agent`];
+    writeFileSync(properties, [...link, ...this.#properties, ''].join('\n'));
     const arguments_ = ['--conditions=development', '--import', 'tsx', agentMain, properties];
     this.#agents.set(id, spawn(process.execPath, arguments_, { stdio: 'ignore' }));
     return Promise.resolve({ definedMs: Date.now() });
@@ -209,6 +213,7 @@ async function startService(
     storages,
     idb,
     submission: { state: { enabled: true, message: '' } } as RestDeps['submission'],
+    reservations: {} as RestDeps['reservations'],
     machines: {} as RestDeps['machines'], // no job of these names an image
     connections: () => ({}),
     imagesUrl: (base) => base,

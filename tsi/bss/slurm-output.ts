@@ -100,6 +100,7 @@ export type SlurmReservation = {
   /** With a zone, where Slurm was asked to be in that of Greenwich. */
   readonly start: string;
   readonly active: boolean;
+  readonly nodes: number;
   /** All that Slurm says, on one line. */
   readonly text: string;
 };
@@ -108,11 +109,12 @@ export type SlurmReservation = {
 export function parseReservation(text: string): SlurmReservation | undefined {
   const [line] = lines(text).filter((each) => each.startsWith('ReservationName='));
   if (line === undefined) return undefined;
-  const { Users, StartTime, State } = parseRecord(line);
+  const { Users, StartTime, State, NodeCnt } = parseRecord(line);
   if (Users === undefined || StartTime === undefined || State === undefined)
     unreadable('reservation', line);
   const users = Users.split(',');
-  return { users, start: `${StartTime}+0000`, active: State === 'ACTIVE', text: line };
+  const start = `${StartTime}+0000`;
+  return { users, start, active: State === 'ACTIVE', nodes: Number(NodeCnt), text: line };
 }
 
 /** What scontrol says of a name that no reservation has. */

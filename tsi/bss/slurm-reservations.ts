@@ -28,8 +28,14 @@ export class SlurmReservations implements Reservations {
     const name = `vsite-${request.reservationId ?? randomUUID()}`;
     if (await this.#find(owner, name)) return name;
     const outcome = await this.#run('reserve', ...optionsOf(name, owner.login, request));
-    if (outcome.status === 0 || (await this.#find(owner, name))) return name;
-    throw new TsiError('TSI_FAILED', words(outcome));
+    const made = await this.#find(owner, name);
+    if (!made) throw new TsiError('TSI_FAILED', words(outcome));
+    const { nodes = 1 } = request;
+    if (made.nodes >= nodes) return name;
+    // seen with Slurm 22: fewer nodes than were asked for, without a word
+    await this.cancel(owner, name);
+    const text = `Slurm has reservations of ${made.nodes} nodes there, not of ${nodes}`;
+    throw new TsiError('TSI_FAILED', text);
   }
 
   async query(owner: Owner, reference: string): Promise<Reservation> {
