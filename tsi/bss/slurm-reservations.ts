@@ -26,16 +26,20 @@ export class SlurmReservations implements Reservations {
   /** Made once for each id, whatever was lost of a former answer. */
   async make(owner: Owner, request: MakeReservation): Promise<string> {
     const name = `vsite-${request.reservationId ?? randomUUID()}`;
-    if (await this.#find(owner, name)) return name;
-    const outcome = await this.#run('reserve', ...optionsOf(name, owner.login, request));
-    const made = await this.#find(owner, name);
-    if (!made) throw new TsiError('TSI_FAILED', words(outcome));
+    const made = (await this.#find(owner, name)) ?? (await this.#create(name, owner, request));
     const { nodes = 1 } = request;
     if (made.nodes >= nodes) return name;
     // seen with Slurm 22: fewer nodes than were asked for, without a word
     await this.cancel(owner, name);
     const text = `Slurm has reservations of ${made.nodes} nodes there, not of ${nodes}`;
     throw new TsiError('TSI_FAILED', text);
+  }
+
+  async #create(name: string, owner: Owner, request: MakeReservation): Promise<SlurmReservation> {
+    const outcome = await this.#run('reserve', ...optionsOf(name, owner.login, request));
+    const made = await this.#find(owner, name);
+    if (made) return made;
+    throw new TsiError('TSI_FAILED', words(outcome));
   }
 
   async query(owner: Owner, reference: string): Promise<Reservation> {
