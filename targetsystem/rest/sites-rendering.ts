@@ -90,19 +90,7 @@ export function renderSite(
       digests: digestsOf(system),
     },
     parameters: system.parameters,
-    vm: {
-      state: system.state,
-      driver: system.driver,
-      transport: metadata.tsi.transport,
-      addresses,
-      evidence: {
-        source: system.evidence.source,
-        fact: system.evidence.fact,
-        at: formatDate(system.evidence.atMs),
-      },
-      boot: system.boot,
-      guest: system.facts,
-    },
+    vm: renderMachine(system, addresses),
     _links: hrefs({
       self,
       jobs: `${self}/jobs`,
@@ -114,6 +102,20 @@ export function renderSite(
         Object.entries(storages).map(([name, id]) => [`storage:${name}`, links.storage(id)]),
       ),
     }),
+  };
+}
+
+/** How the machine is, who says so, and how it came up. */
+function renderMachine(system: TargetSystem, addresses: readonly string[]): object {
+  const { state, driver, evidence, boot, facts } = system;
+  return {
+    state,
+    driver,
+    transport: system.image.metadata.tsi.transport,
+    addresses,
+    evidence: { source: evidence.source, fact: evidence.fact, at: formatDate(evidence.atMs) },
+    boot,
+    guest: facts,
   };
 }
 

@@ -1,3 +1,4 @@
+/* eslint-disable @typescript-eslint/no-unsafe-member-access, @typescript-eslint/no-unsafe-argument, @typescript-eslint/no-unsafe-assignment, @typescript-eslint/no-unsafe-call, @typescript-eslint/no-unsafe-return -- answers are looked at as they are expected */
 import assert from 'node:assert/strict';
 import { after, before, describe, it } from 'node:test';
 import { Scope } from '#kernel/scope.js';
@@ -105,7 +106,7 @@ describe('administration by REST', { timeout: 60_000 }, () => {
 
   it('lists partitions, issues tokens and tells of memory', async () => {
     const partitions = (await act('ListPartitions')).body['results'];
-    assert.ok(partitions['vm']['Runtime']);
+    assert.ok(partitions.vm.Runtime);
     const token = (await act('IssueAPIToken', { clientDN: 'CN=Alice, O=Grid', lifetime: 60 })).body;
     assert.deepEqual(token['results'], { token: 'token for CN=Alice,O=Grid' });
     const wrong = (await act('IssueAPIToken', { clientDN: 'CN=Alice', lifetime: 'long' })).body;

@@ -212,9 +212,9 @@ async function startService(
     jobs,
     storages,
     idb,
-    submission: { state: { enabled: true, message: '' } } as RestDeps['submission'],
-    reservations: {} as RestDeps['reservations'],
-    machines: {} as RestDeps['machines'], // no job of these names an image
+    submission: { state: { enabled: true, message: '' } } as unknown as RestDeps['submission'],
+    reservations: {} as unknown as RestDeps['reservations'],
+    machines: {} as unknown as RestDeps['machines'], // no job of these names an image
     connections: () => ({}),
     imagesUrl: (base) => base,
     issueToken: () => Promise.reject(new TypeError('no storage issues tokens')),

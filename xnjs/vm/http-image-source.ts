@@ -50,12 +50,10 @@ export class HttpImageSource implements ImageSource, ImageSearch {
     });
   }
 
-  async search(
-    { applicationVersion: _, ...requirements }: ImageRequirements,
-    callerDn: string,
-  ): Promise<ImageRecord[]> {
+  async search(requirements: ImageRequirements, callerDn: string): Promise<ImageRecord[]> {
     const wanted = Object.entries(requirements).flatMap(([name, value]) =>
-      value === undefined ? [] : [[name, value] as const],
+      // ranges of versions are the caller's to look at
+      value === undefined || name === 'applicationVersion' ? [] : [[name, value] as const],
     );
     const query = new URLSearchParams({
       ...Object.fromEntries(wanted),

@@ -46,7 +46,7 @@ export function readMachineSize(
   values: Readonly<Record<string, unknown>>,
   others: 'ignore' | 'refuse',
 ): MachineSize {
-  const size: { [Name in Measure]?: Asked } = {};
+  const size: Partial<Record<Measure, Asked>> = {};
   for (const [name, given] of Object.entries(values)) {
     const field = `${section}.${name}`;
     const reading = Object.hasOwn(readings, name) ? readings[name] : undefined;
