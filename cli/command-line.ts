@@ -129,6 +129,24 @@ function addImage(image: Command): void {
           process.stdout.write(`${built.metadata.name} ${part}: ${path}\n`);
     });
   image
+    .command('build <recipe>')
+    .description('build an image from the folder of its recipe, such as config/images/demo-network')
+    .addOption(cacheDir)
+    .requiredOption(
+      '--out <directory>',
+      'for metadata.yaml and the parts, as image publish wants them',
+    )
+    .action(async (recipe: string, options: { cacheDir: string; out: string }) => {
+      const { buildImageInto } = await import('./image/build-into.js');
+      const build = {
+        cacheDir: join(options.cacheDir, 'images'),
+        log: createLog({ level: 'warn' }),
+        progress: (step: string) => process.stdout.write(`  ${step}\n`),
+      };
+      for (const path of await buildImageInto(recipe, options.out, build))
+        process.stdout.write(`${path}\n`);
+    });
+  image
     .command('agent')
     .description('write the TSI agent, one file for Node, to standard output')
     .action(async () => {

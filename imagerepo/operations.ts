@@ -1,7 +1,8 @@
 import { z } from 'zod';
-import { authenticated, operations, type Policy } from '#kernel/http/operation.js';
+import { authenticated, operations } from '#kernel/http/operation.js';
 import { pageParameters, renderPage } from '#kernel/http/page.js';
 import { contentRange, parseRange } from '#kernel/http/range.js';
+import { resourcePolicies } from '#kernel/security/policy.js';
 import { created, json, jsonType, noContent, stream } from '#kernel/http/reply.js';
 import { ImageMetadata, imageRoutes, partNames, type ImageRecord } from './contract.js';
 import { announcedSha256, reprDigest } from './digest.js';
@@ -18,11 +19,13 @@ const part = z.enum(partNames);
 const mostRecords = 100;
 
 /** Whoever may not even see the image learns nothing: it is unknown. */
-const mayChange: Policy<ImageDeps, { imageId: string }> = async (caller, { images }, input) => {
-  if (caller.role === 'anonymous') return false;
-  const { owner } = await images.get(input.imageId, caller);
-  return caller.role === 'admin' || owner === caller.dn;
-};
+const { own: mayChange } = resourcePolicies<ImageDeps, { imageId: string }>(
+  'image',
+  async ({ images }, { imageId: id }, caller) => {
+    const { owner } = await images.get(id, caller);
+    return { ownerDn: owner, acl: [] };
+  },
+);
 
 const createImage = operation({
   method: 'POST',

@@ -14,6 +14,7 @@ export const errorCatalog = {
   TOO_LARGE: { http: 413, fault: 'BadRequestFault', retry: false },
   UNSUPPORTED_MEDIA_TYPE: { http: 415, fault: 'BadRequestFault', retry: false },
   RANGE_NOT_SATISFIABLE: { http: 416, fault: 'BadRequestFault', retry: false },
+  LIMIT_REACHED: { http: 429, fault: 'ServerBusyFault', retry: true },
   SESSION_UNKNOWN: { http: 432, fault: 'AuthenticationFault', retry: false },
   INTERNAL: { http: 500, fault: 'ServerFault', retry: false },
   NOT_IMPLEMENTED: { http: 501, fault: 'ActionNotSupportedFault', retry: false },

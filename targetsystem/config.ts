@@ -4,6 +4,7 @@ import { normalizeDn } from '#kernel/security/dn.js';
 import { file, port } from '#kernel/config.js';
 import { BearerConfig } from '#kernel/security/bearers.js';
 import { XnjsConfig } from '#xnjs/index.js';
+import { ForwardingConfig } from './rest/forwarding-connections.js';
 
 const distinguishedName = z.string().transform((text, context) => {
   try {
@@ -62,6 +63,7 @@ export const TargetsystemConfig = z.strictObject({
   /** Image for jobs of users who have no target system yet; absent: such jobs are refused. */
   defaultImage: z.string().optional(),
   registry: RegistryConfig.prefault({}),
+  forwarding: ForwardingConfig.prefault({}),
   xnjs: XnjsConfig,
 });
 export type TargetsystemConfig = z.output<typeof TargetsystemConfig>;

@@ -16,16 +16,10 @@ import { startXnjs } from '#xnjs/index.js';
 import type { TargetsystemConfig } from './config.js';
 import { openRegistry, readExternal } from './registry/open-registry.js';
 import { RegistryPublisher } from './registry/publisher.js';
-import { adminOperations } from './rest/admin.js';
-import { baseOperations } from './rest/base.js';
-import { fileOperations } from './rest/files.js';
-import { jobOperations } from './rest/jobs.js';
-import { reservationOperations } from './rest/reservations.js';
-import { ownEntries, registryOperations, type RegistryDeps } from './rest/registry.js';
-import { siteOperations } from './rest/sites.js';
-import { storageFactoryOperations } from './rest/storage-factories.js';
-import { storageOperations } from './rest/storages.js';
-import { tokenOperations } from './rest/tokens.js';
+import type { RestDeps } from './rest/deps.js';
+import { restOperations } from './rest/operations.js';
+import { ForwardingConnections } from './rest/forwarding-connections.js';
+import { ownEntries } from './rest/registry.js';
 
 export { TargetsystemConfig } from './config.js';
 
@@ -60,7 +54,7 @@ export async function startTargetsystem(
     scope.defer(() => xnjs.close());
     const authenticate = await authenticator(config, users, certificate, log);
     const registry = await openRegistry(config.registry, xnjs.database, scope, deps.log);
-    const rest: RegistryDeps = {
+    const rest: RestDeps = {
       registry,
       siteName: config.siteName,
       version: interfaceVersion,
@@ -73,6 +67,13 @@ export async function startTargetsystem(
       reservations: xnjs.reservations,
       storages: xnjs.storages,
       idb: xnjs.idb,
+      forwardings: scope.use(
+        new ForwardingConnections({
+          jobs: xnjs.jobs,
+          targets: xnjs.systems,
+          config: config.forwarding,
+        }),
+      ),
       connections: () => ({ ...xnjs.connections(), ...publisher.status() }),
       defaultImage: config.defaultImage,
       imagesUrl: (baseUrl) =>
@@ -95,30 +96,16 @@ export async function startTargetsystem(
       }),
     );
     const app = createRestApp({
-      mounts: [
-        mount(
-          '/rest/core',
-          [...baseOperations, ...tokenOperations, ...siteOperations, ...jobOperations],
-          rest,
-        ),
-        mount(
-          '/rest/core',
-          [
-            ...storageOperations,
-            ...storageFactoryOperations,
-            ...fileOperations,
-            ...reservationOperations,
-          ],
-          rest,
-        ),
-        mount('/rest', registryOperations, rest),
-        mount('/rest/admin', adminOperations, rest),
-      ],
+      mounts: Object.entries(restOperations).map(([prefix, operations]) =>
+        mount(prefix, operations, rest),
+      ),
       authenticate,
       externalUrl: config.externalUrl,
       log,
     });
-    const { port } = await listen(app, await toAddress(config.listen), scope);
+    const { port } = await listen(app, await toAddress(config.listen), scope, {
+      upgrades: true,
+    });
     log.info({ port }, 'target system service listens');
     return { ...(port !== undefined && { port }), close: () => scope.close() };
   } catch (error) {

@@ -36,6 +36,8 @@ export const XnjsConfig = z.strictObject({
     .strictObject({
       bootTimeoutSeconds: z.number().positive().default(120),
       heartbeatSeconds: z.number().positive().default(1),
+      /** How often batch systems are asked for their queues, and what these allow. */
+      queuesSeconds: z.number().positive().default(300),
       limits: z
         .strictObject({
           cpus: z.int().positive().default(8),

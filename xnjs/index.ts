@@ -8,7 +8,6 @@ export type { Job } from './job/job.js';
 export type { JobSubmission } from './job/job-submission.js';
 export { consumedTime, jobStatus } from './job/status.js';
 export type { FileInfo, FileSpace } from './files/file-space.js';
-export { isAllowed, isOwner, parseAcl, type AccessLevel } from './storage/acl.js';
 export type { StorageType } from './storage/config.js';
 export {
   moveWithMetadata,

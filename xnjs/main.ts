@@ -204,6 +204,7 @@ async function openSystems(
       installationId,
       bootTimeoutMs: targetSystems.bootTimeoutSeconds * 1_000,
       heartbeatMs: targetSystems.heartbeatSeconds * 1_000,
+      queuesIntervalMs: targetSystems.queuesSeconds * 1_000,
       limits: targetSystems.limits,
       ...(network && { network }),
       idb,

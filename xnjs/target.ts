@@ -1,3 +1,4 @@
+import type { Duplex } from 'node:stream';
 import type { IdbSubject, TargetIdb } from './idb/idb.js';
 import type { Tsi, TsiIdentity } from './tsi/tsi.js';
 
@@ -20,6 +21,12 @@ export type Target = IdbSubject & {
    * Lasts however often the target is bound anew. @returns ends it
    */
   onExit?(listener: (bssId: string) => void): () => void;
+  /**
+   * A connection to a service there, made by the jobs' account: `host:port`, or `file:<path>` of a socket.
+   * @param loginNode of several; any by default
+   * @throws `TSI_UNAVAILABLE`; `TSI_FAILED` the TSI says that there is no such service
+   */
+  forward?(service: string, signal: AbortSignal, loginNode?: string): Promise<Duplex>;
 };
 
 /** What becomes of a target system, for its jobs. */

@@ -10,6 +10,7 @@ import type { Log } from '#kernel/log.js';
 import { bundleAgent } from './agent.js';
 import { cpio, tar, type Entry, type Tree } from './archive.js';
 import { findKernelPackage, getKernel, ignoreExisting, type Kernel } from './kernel-package.js';
+import { findPackages, getPackages } from './packages.js';
 import { findPrograms, type Programs } from './programs.js';
 import { loadRecipe, projectRoot, type LoadedRecipe } from './recipe.js';
 import { ImageBuildError, run } from './run.js';
@@ -61,14 +62,15 @@ export async function buildImage(folder: string, options: BuildOptions): Promise
   const cacheDir = resolve(options.cacheDir);
   const started = performance.now();
   await mkdir(cacheDir, { recursive: true });
-  progress('reading the recipe, bundling the agent');
+  progress('reading the recipe');
   const loaded = await loadRecipe(folder);
-  const agent = await bundleAgent(options.agentEntry);
-  const { kernel: kernelRecipe } = loaded.recipe;
-  const programs = await findPrograms(['busybox', ...loaded.recipe.programs]);
+  const { kernel: kernelRecipe, agent: withAgent } = loaded.recipe;
+  const agent = withAgent ? await bundleAgent(options.agentEntry) : undefined;
+  const programs = await findPrograms(['busybox', ...loaded.recipe.programs], { node: withAgent });
+  const packages = await findPackages(loaded.recipe.packages, cacheDir);
   const kernelPackage = kernelRecipe && (await findKernelPackage(kernelRecipe.package, cacheDir));
   const version = `${kernelPackage?.name ?? ''} ${kernelPackage?.version ?? ''}`;
-  const key = await hashInputs(loaded, agent, programs, version);
+  const key = await hashInputs(loaded, agent, programs, [version, ...packages].join('\n'));
   const target = join(cacheDir, `${basename(folder)}-${key.slice(0, 16)}`);
   const names = imageFormats[loaded.metadata.format].parts;
   const parts = Object.fromEntries(names.map((name) => [name, join(target, name)]));
@@ -84,7 +86,8 @@ export async function buildImage(folder: string, options: BuildOptions): Promise
       await link(kernel.image, join(work, 'kernel'));
     }
     progress('collecting files');
-    const tree = await plant(loaded, agent, programs, kernel, work);
+    const unpacked = await getPackages(packages, cacheDir);
+    const tree = await plant(loaded, { agent, programs, unpacked, kernel }, work);
     progress(kernel ? 'packing the initial RAM disk' : 'packing the root file system');
     if (kernel) await compress(cpio(tree), join(work, 'initrd'));
     else await pipeline(Readable.from(tar(tree)), createWriteStream(join(work, 'rootfs')));
@@ -101,17 +104,17 @@ export async function buildImage(folder: string, options: BuildOptions): Promise
 /** Everything that decides about the bytes of the image, this builder's own code included. */
 async function hashInputs(
   { recipe, files }: LoadedRecipe,
-  agent: Uint8Array,
+  agent: Uint8Array | undefined,
   programs: Programs,
-  kernelVersion: string,
+  packages: string,
 ): Promise<string> {
   const hash = createHash('sha256');
   const add = (label: string, content: Uint8Array | string) => {
     hash.update(`${label} ${content.length}\n`).update(content);
   };
   add('recipe', JSON.stringify(recipe));
-  add('kernel', kernelVersion);
-  add('agent', agent);
+  add('packages', packages);
+  add('agent', agent ?? '');
   for (const [path, entry] of [...files].sort(byName))
     if (entry.type === 'file') add(path, entry.content);
   for (const [path, file] of [...programs].sort(byName)) add(path, await readFile(file));
@@ -120,12 +123,18 @@ async function hashInputs(
   return hash.digest('hex');
 }
 
+/** What the builder has gathered for the root of an image. */
+type Parts = {
+  readonly agent: Uint8Array | undefined;
+  readonly programs: Programs;
+  readonly unpacked: Tree;
+  readonly kernel: Kernel | undefined;
+};
+
 /** Puts the root of the image together. @param work a folder for things in between */
 async function plant(
   { recipe, files }: LoadedRecipe,
-  agent: Uint8Array,
-  programs: Programs,
-  kernel: Kernel | undefined,
+  { agent, programs, unpacked, kernel }: Parts,
   work: string,
 ): Promise<Tree> {
   const tree = new Map<string, Entry>();
@@ -138,11 +147,14 @@ async function plant(
   const applets = await run('busybox', ['--list']);
   for (const applet of applets.split('\n').filter(Boolean)) link(`/usr/bin/${applet}`, 'busybox');
   for (const [path, file] of programs) put(path, await readFile(file), 0o755);
-  const node = join(work, 'node');
-  await run('strip', ['-o', node, process.execPath]);
-  put('/usr/bin/node', await readFile(node), 0o755);
-  await rm(node);
-  put('/usr/lib/vsite/agent.cjs', agent, 0o644);
+  for (const [path, entry] of unpacked) tree.set(path, entry);
+  if (agent) {
+    const node = join(work, 'node');
+    await run('strip', ['-o', node, process.execPath]);
+    put('/usr/bin/node', await readFile(node), 0o755);
+    await rm(node);
+    put('/usr/lib/vsite/agent.cjs', agent, 0o644);
+  }
   const modules = recipe.kernel?.modules ?? [];
   modules.forEach((name, i) => {
     // numbered: the order in which the image loads them

@@ -1,10 +1,8 @@
 import { cp, mkdir, mkdtemp, readdir, readFile, rename, rm } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import { createHash } from 'node:crypto';
+import { withApt, type Apt } from './apt.js';
 import { ImageBuildError, run } from './run.js';
-
-/** Where apt's lists are, as options for apt-get and apt-cache: the system's, or our own. */
-type Apt = readonly string[];
 
 /** A kernel package as apt offers it at present. */
 export type KernelPackage = { name: string; version: string; apt: Apt };
@@ -23,27 +21,6 @@ async function resolve(metaPackage: string, apt: Apt): Promise<KernelPackage> {
   if (!depends?.[1] || !depends[2])
     throw new ImageBuildError('kernel', new Error(`${metaPackage} names no kernel package`));
   return { name: depends[1], version: depends[2], apt };
-}
-
-async function withApt<T>(cacheDir: string, action: (apt: Apt) => Promise<T>): Promise<T> {
-  const own = join(cacheDir, 'apt');
-  const folders = { 'Dir::State::lists': join(own, 'lists'), 'Dir::Cache': join(own, 'cache') };
-  const sandbox = process.getuid?.() === 0 ? ['-o', 'APT::Sandbox::User=root'] : [];
-  const options = Object.entries(folders).flatMap(([key, path]) => ['-o', `${key}=${path}`]);
-  const apt = [...sandbox, ...options, '-o', 'Debug::NoLocking=1'];
-  try {
-    return await action(sandbox);
-  } catch {
-    // no lists, or too old ones: what they name is no longer on the server
-  }
-  try {
-    return await action(apt);
-  } catch {
-    for (const path of Object.values(folders))
-      await mkdir(join(path, 'partial'), { recursive: true });
-    await run('apt-get', [...apt, 'update']);
-    return action(apt);
-  }
 }
 
 /** An unpacked kernel: `vmlinuz`, and the named modules as `<name>.ko` without debug symbols. */

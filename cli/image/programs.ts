@@ -1,22 +1,21 @@
 import { access, constants, readFile } from 'node:fs/promises';
 import { delimiter, join } from 'node:path';
+import { inUsr } from './packages.js';
 import { ImageBuildError, run } from './run.js';
 
 /** Programs of the host that go into an image: path in the image to file on the host. */
 export type Programs = ReadonlyMap<string, string>;
 
-/** The named programs, and Node as `/usr/bin/node`, with every shared library they need. */
-export async function findPrograms(names: readonly string[]): Promise<Programs> {
-  const found = new Map([['/usr/bin/node', process.execPath]]);
+/** The named programs, Node as `/usr/bin/node` if it is wanted, and every shared library they need. */
+export async function findPrograms(
+  names: readonly string[],
+  { node }: { readonly node: boolean },
+): Promise<Programs> {
+  const found = new Map(node ? [['/usr/bin/node', process.execPath]] : []);
   for (const name of names) found.set(`/usr/bin/${name}`, await which(name));
   for (const path of [...found.values()])
     for (const library of await libraries(path)) found.set(inUsr(library), library);
   return found;
-}
-
-/** The image has `/bin`, `/lib` and so on as links into `/usr`, whatever the host has. */
-function inUsr(path: string): string {
-  return /^\/(bin|sbin|lib|lib64)\//.test(path) ? `/usr${path}` : path;
 }
 
 async function which(name: string): Promise<string> {

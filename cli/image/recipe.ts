@@ -19,12 +19,16 @@ async function findRoot(folder: string): Promise<string> {
 const path = z.string().regex(/^\/[\w./-]+$/, 'must be an absolute path');
 const moduleName = z.string().regex(/^\w+$/);
 
-/** `recipe.yaml`: what the builder puts together beside Node, busybox and the agent. */
+/** `recipe.yaml`: what the builder puts together beside busybox. */
 export const Recipe = z.strictObject({
   /** A kernel from Debian, and the modules it loads, in order. Without it: a container. */
   kernel: z.strictObject({ package: z.string(), modules: z.array(moduleName) }).optional(),
+  /** Node and our agent; not for an image with another TSI. */
+  agent: z.boolean().default(true),
   /** Programs of the host, by name */
   programs: z.array(z.string().regex(/^[\w.+-]+$/)),
+  /** Debian packages, unpacked with all that they depend on; their own scripts are not run. */
+  packages: z.array(z.string().regex(/^[a-z\d][a-z\d.+-]+$/)).default([]),
   /** Folders whose files are laid over the image, relative to the recipe; later ones win */
   roots: z.array(z.string()).min(1),
   directories: z.record(

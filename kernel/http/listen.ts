@@ -1,11 +1,12 @@
 import { chmod, lstat, unlink } from 'node:fs/promises';
 import { createServer, type RequestListener, type Server } from 'node:http';
 import { createServer as createTlsServer, type ServerOptions as TlsOptions } from 'node:https';
-import { connect, type ListenOptions } from 'node:net';
+import { connect, type ListenOptions as SocketOptions } from 'node:net';
 import type { Duplex } from 'node:stream';
 import { GridError } from '#kernel/errors.js';
 import type { Scope } from '#kernel/scope.js';
 import { drainable } from './drain.js';
+import { serveUpgrades } from './upgrade.js';
 
 export class ListenError extends GridError<'ADDRESS_IN_USE' | 'CONFIG_INVALID'> {}
 
@@ -13,6 +14,11 @@ export class ListenError extends GridError<'ADDRESS_IN_USE' | 'CONFIG_INVALID'> 
 export type ListenAddress =
   | { readonly host: string; readonly port: number; readonly tls?: TlsOptions | undefined }
   | { readonly unix: string };
+
+export type ListenOptions = {
+  /** Operations may answer with another protocol. */
+  readonly upgrades?: boolean;
+};
 
 /** Where it really listens. */
 export type Listening = { readonly server: Server; readonly port?: number };
@@ -32,6 +38,7 @@ export async function listen(
   handler: RequestListener,
   where: ListenAddress,
   scope: Scope,
+  { upgrades = false }: ListenOptions = {},
 ): Promise<Listening> {
   // uploads may take hours: no limit on a whole request, but on its head and on silence
   const limits = {
@@ -49,6 +56,7 @@ export async function listen(
   server.on('request', limitRefusedUpload);
   // the handler decides whether it wants the body at all
   server.on('checkContinue', (request, response) => server.emit('request', request, response));
+  if (upgrades) serveUpgrades(server);
   server.on('clientError', answerBrokenRequest);
   if ('unix' in where) await removeStaleSocket(where.unix);
   await start(server, where);
@@ -59,7 +67,7 @@ export async function listen(
 }
 
 function start(server: Server, where: ListenAddress): Promise<void> {
-  const options: ListenOptions =
+  const options: SocketOptions =
     'unix' in where ? { path: where.unix } : { host: where.host, port: where.port };
   return new Promise((resolve, reject) => {
     server.once('error', (cause: NodeJS.ErrnoException) => {

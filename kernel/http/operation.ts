@@ -2,8 +2,11 @@ import type { IncomingHttpHeaders } from 'node:http';
 import type { Readable } from 'node:stream';
 import type { z } from 'zod';
 import { describeIssues } from '#kernel/config.js';
-import { GridError } from '#kernel/errors.js';
+import { GridError, type ErrorCode } from '#kernel/errors.js';
 import type { Log } from '#kernel/log.js';
+import { defaultAnswers, type Answers } from './answers.js';
+import type { Audit } from '#kernel/security/audit.js';
+import { decide, type Policy, type PolicyView } from '#kernel/security/policy.js';
 import type { Caller } from './caller.js';
 import type { Reply } from './reply.js';
 
@@ -34,9 +37,13 @@ export type Context = {
   /** Address of the resource that was asked for, without the query. */
   readonly url: string;
   readonly log: Log;
+  /** Where decisions are written down. */
+  readonly audit?: Audit | undefined;
   /** Aborted when the client goes away. */
   readonly signal: AbortSignal;
   readonly headers: IncomingHttpHeaders;
+  /** The protocol that the client wants to go over to, where this server can (`listen`). */
+  readonly upgrade?: string | undefined;
   /** The one of `types` that the client likes best; the first if it does not care. */
   readonly accepts: (types: readonly string[]) => string | undefined;
 };
@@ -44,25 +51,29 @@ export type Context = {
 /** Touching `body` lets the client begin to send: refuse what its headers tell before. */
 export type RawContext = Context & { readonly body: Readable };
 
-/** Who may. Runs after the input was checked and before `run`; may throw what `run` would, `NOT_FOUND` say. */
-export type Policy<Deps = unknown, Input = unknown> = (
-  caller: Caller,
-  deps: Deps,
-  input: Input,
-) => boolean | Promise<boolean>;
+export { adminOnly, authenticated, everybody, type Policy } from '#kernel/security/policy.js';
 
-export const everybody: Policy = () => true;
-/** Whoever has proved an identity. (Banned callers do not get as far as a policy.) */
-export const authenticated: Policy = ({ role }) => role !== 'anonymous';
-export const adminOnly: Policy = ({ role }) => role === 'admin';
-
-/** The record of one REST operation: routing, validation and authorisation are built from it. */
-export type OperationRecord<Deps, Input extends z.ZodType, Body extends BodyKind> = {
-  readonly method: Method;
+/**
+ * The record of one REST operation: routing, validation, authorisation, the API document and the typed
+ * client are built from it.
+ */
+export type OperationRecord<
+  Deps,
+  Input extends z.ZodType,
+  Body extends BodyKind,
+  Verb extends Method = Method,
+  Path extends string = string,
+  Answering extends Answers = Answers,
+> = {
+  readonly method: Verb;
   /** Below the prefix it is mounted at: `/images/:imageId`, `/files{/*path}` (joined by slashes). */
-  readonly path: string;
+  readonly path: Path;
   /** One sentence for the API document. */
   readonly summary: string;
+  /** Its name in the API document, such as `getJob`; default: made of method and path. */
+  readonly id?: string;
+  /** The group it is shown in; default: the first segment of its path. */
+  readonly tag?: string;
   /** Path, query and JSON body in one object; numbers of path and query are text, so coerce them. */
   readonly input: Input;
   readonly policy: Policy<Deps, z.output<Input>>;
@@ -74,6 +85,10 @@ export type OperationRecord<Deps, Input extends z.ZodType, Body extends BodyKind
   readonly bodyLimit?: number;
   /** What GET can answer with, preferred first; default JSON. A client that accepts none gets 406. */
   readonly produces?: readonly string[];
+  /** How it answers when all goes well; default: what is usual for the method. */
+  readonly answers?: Answering;
+  /** What it refuses for besides what every operation does (see `commonErrors`). */
+  readonly errors?: readonly ErrorCode[];
   readonly run: (
     deps: Deps,
     input: z.output<Input>,
@@ -81,8 +96,14 @@ export type OperationRecord<Deps, Input extends z.ZodType, Body extends BodyKind
   ) => Reply | Promise<Reply>;
 };
 
+/** What is known about an operation without running it. */
+export type OperationFacts = Omit<
+  OperationRecord<never, z.ZodType, BodyKind>,
+  'policy' | 'run' | 'answers'
+> & { readonly answers: Answers; readonly access: PolicyView };
+
 /** An operation ready to be mounted: its input's type is between its record and itself. */
-export type Operation<Deps> = Omit<OperationRecord<Deps, z.ZodType, BodyKind>, 'policy' | 'run'> & {
+export type Operation<Deps> = OperationFacts & {
   /** Validates, authorises and runs. */
   readonly handle: (deps: Deps, raw: object, context: RawContext) => Promise<Reply>;
 };
@@ -94,12 +115,27 @@ export type Operation<Deps> = Omit<OperationRecord<Deps, z.ZodType, BodyKind>, '
  *   run: ({ images }, { imageId }) => json(images.get(imageId)) });
  */
 export function operations<Deps>() {
-  return <Input extends z.ZodType, Body extends BodyKind = 'none'>(
-    record: OperationRecord<Deps, Input, Body>,
-  ): Operation<Deps> & { readonly input: Input } => {
+  return <
+    Input extends z.ZodType,
+    const Verb extends Method,
+    const Path extends string,
+    Body extends BodyKind = 'none',
+    const Answering extends Answers = Answers,
+  >(
+    record: OperationRecord<Deps, Input, Body, Verb, Path, Answering>,
+  ): Operation<Deps> & {
+    readonly method: Verb;
+    readonly path: Path;
+    readonly input: Input;
+    readonly answers: Answering;
+  } => {
     const { policy, run, ...described } = record;
+    const { method, path, produces, answers } = record;
     return {
       ...described,
+      // without `answers` the type is the general one
+      answers: answers ?? (defaultAnswers(method, path, produces) as Answering),
+      access: policy,
       async handle(deps, raw, context) {
         const input = record.input.safeParse(raw);
         if (!input.success)
@@ -109,9 +145,16 @@ export function operations<Deps>() {
             {},
             { cause: input.error },
           );
-        const allowed =
-          context.caller.role !== 'banned' && (await policy(context.caller, deps, input.data));
-        if (!allowed) throw new RequestError('FORBIDDEN', 'access denied');
+        const { caller, audit, url } = context;
+        const decision = await decide(policy, caller, deps, input.data);
+        audit?.({
+          what: 'access',
+          ...decision,
+          caller,
+          operation: `${method} ${path}`,
+          resource: url,
+        });
+        if (!decision.allowed) throw new RequestError('FORBIDDEN', 'access denied');
         return run(deps, input.data, context);
       },
     };

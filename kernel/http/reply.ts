@@ -1,4 +1,4 @@
-import type { Readable } from 'node:stream';
+import type { Duplex, Readable } from 'node:stream';
 
 export type ReplyHeaders = Readonly<Record<string, string | number | undefined>>;
 
@@ -7,6 +7,15 @@ export type Reply = {
   readonly status: number;
   readonly headers: ReplyHeaders;
   readonly body?: string | Readable;
+  /** Instead of a body. */
+  readonly upgrade?: Upgrade;
+};
+
+/** Another protocol on the connection of the request. */
+export type Upgrade = {
+  readonly protocol: string;
+  /** Given the connection once the client has been told; it is the operation's from then on. */
+  readonly accept: (connection: Duplex) => void;
 };
 
 export const jsonType = 'application/json';
@@ -44,4 +53,9 @@ export function stream(
     headers: { 'content-type': 'application/octet-stream', ...how.headers },
     body: source,
   };
+}
+
+/** 101; only for a request whose context has an `upgrade`. */
+export function upgraded(protocol: string, accept: Upgrade['accept']): Reply {
+  return { status: 101, headers: {}, upgrade: { protocol, accept } };
 }

@@ -2,12 +2,14 @@ import type { IncomingMessage, ServerResponse } from 'node:http';
 import { pipeline } from 'node:stream/promises';
 import express, { type Express, type Request, type Response } from 'express';
 import type { Log } from '#kernel/log.js';
+import type { Audit } from '#kernel/security/audit.js';
 import { acceptBody, readJsonBody } from './body.js';
 import type { Caller } from './caller.js';
 import { restEdge } from './edge.js';
 import { requestLogging } from './logging.js';
-import { RequestError, type Operation, type RawContext } from './operation.js';
+import { RequestError, type Operation, type OperationFacts, type RawContext } from './operation.js';
 import { jsonType, type Reply } from './reply.js';
+import { takeOver, upgradeOf } from './upgrade.js';
 
 /**
  * Finds out who sends a request, {@link anonymous} when it has no credentials. May set headers of the
@@ -26,10 +28,9 @@ export type Mount = {
   readonly prefix: string;
   readonly operations: readonly MountedOperation[];
 };
-type MountedOperation = Pick<
-  Operation<never>,
-  'method' | 'path' | 'body' | 'bodyLimit' | 'converters' | 'produces'
-> & { readonly handle: (raw: object, context: RawContext) => Promise<Reply> };
+type MountedOperation = OperationFacts & {
+  readonly handle: (raw: object, context: RawContext) => Promise<Reply>;
+};
 
 /** `mount('/rest/core', [getSite, …], deps)` */
 export function mount<Deps>(
@@ -52,10 +53,13 @@ export type RestOptions = {
   /** Our address for requests that did not come through a gateway. */
   readonly externalUrl: string;
   readonly log: Log;
+  /** Where security decisions are written down. */
+  readonly audit?: Audit | undefined;
 };
 
 /** The whole REST face of a service, to be given to `listen`. */
-export function createRestApp({ mounts, authenticate, externalUrl, log }: RestOptions): Express {
+export function createRestApp(options: RestOptions): Express {
+  const { mounts, authenticate, externalUrl, log, audit } = options;
   const app = express();
   app.disable('x-powered-by');
   app.enable('case sensitive routing');
@@ -98,8 +102,10 @@ export function createRestApp({ mounts, authenticate, externalUrl, log }: RestOp
       baseUrl,
       url: baseUrl + request.path.replace(/\/+$/, ''),
       log: request.log,
+      audit: audit && ((decision) => audit({ ...decision, reqId: request.id as string })),
       signal: left.signal,
       headers: request.headers,
+      upgrade: upgradeOf(request),
       get body() {
         acceptBody(request, response);
         return request;
@@ -126,11 +132,12 @@ async function readInput(
 }
 
 async function send(reply: Reply, request: Request, response: Response): Promise<void> {
-  const { status, headers, body } = reply;
+  const { status, headers, body, upgrade } = reply;
   response.statusCode = status;
   for (const [name, value] of Object.entries(headers))
     if (value !== undefined) response.setHeader(name, value);
-  if (typeof body === 'string') {
+  if (upgrade) takeOver(upgrade, request, response);
+  else if (typeof body === 'string') {
     response.setHeader('content-length', Buffer.byteLength(body));
     response.end(request.method === 'HEAD' ? undefined : body);
   } else if (body === undefined || request.method === 'HEAD') {

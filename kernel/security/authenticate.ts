@@ -234,6 +234,7 @@ function toCaller(
     ...available,
     ...(group !== undefined && { group }),
     supplementaryGroups: chosen.supplementaryGroups ?? [],
+    vos: [],
   };
   return {
     // As the file spells it, however the certificate does: owners are compared as strings

@@ -9,6 +9,8 @@ export type Attributes = {
   /** The primary group. */
   readonly group?: string;
   readonly supplementaryGroups: readonly string[];
+  /** Virtual organisations that he belongs to. */
+  readonly vos: readonly string[];
 };
 
 /** A caller as the authenticator makes him. */
@@ -27,5 +29,5 @@ export type AuthenticatedCaller = Caller & {
 export function attributesOf(caller: Caller): Attributes {
   if ('attributes' in caller) return (caller as AuthenticatedCaller).attributes;
   const logins = caller.login === undefined ? [] : [caller.login];
-  return { roles: [caller.role], logins, groups: [], supplementaryGroups: [] };
+  return { roles: [caller.role], logins, groups: [], supplementaryGroups: [], vos: [] };
 }

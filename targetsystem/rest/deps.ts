@@ -9,6 +9,8 @@ import type {
   Storages,
   TargetSystems,
 } from '#xnjs/index.js';
+import type { Registry } from '../registry/open-registry.js';
+import type { ForwardingConnections } from './forwarding-connections.js';
 
 /** What the REST operations of this service work with. */
 export type RestDeps = {
@@ -23,7 +25,9 @@ export type RestDeps = {
   /** Whether jobs are taken. */
   readonly submission: JobSubmission;
   readonly reservations: Reservations;
+  readonly registry: Registry;
   readonly storages: Storages;
+  readonly forwardings: ForwardingConnections;
   readonly idb: Pick<IdbSource, 'of' | 'problem'>;
   /** Where people find images: the image repository's list, seen from outside. */
   readonly imagesUrl: (baseUrl: string) => string;

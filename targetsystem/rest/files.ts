@@ -16,7 +16,7 @@ import type { RestDeps } from './deps.js';
 import { renderAclEntry } from './files-acl.js';
 import { changeFile } from './files-changes.js';
 import { hrefs } from './links.js';
-import { mayRead, mayWrite, storageInput } from './storages-access.js';
+import { onStorage, storageInput } from './policy.js';
 
 const operation = operations<RestDeps>();
 const path = '/storages/:storageId/files{/*path}';
@@ -58,7 +58,7 @@ const getFile = operation({
     acl: z.stringbool('must be true or false').default(false),
   }),
   produces: [jsonType, bytes],
-  policy: mayRead,
+  policy: onStorage.read,
   run: async (deps, { storageId, path: name, acl, ...page }, context) => {
     const { accepts, headers, url } = context;
     const { files, metadata } = await open(deps, storageId, context);
@@ -135,7 +135,7 @@ const putFile = operation({
   summary: 'Uploads a file; with a JSON body changes its permissions, group, ACL or metadata',
   input: z.object({ ...fileInput, size: z.coerce.number().int().nonnegative().optional() }),
   body: 'raw',
-  policy: mayWrite,
+  policy: onStorage.write,
   run: async (deps, { storageId, path: name }, context) => {
     const { headers, signal } = context;
     const { files, metadata } = await open(deps, storageId, context);
@@ -156,7 +156,7 @@ const makeDirectory = operation({
   path,
   summary: 'Makes a directory, and those above it',
   input: z.object(fileInput),
-  policy: mayWrite,
+  policy: onStorage.write,
   run: async (deps, { storageId, path: name }, context) => {
     const { files } = await open(deps, storageId, context);
     await files.mkdir(name);
@@ -169,7 +169,7 @@ const removeFile = operation({
   path,
   summary: 'Removes a file, or a directory with all that is in it',
   input: z.object(fileInput),
-  policy: mayWrite,
+  policy: onStorage.write,
   run: async (deps, { storageId, path: name }, context) => {
     const { files, metadata } = await open(deps, storageId, context);
     if (metadata) await removeWithMetadata(files, name);

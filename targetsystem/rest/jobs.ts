@@ -5,8 +5,8 @@ import { everybody, operations, RequestError, type Context } from '#kernel/http/
 import { pageParameters, renderPage } from '#kernel/http/page.js';
 import { created, json, noContent, type Reply } from '#kernel/http/reply.js';
 import type { Caller } from '#kernel/http/caller.js';
+import { aclSubjectsOf, isOwner } from '#kernel/security/acl.js';
 import { attributesOf } from '#kernel/security/caller.js';
-import { hasRole, ownerOrAdmin } from '#kernel/security/policy.js';
 import {
   idbSubject,
   parseJsdl,
@@ -18,20 +18,15 @@ import type { RestDeps } from './deps.js';
 import { renderJob } from './jobs-rendering.js';
 import { linksFrom } from './links.js';
 import { listFilter, seesAll, type ListFilter } from './lists.js';
+import { jobInput, onJob, onSite, siteInput, users } from './policy.js';
 import { changeProperties } from './properties.js';
-import { siteInput, siteOwner } from './sites.js';
 
 const operation = operations<RestDeps>();
-const users = hasRole('user', 'admin');
 
 /** Job descriptions may come as JSDL too. */
 const fromJsdl = (text: string): RawDescription => parseJsdl(text).description;
 const converters = { 'application/xml': fromJsdl, 'text/xml': fromJsdl };
 
-const jobInput = { jobId: z.string().max(64) };
-const jobOwner = ownerOrAdmin<RestDeps, { jobId: string }>(
-  async ({ jobs }, { jobId }) => (await jobs.get(jobId)).ownerDn,
-);
 const jobList = { ...pageParameters(), tags: listParameter.optional() };
 const ownJobList = { ...jobList, filter: listFilter };
 type JobList = z.output<z.ZodObject<typeof jobList>>;
@@ -39,11 +34,15 @@ type JobList = z.output<z.ZodObject<typeof jobList>>;
 async function renderJobs(
   { jobs }: RestDeps,
   { tags = [], ...page }: JobList,
-  filter: { ownerDn?: string; targetId?: string },
-  { baseUrl, url }: Context,
+  filter: { targetId?: string },
+  { caller, baseUrl, url }: Context,
   shown?: ListFilter,
 ): Promise<Reply> {
-  const { ids, total } = await jobs.list({ ...filter, tags, ...page });
+  const visibleTo =
+    seesAll(caller, shown) || (caller.role === 'admin' && filter.targetId !== undefined)
+      ? {}
+      : { ownerDn: caller.dn, grantedTo: aclSubjectsOf(caller) };
+  const { ids, total } = await jobs.list({ ...filter, ...visibleTo, tags, ...page });
   const links = linksFrom(baseUrl);
   const query = { tags: tags.length > 0 ? tags.join(',') : undefined, filter: shown };
   return json(renderPage(url, page, ids.map(links.job), total, query));
@@ -113,14 +112,11 @@ const listJobs = operation({
   method: 'GET',
   path: '/jobs',
   summary:
-    'The jobs of the caller, the newest first; of all users for an administrator with filter=all',
+    'The jobs of the caller and those that others let him see, the newest first; of all users for an ' +
+    'administrator with filter=all',
   input: z.object(ownJobList),
   policy: everybody,
-  run: (deps, { filter, ...page }, context) => {
-    const { caller } = context;
-    const owned = seesAll(caller, filter) ? {} : { ownerDn: caller.dn };
-    return renderJobs(deps, page, owned, context, filter);
-  },
+  run: (deps, { filter, ...page }, context) => renderJobs(deps, page, {}, context, filter),
 });
 
 const submitJob = operation({
@@ -143,7 +139,7 @@ const submitToSite = ['/sites/:siteId', '/sites/:siteId/jobs'].map((path) =>
     input: z.looseObject(siteInput),
     body: 'json',
     converters,
-    policy: siteOwner,
+    policy: onSite.write,
     run: (deps, { siteId, ...description }, context) =>
       submit(deps, deps.systems.get(siteId), description, context),
   }),
@@ -152,9 +148,9 @@ const submitToSite = ['/sites/:siteId', '/sites/:siteId/jobs'].map((path) =>
 const listSiteJobs = operation({
   method: 'GET',
   path: '/sites/:siteId/jobs',
-  summary: 'The jobs of a target system, the newest first',
+  summary: 'The jobs of a target system that the caller may see, the newest first',
   input: z.object({ ...siteInput, ...jobList, ...pageParameters(100) }),
-  policy: siteOwner,
+  policy: onSite.read,
   run: (deps, { siteId, ...page }, context) =>
     renderJobs(deps, page, { targetId: siteId }, context),
 });
@@ -164,7 +160,7 @@ const getJob = operation({
   path: '/jobs/:jobId',
   summary: 'One job',
   input: z.object({ ...jobInput, fields: fieldsParameter }),
-  policy: jobOwner,
+  policy: onJob.read,
   run: async ({ jobs, clock }, { jobId, fields }, { baseUrl }) => {
     const properties = renderJob(await jobs.get(jobId), linksFrom(baseUrl), clock.now());
     return json(selectFields(properties, fields));
@@ -177,7 +173,7 @@ const submitIntoAllocation = operation({
   summary: 'Submits a job that runs in this allocation',
   input: z.looseObject(jobInput),
   body: 'json',
-  policy: jobOwner,
+  policy: onJob.write,
   run: async ({ jobs }, { jobId, ...description }, { caller, baseUrl }) => {
     const urlOf = linksFrom(baseUrl).job;
     const preferences = preferencesOf(caller);
@@ -189,12 +185,17 @@ const submitIntoAllocation = operation({
 const changeJob = operation({
   method: 'PUT',
   path: '/jobs/:jobId',
-  summary: 'Changes tags or termination time',
+  summary: 'Changes tags, ACL or termination time',
   input: z.looseObject(jobInput),
   body: 'json',
-  policy: jobOwner,
-  run: ({ jobs }, { jobId, ...members }) =>
-    changeProperties(members, (change) => jobs.update(jobId, change), jobs.latestTerminationMs),
+  policy: onJob.modify,
+  run: async ({ jobs }, { jobId, ...members }, { caller }) =>
+    changeProperties(
+      members,
+      isOwner(await jobs.get(jobId), caller),
+      (change) => jobs.update(jobId, change),
+      jobs.latestTerminationMs,
+    ),
 });
 
 const deleteJob = operation({
@@ -202,7 +203,7 @@ const deleteJob = operation({
   path: '/jobs/:jobId',
   summary: 'Ends a job and removes its working directory',
   input: z.object(jobInput),
-  policy: jobOwner,
+  policy: onJob.own,
   run: async ({ jobs }, { jobId }) => {
     await jobs.destroy(jobId);
     return noContent();
@@ -214,7 +215,7 @@ const getDetails = operation({
   path: '/jobs/:jobId/details',
   summary: 'What the batch system says of a job',
   input: z.object({ ...jobInput, fields: fieldsParameter }),
-  policy: jobOwner,
+  policy: onJob.read,
   run: async ({ jobs }, { jobId, fields }) =>
     json(selectFields(asObject(await jobs.details(jobId)), fields)),
 });
@@ -224,7 +225,7 @@ const getSubmitted = operation({
   path: '/jobs/:jobId/submitted',
   summary: 'The description of a job as it was submitted, without inline data',
   input: z.object(jobInput),
-  policy: jobOwner,
+  policy: onJob.read,
   run: async ({ jobs }, { jobId }) => json((await jobs.get(jobId)).description),
 });
 
@@ -237,7 +238,7 @@ const act = operation({
   summary: 'Starts a job that waits for its client, ends, pauses or resumes one, or runs one again',
   input: z.looseObject({ ...jobInput, action: z.string() }),
   body: 'json',
-  policy: jobOwner,
+  policy: onJob.write,
   run: async ({ jobs }, { jobId, action }) => {
     const known = actions.find((name) => name === action);
     if (!known) throw new RequestError('NOT_FOUND', `a job has no action ${action}`);

@@ -4,17 +4,20 @@ import { describeIssues } from '#kernel/config.js';
 import { RequestError } from '#kernel/http/operation.js';
 import { json, type Reply } from '#kernel/http/reply.js';
 import { parseDate } from '#kernel/dates.js';
+import { errorText } from '#kernel/errors.js';
+import { parseAcl } from '#kernel/security/acl.js';
 
 /** What every owned resource shows (unicore-rest 1.8). `terminationTime` absent: never expires. */
 export function ownedProperties(resource: {
   readonly ownerDn: string;
+  readonly acl?: readonly string[] | undefined;
   readonly tags: readonly string[];
   readonly terminationMs?: number | undefined;
 }): Record<string, unknown> {
-  const { ownerDn, tags, terminationMs } = resource;
+  const { ownerDn, acl = [], tags, terminationMs } = resource;
   return {
     owner: ownerDn,
-    acl: [],
+    acl,
     tags,
     ...(terminationMs !== undefined && { terminationTime: formatDate(terminationMs) }),
   };
@@ -37,9 +40,29 @@ export const dateText = z.string().transform((text, context) => {
   return z.NEVER;
 });
 
-/** Properties that their owner may change; what a PUT may name. */
-const changeable = { tags: tagList, terminationTime: dateText };
-export type PropertyChange = { tags?: readonly string[]; terminationMs?: number };
+/** `["read:DN:CN=Bob,O=Grid", "write:GROUP:physics"]`, or one such text (unicore-rest 1.8). */
+export const aclList = z.unknown().transform((value, context) => {
+  try {
+    return parseAcl(value);
+  } catch (error) {
+    context.addIssue(errorText(error));
+    return z.NEVER;
+  }
+});
+export const onlyOwner = 'only the owner may change the ACL';
+
+export type PropertyChange = {
+  tags?: readonly string[];
+  acl?: readonly string[];
+  terminationMs?: number;
+};
+
+/** Properties that a PUT may name: notes what is asked for. @throws ZodError */
+const changeable: Readonly<Record<string, (value: unknown, change: PropertyChange) => void>> = {
+  tags: (value, change) => (change.tags = tagList.parse(value)),
+  acl: (value, change) => (change.acl = aclList.parse(value)),
+  terminationTime: (value, change) => (change.terminationMs = dateText.parse(value)),
+};
 
 /** @throws {@link RequestError} `BAD_REQUEST` when a time is later than the site allows */
 export function checkTermination(ms: number, latestMs: number): void {
@@ -52,23 +75,28 @@ const tooLate = (latestMs: number): string =>
 /**
  * `PUT` of properties (unicore-rest 1.9): each member answers for itself, unknown ones do not fail the
  * call.
+ * @param isOwner the caller may say what others may do
  */
 export async function changeProperties(
   members: Readonly<Record<string, unknown>>,
+  isOwner: boolean,
   apply: (change: PropertyChange) => Promise<unknown>,
   latestMs = Number.POSITIVE_INFINITY,
 ): Promise<Reply> {
   const change: PropertyChange = {};
   const answers = Object.entries(members).map(([name, value]): [string, string] => {
-    if (name !== 'tags' && name !== 'terminationTime')
-      return [name, 'Property not found or cannot be modified!'];
-    const result = changeable[name].safeParse(value);
-    if (!result.success) return [name, `Error setting property: ${describeIssues(result.error)}`];
-    if (typeof result.data === 'number') {
-      if (result.data > latestMs) return [name, `Error setting property: ${tooLate(latestMs)}`];
-      change.terminationMs = result.data;
-    } else change.tags = result.data;
-    return [name, 'OK'];
+    const note = Object.hasOwn(changeable, name) ? changeable[name] : undefined;
+    if (!note) return [name, 'Property not found or cannot be modified!'];
+    if (name === 'acl' && !isOwner) return [name, `Error setting property: ${onlyOwner}`];
+    try {
+      note(value, change);
+    } catch (error) {
+      if (!(error instanceof z.ZodError)) throw error;
+      return [name, `Error setting property: ${describeIssues(error)}`];
+    }
+    if (name !== 'terminationTime' || (change.terminationMs ?? 0) <= latestMs) return [name, 'OK'];
+    delete change.terminationMs;
+    return [name, `Error setting property: ${tooLate(latestMs)}`];
   });
   if (Object.keys(change).length > 0) await apply(change);
   return json(Object.fromEntries(answers));

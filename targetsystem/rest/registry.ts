@@ -1,24 +1,15 @@
 import { z } from 'zod';
-import type { Caller } from '#kernel/http/caller.js';
 import { fieldsParameter, selectFields } from '#kernel/http/fields.js';
 import { everybody, operations } from '#kernel/http/operation.js';
 import { json, noContent } from '#kernel/http/reply.js';
-import { ownerOrAdmin } from '#kernel/security/policy.js';
-import type { EntryContent, RegistryEntries } from '../registry/entries.js';
+import type { EntryContent } from '../registry/entries.js';
 import { renderClient, renderServer } from './base.js';
 import type { RestDeps } from './deps.js';
 import { hrefs, linksFrom, registryId, storageFactoryId } from './links.js';
+import { mayAddEntries, mayRemoveEntry, registryEntryInput as entryInput } from './policy.js';
 import { ownedProperties } from './properties.js';
 
-export type RegistryDeps = RestDeps & {
-  readonly registry: {
-    readonly entries: RegistryEntries;
-    /** Servers whose entries are taken. */
-    readonly mayAdd: (caller: Caller) => boolean;
-  };
-};
-
-const operation = operations<RegistryDeps>();
+const operation = operations<RestDeps>();
 const namespace = 'https://www.unicore.eu/rest';
 
 /** What this server offers, in the words of registries. */
@@ -47,7 +38,7 @@ function renderEntry({ Endpoint, InterfaceName, ...content }: EntryContent): obj
 
 const listRegistries = operation({
   method: 'GET',
-  path: '/registries',
+  path: '/',
   summary: 'The registries of this server: one',
   input: z.object({}),
   policy: everybody,
@@ -64,7 +55,7 @@ const registryInput = { registryId: z.literal(registryId) };
 
 const getRegistry = operation({
   method: 'GET',
-  path: '/registries/:registryId',
+  path: '/:registryId',
   summary: 'The services of this site, and of those that have told it of theirs',
   input: z.object({ ...registryInput, fields: fieldsParameter }),
   policy: everybody,
@@ -96,7 +87,7 @@ const webAddress = line(2_048).refine(
 
 const putEntry = operation({
   method: 'POST',
-  path: '/registries/:registryId',
+  path: '/:registryId',
   summary:
     'Adds a service of another server, or refreshes it; it vanishes when it is not refreshed',
   input: z.object({
@@ -112,8 +103,11 @@ const putEntry = operation({
       .optional(),
   }),
   body: 'json',
-  policy: (caller, { registry }) => registry.mayAdd(caller),
-  run: async ({ registry }, { registryId: _, ...content }, { caller, baseUrl }) => {
+  policy: mayAddEntries,
+  run: async ({ registry }, input, { caller, baseUrl }) => {
+    const { Endpoint, InterfaceName, InterfaceNamespace, ServerIdentity, ServerPublicKey } = input;
+    const name = { InterfaceName, InterfaceNamespace };
+    const content = { Endpoint, ...name, ServerIdentity, ServerPublicKey };
     const { id } = await registry.entries.put(content, caller.dn);
     const lifetime = Math.floor(registry.entries.lifetimeMs / 1_000);
     const location = linksFrom(baseUrl).registryEntry(id);
@@ -121,11 +115,9 @@ const putEntry = operation({
   },
 });
 
-const entryInput = { entryId: z.string().max(64) };
-
 const getEntry = operation({
   method: 'GET',
-  path: '/registryentries/:entryId',
+  path: '/:entryId',
   summary: 'One entry that another server has added',
   input: z.object({ ...entryInput, fields: fieldsParameter }),
   policy: everybody,
@@ -143,30 +135,15 @@ const getEntry = operation({
 
 const deleteEntry = operation({
   method: 'DELETE',
-  path: '/registryentries/:entryId',
+  path: '/:entryId',
   summary: 'Takes back an entry',
   input: z.object(entryInput),
-  policy: (caller, deps, input) => mayDelete(caller, deps, input),
+  policy: mayRemoveEntry,
   run: async ({ registry }, { entryId }) => {
     await registry.entries.remove(entryId);
     return noContent();
   },
 });
 
-const isOwnOrAdmin = ownerOrAdmin<RegistryDeps, { entryId: string }>(
-  ({ registry }, { entryId }) => registry.entries.get(entryId).ownerDn,
-);
-
-/** A server that adds entries may be no user here: whoever may add them may take back their own. */
-async function mayDelete(
-  caller: Caller,
-  deps: RegistryDeps,
-  input: { entryId: string },
-): Promise<boolean> {
-  const { role, dn } = caller;
-  if (role !== 'anonymous') return await isOwnOrAdmin(caller, deps, input);
-  const { ownerDn } = deps.registry.entries.get(input.entryId);
-  return deps.registry.mayAdd(caller) && ownerDn === dn;
-}
-
-export const registryOperations = [listRegistries, getRegistry, putEntry, getEntry, deleteEntry];
+export const registryOperations = [listRegistries, getRegistry, putEntry];
+export const registryEntryOperations = [getEntry, deleteEntry];

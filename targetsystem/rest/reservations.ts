@@ -3,22 +3,17 @@ import { fieldsParameter, listParameter, selectFields } from '#kernel/http/field
 import { everybody, operations, RequestError, type Context } from '#kernel/http/operation.js';
 import { pageParameters, renderPage, slicePage } from '#kernel/http/page.js';
 import { created, json, noContent } from '#kernel/http/reply.js';
-import { hasRole, ownerOrAdmin } from '#kernel/security/policy.js';
+import { isOwner } from '#kernel/security/acl.js';
 import { GridError } from '#kernel/errors.js';
-import { equalDns } from '#kernel/security/dn.js';
 import type { TargetSystem } from '#xnjs/index.js';
 import type { RestDeps } from './deps.js';
 import { hrefs, linksFrom } from './links.js';
 import { listFilter, seesAll } from './lists.js';
+import { onReservation, reservationInput as input, users } from './policy.js';
 import { changeProperties, dateText, ownedProperties, tagList } from './properties.js';
 import { canReserve } from './sites-rendering.js';
 
 const operation = operations<RestDeps>();
-
-const input = { reservationId: z.string().max(64) };
-const owner = ownerOrAdmin<RestDeps, { reservationId: string }>(
-  ({ reservations }, { reservationId }) => reservations.get(reservationId).ownerDn,
-);
 
 const listReservations = operation({
   method: 'GET',
@@ -49,7 +44,7 @@ const createReservation = operation({
     tags: tagList.default([]),
   }),
   body: 'json',
-  policy: hasRole('user', 'admin'),
+  policy: users,
   run: async (deps, { Resources: resources, targetSystem, tags, ...times }, context) => {
     const { caller, baseUrl } = context;
     const target = chooseTarget(deps, targetSystem, context);
@@ -77,8 +72,7 @@ function chooseTarget(
     throw new GridError('CONFLICT', text);
   }
   const target = systems.get(named.split('/').at(-1) ?? '');
-  if (caller.role !== 'admin' && !equalDns(target.ownerDn, caller.dn))
-    throw new RequestError('FORBIDDEN', 'targetSystem: is not yours');
+  if (!isOwner(target, caller)) throw new RequestError('FORBIDDEN', 'targetSystem: is not yours');
   return target;
 }
 
@@ -87,7 +81,7 @@ const getReservation = operation({
   path: '/reservations/:reservationId',
   summary: 'One reservation, and what its batch system says of it',
   input: z.object({ ...input, fields: fieldsParameter }),
-  policy: owner,
+  policy: onReservation.read,
   run: async ({ reservations }, { reservationId, fields }, { baseUrl }) => {
     const links = linksFrom(baseUrl);
     const record = reservations.get(reservationId);
@@ -111,7 +105,7 @@ const getReservationDetails = operation({
   path: '/reservations/:reservationId/details',
   summary: 'All that the batch system says of a reservation',
   input: z.object({ ...input, fields: fieldsParameter }),
-  policy: owner,
+  policy: onReservation.read,
   run: async ({ reservations }, { reservationId, fields }) => {
     const { state, start, text = 'N/A' } = await reservations.status(reservationId);
     return json(selectFields({ status: state, start, rawDetailsData: text }, fields));
@@ -121,12 +115,14 @@ const getReservationDetails = operation({
 const changeReservation = operation({
   method: 'PUT',
   path: '/reservations/:reservationId',
-  summary: 'Changes tags or termination time',
+  summary: 'Changes tags, ACL or termination time',
   input: z.looseObject(input),
   body: 'json',
-  policy: owner,
-  run: ({ reservations }, { reservationId, ...members }) =>
-    changeProperties(members, (change) => reservations.update(reservationId, change)),
+  policy: onReservation.modify,
+  run: ({ reservations }, { reservationId, ...members }, { caller }) =>
+    changeProperties(members, isOwner(reservations.get(reservationId), caller), (change) =>
+      reservations.update(reservationId, change),
+    ),
 });
 
 const deleteReservation = operation({
@@ -134,7 +130,7 @@ const deleteReservation = operation({
   path: '/reservations/:reservationId',
   summary: 'Cancels a reservation',
   input: z.object(input),
-  policy: owner,
+  policy: onReservation.own,
   run: async ({ reservations }, { reservationId }) => {
     await reservations.cancel(reservationId);
     return noContent();

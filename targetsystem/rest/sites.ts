@@ -4,7 +4,7 @@ import { everybody, operations, RequestError } from '#kernel/http/operation.js';
 import { pageParameters, renderPage, slicePage } from '#kernel/http/page.js';
 import { created, json, noContent, text, type Reply } from '#kernel/http/reply.js';
 import type { Context } from '#kernel/http/operation.js';
-import { hasRole, ownerOrAdmin } from '#kernel/security/policy.js';
+import { findGrant, isOwner } from '#kernel/security/acl.js';
 import {
   idbSubject,
   joinSizes,
@@ -17,6 +17,7 @@ import {
 import type { RestDeps } from './deps.js';
 import { factoryId, hrefs, linksFrom } from './links.js';
 import { listFilter, seesAll, type ListFilter } from './lists.js';
+import { onSite, siteInput, users } from './policy.js';
 import {
   changeProperties,
   checkTermination,
@@ -33,21 +34,25 @@ import {
 } from './sites-rendering.js';
 
 const operation = operations<RestDeps>();
-const users = hasRole('user', 'admin');
 
-export const siteInput = { siteId: z.string().max(64) };
-export const siteOwner = ownerOrAdmin<RestDeps, { siteId: string }>(
-  ({ systems }, { siteId }) => systems.get(siteId).ownerDn,
-);
-
-/** The target systems of a caller, the newest first; of all users where an administrator asks for them. */
+/**
+ * The caller's target systems and those that others let him see, the newest first; all where an
+ * administrator asks for them.
+ */
 function visibleSystems(
   { systems }: RestDeps,
   { caller }: Context,
   filter?: ListFilter,
 ): TargetSystem[] {
   if (caller.role === 'anonymous') return [];
-  return systems.list(seesAll(caller, filter) ? {} : { ownerDn: caller.dn });
+  return systems
+    .list()
+    .filter(
+      ({ ownerDn, acl = [] }) =>
+        seesAll(caller, filter) ||
+        ownerDn === caller.dn ||
+        findGrant(acl, caller, 'read') !== undefined,
+    );
 }
 
 function idbOfSite({ idb, systems }: RestDeps, siteId: string): Idb {
@@ -211,7 +216,9 @@ const createSiteInList = operation({
 const listSites = operation({
   method: 'GET',
   path: '/sites',
-  summary: 'The target systems of the caller; of all users for an administrator with filter=all',
+  summary:
+    'The target systems of the caller and those that others let him see; of all users for an ' +
+    'administrator with filter=all',
   input: z.object({ ...pageParameters(), tags: listParameter.optional(), filter: listFilter }),
   policy: everybody,
   run: (deps, { tags = [], filter, ...page }, context) => {
@@ -230,7 +237,7 @@ const getSite = operation({
   path: '/sites/:siteId',
   summary: 'One target system: its image, its machine and why its state is believed',
   input: z.object({ ...siteInput, fields: fieldsParameter }),
-  policy: siteOwner,
+  policy: onSite.read,
   run: async (deps, { siteId, fields }, { baseUrl }) => {
     const { systems, jobs, storages, siteName } = deps;
     const { total } = await jobs.list({ targetId: siteId, offset: 0, num: 0 });
@@ -257,12 +264,17 @@ async function addressesOf(
 const changeSite = operation({
   method: 'PUT',
   path: '/sites/:siteId',
-  summary: 'Changes tags or termination time',
+  summary: 'Changes tags, ACL or termination time',
   input: z.looseObject(siteInput),
   body: 'json',
-  policy: siteOwner,
-  run: (deps, { siteId, ...members }) =>
-    changeProperties(members, (change) => deps.systems.update(siteId, change), latestOf(deps)),
+  policy: onSite.modify,
+  run: (deps, { siteId, ...members }, { caller }) =>
+    changeProperties(
+      members,
+      isOwner(deps.systems.get(siteId), caller),
+      (change) => deps.systems.update(siteId, change),
+      latestOf(deps),
+    ),
 });
 
 const deleteSite = operation({
@@ -270,7 +282,7 @@ const deleteSite = operation({
   path: '/sites/:siteId',
   summary: 'Ends a target system with its machine; its jobs end with it',
   input: z.object(siteInput),
-  policy: siteOwner,
+  policy: onSite.own,
   run: async ({ systems }, { siteId }) => {
     await systems.destroy(siteId);
     return noContent();
@@ -282,7 +294,7 @@ const getConsole = operation({
   path: '/sites/:siteId/console',
   summary: 'The end of what the machine wrote to its console',
   input: z.object(siteInput),
-  policy: siteOwner,
+  policy: onSite.read,
   produces: ['text/plain'],
   run: async ({ systems }, { siteId }) => text(await systems.consoleTail(siteId)),
 });
@@ -292,7 +304,7 @@ const listSiteApplications = operation({
   path: '/sites/:siteId/applications',
   summary: 'The applications of a target system',
   input: z.object(siteInput),
-  policy: siteOwner,
+  policy: onSite.read,
   run: (deps, { siteId }) =>
     json({ applications: idbOfSite(deps, siteId).applications.map(applicationId) }),
 });
@@ -302,7 +314,7 @@ const getSiteApplication = operation({
   path: '/sites/:siteId/applications/:applicationId',
   summary: 'One application and its options',
   input: z.object({ ...siteInput, applicationId: z.string() }),
-  policy: siteOwner,
+  policy: onSite.read,
   run: (deps, { siteId, applicationId: id }) =>
     getApplicationOf(idbOfSite(deps, siteId).applications, id),
 });

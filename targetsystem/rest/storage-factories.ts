@@ -3,14 +3,13 @@ import { fieldsParameter, selectFields } from '#kernel/http/fields.js';
 import { everybody, operations, RequestError, type Context } from '#kernel/http/operation.js';
 import { pageParameters, renderPage, slicePage } from '#kernel/http/page.js';
 import { created, json, type Reply } from '#kernel/http/reply.js';
-import { hasRole } from '#kernel/security/policy.js';
 import { parametersOf, type StorageType } from '#xnjs/index.js';
 import type { RestDeps } from './deps.js';
 import { hrefs, linksFrom, storageFactoryId } from './links.js';
+import { users } from './policy.js';
 import { dateText, ownedProperties, tagList } from './properties.js';
 
 const operation = operations<RestDeps>();
-const users = hasRole('user', 'admin');
 
 const factoryInput = { factoryId: z.string().max(64) };
 

@@ -2,21 +2,13 @@ import { z } from 'zod';
 import { describeIssues } from '#kernel/config.js';
 import { asGridError, errorText } from '#kernel/errors.js';
 import { json, type Reply } from '#kernel/http/reply.js';
-import { parseAcl, type Storage, type StorageChange } from '#xnjs/index.js';
-import { dateText, tagList } from './properties.js';
+import type { Storage, StorageChange } from '#xnjs/index.js';
+import { aclList, dateText, onlyOwner, tagList } from './properties.js';
 
 const octal = z
   .union([z.string(), z.number()], 'must be octal')
   .transform(String)
   .pipe(z.string().regex(/^0?[0-7]{1,3}$/, 'must be octal, one to three digits'));
-const acl = z.unknown().transform((value, context) => {
-  try {
-    return parseAcl(value);
-  } catch (error) {
-    context.addIssue(errorText(error));
-    return z.NEVER;
-  }
-});
 const line = z
   .string()
   .max(256)
@@ -42,9 +34,7 @@ const changeable: Readonly<
   umask: (value, change) => take(octal, value, (umask) => (change.umask = umask)),
   description: (value, change) => take(line, value, (text) => (change.description = text)),
   acl: (value, change, { isOwner }) =>
-    isOwner
-      ? take(acl, value, (entries) => (change.acl = entries))
-      : failed('only the owner may change the ACL'),
+    isOwner ? take(aclList, value, (entries) => (change.acl = entries)) : failed(onlyOwner),
   terminationTime: (value, change, { storage, latestMs = Infinity }) =>
     storage.kind === 'CREATED'
       ? take(

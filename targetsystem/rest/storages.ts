@@ -3,10 +3,11 @@ import { fieldsParameter, listParameter, selectFields } from '#kernel/http/field
 import { everybody, operations, RequestError } from '#kernel/http/operation.js';
 import { pageParameters, renderPage } from '#kernel/http/page.js';
 import { json, noContent } from '#kernel/http/reply.js';
-import { isOwner, moveWithMetadata, searchFiles } from '#xnjs/index.js';
+import { isOwner } from '#kernel/security/acl.js';
+import { moveWithMetadata, searchFiles } from '#xnjs/index.js';
 import type { RestDeps } from './deps.js';
 import { filePath, hrefs, linksFrom } from './links.js';
-import { mayModify, mayRead, mayWrite, storageInput, storageOwner } from './storages-access.js';
+import { onStorage, storageInput } from './policy.js';
 import { changeStorage } from './storages-changes.js';
 import { renderStorage } from './storages-rendering.js';
 
@@ -35,7 +36,7 @@ const getOne = operation({
   path: '/storages/:storageId',
   summary: 'One storage',
   input: z.object({ ...storageInput, fields: fieldsParameter }),
-  policy: mayRead,
+  policy: onStorage.read,
   run: async ({ storages, credential }, { storageId, fields }, { baseUrl, caller }) =>
     json(
       await renderStorage(await storages.get(storageId), {
@@ -53,7 +54,7 @@ const changeOne = operation({
   summary: 'Changes umask, description, tags, ACL or termination time',
   input: z.looseObject(storageInput),
   body: 'json',
-  policy: mayModify,
+  policy: onStorage.modify,
   run: async ({ storages }, { storageId, ...members }, { caller }) => {
     const storage = await storages.get(storageId);
     const latestMs = storages.latestTermination(storage);
@@ -67,7 +68,7 @@ const deleteOne = operation({
   path: '/storages/:storageId',
   summary: 'Ends a storage that a user had made',
   input: z.object(storageInput),
-  policy: storageOwner,
+  policy: onStorage.own,
   run: async ({ storages }, { storageId }) => {
     await storages.destroy(storageId);
     return noContent();
@@ -83,7 +84,7 @@ const search = operation({
     q: z.string('name what to look for'),
     fields: fieldsParameter,
   }),
-  policy: mayRead,
+  policy: onStorage.read,
   run: async ({ storages }, { storageId, q, fields }, { baseUrl, caller, signal }) => {
     const storage = await storages.get(storageId);
     if (!storage.metadata)
@@ -116,7 +117,7 @@ const act = operation({
     to: pathText.optional(),
   }),
   body: 'json',
-  policy: mayWrite,
+  policy: onStorage.write,
   run: async ({ storages }, { storageId, action, from, to }, { caller }) => {
     if (action !== 'rename' && action !== 'copy')
       throw new RequestError('NOT_FOUND', `a storage has no action ${action}`);

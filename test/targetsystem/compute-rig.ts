@@ -14,12 +14,7 @@ import { migrate } from '#kernel/persistence/migrate.js';
 import { Scope } from '#kernel/scope.js';
 import { RegistryConfig } from '#targetsystem/config.js';
 import { openRegistry } from '#targetsystem/registry/open-registry.js';
-import { adminOperations } from '#targetsystem/rest/admin.js';
-import { baseOperations } from '#targetsystem/rest/base.js';
-import { jobOperations } from '#targetsystem/rest/jobs.js';
-import { reservationOperations } from '#targetsystem/rest/reservations.js';
-import { registryOperations, type RegistryDeps } from '#targetsystem/rest/registry.js';
-import { siteOperations } from '#targetsystem/rest/sites.js';
+import { restOperations } from '#targetsystem/rest/operations.js';
 import { IdbConfig } from '#xnjs/idb/config.js';
 import { IdbSource } from '#xnjs/idb/idb-source.js';
 import { JobConfig } from '#xnjs/job/config.js';
@@ -40,6 +35,8 @@ import { JobMachines } from '#xnjs/vm/job-machines.js';
 import { TargetSystems } from '#xnjs/vm/target-systems.js';
 import { Workspace } from '#xnjs/vm/workspace.js';
 import { anImageMetadata } from '../xnjs/vm/samples.js';
+import type { RestDeps } from '#targetsystem/rest/deps.js';
+import { restDeps } from './rest-deps.js';
 import { ShiftedClock } from './shifted-clock.js';
 import { login, ProcessHypervisor } from './storages-rig.js';
 
@@ -212,22 +209,17 @@ async function startService(parts: Parts): Promise<Compute> {
     log,
     clock,
   );
-  const rest: RegistryDeps = {
-    ...{ siteName: 'TEST', version: '11.1.0', startedMs: 0, clock, systems, jobs, machines },
-    ...{ submission, reservations, idb, registry },
-    storages: { ofTarget: () => ({}) } as unknown as RegistryDeps['storages'], // another test's
+  const rest = restDeps({
+    ...{ clock, systems, jobs, machines, submission, reservations, idb, registry },
+    storages: { ofTarget: () => ({}) } as unknown as RestDeps['storages'], // another test's
     connections: options.connections ?? (() => ({})),
-    imagesUrl: (base) => base,
     issueToken: ({ subject }) => Promise.resolve(`token for ${subject}`),
     credential: { dn: 'CN=Server,O=Grid', issuer: 'CN=CA', expiresMs: 9e12, pem: 'PEM' },
-  };
+  });
   const app = createRestApp({
-    mounts: [
-      mount('/rest/core', [...baseOperations, ...siteOperations, ...jobOperations], rest),
-      mount('/rest/core', reservationOperations, rest),
-      mount('/rest', registryOperations, rest),
-      mount('/rest/admin', adminOperations, rest),
-    ],
+    mounts: Object.entries(restOperations).map(([prefix, operations]) =>
+      mount(prefix, operations, rest),
+    ),
     authenticate: ({ headers }) => callers[String(headers['x-user'])] ?? anonymous,
     externalUrl: 'https://grid.example/TEST',
     log,

@@ -10,6 +10,7 @@ import { silentLog } from '#kernel/log.js';
 import { Scope } from '#kernel/scope.js';
 import { baseOperations } from '#targetsystem/rest/base.js';
 import type { RestDeps } from '#targetsystem/rest/deps.js';
+import { restDeps } from './rest-deps.js';
 import { jobOperations } from '#targetsystem/rest/jobs.js';
 import { siteOperations } from '#targetsystem/rest/sites.js';
 import { IdbConfig } from '#xnjs/idb/config.js';
@@ -56,11 +57,8 @@ describe('the IDB in the REST interface', { timeout: 120_000 }, () => {
       find: (id: string) => rig.targets.find(id),
       limits: { cpus: 8, memoryMiB: 1024, perUser: 1 },
     };
-    const deps = {
-      siteName: 'TEST',
+    const deps = restDeps({
       version: '1',
-      startedMs: 0,
-      clock: systemClock,
       systems: systems as unknown as RestDeps['systems'], // what the operations of this test need
       jobs: rig.engine,
       storages: { ofTarget: () => ({}) } as unknown as RestDeps['storages'],
@@ -69,10 +67,7 @@ describe('the IDB in the REST interface', { timeout: 120_000 }, () => {
       reservations: {} as unknown as RestDeps['reservations'],
       machines: {} as unknown as RestDeps['machines'], // no job of these names an image
       imagesUrl: () => '',
-      connections: () => ({}),
-      issueToken: () => Promise.reject(new TypeError('no site issues tokens')),
-      credential: { dn: 'CN=S', issuer: 'CN=CA', expiresMs: 0, pem: '' },
-    } satisfies RestDeps;
+    });
     const app = createRestApp({
       mounts: [mount('/core', [...baseOperations, ...siteOperations, ...jobOperations], deps)],
       authenticate: ({ headers }) => ({

@@ -14,7 +14,7 @@ import { silentLog } from '#kernel/log.js';
 import { openDatabase } from '#kernel/persistence/database.js';
 import { migrate } from '#kernel/persistence/migrate.js';
 import type { Scope } from '#kernel/scope.js';
-import type { RestDeps } from '#targetsystem/rest/deps.js';
+import { restDeps } from './rest-deps.js';
 import { fileOperations } from '#targetsystem/rest/files.js';
 import { jobOperations } from '#targetsystem/rest/jobs.js';
 import { siteOperations } from '#targetsystem/rest/sites.js';
@@ -66,8 +66,8 @@ export class ProcessHypervisor implements Hypervisor {
     const directory = this.#workspace.directoryOf(id);
     const properties = join(directory, 'tsi.properties');
     const socket = this.#workspace.agentSocket({ id });
-    const link = [`tsi.link = unix:${socket}`, `tsi.state_dir = ${directory}/agent`];
-    writeFileSync(properties, [...link, ...this.#properties, ''].join('\n'));
+    const own = [`tsi.link = unix:${socket}`, `tsi.state_dir = ${directory}/agent`];
+    writeFileSync(properties, [...own, ...this.#properties, ''].join('\n'));
     const arguments_ = ['--conditions=development', '--import', 'tsx', agentMain, properties];
     this.#agents.set(id, spawn(process.execPath, arguments_, { stdio: 'ignore' }));
     return Promise.resolve({ definedMs: Date.now() });
@@ -122,10 +122,17 @@ export type Rig = {
   readonly as: (name: 'alice' | 'bob' | 'admin' | 'nobody') => Ask;
 };
 
-export type RigOptions = { readonly config?: (directory: string) => object };
+export type RigOptions = {
+  /** Of the storages. */
+  readonly config?: (directory: string) => object;
+  /** Lines of the agents' tsi.properties. */
+  readonly agent?: readonly string[];
+  /** How often batch systems are asked for their queues. */
+  readonly queuesIntervalMs?: number;
+};
 
 /** The REST face and the engine below it, on machines that are processes. */
-export async function startRig(scope: Scope, { config }: RigOptions = {}): Promise<Rig> {
+export async function startRig(scope: Scope, options: RigOptions = {}): Promise<Rig> {
   const directory = mkdtempSync(join(tmpdir(), 'vsite-st-'));
   scope.defer(() => rmSync(directory, { recursive: true, force: true, maxRetries: 5 }));
   chmodSync(directory, 0o711);
@@ -133,20 +140,20 @@ export async function startRig(scope: Scope, { config }: RigOptions = {}): Promi
     mkdirSync(join(directory, name));
     chmodSync(join(directory, name), 0o1777);
   }
-  return { directory, ...(await startService(scope, directory, config?.(directory) ?? {})) };
+  return { directory, ...(await startService(scope, directory, options)) };
 }
 
 async function startService(
   scope: Scope,
   directory: string,
-  config: object,
+  { config, agent = [], queuesIntervalMs = 300_000 }: RigOptions,
 ): Promise<Omit<Rig, 'directory'>> {
   const log = silentLog;
   const url = `sqlite:${join(directory, 'db.sqlite')}`;
   const database = scope.use(await openDatabase({ url, log }));
   await migrate(database, 'x', [...targetMigrations, ...jobMigrations, ...storageMigrations], log);
   const workspace = new Workspace(directory);
-  const hypervisor = new ProcessHypervisor(workspace);
+  const hypervisor = new ProcessHypervisor(workspace, agent);
   scope.defer(() => hypervisor.close());
   const part = join(directory, 'part');
   writeFileSync(part, '');
@@ -173,6 +180,7 @@ async function startService(
       installationId: randomUUID(),
       bootTimeoutMs: 30_000,
       heartbeatMs: 500,
+      queuesIntervalMs,
       limits: { cpus: 4, memoryMiB: 4096, perUser: 4 },
     }),
   );
@@ -192,7 +200,7 @@ async function startService(
   );
   const storages = scope.use(
     new Storages({
-      config: StoragesConfig.parse(config),
+      config: StoragesConfig.parse(config?.(directory) ?? {}),
       store: createStorageStore(database),
       targets: systems,
       jobs,
@@ -203,23 +211,7 @@ async function startService(
   await systems.start();
   await jobs.attach();
   await storages.start();
-  const rest: RestDeps = {
-    siteName: 'TEST',
-    version: '11.1.0',
-    startedMs: 0,
-    clock: systemClock,
-    systems,
-    jobs,
-    storages,
-    idb,
-    submission: { state: { enabled: true, message: '' } } as unknown as RestDeps['submission'],
-    reservations: {} as unknown as RestDeps['reservations'],
-    machines: {} as unknown as RestDeps['machines'], // no job of these names an image
-    connections: () => ({}),
-    imagesUrl: (base) => base,
-    issueToken: () => Promise.reject(new TypeError('no storage issues tokens')),
-    credential: { dn: 'CN=Server,O=Grid', issuer: 'CN=CA', expiresMs: 0, pem: '' },
-  };
+  const rest = restDeps({ systems, jobs, storages, idb });
   const app = createRestApp({
     mounts: [
       mount('/rest/core', [...siteOperations, ...jobOperations, ...storageOperations], rest),

@@ -158,11 +158,21 @@ describe('details of a job', () => {
 
 describe('what else Slurm says', () => {
   it('partitions, the default among them', () => {
+    const node = { CPUsPerNode: 8, MemoryPerNode: 1_000 * 1024 ** 2 };
     assert.deepEqual(parsePartitions(recorded('sinfo')), {
-      batch: { Nodes: 1, isDefault: true },
-      small: { Nodes: 1, isDefault: false },
+      batch: { Nodes: 1, isDefault: true, ...node },
+      small: { Nodes: 1, isDefault: false, Runtime: 300, ...node },
     });
     assert.deepEqual(parsePartitions('gpu 2\ngpu 3\n'), { gpu: { Nodes: 5, isDefault: false } });
+    assert.deepEqual(parsePartitions('fat 2 1-02:03:04 8 1000+\nfat 1 1-02:03:04 64+ 9000'), {
+      fat: {
+        Nodes: 3,
+        isDefault: false,
+        Runtime: 93_784,
+        CPUsPerNode: 64,
+        MemoryPerNode: 9_000 * 1024 ** 2,
+      },
+    });
     assert.throws(() => parsePartitions('slurm_load_partitions: no'), { code: 'TSI_FAILED' });
   });
 

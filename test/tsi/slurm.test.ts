@@ -323,9 +323,10 @@ describe('a real Slurm behind the agent', { skip: noSlurm }, () => {
     });
 
     it('knows the partitions, and no budget where Slurm keeps no accounts', async () => {
+      const node = { CPUsPerNode: 8, MemoryPerNode: 1_000 * 1024 ** 2 };
       assert.deepEqual(await tsi.partitions(alice), {
-        batch: { Nodes: 1, isDefault: true },
-        small: { Nodes: 1, isDefault: false },
+        batch: { Nodes: 1, isDefault: true, ...node },
+        small: { Nodes: 1, isDefault: false, Runtime: 300, ...node },
       });
       const [budget] = await tsi.budget(alice);
       assert.equal(budget?.remaining, -1);

@@ -3,7 +3,7 @@ import type { Host } from './bss.js';
 
 /**
  * Slurm's programs. The first nine are stock TSIs' and have their keys; the others are ours. The formats
- * are what `slurm-output.ts` reads.
+ * are what `slurm-output.ts` reads. Stock TSIs ask for the first two columns of `get_partitions` only.
  */
 const defaults = {
   submit: 'sbatch',
@@ -13,7 +13,7 @@ const defaults = {
   abort: 'scancel %s',
   hold: 'scontrol hold',
   resume: 'scontrol release',
-  get_partitions: 'sinfo --all --noheader --format="%P %D"',
+  get_partitions: 'sinfo --all --noheader --exact --format="%P %D %l %c %m"',
   suspend: 'scontrol suspend',
   continue: 'scontrol resume',
   step: 'srun',

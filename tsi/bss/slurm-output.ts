@@ -124,16 +124,41 @@ export function isNoReservation(message: string): boolean {
   );
 }
 
-/** Lines `name nodes` of sinfo; a star marks the default, and a partition may have several lines. */
+const partitionLine = /^(\S+?)(\*?)\s+(\d+)(?:\s+(\S+)\s+(\d+)\+?\s+(\d+)\+?)?$/;
+const bytesPerMiB = 1024 ** 2;
+
+/**
+ * Lines `name nodes [limit cpus MiB]` of sinfo. A star marks the default; a partition has a line for each
+ * kind of its nodes, of which the largest counts.
+ */
 export function parsePartitions(text: string): Record<string, Partition> {
   const found = new Map<string, Partition>();
   for (const line of lines(text)) {
-    const [, name, star, count] = /^(\S+?)(\*?)\s+(\d+)$/.exec(line) ?? [];
+    const [, name, star, count, limit = '', cpus = 0, memory = 0] = partitionLine.exec(line) ?? [];
     if (!name) unreadable('partitions', line);
-    const Nodes = (found.get(name)?.Nodes ?? 0) + Number(count);
-    found.set(name, { Nodes, isDefault: star === '*' });
+    const known = found.get(name);
+    const seconds = parseTimeLimit(limit);
+    const CPUsPerNode = Math.max(known?.CPUsPerNode ?? 0, Number(cpus));
+    const MemoryPerNode = Math.max(known?.MemoryPerNode ?? 0, Number(memory) * bytesPerMiB);
+    found.set(name, {
+      Nodes: (known?.Nodes ?? 0) + Number(count),
+      isDefault: star === '*',
+      ...(seconds !== undefined && { Runtime: seconds }),
+      ...(CPUsPerNode > 0 && { CPUsPerNode }),
+      ...(MemoryPerNode > 0 && { MemoryPerNode }),
+    });
   }
   return Object.fromEntries(found);
+}
+
+/** `5:00`, `12:00:00`, `2-00:00:00`. @returns seconds; `undefined` for `infinite` and what is no time */
+function parseTimeLimit(text: string): number | undefined {
+  const found = /^(?:(\d+)-)?(?:(\d+):)?(\d+):(\d+)$/.exec(text);
+  if (!found) return undefined;
+  const [days = 0, hours = 0, minutes = 0, seconds = 0] = found
+    .slice(1)
+    .map((part: string | undefined) => Number(part ?? 0));
+  return ((days * 24 + hours) * 60 + minutes) * 60 + seconds;
 }
 
 /**

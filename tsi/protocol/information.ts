@@ -1,7 +1,24 @@
 import { TsiError } from './error.js';
 
-/** A partition of a batch system (§2.15). UNICORE/X needs both members. */
-export type Partition = { readonly Nodes: number; readonly isDefault: boolean };
+/** A partition of a batch system (§2.15). UNICORE/X needs the first two members; the others are ours. */
+export type Partition = {
+  readonly Nodes: number;
+  readonly isDefault: boolean;
+} & PartitionLimits;
+
+/** The most that a job may have there; absent: unknown, or without limit. */
+export type PartitionLimits = {
+  /** s */
+  readonly Runtime?: number;
+  readonly CPUsPerNode?: number;
+  /** bytes */
+  readonly MemoryPerNode?: number;
+};
+const limits = [
+  'Runtime',
+  'CPUsPerNode',
+  'MemoryPerNode',
+] as const satisfies readonly (keyof PartitionLimits)[];
 
 /** What is left of a project's compute time (§2.15); a percent of -1 is unknown. */
 export type Budget = {
@@ -45,16 +62,22 @@ export function decodePartitions(payload: string): Record<string, Partition> {
   const raw = parseObject(payload);
   const found: Record<string, Partition> = {};
   for (const [name, value] of Object.entries(raw)) {
-    const { Nodes, isDefault } = { ...(value as object | null) } as Record<string, unknown>;
+    const members = { ...(value as object | null) } as Record<string, unknown>;
+    const { Nodes, isDefault } = members;
     if (!Number.isSafeInteger(Nodes) || typeof isDefault !== 'boolean') malformed(payload);
+    const known = limits.filter((limit) => isAmount(members[limit]));
     Object.defineProperty(found, name, {
-      value: { Nodes, isDefault },
+      value: { Nodes, isDefault, ...Object.fromEntries(known.map((key) => [key, members[key]])) },
       enumerable: true,
       configurable: true,
       writable: true,
     });
   }
   return found;
+}
+
+function isAmount(value: unknown): boolean {
+  return Number.isSafeInteger(value) && Number(value) > 0;
 }
 
 /** Where nothing is known: this user, without limit, as stock TSIs say. */

@@ -343,6 +343,7 @@ export class HostFileSpace implements FileSpace {
     await using file = await this.#open(place, O_WRONLY | O_APPEND);
     const taken = { bytes: 0 };
     await this.#pour(source, file, taken, signal); // what came before an error stays, and counts
+    await file.sync();
     return taken.bytes;
   }
 

@@ -1,11 +1,14 @@
 import type { IdbApplication, IdbResource } from '#imagerepo/contract.js';
 import { canonicalResource, type ImageMetadata } from '#imagerepo/contract.js';
+import type { Partition as BatchQueue } from '../tsi/tsi.js';
 import type { ScriptHeader } from './script-header.js';
 import type { SiteIdb } from './site-idb.js';
 
 /** A batch queue, and what jobs may ask of it. */
 export type Partition = {
   readonly name: string;
+  /** Marked as the one for jobs that name none. */
+  readonly isDefault?: boolean;
   readonly resources: Readonly<Record<string, IdbResource>>;
 };
 
@@ -34,8 +37,8 @@ export type IdbSubject = {
   readonly fragment?: IdbFragment;
   /** What the machine has. */
   readonly limits: { readonly cpus: number; readonly memoryBytes: number };
-  /** Queues that its batch system told of. */
-  readonly queues?: readonly string[];
+  /** What its batch system told of its queues, by name; absent: it has not been asked yet. */
+  readonly queues?: Readonly<Record<string, BatchQueue>>;
 };
 
 /** The IDB of one target system, parts of which may lie on it: the user's own applications. */
@@ -96,24 +99,52 @@ function withoutHidden(applications: readonly IdbApplication[]): IdbApplication[
   return [...byName.values()];
 }
 
-/** The image's partitions, else the site's, else those of the batch system, else one for the machine. */
-function partitionsOf({ fragment = {}, limits, queues = [] }: IdbSubject, site: SiteIdb) {
+/**
+ * The image's partitions, else the site's, and of these what the batch system has too; else its queues;
+ * else one for the machine.
+ */
+function partitionsOf(
+  { fragment = {}, limits, queues = {} }: IdbSubject,
+  site: SiteIdb,
+): Partition[] {
   const ofImage = toPartitions(fragment.partitions ?? {});
-  const ofBatchSystem = queues.map((name): Partition => ({ name, resources: {} }));
-  const ownNodes = ofImage.length > 0 || (site.partitions.length === 0 && queues.length > 0);
-  const found = [ofImage, site.partitions, ofBatchSystem].find(({ length }) => length > 0);
+  const ownNodes = ofImage.length > 0 || Object.keys(queues).length > 0;
+  const described = ofImage.length > 0 ? ofImage : site.partitions;
   const machine = machineResources(limits, ownNodes);
-  return (found ?? [{ name: partitionName, resources: {} }]).map(({ name, resources }) => ({
-    name,
-    resources: withinMachine({ ...resources, ...fragment.resources }, machine),
-  }));
+  return offered(described, queues).map(({ name, resources, ...partition }) => {
+    const queue = Object.hasOwn(queues, name) ? queues[name] : undefined;
+    const bounds = queue ? withinQueue(machine, queue) : machine;
+    const own = { ...resources, ...fragment.resources };
+    const within = withinMachine(own, bounds, queue?.Runtime !== undefined);
+    return { name, ...partition, resources: within };
+  });
+}
+
+function offered(
+  described: readonly Partition[],
+  queues: NonNullable<IdbSubject['queues']>,
+): readonly Partition[] {
+  const names = Object.keys(queues);
+  if (names.length === 0)
+    return described.length > 0 ? described : [{ name: partitionName, resources: {} }];
+  const known = described.filter(({ name }) => names.includes(name));
+  const found =
+    known.length > 0 ? known : names.map((name): Partition => ({ name, resources: {} }));
+  if (found.some(({ isDefault }) => isDefault)) return found;
+  return found.toSorted(
+    (a, b) => Number(!!queues[b.name]?.isDefault) - Number(!!queues[a.name]?.isDefault),
+  );
 }
 
 /** The default first: the one marked so, else the first. */
 export function toPartitions(partitions: NonNullable<IdbFragment['partitions']>): Partition[] {
   return Object.entries(partitions)
     .sort(([, a], [, b]) => Number(!!b.IsDefaultPartition) - Number(!!a.IsDefaultPartition))
-    .map(([name, { Resources }]) => ({ name, resources: Resources }));
+    .map(([name, { Resources, IsDefaultPartition }]) => ({
+      name,
+      ...(IsDefaultPartition && { isDefault: true }),
+      resources: Resources,
+    }));
 }
 
 type Numeric = Extract<IdbResource, { Type: 'INT' | 'DOUBLE' }>;
@@ -135,14 +166,33 @@ function machineResources(
   };
 }
 
-/** What the machine has bounds what is said of it, and stands where nothing is said. */
+/** The nodes are the batch system's, which knows them better than we know its machine. */
+function withinQueue(
+  machine: Readonly<Record<string, Numeric>>,
+  { Nodes, CPUsPerNode, MemoryPerNode, Runtime }: BatchQueue,
+): Record<string, Numeric> {
+  const cpus = CPUsPerNode === undefined ? undefined : CPUsPerNode * Math.max(Nodes, 1);
+  const told = { Nodes: Nodes || undefined, CPUsPerNode, TotalCPUs: cpus, MemoryPerNode, Runtime };
+  const bounds = Object.entries(machine).map(([name, resource]) => {
+    const most = (told as Partial<Record<string, number>>)[name];
+    return [name, most === undefined ? resource : { ...resource, Max: most }] as const;
+  });
+  return Object.fromEntries(bounds);
+}
+
+/**
+ * What the machine has bounds what is said of it, and stands where nothing is said.
+ * @param boundsRuntime its longest run time is a limit, too, not only a default
+ */
 function withinMachine(
   resources: Readonly<Record<string, IdbResource>>,
   machine: Readonly<Record<string, Numeric>>,
+  boundsRuntime: boolean,
 ): Record<string, IdbResource> {
   const bounded = Object.entries(resources).map(([name, resource]) => {
     const limit = Object.hasOwn(machine, name) ? machine[name] : undefined;
-    const applies = limit !== undefined && name !== 'Runtime' && isNumeric(resource);
+    const isLimit = boundsRuntime || name !== 'Runtime';
+    const applies = limit !== undefined && isLimit && isNumeric(resource);
     return [name, applies ? cut(resource, limit.Max) : resource] as const;
   });
   return { ...machine, ...Object.fromEntries(bounded) };

@@ -76,9 +76,9 @@ export async function readSiteIdb(files: IdbFiles): Promise<Omit<SiteIdb, 'allow
   if (twice !== undefined) throw invalid(files.path, `the application ${twice} is there twice`);
   return {
     applications,
-    partitions: toPartitions(top.Partitions).map(({ name, resources }) => ({
-      name,
-      resources: { ...top.Resources, ...resources },
+    partitions: toPartitions(top.Partitions).map((partition) => ({
+      ...partition,
+      resources: { ...top.Resources, ...partition.resources },
     })),
     info: top.Info,
     scriptHeader: toScriptHeader(top),

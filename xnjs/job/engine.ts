@@ -276,7 +276,7 @@ export class JobEngine implements AsyncDisposable {
   /** What is the owner's to change at any time. */
   async update(
     id: string,
-    change: { tags?: readonly string[]; terminationMs?: number },
+    change: { tags?: readonly string[]; acl?: readonly string[]; terminationMs?: number },
   ): Promise<Job> {
     await this.get(id);
     const { store } = this.#options;

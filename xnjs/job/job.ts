@@ -73,7 +73,7 @@ export type Plan = {
   readonly notify?: NotificationWish;
 };
 
-/** A job as it is stored and shown. Changed by `step` alone, but for tags, life time and notices sent. */
+/** A job as it is stored and shown. Changed by `step` alone, but for tags, ACL, life time and notices sent. */
 export type Job = {
   readonly id: string;
   /** The sweep that this job is a child of. */
@@ -90,6 +90,8 @@ export type Job = {
   /** In force at submission: role, group, … */
   readonly preferences: Readonly<Record<string, readonly string[]>>;
   readonly tags: readonly string[];
+  /** What others may do, `read:DN:CN=Bob`; absent: nothing. */
+  readonly acl?: readonly string[];
   /** Newest last. */
   readonly log: readonly string[];
   readonly createdMs: number;

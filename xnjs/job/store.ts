@@ -2,6 +2,8 @@ import type { Job } from './job.js';
 
 export type JobFilter = {
   readonly ownerDn?: string;
+  /** With `ownerDn`: also those whose ACL names one of these, `GROUP:physics`. */
+  readonly grantedTo?: readonly string[];
   readonly targetId?: string;
   /** All of them. */
   readonly tags?: readonly string[];

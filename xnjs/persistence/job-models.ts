@@ -23,6 +23,12 @@ const tagColumns = () => ({
   tag: column.word({ primaryKey: true }),
 });
 
+const grantColumns = () => ({
+  jobId: column.id({ primaryKey: true }),
+  /** `DN:…`, `GROUP:physics`: whom the job's ACL names. */
+  subject: column.text({ primaryKey: true }),
+});
+
 /**
  * The job is in its document and, for it may be long and hardly ever changes, its description; the other
  * columns are what is searched for.
@@ -39,7 +45,16 @@ export class JobTagRow extends Model {
   declare tag: string;
 }
 
-export type JobModels = { readonly jobs: typeof JobRow; readonly tags: typeof JobTagRow };
+export class JobGrantRow extends Model {
+  declare jobId: string;
+  declare subject: string;
+}
+
+export type JobModels = {
+  readonly jobs: typeof JobRow;
+  readonly tags: typeof JobTagRow;
+  readonly grants: typeof JobGrantRow;
+};
 
 export function jobModels(sequelize: Sequelize): JobModels {
   // classes of their own: a model belongs to one database
@@ -47,7 +62,9 @@ export function jobModels(sequelize: Sequelize): JobModels {
   const tags = class extends JobTagRow {};
   jobs.init(jobColumns(), { sequelize, tableName: 'jobs', modelName: 'job' });
   tags.init(tagColumns(), { sequelize, tableName: 'job_tags', modelName: 'jobTag' });
-  return { jobs, tags };
+  const grants = class extends JobGrantRow {};
+  grants.init(grantColumns(), { sequelize, tableName: 'job_grants', modelName: 'jobGrant' });
+  return { jobs, tags, grants };
 }
 
 type JobText = Pick<JobRow, 'document' | 'description'>;
@@ -161,6 +178,21 @@ export const jobMigrations: readonly Migration[] = [
         where: { parent_id: { [Op.ne]: '' } },
         transaction,
       });
+    },
+  },
+  {
+    name: '004-job-grants',
+    up: async (schema, transaction) => {
+      await schema.createTable(
+        'job_grants',
+        {
+          job_id: column.id({ primaryKey: true }),
+          subject: column.text({ primaryKey: true }),
+        },
+        { transaction },
+      );
+      const fields = ['subject', 'job_id'];
+      await schema.addIndex('job_grants', { name: 'jobs_by_grant', fields, transaction });
     },
   },
 ];

@@ -1,5 +1,6 @@
 import { fn, literal, Op, type WhereOptions } from 'sequelize';
 import type { Database } from '#kernel/persistence/database.js';
+import { aclSubject } from '#kernel/security/acl.js';
 import type { Sql, SqlValue, Statement } from '#kernel/persistence/sql.js';
 import { JobError } from '../job/errors.js';
 import type { Job } from '../job/job.js';
@@ -52,7 +53,7 @@ function queries(
 ): Pick<JobStore, 'list' | 'usage' | 'unfinished' | 'children' | 'expired'> {
   return {
     async list(filter, { offset, num }) {
-      const where = toWhere(models, filter);
+      const where = toWhere(models, await withGrants(models, filter));
       const total = await models.jobs.count({ where });
       const order: [string, string][] = [
         ['createdMs', 'DESC'],
@@ -112,15 +113,33 @@ function byOwner(rows: readonly CountRow[]): JobUsage[] {
   return [...users.values()];
 }
 
-function toWhere({ jobs }: JobModels, { ownerDn, targetId, tags = [] }: JobFilter): WhereOptions {
+/** Most users are granted nothing: their lists are then answered from one index. */
+async function withGrants(
+  { grants }: JobModels,
+  { grantedTo = [], ...filter }: JobFilter,
+): Promise<JobFilter> {
+  if (grantedTo.length === 0) return filter;
+  const found = await grants.findOne({ where: { subject: [...grantedTo] }, attributes: ['jobId'] });
+  return found ? { ...filter, grantedTo } : filter;
+}
+
+function toWhere(
+  { jobs }: JobModels,
+  { ownerDn, grantedTo = [], targetId, tags = [] }: JobFilter,
+): WhereOptions {
   const { sequelize } = jobs;
+  const subjects = grantedTo.map((subject) => sequelize?.escape(subject)).join(', ');
+  const granted = `(SELECT job_id FROM job_grants WHERE subject IN (${subjects}))`;
   const distinct = [...new Set(tags)];
   const list = distinct.map((tag) => sequelize?.escape(tag)).join(', ');
   const tagged = `(SELECT job_id FROM job_tags WHERE tag IN (${list}) GROUP BY job_id HAVING COUNT(*) = ${distinct.length})`;
   return {
     destroying: false,
     parentId: '',
-    ...(ownerDn !== undefined && { ownerDn }),
+    ...(ownerDn !== undefined &&
+      (sequelize && grantedTo.length > 0
+        ? { [Op.or]: [{ ownerDn }, { id: { [Op.in]: sequelize.literal(granted) } }] }
+        : { ownerDn })),
     ...(targetId !== undefined && { targetId }),
     ...(sequelize && distinct.length > 0 && { id: { [Op.in]: sequelize.literal(tagged) } }),
   };
@@ -179,6 +198,11 @@ function save(before: Jobs, after: Jobs): Saving {
   const retagged = kept.filter(({ id, tags }) => tags !== before.get(id)?.tags);
   const untagged = [...removed, ...retagged.filter(({ id }) => before.has(id))];
   const tags = retagged.flatMap((job) => job.tags.map((tag) => [job.id, tag]));
+  const regranted = kept.filter(({ id, acl }) => acl !== before.get(id)?.acl);
+  const ungranted = [...removed, ...regranted].filter(({ id }) => before.get(id)?.acl?.length);
+  const grants = regranted.flatMap(({ id, acl = [] }) =>
+    [...new Set(acl.map(aclSubject))].map((subject) => [id, subject]),
+  );
   const rows = new Map(kept.map((job) => [job, toRow(job)]));
   const rowsOf = (jobs: readonly Job[]): SqlValue[][] =>
     jobs.flatMap((job) => [rows.get(job) ?? []]);
@@ -189,6 +213,8 @@ function save(before: Jobs, after: Jobs): Saving {
       ...remove('jobs', 'id', removed),
       ...remove('job_tags', 'job_id', untagged),
       ...insert('INSERT INTO job_tags (job_id, tag) VALUES', tags),
+      ...remove('job_grants', 'job_id', ungranted),
+      ...insert('INSERT INTO job_grants (job_id, subject) VALUES', grants),
     ],
     saved: changed.map((job) => [job, sizeOf(rows.get(job))]),
   };

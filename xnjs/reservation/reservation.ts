@@ -13,6 +13,8 @@ export type Reservation = {
   /** What jobs name it by; absent until it is made. */
   readonly reference?: string;
   readonly tags: readonly string[];
+  /** What others may do; absent: nothing. */
+  readonly acl?: readonly string[];
   /** ms since the epoch */
   readonly createdMs: number;
   /** When it is cancelled, if the batch system has not done so by itself. */

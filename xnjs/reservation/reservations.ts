@@ -125,7 +125,11 @@ export class Reservations implements AsyncDisposable {
 
   async update(
     id: string,
-    change: { tags?: readonly string[]; terminationMs?: number },
+    change: {
+      tags?: readonly string[];
+      acl?: readonly string[];
+      terminationMs?: number;
+    },
   ): Promise<Reservation> {
     return await this.#queue(id, () => this.#save({ ...this.get(id), ...change }));
   }

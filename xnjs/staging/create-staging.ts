@@ -6,19 +6,25 @@ import type { Job } from '../job/job.js';
 import { quote } from '../incarnation/quote.js';
 import type { ExportEntry, ImportEntry } from './entries.js';
 import { StagingError } from './errors.js';
-import { partOf, run } from './on-target.js';
+import { partName, partOf, run } from './on-target.js';
 import { persist, throwIfGone, waitOut } from './persist.js';
 import { Progress, type TransferStore } from './progress.js';
 import { protocolOf, schemeOf } from './protocols.js';
-import type { Staging, StagingSite } from './staging.js';
+import type { SingleTransfer, SingleTransfers, Staging, StagingSite } from './staging.js';
 import type { ExportTransfer, ImportTransfer, Services } from './transfer.js';
 import { withoutSecrets } from './url.js';
 
 export type StagingOptions = Services & { readonly store: TransferStore };
 
-export function createStaging(options: StagingOptions): Staging {
+export function createStaging(options: StagingOptions): Staging & SingleTransfers {
   const slots = pLimit(options.config.transfers);
+  const single = (transfer: SingleTransfer, signal: AbortSignal): AnyTransfer => {
+    const { id, ownerDn } = transfer;
+    return { ...options, ...transfer, job: { id, ownerDn }, signal, say: () => undefined };
+  };
   return {
+    perform: (transfer, signal) => performSingle(single(transfer, signal), slots),
+    discard: (transfer, signal) => clear({ ...transfer, signal }),
     stage: (job, direction, site, signal) =>
       new Stage(options, slots, job, direction, site).run(signal),
   };
@@ -111,9 +117,7 @@ class Stage {
 
   /** What needs neither memory nor time waits for nobody. */
   async #inTurn(transfer: AnyTransfer): Promise<void> {
-    const { entry, direction } = transfer;
-    const isLight = protocolOf(direction === 'in' ? entry.from : entry.to)?.isLight === true;
-    if (isLight) await performOnce(transfer);
+    if (isLight(transfer)) await performOnce(transfer);
     else await this.#ownSlots(() => this.#slots(() => performOnce(transfer)));
   }
 
@@ -153,6 +157,22 @@ class Stage {
   }
 }
 
+function isLight({ entry, direction }: AnyTransfer): boolean {
+  return protocolOf(direction === 'in' ? entry.from : entry.to)?.isLight === true;
+}
+
+async function performSingle(transfer: AnyTransfer, slots: LimitFunction): Promise<void> {
+  const once = (): Promise<void> => performOnce(transfer);
+  try {
+    await persist(transfer, () => (isLight(transfer) ? once() : slots(once)));
+  } catch (error) {
+    transfer.signal.throwIfAborted();
+    throwIfGone(transfer);
+    await clear(transfer).catch(() => undefined); // of no use to anybody
+    throw toFailure(error, describe(transfer.entry, transfer.direction));
+  }
+}
+
 async function performOnce(transfer: AnyTransfer): Promise<void> {
   transfer.signal.throwIfAborted();
   const { entry } = transfer;
@@ -170,7 +190,12 @@ async function performOnce(transfer: AnyTransfer): Promise<void> {
   throw new StagingError('BAD_REQUEST', `transfers by "${scheme ?? url}" are not offered here`);
 }
 
-async function clear(transfer: AnyTransfer): Promise<void> {
+async function clear(transfer: Pick<AnyTransfer, 'id' | 'site' | 'signal'>): Promise<void> {
+  const { id, site } = transfer;
+  if (!site.target) {
+    await site.files.remove(`/${partName(id)}`);
+    return;
+  }
   const part = await partOf(transfer);
   await run(transfer, `rm -rf -- ${quote(part)} ${quote(`${part}.d`)}`);
 }

@@ -6,6 +6,7 @@ import { StagingError } from './errors.js';
 import { absolute } from './on-target.js';
 import { receiveOne } from './receive-files.js';
 import { existsAlready } from './send.js';
+import { targetOf } from './staging.js';
 import { copyOnTarget, linkOnTarget } from './site-copy.js';
 import { baseName, type Protocol } from './transfer.js';
 
@@ -32,7 +33,7 @@ export const file: Protocol = {
     const keeps = entry.mode === 'nooverwrite';
     if (
       keeps &&
-      (await site.tsi().list(site.target.identity, await absolute(transfer, to), 'A')).length > 0
+      (await site.tsi().list(targetOf(site).identity, await absolute(transfer, to), 'A')).length > 0
     ) {
       say(`kept ${to.slice(1)}, which exists already`);
       return;
@@ -53,7 +54,7 @@ export const file: Protocol = {
     const isNew = entry.mode === 'nooverwrite' && progress.of(to)?.created !== true;
     if (isNew) {
       const { site, signal } = transfer;
-      if ((await site.tsi().list(site.target.identity, to, 'A', { signal })).length > 0)
+      if ((await site.tsi().list(targetOf(site).identity, to, 'A', { signal })).length > 0)
         throw existsAlready();
       await progress.note(to, { created: true });
     }

@@ -1,5 +1,6 @@
 import { normalisePath } from '../files/path.js';
 import { quote } from '../incarnation/quote.js';
+import { targetOf } from './staging.js';
 import type { Transfer } from './transfer.js';
 
 /** Absolute path of a file of the job's directory. */
@@ -15,7 +16,11 @@ export async function partOf({
   site,
   id,
 }: Pick<Transfer<unknown>, 'site' | 'id'>): Promise<string> {
-  return `${await site.files.mountPoint()}.UNICORE_${id}.part`;
+  return `${await site.files.mountPoint()}${partName(id)}`;
+}
+
+export function partName(id: string): string {
+  return `.UNICORE_${id}.part`;
 }
 
 /** Runs shell text as the user, with the job's umask. @returns what it printed */
@@ -23,7 +28,7 @@ export async function run(
   { site, signal }: Pick<Transfer<unknown>, 'site' | 'signal'>,
   script: string,
 ): Promise<string> {
-  const { identity } = site.target;
+  const { identity } = targetOf(site);
   return await site.tsi().execute(identity, `umask ${site.files.umask}\n${script}`, { signal });
 }
 

@@ -49,6 +49,7 @@ export async function waitOut(transfer: AnyTransfer, work: () => Promise<void>):
 
 /** @throws what the target system's binding says when there will be none again */
 export function throwIfGone({ site }: Pick<AnyTransfer, 'site'>): void {
+  if (!site.target) return;
   try {
     site.tsi();
   } catch (error) {

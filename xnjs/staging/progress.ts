@@ -44,6 +44,8 @@ export class Progress {
   #storedAt = 0;
   /** Bytes that have moved in this process: whether it gets on. */
   moved = 0;
+  /** The file under way, for those who look on. */
+  #under: { readonly offset: number; readonly movedBefore: number } | undefined;
 
   constructor(store: TransferStore, key: TransferKey, record: TransferRecord | undefined) {
     this.#store = store;
@@ -60,6 +62,17 @@ export class Progress {
     return this.#record.file === file ? this.#record : undefined;
   }
 
+  /** Bytes that are over there, also of the file under way. */
+  get transferredBytes(): number {
+    const { offset = 0, movedBefore = this.moved } = this.#under ?? {};
+    return this.#record.bytes + offset + this.moved - movedBefore;
+  }
+
+  /** The bytes of a file begin to move, from `offset` on. */
+  began(_file: string, offset: number, _totalBytes: number | undefined): void {
+    this.#under = { offset, movedBefore: this.moved };
+  }
+
   /** Begins with a file, or says more of it; durable when this returns. */
   async note(file: string, known: Known): Promise<void> {
     const { state, bytes, lastDone } = this.#record;
@@ -73,6 +86,7 @@ export class Progress {
    */
   async complete(file: string, bytes: number, exactly: boolean, nowMs: number): Promise<void> {
     const { state, bytes: before } = this.#record;
+    this.#under = undefined;
     this.#record = { state, bytes: before + bytes, lastDone: file };
     if (exactly || nowMs - this.#storedAt >= rememberMs) {
       this.#storedAt = nowMs;

@@ -30,3 +30,8 @@ export function protocolOf(url: string): Protocol | undefined {
   if (scheme === undefined) return undefined;
   return parseUnicoreUrl(url) ? unicore : protocols.get(scheme);
 }
+
+/** By scheme, for those who asked for another. */
+export function protocolsOffered(): readonly string[] {
+  return [...protocols.keys()].map((scheme) => (scheme === 'bft' ? 'BFT' : scheme));
+}

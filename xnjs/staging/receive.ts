@@ -1,9 +1,12 @@
-import { finished, pipeline, Transform, type Readable } from 'node:stream';
-import { asGridError, GridError } from '#kernel/errors.js';
+import type { Readable } from 'node:stream';
+import { asGridError } from '#kernel/errors.js';
 import { quote } from '../incarnation/quote.js';
 import { digestOf, type Digest } from './digest.js';
-import { PassingError, reasonOf, StagingError } from './errors.js';
+import { PassingError } from './errors.js';
 import { absolute, chmodMode, moveIntoPlace, partOf, run } from './on-target.js';
+import { pour } from './pour.js';
+import { receiveOnServer } from './receive-on-server.js';
+import { targetOf } from './staging.js';
 import type { ImportTransfer } from './transfer.js';
 
 /** Bytes of a source from `offset` on. */
@@ -25,9 +28,6 @@ export type SourceFile = {
   open(from: Resume | undefined): Promise<OpenSource>;
 };
 
-/** Read ahead of the target system. */
-const bufferedBytes = 2 * 1024 * 1024;
-
 /**
  * Streams a source into a part file, from where a former try left it, checks it and moves it to its place.
  * Nothing is collected: what the target system does not take is not read.
@@ -39,6 +39,7 @@ export async function receive(
   file: SourceFile,
 ): Promise<number | undefined> {
   const { entry, site, progress } = transfer;
+  if (!site.target) return await receiveOnServer(transfer, to, file);
   const target = await absolute(transfer, to);
   if (entry.mode === 'nooverwrite' && (await sizeOf(transfer, target)) !== undefined)
     return undefined;
@@ -48,6 +49,7 @@ export async function receive(
   const source = await file.open(await resumable(transfer, to, part));
   source.body.on('error', () => undefined); // it is told by whoever reads
   try {
+    progress.began(to, source.offset, source.totalBytes);
     if (source.validator !== progress.of(to)?.validator)
       await progress.note(to, { validator: source.validator });
     const digest = digestOf(entry.parameters['checksum']);
@@ -74,7 +76,7 @@ export async function receive(
 }
 
 async function sizeOf({ site, signal }: ImportTransfer, path: string): Promise<number | undefined> {
-  const [found] = await site.tsi().list(site.target.identity, path, 'A', { signal });
+  const [found] = await site.tsi().list(targetOf(site).identity, path, 'A', { signal });
   return found?.sizeBytes;
 }
 
@@ -95,44 +97,25 @@ async function digestPart(
   length: number,
   digest: Digest,
 ): Promise<void> {
-  const { identity } = site.target;
+  const { identity } = targetOf(site);
   const bytes = site.tsi().read(identity, part, { length }, { signal }) as AsyncIterable<Buffer>;
   for await (const chunk of bytes) digest.update(chunk);
 }
 
 /** @returns size of the part */
 async function copy(
-  { site, signal, progress }: ImportTransfer,
+  transfer: ImportTransfer,
   part: string,
-  { offset, body, totalBytes }: OpenSource,
+  source: OpenSource,
   digest: Digest | undefined,
 ): Promise<{ size: number }> {
-  let cause: unknown;
-  finished(body, { writable: false }, (error) => (cause = error ?? undefined));
-  const meter = new Transform({
-    readableHighWaterMark: bufferedBytes,
-    transform(chunk: Buffer, _encoding, done) {
-      progress.moved += chunk.length;
-      digest?.update(chunk);
-      done(null, chunk);
-    },
-  });
+  const { site, signal } = transfer;
   const mode = 0o666 & ~Number.parseInt(site.files.umask, 8);
-  const how = { mode, append: offset > 0 };
-  let size: number;
-  try {
-    const source = pipeline(body, meter, () => undefined);
-    size = offset + (await site.tsi().write(site.target.identity, part, source, how, { signal }));
-  } catch (error) {
-    signal.throwIfAborted();
-    if (error instanceof GridError || cause === undefined) throw error;
-    throw new PassingError(`the connection broke: ${reasonOf(cause)}`, { cause });
-  } finally {
-    meter.destroy();
-  }
-  if (totalBytes === undefined || size === totalBytes) return { size };
-  if (size < totalBytes) throw new PassingError(`${size} of ${totalBytes} bytes came`);
-  throw new StagingError('PEER_FAILED', `${size} bytes came, announced were ${totalBytes}`);
+  const how = { mode, append: source.offset > 0 };
+  const { identity } = targetOf(site);
+  return await pour(transfer, source, digest, (bytes) =>
+    site.tsi().write(identity, part, bytes, how, { signal }),
+  );
 }
 
 async function finish(

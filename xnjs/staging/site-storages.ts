@@ -1,5 +1,5 @@
+import { isAllowed, type AccessLevel } from '#kernel/security/acl.js';
 import type { FileSpace } from '../files/file-space.js';
-import { isAllowed, type AccessLevel } from '../storage/acl.js';
 import type { Storages } from '../storage/storages.js';
 import type { Target, Targets } from '../target.js';
 import { StagingError } from './errors.js';

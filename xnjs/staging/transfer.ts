@@ -21,12 +21,13 @@ export type Services = {
   readonly log: Log;
 };
 
-/** One try at one element of a job's `Imports` or `Exports`. */
+/** One try at one element of a job's `Imports` or `Exports`, or at a transfer of no job. */
 export type Transfer<Entry> = Services & {
   /** Names it among those of the job: `in_1_0`. */
   readonly id: string;
   readonly entry: Entry;
-  readonly job: Job;
+  /** Or a transfer of its own. */
+  readonly job: Pick<Job, 'id' | 'ownerDn'>;
   readonly site: StagingSite;
   readonly signal: AbortSignal;
   readonly progress: Progress;

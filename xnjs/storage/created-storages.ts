@@ -3,6 +3,7 @@ import { asGridError, errorText, GridError } from '#kernel/errors.js';
 import type { Log } from '#kernel/log.js';
 import { createSerial } from '#kernel/persistence/serial.js';
 import type { FileSpace } from '../files/file-space.js';
+import { Reaper } from '../reaper.js';
 import type { TargetEvent, Targets } from '../target.js';
 import { step, type StorageEvent } from './state.js';
 import type { CreatedStorage, StorageStore } from './storage.js';
@@ -31,11 +32,21 @@ export class CreatedStorages implements AsyncDisposable {
   readonly #queue = createSerial();
   readonly #closing = new AbortController();
   readonly #background = new Set<Promise<void>>();
+  readonly #reaper: Reaper;
   #unsubscribe: (() => void) | undefined;
 
   constructor(options: CreatedStoragesOptions) {
     this.#options = options;
     this.#log = options.log.child({ part: 'xnjs.storage' });
+    const { clock, reaperIntervalMs: intervalMs } = options;
+    this.#reaper = new Reaper(
+      { clock, log: this.#log, intervalMs },
+      {
+        what: 'storage',
+        expired: (nowMs) => this.#expired(nowMs),
+        end: (id) => this.destroy(id, 'its life time is over'),
+      },
+    );
   }
 
   /** Goes on with what was begun. The target systems must be known by now. */
@@ -43,7 +54,7 @@ export class CreatedStorages implements AsyncDisposable {
     for (const record of records) this.#records.set(record.id, record);
     this.#unsubscribe = this.#options.targets.subscribe((event) => this.#onTarget(event));
     for (const { id } of records) this.#schedule(id);
-    this.#spawn(this.#reap());
+    this.#reaper.start();
   }
 
   find(id: string): CreatedStorage | undefined {
@@ -94,6 +105,7 @@ export class CreatedStorages implements AsyncDisposable {
   async [Symbol.asyncDispose](): Promise<void> {
     this.#unsubscribe?.();
     this.#closing.abort();
+    await this.#reaper[Symbol.asyncDispose]();
     await Promise.allSettled(this.#background);
   }
 
@@ -170,16 +182,9 @@ export class CreatedStorages implements AsyncDisposable {
     this.#schedule(id);
   }
 
-  async #reap(): Promise<void> {
-    const { clock, reaperIntervalMs } = this.#options;
-    while (!this.#closing.signal.aborted) {
-      for (const { id, terminationMs, state } of this.#records.values())
-        if (terminationMs !== undefined && terminationMs <= clock.now() && state !== 'DESTROYING')
-          await this.destroy(id, 'its life time is over').catch((error: unknown) =>
-            this.#log.error({ storageId: id, err: error }, 'expired storage could not be ended'),
-          );
-      await clock.sleep(reaperIntervalMs, this.#closing.signal);
-    }
+  *#expired(nowMs: number): Iterable<string> {
+    for (const { id, terminationMs, state } of this.#records.values())
+      if (terminationMs !== undefined && terminationMs <= nowMs && state !== 'DESTROYING') yield id;
   }
 
   /** Work that nobody waits for. */

@@ -3,7 +3,7 @@ import { describeIssues } from '#kernel/config.js';
 import { GridError } from '#kernel/errors.js';
 import type { StorageType } from './config.js';
 import type { CreatedStorage } from './storage.js';
-import type { StorageTargets } from './storages.js';
+import type { StorageTargets } from './storages-options.js';
 
 export type NewStorage = {
   readonly ownerDn: string;

@@ -1,38 +1,16 @@
 import { randomUUID } from 'node:crypto';
-import type { Clock } from '#kernel/clock.js';
 import { asGridError, GridError } from '#kernel/errors.js';
 import type { Caller } from '#kernel/http/caller.js';
-import type { Log } from '#kernel/log.js';
 import { createSerial } from '#kernel/persistence/serial.js';
-import { TsiFileSpace } from '../files/tsi-file-space.js';
-import type { FileSpace } from '../files/file-space.js';
-import type { JobEngine } from '../job/engine.js';
-import type { Job } from '../job/job.js';
-import type { Target, Targets } from '../target.js';
+import { aclSubjectsOf, isAllowed, parseAcl } from '#kernel/security/acl.js';
 import type { TargetSystem } from '../vm/target-system.js';
-import { isAllowed, parseAcl } from './acl.js';
-import type { SharedStorage, StoragesConfig, StorageType } from './config.js';
+import type { StorageType } from './config.js';
 import { CreatedStorages } from './created-storages.js';
 import { HostStorages } from './host-storages.js';
 import { planStorage, type NewStorage } from './new-storage.js';
-import type { CreatedStorage, Storage, StorageSettings, StorageStore } from './storage.js';
-
-/** The target systems as storages see them. */
-export type StorageTargets = Targets & {
-  /** @throws `NOT_FOUND` */
-  get(id: string): TargetSystem;
-  /** The newest first. */
-  list(filter: { ownerDn?: string }): readonly TargetSystem[];
-};
-
-export type StoragesOptions = {
-  readonly config: StoragesConfig;
-  readonly store: StorageStore;
-  readonly targets: StorageTargets;
-  readonly jobs: Pick<JobEngine, 'get' | 'list' | 'files' | 'update'>;
-  readonly clock: Clock;
-  readonly log: Log;
-};
+import { isOffered, StorageViews } from './storage-views.js';
+import type { CreatedStorage, Storage, StorageSettings } from './storage.js';
+import type { StoragesOptions } from './storages-options.js';
 
 export type StorageChange = StorageSettings & { readonly terminationMs?: number };
 export type StoragePage = {
@@ -47,15 +25,6 @@ const ofTarget = /^([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})-(\w{1,40})$/;
 const workspace = 'uspace';
 const pruneMs = 60 * 60_000;
 
-const states = {
-  INITIALIZING: 'INITIALIZING',
-  READY: 'READY',
-  UNREACHABLE: 'ERROR',
-  FAILED: 'ERROR',
-  DESTROYING: 'SHUTTING_DOWN',
-  DESTROYED: 'SHUTTING_DOWN',
-} as const;
-
 /**
  * All storages of this server: HOME, WORK and what the operator shares in each target system, job
  * directories, directories of the host, and what users have made by a storage factory.
@@ -64,6 +33,7 @@ export class Storages implements AsyncDisposable {
   readonly #options: StoragesOptions;
   readonly #host: HostStorages;
   readonly #created: CreatedStorages;
+  readonly #views: StorageViews;
   readonly #settings = new Map<string, StorageSettings>();
   readonly #queue = createSerial();
   #pruning: NodeJS.Timeout | undefined;
@@ -72,11 +42,16 @@ export class Storages implements AsyncDisposable {
     const { config, clock } = options;
     this.#options = options;
     this.#host = new HostStorages(clock);
+    this.#views = new StorageViews({
+      ...options,
+      host: this.#host,
+      settingsOf: (id) => this.#settings.get(id),
+    });
     this.#created = new CreatedStorages({
       ...options,
       perUser: config.perUser,
       reaperIntervalMs: config.reaperIntervalMs,
-      filesOf: (record) => this.#filesOfCreated(record),
+      filesOf: (record) => this.#views.filesOfCreated(record),
     });
   }
 
@@ -112,10 +87,10 @@ export class Storages implements AsyncDisposable {
     const [, owner = '', name = ''] = ofTarget.exec(id) ?? [];
     const found =
       name === workspace
-        ? await this.#ofJob(id, owner)
+        ? await this.#views.ofJob(id, owner)
         : name === ''
-          ? (this.#createdOf(id) ?? this.#shared(id))
-          : this.#ofTarget(id, owner, name);
+          ? this.#ofNone(id)
+          : this.#views.ofTarget(id, owner, name);
     if (found) return found;
     throw new GridError('NOT_FOUND', `there is no storage ${id}`);
   }
@@ -131,6 +106,7 @@ export class Storages implements AsyncDisposable {
     if (!workspaces) return { ids: here, total: ids.length };
     const jobs = await this.#options.jobs.list({
       ownerDn: caller.dn,
+      grantedTo: aclSubjectsOf(caller),
       tags,
       offset: Math.max(0, offset - ids.length),
       num: num - here.length,
@@ -186,9 +162,10 @@ export class Storages implements AsyncDisposable {
     }
     if (terminationMs !== undefined)
       throw new GridError('BAD_REQUEST', 'this storage lives as long as its target system or job');
-    const { tags, ...others } = settings;
-    // a job and its directory are found by the same tags
-    if (jobId !== undefined && tags !== undefined) await jobs.update(jobId, { tags });
+    const { tags, acl, ...others } = settings;
+    // a job and its directory are found by the same tags, and open to the same people
+    const ofJob = { ...(tags && { tags }), ...(acl && { acl }) };
+    if (jobId !== undefined && Object.keys(ofJob).length > 0) await jobs.update(jobId, ofJob);
     const kept = jobId === undefined ? settings : others;
     await this.#queue(id, async () => {
       const after = { ...this.#settings.get(id), ...kept };
@@ -203,123 +180,10 @@ export class Storages implements AsyncDisposable {
     return lifetime === undefined ? undefined : this.#options.clock.now() + lifetime * 1_000;
   }
 
-  #ofTarget(id: string, targetId: string, name: string): Storage | undefined {
-    const { targets, config } = this.#options;
-    const target = targets.find(targetId);
-    if (!target) return undefined;
-    const system = targets.get(targetId);
-    const place = config.shared[name];
-    const root = rootOf(name, target, place, system.image.metadata.name);
-    if (root === undefined) return undefined;
-    const kind = name === 'HOME' || name === 'WORK' ? name : 'SHARED';
-    const defaults = place ?? { description: descriptions[kind], umask: '077' };
-    const { umask = defaults.umask, ...settings } = this.#settings.get(id) ?? {};
-    const files = this.#onTarget(target, root, umask, name === 'WORK');
-    return {
-      id,
-      kind,
-      targetId,
-      ownerDn: target.ownerDn,
-      description: defaults.description,
-      ...withoutSettings,
-      ...settings,
-      ...statusOf(system),
-      umask: files.umask,
-      metadata: true,
-      terminationMs: system.terminationMs,
-      files: () => files,
-    };
-  }
-
-  async #ofJob(id: string, jobId: string): Promise<Storage | undefined> {
-    const { jobs, targets } = this.#options;
-    const job = await jobs.get(jobId);
-    if (!targets.find(job.targetId)) return undefined;
-    const { umask, ...settings } = this.#settings.get(id) ?? {};
-    const files = umask === undefined ? jobs.files(job) : jobs.files(job).withUmask(umask);
-    return {
-      id,
-      kind: 'USPACE',
-      targetId: job.targetId,
-      ownerDn: job.ownerDn,
-      description: 'Job directory',
-      ...withoutSettings,
-      ...settings,
-      tags: job.tags,
-      ...jobStatusOf(job, targets.get(job.targetId)),
-      umask: files.umask,
-      metadata: false,
-      terminationMs: job.terminationMs,
-      jobId,
-      files: () => files,
-    };
-  }
-
-  #shared(id: string): Storage | undefined {
-    const { config } = this.#options;
-    const place = Object.hasOwn(config.shared, id) ? config.shared[id] : undefined;
-    if (place?.on !== 'host') return undefined;
-    const { umask = place.umask, ...settings } = this.#settings.get(id) ?? {};
-    return {
-      id,
-      kind: 'SHARED',
-      description: place.description,
-      ...withoutSettings,
-      acl: ['write:ROLE:user'],
-      ...settings,
-      status: 'READY',
-      statusMessage: 'N/A',
-      filesystem: 'this server',
-      umask: Number.parseInt(umask, 8).toString(8),
-      metadata: true,
-      files: (userDn) => this.#host.ofUser(place.path, userDn, umask, place.quotaMiB),
-    };
-  }
-
-  #createdOf(id: string): Storage | undefined {
-    const record = this.#created.find(id);
-    if (!record || record.state === 'DESTROYING') return undefined;
-    const { place, settings, reason, state } = record;
-    const system = place.on === 'target' ? this.#systemOf(place.targetId) : undefined;
-    const mine = { status: states[state], statusMessage: reason };
-    return {
-      id,
-      kind: 'CREATED',
-      ...(place.on === 'target' && { targetId: place.targetId }),
-      ownerDn: record.ownerDn,
-      description: record.type,
-      ...withoutSettings,
-      ...settings,
-      filesystem: place.on === 'host' ? 'this server' : `target system ${place.targetId}`,
-      ...(state === 'READY' && system ? statusOf(system) : mine),
-      umask: Number.parseInt(settings.umask ?? '077', 8).toString(8),
-      metadata: record.metadata,
-      terminationMs: record.terminationMs,
-      type: record.type,
-      files: () => this.#filesOfCreated(record),
-    };
-  }
-
-  /** @throws `NOT_FOUND` its target system is gone */
-  #filesOfCreated({ id, place, settings: { umask = '077' } }: CreatedStorage): FileSpace {
-    if (place.on === 'host') return this.#host.ofStorage(place.base, id, umask, place.quotaMiB);
-    const target = this.#options.targets.find(place.targetId);
-    if (target) return this.#onTarget(target, place.path, umask);
-    throw new GridError('NOT_FOUND', `the target system of storage ${id} is gone`);
-  }
-
-  #onTarget({ id, identity }: Target, root: string, umask: string, makesRoot = false): FileSpace {
-    const { targets } = this.#options;
-    const tsi = (): ReturnType<Target['tsi']> => {
-      const target = targets.find(id);
-      if (target) return target.tsi();
-      throw new GridError('NOT_FOUND', `target system ${id} is gone`);
-    };
-    return new TsiFileSpace({ root, identity, tsi, umask, makesRoot });
-  }
-
-  #systemOf(id: string): TargetSystem | undefined {
-    return this.#options.targets.find(id) && this.#options.targets.get(id);
+  /** One that belongs to no target system or job. */
+  #ofNone(id: string): Storage | undefined {
+    const created = this.#created.find(id);
+    return (created && this.#views.created(created)) ?? this.#views.shared(id);
   }
 
   /** Without directories of jobs. Own ones first, then what is shared with the caller. */
@@ -355,44 +219,6 @@ export class Storages implements AsyncDisposable {
       this.#settings.delete(id);
     }
   }
-}
-
-const withoutSettings = { tags: [] as readonly string[], acl: [] as readonly string[] };
-const descriptions = {
-  HOME: 'Home directory',
-  WORK: 'Directories of jobs',
-  SHARED: 'Filesystem',
-} as const;
-
-function rootOf(
-  name: string,
-  { jobsDirectory }: Target,
-  place: SharedStorage | undefined,
-  image: string,
-): string | undefined {
-  if (name === 'HOME') return '$HOME';
-  if (name === 'WORK') return jobsDirectory;
-  return place?.on === 'target' && isOffered(place, image) ? place.path : undefined;
-}
-
-function isOffered(place: SharedStorage, image: string): boolean {
-  return place.on === 'target' && (place.images?.includes(image) ?? true);
-}
-
-function statusOf({ id, state, evidence }: TargetSystem) {
-  return {
-    status: states[state],
-    statusMessage: evidence.fact,
-    filesystem: `target system ${id}`,
-  };
-}
-
-/** A job's directory exists once the job has made it. */
-function jobStatusOf({ state }: Job, system: TargetSystem) {
-  const status = statusOf(system);
-  return state === 'CREATED' && status.status === 'READY'
-    ? { ...status, status: states.INITIALIZING, statusMessage: 'the job makes it' }
-    : status;
 }
 
 /** An unknown answer counts as yes. */

@@ -6,6 +6,7 @@ import type { AgentFacts } from '#tsi/protocol/facts.js';
 import type { ScriptHeader } from '../idb/script-header.js';
 import { AgentLink } from '../tsi/agent-link.js';
 import { createTsi, type TsiClient } from '../tsi/tsi-client.js';
+import type { TsiIdentity } from '../tsi/tsi.js';
 import { agentPort } from './domain-xml.js';
 import type { Hypervisor } from './hypervisor.js';
 import type { TargetBinding } from './target-binding.js';
@@ -57,6 +58,11 @@ export class AgentBinding implements TargetBinding {
 
   onExit(listener: (bssId: string) => void): void {
     this.#link.onExit(listener);
+  }
+
+  /** The machine is its only login node, whatever it is called. */
+  forward(identity: TsiIdentity, service: string, signal: AbortSignal): Promise<Duplex> {
+    return this.#link.forward(identity, service, signal);
   }
 
   /** What the guest says of itself; `undefined` if that makes no sense. */

@@ -1,3 +1,4 @@
+import type { Duplex } from 'node:stream';
 import type { Clock } from '#kernel/clock.js';
 import { errorText, GridError } from '#kernel/errors.js';
 import type { Log } from '#kernel/log.js';
@@ -5,7 +6,7 @@ import type { ScriptHeader } from '../idb/script-header.js';
 import { callbackTransport, type CallbackPorts, type TsiTls } from '../tsi/callback-transport.js';
 import { createTsi, type TsiClient } from '../tsi/tsi-client.js';
 import { TsiGroup } from '../tsi/tsi-group.js';
-import type { Tsi } from '../tsi/tsi.js';
+import type { Tsi, TsiIdentity, TsiTransport } from '../tsi/tsi.js';
 import type { TargetBinding } from './target-binding.js';
 
 export type ClassicBindingOptions = {
@@ -28,7 +29,11 @@ export type ClassicBindingOptions = {
 };
 
 /** The TSIs at an address, and what asks each of them whether it lives. */
-type Bound = { readonly group: TsiGroup; readonly probes: readonly TsiClient[] };
+type Bound = {
+  readonly group: TsiGroup;
+  readonly probes: readonly TsiClient[];
+  readonly transports: readonly TsiTransport[];
+};
 
 const againMs = 250;
 
@@ -53,9 +58,20 @@ export class ClassicBinding implements TargetBinding {
   }
 
   get tsi(): Tsi {
-    if (this.#bound) return this.#bound.group.tsi;
-    const text = `the TSI of target system ${this.#options.name} does not answer: ${this.#failure}`;
-    throw new GridError('TSI_UNAVAILABLE', text, { vmId: this.#options.name });
+    return this.#answering().group.tsi;
+  }
+
+  async forward(
+    identity: TsiIdentity,
+    service: string,
+    signal: AbortSignal,
+    loginNode?: string,
+  ): Promise<Duplex> {
+    const { group, transports } = this.#answering();
+    const chosen = group.choose(loginNode);
+    const transport = transports.find(({ name }) => name === chosen);
+    if (transport?.forward) return await transport.forward(identity, service, signal);
+    throw new GridError('NOT_IMPLEMENTED', `${chosen} forwards no connections`);
   }
 
   onChange(listener: (up: boolean) => void): void {
@@ -71,6 +87,12 @@ export class ClassicBinding implements TargetBinding {
     this.#closing.abort(new Error('the target system is let go'));
     this.#listeners.clear();
     await this.#running;
+  }
+
+  #answering(): Bound {
+    if (this.#bound) return this.#bound;
+    const text = `the TSI of target system ${this.#options.name} does not answer: ${this.#failure}`;
+    throw new GridError('TSI_UNAVAILABLE', text, { vmId: this.#options.name });
   }
 
   async #run(): Promise<void> {
@@ -123,6 +145,7 @@ export class ClassicBinding implements TargetBinding {
       tsi: createTsi(transport, { ...common, systemIdentity }),
     }));
     return {
+      transports,
       group: new TsiGroup({ name, nodes, ...common }),
       probes: transports.map((transport) =>
         createTsi(transport, { ...common, workers: 1, callMs, openMs: callMs }),

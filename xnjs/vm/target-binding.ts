@@ -1,5 +1,6 @@
+import type { Duplex } from 'node:stream';
 import type { AgentFacts } from '#tsi/protocol/facts.js';
-import type { Tsi } from '../tsi/tsi.js';
+import type { Tsi, TsiIdentity } from '../tsi/tsi.js';
 
 /** The live side of a target system whose domain runs: how its TSI is reached, and whether it answers. */
 export type TargetBinding = AsyncDisposable & {
@@ -11,4 +12,11 @@ export type TargetBinding = AsyncDisposable & {
   onExit?(listener: (bssId: string) => void): void;
   /** What the guest says of itself, if it does. */
   facts(): Promise<AgentFacts | undefined>;
+  /** @see TsiTransport.forward @param loginNode of several; any by default */
+  forward(
+    identity: TsiIdentity,
+    service: string,
+    signal: AbortSignal,
+    loginNode?: string,
+  ): Promise<Duplex>;
 };

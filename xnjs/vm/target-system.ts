@@ -2,6 +2,7 @@ import type { ImageRecord } from '#imagerepo/contract.js';
 import type { AgentFacts } from '#tsi/protocol/facts.js';
 import type { IdbSubject } from '../idb/idb.js';
 import type { MachineSize } from './machine-size.js';
+import type { TsiIdentity } from '../tsi/tsi.js';
 import type { VmState } from './state.js';
 
 /** Why a state is believed: who said what, and when (ms since the epoch). */
@@ -40,20 +41,30 @@ export type TargetSystem = {
   readonly boot: BootTimeline;
   /** What the guest says of itself. For display only; nothing is decided by it. */
   readonly facts?: AgentFacts;
+  /** What its batch system told of its queues; absent: it has not been asked yet. */
+  readonly queues?: NonNullable<IdbSubject['queues']>;
   readonly tags: readonly string[];
   /** The job that it was made for, and ends with (ADR 024). */
   readonly jobId?: string;
+  /** What others may do, `write:GROUP:physics`; absent: nothing. */
+  readonly acl?: readonly string[];
   /** ms since the epoch */
   readonly createdMs: number;
   /** ms since the epoch; absent: lives until deleted */
   readonly terminationMs?: number;
 };
 
+/** Whom jobs run as there. */
+export function identityOf({ image }: Pick<TargetSystem, 'image'>): TsiIdentity {
+  return { login: image.metadata.tsi.login, groups: 'DEFAULT_GID' };
+}
+
 /** What the record says for the IDB of its target system. */
 export function idbSubject({
   id,
   image,
   parameters,
+  queues,
 }: TargetSystem): IdbSubject & { readonly id: string } {
   const { applications, partitions, resources, info } = image.metadata;
   return {
@@ -61,5 +72,6 @@ export function idbSubject({
     applications,
     fragment: { partitions, resources, info },
     limits: { cpus: parameters.cpus, memoryBytes: parameters.memoryMiB * 1024 * 1024 },
+    ...(queues && { queues }),
   };
 }

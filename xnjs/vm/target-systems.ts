@@ -1,20 +1,14 @@
 import { randomUUID } from 'node:crypto';
-import { EventEmitter } from 'node:events';
-import { imageFormats } from '#imagerepo/contract.js';
-import { asGridError, errorText, GridError } from '#kernel/errors.js';
+import { GridError } from '#kernel/errors.js';
 import type { Log } from '#kernel/log.js';
 import { createSerial } from '#kernel/persistence/serial.js';
-import type { AgentFacts } from '#tsi/protocol/facts.js';
+import { mergeIdb, type TargetIdb } from '../idb/idb.js';
 import type { Target, TargetEvent, Targets } from '../target.js';
-import { completeTimeline } from './boot.js';
-import { createBinding } from './create-binding.js';
-import { domainXml } from './domain-xml.js';
-import type { DomainView } from './hypervisor.js';
-import { networkDefinition } from './network.js';
+import { Machines } from './machines.js';
 import { chooseDriver, chooseParameters } from './parameters.js';
 import { step, VmError, type VmEvent, type VmState } from './state.js';
-import { idbSubject, type Driver, type Evidence, type TargetSystem } from './target-system.js';
 import type { TargetBinding } from './target-binding.js';
+import { idbSubject, identityOf, type Evidence, type TargetSystem } from './target-system.js';
 import type { NewTargetSystem, TargetSystemsOptions } from './target-systems-options.js';
 import { requireNetwork } from './tsi-network.js';
 
@@ -27,37 +21,39 @@ const reaperMs = 1_000;
 
 /**
  * The target systems of this server and their virtual machines. Each record is changed by `step` alone,
- * one event at a time, and is stored before anything is done about it; `#reconcile` then makes the world
- * look like the record, and may be repeated at any time.
+ * one event at a time, and is stored before anything is done about it; {@link Machines} then makes the world
+ * look like the record, which may be repeated at any time.
  */
 export class TargetSystems implements Targets, AsyncDisposable {
   readonly #options: TargetSystemsOptions;
   readonly #log: Log;
   readonly #records = new Map<string, TargetSystem>();
-  readonly #bindings = new Map<string, TargetBinding>();
+  readonly #machines: Machines;
   /** One piece of work after the other for each record. */
   readonly #queue = createSerial();
   readonly #listeners = new Set<(event: TargetEvent) => void>();
-  /** By target system: ids of jobs whose end its agent has told. */
-  readonly #exits = new EventEmitter();
   readonly #stopping = new AbortController();
-  readonly #unsubscribe: (() => void)[] = [];
 
   constructor(options: TargetSystemsOptions) {
     this.#options = options;
     this.#log = options.log.child({ part: 'xnjs.vm' });
+    const records = {
+      find: (id: string) => this.#records.get(id),
+      get: (id: string) => this.get(id),
+      queue: (id: string, work: () => Promise<void>) => this.#queue(id, work),
+      apply: (id: string, event: VmEvent) => this.#apply(id, event),
+      applyNow: (id: string, event: VmEvent) => this.#applyNow(id, event),
+      save: (record: TargetSystem) => this.#save(record),
+      show: (record: TargetSystem) => void this.#records.set(record.id, record),
+    };
+    this.#machines = new Machines(options, records, this.#stopping.signal);
   }
 
   /** Re-attaches to what ran before, finishes what was begun, removes what nobody owns. */
   async start(): Promise<void> {
-    const { store, hypervisor } = this.#options;
-    for (const record of await store.all()) this.#records.set(record.id, record);
-    this.#unsubscribe.push(
-      hypervisor.onDomain((domain) => this.#onDomain(domain)),
-      hypervisor.onAvailable((driver) => this.#spawn(this.#compare(driver))),
-    );
+    for (const record of await this.#options.store.all()) this.#records.set(record.id, record);
     for (const record of this.#records.values()) this.#schedule(record.id);
-    for (const driver of hypervisor.available()) this.#spawn(this.#compare(driver));
+    this.#machines.start();
     this.#spawn(this.#reap());
   }
 
@@ -90,7 +86,7 @@ export class TargetSystems implements Targets, AsyncDisposable {
   }
 
   async #create(wish: NewTargetSystem): Promise<TargetSystem> {
-    const { images, store, clock, limits, hypervisor } = this.#options;
+    const { images, clock, limits, hypervisor } = this.#options;
     const mine = this.list({ ownerDn: wish.ownerDn }).filter(({ state }) => state !== 'DESTROYING');
     if (mine.length >= limits.perUser)
       throw new VmError(
@@ -114,8 +110,7 @@ export class TargetSystems implements Targets, AsyncDisposable {
       createdMs: requestedMs,
       ...(wish.terminationMs !== undefined && { terminationMs: wish.terminationMs }),
     };
-    await store.save(record);
-    this.#records.set(record.id, record);
+    await this.#save(record);
     this.#log.info(
       { vmId: record.id, imageId: image.id, dn: wish.ownerDn },
       'target system requested',
@@ -124,15 +119,14 @@ export class TargetSystems implements Targets, AsyncDisposable {
     return record;
   }
 
-  /** Changes what is not the machine's: tags, life time. */
+  /** Changes what is not the machine's: tags, ACL, life time. */
   async update(
     id: string,
-    change: { tags?: readonly string[]; terminationMs?: number },
+    change: { tags?: readonly string[]; acl?: readonly string[]; terminationMs?: number },
   ): Promise<TargetSystem> {
     return await this.#queue(id, async () => {
       const next = { ...this.get(id), ...change };
-      await this.#options.store.save(next);
-      this.#records.set(id, next);
+      await this.#save(next);
       return next;
     });
   }
@@ -162,21 +156,35 @@ export class TargetSystems implements Targets, AsyncDisposable {
     const { idb } = this.#options;
     const target: Target = {
       ownerDn: record.ownerDn,
-      identity: { login: metadata.tsi.login, groups: 'DEFAULT_GID' },
+      identity: identityOf(record),
       jobsDirectory: metadata.tsi.jobsDirectory,
       ...idbSubject(record),
-      tsi: () => {
-        const binding = this.#bindings.get(targetId);
-        if (binding && this.get(targetId).state === 'READY') return binding.tsi;
-        const text = `the TSI of target system ${targetId} is not reachable`;
-        throw new GridError('TSI_UNAVAILABLE', text, { vmId: targetId });
-      },
-      onExit: (listener) => {
-        this.#exits.on(targetId, listener);
-        return () => this.#exits.off(targetId, listener);
+      tsi: () => this.#answering(targetId).tsi,
+      forward: async (service, signal, loginNode) =>
+        await this.#answering(targetId).forward(target.identity, service, signal, loginNode),
+      onExit: (listener) => this.#machines.onExit(targetId, listener),
+    };
+    return { ...target, idb: this.#idbOf(target, idb?.bind(target)) };
+  }
+
+  /** Complete only when the batch system has told its queues for the first time. */
+  #idbOf(target: Target, idb: TargetIdb | undefined): TargetIdb {
+    const isUnasked = target.queues === undefined;
+    return {
+      current: () => idb?.current() ?? mergeIdb(target),
+      isStale: () => isUnasked || idb?.isStale() === true,
+      refresh: async () => {
+        if (isUnasked) await this.#machines.askQueues(target.id);
+        if (idb?.isStale()) await idb.refresh();
       },
     };
-    return idb ? { ...target, idb: idb.bind(target) } : target;
+  }
+
+  #answering(targetId: string): TargetBinding {
+    const binding = this.#machines.binding(targetId);
+    if (binding && this.get(targetId).state === 'READY') return binding;
+    const text = `the TSI of target system ${targetId} is not reachable`;
+    throw new GridError('TSI_UNAVAILABLE', text, { vmId: targetId });
   }
 
   subscribe(listener: (event: TargetEvent) => void): () => void {
@@ -187,10 +195,10 @@ export class TargetSystems implements Targets, AsyncDisposable {
   /** Lets go of every machine; they run on, and `start` finds them again. */
   async [Symbol.asyncDispose](): Promise<void> {
     this.#stopping.abort();
-    for (const end of this.#unsubscribe.splice(0)) end();
+    this.#machines.stopListening();
     const idle = [...this.#records.keys()].map((id) => this.#queue(id, () => Promise.resolve()));
     await Promise.allSettled(idle);
-    await Promise.allSettled([...this.#bindings.keys()].map((id) => this.#unbind(id)));
+    await this.#machines[Symbol.asyncDispose]();
   }
 
   #evidence(source: Evidence['source'], fact: string): Evidence {
@@ -212,8 +220,7 @@ export class TargetSystems implements Targets, AsyncDisposable {
       await this.#options.store.remove(id);
       this.#records.delete(id);
     } else {
-      await this.#options.store.save(after);
-      this.#records.set(id, after);
+      await this.#save(after);
     }
     if (after.state === before.state) return;
     this.#log.info(
@@ -221,6 +228,11 @@ export class TargetSystems implements Targets, AsyncDisposable {
       'target system changed',
     );
     this.#announce(before, after);
+  }
+
+  async #save(record: TargetSystem): Promise<void> {
+    await this.#options.store.save(record);
+    this.#records.set(record.id, record);
   }
 
   #announce(before: TargetSystem, after: TargetSystem): void {
@@ -235,7 +247,7 @@ export class TargetSystems implements Targets, AsyncDisposable {
 
   #schedule(id: string): void {
     if (this.#stopping.signal.aborted) return;
-    void this.#queue(id, () => this.#reconcile(id)).catch((error: unknown) => {
+    void this.#queue(id, () => this.#machines.reconcile(id)).catch((error: unknown) => {
       this.#log.warn(
         { vmId: id, err: error },
         'target system could not be reconciled, trying again',
@@ -253,193 +265,9 @@ export class TargetSystems implements Targets, AsyncDisposable {
     }
   }
 
-  /** Makes the world look like the record. Only from inside the record's queue; idempotent. */
-  async #reconcile(id: string): Promise<void> {
-    const record = this.#records.get(id);
-    if (!record || this.#stopping.signal.aborted) return;
-    switch (record.state) {
-      case 'INITIALIZING':
-        await this.#startUp(record);
-        break;
-      case 'READY':
-      case 'UNREACHABLE':
-        await this.#attach(record);
-        break;
-      case 'FAILED':
-        await this.#release(record);
-        break;
-      case 'DESTROYING':
-        await this.#remove(record);
-        break;
-      case 'DESTROYED':
-        break;
-    }
-  }
-
-  async #startUp(record: TargetSystem): Promise<void> {
-    if (this.#bindings.has(record.id)) return;
-    const { hypervisor, images, workspace, clock, installationId } = this.#options;
-    try {
-      const parts: Record<string, string> = {};
-      for (const name of imageFormats[record.image.metadata.format].parts)
-        parts[name] = await images.fetch(record.image, name, record.ownerDn);
-      const paths = await workspace.prepare(record, parts);
-      const { network } = this.#options;
-      if (network && record.image.metadata.tsi.transport === 'tcp')
-        await hypervisor.ensureNetwork(record.driver, networkDefinition(network));
-      const xml = domainXml(record, paths, installationId, network);
-      const { definedMs } = await hypervisor.start(record.driver, record.id, xml);
-      const startedMs = clock.now() - record.createdMs;
-      const boot = { definedMs: definedMs - record.createdMs, startedMs };
-      // Seen at once, stored with the next event.
-      this.#records.set(record.id, { ...record, boot });
-    } catch (error) {
-      if (isPassing(error)) throw error;
-      await this.#applyNow(record.id, {
-        type: 'failed',
-        evidence: this.#evidence('server', `could not be started: ${errorText(error)}`),
-      });
-      await this.#release(this.get(record.id));
-      return;
-    }
-    this.#bind(record);
-    const { bootTimeoutMs } = this.#options;
-    this.#spawn(this.#later(bootTimeoutMs, () => this.#spawn(this.#onBootTimeout(record.id))));
-    // It may have stopped before anybody listened for that.
-    const domain = await hypervisor.find(record.driver, record.id);
-    if (domain?.state === 'stopped') this.#onDomain(domain);
-  }
-
-  async #attach(record: TargetSystem): Promise<void> {
-    if (this.#bindings.has(record.id)) return;
-    const domain = await this.#options.hypervisor.find(record.driver, record.id);
-    if (domain?.state === 'running' || domain?.state === 'paused') {
-      this.#bind(record);
-      return;
-    }
-    await this.#applyNow(record.id, {
-      type: 'stopped',
-      evidence: this.#evidence('hypervisor', domain?.reason ?? 'the domain no longer exists'),
-    });
-    await this.#release(this.get(record.id));
-  }
-
-  /** What is left of a failed machine is taken down; its console and its record stay to be read. */
-  async #release(record: TargetSystem): Promise<void> {
-    await this.#unbind(record.id);
-    await this.#options.hypervisor.remove(record.driver, record.id);
-  }
-
-  async #remove(record: TargetSystem): Promise<void> {
-    await this.#release(record);
-    await this.#options.workspace.remove(record.id);
-    await this.#applyNow(record.id, {
-      type: 'removed',
-      evidence: this.#evidence('hypervisor', 'domain and files are gone'),
-    });
-  }
-
-  #bind(record: TargetSystem): void {
-    const binding = createBinding(record, this.#options);
-    this.#bindings.set(record.id, binding);
-    binding.onExit?.((bssId) => this.#exits.emit(record.id, bssId));
-    binding.onChange((up) => {
-      const evidence = this.#evidence('agent', 'the agent does not answer');
-      this.#spawn(
-        up
-          ? this.#onAgentUp(record.id, binding)
-          : this.#apply(record.id, { type: 'agentDown', evidence }),
-      );
-    });
-  }
-
-  async #unbind(id: string): Promise<void> {
-    const binding = this.#bindings.get(id);
-    this.#bindings.delete(id);
-    await binding?.[Symbol.asyncDispose]();
-  }
-
-  /** Its first answer makes a machine READY; what it says of itself is asked for afterwards. */
-  async #onAgentUp(id: string, binding: TargetBinding): Promise<void> {
-    const starting = this.#records.get(id);
-    if (!starting) return;
-    const boot = { ...starting.boot, readyMs: this.#options.clock.now() - starting.createdMs };
-    const evidence = this.#evidence('agent', 'its agent answers');
-    await this.#apply(id, { type: 'agentUp', evidence, boot });
-    const facts = await binding.facts();
-    if (facts) await this.#queue(id, () => this.#learn(id, facts));
-  }
-
-  /** Only from inside the record's queue. */
-  async #learn(id: string, facts: AgentFacts): Promise<void> {
-    const record = this.#records.get(id);
-    if (record?.state !== 'READY') return;
-    const isMachine = record.driver !== 'lxc';
-    const now = this.#options.clock.now();
-    const first = record.boot.agentMs === undefined;
-    const boot = first
-      ? completeTimeline(record.boot, facts, record.createdMs, now, isMachine)
-      : record.boot;
-    await this.#options.store.save({ ...record, facts, boot });
-    this.#records.set(id, { ...record, facts, boot });
-  }
-
   /** Work that nobody waits for: its failure is told here and ends nothing else. */
   #spawn(work: Promise<unknown>): void {
     work.catch((error: unknown) => this.#log.error({ err: error }, 'news of a machine were lost'));
-  }
-
-  /**
-   * That a domain does not run is news only of one that we know to have run: what is about to be started,
-   * or started again after a crash of ours, does not run either.
-   */
-  #onDomain({ id, state, reason }: DomainView): void {
-    if (state === 'stopped' && this.#bindings.has(id)) this.#spawn(this.#onStopped(id, reason));
-  }
-
-  async #onStopped(id: string, reason: string): Promise<void> {
-    const starting = this.#records.get(id)?.state === 'INITIALIZING';
-    const console = starting ? await this.#options.workspace.consoleTail(id, 400) : '';
-    const fact = console === '' ? reason : `${reason}; its console ends: ${console}`;
-    await this.#apply(id, { type: 'stopped', evidence: this.#evidence('hypervisor', fact) });
-  }
-
-  async #onBootTimeout(id: string): Promise<void> {
-    const record = this.#records.get(id);
-    if (record?.state !== 'INITIALIZING') return;
-    const console = await this.#options.workspace.consoleTail(id, 400);
-    const seconds = Math.round(this.#options.bootTimeoutMs / 1_000);
-    const fact =
-      `no agent answered within ${seconds} s of its start; ` +
-      (console === '' ? 'its console is empty' : `its console ends: ${console}`);
-    await this.#apply(id, { type: 'failed', evidence: this.#evidence('server', fact) });
-  }
-
-  /** After start-up or a lost connection: what does the hypervisor have, what do we? */
-  async #compare(driver: Driver): Promise<void> {
-    try {
-      // Those only: what is started while the list is on its way may be missing from it.
-      const bound = [...this.#bindings.keys()].filter((id) => this.get(id).driver === driver);
-      const domains = await this.#options.hypervisor.list(driver);
-      for (const domain of domains) {
-        if (this.#records.has(domain.id)) this.#onDomain(domain);
-        else {
-          // The record is stored before its domain is defined, and removed after it: this is a leftover.
-          this.#log.warn({ vmId: domain.id }, 'a domain of ours without a record is removed');
-          await this.#options.hypervisor.remove(driver, domain.id);
-          await this.#options.workspace.remove(domain.id);
-        }
-      }
-      const known = new Set(domains.map(({ id }) => id));
-      for (const id of bound)
-        if (!known.has(id))
-          this.#onDomain({ id, state: 'stopped', reason: 'the domain no longer exists' });
-    } catch (error) {
-      this.#log.warn(
-        { driver, err: error },
-        'the hypervisor could not be compared with our records',
-      );
-    }
   }
 
   async #reap(): Promise<void> {
@@ -450,10 +278,4 @@ export class TargetSystems implements Targets, AsyncDisposable {
         await this.#apply(id, { type: 'destroy', evidence });
     await this.#later(reaperMs, () => this.#spawn(this.#reap()));
   }
-}
-
-/** Worth another try without a word to the user: the hypervisor or the image repository is away. */
-function isPassing(error: unknown): boolean {
-  const known = asGridError(error);
-  return known?.row.retry === true && known.code !== 'STORAGE_FULL';
 }

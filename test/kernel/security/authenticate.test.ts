@@ -12,7 +12,7 @@ import type { AuthenticatedCaller } from '#kernel/security/caller.js';
 import { createConsignorSigner } from '#kernel/security/consignor.js';
 import { parseDn } from '#kernel/security/dn.js';
 import { hashPassword, PasswordChecker } from '#kernel/security/password.js';
-import { hasRole, ownerOrAdmin } from '#kernel/security/policy.js';
+import { decide, hasRole, resourcePolicies } from '#kernel/security/policy.js';
 import { Sessions } from '#kernel/security/sessions.js';
 import { openUsers, type Users } from '#kernel/security/users.js';
 
@@ -104,6 +104,7 @@ describe('authentication', () => {
         groups: ['users', 'proj1'],
         group: 'users',
         supplementaryGroups: [],
+        vos: [],
       },
     });
   });
@@ -245,15 +246,19 @@ describe('authentication', () => {
   });
 
   it('is what policies decide upon', async () => {
-    const policy = ownerOrAdmin<{ owner: string }, unknown>(({ owner }) => owner);
+    const { own } = resourcePolicies<{ owner: string }, unknown>('thing', ({ owner }) => ({
+      ownerDn: owner,
+      acl: [],
+    }));
     const of = async (headers: Headers, owner: string) =>
-      policy((await ask(headers)).caller, { owner }, {});
+      (await decide(own, (await ask(headers)).caller, { owner }, {})).allowed;
     assert.equal(await of(basic('demo'), demo), true);
     assert.equal(await of(basic('demo'), 'cn=demo user, o=vsite, c=eu'), true);
     assert.equal(await of(basic('demo'), 'CN=Root'), false);
     assert.equal(await of(basic('root'), demo), true);
     assert.equal(await of({ ...basic('root'), ...prefer('role:user') }, demo), false);
     assert.equal(await of(consignor('CN=Stranger'), 'CN=Stranger'), false);
-    assert.equal(await hasRole('admin')((await ask(basic('demo'))).caller, {}, {}), false);
+    const { caller } = await ask(basic('demo'));
+    assert.equal((await decide(hasRole('admin'), caller, {}, {})).allowed, false);
   });
 });

@@ -92,17 +92,59 @@ describe('the IDB of a target system', () => {
   });
 
   it('has the queues of its batch system, where nobody describes any', () => {
-    const subject = { applications: [], limits, queues: ['short', 'long'] };
+    const subject = {
+      applications: [],
+      limits,
+      queues: { short: { Nodes: 0, isDefault: false }, long: { Nodes: 0, isDefault: false } },
+    };
     const idb = mergeIdb(subject);
     assert.deepEqual(
       idb.partitions.map(({ name }) => name),
       ['short', 'long'],
     );
     assert.deepEqual(bounds(idb, 'Nodes'), [1, 65_536, undefined]);
-    assert.deepEqual(
-      mergeIdb(subject, site({ partitions: [batch] })).partitions.map(({ name }) => name),
-      ['batch'],
-    );
+  });
+
+  const names = ({ partitions }: Idb): string[] => partitions.map(({ name }) => name);
+  const queue = (more: object = {}) => ({ Nodes: 4, isDefault: false, ...more });
+  const told = (queues: Record<string, ReturnType<typeof queue>>, more: object = {}) => ({
+    applications: [],
+    limits,
+    queues,
+    ...more,
+  });
+
+  it('offers of the described partitions those that the batch system has', () => {
+    const both = site({ partitions: [batch, { name: 'night', resources: {} }] });
+    assert.deepEqual(names(mergeIdb(told({ night: queue(), other: queue() }), both)), ['night']);
+    assert.deepEqual(names(mergeIdb(told({ short: queue(), long: queue() }), both)), [
+      'short',
+      'long',
+    ]);
+    assert.deepEqual(names(mergeIdb(told({}), both)), ['batch', 'night']);
+  });
+
+  it("takes the batch system's default where no partition is marked as the default", () => {
+    const queues = { a: queue(), b: queue({ isDefault: true }), c: queue() };
+    assert.deepEqual(names(mergeIdb(told(queues))), ['b', 'a', 'c']);
+    const parts = ['a', 'b', 'c'].map((name) => ({ name, resources: {} }));
+    assert.deepEqual(names(mergeIdb(told(queues), site({ partitions: parts }))), ['b', 'a', 'c']);
+    const fragment = anImageMetadata({
+      partitions: { a: { Resources: {} }, c: { Resources: {}, IsDefaultPartition: true } },
+    });
+    assert.deepEqual(names(mergeIdb(told(queues, { fragment }))), ['c', 'a']);
+  });
+
+  it('bounds what is said of a partition by what its queue allows', () => {
+    const allows = { Nodes: 3, Runtime: 1_800, CPUsPerNode: 32, MemoryPerNode: 8 * gib };
+    const idb = mergeIdb(told({ batch: queue(allows) }), site({ partitions: [batch] }));
+    assert.deepEqual(bounds(idb, 'Runtime'), [60, 1_800, 1_800]);
+    assert.deepEqual(bounds(idb, 'Nodes'), [1, 3, 2]);
+    assert.deepEqual(bounds(idb, 'CPUsPerNode'), [8, 32, 16]);
+    assert.deepEqual(bounds(idb, 'TotalCPUs'), [1, 96, undefined]);
+    assert.deepEqual(bounds(idb, 'Memory'), [gib, 8 * gib, undefined]);
+    const endless = mergeIdb(told({ batch: queue() }), site({ partitions: [batch] }));
+    assert.deepEqual(bounds(endless, 'Runtime'), [60, 90 * 86_400, 3_600]);
   });
 });
 

@@ -1,13 +1,12 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import { anonymous, type Caller } from '#kernel/http/caller.js';
-import { isAllowed, isOwner, parseAcl } from '#xnjs/storage/acl.js';
-import { userDirectory } from '#xnjs/storage/host-storages.js';
+import { isAllowed, isOwner, parseAcl } from '#kernel/security/acl.js';
 
 const alice: Caller = { dn: 'CN=Alice,O=Grid', role: 'user', login: 'alice' };
 const stranger: Caller = { dn: 'CN=Alice,O=Grid', role: 'anonymous' };
 
-describe('the ACL of a storage', () => {
+describe('the ACL of a resource', () => {
   const cases: [string, boolean, boolean][] = [
     ['read:DN:cn=alice, o=Grid', true, false],
     ['write:DN:CN=Alice,O=Grid', true, true],
@@ -26,10 +25,15 @@ describe('the ACL of a storage', () => {
     });
 
   it('is none of a group that the caller does not belong to', () => {
-    const member = { ...alice, attributes: { groups: ['physics'] } } as Caller;
+    const member = {
+      ...alice,
+      attributes: { groups: ['physics'], vos: ['/grid/astro'] },
+    } as Caller;
     const storage = { ownerDn: 'CN=Bob', acl: ['read:GROUP:physics'] };
     assert.ok(isAllowed(storage, member, 'read'));
     assert.ok(!isAllowed(storage, alice, 'read'));
+    const astro = { ...storage, acl: ['write:VO:/grid/astro'] };
+    assert.ok(isAllowed(astro, member, 'write') && !isAllowed(astro, alice, 'read'));
   });
 
   it('leaves owner and administrators their rights, strangers with the owner’s name none', () => {
@@ -53,15 +57,4 @@ describe('the ACL of a storage', () => {
     it(`${JSON.stringify(wrong)} is refused`, () => {
       assert.throws(() => parseAcl(wrong), { code: 'BAD_REQUEST' });
     });
-});
-
-describe('the directory of a user on the host', () => {
-  it('is one for all spellings of a name, and another for each other name', () => {
-    const directory = userDirectory('CN=Demo User,O=Grid');
-    assert.match(directory, /^demo-user-[0-9a-f]{16}$/);
-    assert.equal(userDirectory('cn=demo  user , o=grid'), directory);
-    assert.notEqual(userDirectory('CN=Demo-User,O=Grid'), directory);
-    for (const odd of ['CN=..', 'CN=../../etc', 'O=x', 'CN=/', 'CN=ünï'])
-      assert.match(userDirectory(odd), /^[a-z0-9][a-z0-9-]*-[0-9a-f]{16}$/);
-  });
 });

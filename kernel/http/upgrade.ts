@@ -1,0 +1,58 @@
+import { ServerResponse, type IncomingMessage, type Server } from 'node:http';
+import type { Duplex } from 'node:stream';
+import type { Upgrade } from './reply.js';
+
+/** Requests whose connection Node has let go of. */
+const released = new WeakSet<IncomingMessage>();
+
+/** The protocol that a request wants to go over to, if its connection can. */
+export function upgradeOf(request: IncomingMessage): string | undefined {
+  return released.has(request) ? request.headers.upgrade : undefined;
+}
+
+/**
+ * Lets requests that ask for another protocol go the way of all others: the operation says whether the
+ * client may, and answers with `upgrade`. Without this call Node leaves the wish aside.
+ */
+export function serveUpgrades(server: Server): void {
+  server.on('upgrade', (request: IncomingMessage, socket: Duplex, head: Buffer) => {
+    socket.on('error', () => socket.destroy());
+    if (request.method !== 'GET' || hasBody(request)) {
+      // its body is not parsed any more
+      socket.end('HTTP/1.1 501 Not Implemented\r\nConnection: close\r\nContent-Length: 0\r\n\r\n');
+      return;
+    }
+    released.add(request);
+    if (head.length > 0) socket.unshift(head);
+    const response = new ServerResponse(request);
+    response.shouldKeepAlive = false;
+    response.assignSocket(request.socket);
+    response.once('finish', () => request.socket.end());
+    server.emit('request', request, response);
+  });
+}
+
+/** To be called instead of an answer, with its headers set: sends 101 and gives the connection away. */
+export function takeOver(
+  { protocol, accept }: Upgrade,
+  { socket }: IncomingMessage,
+  response: ServerResponse,
+): void {
+  response.statusCode = 101;
+  const lines = Object.entries(response.getHeaders()).map(([name, value]) => `${name}: ${String(value)}`);
+  const head = ['HTTP/1.1 101 Switching Protocols', 'Connection: Upgrade', `Upgrade: ${protocol}`];
+  response.detachSocket(socket);
+  socket.setTimeout(0);
+  socket.allowHalfOpen = true;
+  // on its own: clients lose what comes together with it
+  socket.write([...head, ...lines, '', ''].join('\r\n'), () => {
+    accept(socket);
+    // as far as HTTP goes, this is over: it is logged, and a server that closes does not wait for it
+    response.emit('close');
+  });
+}
+
+function hasBody({ headers }: IncomingMessage): boolean {
+  const length = headers['content-length'];
+  return (length !== undefined && length !== '0') || headers['transfer-encoding'] !== undefined;
+}

@@ -1,0 +1,67 @@
+import { posix } from 'node:path';
+import { z } from 'zod';
+import { GridError } from '#kernel/errors.js';
+import { operations, RequestError } from '#kernel/http/operation.js';
+import { json, upgraded } from '#kernel/http/reply.js';
+import type { Job } from '#xnjs/index.js';
+import type { RestDeps } from './deps.js';
+import { jobInput, onJob } from './policy.js';
+
+const operation = operations<RestDeps>();
+const protocol = 'UNICORE-Socket-Forwarding';
+
+/** A name or an address; the machine that the job runs on looks it up. */
+const host = z
+  .string()
+  .regex(
+    /^(?:[A-Za-z0-9](?:[A-Za-z0-9._-]{0,252})|\[?[0-9A-Fa-f:.]{2,45}\]?)$/,
+    'must be the name or the address of a host',
+  );
+const forwardingInput = {
+  ...jobInput,
+  port: z.coerce.number().int().min(1).max(65_535).optional(),
+  host: host.default('localhost'),
+  file: z.string().min(1).max(1_024).optional(),
+  loginNode: z.string().max(256).optional(),
+};
+type ForwardingInput = z.output<z.ZodObject<typeof forwardingInput>>;
+
+/** `GET …/forward-port` (unicore-rest 6): bytes both ways between the client and a service near the job. */
+const forwardPort = operation({
+  method: 'GET',
+  path: '/jobs/:jobId/forward-port',
+  summary: 'Becomes a connection to a port, or a socket in the directory, of a job',
+  input: z.object(forwardingInput),
+  policy: onJob.modify,
+  run: async ({ jobs, forwardings }, input, { upgrade, caller, log, signal }) => {
+    if (upgrade?.toLowerCase() !== protocol.toLowerCase())
+      return json({
+        status: `ask for it with the headers Connection: Upgrade, Upgrade: ${protocol}`,
+      });
+    const job = await jobs.get(input.jobId);
+    const service = serviceOf(job, input);
+    const { loginNode } = input;
+    const opened = await forwardings.open(job, { service, loginNode, dn: caller.dn, signal });
+    return upgraded(protocol, (client) => void opened.join(client, log));
+  },
+});
+
+/** What the TSI is asked for. @throws `CONFLICT`, `BAD_REQUEST` */
+function serviceOf(
+  { id, run, directory }: Job,
+  { port, host: name, file }: ForwardingInput,
+): string {
+  if (run.bssId === undefined || directory === undefined)
+    throw new GridError('CONFLICT', `job ${id} does not run yet`, { jobId: id });
+  if (file !== undefined && port !== undefined)
+    throw new RequestError('BAD_REQUEST', 'port, file: give one of them');
+  if (port !== undefined) return `${name}:${port}`;
+  if (file === undefined) throw new RequestError('BAD_REQUEST', 'port: missing');
+  // also what begins with a slash is a path in the job's directory
+  const path = posix.join(directory, file);
+  if (!path.startsWith(directory) || /[\0\r\n]/.test(file))
+    throw new RequestError('BAD_REQUEST', "file: must be a path in the job's directory");
+  return `file:${path}`;
+}
+
+export const forwardingOperations = [forwardPort];

@@ -1,0 +1,311 @@
+import { EventEmitter } from 'node:events';
+import { imageFormats } from '#imagerepo/contract.js';
+import { asGridError, errorText } from '#kernel/errors.js';
+import type { Log } from '#kernel/log.js';
+import type { AgentFacts } from '#tsi/protocol/facts.js';
+import { completeTimeline } from './boot.js';
+import { createBinding } from './create-binding.js';
+import { domainXml } from './domain-xml.js';
+import type { DomainView } from './hypervisor.js';
+import { networkDefinition } from './network.js';
+import { Queues } from './queues.js';
+import type { VmEvent } from './state.js';
+import type { TargetBinding } from './target-binding.js';
+import type { Driver, Evidence, TargetSystem } from './target-system.js';
+import type { TargetSystemsOptions } from './target-systems-options.js';
+
+/** The durable records, as the machines behind them need them. */
+export type MachineRecords = {
+  find(id: string): TargetSystem | undefined;
+  /** @throws `NOT_FOUND` */
+  get(id: string): TargetSystem;
+  /** Work on one record, one piece after the other. */
+  queue(id: string, work: () => Promise<void>): Promise<void>;
+  /** By way of the record's queue, after which the machine is made to look like the record. */
+  apply(id: string, event: VmEvent): Promise<void>;
+  /** Only from inside the record's queue. */
+  applyNow(id: string, event: VmEvent): Promise<void>;
+  /** What changes no state. Only from inside the record's queue. */
+  save(record: TargetSystem): Promise<void>;
+  /** Seen at once, stored with the next event. */
+  show(record: TargetSystem): void;
+};
+
+/**
+ * The virtual machines of the target systems and what is bound to them: makes the world look like the
+ * records, and tells these what happens in it.
+ */
+export class Machines implements AsyncDisposable {
+  readonly #options: TargetSystemsOptions;
+  readonly #log: Log;
+  readonly #records: MachineRecords;
+  readonly #stopping: AbortSignal;
+  readonly #bindings = new Map<string, TargetBinding>();
+  /** By target system: ids of jobs whose end its agent has told. */
+  readonly #exits = new EventEmitter();
+  readonly #queues: Queues;
+  readonly #unsubscribe: (() => void)[] = [];
+
+  constructor(options: TargetSystemsOptions, records: MachineRecords, stopping: AbortSignal) {
+    this.#options = options;
+    this.#log = options.log.child({ part: 'xnjs.vm' });
+    this.#records = records;
+    this.#stopping = stopping;
+    this.#queues = new Queues({
+      records,
+      bound: () => [...this.#bindings.keys()],
+      binding: (id) => this.#bindings.get(id),
+      intervalMs: options.queuesIntervalMs ?? 300_000,
+      clock: options.clock,
+      log: this.#log,
+      stopping,
+    });
+  }
+
+  /** Listens to the hypervisors, and compares what they have with the records. */
+  start(): void {
+    const { hypervisor } = this.#options;
+    this.#unsubscribe.push(
+      hypervisor.onDomain((domain) => this.#onDomain(domain)),
+      hypervisor.onAvailable((driver) => this.#spawn(this.#compare(driver))),
+    );
+    for (const driver of hypervisor.available()) this.#spawn(this.#compare(driver));
+    this.#spawn(this.#queues.watch());
+  }
+
+  /** Hears of nothing any more; what is bound stays so. */
+  stopListening(): void {
+    for (const end of this.#unsubscribe.splice(0)) end();
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.stopListening();
+    await Promise.allSettled([...this.#bindings.keys()].map((id) => this.#unbind(id)));
+  }
+
+  /** What is bound to a machine that has been started. */
+  binding(id: string): TargetBinding | undefined {
+    return this.#bindings.get(id);
+  }
+
+  /** Learns what the batch system of a machine tells of its queues. @throws `TSI_UNAVAILABLE` */
+  async askQueues(id: string): Promise<void> {
+    await this.#queues.ask(id);
+  }
+
+  /** @returns ends it */
+  onExit(id: string, listener: (bssId: string) => void): () => void {
+    this.#exits.on(id, listener);
+    return () => this.#exits.off(id, listener);
+  }
+
+  /** Makes the world look like the record. Only from inside the record's queue; idempotent. */
+  async reconcile(id: string): Promise<void> {
+    const record = this.#records.find(id);
+    if (!record || this.#stopping.aborted) return;
+    switch (record.state) {
+      case 'INITIALIZING':
+        await this.#startUp(record);
+        break;
+      case 'READY':
+      case 'UNREACHABLE':
+        await this.#attach(record);
+        break;
+      case 'FAILED':
+        await this.#release(record);
+        break;
+      case 'DESTROYING':
+        await this.#remove(record);
+        break;
+      case 'DESTROYED':
+        break;
+    }
+  }
+
+  async #startUp(record: TargetSystem): Promise<void> {
+    if (this.#bindings.has(record.id)) return;
+    const { hypervisor, images, workspace, clock, installationId } = this.#options;
+    try {
+      const parts: Record<string, string> = {};
+      for (const name of imageFormats[record.image.metadata.format].parts)
+        parts[name] = await images.fetch(record.image, name, record.ownerDn);
+      const paths = await workspace.prepare(record, parts);
+      const { network } = this.#options;
+      if (network && record.image.metadata.tsi.transport === 'tcp')
+        await hypervisor.ensureNetwork(record.driver, networkDefinition(network));
+      const xml = domainXml(record, paths, installationId, network);
+      const { definedMs } = await hypervisor.start(record.driver, record.id, xml);
+      const startedMs = clock.now() - record.createdMs;
+      const boot = { definedMs: definedMs - record.createdMs, startedMs };
+      this.#records.show({ ...record, boot });
+    } catch (error) {
+      if (isPassing(error)) throw error;
+      await this.#records.applyNow(record.id, {
+        type: 'failed',
+        evidence: this.#evidence('server', `could not be started: ${errorText(error)}`),
+      });
+      await this.#release(this.#records.get(record.id));
+      return;
+    }
+    this.#bind(record);
+    this.#spawn(this.#afterBootTimeout(record.id));
+    // It may have stopped before anybody listened for that.
+    const domain = await hypervisor.find(record.driver, record.id);
+    if (domain?.state === 'stopped') this.#onDomain(domain);
+  }
+
+  async #attach(record: TargetSystem): Promise<void> {
+    if (this.#bindings.has(record.id)) return;
+    const domain = await this.#options.hypervisor.find(record.driver, record.id);
+    if (domain?.state === 'running' || domain?.state === 'paused') {
+      this.#bind(record);
+      return;
+    }
+    await this.#records.applyNow(record.id, {
+      type: 'stopped',
+      evidence: this.#evidence('hypervisor', domain?.reason ?? 'the domain no longer exists'),
+    });
+    await this.#release(this.#records.get(record.id));
+  }
+
+  /** What is left of a failed machine is taken down; its console and its record stay to be read. */
+  async #release(record: TargetSystem): Promise<void> {
+    await this.#unbind(record.id);
+    await this.#options.hypervisor.remove(record.driver, record.id);
+  }
+
+  async #remove(record: TargetSystem): Promise<void> {
+    await this.#release(record);
+    await this.#options.workspace.remove(record.id);
+    await this.#records.applyNow(record.id, {
+      type: 'removed',
+      evidence: this.#evidence('hypervisor', 'domain and files are gone'),
+    });
+  }
+
+  #bind(record: TargetSystem): void {
+    const binding = createBinding(record, this.#options);
+    this.#bindings.set(record.id, binding);
+    binding.onExit?.((bssId) => this.#exits.emit(record.id, bssId));
+    binding.onChange((up) => {
+      const evidence = this.#evidence('agent', 'the agent does not answer');
+      this.#spawn(
+        up
+          ? this.#onAgentUp(record.id, binding)
+          : this.#records.apply(record.id, { type: 'agentDown', evidence }),
+      );
+    });
+  }
+
+  async #unbind(id: string): Promise<void> {
+    const binding = this.#bindings.get(id);
+    this.#bindings.delete(id);
+    await binding?.[Symbol.asyncDispose]();
+  }
+
+  /** Its first answer makes a machine READY; what it says of itself is asked for afterwards. */
+  async #onAgentUp(id: string, binding: TargetBinding): Promise<void> {
+    const starting = this.#records.find(id);
+    if (!starting) return;
+    const boot = { ...starting.boot, readyMs: this.#options.clock.now() - starting.createdMs };
+    const evidence = this.#evidence('agent', 'its agent answers');
+    await this.#records.apply(id, { type: 'agentUp', evidence, boot });
+    this.#queues.ask(id).catch((error: unknown) => {
+      this.#log.info({ vmId: id, err: errorText(error) }, 'the queues could not be asked for');
+    });
+    const facts = await binding.facts();
+    if (facts) await this.#records.queue(id, () => this.#learn(id, facts));
+  }
+
+  /** Only from inside the record's queue. */
+  async #learn(id: string, facts: AgentFacts): Promise<void> {
+    const record = this.#records.find(id);
+    if (record?.state !== 'READY') return;
+    const isMachine = record.driver !== 'lxc';
+    const now = this.#options.clock.now();
+    const first = record.boot.agentMs === undefined;
+    const boot = first
+      ? completeTimeline(record.boot, facts, record.createdMs, now, isMachine)
+      : record.boot;
+    await this.#records.save({ ...record, facts, boot });
+  }
+
+  /**
+   * That a domain does not run is news only of one that we know to have run: what is about to be started,
+   * or started again after a crash of ours, does not run either.
+   */
+  #onDomain({ id, state, reason }: DomainView): void {
+    if (state === 'stopped' && this.#bindings.has(id)) this.#spawn(this.#onStopped(id, reason));
+  }
+
+  async #onStopped(id: string, reason: string): Promise<void> {
+    const starting = this.#records.find(id)?.state === 'INITIALIZING';
+    const console = starting ? await this.#options.workspace.consoleTail(id, 400) : '';
+    const fact = console === '' ? reason : `${reason}; its console ends: ${console}`;
+    await this.#records.apply(id, {
+      type: 'stopped',
+      evidence: this.#evidence('hypervisor', fact),
+    });
+  }
+
+  async #afterBootTimeout(id: string): Promise<void> {
+    const { clock, bootTimeoutMs, workspace } = this.#options;
+    try {
+      await clock.sleep(bootTimeoutMs, this.#stopping);
+    } catch {
+      return; // stopping
+    }
+    const record = this.#records.find(id);
+    if (record?.state !== 'INITIALIZING') return;
+    const console = await workspace.consoleTail(id, 400);
+    const seconds = Math.round(bootTimeoutMs / 1_000);
+    const fact =
+      `no agent answered within ${seconds} s of its start; ` +
+      (console === '' ? 'its console is empty' : `its console ends: ${console}`);
+    await this.#records.apply(id, { type: 'failed', evidence: this.#evidence('server', fact) });
+  }
+
+  /** After start-up or a lost connection: what does the hypervisor have, what do we? */
+  async #compare(driver: Driver): Promise<void> {
+    try {
+      // Those only: what is started while the list is on its way may be missing from it.
+      const bound = [...this.#bindings.keys()].filter(
+        (id) => this.#records.get(id).driver === driver,
+      );
+      const domains = await this.#options.hypervisor.list(driver);
+      for (const domain of domains) {
+        if (this.#records.find(domain.id)) this.#onDomain(domain);
+        else {
+          // The record is stored before its domain is defined, and removed after it: this is a leftover.
+          this.#log.warn({ vmId: domain.id }, 'a domain of ours without a record is removed');
+          await this.#options.hypervisor.remove(driver, domain.id);
+          await this.#options.workspace.remove(domain.id);
+        }
+      }
+      const known = new Set(domains.map(({ id }) => id));
+      for (const id of bound)
+        if (!known.has(id))
+          this.#onDomain({ id, state: 'stopped', reason: 'the domain no longer exists' });
+    } catch (error) {
+      this.#log.warn(
+        { driver, err: error },
+        'the hypervisor could not be compared with our records',
+      );
+    }
+  }
+
+  #evidence(source: Evidence['source'], fact: string): Evidence {
+    return { source, fact, atMs: this.#options.clock.now() };
+  }
+
+  /** Work that nobody waits for: its failure is told here and ends nothing else. */
+  #spawn(work: Promise<unknown>): void {
+    work.catch((error: unknown) => this.#log.error({ err: error }, 'news of a machine were lost'));
+  }
+}
+
+/** Worth another try without a word to the user: the hypervisor or the image repository is away. */
+function isPassing(error: unknown): boolean {
+  const known = asGridError(error);
+  return known?.row.retry === true && known.code !== 'STORAGE_FULL';
+}

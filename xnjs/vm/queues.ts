@@ -1,0 +1,92 @@
+import pLimit from 'p-limit';
+import type { Clock } from '#kernel/clock.js';
+import { asGridError, errorText } from '#kernel/errors.js';
+import type { Log } from '#kernel/log.js';
+import type { Partition } from '../tsi/tsi.js';
+import type { MachineRecords } from './machines.js';
+import { identityOf, type TargetSystem } from './target-system.js';
+import type { TargetBinding } from './target-binding.js';
+
+export type QueuesOptions = {
+  readonly records: Pick<MachineRecords, 'find' | 'queue' | 'save'>;
+  /** Those that are bound at present. */
+  readonly bound: () => readonly string[];
+  readonly binding: (id: string) => TargetBinding | undefined;
+  readonly intervalMs: number;
+  readonly clock: Clock;
+  readonly log: Log;
+  readonly stopping: AbortSignal;
+};
+
+type Told = NonNullable<TargetSystem['queues']>;
+
+/** What can be the name of a queue in a job, an IDB and the header of a submission. */
+const queueName = /^[A-Za-z0-9][A-Za-z0-9._@+-]{0,63}$/;
+const mostQueues = 500;
+const askedAtOnce = 8;
+
+/**
+ * What the batch systems of the target systems tell of their queues. Asked for when a TSI begins to answer,
+ * and once per interval, for all of its jobs: operators change queues seldom.
+ */
+export class Queues {
+  readonly #options: QueuesOptions;
+  readonly #asking = new Map<string, Promise<void>>();
+
+  constructor(options: QueuesOptions) {
+    this.#options = options;
+  }
+
+  /** Asks one, once for all who wait for the answer. @throws `TSI_UNAVAILABLE` */
+  ask(id: string): Promise<void> {
+    const asking =
+      this.#asking.get(id) ?? this.#ask(id).finally(() => void this.#asking.delete(id));
+    this.#asking.set(id, asking);
+    return asking;
+  }
+
+  /** Until the server stops. */
+  async watch(): Promise<void> {
+    const { clock, intervalMs, stopping, bound } = this.#options;
+    const limit = pLimit(askedAtOnce);
+    for (;;) {
+      try {
+        await clock.sleep(intervalMs, stopping);
+      } catch {
+        return; // stopping
+      }
+      // what does not answer is asked when it is bound again
+      await Promise.allSettled(bound().map((id) => limit(() => this.ask(id))));
+    }
+  }
+
+  async #ask(id: string): Promise<void> {
+    const { records, binding, log, stopping } = this.#options;
+    const record = records.find(id);
+    const bound = binding(id);
+    if (!record || !bound) return;
+    let told: Told | undefined;
+    try {
+      told = sensible(await bound.tsi.partitions(identityOf(record), { signal: stopping }));
+    } catch (error) {
+      const known = asGridError(error);
+      if (!known || known.code === 'TSI_UNAVAILABLE') throw error;
+      log.info({ vmId: id, err: errorText(error) }, 'the batch system does not tell its queues');
+    }
+    await records.queue(id, async () => {
+      const now = records.find(id);
+      if (!now) return;
+      const queues = told ?? now.queues ?? {}; // what was told before lasts
+      if (JSON.stringify(queues) !== JSON.stringify(now.queues))
+        await records.save({ ...now, queues });
+    });
+  }
+}
+
+/** The TSI is a guest's: what could not be asked for is left out. */
+function sensible(told: Readonly<Record<string, Partition>>): Told {
+  const usable = Object.entries(told).filter(
+    ([name, { Nodes }]) => queueName.test(name) && Nodes >= 0,
+  );
+  return Object.fromEntries(usable.slice(0, mostQueues));
+}
