@@ -109,7 +109,7 @@ describe('reservations by REST', { timeout: 60_000, skip: noSlurm }, () => {
     );
     await refuses({ ...wish, targetSystem: 'nope' }, 404, /no target system nope/);
     await until('its agent answers', () => rig.systems.get(site).state === 'READY');
-    await refuses({ ...wish, Resources: { Nodes: 2 } }, 409, /refuses: .*[Rr]eservation/);
+    await refuses({ ...wish, Resources: { Nodes: 2 } }, 400, /^Resources\.Nodes: 2 is outside 1-1/);
     const none = await rig.as('bob')('POST', '/reservations', wish);
     assert.equal(none.status, 409);
     assert.match(none.body['errorMessage'], /none of your target systems has a batch system/);
