@@ -6,6 +6,7 @@ import { spawn } from 'child_process';
 import { readdirSync, readFileSync, realpathSync } from 'fs';
 import { dirname, join, relative, sep } from 'path';
 import { fileURLToPath } from 'url';
+import { compile } from './compile.mjs';
 
 const root = dirname(dirname(fileURLToPath(import.meta.url)));
 const fromSources = ['--conditions=development', '--import', 'tsx'];
@@ -249,6 +250,8 @@ async function main([command, ...args]) {
   await step('Debian packages', () => ensurePackages(wanted));
   await step('user libvirt-qemu', () => ensureUser());
   await step('npm packages', ensureModules);
+  if (command === 'quickstart')
+    await step('server', async () => ((await compile()) ? 'compiled' : 'compiled already'));
   return command === 'test'
     ? runTests(args)
     : handOver([...fromSources, 'cli/main.ts', 'quickstart', ...args]);

@@ -278,10 +278,9 @@ function headersFor(
     name ? [...kept, ...settings.consign(name, { method, target, peer, gateway })] : kept;
 }
 
-/** Queries may hold tokens, and `/rest/files/…` is a capability: both stay out of the log. */
+/** Queries may hold tokens, some addresses are a capability: both stay out of the log. */
 function loggedPath(url = ''): string {
   const queryAt = url.indexOf('?');
   const path = queryAt < 0 ? url : url.slice(0, queryAt);
-  const secretAt = path.indexOf('/rest/files/');
-  return secretAt < 0 ? path : `${path.slice(0, secretAt)}/rest/files/…`;
+  return path.replace(/(\/rest\/(?:files|access)\/).*/, '$1…');
 }

@@ -15,6 +15,9 @@ export const errorCatalog = {
   UNSUPPORTED_MEDIA_TYPE: { http: 415, fault: 'BadRequestFault', retry: false },
   RANGE_NOT_SATISFIABLE: { http: 416, fault: 'BadRequestFault', retry: false },
   LIMIT_REACHED: { http: 429, fault: 'ServerBusyFault', retry: true },
+  /** Where a service says so (unicore-rest 3.21); elsewhere strangers are anonymous. */
+  LOGIN_REQUIRED: { http: 401, fault: 'AuthenticationFault', retry: false },
+  PRECONDITION_FAILED: { http: 412, fault: 'ResourceNotReadyFault', retry: false },
   SESSION_UNKNOWN: { http: 432, fault: 'AuthenticationFault', retry: false },
   INTERNAL: { http: 500, fault: 'ServerFault', retry: false },
   NOT_IMPLEMENTED: { http: 501, fault: 'ActionNotSupportedFault', retry: false },

@@ -66,6 +66,7 @@ export async function startTargetsystem(
       submission: xnjs.submission,
       reservations: xnjs.reservations,
       storages: xnjs.storages,
+      data: xnjs.data,
       idb: xnjs.idb,
       forwardings: scope.use(
         new ForwardingConnections({

@@ -1,5 +1,6 @@
 import { z } from 'zod';
 import { file } from '#kernel/config.js';
+import { DataConfig } from './data/config.js';
 import { IdbConfig } from './idb/config.js';
 import { JobConfig } from './job/config.js';
 import { StagingConfig } from './staging/config.js';
@@ -54,6 +55,7 @@ export const XnjsConfig = z.strictObject({
   jobs: JobConfig.prefault({}),
   staging: StagingConfig.prefault({}),
   storages: StoragesConfig.prefault({}),
+  data: DataConfig.prefault({}),
   idb: IdbConfig.prefault({}),
 });
 export type XnjsConfig = z.output<typeof XnjsConfig>;

@@ -10,6 +10,7 @@ import { openDatabase, type Database } from '#kernel/persistence/database.js';
 import { migrate } from '#kernel/persistence/migrate.js';
 import { Scope } from '#kernel/scope.js';
 import type { XnjsConfig } from './config.js';
+import { DataServices } from './data/data-services.js';
 import { IdbSource } from './idb/idb-source.js';
 import { JobEngine } from './job/engine.js';
 import { JobSubmission } from './job/job-submission.js';
@@ -21,6 +22,7 @@ import {
   reservationMigrations,
 } from './persistence/sql-reservation-store.js';
 import { createSettingsStore, settingsMigrations } from './persistence/settings-store.js';
+import { recordMigrations } from './persistence/sql-record-store.js';
 import { createStorageStore, storageMigrations } from './persistence/sql-storage-store.js';
 import { createTargetStore, targetMigrations } from './persistence/sql-target-store.js';
 import { createTransferStore, transferMigrations } from './persistence/transfer-store.js';
@@ -28,7 +30,7 @@ import { Reservations } from './reservation/reservations.js';
 import { createStaging } from './staging/create-staging.js';
 import { Outside } from './staging/outside.js';
 import { createSiteStorages } from './staging/site-storages.js';
-import type { Staging } from './staging/staging.js';
+import type { SingleTransfers, Staging } from './staging/staging.js';
 import { Storages } from './storage/storages.js';
 import { HttpImageSource } from './vm/http-image-source.js';
 import { JobMachines } from './vm/job-machines.js';
@@ -56,6 +58,7 @@ export type Xnjs = {
   readonly submission: JobSubmission;
   readonly reservations: Reservations;
   readonly storages: Storages;
+  readonly data: DataServices;
   readonly idb: IdbSource;
   /** What the engine depends on, and whether it answers. */
   readonly connections: () => Record<string, 'OK' | 'DOWN'>;
@@ -78,21 +81,24 @@ export async function startXnjs(config: XnjsConfig, deps: XnjsDeps): Promise<Xnj
     const clients = await connectHypervisors(config, scope, deps.log);
     const images = imageSource(config, deps.onBehalfOf, scope);
     const systems = await openSystems(config, deps, { scope, database, idb, clients, images });
+    const staging = await openStaging(config, deps, {
+      ...{ scope, database, systems },
+      storages: () => storages,
+    });
     const jobs: JobEngine = scope.use(
       new JobEngine({
         store: createJobStore(database),
         targets: systems,
         submission,
-        staging: await openStaging(config, deps, {
-          ...{ scope, database, systems },
-          storages: () => storages,
-        }),
+        staging,
         notices: createNoticeSender(config.jobs.notifications),
         config: config.jobs,
         ...common,
       }),
     );
     const storages: Storages = scope.use(openStorages(config, database, systems, jobs, common));
+    const parts = { database, storages, targets: systems, staging, ...common };
+    const data = scope.use(new DataServices({ config: config.data, ...parts }));
     await systems.start();
     await jobs.attach();
     const machines = scope.use(
@@ -103,19 +109,13 @@ export async function startXnjs(config: XnjsConfig, deps: XnjsDeps): Promise<Xnj
     );
     await machines.start();
     await storages.start();
+    await data.start();
     const reservations = scope.use(
       new Reservations({ store: createReservationStore(database), targets: systems, ...common }),
     );
     await reservations.start();
     return {
-      database,
-      systems,
-      jobs,
-      machines,
-      submission,
-      reservations,
-      storages,
-      idb,
+      ...{ database, systems, jobs, machines, submission, reservations, storages, data, idb },
       connections: () => statusOf(clients),
       close: () => scope.close(),
     };
@@ -143,6 +143,7 @@ async function openTables(
       ...storageMigrations,
       ...settingsMigrations,
       ...reservationMigrations,
+      ...recordMigrations,
     ],
     log,
   );
@@ -261,7 +262,7 @@ async function openStaging(
     /** Made after this. */
     readonly storages: () => Storages;
   },
-): Promise<Staging> {
+): Promise<Staging & SingleTransfers> {
   const { scope, database, systems, storages } = parts;
   return createStaging({
     store: createTransferStore(database),

@@ -6,9 +6,9 @@ export type Mortals = {
   /** For the log. */
   readonly what: string;
   /** Ids of those whose life time is over by their own record: never of those that could not be looked at. */
-  expired(nowMs: number): Iterable<string>;
+  readonly expired: (nowMs: number) => Iterable<string>;
   /** Ends one, durably; done again, it ends the same. */
-  end(id: string): Promise<unknown>;
+  readonly end: (id: string) => Promise<unknown>;
 };
 
 export type ReaperOptions = {

@@ -1,6 +1,6 @@
 import type { Duplex } from 'node:stream';
 import type { IdbSubject, TargetIdb } from './idb/idb.js';
-import type { Tsi, TsiIdentity } from './tsi/tsi.js';
+import type { LoginNodes, Tsi, TsiIdentity } from './tsi/tsi.js';
 
 /**
  * A target system as the job engine sees it: who runs jobs there and how to reach its TSI. Bound anew
@@ -16,6 +16,8 @@ export type Target = IdbSubject & {
   readonly idb?: TargetIdb;
   /** @throws `TSI_UNAVAILABLE` while nothing is bound */
   tsi(): Tsi;
+  /** Of a target system with several TSIs; gives nothing where one is all. @throws as `tsi` */
+  loginNodes?(): LoginNodes | undefined;
   /**
    * Told when a job there has ended, by an agent that says so by itself: a reason to look, not a proof.
    * Lasts however often the target is bound anew. @returns ends it

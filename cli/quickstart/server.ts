@@ -31,10 +31,9 @@ export async function startServer(layout: Layout, url: string): Promise<{ starte
     ({ size }) => size,
     () => 0,
   );
-  const main = join(project, 'cli', 'main.ts');
   const record = await spawnDetached(
     process.execPath,
-    ['--conditions=development', '--import', 'tsx', main, 'serve', '--config', layout.config],
+    [join(project, 'cli', 'serve.mjs'), '--config', layout.config],
     { env: process.env, cwd: project, outputFile: layout.log },
   );
   await writeRecord(layout.serverRecord, record);

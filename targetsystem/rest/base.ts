@@ -57,6 +57,9 @@ const collections = [
   'reservations',
   'storages',
   'storagefactories',
+  'transfers',
+  'client-server-transfers',
+  'tasks',
 ] as const;
 
 const getBase = operation({

@@ -1,6 +1,7 @@
 import type { Clock } from '#kernel/clock.js';
 import type { TokenIssuer } from '#kernel/security/tokens.js';
 import type {
+  DataServices,
   IdbSource,
   JobEngine,
   JobMachines,
@@ -27,6 +28,8 @@ export type RestDeps = {
   readonly reservations: Reservations;
   readonly registry: Registry;
   readonly storages: Storages;
+  /** Transfers, tasks and shares. */
+  readonly data: DataServices;
   readonly forwardings: ForwardingConnections;
   readonly idb: Pick<IdbSource, 'of' | 'problem'>;
   /** Where people find images: the image repository's list, seen from outside. */

@@ -1,9 +1,9 @@
 import { z } from 'zod';
+import { asGridError, GridError } from '#kernel/errors.js';
 import { formatDate } from '#kernel/clock.js';
-import { operations, RequestError, type Context } from '#kernel/http/operation.js';
+import { operations, type Context, type RawContext } from '#kernel/http/operation.js';
 import { pageParameters } from '#kernel/http/page.js';
-import { contentRange, parseRange } from '#kernel/http/range.js';
-import { created, json, jsonType, noContent, stream, type Reply } from '#kernel/http/reply.js';
+import { created, json, jsonType, noContent, type Reply } from '#kernel/http/reply.js';
 import { readJson } from '#kernel/http/body.js';
 import {
   readMetadata,
@@ -14,21 +14,27 @@ import {
 } from '#xnjs/index.js';
 import type { RestDeps } from './deps.js';
 import { renderAclEntry } from './files-acl.js';
+import {
+  bytesType as bytes,
+  download,
+  entityTag,
+  mediaType,
+  refuseIfMatching,
+  refuseUnlessMatching,
+} from './files-download.js';
 import { changeFile } from './files-changes.js';
 import { hrefs } from './links.js';
 import { onStorage, storageInput } from './policy.js';
 
 const operation = operations<RestDeps>();
 const path = '/storages/:storageId/files{/*path}';
-const bytes = 'application/octet-stream';
 const fileInput = { ...storageInput, path: z.string().default('') };
 
 /** Metadata by which UNICORE notes what a file was uploaded as. */
 const typeKey = 'Content-Type';
-const mediaType = /^[\w.+-]{1,64}\/[\w.+-]{1,64}(?:\s*;[\x20-\x7e]{0,128})?$/;
 
 /** What every entry of a listing shows (unicore-rest 3.11.1). `lastAccessed` is the time of change. */
-function renderEntry(entry: FileInfo): Record<string, unknown> {
+export function renderEntry(entry: FileInfo): Record<string, unknown> {
   return {
     isDirectory: entry.isDirectory,
     size: entry.sizeBytes,
@@ -66,21 +72,33 @@ const getFile = operation({
     const about = metadata ? await readMetadata(files, name) : {};
     const anything = headers.accept === undefined || headers.accept === '*/*';
     const asBytes = anything ? !entry.isDirectory : accepts([jsonType, bytes]) === bytes;
-    if (asBytes) return download(files, entry, about[typeKey], context);
+    if (asBytes)
+      return download(files, entry, {
+        ...{ headers, signal: context.signal, nowMs: deps.clock.now() },
+        type: about[typeKey],
+      });
     const entries = acl ? await files.acl(name) : undefined;
     const properties = {
       ...renderEntry(entry),
       metadata: about,
       ...(entries && { acl: entries.map(renderAclEntry) }),
     };
-    if (entry.isDirectory) return await renderDirectory(files, name, page, properties, url);
-    const links = hrefs({ self: url, parentStorage: parentOf(url) });
+    if (entry.isDirectory)
+      return await renderDirectory(files, name, page, properties, { url, metadata });
+    const links = hrefs({ self: url, ...linksOf(url, metadata) });
     return json({ ...properties, _links: links }, { headers: { 'accept-ranges': 'bytes' } });
   },
 });
 
-function parentOf(url: string): { href: string; description: string } {
-  return { href: url.slice(0, url.indexOf('/files')), description: 'Parent Storage' };
+function linksOf(url: string, metadata: boolean): Parameters<typeof hrefs>[0] {
+  const at = url.indexOf('/files');
+  const [storage, inside] = [url.slice(0, at), url.slice(at + '/files'.length)];
+  const extract =
+    inside === '' ? `${storage}/actions/extract` : `${storage}/files/actions/extract${inside}`;
+  return {
+    parentStorage: { href: storage, description: 'Parent Storage' },
+    ...(metadata && { 'action:extract': { href: extract, description: 'Extract metadata' } }),
+  };
 }
 
 async function renderDirectory(
@@ -88,7 +106,7 @@ async function renderDirectory(
   name: string,
   page: { offset: number; num: number },
   properties: Record<string, unknown>,
-  url: string,
+  { url, metadata }: { url: string; metadata: boolean },
 ): Promise<Reply> {
   const { entries, total } = await files.list(name, page);
   const { offset, num } = page;
@@ -100,49 +118,63 @@ async function renderDirectory(
     ),
     _links: hrefs({
       self: pageAt(offset),
-      parentStorage: parentOf(url),
+      ...linksOf(url, metadata),
       ...(offset + num < total && { next: pageAt(offset + num) }),
       ...(offset > 0 && { previous: pageAt(Math.max(0, offset - num)) }),
     }),
   });
 }
 
-function download(
+const wholeNumber = z.coerce.number().int().nonnegative();
+
+/**
+ * Whether what comes is to go behind what is there.
+ * @throws `PRECONDITION_FAILED` of the request's own conditions; `CONFLICT` the file does not end at `offset`
+ */
+async function appends(
   files: FileSpace,
-  entry: FileInfo,
-  type: string | undefined,
-  { headers, signal }: Context,
-): Reply {
-  if (entry.isDirectory) throw new RequestError('NOT_ACCEPTABLE', 'a directory has no bytes');
-  const range = parseRange(headers.range, entry.sizeBytes);
-  return stream(files.read(entry.path, range, { signal }), {
-    status: range ? 206 : 200,
-    headers: {
-      'content-type': type !== undefined && mediaType.test(type) ? type : bytes,
-      // what a user has stored is no page of ours, whatever its type says
-      'content-security-policy': 'sandbox',
-      'x-content-type-options': 'nosniff',
-      'accept-ranges': 'bytes',
-      'content-length': range?.length ?? entry.sizeBytes,
-      'content-range': range && contentRange(range, entry.sizeBytes),
-    },
+  path: string,
+  { append, offset }: { append: boolean; offset?: number | undefined },
+  { headers }: RawContext,
+  nowMs: number,
+): Promise<boolean> {
+  const { 'if-match': ifMatch, 'if-none-match': ifNoneMatch } = headers;
+  if (offset === undefined && ifMatch === undefined && ifNoneMatch === undefined) return append;
+  const found = await files.stat(path).catch((error: unknown) => {
+    if (asGridError(error)?.code === 'NOT_FOUND') return undefined;
+    throw error;
   });
+  const etag = found && entityTag(found, nowMs);
+  refuseUnlessMatching(ifMatch, etag);
+  refuseIfMatching(ifNoneMatch, etag);
+  const size = found?.sizeBytes ?? 0;
+  if (offset === undefined) return append;
+  if (offset !== size && offset !== 0)
+    throw new GridError('CONFLICT', `the file has ${size} bytes, go on from there`, { size });
+  return offset > 0;
 }
 
 const putFile = operation({
   method: 'PUT',
   path,
-  summary: 'Uploads a file; with a JSON body changes its permissions, group, ACL or metadata',
-  input: z.object({ ...fileInput, size: z.coerce.number().int().nonnegative().optional() }),
+  summary:
+    'Uploads a file, or goes on with that; with a JSON body changes its permissions, group, ACL or metadata',
+  input: z.object({
+    ...fileInput,
+    size: wholeNumber.optional(),
+    append: z.stringbool('must be true or false').default(false),
+    offset: wholeNumber.optional(),
+  }),
   body: 'raw',
   policy: onStorage.write,
-  run: async (deps, { storageId, path: name }, context) => {
+  run: async (deps, { storageId, path: name, ...how }, context) => {
     const { headers, signal } = context;
     const { files, metadata } = await open(deps, storageId, context);
     const type = headers['content-type'] ?? bytes;
     if (type.startsWith(jsonType))
       return json(await changeFile(files, name, await readJson(context.body), metadata));
-    await files.write(name, context.body, { signal });
+    const append = await appends(files, name, how, context, deps.clock.now());
+    await files.write(name, context.body, { append, signal });
     if (metadata && type !== bytes && mediaType.test(type)) {
       const about = await readMetadata(files, name);
       await writeMetadata(files, name, { ...about, [typeKey]: type });

@@ -4,17 +4,10 @@ import { fieldsParameter, listParameter, selectFields } from '#kernel/http/field
 import { everybody, operations, RequestError, type Context } from '#kernel/http/operation.js';
 import { pageParameters, renderPage } from '#kernel/http/page.js';
 import { created, json, noContent, type Reply } from '#kernel/http/reply.js';
-import type { Caller } from '#kernel/http/caller.js';
 import { aclSubjectsOf, isOwner } from '#kernel/security/acl.js';
-import { attributesOf } from '#kernel/security/caller.js';
-import {
-  idbSubject,
-  parseJsdl,
-  readImageWish,
-  type RawDescription,
-  type TargetSystem,
-} from '#xnjs/index.js';
+import { idbSubject, readImageWish, type RawDescription, type TargetSystem } from '#xnjs/index.js';
 import type { RestDeps } from './deps.js';
+import { fromJsdl, preferencesOf, takeAccount } from './jobs-account.js';
 import { renderJob } from './jobs-rendering.js';
 import { linksFrom } from './links.js';
 import { listFilter, seesAll, type ListFilter } from './lists.js';
@@ -24,7 +17,6 @@ import { changeProperties } from './properties.js';
 const operation = operations<RestDeps>();
 
 /** Job descriptions may come as JSDL too. */
-const fromJsdl = (text: string): RawDescription => parseJsdl(text).description;
 const converters = { 'application/xml': fromJsdl, 'text/xml': fromJsdl };
 
 const jobList = { ...pageParameters(), tags: listParameter.optional() };
@@ -52,7 +44,7 @@ async function renderJobs(
 async function submit(
   deps: RestDeps,
   target: TargetSystem | undefined,
-  description: RawDescription,
+  asked: RawDescription,
   { caller, baseUrl }: Context,
 ): Promise<Reply> {
   const { jobs, systems, machines } = deps;
@@ -62,23 +54,13 @@ async function submit(
       `target system ${target.id} takes no jobs any more: ${target.evidence.fact}`,
     );
   const urlOf = linksFrom(baseUrl).job;
-  const preferences = preferencesOf(caller);
+  const { account, description } = takeAccount(asked);
+  const preferences = preferencesOf(caller, account);
   const wish = { ownerDn: caller.dn, description, preferences, urlOf };
   if (readImageWish(description) !== undefined)
     return created(urlOf((await machines.submit(wish, target)).id));
   const { id: targetId } = target ?? (await chooseTarget(deps, description, caller.dn));
   return created(urlOf((await jobs.submit({ ...wish, targetId })).id));
-}
-
-/** What the caller has chosen of what he may be (unicore-rest 2.7). */
-function preferencesOf(caller: Caller): Record<string, string[]> {
-  const { group, supplementaryGroups } = attributesOf(caller);
-  return {
-    role: [caller.role],
-    ...(caller.login !== undefined && { uid: [caller.login] }),
-    ...(group !== undefined && { group: [group] }),
-    ...(supplementaryGroups.length > 0 && { supgroups: [...supplementaryGroups] }),
-  };
 }
 
 /**

@@ -18,6 +18,11 @@ export function linksFrom(baseUrl: string) {
     storageFactory: (id: string): string => `${core}/storagefactories/${id}`,
     reservation: (id: string): string => `${core}/reservations/${id}`,
     registryEntry: (id: string): string => `${baseUrl}/rest/registryentries/${id}`,
+    resource: (collection: string, id: string): string => `${core}/${collection}/${id}`,
+    /** A capability: whoever has the address may use it. */
+    clientFile: (key: string): string => `${baseUrl}/rest/files/${key}`,
+    share: (server: string, id: string): string => `${baseUrl}/rest/share/${server}/${id}`,
+    access: (server: string, id: string): string => `${baseUrl}/rest/access/${server}/${id}`,
     registry: (): string => `${baseUrl}/rest/registries/${registryId}`,
   };
 }

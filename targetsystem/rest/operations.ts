@@ -1,19 +1,18 @@
 import { adminOperations } from './admin.js';
 import { baseOperations } from './base.js';
 import type { Operation } from '#kernel/http/operation.js';
+import { dataOperations } from './data.js';
 import type { RestDeps } from './deps.js';
-import { fileOperations } from './files.js';
 import { forwardingOperations } from './forwarding.js';
 import { jobOperations } from './jobs.js';
 import { registryEntryOperations, registryOperations } from './registry.js';
 import { reservationOperations } from './reservations.js';
 import { siteOperations } from './sites.js';
-import { storageFactoryOperations } from './storage-factories.js';
-import { storageOperations } from './storages.js';
 import { tokenOperations } from './tokens.js';
 
 /** All that this service answers to, by prefix. */
 export const restOperations: Readonly<Record<string, readonly Operation<RestDeps>[]>> = {
+  ...dataOperations,
   '/rest/core': [
     ...baseOperations,
     ...tokenOperations,
@@ -21,9 +20,7 @@ export const restOperations: Readonly<Record<string, readonly Operation<RestDeps
     ...jobOperations,
     ...forwardingOperations,
     ...reservationOperations,
-    ...storageOperations,
-    ...storageFactoryOperations,
-    ...fileOperations,
+    ...dataOperations['/rest/core'],
   ],
   '/rest/registries': registryOperations,
   '/rest/registryentries': registryEntryOperations,

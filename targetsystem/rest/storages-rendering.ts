@@ -4,6 +4,7 @@ import type { FileSpace } from '#xnjs/index.js';
 import type { Storage } from '#xnjs/index.js';
 import { hrefs, type Links } from './links.js';
 import { ownedProperties } from './properties.js';
+import { protocols } from './transfers-client.js';
 
 type View = {
   readonly links: Links;
@@ -26,7 +27,7 @@ export async function renderStorage(
     ...ownedProperties({ ...storage, ownerDn: storage.ownerDn ?? serverDn }),
     acl: storage.acl,
     description: storage.description,
-    protocols: ['BFT'],
+    protocols,
     umask: storage.umask,
     metadataSupported: storage.metadata,
     filesystemDescription: storage.filesystem,
@@ -93,6 +94,10 @@ function linksOf(
     },
     ...(metadata && {
       'metadata-search': { href: `${self}/search`, description: 'Search in metadata' },
+      'action:extract': {
+        href: `${self}/actions/extract`,
+        description: 'Extract metadata',
+      },
     }),
     ...(jobId !== undefined && {
       job: { href: links.job(jobId), description: 'Parent job' },

@@ -31,7 +31,13 @@ describe('jobs by REST', { timeout: 30_000 }, () => {
     const deps = { jobs: engine, systems, clock: systemClock } as unknown as RestDeps;
     const app = createRestApp({
       mounts: [mount('/rest/core', jobOperations, deps)],
-      authenticate: () => ({ dn: ownerDn, role: 'user', login: 'al' }),
+      authenticate: () => ({
+        ...{ dn: ownerDn, role: 'user', login: 'al' },
+        attributes: {
+          ...{ roles: ['user'], logins: ['al', 'al2'], groups: ['staff', 'proj'] },
+          supplementaryGroups: [],
+        },
+      }),
       externalUrl: 'https://site/VSITE',
       log: silentLog,
     });
@@ -109,6 +115,56 @@ describe('jobs by REST', { timeout: 30_000 }, () => {
     assert.equal(status, 409);
     assert.match(String(json['errorMessage']), /is no allocation/);
     await call('DELETE', `/jobs/${id}`);
+  });
+
+  describe('as JSDL', () => {
+    const jsdl = (account: string): string =>
+      '<JobDefinition xmlns="http://schemas.ggf.org/jsdl/2005/11/jsdl"><JobDescription><Application>' +
+      '<POSIXApplication xmlns="http://schemas.ggf.org/jsdl/2005/11/jsdl-posix">' +
+      `<Executable>/bin/true</Executable>${account}</POSIXApplication>` +
+      '</Application></JobDescription></JobDefinition>';
+    async function post(account: string) {
+      const headers = { 'content-type': 'application/xml' };
+      const answer = await request(`${origin}/sites/${targetId}`, {
+        ...{ method: 'POST', headers, body: jsdl(account) },
+      });
+      return { answer, text: await answer.body.text() };
+    }
+
+    it('choose among the logins and groups of their user', async () => {
+      for (const [account, uid, group] of [
+        ['', 'al', undefined],
+        ['<UserName>al2</UserName><GroupName>proj</GroupName>', 'al2', 'proj'],
+      ] as const) {
+        const { answer, text } = await post(account);
+        assert.equal(answer.statusCode, 201, text);
+        const id = String(answer.headers['location']).split('/').at(-1)!;
+        const { json } = await call('GET', `/jobs/${id}`);
+        assert.deepEqual(json['submissionPreferences'], {
+          role: ['user'],
+          uid: [uid],
+          ...(group !== undefined && { group: [group] }),
+        });
+        assert.deepEqual(Object.keys((await call('GET', `/jobs/${id}/submitted`)).json), [
+          'Executable',
+        ]);
+        await call('DELETE', `/jobs/${id}`);
+      }
+    });
+
+    it('get no other login or group, and are told which element asks for it', async () => {
+      for (const [account, reason] of [
+        [
+          '<UserName>root</UserName>',
+          /UserName: \\"root\\" is none of your logins; yours are al, al2/,
+        ],
+        ['<GroupName>wheel</GroupName>', /GroupName: \\"wheel\\" is none of your groups/],
+      ] as const) {
+        const { answer, text } = await post(account);
+        assert.equal(answer.statusCode, 403);
+        assert.match(text, reason);
+      }
+    });
   });
 
   it('refuses more jobs than a user may have, and says when to come back', async () => {

@@ -6,7 +6,7 @@ import { request as httpRequest, type IncomingMessage } from 'node:http';
 import { tmpdir, userInfo } from 'node:os';
 import { join } from 'node:path';
 import { buffer } from 'node:stream/consumers';
-import { systemClock } from '#kernel/clock.js';
+import { systemClock, type Clock } from '#kernel/clock.js';
 import { anonymous, type Caller } from '#kernel/http/caller.js';
 import { listen } from '#kernel/http/listen.js';
 import { createRestApp, mount } from '#kernel/http/router.js';
@@ -15,11 +15,9 @@ import { openDatabase } from '#kernel/persistence/database.js';
 import { migrate } from '#kernel/persistence/migrate.js';
 import type { Scope } from '#kernel/scope.js';
 import { restDeps } from './rest-deps.js';
-import { fileOperations } from '#targetsystem/rest/files.js';
-import { jobOperations } from '#targetsystem/rest/jobs.js';
-import { siteOperations } from '#targetsystem/rest/sites.js';
-import { storageFactoryOperations } from '#targetsystem/rest/storage-factories.js';
-import { storageOperations } from '#targetsystem/rest/storages.js';
+import { restOperations } from '#targetsystem/rest/operations.js';
+import { DataConfig } from '#xnjs/data/config.js';
+import { DataServices } from '#xnjs/data/data-services.js';
 import { IdbConfig } from '#xnjs/idb/config.js';
 import { IdbSource } from '#xnjs/idb/idb-source.js';
 import { JobConfig } from '#xnjs/job/config.js';
@@ -27,8 +25,14 @@ import { createNoticeSender } from '#xnjs/job/notice-sender.js';
 import { JobEngine } from '#xnjs/job/engine.js';
 import { jobMigrations } from '#xnjs/persistence/job-models.js';
 import { createJobStore } from '#xnjs/persistence/job-store.js';
+import { recordMigrations } from '#xnjs/persistence/sql-record-store.js';
 import { createStorageStore, storageMigrations } from '#xnjs/persistence/sql-storage-store.js';
 import { createTargetStore, targetMigrations } from '#xnjs/persistence/sql-target-store.js';
+import { createTransferStore, transferMigrations } from '#xnjs/persistence/transfer-store.js';
+import { StagingConfig } from '#xnjs/staging/config.js';
+import { createStaging } from '#xnjs/staging/create-staging.js';
+import { Outside } from '#xnjs/staging/outside.js';
+import { createSiteStorages } from '#xnjs/staging/site-storages.js';
 import { StoragesConfig } from '#xnjs/storage/config.js';
 import { Storages } from '#xnjs/storage/storages.js';
 import type { DomainView, Hypervisor } from '#xnjs/vm/hypervisor.js';
@@ -118,6 +122,9 @@ export type Rig = {
   readonly systems: TargetSystems;
   /** A target system of a user's, ready. @returns its id */
   readonly makeSite: (ownerDn: string) => Promise<string>;
+  readonly data: DataServices;
+  /** Where the service listens. */
+  readonly port: number;
   /** `nobody`: without credentials. */
   readonly as: (name: 'alice' | 'bob' | 'admin' | 'nobody') => Ask;
 };
@@ -129,6 +136,9 @@ export type RigOptions = {
   readonly agent?: readonly string[];
   /** How often batch systems are asked for their queues. */
   readonly queuesIntervalMs?: number;
+  readonly data?: object;
+  /** What time it is for transfers, tasks and shares. */
+  readonly clock?: Clock;
 };
 
 /** The REST face and the engine below it, on machines that are processes. */
@@ -146,12 +156,29 @@ export async function startRig(scope: Scope, options: RigOptions = {}): Promise<
 async function startService(
   scope: Scope,
   directory: string,
-  { config, agent = [], queuesIntervalMs = 300_000 }: RigOptions,
+  {
+    config,
+    data: dataConfig = {},
+    clock = systemClock,
+    agent = [],
+    queuesIntervalMs = 300_000,
+  }: RigOptions,
 ): Promise<Omit<Rig, 'directory'>> {
   const log = silentLog;
   const url = `sqlite:${join(directory, 'db.sqlite')}`;
   const database = scope.use(await openDatabase({ url, log }));
-  await migrate(database, 'x', [...targetMigrations, ...jobMigrations, ...storageMigrations], log);
+  await migrate(
+    database,
+    'x',
+    [
+      ...targetMigrations,
+      ...jobMigrations,
+      ...transferMigrations,
+      ...storageMigrations,
+      ...recordMigrations,
+    ],
+    log,
+  );
   const workspace = new Workspace(directory);
   const hypervisor = new ProcessHypervisor(workspace, agent);
   scope.defer(() => hypervisor.close());
@@ -208,15 +235,32 @@ async function startService(
       log,
     }),
   );
+  const stagingConfig = StagingConfig.parse({ allowAddresses: ['127.0.0.0/8'], retryFirstMs: 10 });
+  const staging = createStaging({
+    store: createTransferStore(database),
+    outside: scope.use(new Outside(stagingConfig)),
+    config: stagingConfig,
+    scratchDirectory: directory,
+    storages: createSiteStorages({
+      siteUrls: ['https://grid.example/TEST'],
+      targets: systems,
+      storages: () => storages,
+    }),
+    onBehalfOf: () => ({}),
+    clock: systemClock,
+    log,
+  });
+  const parts = { database, storages, targets: systems, staging, clock, log };
+  const data = scope.use(new DataServices({ config: DataConfig.parse(dataConfig), ...parts }));
   await systems.start();
   await jobs.attach();
   await storages.start();
-  const rest = restDeps({ systems, jobs, storages, idb });
+  await data.start();
+  const rest = restDeps({ clock, systems, jobs, storages, data, idb });
   const app = createRestApp({
-    mounts: [
-      mount('/rest/core', [...siteOperations, ...jobOperations, ...storageOperations], rest),
-      mount('/rest/core', [...storageFactoryOperations, ...fileOperations], rest),
-    ],
+    mounts: Object.entries(restOperations).map(([prefix, operations]) =>
+      mount(prefix, operations, rest),
+    ),
     authenticate: ({ headers }) => callers[String(headers['x-user'])] ?? anonymous,
     externalUrl: 'https://grid.example/TEST',
     log,
@@ -224,6 +268,8 @@ async function startService(
   const { port } = await listen(app, { host: '127.0.0.1', port: 0 }, scope);
   return {
     storages,
+    data,
+    port: port ?? 0,
     jobs,
     systems,
     makeSite: async (ownerDn) => {
@@ -246,7 +292,8 @@ async function ask(
   const isText = typeof body === 'string';
   const type = body === undefined || isText ? {} : { 'content-type': 'application/json' };
   const request = httpRequest({
-    ...{ host: '127.0.0.1', port, method, path: `/rest/core${path}`, agent: false },
+    ...{ host: '127.0.0.1', port, method, agent: false },
+    path: path.startsWith('/rest/') ? path : `/rest/core${path}`,
     headers: { accept: 'application/json', 'x-user': user, ...type, ...headers },
   });
   request.end(isText ? body : body && JSON.stringify(body));
@@ -261,7 +308,7 @@ async function ask(
   };
 }
 
-/** Path below `/rest/core` of a link or `Location`. */
+/** Path below `/rest/core` of a link or `Location`; of other services the whole path. */
 export function pathOf(url: unknown): string {
-  return String(url).replace('https://grid.example/TEST/rest/core', '');
+  return String(url).replace(/^https:\/\/grid\.example\/TEST(?:\/rest\/core)?/, '');
 }

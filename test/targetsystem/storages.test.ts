@@ -97,6 +97,7 @@ describe('storages by REST', { timeout: 120_000 }, () => {
         ['action:copy', '/actions/copy'],
         ['action:rename', '/actions/rename'],
         ['metadata-search', '/search'],
+        ['action:extract', '/actions/extract'],
       ],
     );
     const status = await alice!('GET', `/storages/${site}-SCRATCH?fields=resourceStatus`);

@@ -6,8 +6,9 @@ import type { FileInfo, FileSpace } from '../files/file-space.js';
 import { normalisePath } from '../files/path.js';
 import { readMetadata, writeMetadata, type Metadata } from '../storage/metadata.js';
 
-/** So many files and bytes are looked at by one extraction. */
+/** So many files, directories and bytes are looked at by one extraction. */
 const mostFiles = 10_000;
+const mostDirectories = 10_000;
 const mostBytes = 16 * 1024 ** 3;
 const mostListed = 10_000;
 
@@ -25,11 +26,13 @@ export async function extractMetadata(
   depth: number,
   signal: AbortSignal,
 ): Promise<Extracted> {
-  let [count, bytes, complete] = [0, 0, true];
+  let [count, directories, bytes, complete] = [0, 0, 0, true];
   const visit = async (entry: FileInfo, left: number): Promise<void> => {
     signal.throwIfAborted();
     if (entry.isDirectory) {
       if (left < 0) return;
+      complete &&= ++directories <= mostDirectories; // links may lead in circles
+      if (!complete) return;
       const { entries, total } = await files.list(entry.path, { num: mostListed });
       complete &&= total <= mostListed;
       for (const each of entries) await visit(each, each.isDirectory ? left - 1 : left);
@@ -49,7 +52,11 @@ async function extractOne(files: FileSpace, path: string, signal: AbortSignal): 
     const before = await readMetadata(files, path);
     const found = await about(files, path, signal);
     const type = before['Content-Type'] ?? found['Content-Type'];
-    await writeMetadata(files, path, { ...before, ...found, ...(type && { 'Content-Type': type }) });
+    await writeMetadata(files, path, {
+      ...before,
+      ...found,
+      ...(type && { 'Content-Type': type }),
+    });
     return true;
   } catch (error) {
     signal.throwIfAborted();

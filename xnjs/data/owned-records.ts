@@ -83,7 +83,10 @@ export class OwnedRecords<R extends OwnedRecord> {
       if (mine.length >= perUser) {
         const oldest = mine.findLast((each) => this.#options.mayGo?.(each));
         if (!oldest)
-          throw new GridError('BAD_REQUEST', `the limit of ${perUser} ${what}s per user is reached`);
+          throw new GridError(
+            'BAD_REQUEST',
+            `the limit of ${perUser} ${what}s per user is reached`,
+          );
         await this.remove(oldest.id);
       }
       await store.save(record);
@@ -125,7 +128,8 @@ export class OwnedRecords<R extends OwnedRecord> {
   }
 
   *#expired(nowMs: number): Iterable<string> {
-    for (const { id, terminationMs } of this.#records.values())
-      if (terminationMs !== undefined && terminationMs <= nowMs) yield id;
+    const { isGone = () => false } = this.#options;
+    for (const record of this.#records.values())
+      if ((record.terminationMs ?? Infinity) <= nowMs && !isGone(record)) yield record.id;
   }
 }

@@ -1,4 +1,4 @@
-import { z } from 'zod';
+import type { z } from 'zod';
 import { GridError } from '#kernel/errors.js';
 import { describeIssues } from '#kernel/config.js';
 import {
@@ -7,7 +7,12 @@ import {
   type ExportEntry,
   type ImportEntry,
 } from '../staging/entries.js';
-import { Progress, type TransferRecord, type TransferStore } from '../staging/progress.js';
+import {
+  Progress,
+  type Beginning,
+  type TransferRecord,
+  type TransferStore,
+} from '../staging/progress.js';
 import { protocolsOffered, schemeOf } from '../staging/protocols.js';
 import { parseUnicoreUrl } from '../staging/unicore-client.js';
 import { withoutSecrets } from '../staging/url.js';
@@ -125,28 +130,23 @@ export type Shown = Pick<ServerTransfer, 'transferredBytes' | 'sizeBytes' | 'fil
 /** Looks on: counts bytes and names files. */
 export class ShownProgress extends Progress {
   readonly #files = new Map<string, string>();
-  #completeBytes = 0;
-  /** Of the file under way. */
-  #underBytes = 0;
 
   constructor(store: TransferStore, { id, direction, ...record }: ServerTransfer) {
     super(store, { jobId: id, run: 0, direction, index: 0 }, record.progress);
     for (const [file, state] of Object.entries(record.files)) this.#files.set(file, state);
-    this.#completeBytes = record.progress?.bytes ?? 0;
   }
 
   get shown(): Shown {
     return {
       transferredBytes: this.transferredBytes,
-      sizeBytes: this.#completeBytes + this.#underBytes,
+      sizeBytes: this.knownBytes,
       files: Object.fromEntries(this.#files),
     };
   }
 
-  override began(file: string, offset: number, totalBytes: number | undefined): void {
-    super.began(file, offset, totalBytes);
-    this.#underBytes = totalBytes ?? 0;
-    this.#note(file, 'RUNNING');
+  override began(beginning: Beginning): void {
+    super.began(beginning);
+    this.#note(beginning.file, 'RUNNING');
   }
 
   override async complete(
@@ -155,8 +155,6 @@ export class ShownProgress extends Progress {
     exactly: boolean,
     nowMs: number,
   ): Promise<void> {
-    this.#underBytes = 0;
-    this.#completeBytes += bytes;
     this.#note(file, 'DONE');
     await super.complete(file, bytes, exactly, nowMs);
   }

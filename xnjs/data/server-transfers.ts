@@ -85,7 +85,8 @@ export class ServerTransfers implements AsyncDisposable {
     const { entry } = entryOf(wish);
     const level = direction === 'in' ? 'write' : 'read';
     const storage = await storageFor(storages, storageId, principal, level);
-    if (ofAccount.has(schemeOf(wish.remote)?.toLowerCase() ?? '')) this.#refuseGuests(storage, wish);
+    if (ofAccount.has(schemeOf(wish.remote)?.toLowerCase() ?? ''))
+      this.#refuseGuests(storage, wish);
     if (direction === 'out' && !hasWildcard(entry.from))
       await storage.files(principal.dn).stat(entry.from);
     const latestMs = this.latestTerminationMs();
@@ -103,8 +104,8 @@ export class ServerTransfers implements AsyncDisposable {
     return record;
   }
 
-  /** What is being deleted is there no more. @throws `NOT_FOUND` */
-  get(id: string): ServerTransfer {
+  /** As far as it has come. @throws `NOT_FOUND` */
+  find(id: string): ServerTransfer {
     return { ...this.records.get(id), ...this.#running.get(id)?.progress?.shown };
   }
 

@@ -3,16 +3,24 @@ import pLimit, { type LimitFunction } from 'p-limit';
 import type { Clock } from '#kernel/clock.js';
 import { asGridError, errorText, GridError } from '#kernel/errors.js';
 import type { Log } from '#kernel/log.js';
-import { moveWithMetadata, searchFiles } from '../storage/metadata.js';
+import { siteOf } from '../staging/staging.js';
+import { searchFiles } from '../storage/metadata.js';
 import type { Storages } from '../storage/storages.js';
+import type { Targets } from '../target.js';
 import type { DataConfig } from './config.js';
+import { copyFiles } from './copy.js';
 import { extractMetadata } from './extract.js';
 import { OwnedRecords, type OwnedRecord, type RecordStore } from './owned-records.js';
 import { storageFor, type Principal } from './principal.js';
 
 /** What takes long; done again, it ends the same. */
 export type TaskWork =
-  | { readonly do: 'extract'; readonly storageId: string; readonly path: string; readonly depth: number }
+  | {
+      readonly do: 'extract';
+      readonly storageId: string;
+      readonly path: string;
+      readonly depth: number;
+    }
   | {
       readonly do: 'copy';
       readonly storageId: string;
@@ -43,6 +51,7 @@ export type Task = OwnedRecord & {
 export type TasksOptions = {
   readonly store: RecordStore<Task>;
   readonly storages: Pick<Storages, 'get'>;
+  readonly targets: Pick<Targets, 'find'>;
   readonly config: Pick<DataConfig, 'recordSeconds' | 'perUser' | 'tasks'>;
   readonly clock: Clock;
   readonly log: Log;
@@ -164,8 +173,8 @@ export class Tasks implements AsyncDisposable {
     );
   }
 
-  async #work({ work, principal }: Task, signal: AbortSignal): Promise<Task['result']> {
-    const { storages, clock } = this.#options;
+  async #work({ id, work, principal }: Task, signal: AbortSignal): Promise<Task['result']> {
+    const { storages, targets, clock } = this.#options;
     const startedMs = clock.now();
     const took = (): { durationMillis: string } => ({
       durationMillis: String(clock.now() - startedMs),
@@ -179,10 +188,11 @@ export class Tasks implements AsyncDisposable {
         return { documentsProcessed, complete: String(complete), ...took() };
       }
       case 'copy': {
-        const { files, metadata } = await storageFor(storages, work.storageId, principal, 'write');
-        const space = files(principal.dn);
-        if (metadata) await moveWithMetadata(space, 'copy', work.from, work.to);
-        else await space.copy(work.from, work.to);
+        const storage = await storageFor(storages, work.storageId, principal, 'write');
+        const { targetId } = storage;
+        const target = targetId === undefined ? undefined : targets.find(targetId);
+        const site = siteOf(storage.files(principal.dn), target);
+        await copyFiles({ site, id, signal }, work, storage.metadata, clock);
         return took();
       }
       case 'search':

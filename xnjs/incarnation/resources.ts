@@ -39,6 +39,32 @@ const free = new Set(['Project', 'NodeConstraints', 'QoS', 'Exclusive']);
 const processors = ['Nodes', 'CPUsPerNode', 'TotalCPUs'];
 const bytesPerMiB = 1024 ** 2;
 
+/** What became of what a job and its application ask for, for the job's log. */
+export type EvaluatedResources = {
+  /** Expressions and their values. */
+  readonly scripts: readonly { name: string; expression: string; value: string }[];
+  /** What the partition adds, as nobody asked for it. */
+  readonly defaults: readonly { name: string; value: string }[];
+};
+
+/** @throws as {@link checkResources} */
+export function evaluateResources(
+  job: JobDescription,
+  idb: Idb,
+  application: Application,
+): EvaluatedResources {
+  const variables = { ...application.siteEnvironment, ...application.userEnvironment };
+  const asked = { ...application.resources, ...job.Resources };
+  const scripts = toWishes(asked, variables)
+    .map(([, { name, value }]) => ({ name, expression: asked[name] ?? '', value: String(value) }))
+    .filter(({ expression }) => isExpression(expression));
+  const { values, partition, wished } = settleAll(job, idb, application);
+  const added = [...values].filter(([name]) => !wished.has(name));
+  const defaults = added.map(([name, value]) => ({ name, value: String(value) }));
+  const queue = wished.has('Queue') ? [] : [{ name: 'Queue', value: partition.name }];
+  return { scripts, defaults: [...queue, ...defaults] };
+}
+
 /**
  * What the job asks for, else the application, else the partition's defaults, checked against the
  * partition that the job goes to.
@@ -49,6 +75,12 @@ export function checkResources(
   idb: Idb,
   application: Application = resolveApplication(job, idb),
 ): ResourceRequest {
+  const { values, partition } = settleAll(job, idb, application);
+  const email = job['User email'];
+  return { ...toRequest(values), queue: partition.name, ...(email !== undefined && { email }) };
+}
+
+function settleAll(job: JobDescription, idb: Idb, application: Application) {
   const variables = { ...application.siteEnvironment, ...application.userEnvironment };
   const ofJob = { ...job.Resources, ...(job.Project !== undefined && { Project: job.Project }) };
   const wishes: Wishes = new Map([
@@ -61,8 +93,7 @@ export function checkResources(
     if (canonical !== 'Queue' && wish.value !== '')
       values.set(canonical, checkWish(canonical, wish, partition));
   addDefaults(values, partition);
-  const email = job['User email'];
-  return { ...toRequest(values), queue: partition.name, ...(email !== undefined && { email }) };
+  return { values, partition, wished: new Set(wishes.keys()) };
 }
 
 /** By their proper names, which win over the aliases. Expressions have been evaluated. */
@@ -81,8 +112,13 @@ function toWishes(
     ]);
 }
 
+const expressionForm = /^\s*\$\{([^]*)\}\s*$/;
+function isExpression(text: string): boolean {
+  return expressionForm.test(text);
+}
+
 function settle(name: string, text: string, variables: Readonly<Record<string, string>>): Value {
-  const [, expression] = /^\s*\$\{([^]*)\}\s*$/.exec(text) ?? [];
+  const [, expression] = expressionForm.exec(text) ?? [];
   if (expression === undefined) return text;
   try {
     return evaluate(expression, variables);

@@ -1,7 +1,7 @@
 import { text } from 'node:stream/consumers';
 import { commandDirectories, exitCodeFile } from '../incarnation/script.js';
 import { commandOf } from './job.js';
-import { listedNews, placeOf } from './listed.js';
+import { listedNews, placeOf, processPlace } from './listed.js';
 import { allocationFile, jobDirectory } from './runs.js';
 import type { Place } from './watcher.js';
 import type { News, Task } from './work.js';
@@ -34,7 +34,7 @@ export async function awaitCommand(task: Task): Promise<News> {
   const which = commandOf(job);
   const { pid = '' } = job.run[which] ?? {};
   const directory = commandDirectories[which];
-  await gone(task, 'process', pid);
+  await gone(task, processPlace(job), pid);
   const exitCode = await readSlowly(task, directory);
   return exitCode === undefined
     ? { type: 'failed', reason: `The ${which}-command was killed: ${noExitCode}` }

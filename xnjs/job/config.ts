@@ -6,6 +6,8 @@ export const JobConfig = z.strictObject({
   statusIntervalMs: z.int().min(10).default(200),
   /** The most that slow or failing listings stretch the interval to. */
   statusMaxIntervalMs: z.int().min(10).default(1_000),
+  /** How often running jobs are looked at for how far they are; one call for all of a target system. */
+  progressIntervalMs: z.int().min(10).default(10_000),
   /** Calls at once to one target system, and to all of them. */
   callsPerTarget: z.int().min(1).default(8),
   callsTotal: z.int().min(1).default(64),

@@ -142,6 +142,15 @@ export function parseDescription(raw: RawDescription): JobDescription {
   throw new JobError('JOB_INVALID', `Invalid job description: ${describeIssues(result.error)}`);
 }
 
+/** Paths in the job's directory that are to go at its end. */
+export function passingFiles({ Imports, Exports }: JobDescription): readonly string[] {
+  const paths = [
+    ...Imports.flatMap(({ to, deleteOnTermination }) => (deleteOnTermination ? [to] : [])),
+    ...Exports.flatMap(({ from, deleteOnTermination }) => (deleteOnTermination ? [from] : [])),
+  ];
+  return [...new Set(paths)];
+}
+
 export function jobName(description: JobDescription): string {
   return description.Name ?? description.ApplicationName ?? 'UNICORE_Job';
 }

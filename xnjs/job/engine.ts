@@ -3,29 +3,31 @@ import { errorText, GridError } from '#kernel/errors.js';
 import type { Log } from '#kernel/log.js';
 import { linkSignals } from '#kernel/net/deadline.js';
 import type { FileSpace } from '../files/file-space.js';
-import { withoutCredentials } from '../staging/entries.js';
 import type { Staging } from '../staging/staging.js';
 import type { Target, TargetEvent, Targets } from '../target.js';
 import { inAllocation } from './allocation.js';
 import { Children } from './children.js';
 import type { JobConfig } from './config.js';
-import { withoutInlineData } from './description.js';
+import { loseJobs, reapJobs, type EndsOptions } from './ends.js';
 import { JobError } from './errors.js';
 import type { JobSubmission } from './job-submission.js';
 import type { JobEvent } from './events.js';
 import type { Job } from './job.js';
 import { Lanes } from './lanes.js';
 import { note } from './learn.js';
-import { listedNews, placeOf } from './listed.js';
+import { listedNews } from './listed.js';
 import { isOver, Load } from './load.js';
 import { newJob, type NewJob } from './new-job.js';
 import type { NoticeSender } from './notice-sender.js';
 import { withNotices } from './notices.js';
 import { Notifier } from './notifier.js';
 import { matchesPattern } from './pattern.js';
+import { Performances } from './performances.js';
+import { ProgressReader } from './progress.js';
 import { step } from './state.js';
 import type { Effect, OrderType } from './transitions.js';
 import type { JobFilter, JobPage, JobStore, JobUsage } from './store.js';
+import { lostEvent, shown, withProgress } from './views.js';
 import { Watcher } from './watcher.js';
 import { withResolvers } from './with-resolvers.js';
 import { JobWork, TargetLost } from './work.js';
@@ -43,20 +45,8 @@ export type JobEngineOptions = {
   readonly config: JobConfig;
 };
 
-/** What is being done for a job at present. At most one thing, so that answers come in order. */
-type Performance = {
-  readonly effect: Effect['do'];
-  readonly run: number;
-  readonly superseded: AbortController;
-  latest: Job;
-  readonly done: Promise<void>;
-};
-
 const startPage = 500;
-const reapedAtOnce = 100;
 const storeRetryMs = 1_000;
-/** Made once: each job is superseded several times, and an error costs a stack trace. */
-const supersededReason = new Error('the job has gone on');
 /** A batch system that has not answered by then will do so later. */
 const orderMs = 10_000;
 
@@ -69,12 +59,13 @@ export class JobEngine implements AsyncDisposable {
   readonly #log: Log;
   readonly #lanes: Lanes;
   readonly #watcher: Watcher;
+  readonly #progress: ProgressReader;
   readonly #stagingLanes: Lanes;
   readonly #work: JobWork;
   readonly #load: Load;
   readonly #children: Children;
   readonly #notifier: Notifier;
-  readonly #performing = new Map<string, Performance>();
+  readonly #performances: Performances;
   /** Why targets are gone that are still known. */
   readonly #lost = new Map<string, string>();
   readonly #listeners = new Set<(job: Job) => void>();
@@ -105,7 +96,7 @@ export class JobEngine implements AsyncDisposable {
       sweepLimit: config.sweepLimit,
       adopt: (child) => {
         this.#announce(child);
-        this.#advance(child);
+        this.#performances.advance(child);
       },
       order: async (id, type) => await this.#tell(id, { type, atMs: clock.now() }),
     });
@@ -132,6 +123,12 @@ export class JobEngine implements AsyncDisposable {
         await this.#spawn(this.#tell(jobId, { ...news, run, atMs: clock.now() }));
       },
     });
+    this.#progress = new ProgressReader({
+      ...{ targets, clock, log: this.#log, intervalMs: config.progressIntervalMs },
+      onProgress: async (id, run, progress) => {
+        await this.#amend(id, (job) => withProgress(job, run, progress));
+      },
+    });
     this.#work = new JobWork({
       target: (id) => this.#target(id),
       lanes: this.#lanes,
@@ -142,9 +139,17 @@ export class JobEngine implements AsyncDisposable {
       remark: async ({ id }, text) => {
         await this.#amend(id, (job) => note(job, clock.now(), text));
       },
+      settle: (job, node) => this.#settle(job, node),
       clock,
       log: this.#log,
       config,
+      closing: this.#closing.signal,
+    });
+    this.#performances = new Performances({
+      work: this.#work,
+      watcher: this.#watcher,
+      progress: this.#progress,
+      tell: (id, event) => this.#tell(id, event),
       closing: this.#closing.signal,
     });
     this.#unsubscribe = targets.subscribe((event) => this.#onTarget(event));
@@ -160,7 +165,7 @@ export class JobEngine implements AsyncDisposable {
       for (const job of page) {
         this.#load.changed(undefined, job);
         this.#notifier.take(job);
-        if (targets.find(job.targetId)) this.#advance(job);
+        if (targets.find(job.targetId)) this.#performances.advance(job);
         else
           void this.#spawn(
             this.#tell(job.id, lostEvent(job.targetId, 'it no longer exists', clock)),
@@ -172,7 +177,7 @@ export class JobEngine implements AsyncDisposable {
       afterId = last.id;
     }
     if (unfinished > 0) this.#log.info({ jobs: unfinished }, 'unfinished jobs taken up again');
-    void this.#spawn(this.#reap());
+    void this.#spawn(reapJobs(this.#ends()));
   }
 
   /**
@@ -199,7 +204,7 @@ export class JobEngine implements AsyncDisposable {
     this.#load.release(ownerDn, size - 1);
     this.#log.debug({ jobId: job.id, dn: ownerDn, vmId: targetId }, 'job submitted');
     this.#announce(job);
-    this.#advance(job);
+    this.#performances.advance(job);
     return shown(job);
   }
 
@@ -315,7 +320,8 @@ export class JobEngine implements AsyncDisposable {
     this.#lanes[Symbol.dispose]();
     this.#stagingLanes[Symbol.dispose]();
     this.#watcher[Symbol.dispose]();
-    await Promise.allSettled([...this.#performing.values()].map(({ done }) => done));
+    this.#progress[Symbol.dispose]();
+    await this.#performances.settled();
     await Promise.allSettled(this.#background);
     await this.#notifier[Symbol.asyncDispose]();
   }
@@ -374,7 +380,7 @@ export class JobEngine implements AsyncDisposable {
       void this.#spawn(this.#orphan(after));
     this.#announce(after);
     this.#notifier.take(after);
-    this.#advance(after);
+    this.#performances.advance(after);
     return after;
   }
 
@@ -387,6 +393,25 @@ export class JobEngine implements AsyncDisposable {
     } catch (error) {
       if (error instanceof JobError && error.code === 'JOB_UNKNOWN') return undefined;
       throw error;
+    }
+  }
+
+  /** Nothing is started before this is stored, and a full disk fails no job. */
+  async #settle({ id, run }: Job, node: string): Promise<string> {
+    const change = (now: Job): Job =>
+      now.run.number !== run.number || now.run.node !== undefined
+        ? now
+        : { ...now, run: { ...now.run, node } };
+    for (;;) {
+      try {
+        return (await this.#amend(id, change))?.run.node ?? node;
+      } catch (error) {
+        this.#log.error(
+          { jobId: id, err: error },
+          'a login node could not be stored, trying again',
+        );
+        await this.#options.clock.sleep(storeRetryMs, this.#closing.signal);
+      }
     }
   }
 
@@ -421,43 +446,6 @@ export class JobEngine implements AsyncDisposable {
     }
   }
 
-  /** Sees to it that what this newest version of a job asks for is being done. */
-  #advance(job: Job): void {
-    if (this.#closing.signal.aborted) return;
-    const [effect] = job.effects;
-    this.#watch(job, effect);
-    const current = this.#performing.get(job.id);
-    if (current) {
-      current.latest = job;
-      if (current.effect !== effect?.do || current.run !== job.run.number)
-        current.superseded.abort(supersededReason);
-      return;
-    }
-    if (!effect || effect.do === 'watch') return;
-    const superseded = new AbortController();
-    const { promise: done, resolve } = withResolvers<undefined>();
-    const performance = { effect: effect.do, run: job.run.number, superseded, latest: job, done };
-    this.#performing.set(job.id, performance);
-    void this.#perform(performance, effect.do).finally(() => resolve(undefined));
-  }
-
-  async #perform(performance: Performance, effect: Exclude<Effect['do'], 'watch'>): Promise<void> {
-    const job = performance.latest;
-    const event = await this.#work.perform(job, effect, performance.superseded.signal);
-    if (event) await this.#tell(job.id, event);
-    this.#performing.delete(job.id);
-    if (performance.latest !== job) this.#advance(performance.latest);
-  }
-
-  #watch(job: Job, effect: Effect | undefined): void {
-    const { id: jobId, targetId, run, plan } = job;
-    const place = placeOf(job);
-    const raw = (plan?.notify?.bssStatus.length ?? 0) > 0;
-    if (effect?.do === 'watch' && place)
-      this.#watcher.watch(targetId, { jobId, run: run.number, raw, ...place });
-    else this.#watcher.unwatch(targetId, jobId);
-  }
-
   #announce(job: Job): void {
     for (const listener of this.#listeners) listener(job);
   }
@@ -476,36 +464,13 @@ export class JobEngine implements AsyncDisposable {
       this.#stagingLanes.resume(event.targetId);
     } else {
       this.#lost.set(event.targetId, event.reason);
-      void this.#spawn(this.#loseJobs(event.targetId, event.reason));
+      void this.#spawn(loseJobs(this.#ends(), event.targetId, event.reason));
     }
   }
 
-  async #loseJobs(targetId: string, reason: string): Promise<void> {
-    const { store, clock } = this.#options;
-    const event = lostEvent(targetId, reason, clock);
-    let afterId = '';
-    for (;;) {
-      const page = await store.unfinished({ targetId, afterId, num: startPage });
-      const last = page.at(-1);
-      if (!last) return;
-      afterId = last.id;
-      await Promise.all(page.map(({ id }) => this.#tell(id, event)));
-    }
-  }
-
-  /** Destroys jobs whose life time is over. */
-  async #reap(): Promise<void> {
-    const { store, clock, config } = this.#options;
-    while (!this.#closing.signal.aborted) {
-      try {
-        const ids = await store.expired(clock.now(), reapedAtOnce);
-        for (const id of ids) await this.#tell(id, { type: 'destroy', atMs: clock.now() });
-        if (ids.length === reapedAtOnce) continue;
-      } catch (error) {
-        this.#log.error({ err: error }, 'expired jobs could not be looked for');
-      }
-      await clock.sleep(config.reaperIntervalMs, this.#closing.signal).catch(() => undefined);
-    }
+  #ends(): EndsOptions {
+    const tell = (id: string, event: JobEvent): Promise<void> => this.#tell(id, event);
+    return { ...this.#options, log: this.#log, tell, closing: this.#closing.signal };
   }
 
   /** Waited for when the engine closes. */
@@ -516,12 +481,4 @@ export class JobEngine implements AsyncDisposable {
     this.#background.add(watched);
     return watched;
   }
-}
-
-function shown(job: Job): Job {
-  return { ...job, description: withoutCredentials(withoutInlineData(job.description)) };
-}
-
-function lostEvent(targetId: string, reason: string, clock: Clock): JobEvent {
-  return { type: 'lost', atMs: clock.now(), reason: new TargetLost(targetId, reason).message };
 }

@@ -23,6 +23,8 @@ export type Run = {
   readonly attemptId?: string;
   /** What the batch system knows it by; `INTERACTIVE_<node>_<pid>` on a login node. */
   readonly bssId?: string;
+  /** Of several login nodes the one for what runs beside the batch system; stored before that is started. */
+  readonly node?: string;
   /** On a login node. */
   readonly pid?: string;
   readonly queue?: string;
@@ -34,6 +36,8 @@ export type Run = {
   readonly heldFrom?: 'QUEUED' | 'RUNNING';
   /** Why the last order to pause or resume was not carried out. */
   readonly refusal?: string;
+  /** How far the job says it is, from 0 to 1. */
+  readonly progress?: number;
   readonly exitCode?: number;
   readonly result?: JobResult;
   readonly pre?: CommandRun;

@@ -15,6 +15,11 @@ export type LanesOptions = {
   readonly onTrouble?: (targetId: string, error: GridError) => void;
 };
 
+/** Name of the lane for a whole target system, or for a part of it. */
+export function laneOf(targetId: string, part?: string): string {
+  return part === undefined ? targetId : `${targetId} ${part}`;
+}
+
 /**
  * Bounded work, by target system. Work that fails because its target does not answer stays first in its
  * lane; the lane pauses, then sends one task ahead to see, and goes on when that one came through.
@@ -29,7 +34,10 @@ export class Lanes implements Disposable {
     this.#options = options;
   }
 
-  /** @returns what `work` does when it succeeds, or fails for another reason than an unreachable target */
+  /**
+   * @param targetId or {@link laneOf} a part of it
+   * @returns what `work` does when it succeeds, or fails for another reason than an unreachable target
+   */
   run<T>(targetId: string, work: () => Promise<T>, signal: AbortSignal): Promise<T> {
     const { promise, resolve, reject } = withResolvers<T>();
     if (this.#closed || signal.aborted) {
@@ -67,11 +75,12 @@ export class Lanes implements Disposable {
 
   /** The target answers: whoever waits need not wait longer. */
   resume(targetId: string): void {
-    const lane = this.#lanes.get(targetId);
-    if (!lane) return;
-    lane.failures = 0;
-    lane.pause?.abort();
-    this.#pump(targetId, lane);
+    for (const [id, lane] of [...this.#lanes]) {
+      if (id !== targetId && !id.startsWith(laneOf(targetId, ''))) continue;
+      lane.failures = 0;
+      lane.pause?.abort();
+      this.#pump(id, lane);
+    }
   }
 
   [Symbol.dispose](): void {

@@ -3,11 +3,16 @@ import { quote } from '../incarnation/quote.js';
 import { abortMarker, commandDirectories, exitCodeFile } from '../incarnation/script.js';
 import { jobName, parseDescription } from './description.js';
 import type { Job, Plan } from './job.js';
+import { checkLoginNode } from './on-node.js';
+import { progressFile } from './progress.js';
 import { refreshIdb } from './refresh-idb.js';
 import { allocationFile, jobDirectory, pidFile, runsOf } from './runs.js';
 import { findSweep, type Sweep } from './sweep.js';
 import { without } from './without.js';
 import type { News, Task } from './work.js';
+
+/** What a former run has left, and would be taken for this one's. */
+const formerFiles = [exitCodeFile, abortMarker, allocationFile, pidFile, progressFile];
 
 /** Reads the description, makes the directory, clears what a former run has left there. */
 export async function prepare({ job, call, options }: Task): Promise<News> {
@@ -22,6 +27,13 @@ export async function prepare({ job, call, options }: Task): Promise<News> {
         runsOf(job, child, target, config);
       })
     : runsOf(job, description, target, config).plan;
+  if (runsBeside(plan)) {
+    const wish = description['Login node'];
+    // eslint-disable-next-line @typescript-eslint/require-await -- waits its turn, and for the target
+    await call(async (_, there) => {
+      checkLoginNode(there, wish);
+    });
+  }
   const directory = jobDirectory(target, job);
   const commands = (['pre', 'post'] as const).filter((which) => plan[`${which}Command`]);
   const script = [
@@ -29,7 +41,7 @@ export async function prepare({ job, call, options }: Task): Promise<News> {
       ? [`umask 022; mkdir -p -- ${quote(target.jobsDirectory)}`]
       : []),
     `umask ${plan.umask} && mkdir -p -- ${quote(directory)} && cd -- ${quote(directory)}`,
-    `rm -f ${exitCodeFile} ${abortMarker} ${allocationFile} ${pidFile}`,
+    `rm -f ${formerFiles.join(' ')}`,
     `rm -rf ${Object.values(commandDirectories).join(' ')}`,
     ...commands.map((which) => `mkdir ${commandDirectories[which]}`),
     ...(job.parentId === undefined ? [] : linksToParent(job, directory)),
@@ -45,8 +57,17 @@ export async function prepare({ job, call, options }: Task): Promise<News> {
       jobType: type === 'RAW' ? 'BATCH' : type,
       directory: `${directory}/`,
     },
-    log: [`Client: ${job.ownerDn} [${login} ${groups}]`, `Job directory: ${directory}/`],
+    log: [
+      `Client: ${job.ownerDn} [${login} ${groups}]`,
+      `Job directory: ${directory}/`,
+      ...(job.run.number > 1 ? [`Deleted files of the former run: ${formerFiles.join(', ')}`] : []),
+    ],
   };
+}
+
+/** Something of it runs on a login node. */
+function runsBeside({ onLoginNode, allocates, preCommand, postCommand }: Plan): boolean {
+  return onLoginNode === true || allocates === true || !!preCommand || !!postCommand;
 }
 
 /** @param check that a child could run here: the parent says so for all */

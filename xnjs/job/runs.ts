@@ -6,7 +6,7 @@ import { commandDirectories, commandScript } from '../incarnation/script.js';
 import type { Target } from '../target.js';
 import type { LoginNodeRun, Submission } from '../tsi/tsi.js';
 import type { JobConfig } from './config.js';
-import { jobName, notificationWish, type JobDescription } from './description.js';
+import { jobName, notificationWish, passingFiles, type JobDescription } from './description.js';
 import type { CommandPlan, Job, Plan } from './job.js';
 import { parseDate } from '#kernel/dates.js';
 
@@ -39,7 +39,7 @@ export function runsOf(
     ownCommand(which, description, application);
   const plan: Plan = {
     stagesIn: description.Imports.length > 0,
-    stagesOut: description.Exports.length > 0,
+    stagesOut: description.Exports.length > 0 || passingFiles(description).length > 0,
     waitsForClient: description.haveClientStageIn,
     executes: submission !== undefined,
     ignoreNonZeroExitCode,

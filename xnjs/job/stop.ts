@@ -1,6 +1,7 @@
 import { quote } from '../incarnation/quote.js';
 import { abortMarker } from '../incarnation/script.js';
 import type { CommandRun } from './job.js';
+import { callThere, chooseNode } from './on-node.js';
 import { jobDirectory, pidFile } from './runs.js';
 import { launch, submit } from './submit.js';
 import type { News, Task } from './work.js';
@@ -27,7 +28,7 @@ async function stopMain(task: Task): Promise<void> {
   const found = bssId === undefined ? await submit(task) : undefined;
   const pid = job.run.pid ?? found?.pid;
   const id = bssId ?? found?.bssId ?? '';
-  if (pid !== undefined) await call((tsi, { identity }) => tsi.killOnLoginNode(identity, pid));
+  if (pid !== undefined) await kill(task, pid);
   else if (!job.plan?.allocates || job.run.granted)
     await call((tsi, { identity }) => tsi.abort(identity, id));
   else await stopAllocating(task);
@@ -38,12 +39,20 @@ async function stopCommand(
   which: 'pre' | 'post',
   { attemptId, pid, endedMs }: CommandRun,
 ): Promise<void> {
-  const { job, call, unsent } = task;
+  const { job, unsent } = task;
   if (endedMs !== undefined || (pid === undefined && unsent.delete(attemptId))) return;
   if (pid === undefined) await mark(task);
   const state = which === 'pre' ? ('PRECOMMAND' as const) : ('POSTCOMMAND' as const);
   const found = pid ?? (await launch({ ...task, job: { ...job, state } })).pid;
-  await call((tsi, { identity }) => tsi.killOnLoginNode(identity, found));
+  await kill(task, found);
+}
+
+/** What runs on a login node. Its node was stored before it was started. */
+async function kill(task: Task, pid: string): Promise<void> {
+  await callThere(
+    task,
+    await chooseNode(task),
+  )((tsi, { identity }) => tsi.killOnLoginNode(identity, pid));
 }
 
 /**
@@ -58,8 +67,12 @@ async function mark({ job, call }: Task): Promise<void> {
 }
 
 /** The request is a process of the login node, whose pid the TSI has left in a file. */
-async function stopAllocating({ job, call }: Task): Promise<void> {
-  await call(async (tsi, target) => {
+async function stopAllocating(task: Task): Promise<void> {
+  const { job } = task;
+  await callThere(
+    task,
+    await chooseNode(task),
+  )(async (tsi, target) => {
     const directory = quote(jobDirectory(target, job));
     const told = await tsi.execute(target.identity, `cat ${directory}/${pidFile} 2>/dev/null; :`);
     const pid = /^\s*([1-9]\d{0,9})\s*$/.exec(told)?.[1];

@@ -2,12 +2,13 @@ import type { Clock } from '#kernel/clock.js';
 import { errorText } from '#kernel/errors.js';
 import type { Log } from '#kernel/log.js';
 import { linkSignals } from '#kernel/net/deadline.js';
-import type { Targets } from '../target.js';
-import type { BssEntry, Tsi } from '../tsi/tsi.js';
+import type { Target, Targets } from '../target.js';
+import type { BssEntry } from '../tsi/tsi.js';
+import { tsiOn } from './on-node.js';
 import { withResolvers } from './with-resolvers.js';
 
-/** Where something runs: in the batch system, or as a process of the login node. */
-export type Place = 'batch' | 'process';
+/** Where something runs: in the batch system, or as a process of the login node, which may be one of several. */
+export type Place = 'batch' | 'process' | `process ${string}`;
 export type Listing = ReadonlyMap<string, BssEntry>;
 type Watch = {
   readonly jobId: string;
@@ -183,21 +184,23 @@ export class Watcher implements Disposable {
     const waiters = group.waiters;
     group.waiters = [];
     const asked = new Set([...watches, ...waiters].map(({ place }) => place));
-    const listings = new Map<Place, Listing>();
-    try {
-      const target = this.#options.targets.find(targetId);
-      if (!target) throw new Error(`there is no target system ${targetId}`);
-      for (const place of asked)
-        listings.set(place, await list(target.tsi(), place, this.#stopping.signal));
-    } catch (error) {
-      group.waiters.unshift(...waiters);
-      throw error;
+    const target = this.#options.targets.find(targetId);
+    const failures: unknown[] = [];
+    for (const place of asked) {
+      const isThere = (one: { place: Place }): boolean => one.place === place;
+      try {
+        if (!target) throw new Error(`there is no target system ${targetId}`);
+        const listing = await list(target, place, this.#stopping.signal);
+        for (const { resolve } of waiters.filter(isThere)) resolve(listing);
+        for (const watch of watches.filter(isThere))
+          if (group.watches.get(watch.jobId) === watch) this.#tell(watch, listing.get(watch.id));
+      } catch (error) {
+        failures.push(error);
+        group.waiters.unshift(...waiters.filter(isThere));
+      }
     }
-    const nothing: Listing = new Map();
-    for (const { place, resolve } of waiters) resolve(listings.get(place) ?? nothing);
-    for (const watch of watches)
-      if (group.watches.get(watch.jobId) === watch)
-        this.#tell(watch, listings.get(watch.place)?.get(watch.id));
+    // a login node that is away must not slow down the news of others
+    if (failures.length > 0 && failures.length === asked.size) throw failures[0];
   }
 
   #tell(watch: Watch, entry: BssEntry | undefined): void {
@@ -212,8 +215,9 @@ export class Watcher implements Disposable {
   }
 }
 
-async function list(tsi: Tsi, place: Place, signal: AbortSignal): Promise<Listing> {
-  if (place === 'batch') return await tsi.status({ signal });
-  const pids = await tsi.processes({ signal });
+async function list(target: Target, place: Place, signal: AbortSignal): Promise<Listing> {
+  if (place === 'batch') return await target.tsi().status({ signal });
+  const node = place === 'process' ? undefined : place.slice('process '.length);
+  const pids = await tsiOn(target, node).processes({ signal });
   return new Map([...pids].map((pid) => [String(pid), { state: 'RUNNING' }]));
 }

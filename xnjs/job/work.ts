@@ -10,10 +10,11 @@ import type { Tsi } from '../tsi/tsi.js';
 import type { Children } from './children.js';
 import { awaitAllocation, awaitCommand, collect } from './collect.js';
 import type { JobConfig } from './config.js';
+import { deletePassing } from './delete-files.js';
 import { JobError } from './errors.js';
 import type { JobEvent } from './events.js';
 import type { Job } from './job.js';
-import type { Lanes } from './lanes.js';
+import { laneOf, type Lanes } from './lanes.js';
 import { prepare } from './prepare.js';
 import { jobDirectory } from './runs.js';
 import { stop } from './stop.js';
@@ -43,6 +44,11 @@ export type JobWorkOptions = {
   readonly config: JobConfig;
   /** Adds to the log that the user reads. */
   readonly remark: (job: Job, text: string) => Promise<void>;
+  /**
+   * Stores the login node of a run, unless it has one.
+   * @returns the one that it has
+   */
+  readonly settle: (job: Job, node: string) => Promise<string>;
   /** The engine is closing: even what must not be cut short otherwise is. */
   readonly closing: AbortSignal;
 };
@@ -61,6 +67,12 @@ export type Call = <T>(
 export type Task = {
   readonly job: Job;
   readonly call: Call;
+  /** The same in a lane of its own: who waits for one login node does not keep the others' calls waiting. */
+  readonly callOn: <T>(
+    node: string,
+    work: (tsi: Tsi, target: Target) => Promise<T>,
+    onRefusal?: Parameters<Call>[1],
+  ) => Promise<T>;
   /** The job has gone on without this effect, or the engine closes. */
   readonly signal: AbortSignal;
   readonly options: JobWorkOptions;
@@ -117,7 +129,9 @@ export class JobWork {
     using ended = linkSignals(superseded, this.#options.closing);
     const { signal } = ended;
     const call = this.#caller(job, signal);
-    const task: Task = { job, call, signal, options: this.#options, unsent: this.#unsent };
+    const callOn: Task['callOn'] = (node, work, onRefusal) =>
+      this.#caller(job, signal, node)(work, onRefusal);
+    const task: Task = { job, call, callOn, signal, options: this.#options, unsent: this.#unsent };
     const { children } = this.#options;
     switch (effect) {
       case 'prepare':
@@ -140,7 +154,10 @@ export class JobWork {
       case 'collectExitCode':
         return await collect(task);
       case 'stageOut':
-        return { type: 'stagedOut', log: await this.#stage(task, 'out') };
+        return {
+          type: 'stagedOut',
+          log: [...(await this.#stage(task, 'out')), ...(await deletePassing(task))],
+        };
       case 'createChildren':
         return { type: 'childrenMade', log: await children.create(job) };
       case 'awaitChildren':
@@ -210,13 +227,13 @@ export class JobWork {
     });
   }
 
-  #caller(job: Job, ended: AbortSignal): Call {
+  #caller(job: Job, ended: AbortSignal, node?: string): Call {
     const { lanes, clock, config, target } = this.#options;
     return async (work, onRefusal) => {
       for (let refused = 0; ; refused++) {
         try {
           return await lanes.run(
-            job.targetId,
+            laneOf(job.targetId, node),
             async () => {
               const there = target(job.targetId);
               return await work(there.tsi(), there);

@@ -15,7 +15,7 @@ const stopMs = 10_000;
  * @throws {@link StagingError} with what it printed
  */
 export async function runInBackground(
-  transfer: Transfer<unknown>,
+  transfer: Pick<Transfer<unknown>, 'site' | 'id' | 'signal'>,
   script: string,
   clock: Clock,
 ): Promise<void> {

@@ -56,6 +56,7 @@ const common = {
   Credentials: credentials.optional(),
   ExtraParameters: parameters,
   'Login node': line.optional(),
+  DeleteOnTermination: flag.default(false),
 };
 
 /** An element of `Imports` (tsi-xnjs 7.1, unicore-rest 3.6.3). */
@@ -82,6 +83,7 @@ const importEntry = z
       data: entry.Data,
       mode: entry.Mode,
       failOnError: entry.FailOnError,
+      deleteOnTermination: entry.DeleteOnTermination,
       readOnly: entry.ReadOnly,
       permissions: entry.Permissions,
       credentials: entry.Credentials,
@@ -108,6 +110,7 @@ const exportEntry = z
       to,
       mode: entry.Mode,
       failOnError: entry.FailOnError,
+      deleteOnTermination: entry.DeleteOnTermination,
       credentials: entry.Credentials,
       parameters: entry.ExtraParameters,
     };
@@ -117,6 +120,8 @@ const exportEntry = z
 type Entry = {
   readonly mode: 'overwrite' | 'append' | 'nooverwrite';
   readonly failOnError: boolean;
+  /** The file in the job's directory goes when the job has succeeded and its exports are made. */
+  readonly deleteOnTermination: boolean;
   readonly credentials: Credentials | undefined;
   readonly parameters: Readonly<Record<string, string>>;
 };

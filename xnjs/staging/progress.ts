@@ -34,6 +34,14 @@ export type TransferStore = {
 
 type Known = Pick<TransferRecord, 'validator' | 'appendFrom' | 'created' | 'uploadId'>;
 
+/** A file whose bytes begin to move. */
+export type Beginning = {
+  readonly file: string;
+  readonly offset: number;
+  /** Of the whole file, if it is known. */
+  readonly totalBytes?: number | undefined;
+};
+
 const rememberMs = 1_000;
 
 /** What is remembered of one transfer. */
@@ -45,7 +53,9 @@ export class Progress {
   /** Bytes that have moved in this process: whether it gets on. */
   moved = 0;
   /** The file under way, for those who look on. */
-  #under: { readonly offset: number; readonly movedBefore: number } | undefined;
+  #under:
+    | { readonly offset: number; readonly movedBefore: number; readonly totalBytes: number }
+    | undefined;
 
   constructor(store: TransferStore, key: TransferKey, record: TransferRecord | undefined) {
     this.#store = store;
@@ -69,8 +79,13 @@ export class Progress {
   }
 
   /** The bytes of a file begin to move, from `offset` on. */
-  began(_file: string, offset: number, _totalBytes: number | undefined): void {
-    this.#under = { offset, movedBefore: this.moved };
+  began({ offset, totalBytes = 0 }: Beginning): void {
+    this.#under = { offset, totalBytes, movedBefore: this.moved };
+  }
+
+  /** Of the files that are complete and the one under way. */
+  get knownBytes(): number {
+    return this.#record.bytes + (this.#under?.totalBytes ?? 0);
   }
 
   /** Begins with a file, or says more of it; durable when this returns. */

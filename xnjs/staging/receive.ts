@@ -49,7 +49,7 @@ export async function receive(
   const source = await file.open(await resumable(transfer, to, part));
   source.body.on('error', () => undefined); // it is told by whoever reads
   try {
-    progress.began(to, source.offset, source.totalBytes);
+    progress.began({ file: to, ...source });
     if (source.validator !== progress.of(to)?.validator)
       await progress.note(to, { validator: source.validator });
     const digest = digestOf(entry.parameters['checksum']);

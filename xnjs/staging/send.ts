@@ -69,7 +69,7 @@ export async function sendAll(
       await progress.note(file.path, { created: true });
     }
     await verifyDigest(transfer, file);
-    progress.began(file.path, 0, file.sizeBytes);
+    progress.began({ file: file.path, offset: 0, totalBytes: file.sizeBytes });
     await sink.put(file, isNew);
     await progress.complete(file.path, file.sizeBytes, keeps, clock.now());
   }

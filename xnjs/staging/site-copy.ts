@@ -22,7 +22,8 @@ export async function importFromSite(
   decodeNames?: (text: string) => string,
 ): Promise<void> {
   const { entry, site } = transfer;
-  const here = source.target !== undefined && source.target.id === site.target?.id && entry.mode !== 'append';
+  const here =
+    source.target !== undefined && source.target.id === site.target?.id && entry.mode !== 'append';
   const wholes =
     path.every((name) => !hasWildcard(name)) && entry.parameters['checksum'] === undefined;
   if (here && wholes && entry.mode === 'overwrite') {
@@ -107,7 +108,7 @@ async function copyHere(
   const from = (await source.files.mountPoint()) + found.path.slice(1);
   const { entry, progress } = transfer;
   const to = normalisePath(entry.to.endsWith('/') ? `${entry.to}${baseName(from)}` : entry.to);
-  if (!found.isDirectory) progress.began(to, 0, found.sizeBytes);
+  if (!found.isDirectory) progress.began({ file: to, offset: 0, totalBytes: found.sizeBytes });
   await copyOnTarget(transfer, from);
   if (!found.isDirectory) await progress.complete(to, found.sizeBytes, false, 0);
 }

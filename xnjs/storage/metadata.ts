@@ -64,6 +64,16 @@ export async function moveWithMetadata(
   to: string,
 ): Promise<void> {
   await files[how](from, to);
+  await moveMetadata(files, how, from, to);
+}
+
+/** After the file itself. */
+export async function moveMetadata(
+  files: FileSpace,
+  how: 'rename' | 'copy',
+  from: string,
+  to: string,
+): Promise<void> {
   const [old, beside] = [metadataPath(from), metadataPath(to)];
   try {
     if (old !== undefined && beside !== undefined) await files[how](old, beside);

@@ -5,7 +5,7 @@ import type { Log } from '#kernel/log.js';
 import { TsiError } from '#tsi/protocol/error.js';
 import { matchesNode, type NodeName } from './node-name.js';
 import { withSafeguards } from './safeguards.js';
-import type { Tsi } from './tsi.js';
+import type { LoginNodes, Tsi } from './tsi.js';
 import type { TsiClient } from './tsi-client.js';
 import { workerLost } from './worker-pool.js';
 
@@ -65,24 +65,29 @@ const probeMs = 20_000;
  * Several TSIs of one batch system and one file system behind one: calls go round those that answer. Each
  * has a circuit breaker, so that one which is gone costs a call now and then, not each of them.
  */
-export class TsiGroup implements AsyncDisposable {
+export class TsiGroup implements AsyncDisposable, LoginNodes {
   /** Whatever node is best. */
   readonly tsi: Tsi;
   readonly #options: TsiGroupOptions;
   readonly #circuits = new Map<TsiNode, Circuit>();
   #turn = 0;
+  /** Of their own, that they are spread evenly whatever else is asked. */
+  #choices = 0;
 
   constructor(options: TsiGroupOptions) {
     this.#options = options;
     this.tsi = this.#view(() => true);
   }
 
-  /**
-   * A node to stay with, for what lives on the node itself: processes on a login node.
-   * @param wish a name, its beginning up to a dot, with `*` and `?`, or `x:category` (§1.7)
-   * @throws `BAD_REQUEST` when no node has such a name; `TSI_UNAVAILABLE` when none of those answers
-   */
+  check(wish: string): void {
+    this.#called(wish);
+  }
+
   choose(wish?: string): string {
+    return this.#pick(new Set(this.#called(wish)), new Set(), this.#choices++).name;
+  }
+
+  #called(wish: string | undefined): readonly TsiNode[] {
     const { name, nodes } = this.#options;
     const candidates = nodes.filter((node) => wish === undefined || matchesNode(node, wish));
     if (candidates.length === 0) {
@@ -90,10 +95,9 @@ export class TsiGroup implements AsyncDisposable {
       const text = `Login node: target system ${name} has no node "${wish ?? ''}", only ${known}`;
       throw new GridError('BAD_REQUEST', text);
     }
-    return this.#pick(new Set(candidates), new Set()).name;
+    return candidates;
   }
 
-  /** The node of that name alone. @throws `BAD_REQUEST` */
   on(nodeName: string): Tsi {
     if (this.#options.nodes.some(({ name }) => name === nodeName))
       return this.#view(({ name }) => name === nodeName);
@@ -160,13 +164,13 @@ export class TsiGroup implements AsyncDisposable {
   }
 
   /** The next in turn of those that answer; one that did not gets a single call when its pause is over. */
-  #pick(nodes: ReadonlySet<TsiNode>, tried: ReadonlySet<TsiNode>): TsiNode {
+  #pick(nodes: ReadonlySet<TsiNode>, tried: ReadonlySet<TsiNode>, turn = this.#turn++): TsiNode {
     const now = this.#options.clock.now();
     const ready = [...nodes].filter((node) => {
       const circuit = this.#circuits.get(node);
       return !tried.has(node) && (!circuit || circuit.untilMs <= now);
     });
-    const node = ready[this.#turn++ % Math.max(1, ready.length)];
+    const node = ready[turn % Math.max(1, ready.length)];
     if (!node) throw this.#unavailable(nodes);
     const circuit = this.#circuits.get(node);
     if (circuit) circuit.untilMs = now + probeMs;

@@ -178,6 +178,20 @@ export type Tsi = {
   cancelReservation(identity: TsiIdentity, reference: string, options?: CallOptions): Promise<void>;
 };
 
+/** Several TSIs of one target system, each of them a login node. */
+export type LoginNodes = {
+  /** @throws `BAD_REQUEST` when no node is called so */
+  check(wish: string): void;
+  /**
+   * A node to stay with, for what lives on the node itself: processes on a login node.
+   * @param wish a name, its beginning up to a dot, with `*` and `?`, or `x:category` (§1.7)
+   * @throws `BAD_REQUEST` when no node is called so; `TSI_UNAVAILABLE` when none of those answers
+   */
+  choose(wish?: string): string;
+  /** The node of that name alone. @throws `BAD_REQUEST` */
+  on(nodeName: string): Tsi;
+};
+
 /** A worker's two channels, both ours alone until they end. */
 export type WorkerChannels = { readonly command: Duplex; readonly data: Duplex };
 

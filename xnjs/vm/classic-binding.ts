@@ -6,7 +6,7 @@ import type { ScriptHeader } from '../idb/script-header.js';
 import { callbackTransport, type CallbackPorts, type TsiTls } from '../tsi/callback-transport.js';
 import { createTsi, type TsiClient } from '../tsi/tsi-client.js';
 import { TsiGroup } from '../tsi/tsi-group.js';
-import type { Tsi, TsiIdentity, TsiTransport } from '../tsi/tsi.js';
+import type { LoginNodes, Tsi, TsiIdentity, TsiTransport } from '../tsi/tsi.js';
 import type { TargetBinding } from './target-binding.js';
 
 export type ClassicBindingOptions = {
@@ -69,9 +69,13 @@ export class ClassicBinding implements TargetBinding {
   ): Promise<Duplex> {
     const { group, transports } = this.#answering();
     const chosen = group.choose(loginNode);
-    const transport = transports.find(({ name }) => name === chosen);
+    const transport = transports.find((_, at) => nodeName(at) === chosen);
     if (transport?.forward) return await transport.forward(identity, service, signal);
     throw new GridError('NOT_IMPLEMENTED', `${chosen} forwards no connections`);
+  }
+
+  get loginNodes(): LoginNodes | undefined {
+    return this.#options.ports.length < 2 ? undefined : this.#answering().group;
   }
 
   onChange(listener: (up: boolean) => void): void {
@@ -140,8 +144,8 @@ export class ClassicBinding implements TargetBinding {
     const transports = ports.map((port) =>
       callbackTransport({ host, port, listener, ...(tls && { tls }) }),
     );
-    const nodes = transports.map((transport) => ({
-      name: transport.name,
+    const nodes = transports.map((transport, at) => ({
+      name: nodeName(at),
       tsi: createTsi(transport, { ...common, systemIdentity }),
     }));
     return {
@@ -190,4 +194,9 @@ async function ping({ probes }: Bound, signal: AbortSignal): Promise<string> {
 
 async function letGo({ group, probes }: Bound): Promise<void> {
   await Promise.all([group, ...probes].map((each) => each[Symbol.asyncDispose]()));
+}
+
+/** Of the TSIs of a machine, whose address may be another tomorrow. */
+function nodeName(at: number): string {
+  return `login${at + 1}`;
 }

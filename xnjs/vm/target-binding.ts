@@ -1,11 +1,13 @@
 import type { Duplex } from 'node:stream';
 import type { AgentFacts } from '#tsi/protocol/facts.js';
-import type { Tsi, TsiIdentity } from '../tsi/tsi.js';
+import type { LoginNodes, Tsi, TsiIdentity } from '../tsi/tsi.js';
 
 /** The live side of a target system whose domain runs: how its TSI is reached, and whether it answers. */
 export type TargetBinding = AsyncDisposable & {
   /** @throws `TSI_UNAVAILABLE` */
   readonly tsi: Tsi;
+  /** Where there are several TSIs. @throws as `tsi` */
+  readonly loginNodes?: LoginNodes | undefined;
   /** Called whenever the TSI begins or ceases to answer. */
   onChange(listener: (up: boolean) => void): void;
   /** Called with the id of each job whose end the TSI tells of itself; not all do. */

@@ -162,6 +162,7 @@ export class TargetSystems implements Targets, AsyncDisposable {
       tsi: () => this.#answering(targetId).tsi,
       forward: async (service, signal, loginNode) =>
         await this.#answering(targetId).forward(target.identity, service, signal, loginNode),
+      loginNodes: () => this.#answering(targetId).loginNodes,
       onExit: (listener) => this.#machines.onExit(targetId, listener),
     };
     return { ...target, idb: this.#idbOf(target, idb?.bind(target)) };

@@ -4,6 +4,8 @@ usage: pyunicore_storages.py CORE_URL USER PASSWORD SITE_URL
 """
 
 import io
+import ssl
+import urllib.request
 import json
 import sys
 
@@ -39,6 +41,40 @@ def use(storage):
 
 result["home"] = use(unicore.Storage(credential, site.links["storage:HOME"]))
 result["data"] = use(unicore.Storage(credential, client.links["storages"] + "/DATA"))
+
+home = unicore.Storage(credential, site.links["storage:HOME"])
+data = unicore.Storage(credential, client.links["storages"] + "/DATA")
+data.put(b"to be sent", "send me.txt")
+sent = data.send_file("send me.txt", home.resource_url + "/files/sent/")
+sent.cache_time = 0.1
+sent.poll(timeout=60)
+received = data.receive_file(home.resource_url + "/files/sent/*", "received/")
+received.cache_time = 0.1
+received.poll(timeout=60)
+never = data.receive_file("https://192.0.2.1/x", "never", scheduled="2036-01-01T00:00:00+0000")
+never.cache_time = 0.1
+created = never.status.value
+never.abort()
+never.poll(unicore.TransferStatus.ABORTED, timeout=60)
+result["transfers"] = {
+    "status": [sent.status.value, received.status.value, created, never.status.value],
+    "bytes": [int(sent.properties["transferredBytes"]), int(received.properties["size"])],
+    "received": data.stat("received/send me.txt").read().decode(),
+    "listed": len(client.get_transfers()),
+}
+for transfer in client.get_transfers():
+    transfer.delete()
+result["transfers"]["left"] = len(client.get_transfers())
+
+export = client.transport.post(url=data.resource_url + "/exports", json={"file": "send me.txt"})
+address = export.json()["accessURL"]
+unverified = ssl._create_unverified_context()
+with urllib.request.urlopen(address, context=unverified) as answer:
+    result["withoutLogin"] = answer.read().decode()
+unicore.Resource(credential, export.headers["Location"]).delete()
+data.rm("send me.txt")
+data.rmdir("received")
+home.rmdir("sent")
 
 # the one call that pyunicore has no method for
 made = client.transport.post(

@@ -6,6 +6,7 @@ import { openDatabase, type Database } from '#kernel/persistence/database.js';
 import { migrate } from '#kernel/persistence/migrate.js';
 import type { Scope } from '#kernel/scope.js';
 import { jobMigrations } from '#xnjs/persistence/job-models.js';
+import { recordMigrations } from '#xnjs/persistence/sql-record-store.js';
 import { storageMigrations } from '#xnjs/persistence/sql-storage-store.js';
 import { targetMigrations } from '#xnjs/persistence/sql-target-store.js';
 import { transferMigrations } from '#xnjs/persistence/transfer-store.js';
@@ -29,7 +30,13 @@ export async function openTables(scope: Scope, url: string): Promise<Database> {
   await migrate(
     database,
     'xnjs',
-    [...targetMigrations, ...jobMigrations, ...transferMigrations, ...storageMigrations],
+    [
+      ...targetMigrations,
+      ...jobMigrations,
+      ...transferMigrations,
+      ...storageMigrations,
+      ...recordMigrations,
+    ],
     silentLog,
   );
   return database;

@@ -1,0 +1,160 @@
+import { z } from 'zod';
+import { describeIssues } from '#kernel/config.js';
+import { fieldsParameter, listParameter, selectFields } from '#kernel/http/fields.js';
+import { everybody, operations, type Context, type Operation } from '#kernel/http/operation.js';
+import { pageParameters, renderPage } from '#kernel/http/page.js';
+import { json, noContent, type Reply } from '#kernel/http/reply.js';
+import { resourcePolicies } from '#kernel/security/policy.js';
+import type { OwnedRecord, OwnedRecords } from '#xnjs/index.js';
+import type { RestDeps } from './deps.js';
+import { linksFrom } from './links.js';
+import { dateText, ownedProperties, tagList } from './properties.js';
+
+/** The engine's side of a collection of {@link OwnedRecord}s. */
+export type OwnedService<R extends OwnedRecord> = {
+  readonly records: OwnedRecords<R>;
+  /** As it is now, where that is more than its record says. */
+  find?(id: string): R;
+  destroy(id: string): Promise<void>;
+  /** Ends what is under way; what is over is left as it is. */
+  abort?(id: string): Promise<void>;
+  latestTerminationMs(): number;
+};
+
+export type OwnedKind<R extends OwnedRecord> = {
+  /** Last part of the address, `tasks`. */
+  readonly collection: string;
+  /** For the API document: `task`. */
+  readonly noun: string;
+  readonly service: (deps: RestDeps) => OwnedService<R>;
+  /** Beside what every owned resource shows. */
+  readonly render: (record: R, context: Context) => Record<string, unknown>;
+};
+
+const operation = operations<RestDeps>();
+const id = { id: z.string().max(64) };
+
+function getOwned<R extends OwnedRecord>({ service }: OwnedKind<R>, deps: RestDeps, id: string): R {
+  const engine = service(deps);
+  return engine.find?.(id) ?? engine.records.get(id);
+}
+
+/** Nobody shares them: the storages that they work on have ACLs. */
+const ownerOf = <R extends OwnedRecord>(kind: OwnedKind<R>) =>
+  resourcePolicies<RestDeps, { id: string }>(kind.noun, (deps, input) => ({
+    ownerDn: getOwned(kind, deps, input.id).ownerDn,
+    acl: [],
+  })).own;
+
+/** List, properties, change, deletion and, where there is something under way, `actions/abort`. */
+export function ownedOperations<R extends OwnedRecord>(
+  kind: OwnedKind<R>,
+): readonly Operation<RestDeps>[] {
+  const { collection, noun, service, render } = kind;
+  const owner = ownerOf(kind);
+  const path = `/${collection}/:id`;
+  return [
+    listOperation(kind),
+    operation({
+      method: 'GET',
+      path,
+      summary: `One ${noun}`,
+      input: z.object({ ...id, fields: fieldsParameter }),
+      policy: owner,
+      run: (deps, { id: wanted, fields }, context) => {
+        const record = getOwned(kind, deps, wanted);
+        const properties = { ...ownedProperties(record), ...render(record, context) };
+        return json(selectFields(properties, fields));
+      },
+    }),
+    operation({
+      method: 'PUT',
+      path,
+      summary: `Changes tags or termination time of a ${noun}`,
+      input: z.looseObject(id),
+      body: 'json',
+      policy: owner,
+      run: (deps, { id: wanted, ...members }) => change(service(deps), wanted, members),
+    }),
+    operation({
+      method: 'DELETE',
+      path,
+      summary: `Deletes a ${noun}; what is under way ends`,
+      input: z.object(id),
+      policy: owner,
+      run: async (deps, { id: wanted }) => {
+        await service(deps).destroy(wanted);
+        return noContent();
+      },
+    }),
+  ];
+}
+
+function listOperation<R extends OwnedRecord>({
+  collection,
+  noun,
+  service,
+}: OwnedKind<R>): Operation<RestDeps> {
+  return operation({
+    method: 'GET',
+    path: `/${collection}`,
+    summary: `The ${noun}s of the caller`,
+    input: z.object({ ...pageParameters(), tags: listParameter.optional() }),
+    policy: everybody,
+    run: (deps, { tags = [], ...page }, { caller, baseUrl, url }) => {
+      const isKnown = caller.role !== 'anonymous';
+      const { records } = service(deps);
+      const { ids, total } = isKnown
+        ? records.page(caller.dn, { ...page, tags })
+        : { ids: [], total: 0 };
+      const urls = ids.map((each) => linksFrom(baseUrl).resource(collection, each));
+      const query = { tags: tags.length > 0 ? tags.join(',') : undefined };
+      return json(renderPage(url, page, urls, total, query));
+    },
+  });
+}
+
+/** `actions/abort`, which the original lacks and pyunicore looks for. */
+export function abortOperation<R extends OwnedRecord>(kind: OwnedKind<R>): Operation<RestDeps> {
+  const { collection, noun, service } = kind;
+  return operation({
+    method: 'POST',
+    path: `/${collection}/:id/actions/abort`,
+    summary: `Ends a ${noun}; one that is over is left as it is`,
+    input: z.looseObject(id),
+    body: 'json',
+    policy: ownerOf(kind),
+    run: async (deps, { id: wanted }) => {
+      await service(deps).abort?.(wanted);
+      return noContent();
+    },
+  });
+}
+
+type Change = { tags?: readonly string[]; terminationMs?: number };
+
+/** Each member answers for itself (unicore-rest 1.9). */
+async function change<R extends OwnedRecord>(
+  service: OwnedService<R>,
+  id: string,
+  members: Readonly<Record<string, unknown>>,
+): Promise<Reply> {
+  const wanted: Change = {};
+  const latestMs = service.latestTerminationMs();
+  const answers = Object.entries(members).map(([name, value]): [string, string] => {
+    if (name === 'tags') return [name, take(tagList, value, (tags) => (wanted.tags = tags))];
+    if (name !== 'terminationTime') return [name, 'Property not found or cannot be modified!'];
+    const inTime = dateText.refine((ms) => ms <= latestMs, 'is later than it may live');
+    return [name, take(inTime, value, (ms) => (wanted.terminationMs = ms))];
+  });
+  if (Object.keys(wanted).length > 0)
+    await service.records.update(id, (record) => ({ ...record, ...wanted }));
+  return json(Object.fromEntries(answers));
+}
+
+function take<T>(schema: z.ZodType<T>, value: unknown, note: (value: T) => void): string {
+  const parsed = schema.safeParse(value);
+  if (!parsed.success) return `Error setting property: ${describeIssues(parsed.error)}`;
+  note(parsed.data);
+  return 'OK';
+}

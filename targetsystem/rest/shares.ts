@@ -1,0 +1,284 @@
+import { z } from 'zod';
+import { formatDate } from '#kernel/clock.js';
+import { describeIssues } from '#kernel/config.js';
+import { anonymous, type Caller } from '#kernel/http/caller.js';
+import { everybody, operations, RequestError } from '#kernel/http/operation.js';
+import { pageParameters } from '#kernel/http/page.js';
+import { created, json, noContent } from '#kernel/http/reply.js';
+import { GridError } from '#kernel/errors.js';
+import { attributesOf } from '#kernel/security/caller.js';
+import { normalizeDn } from '#kernel/security/dn.js';
+import { isSharedBy, principalOf, type Share } from '#xnjs/index.js';
+import type { RestDeps } from './deps.js';
+import { renderEntry } from './files.js';
+import { attachment, bytesType, download } from './files-download.js';
+import { linksFrom } from './links.js';
+
+const operation = operations<RestDeps>();
+const server = { server: z.string().max(64) };
+const one = { ...server, shareId: z.string().max(64) };
+
+/** This server is the only one that shares are kept for. */
+function refuseOthers({ siteName }: RestDeps, name: string): void {
+  if (name !== siteName) throw new RequestError('NOT_FOUND', `there is no server ${name} here`);
+}
+
+function refuseStrangers({ role }: Caller): void {
+  if (role === 'anonymous') throw new GridError('LOGIN_REQUIRED', 'log in to share files');
+}
+
+function userInfo(caller: Caller): object {
+  const { groups, group } = attributesOf(caller);
+  return { dn: caller.dn, uid: caller.login, gid: group, groups };
+}
+
+function renderShare(share: Share, caller: Caller, baseUrl: string, name: string): object {
+  const { id, user, ownerDn, storageId, path, access, terminationMs } = share;
+  const links = linksFrom(baseUrl);
+  return {
+    id,
+    user,
+    owner: ownerDn,
+    path: `/${storageId}${path}`,
+    access,
+    directory: share.isDirectory,
+    lifetime:
+      terminationMs === undefined ? 0 : Math.ceil((terminationMs - share.createdMs) / 1_000),
+    onetime: share.isOneTime,
+    accessCount: share.accessCount,
+    http: links.access(name, id),
+    href: links.share(name, id),
+    ...(terminationMs !== undefined && { terminationTime: formatDate(terminationMs) }),
+    ...(isSharedBy(share, caller) && {
+      accesses: share.accesses.map(({ atMs, ...use }) => ({ time: formatDate(atMs), ...use })),
+    }),
+  };
+}
+
+const listServers = operation({
+  method: 'GET',
+  path: '/',
+  summary: 'The servers that files can be shared on: this one',
+  input: z.object({}),
+  policy: everybody,
+  run: ({ siteName }, _input, { caller, url }) => {
+    refuseStrangers(caller);
+    const description = 'Files of the storages of this site';
+    return json({
+      [siteName]: { href: `${url}/${siteName}`, description, status: 'OK' },
+      userInfo: userInfo(caller),
+    });
+  },
+});
+
+const listShares = operation({
+  method: 'GET',
+  path: '/:server',
+  summary: 'What the caller shares, and what is shared with him',
+  input: z.object(server),
+  policy: everybody,
+  run: (deps, { server: name }, { caller, baseUrl }) => {
+    refuseOthers(deps, name);
+    refuseStrangers(caller);
+    const { shares, accessible } = deps.data.shares.of(caller.dn);
+    const render = (share: Share): object => renderShare(share, caller, baseUrl, name);
+    return json({
+      shares: shares.map(render),
+      accessible: accessible.map(render),
+      status: 'OK',
+      userInfo: userInfo(caller),
+    });
+  },
+});
+
+const lifetime = z.coerce.number().int().nonnegative();
+const flag = z.union([z.boolean(), z.stringbool()], 'must be true or false');
+const access = z
+  .string()
+  .toUpperCase()
+  .pipe(z.enum(['READ', 'WRITE']));
+const user = z
+  .string('name the user, by his DN, or anonymous')
+  .max(1_000)
+  .transform((text, context) => {
+    if (/^anonymous$/i.test(text)) return anonymous.dn;
+    try {
+      return normalizeDn(text);
+    } catch {
+      context.addIssue('is no distinguished name');
+      return z.NEVER;
+    }
+  });
+/** `/STORAGE/path`, or the address of a file. */
+const sharedPath = z.string('name what to share').transform((text, context) => {
+  const [, id, rest = '/'] =
+    /^https?:\/\/.*\/rest\/core\/storages\/([^/?#]+)\/files(\/.*)?$/.exec(text) ?? [];
+  if (id !== undefined)
+    try {
+      return { storageId: id, path: decodeURIComponent(rest) };
+    } catch {
+      context.addIssue('is not percent-encoded');
+      return z.NEVER;
+    }
+  const [, storageId, path = '/'] = /^\/+([^/]{1,80})(\/.*)?$/.exec(text) ?? [];
+  if (storageId !== undefined) return { storageId, path };
+  context.addIssue('must be /STORAGE/path, or the address of a file');
+  return z.NEVER;
+});
+
+const share = operation({
+  method: 'POST',
+  path: '/:server',
+  summary: 'Shares a file or directory with a user or with everybody, or ends that',
+  input: z.looseObject({
+    ...server,
+    user,
+    path: sharedPath,
+    access: z
+      .string()
+      .toUpperCase()
+      .pipe(z.enum(['READ', 'WRITE', 'NONE']))
+      .default('READ'),
+    lifetime: lifetime.nullish(),
+    onetime: flag.nullish(),
+    group: z.null('cannot be chosen here').optional(),
+  }),
+  body: 'json',
+  policy: everybody,
+  run: async (deps, { server: name, ...input }, { caller, baseUrl }) => {
+    refuseOthers(deps, name);
+    refuseStrangers(caller);
+    const wish = { principal: principalOf(caller), user: input.user, ...input.path };
+    if (input.access === 'NONE') {
+      await deps.data.shares.revoke(wish);
+      return noContent();
+    }
+    const { id } = await deps.data.shares.create({
+      ...wish,
+      access: input.access,
+      isOneTime: input.onetime ?? false,
+      lifetimeSeconds: input.lifetime ?? undefined,
+    });
+    return created(linksFrom(baseUrl).share(name, id));
+  },
+});
+
+/** @throws `LOGIN_REQUIRED`; `NOT_FOUND`, also to those whom it is not for */
+function getShare(deps: RestDeps, name: string, id: string, caller: Caller): Share {
+  refuseOthers(deps, name);
+  refuseStrangers(caller);
+  return deps.data.shares.find(id, caller);
+}
+
+function refuseGuests(found: Share, caller: Caller): void {
+  if (!isSharedBy(found, caller))
+    throw new RequestError('FORBIDDEN', 'only who shares something may change that');
+}
+
+const showShare = operation({
+  method: 'GET',
+  path: '/:server/:shareId',
+  summary: 'One share; who owns it also sees its latest uses',
+  input: z.object(one),
+  policy: everybody,
+  run: (deps, { server: name, shareId }, { caller, baseUrl }) =>
+    json(renderShare(getShare(deps, name, shareId, caller), caller, baseUrl, name)),
+});
+
+const changeable = { access, onetime: flag, lifetime };
+
+const changeShare = operation({
+  method: 'PUT',
+  path: '/:server/:shareId',
+  summary: 'Changes access, onetime or lifetime of a share; the lifetime counts from now',
+  input: z.looseObject(one),
+  body: 'json',
+  policy: everybody,
+  run: async (deps, { server: name, shareId, ...members }, { caller }) => {
+    refuseGuests(getShare(deps, name, shareId, caller), caller);
+    const change: { access?: 'READ' | 'WRITE'; isOneTime?: boolean; lifetimeSeconds?: number } = {};
+    const answers = Object.entries(members).map(([member, value]): [string, string] => {
+      if (!Object.hasOwn(changeable, member))
+        return [member, 'Property not found or cannot be modified!'];
+      const parsed = z
+        .object(changeable)
+        .partial()
+        .safeParse({ [member]: value });
+      if (!parsed.success)
+        return [member, `Error setting property: ${describeIssues(parsed.error)}`];
+      const { access: level, onetime, lifetime: seconds } = parsed.data;
+      if (level !== undefined) change.access = level;
+      if (onetime !== undefined) change.isOneTime = onetime;
+      if (seconds !== undefined) change.lifetimeSeconds = seconds;
+      return [member, 'OK'];
+    });
+    if (Object.keys(change).length > 0) await deps.data.shares.update(shareId, change);
+    return json(Object.fromEntries(answers));
+  },
+});
+
+const endShare = operation({
+  method: 'DELETE',
+  path: '/:server/:shareId',
+  summary: 'Ends a share',
+  input: z.object(one),
+  policy: everybody,
+  run: async (deps, { server: name, shareId }, { caller }) => {
+    refuseGuests(getShare(deps, name, shareId, caller), caller);
+    await deps.data.shares.records.remove(shareId);
+    return noContent();
+  },
+});
+
+/** Below `/rest/share`. */
+export const shareOperations = [listServers, listShares, share, showShare, changeShare, endShare];
+
+const accessPath = '/:server/:shareId{/*path}';
+const accessInput = { ...one, path: z.string().max(4096).default('') };
+
+const read = operation({
+  method: 'GET',
+  path: accessPath,
+  summary: 'The bytes of a shared file, or the listing of a shared directory',
+  input: z.object({ ...accessInput, ...pageParameters(10_000) }),
+  produces: [bytesType, 'application/json'],
+  policy: everybody,
+  run: async (deps, { server: name, shareId, path: below, ...page }, context) => {
+    refuseOthers(deps, name);
+    const { headers, signal, caller } = context;
+    const used = await deps.data.shares.use(shareId, caller, below, 'READ');
+    const { files, path, entry } = used;
+    if (entry?.isDirectory !== true)
+      return download(files, entry ?? (await files.stat(path)), {
+        ...{ headers, signal, nowMs: deps.clock.now() },
+        disposition: attachment(path),
+      });
+    const { entries } = await files.list(path, page);
+    const nameOf = (each: string): string =>
+      used.share.path === '/' ? each : each.slice(used.share.path.length);
+    const content = entries.map((each): [string, object] => [
+      `${nameOf(each.path)}${each.isDirectory ? '/' : ''}`,
+      renderEntry(each),
+    ]);
+    return json({ isDirectory: true, content: Object.fromEntries(content) });
+  },
+});
+
+const write = operation({
+  method: 'PUT',
+  path: accessPath,
+  summary: 'Writes a shared file, or one in a shared directory',
+  input: z.object(accessInput),
+  body: 'raw',
+  policy: everybody,
+  run: async (deps, { server: name, shareId, path: below }, context) => {
+    refuseOthers(deps, name);
+    const { signal, caller } = context;
+    const { files, path } = await deps.data.shares.use(shareId, caller, below, 'WRITE');
+    await files.write(path, context.body, { signal });
+    return noContent();
+  },
+});
+
+/** Below `/rest/access`: no login needed for what is shared with everybody. */
+export const accessOperations = [read, write];

@@ -1,0 +1,57 @@
+import assert from 'node:assert/strict';
+import { spawnSync } from 'node:child_process';
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { after, before, describe, it } from 'node:test';
+import { pathToFileURL } from 'node:url';
+
+const compiler = new URL('../../cli/compile.mjs', import.meta.url).href;
+const { compile } = (await import(compiler)) as { compile: (project: string) => Promise<boolean> };
+
+describe('the compiled server', () => {
+  let project = '';
+  before(() => {
+    project = mkdtempSync(join(tmpdir(), 'vsite-compile-'));
+    for (const folder of 'cli gateway imagerepo kernel targetsystem tsi xnjs'.split(' '))
+      mkdirSync(join(project, folder));
+    writeFileSync(join(project, 'package.json'), '{ "type": "module" }');
+    writeFileSync(join(project, 'kernel', 'gone.ts'), 'export const x = 1;\n');
+    write('first');
+  });
+  after(() => rmSync(project, { recursive: true, force: true }));
+
+  const write = (message: string): void =>
+    writeFileSync(
+      join(project, 'kernel', 'fails.ts'),
+      `type Text = string;\n\nconst message: Text = '${message}';\n\nthrow new Error(message);\n`,
+    );
+  /** What it says as it fails. */
+  function run(): string {
+    const main = pathToFileURL(join(project, 'dist', 'kernel', 'fails.js')).href;
+    const script = `process.setSourceMapsEnabled(true); await import('${main}')`;
+    return spawnSync(process.execPath, ['--input-type=module', '-e', script]).stderr.toString();
+  }
+
+  it('is made once, and its errors point to the sources', async () => {
+    assert.deepEqual(await Promise.all([compile(project), compile(project)]), [true, true]);
+    assert.equal(await compile(project), false);
+    assert.match(run(), /first[^]*kernel\/fails\.ts:5/);
+  });
+
+  it('is made again when a source has changed, or is gone', async () => {
+    write('second');
+    rmSync(join(project, 'kernel', 'gone.ts'));
+    assert.equal(await compile(project), true);
+    assert.match(run(), /second/);
+    assert.equal(existsSync(join(project, 'dist', 'kernel', 'gone.js')), false);
+    const left = readdirSync(project).filter((name) => name.startsWith('dist'));
+    assert.deepEqual(left, ['dist']);
+  });
+
+  it('stays as it was when a source cannot be compiled', async () => {
+    writeFileSync(join(project, 'kernel', 'wrong.ts'), 'const = 1;\n');
+    await assert.rejects(compile(project), /wrong\.ts/);
+    assert.match(run(), /second/);
+  });
+});

@@ -1,0 +1,51 @@
+import type { Clock } from '#kernel/clock.js';
+import type { Log } from '#kernel/log.js';
+import type { JobConfig } from './config.js';
+import type { JobEvent } from './events.js';
+import type { JobStore } from './store.js';
+import { lostEvent } from './views.js';
+
+/** What ends many jobs at once. */
+export type EndsOptions = {
+  readonly store: JobStore;
+  readonly clock: Clock;
+  readonly log: Log;
+  readonly config: Pick<JobConfig, 'reaperIntervalMs'>;
+  readonly tell: (id: string, event: JobEvent) => Promise<void>;
+  readonly closing: AbortSignal;
+};
+
+const pageSize = 500;
+const reapedAtOnce = 100;
+
+/** Tells the unfinished jobs of a target system that it is gone. */
+export async function loseJobs(
+  { store, clock, tell }: EndsOptions,
+  targetId: string,
+  reason: string,
+): Promise<void> {
+  const event = lostEvent(targetId, reason, clock);
+  let afterId = '';
+  for (;;) {
+    const page = await store.unfinished({ targetId, afterId, num: pageSize });
+    const last = page.at(-1);
+    if (!last) return;
+    afterId = last.id;
+    await Promise.all(page.map(({ id }) => tell(id, event)));
+  }
+}
+
+/** Destroys jobs whose life time is over, until the engine closes. */
+export async function reapJobs(options: EndsOptions): Promise<void> {
+  const { store, clock, config, log, tell, closing } = options;
+  while (!closing.aborted) {
+    try {
+      const ids = await store.expired(clock.now(), reapedAtOnce);
+      for (const id of ids) await tell(id, { type: 'destroy', atMs: clock.now() });
+      if (ids.length === reapedAtOnce) continue;
+    } catch (error) {
+      log.error({ err: error }, 'expired jobs could not be looked for');
+    }
+    await clock.sleep(config.reaperIntervalMs, closing).catch(() => undefined);
+  }
+}

@@ -1,0 +1,22 @@
+import type { Clock } from '#kernel/clock.js';
+import { withoutCredentials } from '../staging/entries.js';
+import { withoutInlineData } from './description.js';
+import type { JobEvent } from './events.js';
+import type { Job } from './job.js';
+import { TargetLost } from './work.js';
+
+/** A job as others may see it. */
+export function shown(job: Job): Job {
+  return { ...job, description: withoutCredentials(withoutInlineData(job.description)) };
+}
+
+/** Late news of a job that has ended, or runs once more, are none. */
+export function withProgress(job: Job, run: number, progress: number): Job {
+  const { number, progress: known } = job.run;
+  if (job.state !== 'RUNNING' || number !== run || known === progress) return job;
+  return { ...job, run: { ...job.run, progress } };
+}
+
+export function lostEvent(targetId: string, reason: string, clock: Clock): JobEvent {
+  return { type: 'lost', atMs: clock.now(), reason: new TargetLost(targetId, reason).message };
+}
