@@ -1,9 +1,42 @@
 import { z } from 'zod';
+import { errorText } from '#kernel/errors.js';
+import { normalizeDn } from '#kernel/security/dn.js';
 import { file, port } from '#kernel/config.js';
 import { identityConfig } from '#kernel/security/open-identity.js';
 import { XnjsConfig } from '#xnjs/index.js';
 import { EventsConfig } from './rest/event-streams.js';
 import { ForwardingConfig } from './rest/forwarding-connections.js';
+
+const distinguishedName = z.string().transform((text, context) => {
+  try {
+    return normalizeDn(text);
+  } catch (error) {
+    context.addIssue(errorText(error));
+    return z.NEVER;
+  }
+});
+
+/** This site's registry, and those elsewhere that are told of this site. */
+export const RegistryConfig = z.strictObject({
+  /** DNs of servers that may add entries here, besides administrators and those with the role `server`. */
+  trustedDns: z.array(distinguishedName).default([]),
+  /** An entry vanishes that is not refreshed within this time. */
+  lifetimeSeconds: z.int().min(60).default(1_800),
+  maxEntries: z.int().min(0).default(1_000),
+  /** Registries that this site adds itself to. */
+  external: z
+    .array(
+      z.strictObject({
+        /** `https://host:port/SITE/rest/registries/default_registry` */
+        url: z.url({ protocol: /^https?$/, error: 'must be a URL with http or https' }),
+        /** Authority that its certificate comes from; absent: those that the system trusts. */
+        caFile: file.optional(),
+      }),
+    )
+    .max(16)
+    .default([]),
+});
+export type RegistryConfig = z.output<typeof RegistryConfig>;
 
 export const TargetsystemConfig = z.strictObject({
   /** Name of this site behind the gateway. */
@@ -31,6 +64,7 @@ export const TargetsystemConfig = z.strictObject({
   /** Image for jobs of users who have no target system yet; absent: such jobs are refused. */
   defaultImage: z.string().optional(),
   events: EventsConfig.prefault({}),
+  registry: RegistryConfig.prefault({}),
   forwarding: ForwardingConfig.prefault({}),
   xnjs: XnjsConfig,
 });

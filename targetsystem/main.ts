@@ -12,10 +12,13 @@ import { loadTls, serverTls } from '#kernel/security/tls.js';
 import { createTokenIssuer } from '#kernel/security/tokens.js';
 import { startXnjs } from '#xnjs/index.js';
 import type { TargetsystemConfig } from './config.js';
+import { openRegistry, readExternal } from './registry/open-registry.js';
+import { RegistryPublisher } from './registry/publisher.js';
 import type { RestDeps } from './rest/deps.js';
 import { restOperations } from './rest/operations.js';
 import { EventStreams } from './rest/event-streams.js';
 import { ForwardingConnections } from './rest/forwarding-connections.js';
+import { ownEntries } from './rest/registry.js';
 
 export { TargetsystemConfig } from './config.js';
 
@@ -53,14 +56,19 @@ export async function startTargetsystem(
     const { siteName } = config;
     const identity = await openIdentity(config, { log, scope, own, siteName, direct });
     const events = new EventStreams(xnjs.feed, config.events);
+    const registry = await openRegistry(config.registry, xnjs.database, scope, deps.log);
     const rest: RestDeps = {
       events,
+      registry,
       siteName: config.siteName,
       version: interfaceVersion,
       startedMs: systemClock.now(),
       clock: systemClock,
       systems: xnjs.systems,
       jobs: xnjs.jobs,
+      machines: xnjs.machines,
+      submission: xnjs.submission,
+      reservations: xnjs.reservations,
       storages: xnjs.storages,
       data: xnjs.data,
       idb: xnjs.idb,
@@ -71,8 +79,7 @@ export async function startTargetsystem(
           config: config.forwarding,
         }),
       ),
-
-      connections: xnjs.connections,
+      connections: () => ({ ...xnjs.connections(), ...publisher.status() }),
       defaultImage: config.defaultImage,
       imagesUrl: (baseUrl) =>
         `${baseUrl.slice(0, baseUrl.lastIndexOf('/'))}/${config.imagesSite}/rest/images`,
@@ -84,6 +91,15 @@ export async function startTargetsystem(
         pem: certificate.toString(),
       },
     };
+    const publisher = scope.use(
+      new RegistryPublisher({
+        registries: await readExternal(config.registry),
+        entries: () => ownEntries(rest, config.externalUrl.replace(/\/+$/, '')),
+        token: () => rest.issueToken({ subject: serverDn, lifetimeSeconds: 300 }),
+        clock: systemClock,
+        log: deps.log,
+      }),
+    );
     const app = createRestApp({
       mounts: Object.entries(restOperations).map(([prefix, operations]) =>
         mount(prefix, operations, rest),

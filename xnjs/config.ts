@@ -45,6 +45,10 @@ export const XnjsConfig = z.strictObject({
           cpus: z.int().positive().default(8),
           memoryMiB: z.int().positive().default(16_384),
           perUser: z.int().positive().default(16),
+          /** How long one lives that nobody names an end for; absent: until it is deleted. */
+          lifetimeSeconds: z.int().positive().optional(),
+          /** The most that its end can be ahead; absent: any time. */
+          maxLifetimeSeconds: z.int().positive().optional(),
         })
         .prefault({}),
     })

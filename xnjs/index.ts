@@ -16,6 +16,7 @@ export { shownRemote, type ServerTransfer } from './data/server-transfer.js';
 export { isSharedBy, type Share } from './data/shares.js';
 export type { Task, TaskWork } from './data/tasks.js';
 export type { Job } from './job/job.js';
+export type { JobSubmission } from './job/job-submission.js';
 export { consumedTime, jobStatus } from './job/status.js';
 export type { FileInfo, FileSpace } from './files/file-space.js';
 export type { StorageType } from './storage/config.js';
@@ -28,11 +29,16 @@ export {
   writeMetadata,
 } from './storage/metadata.js';
 export { parametersOf } from './storage/new-storage.js';
+export type { Reservation } from './reservation/reservation.js';
+export type { Reservations } from './reservation/reservations.js';
 export type { Storage } from './storage/storage.js';
 export { Storages, type StorageChange } from './storage/storages.js';
 export type { AclEntry } from './tsi/tsi.js';
 export type { TargetSystems } from './vm/target-systems.js';
-export { idbSubject, TargetSystemParameters, type TargetSystem } from './vm/target-system.js';
+export { idbSubject, type TargetSystem } from './vm/target-system.js';
+export { readImageWish } from './vm/image-wish.js';
+export type { JobMachines } from './vm/job-machines.js';
+export { joinSizes, readMachineSize, type MachineSize } from './vm/machine-size.js';
 export type { IdbApplication, IdbResource } from '#imagerepo/contract.js';
 export type { Idb } from './idb/idb.js';
 export type { IdbSource } from './idb/idb-source.js';

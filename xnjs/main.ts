@@ -16,21 +16,30 @@ import type { XnjsConfig } from './config.js';
 import { DataServices } from './data/data-services.js';
 import { IdbSource } from './idb/idb-source.js';
 import { JobEngine } from './job/engine.js';
+import { JobSubmission } from './job/job-submission.js';
 import { createNoticeSender } from './job/notice-sender.js';
 import { changesTable, jobMigrations } from './persistence/job-models.js';
 import { createJobStore } from './persistence/job-store.js';
+import {
+  createReservationStore,
+  reservationMigrations,
+} from './persistence/sql-reservation-store.js';
+import { createSettingsStore, settingsMigrations } from './persistence/settings-store.js';
 import { recordMigrations } from './persistence/sql-record-store.js';
 import { createStorageStore, storageMigrations } from './persistence/sql-storage-store.js';
 import { createTargetStore, targetMigrations } from './persistence/sql-target-store.js';
 import { createTransferStore, transferMigrations } from './persistence/transfer-store.js';
+import { Reservations } from './reservation/reservations.js';
 import { createStaging } from './staging/create-staging.js';
 import { Outside } from './staging/outside.js';
 import { createSiteStorages } from './staging/site-storages.js';
 import type { SingleTransfers, Staging } from './staging/staging.js';
 import { Storages } from './storage/storages.js';
 import { HttpImageSource } from './vm/http-image-source.js';
+import { JobMachines } from './vm/job-machines.js';
 import { LibvirtHypervisor } from './vm/libvirt-hypervisor.js';
 import { openNetwork } from './vm/network-config.js';
+import { drivers, type Driver } from './vm/target-system.js';
 import { TargetSystems } from './vm/target-systems.js';
 import { Workspace } from './vm/workspace.js';
 
@@ -45,8 +54,14 @@ export type XnjsDeps = {
 };
 
 export type Xnjs = {
+  /** For what else this service keeps; closed with the engine. */
+  readonly database: Database;
   readonly systems: TargetSystems;
   readonly jobs: JobEngine;
+  /** For jobs that name an image. */
+  readonly machines: JobMachines;
+  readonly submission: JobSubmission;
+  readonly reservations: Reservations;
   readonly storages: Storages;
   readonly data: DataServices;
   readonly idb: IdbSource;
@@ -68,10 +83,19 @@ export async function startXnjs(config: XnjsConfig, deps: XnjsDeps): Promise<Xnj
     await mkdir(config.stateDirectory, { recursive: true, mode: 0o711 });
     const common = { clock: systemClock, log: deps.log };
     const database = await openTables(config, scope, deps.log);
+    const submission = await JobSubmission.open(createSettingsStore(database));
     const idb = scope.use(await IdbSource.open({ config: config.idb, ...common }));
     const clients = await connectHypervisors(config, scope, deps.log);
     const { feed, changes } = openFeed(config, database, scope, common);
-    const systems = await openSystems(config, deps, { scope, database, idb, clients, feed });
+    const images = imageSource(config, deps.onBehalfOf, scope);
+    const systems = await openSystems(config, deps, {
+      scope,
+      database,
+      idb,
+      clients,
+      images,
+      feed,
+    });
     const staging = await openStaging(config, deps, {
       ...{ scope, database, systems },
       storages: () => storages,
@@ -80,6 +104,7 @@ export async function startXnjs(config: XnjsConfig, deps: XnjsDeps): Promise<Xnj
       new JobEngine({
         store: createJobStore(database),
         targets: systems,
+        submission,
         staging,
         notices: createNoticeSender(config.jobs.notifications),
         config: config.jobs,
@@ -92,17 +117,25 @@ export async function startXnjs(config: XnjsConfig, deps: XnjsDeps): Promise<Xnj
     const data = scope.use(new DataServices({ config: config.data, ...parts }));
     await systems.start();
     await jobs.attach();
+    const machines = scope.use(
+      new JobMachines({
+        ...{ systems, jobs, submission, images, ...common },
+        drivers: () => connected(clients),
+      }),
+    );
+    await machines.start();
     await storages.start();
     await data.start();
     followImages(config, deps, { scope, database, changes, feed });
-    const connections = (): Record<string, 'OK' | 'DOWN'> =>
-      Object.fromEntries(
-        Object.entries(clients).map(([driver, { connected }]) => [
-          `libvirt ${driver}`,
-          connected ? 'OK' : 'DOWN',
-        ]),
-      );
-    return { systems, jobs, storages, data, idb, feed, connections, close: () => scope.close() };
+    const reservations = scope.use(
+      new Reservations({ store: createReservationStore(database), targets: systems, ...common }),
+    );
+    await reservations.start();
+    return {
+      ...{ database, systems, jobs, machines, submission, reservations, storages, data, idb, feed },
+      connections: () => statusOf(clients),
+      close: () => scope.close(),
+    };
   } catch (error) {
     await scope.close();
     throw error;
@@ -150,6 +183,8 @@ async function openTables(
       ...jobMigrations,
       ...transferMigrations,
       ...storageMigrations,
+      ...settingsMigrations,
+      ...reservationMigrations,
       ...recordMigrations,
     ],
     log,
@@ -157,7 +192,20 @@ async function openTables(
   return database;
 }
 
-type Clients = Readonly<Record<string, LibvirtClient>>;
+type Clients = Readonly<Partial<Record<Driver, LibvirtClient>>>;
+
+function statusOf(clients: Clients): Record<string, 'OK' | 'DOWN'> {
+  return Object.fromEntries(
+    Object.entries(clients).map(([driver, { connected }]) => [
+      `libvirt ${driver}`,
+      connected ? 'OK' : 'DOWN',
+    ]),
+  );
+}
+
+function connected(clients: Clients): Driver[] {
+  return drivers.filter((driver) => clients[driver]?.connected);
+}
 
 async function connectHypervisors(
   { hypervisor: { machines, acceleration, containers } }: XnjsConfig,
@@ -176,16 +224,17 @@ async function connectHypervisors(
 
 async function openSystems(
   config: XnjsConfig,
-  { log, onBehalfOf }: XnjsDeps,
+  { log }: XnjsDeps,
   parts: {
     readonly scope: Scope;
     readonly database: Database;
     readonly idb: IdbSource;
     readonly clients: Clients;
+    readonly images: HttpImageSource;
     readonly feed: ChangeFeed;
   },
 ): Promise<TargetSystems> {
-  const { scope, database, idb, clients, feed } = parts;
+  const { scope, database, idb, clients, images, feed } = parts;
   const { stateDirectory, targetSystems } = config;
   const installationId = await readInstallationId(stateDirectory);
   const network = await openNetwork(config, scope, log);
@@ -194,7 +243,7 @@ async function openSystems(
     new TargetSystems({
       store: createTargetStore(database, () => feed.wake()),
       hypervisor: new LibvirtHypervisor({ clients, installationId, ...common }),
-      images: imageSource(config, onBehalfOf, scope),
+      images,
       workspace: new Workspace(stateDirectory),
       installationId,
       bootTimeoutMs: targetSystems.bootTimeoutSeconds * 1_000,

@@ -6,12 +6,12 @@ import { json } from '#kernel/http/reply.js';
 import type { Caller } from '#kernel/http/caller.js';
 import { attributesOf } from '#kernel/security/caller.js';
 import type { RestDeps } from './deps.js';
-import { hrefs, linksFrom, registryId, storageFactoryId } from './links.js';
+import { hrefs, linksFrom } from './links.js';
 
 const operation = operations<RestDeps>();
 
 /** What a client may know of itself (unicore-rest 3.1, `client`). */
-function renderClient(caller: Caller): Record<string, unknown> {
+export function renderClient(caller: Caller): Record<string, unknown> {
   const { roles, logins, groups, group, supplementaryGroups, queues, queue } = attributesOf(caller);
   return {
     dn: caller.dn,
@@ -30,6 +30,41 @@ function renderClient(caller: Caller): Record<string, unknown> {
   };
 }
 
+/** What this server is (`server`). */
+export function renderServer(deps: RestDeps, caller: Caller): Record<string, unknown> {
+  const { siteName, version, startedMs, clock, credential } = deps;
+  return {
+    siteName,
+    version,
+    upSince: formatDate(startedMs),
+    currentTime: formatDate(clock.now()),
+    credential: {
+      dn: credential.dn,
+      issuer: credential.issuer,
+      expires: formatDate(credential.expiresMs),
+    },
+    trustedCAs: [credential.issuer],
+    trustedSAMLIssuers: [],
+    externalConnections: deps.connections(),
+    jobSubmission: deps.submission.state,
+    ...(caller.role === 'admin' && { idb: deps.idb.problem ?? 'OK' }),
+  };
+}
+
+/** The lists below the base resource, each under its own name. */
+// prettier-ignore -- one a line, so that changes do not meet
+const collections = [
+  'factories',
+  'sites',
+  'jobs',
+  'reservations',
+  'storages',
+  'storagefactories',
+  'transfers',
+  'client-server-transfers',
+  'tasks',
+] as const;
+
 const getBase = operation({
   method: 'GET',
   path: '/',
@@ -38,34 +73,11 @@ const getBase = operation({
   policy: everybody,
   run: (deps, { fields }, { caller, baseUrl }) => {
     const links = linksFrom(baseUrl);
-    const { siteName, version, startedMs, clock, credential } = deps;
     const properties = {
       client: renderClient(caller),
-      server: {
-        siteName,
-        version,
-        upSince: formatDate(startedMs),
-        currentTime: formatDate(clock.now()),
-        credential: {
-          dn: credential.dn,
-          issuer: credential.issuer,
-          expires: formatDate(credential.expiresMs),
-        },
-        trustedCAs: [credential.issuer],
-        trustedSAMLIssuers: [],
-        externalConnections: deps.connections(),
-        jobSubmission: { enabled: true, message: '' },
-        ...(caller.role === 'admin' && { idb: deps.idb.problem ?? 'OK' }),
-      },
+      server: renderServer(deps, caller),
       _links: hrefs({
-        factories: links.collection('factories'),
-        sites: links.collection('sites'),
-        jobs: links.collection('jobs'),
-        storages: links.collection('storages'),
-        storagefactories: links.collection('storagefactories'),
-        transfers: links.collection('transfers'),
-        'client-server-transfers': links.collection('client-server-transfers'),
-        tasks: links.collection('tasks'),
+        ...Object.fromEntries(collections.map((name) => [name, links.collection(name)])),
         images: deps.imagesUrl(baseUrl),
       }),
     };
@@ -73,49 +85,4 @@ const getBase = operation({
   },
 });
 
-const registryEntries = (deps: RestDeps, baseUrl: string): object[] => {
-  const links = linksFrom(baseUrl);
-  const identity = {
-    InterfaceNamespace: 'https://www.unicore.eu/rest',
-    ServerIdentity: deps.credential.dn,
-    ServerPublicKey: deps.credential.pem,
-  };
-  return [
-    { href: links.core, type: 'CoreServices', ...identity },
-    { href: links.factory(), type: 'TargetSystemFactory', ...identity },
-    { href: links.storageFactory(storageFactoryId), type: 'StorageFactory', ...identity },
-  ];
-};
-
-const listRegistries = operation({
-  method: 'GET',
-  path: '/',
-  summary: 'The registries of this server: one',
-  input: z.object({}),
-  policy: everybody,
-  run: (_deps, _input, { caller, baseUrl, url }) =>
-    json({
-      registries: [linksFrom(baseUrl).registry()],
-      client: renderClient(caller),
-      _links: hrefs({ self: url }),
-    }),
-});
-
-const getRegistry = operation({
-  method: 'GET',
-  path: '/:registryId',
-  summary: 'The services of this site, for clients that start from a registry',
-  input: z.object({ registryId: z.literal(registryId) }),
-  policy: everybody,
-  run: (deps, _input, { baseUrl, url }) =>
-    json({
-      entries: registryEntries(deps, baseUrl),
-      owner: deps.credential.dn,
-      acl: [],
-      tags: [],
-      _links: hrefs({ self: url }),
-    }),
-});
-
 export const baseOperations = [getBase];
-export const registryOperations = [listRegistries, getRegistry];

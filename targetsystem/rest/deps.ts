@@ -1,6 +1,16 @@
 import type { Clock } from '#kernel/clock.js';
 import type { TokenIssuer } from '#kernel/security/tokens.js';
-import type { DataServices, IdbSource, JobEngine, Storages, TargetSystems } from '#xnjs/index.js';
+import type {
+  DataServices,
+  IdbSource,
+  JobEngine,
+  JobMachines,
+  JobSubmission,
+  Reservations,
+  Storages,
+  TargetSystems,
+} from '#xnjs/index.js';
+import type { Registry } from '../registry/open-registry.js';
 import type { EventStreams } from './event-streams.js';
 import type { ForwardingConnections } from './forwarding-connections.js';
 
@@ -12,6 +22,12 @@ export type RestDeps = {
   readonly clock: Clock;
   readonly systems: TargetSystems;
   readonly jobs: JobEngine;
+  /** For jobs that name an image. */
+  readonly machines: JobMachines;
+  /** Whether jobs are taken. */
+  readonly submission: JobSubmission;
+  readonly reservations: Reservations;
+  readonly registry: Registry;
   readonly storages: Storages;
   readonly data: DataServices;
   readonly events: EventStreams;
@@ -20,7 +36,7 @@ export type RestDeps = {
   /** Where people find images: the image repository's list, seen from outside. */
   readonly imagesUrl: (baseUrl: string) => string;
   /** Name to `OK` or `DOWN`, of what this server depends on. */
-  readonly connections: () => Record<string, 'OK' | 'DOWN'>;
+  readonly connections: () => Record<string, 'OK' | 'DOWN' | 'UNKNOWN'>;
   /** Image for jobs of users who have no target system yet; absent: such jobs are refused. */
   readonly defaultImage?: string | undefined;
   /** Signs delegation tokens in the server's name. */

@@ -5,11 +5,12 @@ import { everybody, operations, RequestError, type Context } from '#kernel/http/
 import { pageParameters, renderPage } from '#kernel/http/page.js';
 import { created, json, noContent, type Reply } from '#kernel/http/reply.js';
 import { aclSubjectsOf, isOwner } from '#kernel/security/acl.js';
-import { idbSubject, type RawDescription, type TargetSystem } from '#xnjs/index.js';
+import { idbSubject, readImageWish, type RawDescription, type TargetSystem } from '#xnjs/index.js';
 import type { RestDeps } from './deps.js';
 import { fromJsdl, preferencesOf, takeAccount } from './jobs-account.js';
 import { renderJob } from './jobs-rendering.js';
 import { linksFrom } from './links.js';
+import { listFilter, seesAll, type ListFilter } from './lists.js';
 import { jobInput, onJob, onSite, siteInput, users } from './policy.js';
 import { changeProperties } from './properties.js';
 
@@ -19,6 +20,7 @@ const operation = operations<RestDeps>();
 const converters = { 'application/xml': fromJsdl, 'text/xml': fromJsdl };
 
 const jobList = { ...pageParameters(), tags: listParameter.optional() };
+const ownJobList = { ...jobList, filter: listFilter };
 type JobList = z.output<z.ZodObject<typeof jobList>>;
 
 async function renderJobs(
@@ -26,33 +28,39 @@ async function renderJobs(
   { tags = [], ...page }: JobList,
   filter: { targetId?: string },
   { caller, baseUrl, url }: Context,
+  shown?: ListFilter,
 ): Promise<Reply> {
   const visibleTo =
-    caller.role === 'admin' && filter.targetId !== undefined
+    seesAll(caller, shown) || (caller.role === 'admin' && filter.targetId !== undefined)
       ? {}
       : { ownerDn: caller.dn, grantedTo: aclSubjectsOf(caller) };
   const { ids, total } = await jobs.list({ ...filter, ...visibleTo, tags, ...page });
   const links = linksFrom(baseUrl);
-  const query = { tags: tags.length > 0 ? tags.join(',') : undefined };
+  const query = { tags: tags.length > 0 ? tags.join(',') : undefined, filter: shown };
   return json(renderPage(url, page, ids.map(links.job), total, query));
 }
 
+/** @param target absent: one that the server chooses */
 async function submit(
-  { jobs, systems }: RestDeps,
-  targetId: string,
+  deps: RestDeps,
+  target: TargetSystem | undefined,
   asked: RawDescription,
   { caller, baseUrl }: Context,
 ): Promise<Reply> {
-  if (!systems.find(targetId))
+  const { jobs, systems, machines } = deps;
+  if (target && !systems.find(target.id))
     throw new GridError(
       'CONFLICT',
-      `target system ${targetId} takes no jobs any more: ${systems.get(targetId).evidence.fact}`,
+      `target system ${target.id} takes no jobs any more: ${target.evidence.fact}`,
     );
   const urlOf = linksFrom(baseUrl).job;
   const { account, description } = takeAccount(asked);
   const preferences = preferencesOf(caller, account);
-  const job = await jobs.submit({ ownerDn: caller.dn, targetId, description, preferences, urlOf });
-  return created(urlOf(job.id));
+  const wish = { ownerDn: caller.dn, description, preferences, urlOf };
+  if (readImageWish(description) !== undefined)
+    return created(urlOf((await machines.submit(wish, target)).id));
+  const { id: targetId } = target ?? (await chooseTarget(deps, description, caller.dn));
+  return created(urlOf((await jobs.submit({ ...wish, targetId })).id));
 }
 
 /**
@@ -66,6 +74,8 @@ async function chooseTarget(
 ): Promise<TargetSystem> {
   const mine = systems
     .list({ ownerDn })
+    // one that was made for a job ends with it
+    .filter(({ jobId }) => jobId === undefined)
     .filter(({ state }) => state === 'READY' || state === 'INITIALIZING')
     .sort((a, b) => Number(b.state === 'READY') - Number(a.state === 'READY'));
   const offers = (system: TargetSystem): boolean =>
@@ -83,10 +93,12 @@ async function chooseTarget(
 const listJobs = operation({
   method: 'GET',
   path: '/jobs',
-  summary: 'The jobs of the caller and those that others let him see, the newest first',
-  input: z.object(jobList),
+  summary:
+    'The jobs of the caller and those that others let him see, the newest first; of all users for an ' +
+    'administrator with filter=all',
+  input: z.object(ownJobList),
   policy: everybody,
-  run: (deps, page, context) => renderJobs(deps, page, {}, context),
+  run: (deps, { filter, ...page }, context) => renderJobs(deps, page, {}, context, filter),
 });
 
 const submitJob = operation({
@@ -97,10 +109,7 @@ const submitJob = operation({
   body: 'json',
   converters,
   policy: users,
-  run: async (deps, description, context) => {
-    const target = await chooseTarget(deps, description, context.caller.dn);
-    return submit(deps, target.id, description, context);
-  },
+  run: (deps, description, context) => submit(deps, undefined, description, context),
 });
 
 /** UCC submits to the target system itself, others to its list of jobs. */
@@ -113,7 +122,8 @@ const submitToSite = ['/sites/:siteId', '/sites/:siteId/jobs'].map((path) =>
     body: 'json',
     converters,
     policy: onSite.write,
-    run: (deps, { siteId, ...description }, context) => submit(deps, siteId, description, context),
+    run: (deps, { siteId, ...description }, context) =>
+      submit(deps, deps.systems.get(siteId), description, context),
   }),
 );
 
@@ -162,8 +172,11 @@ const changeJob = operation({
   body: 'json',
   policy: onJob.modify,
   run: async ({ jobs }, { jobId, ...members }, { caller }) =>
-    changeProperties(members, isOwner(await jobs.get(jobId), caller), (change) =>
-      jobs.update(jobId, change),
+    changeProperties(
+      members,
+      isOwner(await jobs.get(jobId), caller),
+      (change) => jobs.update(jobId, change),
+      jobs.latestTerminationMs,
     ),
 });
 

@@ -16,6 +16,8 @@ export function linksFrom(baseUrl: string) {
     job: (id: string): string => `${core}/jobs/${id}`,
     storage: (id: string): string => `${core}/storages/${id}`,
     storageFactory: (id: string): string => `${core}/storagefactories/${id}`,
+    reservation: (id: string): string => `${core}/reservations/${id}`,
+    registryEntry: (id: string): string => `${baseUrl}/rest/registryentries/${id}`,
     resource: (collection: string, id: string): string => `${core}/${collection}/${id}`,
     /** A capability: whoever has the address may use it. */
     clientFile: (key: string): string => `${baseUrl}/rest/files/${key}`,

@@ -1,4 +1,5 @@
-import { baseOperations, registryOperations } from './base.js';
+import { adminOperations } from './admin.js';
+import { baseOperations } from './base.js';
 import type { Operation } from '#kernel/http/operation.js';
 import { dataOperations, dataServices } from './data.js';
 import type { RestDeps } from './deps.js';
@@ -6,6 +7,8 @@ import { eventOperations } from './events.js';
 import { fileOperations } from './files.js';
 import { forwardingOperations } from './forwarding.js';
 import { jobOperations } from './jobs.js';
+import { registryEntryOperations, registryOperations } from './registry.js';
+import { reservationOperations } from './reservations.js';
 import { siteOperations } from './sites.js';
 import { storageFactoryOperations } from './storage-factories.js';
 import { storageOperations } from './storages.js';
@@ -20,11 +23,14 @@ export const restOperations: Readonly<Record<string, readonly Operation<RestDeps
     ...jobOperations,
     ...eventOperations,
     ...forwardingOperations,
+    ...reservationOperations,
     ...dataOperations,
     ...storageOperations,
     ...storageFactoryOperations,
     ...fileOperations,
   ],
   '/rest/registries': registryOperations,
+  '/rest/registryentries': registryEntryOperations,
+  '/rest/admin': adminOperations,
   ...dataServices,
 };

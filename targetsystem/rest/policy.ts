@@ -1,5 +1,6 @@
 import { z } from 'zod';
-import { hasRole, resourcePolicies } from '#kernel/security/policy.js';
+import { equalDns } from '#kernel/security/dn.js';
+import { hasRole, resourcePolicies, type Policy } from '#kernel/security/policy.js';
 import type { RestDeps } from './deps.js';
 
 /*
@@ -29,6 +30,40 @@ export const onStorage = resourcePolicies<RestDeps, { storageId: string }>(
   'storage',
   ({ storages }, { storageId }) => storages.get(storageId),
 );
+
+export const reservationInput = { reservationId: z.string().max(64) };
+export const onReservation = resourcePolicies<RestDeps, { reservationId: string }>(
+  'reservation',
+  ({ reservations }, { reservationId }) => protectedBy(reservations.get(reservationId)),
+);
+
+export const registryEntryInput = { entryId: z.string().max(64) };
+const ownEntry = resourcePolicies<RestDeps, { entryId: string }>(
+  'registry entry',
+  ({ registry }, { entryId }) => protectedBy(registry.entries.get(entryId)),
+).own;
+
+/** Servers that the site trusts need not be users here. */
+export const mayAddEntries: Policy<RestDeps> = {
+  rule: 'role',
+  description: 'administrators, servers, and whom the site trusts to add entries',
+  roles: ['admin', 'server'],
+  decide: (caller, { registry }) => {
+    const allowed = registry.mayAdd(caller);
+    return { allowed, why: allowed ? 'trusted with entries' : 'not trusted with entries' };
+  },
+};
+
+/** Whoever may add entries may take back their own. */
+export const mayRemoveEntry: Policy<RestDeps, { entryId: string }> = {
+  ...ownEntry,
+  decide: async (caller, deps, input) => {
+    if (caller.role !== 'anonymous') return await ownEntry.decide(caller, deps, input);
+    const { ownerDn } = deps.registry.entries.get(input.entryId);
+    const allowed = deps.registry.mayAdd(caller) && equalDns(ownerDn, caller.dn);
+    return { allowed, why: allowed ? 'has added it' : 'not the owner' };
+  },
+};
 
 function protectedBy({ ownerDn, acl = [] }: { ownerDn: string; acl?: readonly string[] }) {
   return { ownerDn, acl };

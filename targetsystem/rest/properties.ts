@@ -1,6 +1,7 @@
 import { z } from 'zod';
 import { formatDate } from '#kernel/clock.js';
 import { describeIssues } from '#kernel/config.js';
+import { RequestError } from '#kernel/http/operation.js';
 import { json, type Reply } from '#kernel/http/reply.js';
 import { parseDate } from '#kernel/dates.js';
 import { errorText } from '#kernel/errors.js';
@@ -63,6 +64,14 @@ const changeable: Readonly<Record<string, (value: unknown, change: PropertyChang
   terminationTime: (value, change) => (change.terminationMs = dateText.parse(value)),
 };
 
+/** @throws {@link RequestError} `BAD_REQUEST` when a time is later than the site allows */
+export function checkTermination(ms: number, latestMs: number): void {
+  if (ms > latestMs) throw new RequestError('BAD_REQUEST', `terminationTime: ${tooLate(latestMs)}`);
+}
+
+const tooLate = (latestMs: number): string =>
+  `must not be later than ${formatDate(latestMs)}, the longest life time of this site`;
+
 /**
  * `PUT` of properties (unicore-rest 1.9): each member answers for itself, unknown ones do not fail the
  * call.
@@ -72,6 +81,7 @@ export async function changeProperties(
   members: Readonly<Record<string, unknown>>,
   isOwner: boolean,
   apply: (change: PropertyChange) => Promise<unknown>,
+  latestMs = Number.POSITIVE_INFINITY,
 ): Promise<Reply> {
   const change: PropertyChange = {};
   const answers = Object.entries(members).map(([name, value]): [string, string] => {
@@ -80,11 +90,13 @@ export async function changeProperties(
     if (name === 'acl' && !isOwner) return [name, `Error setting property: ${onlyOwner}`];
     try {
       note(value, change);
-      return [name, 'OK'];
     } catch (error) {
       if (!(error instanceof z.ZodError)) throw error;
       return [name, `Error setting property: ${describeIssues(error)}`];
     }
+    if (name !== 'terminationTime' || (change.terminationMs ?? 0) <= latestMs) return [name, 'OK'];
+    delete change.terminationMs;
+    return [name, `Error setting property: ${tooLate(latestMs)}`];
   });
   if (Object.keys(change).length > 0) await apply(change);
   return json(Object.fromEntries(answers));

@@ -51,6 +51,11 @@ function renderResource(resource: IdbResource): string | readonly string[] {
   }
 }
 
+/** Its agent says so; of other TSIs it is not known before one is asked for. */
+export function canReserve({ facts, state }: TargetSystem): boolean {
+  return state === 'READY' && facts?.reservations === true;
+}
+
 /** A target system as `GET /sites/{id}` shows it; `image`, `parameters` and `vm` are our extension. */
 export function renderSite(
   system: TargetSystem,
@@ -59,11 +64,14 @@ export function renderSite(
   {
     siteName,
     numberOfJobs,
+    addresses,
     storages,
     queues,
   }: {
     readonly siteName: string;
     readonly numberOfJobs: number;
+    /** Of a machine with a network. */
+    readonly addresses: readonly string[];
     /** Ids by name. */
     readonly storages: Readonly<Record<string, string>>;
     readonly queues?: readonly string[] | undefined;
@@ -77,36 +85,54 @@ export function renderSite(
     resourceStatus: resourceStatus[system.state],
     resourceStatusMessage: system.evidence.fact,
     umask: '077',
-    supportsReservation: 'false',
+    supportsReservation: String(canReserve(system)),
     numberOfJobs,
     resources: renderResources(idb, queues),
     applications: idb.applications.map(applicationId),
     otherInfo: idb.info,
     remainingComputeTime: {},
-    image: { id: system.image.id, name: metadata.name, version: metadata.version, os: metadata.os },
-    parameters: system.parameters,
-    vm: {
-      state: system.state,
-      driver: system.driver,
-      evidence: {
-        source: system.evidence.source,
-        fact: system.evidence.fact,
-        at: formatDate(system.evidence.atMs),
-      },
-      boot: system.boot,
-      guest: system.facts,
+    image: {
+      id: system.image.id,
+      name: metadata.name,
+      version: metadata.version,
+      os: metadata.os,
+      digests: digestsOf(system),
     },
+    parameters: system.parameters,
+    vm: renderMachine(system, addresses),
     _links: hrefs({
       self,
       jobs: `${self}/jobs`,
       applications: `${self}/applications`,
       console: `${self}/console`,
       parent: links.factory(),
+      ...(system.jobId !== undefined && { job: links.job(system.jobId) }),
       ...Object.fromEntries(
         Object.entries(storages).map(([name, id]) => [`storage:${name}`, links.storage(id)]),
       ),
     }),
   };
+}
+
+/** How the machine is, who says so, and how it came up. */
+function renderMachine(system: TargetSystem, addresses: readonly string[]): object {
+  const { state, driver, evidence, boot, facts } = system;
+  return {
+    state,
+    driver,
+    transport: system.image.metadata.tsi.transport,
+    addresses,
+    evidence: { source: evidence.source, fact: evidence.fact, at: formatDate(evidence.atMs) },
+    boot,
+    guest: facts,
+  };
+}
+
+/** What the machine was made from, by part: `sha256:…`. */
+function digestsOf({ image: { parts } }: TargetSystem): Record<string, string> {
+  return Object.fromEntries(
+    Object.entries(parts).map(([name, { sha256 }]) => [name, `sha256:${sha256}`]),
+  );
 }
 
 /** `GET …/applications/{id}` (unicore-rest 3.3). */

@@ -8,17 +8,27 @@ import { findGrant, isOwner } from '#kernel/security/acl.js';
 import { attributesOf } from '#kernel/security/caller.js';
 import {
   idbSubject,
-  TargetSystemParameters,
+  joinSizes,
+  readMachineSize,
   type Idb,
   type IdbApplication,
+  type MachineSize,
   type TargetSystem,
 } from '#xnjs/index.js';
 import type { RestDeps } from './deps.js';
 import { factoryId, hrefs, linksFrom } from './links.js';
+import { listFilter, seesAll, type ListFilter } from './lists.js';
 import { onSite, siteInput, users } from './policy.js';
-import { changeProperties, dateText, ownedProperties, tagList } from './properties.js';
+import {
+  changeProperties,
+  checkTermination,
+  dateText,
+  ownedProperties,
+  tagList,
+} from './properties.js';
 import {
   applicationId,
+  canReserve,
   renderApplication,
   renderResources,
   renderSite,
@@ -26,14 +36,23 @@ import {
 
 const operation = operations<RestDeps>();
 
-/** The caller's target systems and those that others let him see, the newest first. */
-function visibleSystems({ systems }: RestDeps, { caller }: Context): TargetSystem[] {
+/**
+ * The caller's target systems and those that others let him see, the newest first; all where an
+ * administrator asks for them.
+ */
+function visibleSystems(
+  { systems }: RestDeps,
+  { caller }: Context,
+  filter?: ListFilter,
+): TargetSystem[] {
   if (caller.role === 'anonymous') return [];
   return systems
     .list()
     .filter(
       ({ ownerDn, acl = [] }) =>
-        ownerDn === caller.dn || findGrant(acl, caller, 'read') !== undefined,
+        seesAll(caller, filter) ||
+        ownerDn === caller.dn ||
+        findGrant(acl, caller, 'read') !== undefined,
     );
 }
 
@@ -42,7 +61,7 @@ function idbOfSite({ idb, systems }: RestDeps, siteId: string): Idb {
 }
 
 /** The largest target system that can be had, of an image that says nothing. */
-function idbOfFactory({ idb, systems }: RestDeps): Idb {
+export function idbOfFactory({ idb, systems }: RestDeps): Idb {
   const { cpus, memoryMiB } = systems.limits;
   return idb.of({ applications: [], limits: { cpus, memoryBytes: memoryMiB * 1024 * 1024 } });
 }
@@ -83,7 +102,7 @@ const getFactory = operation({
     const properties = {
       ...ownedProperties({ ownerDn: deps.credential.dn, tags: [] }),
       siteName: deps.siteName,
-      supportsReservation: 'false',
+      supportsReservation: String(visibleSystems(deps, context).some(canReserve)),
       resources: renderResources(idbOfFactory(deps), attributesOf(context.caller).queues),
       applications: offeredApplications(deps, context).map(applicationId),
       otherInfo: idbOfFactory(deps).info,
@@ -119,10 +138,14 @@ const getFactoryApplication = operation({
     getApplicationOf(offeredApplications(deps, context), input.applicationId),
 });
 
+const image = z.string().min(1).max(256).optional();
+const values = z.record(z.string().max(256), z.unknown());
 /** UCC sends `parameters: {}` and no image; the image may also be one of the parameters. */
 const newSite = {
-  image: z.string().min(1).max(256).optional(),
-  parameters: TargetSystemParameters.extend({ image: z.string().max(256).optional() }).default({}),
+  image,
+  parameters: values.and(z.object({ image })).default({}),
+  /** As a job would ask for them: `CPUs`, `Memory`, … */
+  resources: values.default({}),
   terminationTime: dateText.optional(),
   tags: tagList.default([]),
 };
@@ -136,15 +159,41 @@ async function createSite(
   const image = input.image ?? parameterImage ?? deps.defaultImage;
   if (image === undefined)
     throw new RequestError('BAD_REQUEST', 'image: name the image to make a target system from');
+  const { runtimeSeconds, ...size } = joinSizes(
+    readMachineSize('parameters', parameters, 'refuse'),
+    readMachineSize('resources', input.resources, 'refuse'),
+  );
+  const terminationMs = chooseTermination(deps, input.terminationTime, runtimeSeconds);
   const system = await deps.systems.create({
     ownerDn: caller.dn,
     image,
-    parameters,
+    parameters: size,
     tags: input.tags,
-    ...(input.terminationTime !== undefined && { terminationMs: input.terminationTime }),
+    ...(terminationMs !== undefined && { terminationMs }),
   });
   return created(linksFrom(baseUrl).site(system.id));
 }
+
+/** As it was asked for, else the site's default; within what the site allows. */
+function chooseTermination(
+  deps: RestDeps,
+  terminationMs: number | undefined,
+  runtime: MachineSize['runtimeSeconds'],
+): number | undefined {
+  const { lifetimeSeconds, maxLifetimeSeconds } = deps.systems.limits;
+  if (runtime && terminationMs !== undefined)
+    throw new RequestError('BAD_REQUEST', `${runtime.field}: terminationTime says when it ends`);
+  const seconds = runtime?.value ?? lifetimeSeconds ?? maxLifetimeSeconds;
+  const ms =
+    terminationMs ?? (seconds === undefined ? undefined : deps.clock.now() + seconds * 1_000);
+  if (ms !== undefined) checkTermination(ms, latestOf(deps));
+  return ms;
+}
+
+function latestOf({ systems, clock }: RestDeps): number {
+  return clock.now() + (systems.limits.maxLifetimeSeconds ?? Number.POSITIVE_INFINITY) * 1_000;
+}
+
 const createSiteByFactory = operation({
   method: 'POST',
   path: '/factories/:factoryId',
@@ -168,16 +217,18 @@ const createSiteInList = operation({
 const listSites = operation({
   method: 'GET',
   path: '/sites',
-  summary: 'The target systems of the caller and those that others let him see',
-  input: z.object({ ...pageParameters(), tags: listParameter.optional() }),
+  summary:
+    'The target systems of the caller and those that others let him see; of all users for an ' +
+    'administrator with filter=all',
+  input: z.object({ ...pageParameters(), tags: listParameter.optional(), filter: listFilter }),
   policy: everybody,
-  run: (deps, { tags = [], ...page }, context) => {
+  run: (deps, { tags = [], filter, ...page }, context) => {
     const links = linksFrom(context.baseUrl);
-    const systems = visibleSystems(deps, context).filter((system) =>
+    const systems = visibleSystems(deps, context, filter).filter((system) =>
       tags.every((tag) => system.tags.includes(tag)),
     );
     const urls = slicePage(systems, page).map(({ id }) => links.site(id));
-    const query = { tags: tags.length > 0 ? tags.join(',') : undefined };
+    const query = { tags: tags.length > 0 ? tags.join(',') : undefined, filter };
     return json(renderPage(context.url, page, urls, systems.length, query));
   },
 });
@@ -195,12 +246,22 @@ const getSite = operation({
     const properties = renderSite(system, idbOfSite(deps, siteId), linksFrom(baseUrl), {
       siteName,
       numberOfJobs: total,
+      addresses: await addressesOf(deps, system),
       storages: storages.ofTarget(system),
       queues: attributesOf(caller).queues,
     });
     return json(selectFields(properties, fields));
   },
 });
+
+/** Left out while the hypervisor does not answer: all else is to be seen then too. */
+async function addressesOf(
+  { systems }: RestDeps,
+  system: TargetSystem,
+): Promise<readonly string[]> {
+  if (system.image.metadata.tsi.transport !== 'tcp') return [];
+  return await systems.addresses(system.id).catch(() => []);
+}
 
 const changeSite = operation({
   method: 'PUT',
@@ -209,9 +270,12 @@ const changeSite = operation({
   input: z.looseObject(siteInput),
   body: 'json',
   policy: onSite.modify,
-  run: ({ systems }, { siteId, ...members }, { caller }) =>
-    changeProperties(members, isOwner(systems.get(siteId), caller), (change) =>
-      systems.update(siteId, change),
+  run: (deps, { siteId, ...members }, { caller }) =>
+    changeProperties(
+      members,
+      isOwner(deps.systems.get(siteId), caller),
+      (change) => deps.systems.update(siteId, change),
+      latestOf(deps),
     ),
 });
 

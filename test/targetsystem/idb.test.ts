@@ -63,6 +63,9 @@ describe('the IDB in the REST interface', { timeout: 120_000 }, () => {
       jobs: rig.engine,
       storages: { ofTarget: () => ({}) } as unknown as RestDeps['storages'],
       idb,
+      submission: { state: { enabled: true, message: '' } } as unknown as RestDeps['submission'],
+      reservations: {} as unknown as RestDeps['reservations'],
+      machines: {} as unknown as RestDeps['machines'], // no job of these names an image
       imagesUrl: () => '',
     });
     const app = createRestApp({

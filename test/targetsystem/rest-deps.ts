@@ -17,6 +17,7 @@ export function restDeps(own: Needed & Partial<RestDeps>): RestDeps {
     clock: systemClock,
     imagesUrl: (base) => base,
     connections: () => ({}),
+    submission: { state: { enabled: true, message: '' } } as unknown as RestDeps['submission'],
     issueToken: () => Promise.reject(new TypeError('no site issues tokens')),
     credential: { dn: 'CN=Server,O=Grid', issuer: 'CN=CA', expiresMs: 0, pem: '' },
     forwardings: new ForwardingConnections({ jobs: own.jobs, targets: own.systems, config }),

@@ -47,13 +47,13 @@ export const login = process.geteuid?.() === 0 ? 'nobody' : userInfo().username;
 const agentMain = new URL('../../tsi/agent/main.ts', import.meta.url).pathname;
 
 /** A fake: its machines are agents that run as processes here. Everything above is real. */
-class ProcessHypervisor implements Hypervisor {
+export class ProcessHypervisor implements Hypervisor {
   readonly #workspace: Workspace;
+  readonly #properties: readonly string[];
   readonly #agents = new Map<string, ChildProcess>();
 
-  readonly #properties: readonly string[];
-
-  constructor(workspace: Workspace, properties: readonly string[]) {
+  /** @param properties of the agents, beside those that they need */
+  constructor(workspace: Workspace, properties: readonly string[] = []) {
     this.#workspace = workspace;
     this.#properties = properties;
   }

@@ -104,6 +104,41 @@ describe('a real Slurm behind the agent', { skip: noSlurm }, () => {
       assert.deepEqual([details['ExitCode'], details['JobState']], ['3:0', 'FAILED']);
     });
 
+    it('reserves nodes for its user alone, once for each id, and lets them go', async () => {
+      const start = new Date(Date.now() + 3_600_000).toISOString().slice(0, 19) + '+0000';
+      const later = {
+        reservationOwner: 'CN=Alice,O=Grid',
+        reservationId: 'r-1',
+        start,
+        totalProcessors: 1,
+        wallTime: 600,
+        queue: 'batch',
+      };
+      const reference = await tsi.makeReservation(alice, later);
+      assert.equal(await tsi.makeReservation(alice, later), reference, 'the same');
+      const found = await tsi.queryReservation(alice, reference);
+      assert.deepEqual([found.state, found.start], ['WAITING', start]);
+      assert.match(found.text ?? '', /Users=nobody /);
+      const bob = { ...alice, login: 'daemon' };
+      assert.equal((await tsi.queryReservation(bob, reference)).state, 'UNKNOWN');
+      await tsi.cancelReservation(bob, reference);
+      assert.equal((await tsi.queryReservation(alice, reference)).state, 'WAITING');
+      const id = await tsi.submit(alice, job('true', { reservation: reference }));
+      assert.equal((await detailsOf(tsi, id))['Reservation'], reference);
+      await tsi.abort(alice, id);
+      await tsi.cancelReservation(alice, reference);
+      await tsi.cancelReservation(alice, reference);
+      assert.equal((await tsi.queryReservation(alice, reference)).state, 'UNKNOWN');
+      await assert.rejects(
+        tsi.makeReservation(alice, { ...later, reservationId: 'r-2', totalProcessors: 99 }),
+        { code: 'TSI_FAILED', message: /[Rr]eservation/ },
+      );
+      await assert.rejects(
+        tsi.makeReservation(alice, { ...later, reservationId: 'r-3', queue: 'a Users=root' }),
+        { code: 'TSI_FAILED', message: /#TSI_QUEUE/ },
+      );
+    });
+
     it('passes resources on, and names for output as they are meant', async () => {
       const outcomeDir = join(dir, `out "${process.pid}" #1 %j`);
       const jobName = 'a b --uid=0; "x" #y';

@@ -74,7 +74,8 @@ function route(
   const worker = /^POST \/worker\/([0-9a-f-]{36})\/(command|data)$/.exec(request);
   if (request === 'GET /facts') {
     stream.respond({ ':status': 200, 'content-type': 'application/json' });
-    stream.end(JSON.stringify(collectFacts(agent.settings.version)));
+    const reservations = agent.bss.reservations !== undefined;
+    stream.end(JSON.stringify({ ...collectFacts(agent.settings.version), reservations }));
   } else if (worker?.[1]) {
     stream.respond({ ':status': 200 });
     const half = worker[2] === 'data' ? 'data' : 'command';

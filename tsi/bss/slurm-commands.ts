@@ -20,6 +20,9 @@ const defaults = {
   find: 'squeue --noheader --all --states=all --format="%i|%k"',
   find_ended:
     'sacct --noheader --parsable2 --allocations --starttime=now-7days --format=JobID,Comment',
+  reserve: 'scontrol create reservation',
+  show_reservation: 'scontrol --oneliner show reservation',
+  cancel_reservation: 'scontrol delete',
   get_budget: 'sshare --noheader --parsable2 --format=Account,User,GrpTRESMins,GrpTRESRaw',
 } as const;
 

@@ -95,6 +95,35 @@ function parseRecord(text: string): Record<string, string> {
   return Object.fromEntries(pairs);
 }
 
+export type SlurmReservation = {
+  readonly users: readonly string[];
+  /** With a zone, where Slurm was asked to be in that of Greenwich. */
+  readonly start: string;
+  readonly active: boolean;
+  readonly nodes: number;
+  /** All that Slurm says, on one line. */
+  readonly text: string;
+};
+
+/** `scontrol --oneliner show reservation NAME`; `undefined`: it names none. */
+export function parseReservation(text: string): SlurmReservation | undefined {
+  const [line] = lines(text).filter((each) => each.startsWith('ReservationName='));
+  if (line === undefined) return undefined;
+  const { Users, StartTime, State, NodeCnt } = parseRecord(line);
+  if (Users === undefined || StartTime === undefined || State === undefined)
+    unreadable('reservation', line);
+  const users = Users.split(',');
+  const start = `${StartTime}+0000`;
+  return { users, start, active: State === 'ACTIVE', nodes: Number(NodeCnt), text: line };
+}
+
+/** What scontrol says of a name that no reservation has. */
+export function isNoReservation(message: string): boolean {
+  return /reservation \S+ not found|requested reservation is invalid|No reservations/i.test(
+    message,
+  );
+}
+
 const partitionLine = /^(\S+?)(\*?)\s+(\d+)(?:\s+(\S+)\s+(\d+)\+?\s+(\d+)\+?)?$/;
 const bytesPerMiB = 1024 ** 2;
 

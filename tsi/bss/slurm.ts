@@ -17,6 +17,7 @@ import {
   parsePartitions,
   parseQueue,
 } from './slurm-output.js';
+import { SlurmReservations } from './slurm-reservations.js';
 import { SlurmSubmissions } from './slurm-submissions.js';
 
 export type SlurmContext = {
@@ -32,6 +33,7 @@ const listenMs = 5_000;
 
 /** Slurm, by its programs. Each does what it does as the job's owner; the queue is asked for by the agent. */
 export class Slurm implements Bss {
+  readonly reservations: SlurmReservations;
   readonly #commands: SlurmCommands;
   readonly #submissions: SlurmSubmissions;
   readonly #allocations: SlurmAllocations;
@@ -48,6 +50,7 @@ export class Slurm implements Bss {
 
   constructor({ host, stateDir, properties }: SlurmContext) {
     this.#commands = slurmCommands(host, properties);
+    this.reservations = new SlurmReservations(this.#commands);
     this.#steps = new NoBatch(host, join(stateDir, 'slurm'));
     const context = {
       host,

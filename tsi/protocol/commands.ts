@@ -132,6 +132,8 @@ const reference = { reference: field('TSI_RESERVATION_REFERENCE', line) };
 export const makeReservation = command('TSI_MAKE_RESERVATION', {
   reservationOwner: field('TSI_RESERVATION_OWNER', line),
   start: field('TSI_STARTTIME', line),
+  /** Ours: names the reservation, so that one whose answer was lost is not made twice. */
+  reservationId: optional('TSI_RESERVATION_ID', line),
   ...resources,
 });
 export type MakeReservation = Infer<typeof makeReservation>;

@@ -8,6 +8,8 @@ export type AgentFacts = {
   readonly kernel: string;
   /** `PRETTY_NAME` of os-release */
   readonly os: string;
+  /** Whether its batch system makes reservations; absent: an older agent. */
+  readonly reservations?: boolean;
   readonly cores: number;
   readonly memoryBytes: number;
   /** at the answer; a container has the host's */
@@ -34,6 +36,7 @@ export function decodeFacts(json: string): AgentFacts {
     if (value === undefined && name === 'userSpaceMs') continue;
     facts[name] = Number.isFinite(value) && Number(value) >= 0 ? value : refuse(name);
   }
+  if (typeof raw['reservations'] === 'boolean') facts['reservations'] = raw['reservations'];
   return facts as AgentFacts; // each field was checked above
 }
 

@@ -44,6 +44,8 @@ export const JobConfig = z.strictObject({
     .int()
     .min(1)
     .default(30 * 86_400),
+  /** The most that the end of a job's life can be ahead; absent: any time. */
+  maxLifetimeSeconds: z.int().min(1).optional(),
   reaperIntervalMs: z.int().min(10).default(10_000),
   defaultUmask: z
     .string()

@@ -110,7 +110,7 @@ const keys = z.object({
   // as one client library spells them
   UserPrecommandIgnoreNonZeroExitcode: flag.default(false),
   UserPostcommandIgnoreNonZeroExitcode: flag.default(false),
-  Resources: z.record(z.string(), line).default({}),
+  Resources: z.preprocess(withoutImage, z.record(z.string(), line).default({})),
   Project: line.optional(),
   'User email': line.optional(),
   Imports: importEntries,
@@ -179,6 +179,12 @@ export function withoutInlineData(raw: RawDescription): RawDescription {
     ...raw,
     Imports: Object.fromEntries(Object.entries(imports).map(([name, e]) => [name, strip(e)])),
   };
+}
+
+/** Names the machine that the job is on already (ADR 024). */
+function withoutImage(resources: unknown): unknown {
+  if (!isMap(resources)) return resources;
+  return Object.fromEntries(Object.entries(resources).filter(([name]) => name !== 'Image'));
 }
 
 function splitAssignment(entry: string): [string, string] {

@@ -10,6 +10,7 @@ import { Children } from './children.js';
 import type { JobConfig } from './config.js';
 import { loseJobs, reapJobs, type EndsOptions } from './ends.js';
 import { JobError } from './errors.js';
+import type { JobSubmission } from './job-submission.js';
 import type { JobEvent } from './events.js';
 import type { Job } from './job.js';
 import { Lanes } from './lanes.js';
@@ -25,7 +26,7 @@ import { Performances } from './performances.js';
 import { ProgressReader } from './progress.js';
 import { step } from './state.js';
 import type { Effect, OrderType } from './transitions.js';
-import type { JobFilter, JobPage, JobStore } from './store.js';
+import type { JobFilter, JobPage, JobStore, JobUsage } from './store.js';
 import { lostEvent, shown, withProgress } from './views.js';
 import { Watcher } from './watcher.js';
 import { withResolvers } from './with-resolvers.js';
@@ -35,6 +36,8 @@ export type JobEngineOptions = {
   readonly store: JobStore;
   readonly targets: Targets;
   readonly staging: Staging;
+  /** Absent: jobs are always taken. */
+  readonly submission?: Pick<JobSubmission, 'check'>;
   /** The engine closes it. */
   readonly notices: NoticeSender;
   readonly clock: Clock;
@@ -179,12 +182,14 @@ export class JobEngine implements AsyncDisposable {
 
   /**
    * Stores the job and returns; all that can be wrong with its description becomes its result.
-   * @throws `NOT_FOUND` no such target system, `JOB_LIMIT` or `SITE_UNAVAILABLE` too many jobs
+   * @throws `NOT_FOUND` no such target system, `JOB_LIMIT` or `SITE_UNAVAILABLE` too many jobs, or none
+   * are taken at present
    */
   async submit(wish: NewJob): Promise<Job> {
     const { store, targets, clock, config } = this.#options;
     const { ownerDn, targetId } = wish;
     this.#closing.signal.throwIfAborted();
+    this.#options.submission?.check();
     if (!targets.find(targetId))
       throw new JobError('NOT_FOUND', `there is no target system ${targetId}`, { vmId: targetId });
     const { job, size } = newJob(wish, clock.now(), config);
@@ -220,6 +225,12 @@ export class JobEngine implements AsyncDisposable {
     throw new JobError('JOB_UNKNOWN', `there is no job ${id}`, { jobId: id });
   }
 
+  /** The latest end of life that a job may be given. */
+  get latestTerminationMs(): number {
+    const { clock, config } = this.#options;
+    return clock.now() + (config.maxLifetimeSeconds ?? Number.POSITIVE_INFINITY) * 1_000;
+  }
+
   /** Newest first. */
   async list({
     offset,
@@ -227,6 +238,11 @@ export class JobEngine implements AsyncDisposable {
     ...filter
   }: JobFilter & { offset: number; num: number }): Promise<JobPage> {
     return await this.#options.store.list(filter, { offset, num });
+  }
+
+  /** How many jobs each user has, and how many of them are not over; without children of sweeps. */
+  async usage(): Promise<JobUsage[]> {
+    return await this.#options.store.usage();
   }
 
   /** Lets a job go on that waits for its client's files. */

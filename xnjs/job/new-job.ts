@@ -6,21 +6,25 @@ import { logLine } from './log-line.js';
 import { findSweep } from './sweep.js';
 
 export type NewJob = {
+  /** Where it had to be known before. */
+  readonly id?: string;
   readonly ownerDn: string;
   readonly targetId: string;
   readonly description: RawDescription;
   readonly preferences?: Job['preferences'];
   /** The job's address for its client, for notifications. */
   readonly urlOf?: (id: string) => string;
+  /** What has been decided about it so far: for its log. */
+  readonly remarks?: readonly string[];
 };
 
 /** @returns the job as it is stored first, and how many it counts as, with its children */
 export function newJob(
-  { ownerDn, targetId, description, preferences = {}, urlOf }: NewJob,
+  { id = randomUUID(), ownerDn, targetId, description, preferences = {}, urlOf, ...rest }: NewJob,
   nowMs: number,
-  { lifetimeSeconds, sweepLimit }: Pick<JobConfig, 'lifetimeSeconds' | 'sweepLimit'>,
+  config: Pick<JobConfig, 'lifetimeSeconds' | 'maxLifetimeSeconds' | 'sweepLimit'>,
 ): { job: Job; size: number } {
-  const id = randomUUID();
+  const { lifetimeSeconds, maxLifetimeSeconds = lifetimeSeconds, sweepLimit } = config;
   const { children, ...summary } = summarise(description, sweepLimit);
   const job: Job = {
     id,
@@ -31,9 +35,9 @@ export function newJob(
     ...summary,
     description,
     preferences,
-    log: [logLine(nowMs, "Created with type 'JSON'")],
+    log: ["Created with type 'JSON'", ...(rest.remarks ?? [])].map((text) => logLine(nowMs, text)),
     createdMs: nowMs,
-    terminationMs: nowMs + lifetimeSeconds * 1_000,
+    terminationMs: nowMs + Math.min(lifetimeSeconds, maxLifetimeSeconds) * 1_000,
     ...(urlOf && { url: urlOf(id) }),
     released: false,
     run: { number: 1, startedMs: nowMs },

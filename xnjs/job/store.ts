@@ -9,6 +9,12 @@ export type JobFilter = {
   readonly tags?: readonly string[];
 };
 
+export type JobUsage = {
+  readonly ownerDn: string;
+  readonly total: number;
+  readonly unfinished: number;
+};
+
 export type JobPage = { readonly ids: readonly string[]; readonly total: number };
 
 /** The durable records. What a promise has answered for would survive a power cut. */
@@ -23,6 +29,8 @@ export type JobStore = {
   change(id: string, change: (job: Job) => Job): Promise<Job>;
   /** Newest first, without children of sweeps and those that are being destroyed. */
   list(filter: JobFilter, page: { offset: number; num: number }): Promise<JobPage>;
+  /** By owner, without children of sweeps and those that are being destroyed. */
+  usage(): Promise<JobUsage[]>;
   /** Those for which something is still to be done, in pages by ascending id. */
   unfinished(page: { afterId?: string; num: number; targetId?: string }): Promise<Job[]>;
   /** Of a sweep: which there are, and for which something is still to be done. */

@@ -1,4 +1,4 @@
-import { Op, type WhereOptions } from 'sequelize';
+import { fn, literal, Op, type WhereOptions } from 'sequelize';
 import type { Database } from '#kernel/persistence/database.js';
 import { aclSubject } from '#kernel/security/acl.js';
 import type { Sql, SqlValue, Statement } from '#kernel/persistence/sql.js';
@@ -6,7 +6,7 @@ import { ChangeLog, type NewChange } from '#kernel/persistence/change-log.js';
 import { jobChange } from '../changes/job-change.js';
 import { JobError } from '../job/errors.js';
 import type { Job } from '../job/job.js';
-import type { JobFilter, JobStore } from '../job/store.js';
+import type { JobFilter, JobStore, JobUsage } from '../job/store.js';
 import { GroupCommit, type Outcome } from './group-commit.js';
 import {
   changesTable,
@@ -61,7 +61,7 @@ export function createJobStore(database: Database): JobStore {
 
 function queries(
   models: JobModels,
-): Pick<JobStore, 'list' | 'unfinished' | 'children' | 'expired'> {
+): Pick<JobStore, 'list' | 'usage' | 'unfinished' | 'children' | 'expired'> {
   return {
     async list(filter, { offset, num }) {
       const where = toWhere(models, await withGrants(models, filter));
@@ -73,6 +73,16 @@ function queries(
       const page = { where, attributes: ['id'], order, offset, limit: num };
       const rows = num > 0 && offset < total ? await models.jobs.findAll(page) : [];
       return { ids: rows.map(({ id }) => id), total };
+    },
+    async usage() {
+      const rows = await models.jobs.findAll({
+        where: { destroying: false, parentId: '' },
+        attributes: ['ownerDn', 'active', [fn('COUNT', literal('*')), 'number']],
+        group: ['ownerDn', 'active'],
+        order: [['ownerDn', 'ASC']],
+        raw: true,
+      });
+      return byOwner(rows as unknown as CountRow[]); // what is selected above
     },
     async unfinished({ afterId = '', num, targetId }) {
       const rows = await models.jobs.findAll({
@@ -98,6 +108,20 @@ function queries(
       return rows.map(({ id }) => id);
     },
   };
+}
+
+/** SQLite's booleans are numbers, PostgreSQL's counts are texts. */
+type CountRow = { ownerDn: string; active: boolean | number; number: number | string };
+
+function byOwner(rows: readonly CountRow[]): JobUsage[] {
+  const users = new Map<string, JobUsage>();
+  for (const { ownerDn, active, number } of rows) {
+    const { total = 0, unfinished = 0 } = users.get(ownerDn) ?? {};
+    const count = Number(number);
+    const more = { total: total + count, unfinished: unfinished + (active ? count : 0) };
+    users.set(ownerDn, { ownerDn, ...more });
+  }
+  return [...users.values()];
 }
 
 /** Most users are granted nothing: their lists are then answered from one index. */

@@ -4,7 +4,12 @@ import type { Log } from '#kernel/log.js';
 import { decodeAcl, decodeAclSupport } from '#tsi/protocol/acl.js';
 import * as commands from '#tsi/protocol/commands.js';
 import { TsiError } from '#tsi/protocol/error.js';
-import { decodeBudget, decodePartitions, decodeUserInfo } from '#tsi/protocol/information.js';
+import {
+  decodeBudget,
+  decodePartitions,
+  decodeReservation,
+  decodeUserInfo,
+} from '#tsi/protocol/information.js';
 import { decodeListing } from '#tsi/protocol/listing.js';
 import type { Command } from '#tsi/protocol/message.js';
 import { decodeSpace, decodeStatus } from '#tsi/protocol/status.js';
@@ -226,6 +231,26 @@ class PooledTsi implements TsiClient {
 
   async userInfo(identity: TsiIdentity, options?: CallOptions): Promise<UserInfo> {
     return decodeUserInfo(await this.#ask(commands.userInfo, {}, identity, options));
+  }
+
+  /** Sent again only to an agent, which knows the reservation by its id. */
+  async makeReservation(...[identity, request, options]: Parameters<Tsi['makeReservation']>) {
+    const call = this.#caller(commands.makeReservation, request, identity);
+    const reference = await this.#once(options, call, (worker) => worker.can('submit-id'));
+    if (/^\S{1,256}$/.test(reference.trim())) return reference.trim();
+    throw new TsiError('TSI_PROTOCOL', 'the TSI answers a reservation without a reference');
+  }
+
+  async queryReservation(...[identity, reference, options]: Parameters<Tsi['queryReservation']>) {
+    return decodeReservation(
+      await this.#ask(commands.queryReservation, { reference }, identity, options),
+    );
+  }
+
+  async cancelReservation(
+    ...[identity, reference, options]: Parameters<Tsi['cancelReservation']>
+  ): Promise<void> {
+    await this.#ask(commands.cancelReservation, { reference }, identity, options);
   }
 
   read(...[identity, path, range = {}, options]: Parameters<Tsi['read']>): Readable {

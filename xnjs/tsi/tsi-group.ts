@@ -49,6 +49,9 @@ const kinds = {
   partitions: 'repeat',
   budget: 'repeat',
   userInfo: 'repeat',
+  makeReservation: 'once',
+  queryReservation: 'repeat',
+  cancelReservation: 'repeat',
 } as const satisfies Record<keyof Tsi, 'repeat' | 'once' | 'stream'>;
 type Kind = (typeof kinds)[keyof typeof kinds];
 type Method = (...args: unknown[]) => unknown;

@@ -1,10 +1,10 @@
 import type { Duplex, Readable } from 'node:stream';
 import type { AclChange, AclEntry } from '#tsi/protocol/acl.js';
-import type { Budget, Partition, UserInfo } from '#tsi/protocol/information.js';
+import type { Budget, Partition, Reservation, UserInfo } from '#tsi/protocol/information.js';
 import type { ListedFile } from '#tsi/protocol/listing.js';
 
 export type { AclChange, AclEntry, AclSubject } from '#tsi/protocol/acl.js';
-export type { Budget, Partition, UserInfo } from '#tsi/protocol/information.js';
+export type { Budget, Partition, Reservation, UserInfo } from '#tsi/protocol/information.js';
 
 /** The two words of `#TSI_IDENTITY`: a login of the image and its groups (`NONE`, `DEFAULT_GID`, names by `:`). */
 export type TsiIdentity = { readonly login: string; readonly groups: string };
@@ -77,6 +77,25 @@ export type LoginNodeRun = Pick<
   'uspaceDir' | 'outcomeDir' | 'stdout' | 'stderr' | 'jobName' | 'email' | 'attemptId' | 'script'
 >;
 
+/** `#TSI_MAKE_RESERVATION`. */
+export type ReservationRequest = Pick<
+  Submission,
+  | 'wallTime'
+  | 'memoryMiB'
+  | 'nodes'
+  | 'processorsPerNode'
+  | 'totalProcessors'
+  | 'gpusPerNode'
+  | 'queue'
+  | 'siteResources'
+> & {
+  readonly reservationOwner: string;
+  /** As dates everywhere on the wire. */
+  readonly start: string;
+  /** Our agent makes one reservation for each; other TSIs ignore it. */
+  readonly reservationId: string;
+};
+
 export type CallOptions = { readonly signal?: AbortSignal };
 
 /**
@@ -144,6 +163,19 @@ export type Tsi = {
   partitions(identity: TsiIdentity, options?: CallOptions): Promise<Record<string, Partition>>;
   budget(identity: TsiIdentity, options?: CallOptions): Promise<Budget[]>;
   userInfo(identity: TsiIdentity, options?: CallOptions): Promise<UserInfo>;
+  /** @returns its reference, for jobs. @throws `TSI_FAILED` in the words of a batch system that refuses */
+  makeReservation(
+    identity: TsiIdentity,
+    request: ReservationRequest,
+    options?: CallOptions,
+  ): Promise<string>;
+  queryReservation(
+    identity: TsiIdentity,
+    reference: string,
+    options?: CallOptions,
+  ): Promise<Reservation>;
+  /** One that is over, or gone, is fine. */
+  cancelReservation(identity: TsiIdentity, reference: string, options?: CallOptions): Promise<void>;
 };
 
 /** Several TSIs of one target system, each of them a login node. */

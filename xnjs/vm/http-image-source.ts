@@ -13,7 +13,8 @@ import {
 } from '#imagerepo/contract.js';
 import { asGridError, GridError } from '#kernel/errors.js';
 import type { HttpClient } from '#kernel/http/client.js';
-import type { ImageSource } from './image-source.js';
+import type { ImageSearch, ImageSource } from './image-source.js';
+import type { ImageRequirements } from './image-wish.js';
 
 export type HttpImageSourceOptions = {
   readonly client: HttpClient;
@@ -25,8 +26,11 @@ export type HttpImageSourceOptions = {
   readonly cacheDirectory: string;
 };
 
+/** Newer ones come first: what is found behind so many would hardly be chosen. */
+const mostFound = 100;
+
 /** {@link ImageSource} on the image repository's REST interface. */
-export class HttpImageSource implements ImageSource {
+export class HttpImageSource implements ImageSource, ImageSearch {
   readonly #options: HttpImageSourceOptions;
   readonly #downloads = new Map<string, Promise<string>>();
 
@@ -44,6 +48,22 @@ export class HttpImageSource implements ImageSource {
     throw new GridError('IMAGE_UNKNOWN', `image: there is no published image ${reference}`, {
       reference,
     });
+  }
+
+  async search(requirements: ImageRequirements, callerDn: string): Promise<ImageRecord[]> {
+    const wanted = Object.entries(requirements).flatMap(([name, value]) =>
+      // ranges of versions are the caller's to look at
+      value === undefined || name === 'applicationVersion' ? [] : [[name, value] as const],
+    );
+    const query = new URLSearchParams({
+      ...Object.fromEntries(wanted),
+      state: 'PUBLISHED',
+      details: 'true',
+      num: String(mostFound),
+    });
+    const headers = this.#options.onBehalfOf(callerDn);
+    const body = await this.#unlessUnknown(`${imageRoutes.images}?${query}`, headers);
+    return body === undefined ? [] : (ImageList.parse(body).records ?? []);
   }
 
   async fetch(

@@ -1,4 +1,5 @@
 import type { ImageRecord, PartName } from '#imagerepo/contract.js';
+import type { ImageRequirements } from './image-wish.js';
 
 /** Where target systems get their images from. */
 export type ImageSource = {
@@ -14,4 +15,13 @@ export type ImageSource = {
     part: PartName,
     callerDn: string,
   ): Promise<string>;
+};
+
+/** How images are found that jobs describe. */
+export type ImageSearch = Pick<ImageSource, 'find'> & {
+  /**
+   * Published ones that the caller may use and that have what is asked for, the newest first. Ranges of
+   * versions are not looked at.
+   */
+  search(requirements: ImageRequirements, callerDn: string): Promise<ImageRecord[]>;
 };

@@ -17,11 +17,15 @@ export function chooseParameters(
   const choose = (name: keyof Limits): number => {
     const range = requirements[name];
     const max = Math.min(range.max, site[name]);
-    const chosen = wish[name] ?? Math.min(range.default, max);
-    if (chosen >= range.min && chosen <= max) return chosen;
+    const { value, field } = wish[name] ?? {
+      value: Math.min(range.default, max),
+      field: `parameters.${name}`,
+    };
+    if (value >= range.min && value <= max) return value;
+    const unit = name === 'memoryMiB' ? ' MiB' : '';
     throw new VmError(
       'BAD_REQUEST',
-      `parameters.${name}: ${chosen} is outside ${range.min}-${max}, the range of this image on this site`,
+      `${field}: ${value}${unit} is outside ${range.min}-${max}, the range of this image on this site`,
     );
   };
   return { cpus: choose('cpus'), memoryMiB: choose('memoryMiB') };

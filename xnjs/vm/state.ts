@@ -8,6 +8,7 @@ export class VmError extends GridError<
   | 'BAD_REQUEST'
   | 'STORAGE_FULL'
   | 'IMAGE_INVALID'
+  | 'IMAGE_UNKNOWN'
 > {}
 
 /**

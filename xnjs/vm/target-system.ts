@@ -1,7 +1,7 @@
-import { z } from 'zod';
 import type { ImageRecord } from '#imagerepo/contract.js';
 import type { AgentFacts } from '#tsi/protocol/facts.js';
 import type { IdbSubject } from '../idb/idb.js';
+import type { MachineSize } from './machine-size.js';
 import type { TsiIdentity } from '../tsi/tsi.js';
 import type { VmState } from './state.js';
 
@@ -22,19 +22,8 @@ export type BootTimeline = {
   readonly readyMs?: number;
 };
 
-/** Some clients send numbers as text; what else could be taken for a number (`true`, `''`) is none. */
-const noWholeNumber = 'must be a whole number';
-const wholeNumber = z
-  .union([z.number(), z.string().regex(/^\s*-?\d+\s*$/, noWholeNumber)], noWholeNumber)
-  .transform(Number)
-  .pipe(z.int(noWholeNumber));
-
 /** What a user may ask for, beside the image. */
-export const TargetSystemParameters = z.strictObject({
-  cpus: wholeNumber.optional(),
-  memoryMiB: wholeNumber.optional(),
-});
-export type TargetSystemParameters = z.output<typeof TargetSystemParameters>;
+export type TargetSystemParameters = Pick<MachineSize, 'cpus' | 'memoryMiB'>;
 
 export const drivers = ['qemu', 'kvm', 'lxc'] as const;
 export type Driver = (typeof drivers)[number];
@@ -55,6 +44,8 @@ export type TargetSystem = {
   /** What its batch system told of its queues; absent: it has not been asked yet. */
   readonly queues?: NonNullable<IdbSubject['queues']>;
   readonly tags: readonly string[];
+  /** The job that it was made for, and ends with (ADR 024). */
+  readonly jobId?: string;
   /** What others may do, `write:GROUP:physics`; absent: nothing. */
   readonly acl?: readonly string[];
   /** ms since the epoch */

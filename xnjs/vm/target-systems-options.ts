@@ -23,12 +23,20 @@ export type TargetSystemsOptions = {
   readonly queuesIntervalMs?: number;
   /** The site's IDB. */
   readonly idb?: Pick<IdbSource, 'bind' | 'scriptHeader'>;
-  readonly limits: { readonly cpus: number; readonly memoryMiB: number; readonly perUser: number };
+  readonly limits: {
+    readonly cpus: number;
+    readonly memoryMiB: number;
+    readonly perUser: number;
+    readonly lifetimeSeconds?: number | undefined;
+    readonly maxLifetimeSeconds?: number | undefined;
+  };
   /** Absent: images whose TSI is reached over a network are refused. */
   readonly network?: TsiNetwork;
 };
 
 export type NewTargetSystem = {
+  /** The job that it is made for. */
+  readonly jobId?: string;
   readonly ownerDn: string;
   /** An image's id, name or `name:version`. */
   readonly image: string;

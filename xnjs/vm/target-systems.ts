@@ -107,6 +107,7 @@ export class TargetSystems implements Targets, AsyncDisposable {
       evidence: { source: 'user', fact: 'requested', atMs: requestedMs },
       boot: {},
       tags: wish.tags,
+      ...(wish.jobId !== undefined && { jobId: wish.jobId }),
       createdMs: requestedMs,
       ...(wish.terminationMs !== undefined && { terminationMs: wish.terminationMs }),
     };
@@ -135,6 +136,13 @@ export class TargetSystems implements Targets, AsyncDisposable {
   async destroy(id: string, fact = 'deleted by its owner'): Promise<void> {
     this.get(id);
     await this.#apply(id, { type: 'destroy', evidence: this.#evidence('user', fact) });
+  }
+
+  /** Of a machine with a network: what the hypervisor gave it. */
+  async addresses(id: string): Promise<readonly string[]> {
+    const { driver, image, state } = this.get(id);
+    if (image.metadata.tsi.transport !== 'tcp' || gone.has(state)) return [];
+    return await this.#options.hypervisor.addresses(driver, id);
   }
 
   /** Console of the guest, for people who look for what went wrong. */

@@ -19,7 +19,8 @@ function localTsi(rest: Partial<Tsi>): Tsi {
   const others = { ping: no, list: no, read: no, write: no, space: no, details: no };
   const lists = { aclSupport: no, getAcl: no, setAcl: no };
   const control = { hold: no, resume: no, runOnLoginNode: no, processes: no, killOnLoginNode: no };
-  const facts = { partitions: no, budget: no, userInfo: no };
+  const reservations = { makeReservation: no, queryReservation: no, cancelReservation: no };
+  const facts = { partitions: no, budget: no, userInfo: no, ...reservations };
   return {
     ...others,
     ...lists,

@@ -1,0 +1,136 @@
+import { RequestError, type Context } from '#kernel/http/operation.js';
+import { normalizeDn } from '#kernel/security/dn.js';
+import { jobStatus } from '#xnjs/index.js';
+import type { RestDeps } from './deps.js';
+import { linksFrom } from './links.js';
+import { idbOfFactory } from './sites.js';
+import { renderResources } from './sites-rendering.js';
+
+type Parameters = Readonly<Record<string, string>>;
+type Outcome = { readonly message: string; readonly results?: Readonly<Record<string, unknown>> };
+type Action = {
+  /** For people: what it does, and its parameters. */
+  readonly description: string;
+  readonly run: (
+    deps: RestDeps,
+    parameters: Parameters,
+    context: Context,
+  ) => Outcome | Promise<Outcome>;
+};
+
+const mostListed = 1_000;
+const longestTokenSeconds = 365 * 86_400;
+
+/** What an administrator may order (unicore-rest 3.18); `ListJobs` is ours. */
+export const adminActions: Readonly<Record<string, Action>> = {
+  ToggleJobSubmission: {
+    description: 'Stops or resumes taking jobs. Parameters: message, which refused users are told',
+    run: async ({ submission }, { message = '' }) => {
+      const enabled = !submission.state.enabled;
+      await submission.set({ enabled, message: enabled ? '' : message });
+      return { message: `Job submission is now ${enabled ? 'enabled' : 'disabled'}` };
+    },
+  },
+
+  ShowServerUsageOverview: {
+    description: 'What each user has here. Parameters: clientDN, a part of the name',
+    run: async ({ jobs, systems }, { clientDN = '' }) => {
+      const results: Record<string, object> = {};
+      const ofJobs = new Map((await jobs.usage()).map((usage) => [usage.ownerDn, usage]));
+      const all = systems.list();
+      const users = new Set([...ofJobs.keys(), ...all.map(({ ownerDn }) => ownerDn)]);
+      for (const dn of [...users].filter((each) => isMeant(each, clientDN)).sort()) {
+        const machines = all.filter(({ ownerDn }) => ownerDn === dn);
+        const { total = 0, unfinished = 0 } = ofJobs.get(dn) ?? {};
+        results[dn] = {
+          jobs: total,
+          unfinishedJobs: unfinished,
+          targetSystems: machines.length,
+          cpus: machines.reduce((sum, { parameters }) => sum + parameters.cpus, 0),
+          memoryMiB: machines.reduce((sum, { parameters }) => sum + parameters.memoryMiB, 0),
+        };
+      }
+      return { message: `${Object.keys(results).length} users have something here`, results };
+    },
+  },
+
+  ListJobs: {
+    description: 'Addresses and states of jobs, the newest first. Parameters: clientDN, num',
+    run: async ({ jobs }, { clientDN, num = '100' }, { baseUrl }) => {
+      const wanted = readNumber('num', num, mostListed);
+      const owner = clientDN === undefined ? {} : { ownerDn: normalizeDn(clientDN) };
+      const { ids, total } = await jobs.list({ ...owner, offset: 0, num: wanted });
+      const results: Record<string, string> = {};
+      for (const id of ids) {
+        const job = await jobs.get(id).catch(() => undefined); // may be gone by now
+        if (job) results[linksFrom(baseUrl).job(id)] = `${jobStatus(job)} ${job.ownerDn}`;
+      }
+      return { message: `${Object.keys(results).length} of ${total} jobs`, results };
+    },
+  },
+
+  ShowJobDetails: {
+    description: 'All that the server knows of a job. Parameters: jobID',
+    run: async ({ jobs }, parameters) => {
+      const job = await jobs.get(required(parameters, 'jobID'));
+      const results = { ...job, status: jobStatus(job) };
+      return { message: `Job ${job.id} of ${job.ownerDn} is ${job.state}`, results };
+    },
+  },
+
+  AbortJob: {
+    description: 'Ends a job. Parameters: jobID; cleanup, true: removes it with its directory',
+    run: async ({ jobs }, parameters) => {
+      const id = required(parameters, 'jobID');
+      const cleanup = parameters['cleanup']?.toLowerCase() === 'true';
+      await (cleanup ? jobs.destroy(id) : jobs.abort(id));
+      return { message: `Job ${id} is being ${cleanup ? 'removed' : 'aborted'}` };
+    },
+  },
+
+  ListPartitions: {
+    description: 'The queues of the site and of its target systems, and what jobs may ask of them',
+    run: (deps) => {
+      const site = renderResources(idbOfFactory(deps));
+      return { message: `The site offers ${Object.keys(site).join(', ')}`, results: site };
+    },
+  },
+
+  IssueAPIToken: {
+    description:
+      'Makes a token for a user. Parameters: clientDN, lifetime in seconds (3600), renewable, limited',
+    run: async ({ issueToken, clock, credential }, parameters) => {
+      const subject = normalizeDn(required(parameters, 'clientDN'));
+      const { lifetime = '3600', renewable, limited } = parameters;
+      const most = Math.floor((credential.expiresMs - clock.now()) / 1_000);
+      const token = await issueToken({
+        subject,
+        lifetimeSeconds: readNumber('lifetime', lifetime, Math.min(longestTokenSeconds, most)),
+        renewable: renewable === 'true',
+        limited: limited === 'true',
+      });
+      return { message: `A token for ${subject}`, results: { token } };
+    },
+  },
+
+  GetMemoryUsage: {
+    description: 'How much memory the server has, in bytes',
+    run: () => ({ message: 'OK', results: { ...process.memoryUsage() } }),
+  },
+};
+
+function isMeant(dn: string, part: string): boolean {
+  return dn.toLowerCase().includes(part.toLowerCase());
+}
+
+function required(parameters: Parameters, name: string): string {
+  const value = parameters[name];
+  if (value !== undefined && value !== '') return value;
+  throw new RequestError('BAD_REQUEST', `${name}: must be given`);
+}
+
+function readNumber(name: string, text: string, most: number): number {
+  const number = /^\d{1,9}$/.test(text) ? Number(text) : 0;
+  if (number >= 1 && number <= most) return number;
+  throw new RequestError('BAD_REQUEST', `${name}: must be a number from 1 to ${most}`);
+}

@@ -1,0 +1,99 @@
+import { z } from 'zod';
+import { formatDate } from '#kernel/clock.js';
+import { asGridError } from '#kernel/errors.js';
+import { fieldsParameter, selectFields } from '#kernel/http/fields.js';
+import { adminOnly, operations, RequestError } from '#kernel/http/operation.js';
+import { json } from '#kernel/http/reply.js';
+import { adminActions } from './admin-actions.js';
+import type { RestDeps } from './deps.js';
+import { hrefs } from './links.js';
+
+const operation = operations<RestDeps>();
+
+const getAdmin = operation({
+  method: 'GET',
+  path: '/',
+  summary: 'How the service does, and what an administrator may order',
+  input: z.object({ fields: fieldsParameter }),
+  policy: adminOnly,
+  run: async (deps, { fields }, { url }) => {
+    const properties = {
+      upSince: formatDate(deps.startedMs),
+      containerVersion: deps.version,
+      connectionStatus: deps.connections(),
+      subSystemsStatus: subSystems(deps),
+      metrics: await metrics(deps),
+      _links: hrefs(
+        Object.fromEntries(
+          Object.entries(adminActions).map(([name, { description }]) => [
+            `action:${name}`,
+            { href: `${url.replace(/\/$/, '')}/actions/${name}`, description },
+          ]),
+        ),
+      ),
+    };
+    return json(selectFields(properties, fields));
+  },
+});
+
+function subSystems({ submission, systems, idb }: RestDeps): Record<string, string> {
+  const { enabled, message } = submission.state;
+  const states = new Map<string, number>();
+  for (const { state } of systems.list()) states.set(state, (states.get(state) ?? 0) + 1);
+  const counted = [...states].map(([state, number]) => `${number} ${state}`);
+  return {
+    'Job submission': enabled ? 'OK' : `disabled: ${message}`,
+    'Target systems': counted.join(', ') || 'none',
+    'Incarnation database': idb.problem ?? 'OK',
+  };
+}
+
+/** Numbers, by name. */
+async function metrics({ jobs, systems, clock, startedMs }: RestDeps) {
+  const users = await jobs.usage();
+  const sum = (key: 'total' | 'unfinished') => users.reduce((all, user) => all + user[key], 0);
+  const machines = systems.list();
+  return {
+    'jobs.total': sum('total'),
+    'jobs.unfinished': sum('unfinished'),
+    'targetSystems.total': machines.length,
+    'targetSystems.ready': machines.filter(({ state }) => state === 'READY').length,
+    'memory.residentBytes': process.memoryUsage().rss,
+    upSeconds: Math.floor((clock.now() - startedMs) / 1_000),
+  };
+}
+
+/** Clients send texts; numbers and flags stand for theirs. */
+const parameter = z
+  .union([z.string().max(4_096), z.number(), z.boolean()], 'must be a text')
+  .transform(String);
+const nothing = z.null().transform(() => undefined);
+
+const act = operation({
+  method: 'POST',
+  path: '/actions/:action',
+  summary: 'Carries out one of the actions that the resource names',
+  input: z.object({ action: z.string().max(64) }).catchall(z.union([parameter, nothing])),
+  body: 'json',
+  policy: adminOnly,
+  run: async (deps, { action, ...members }, context) => {
+    const found = Object.hasOwn(adminActions, action) ? adminActions[action] : undefined;
+    if (!found) throw new RequestError('NOT_FOUND', `there is no action ${action}`);
+    const parameters = Object.fromEntries(
+      Object.entries(members).flatMap(([name, value]) =>
+        value === undefined ? [] : [[name, value]],
+      ),
+    );
+    try {
+      const { message, results = {} } = await found.run(deps, parameters, context);
+      context.log.info({ dn: context.caller.dn, action, parameters }, 'administrative action');
+      return json({ success: true, message, results });
+    } catch (error) {
+      const known = asGridError(error);
+      if (!known || known.row.http >= 500) throw error;
+      return json({ success: false, message: known.message, results: {} });
+    }
+  },
+});
+
+export const adminOperations = [getAdmin, act];

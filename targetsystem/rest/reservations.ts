@@ -1,0 +1,147 @@
+import { z } from 'zod';
+import { fieldsParameter, listParameter, selectFields } from '#kernel/http/fields.js';
+import { everybody, operations, RequestError, type Context } from '#kernel/http/operation.js';
+import { pageParameters, renderPage, slicePage } from '#kernel/http/page.js';
+import { created, json, noContent } from '#kernel/http/reply.js';
+import { isOwner } from '#kernel/security/acl.js';
+import { GridError } from '#kernel/errors.js';
+import type { TargetSystem } from '#xnjs/index.js';
+import type { RestDeps } from './deps.js';
+import { hrefs, linksFrom } from './links.js';
+import { listFilter, seesAll } from './lists.js';
+import { onReservation, reservationInput as input, users } from './policy.js';
+import { changeProperties, dateText, ownedProperties, tagList } from './properties.js';
+import { canReserve } from './sites-rendering.js';
+
+const operation = operations<RestDeps>();
+
+const listReservations = operation({
+  method: 'GET',
+  path: '/reservations',
+  summary: 'The reservations of the caller; of all users for an administrator with filter=all',
+  input: z.object({ ...pageParameters(), tags: listParameter.optional(), filter: listFilter }),
+  policy: everybody,
+  run: ({ reservations }, { tags = [], filter, ...page }, { caller, baseUrl, url }) => {
+    const links = linksFrom(baseUrl);
+    const found = reservations
+      .list(seesAll(caller, filter) ? {} : { ownerDn: caller.dn })
+      .filter((each) => tags.every((tag) => each.tags.includes(tag)));
+    const urls = slicePage(found, page).map(({ id }) => links.reservation(id));
+    const query = { tags: tags.length > 0 ? tags.join(',') : undefined, filter };
+    return json(renderPage(url, page, urls, found.length, query));
+  },
+});
+
+const createReservation = operation({
+  method: 'POST',
+  path: '/reservations',
+  summary: 'Reserves nodes of a batch system for a time to come',
+  input: z.object({
+    Resources: z.record(z.string().max(256), z.unknown()).default({}),
+    'Start time': dateText,
+    /** Ours: address or id of the target system whose batch system is meant. */
+    targetSystem: z.string().max(512).optional(),
+    tags: tagList.default([]),
+  }),
+  body: 'json',
+  policy: users,
+  run: async (deps, { Resources: resources, targetSystem, tags, ...times }, context) => {
+    const { caller, baseUrl } = context;
+    const target = chooseTarget(deps, targetSystem, context);
+    const { id } = await deps.reservations.create({
+      ownerDn: caller.dn,
+      targetId: target.id,
+      resources,
+      startMs: times['Start time'],
+      tags,
+    });
+    return created(linksFrom(baseUrl).reservation(id));
+  },
+});
+
+/** The one that is named, else the newest of the caller's that has such a batch system. */
+function chooseTarget(
+  { systems }: RestDeps,
+  named: string | undefined,
+  { caller }: Context,
+): TargetSystem {
+  if (named === undefined) {
+    const found = systems.list({ ownerDn: caller.dn }).find(canReserve);
+    if (found) return found;
+    const text = 'none of your target systems has a batch system that makes reservations';
+    throw new GridError('CONFLICT', text);
+  }
+  const target = systems.get(named.split('/').at(-1) ?? '');
+  if (!isOwner(target, caller)) throw new RequestError('FORBIDDEN', 'targetSystem: is not yours');
+  return target;
+}
+
+const getReservation = operation({
+  method: 'GET',
+  path: '/reservations/:reservationId',
+  summary: 'One reservation, and what its batch system says of it',
+  input: z.object({ ...input, fields: fieldsParameter }),
+  policy: onReservation.read,
+  run: async ({ reservations }, { reservationId, fields }, { baseUrl }) => {
+    const links = linksFrom(baseUrl);
+    const record = reservations.get(reservationId);
+    const told = await reservations.status(reservationId);
+    const self = links.reservation(reservationId);
+    const properties = {
+      ...ownedProperties(record),
+      status: told.state,
+      statusMessage: told.text ?? '',
+      reservationID: record.reference ?? 'N/A',
+      resources: record.resources,
+      startTime: told.start ?? record.request.start,
+      _links: hrefs({ self, details: `${self}/details`, parentTSS: links.site(record.targetId) }),
+    };
+    return json(selectFields(properties, fields));
+  },
+});
+
+const getReservationDetails = operation({
+  method: 'GET',
+  path: '/reservations/:reservationId/details',
+  summary: 'All that the batch system says of a reservation',
+  input: z.object({ ...input, fields: fieldsParameter }),
+  policy: onReservation.read,
+  run: async ({ reservations }, { reservationId, fields }) => {
+    const { state, start, text = 'N/A' } = await reservations.status(reservationId);
+    return json(selectFields({ status: state, start, rawDetailsData: text }, fields));
+  },
+});
+
+const changeReservation = operation({
+  method: 'PUT',
+  path: '/reservations/:reservationId',
+  summary: 'Changes tags, ACL or termination time',
+  input: z.looseObject(input),
+  body: 'json',
+  policy: onReservation.modify,
+  run: ({ reservations }, { reservationId, ...members }, { caller }) =>
+    changeProperties(members, isOwner(reservations.get(reservationId), caller), (change) =>
+      reservations.update(reservationId, change),
+    ),
+});
+
+const deleteReservation = operation({
+  method: 'DELETE',
+  path: '/reservations/:reservationId',
+  summary: 'Cancels a reservation',
+  input: z.object(input),
+  policy: onReservation.own,
+  run: async ({ reservations }, { reservationId }) => {
+    await reservations.cancel(reservationId);
+    return noContent();
+  },
+});
+
+export const reservationOperations = [
+  listReservations,
+  createReservation,
+  getReservation,
+  getReservationDetails,
+  changeReservation,
+  deleteReservation,
+];

@@ -1,0 +1,194 @@
+/* eslint-disable @typescript-eslint/no-unsafe-member-access, @typescript-eslint/no-unsafe-argument, @typescript-eslint/no-unsafe-assignment, @typescript-eslint/no-unsafe-call, @typescript-eslint/no-unsafe-return -- answers are looked at as they are expected */
+import assert from 'node:assert/strict';
+import { after, before, describe, it } from 'node:test';
+import { Scope } from '#kernel/scope.js';
+import { until } from '../xnjs/job/rig.js';
+import { idOf, startCompute, type Ask, type Compute } from './compute-rig.js';
+
+const day = 86_400_000;
+const factory = '/factories/default_target_system_factory';
+
+describe('target systems by REST', { timeout: 60_000 }, () => {
+  const scope = new Scope();
+  let rig: Compute;
+  let alice: Ask;
+  let bob: Ask;
+  let admin: Ask;
+  before(async () => {
+    const limits = { lifetimeSeconds: 86_400, maxLifetimeSeconds: 10 * 86_400 };
+    const jobs = { lifetimeSeconds: 86_400, maxLifetimeSeconds: 2 * 86_400, reaperIntervalMs: 20 };
+    rig = await startCompute(scope, { limits, jobs });
+    [alice, bob, admin] = [rig.as('alice'), rig.as('bob'), rig.as('admin')];
+  });
+  after(() => scope.close());
+
+  const date = (ms: number): string => `${new Date(ms).toISOString().slice(0, 19)}+0000`;
+  const made = async (body: object, path = factory): Promise<string> =>
+    idOf(await alice('POST', path, { image: 'plain', ...body }));
+  async function removed(...ids: string[]): Promise<void> {
+    for (const id of ids) await admin('DELETE', `/sites/${id}`);
+    await until('sites are gone', () => rig.systems.list().every(({ id }) => !ids.includes(id)));
+  }
+
+  const sizes = [
+    ['ours', { parameters: { cpus: '2', memoryMiB: 512 } }],
+    ["UNICORE's, as resources", { resources: { CPUs: 2, Memory: '512M' } }],
+    ["UNICORE's, as parameters", { parameters: { TotalCPUs: '2', MemoryPerNode: 536870912 } }],
+    [
+      'both, where they agree',
+      { parameters: { cpus: 2 }, resources: { CPUsPerNode: 2, Memory: '512m' } },
+    ],
+  ] as const;
+  for (const [what, body] of sizes)
+    it(`have the size that is asked for in the names that are ${what}`, async () => {
+      const id = await made(body, what === 'ours' ? '/sites' : factory);
+      assert.deepEqual(rig.systems.get(id).parameters, { cpus: 2, memoryMiB: 512 });
+      await removed(id);
+    });
+
+  const refused: readonly (readonly [string, object, RegExp])[] = [
+    [
+      'more processors than there are',
+      { resources: { CPUs: 5 } },
+      /^resources\.CPUs: 5 is outside 1-4/,
+    ],
+    [
+      'too little memory',
+      { resources: { Memory: '1M' } },
+      /^resources\.Memory: 1 MiB is outside 320-4096/,
+    ],
+    [
+      'a size in words',
+      { resources: { Memory: '1GB' } },
+      /^resources\.Memory: must be a whole number of bytes/,
+    ],
+    [
+      'names that contradict each other',
+      { parameters: { cpus: 1 }, resources: { CPUs: 2 } },
+      /^resources\.CPUs: 2 contradicts parameters\.cpus, 1/,
+    ],
+    ['two machines', { resources: { Nodes: 2 } }, /^resources\.Nodes: 2 is not 1/],
+    [
+      'what no machine has',
+      { resources: { Licence: 'gold' } },
+      /^resources\.Licence: is not known/,
+    ],
+    [
+      'a life that is too long',
+      { terminationTime: date(Date.now() + 11 * day) },
+      /^terminationTime: must not be later/,
+    ],
+    [
+      'two ends',
+      { terminationTime: '18:00', resources: { Runtime: '1h' } },
+      /^resources\.Runtime: terminationTime says/,
+    ],
+  ];
+  for (const [what, body, text] of refused)
+    it(`are refused with ${what}`, async () => {
+      const answer = await alice('POST', factory, { image: 'plain', ...body });
+      assert.equal(answer.status, 400);
+      assert.match(answer.body['errorMessage'], text);
+      assert.deepEqual(rig.systems.list(), []);
+    });
+
+  it('show what they are made from, where they are and how they came up', async () => {
+    const id = await made({ tags: ['a', 'b'] });
+    await until('it is ready', () => rig.systems.get(id).state === 'READY');
+    const { body } = await alice('GET', `/sites/${id}`);
+    assert.deepEqual(body['image'].digests, {
+      initrd: `sha256:${'a'.repeat(64)}`,
+      kernel: `sha256:${'a'.repeat(64)}`,
+    });
+    const { state, evidence, boot, transport, addresses } = body['vm'];
+    assert.deepEqual(
+      [state, evidence.source, transport, addresses],
+      ['READY', 'agent', 'channel', []],
+    );
+    assert.ok(boot.readyMs > 0);
+    assert.equal(typeof body['numberOfJobs'], 'number');
+    assert.equal(body['supportsReservation'], 'false');
+    const two = (await alice('GET', `/sites/${id}?fields=tags,_links`)).body;
+    assert.deepEqual(Object.keys(two).sort(), ['_links', 'tags']);
+    const without = (await alice('GET', `/sites/${id}?fields=!vm`)).body;
+    assert.equal(without['vm'], undefined);
+    assert.equal(without['owner'], 'CN=Alice,O=Grid');
+    assert.equal((await bob('GET', `/sites/${id}`)).status, 403);
+    await removed(id);
+  });
+
+  it('are listed to their owner by pages and tags, and all of them to an administrator who asks', async () => {
+    const mine = [await made({ tags: ['a'] }), await made({ tags: ['a', 'b'] })];
+    const bobs = idOf(await bob('POST', '/sites', { image: 'plain' }));
+    const ids = async (ask: Ask, query: string) =>
+      ((await ask('GET', `/sites${query}`)).body['sites'] as string[]).map((url) =>
+        url.split('/').at(-1)!,
+      );
+    assert.deepEqual((await ids(alice, '')).sort(), [...mine].sort());
+    assert.deepEqual(await ids(alice, '?tags=a,b'), [mine[1]]);
+    assert.equal((await ids(alice, '?num=1&offset=1')).length, 1);
+    assert.deepEqual(await ids(alice, '?offset=9'), []);
+    assert.deepEqual((await ids(alice, '?filter=all')).length, 2);
+    assert.deepEqual(await ids(admin, ''), []);
+    assert.deepEqual((await ids(admin, '?filter=all')).sort(), [...mine, bobs].sort());
+    await removed(...mine, bobs);
+  });
+
+  it('end at the time that was chosen for them, unless that is put off', async () => {
+    const [first, second] = [await made({}), await made({ resources: { Runtime: '1d' } })];
+    const shown = async (id: string) =>
+      Date.parse((await alice('GET', `/sites/${id}`)).body['terminationTime']);
+    for (const id of [first, second])
+      assert.ok(Math.abs((await shown(id)) - rig.clock.now() - day) < 10_000);
+    const answers = await alice('PUT', `/sites/${second}`, {
+      terminationTime: date(rig.clock.now() + 3 * day),
+      tags: 'x,y',
+      umask: '022',
+    });
+    assert.deepEqual(answers.body, {
+      terminationTime: 'OK',
+      tags: 'OK',
+      umask: 'Property not found or cannot be modified!',
+    });
+    const late = { terminationTime: date(rig.clock.now() + 11 * day) };
+    const refusal = (await alice('PUT', `/sites/${second}`, late)).body['terminationTime'];
+    assert.match(refusal, /^Error setting property: must not be later than/);
+    rig.clock.advance(day + 1_000);
+    await until('the first is gone', () => rig.systems.list().every(({ id }) => id !== first));
+    assert.equal((await alice('GET', `/sites/${second}`)).status, 200);
+    rig.clock.advance(2 * day);
+    await until('the second is gone', () => rig.systems.list().length === 0);
+    assert.equal((await alice('GET', `/sites/${second}`)).status, 404);
+  });
+
+  it('has jobs that end likewise, and are listed to administrators', async () => {
+    const site = await made({ terminationTime: date(rig.clock.now() + 9 * day) });
+    const submit = async () =>
+      idOf(await alice('POST', `/sites/${site}`, { haveClientStageIn: true }));
+    const [first, second] = [await submit(), await submit()];
+    assert.equal((await admin('GET', '/jobs')).body['jobs'].length, 0);
+    assert.equal((await admin('GET', '/jobs?filter=all')).body['jobs'].length, 2);
+    assert.equal((await bob('GET', '/jobs?filter=all')).body['jobs'].length, 0);
+    const extended = { terminationTime: date(rig.clock.now() + 2 * day - 5_000) };
+    assert.deepEqual((await alice('PUT', `/jobs/${second}`, extended)).body, {
+      terminationTime: 'OK',
+    });
+    const late = { terminationTime: date(rig.clock.now() + 3 * day) };
+    assert.match(
+      (await alice('PUT', `/jobs/${second}`, late)).body['terminationTime'],
+      /^Error setting property: must not be later/,
+    );
+    rig.clock.advance(day + 1_000);
+    await until(
+      'the first is gone',
+      async () => (await alice('GET', `/jobs/${first}`)).status === 404,
+    );
+    assert.equal((await alice('GET', `/jobs/${second}`)).status, 200);
+    rig.clock.advance(day);
+    await until(
+      'the second is gone',
+      async () => (await alice('GET', `/jobs/${second}`)).status === 404,
+    );
+    await removed(site);
+  });
+});

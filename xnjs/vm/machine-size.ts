@@ -1,0 +1,90 @@
+import { parseQuantity, type UnitKind } from '#kernel/units.js';
+import { VmError } from './state.js';
+
+/** A number, and where it stands in the request: for messages. */
+export type Asked = { readonly value: number; readonly field: string };
+
+/** What of a machine's size was asked for. */
+export type MachineSize = {
+  readonly cpus?: Asked;
+  readonly memoryMiB?: Asked;
+  /** How long it is wanted. */
+  readonly runtimeSeconds?: Asked;
+};
+
+type Measure = keyof MachineSize | 'nodes';
+type Reading = { readonly measure: Measure; readonly unit: UnitKind };
+
+/** UNICORE's names of resources, and ours. */
+const readings: Readonly<Record<string, Reading>> = {
+  cpus: { measure: 'cpus', unit: 'count' },
+  CPUsPerNode: { measure: 'cpus', unit: 'count' },
+  TotalCPUs: { measure: 'cpus', unit: 'count' },
+  CPUs: { measure: 'cpus', unit: 'count' },
+  memoryMiB: { measure: 'memoryMiB', unit: 'count' },
+  MemoryPerNode: { measure: 'memoryMiB', unit: 'bytes' },
+  Memory: { measure: 'memoryMiB', unit: 'bytes' },
+  Runtime: { measure: 'runtimeSeconds', unit: 'seconds' },
+  Nodes: { measure: 'nodes', unit: 'count' },
+};
+
+const bytesPerMiB = 1024 ** 2;
+const kinds = {
+  count: 'a whole number',
+  bytes: 'a whole number of bytes, or with a unit such as 2G',
+  seconds: 'a whole number of seconds, or with a unit such as 2h',
+} as const satisfies Record<UnitKind, string>;
+
+/**
+ * Reads the size of a machine from resources of a job, or parameters of a target system.
+ * @param section where the values stand, `Resources`: for messages
+ * @param others what becomes of names that say nothing of a machine
+ * @throws {@link VmError} `BAD_REQUEST` naming the field and the reason
+ */
+export function readMachineSize(
+  section: string,
+  values: Readonly<Record<string, unknown>>,
+  others: 'ignore' | 'refuse',
+): MachineSize {
+  const size: Partial<Record<Measure, Asked>> = {};
+  for (const [name, given] of Object.entries(values)) {
+    const field = `${section}.${name}`;
+    const reading = Object.hasOwn(readings, name) ? readings[name] : undefined;
+    if (!reading) {
+      if (others === 'ignore') continue;
+      const known = Object.keys(readings).join(', ');
+      throw new VmError('BAD_REQUEST', `${field}: is not known; known are ${known}`);
+    }
+    if (given === null) continue;
+    const asked = { value: toNumber(field, given, reading), field };
+    const former = size[reading.measure];
+    if (former && former.value !== asked.value) throw contradiction(former, asked);
+    size[reading.measure] = former ?? asked;
+  }
+  const { nodes, ...machine } = size;
+  if (nodes && nodes.value !== 1)
+    throw new VmError('BAD_REQUEST', `${nodes.field}: ${nodes.value} is not 1: one machine`);
+  return machine;
+}
+
+/** What both ask for. @throws {@link VmError} `BAD_REQUEST` where they contradict each other */
+export function joinSizes(a: MachineSize, b: MachineSize): MachineSize {
+  for (const measure of ['cpus', 'memoryMiB', 'runtimeSeconds'] as const) {
+    const [one, other] = [a[measure], b[measure]];
+    if (one && other && one.value !== other.value) throw contradiction(one, other);
+  }
+  return { ...b, ...a };
+}
+
+function toNumber(field: string, given: unknown, { measure, unit }: Reading): number {
+  const text = typeof given === 'string' || typeof given === 'number' ? String(given) : '';
+  const number = parseQuantity(text, unit);
+  if (number === undefined || !Number.isSafeInteger(number))
+    throw new VmError('BAD_REQUEST', `${field}: must be ${kinds[unit]}`);
+  return measure === 'memoryMiB' && unit === 'bytes' ? Math.ceil(number / bytesPerMiB) : number;
+}
+
+function contradiction(one: Asked, other: Asked): VmError {
+  const text = `${other.field}: ${other.value} contradicts ${one.field}, ${one.value}`;
+  return new VmError('BAD_REQUEST', text);
+}
