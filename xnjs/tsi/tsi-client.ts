@@ -7,6 +7,7 @@ import { TsiError } from '#tsi/protocol/error.js';
 import { decodeBudget, decodePartitions, decodeUserInfo } from '#tsi/protocol/information.js';
 import { decodeListing } from '#tsi/protocol/listing.js';
 import type { Command } from '#tsi/protocol/message.js';
+import type { AgentExtension } from '#tsi/protocol/reply.js';
 import { decodeSpace, decodeStatus } from '#tsi/protocol/status.js';
 import type { ScriptHeader } from '../idb/script-header.js';
 import type {
@@ -47,7 +48,11 @@ export type TsiOptions = Partial<Omit<PoolOptions, 'clock' | 'log'>> & {
   readonly systemIdentity?: TsiIdentity;
 };
 
-export type TsiClient = Tsi & AsyncDisposable;
+export type TsiClient = Tsi &
+  AsyncDisposable & {
+    /** Whether the TSI is our agent, and one that can do this, as it says itself. */
+    can(extension: AgentExtension, options?: CallOptions): Promise<boolean>;
+  };
 
 /** A TSI by whatever carries it. Workers are opened when they are needed; nothing is sent before. */
 export function createTsi(transport: TsiTransport, options: TsiOptions): TsiClient {
@@ -93,6 +98,11 @@ class PooledTsi implements TsiClient {
         return worker.version;
       }),
     );
+  }
+
+  can(extension: AgentExtension, options?: CallOptions): Promise<boolean> {
+    // each worker has answered a ping before it is given out
+    return this.#use(options, (worker) => Promise.resolve(worker.can(extension)));
   }
 
   execute(identity: TsiIdentity, script: string, options?: CallOptions): Promise<string> {

@@ -54,6 +54,8 @@ export type TargetSystem = {
   readonly facts?: AgentFacts;
   /** What its batch system told of its queues; absent: it has not been asked yet. */
   readonly queues?: NonNullable<IdbSubject['queues']>;
+  /** Whether its TSI runs job arrays, as it says itself; absent: it does, or has not been asked yet. */
+  readonly arrays?: boolean;
   readonly tags: readonly string[];
   /** What others may do, `write:GROUP:physics`; absent: nothing. */
   readonly acl?: readonly string[];
@@ -74,6 +76,7 @@ export function idbSubject({
   image,
   parameters,
   queues,
+  arrays,
 }: TargetSystem): IdbSubject & { readonly id: string } {
   const { applications, partitions, resources, info } = image.metadata;
   return {
@@ -82,5 +85,6 @@ export function idbSubject({
     fragment: { partitions, resources, info },
     limits: { cpus: parameters.cpus, memoryBytes: parameters.memoryMiB * 1024 * 1024 },
     ...(queues && { queues }),
+    ...(arrays !== undefined && { arrays }),
   };
 }
