@@ -194,7 +194,9 @@ class PooledTsi implements TsiClient {
     const text = await this.#again(() =>
       this.#use(options, (worker) => (isAtLeast(worker.version, '8.3') ? list : ps)(worker)),
     );
-    const pids = text.split('\n').flatMap((line) => /^\s*(\d{1,10})\b/.exec(line)?.[1] ?? []);
+    // a worker of the original leaves its children as zombies until it is used again
+    const living = text.split('\n').filter((line) => !/<defunct>\s*$/.test(line));
+    const pids = living.flatMap((line) => /^\s*(\d{1,10})\b/.exec(line)?.[1] ?? []);
     return new Set(pids.map(Number));
   }
 
