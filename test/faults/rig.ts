@@ -100,7 +100,7 @@ export class Server {
     const over = (): Set<string> =>
       new Set(this.#news.flatMap((news) => (news.news === 'done' ? [news.id] : [])));
     const waiting = (): string[] => this.accepted.filter((id) => !over().has(id));
-    await until('its jobs are over', () => waiting().length <= this.#toDestroy, 40_000);
+    await until('its jobs are over', () => waiting().length <= this.#toDestroy, 100_000);
   }
 
   /** The server has noticed that its agent does not answer. */
@@ -125,7 +125,7 @@ export class Server {
 
   async #hear(wanted: News['news'], from = 0, of = ''): Promise<string> {
     const find = (): News | undefined => this.#news.slice(from).find(({ news }) => news === wanted);
-    await until(`the server says ${wanted} ${of}`, find, 40_000);
+    await until(`the server says ${wanted} ${of}`, find, 100_000);
     const news = find();
     return news && 'id' in news ? news.id : '';
   }

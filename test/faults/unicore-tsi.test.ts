@@ -33,7 +33,7 @@ if (sources.length === 0)
 for (const source of sources)
   describe(
     `what a job survives on the UNICORE TSI ${source.version}, in each of its states`,
-    { timeout: 600_000 },
+    { timeout: 1_200_000 },
     () => {
       const table = new FaultTable();
       after(() => table.print());
