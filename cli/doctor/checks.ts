@@ -1,13 +1,14 @@
 import { createPrivateKey, X509Certificate } from 'node:crypto';
 import { execFile } from 'node:child_process';
 import { readdir, readFile, stat, statfs } from 'node:fs/promises';
+import { networkInterfaces } from 'node:os';
 import { connect } from 'node:tls';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { GatewayConfig } from '#gateway/config.js';
 import { ImagerepoConfig } from '#imagerepo/main.js';
 import { loadConfig } from '#kernel/config.js';
-import { errorText } from '#kernel/errors.js';
+import { asGridError, errorText } from '#kernel/errors.js';
 import { LibvirtClient } from '#kernel/libvirt/client.js';
 import { silentLog } from '#kernel/log.js';
 import { openDatabase } from '#kernel/persistence/database.js';
@@ -35,6 +36,8 @@ type Configuration = {
 
 const day = 86_400_000;
 const callMs = 10_000;
+/** libvirt's code for it. */
+const noSuchNetwork = 43;
 const run = promisify(execFile);
 
 const good = (text: string): Finding => ({ state: 'good', text });
@@ -55,6 +58,7 @@ const checks: Readonly<Record<string, Check>> = {
     checkLibvirt(xnjs.hypervisor.machines),
   'libvirt for containers': (_context, { targetsystem: { xnjs } }) =>
     checkLibvirt(xnjs.hypervisor.containers),
+  'network for machines': (_context, { targetsystem: { xnjs } }) => checkNetwork(xnjs.hypervisor),
   KVM: async ({ cacheDirectory }, { targetsystem: { xnjs } }) => {
     const kernel = await findKernel(cacheDirectory);
     if (kernel === undefined)
@@ -184,6 +188,38 @@ async function checkLibvirt(uri: string | undefined): Promise<Finding> {
   } catch (error) {
     return bad(errorText(error), 'start libvirtd, or set the address in xnjs.hypervisor');
   }
+}
+
+/** For images whose TSI is reached over TCP; most need none. */
+async function checkNetwork({
+  machines: uri,
+  network,
+}: TargetsystemConfig['xnjs']['hypervisor']): Promise<Finding> {
+  if (!network)
+    return doubtful(
+      'none: images with tsi.transport tcp are refused',
+      "set xnjs.hypervisor.network, with a libvirtd in this host's own network; a quickstart's is not",
+    );
+  if (uri === undefined) return bad('no libvirt for machines', 'set xnjs.hypervisor.machines');
+  try {
+    await using client = await LibvirtClient.connect({ uri, log: silentLog });
+    await client.call('network_lookup_by_name', { name: network.name });
+  } catch (error) {
+    // it is made with the first machine that wants it
+    if (asGridError(error)?.details['libvirtCode'] !== noSuchNetwork)
+      return bad(
+        errorText(error),
+        'install libvirt-daemon with its network and nwfilter drivers, and dnsmasq-base',
+      );
+    return good(`${network.name} is made when a machine needs it`);
+  }
+  const [address = ''] = network.server.split('/');
+  const own = Object.values(networkInterfaces()).flatMap((each) => each ?? []);
+  if (own.some((each) => each.address === address)) return good(`${network.name}, ${address}`);
+  return bad(
+    `libvirt has ${network.name}, and this host has no address ${address}`,
+    "libvirtd has a network namespace of its own: use the system's",
+  );
 }
 
 /** @returns when the certificate ends @throws where key and certificate do not fit, or it is not valid now */

@@ -5,7 +5,8 @@ import { existsSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { Scope } from '#kernel/scope.js';
 import { jobStatus, type JobEngine, type RawDescription } from '#xnjs/index.js';
-import { startEngine, until } from '../xnjs/job/rig.js';
+import { until } from '../xnjs/job/rig.js';
+import { startEngineAt } from './engine-at.js';
 import type { Point } from './gate.js';
 import type { News, Order } from './server.js';
 
@@ -48,7 +49,7 @@ export class Server {
   static async start(
     scope: Scope,
     directory: string,
-    socket: string,
+    address: string,
     deadly: readonly Point[] = [],
   ): Promise<Server> {
     const program = new URL('./server.ts', import.meta.url).pathname;
@@ -56,7 +57,7 @@ export class Server {
       process.execPath,
       [
         ...['--conditions=development', '--import', 'tsx'],
-        ...[program, directory, socket, deadly.join(',')],
+        ...[program, directory, address, deadly.join(',')],
       ],
       { stdio: ['ignore', 'inherit', 'inherit', 'ipc'] },
     );
@@ -86,7 +87,7 @@ export class Server {
       await until('the job runs', () => runsOf(this.#directory).includes(id));
       this.#tell({ do: order, id });
     }
-    if (hold) await this.#hear('held', from);
+    if (hold) await this.#hear('held', from, state);
   }
 
   /** Lets all go on that are held. */
@@ -99,7 +100,7 @@ export class Server {
     const over = (): Set<string> =>
       new Set(this.#news.flatMap((news) => (news.news === 'done' ? [news.id] : [])));
     const waiting = (): string[] => this.accepted.filter((id) => !over().has(id));
-    await until('its jobs are over', () => waiting().length <= this.#toDestroy, 40_000);
+    await until('its jobs are over', () => waiting().length <= this.#toDestroy, 100_000);
   }
 
   /** The server has noticed that its agent does not answer. */
@@ -122,9 +123,9 @@ export class Server {
     this.#child.send(order);
   }
 
-  async #hear(wanted: News['news'], from = 0): Promise<string> {
+  async #hear(wanted: News['news'], from = 0, of = ''): Promise<string> {
     const find = (): News | undefined => this.#news.slice(from).find(({ news }) => news === wanted);
-    await until(`the server says ${wanted}`, find);
+    await until(`the server says ${wanted} ${of}`, find, 100_000);
     const news = find();
     return news && 'id' in news ? news.id : '';
   }
@@ -170,12 +171,12 @@ export type Excuse = RegExp | undefined;
  */
 export async function settle(
   directory: string,
-  socket: string,
+  address: string,
   accepted: readonly string[],
   excuse?: Excuse,
 ): Promise<number> {
   await using scope = new Scope();
-  const { engine } = await startEngine(scope, directory, socket);
+  const { engine } = await startEngineAt(scope, directory, address);
   const { ids } = await engine.list({ offset: 0, num: 1_000 });
   for (const id of ids) await settleOne(engine, id, directory, excuse);
   // those that are being destroyed are not listed any more

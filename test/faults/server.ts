@@ -1,11 +1,12 @@
 /**
  * An engine in a process of its own, to be killed: its store stops at the points that it is told.
- * Arguments: directory, socket of the agent, points to die at (`before QUEUED,after DONE`).
+ * Arguments: directory, address of the TSI (`engine-at.ts`), points to die at (`before QUEUED,after DONE`).
  */
 import { Scope } from '#kernel/scope.js';
 import type { RawDescription } from '#xnjs/index.js';
 import type { JobStore } from '#xnjs/job/store.js';
-import { startEngine } from '../xnjs/job/rig.js';
+import { until } from '../xnjs/job/rig.js';
+import { startEngineAt } from './engine-at.js';
 import { gated, type Gate } from './gate.js';
 
 export type Order =
@@ -20,7 +21,7 @@ export type News =
   | { readonly news: 'link up' | 'link down' }
   | { readonly news: 'not stored' };
 
-const [directory = '', socket = '', deadly = ''] = process.argv.slice(2);
+const [directory = '', address = '', deadly = ''] = process.argv.slice(2);
 const deadlyPoints = new Set(deadly.split(','));
 /** The state at which the next job that is accepted is held. */
 let holdNextAt: string | undefined;
@@ -46,15 +47,19 @@ const gate: Gate = {
   },
 };
 
-const { engine, link, submit } = await startEngine(new Scope(), directory, socket, {
+/** The original starts a shell and `ps` for each, and has few workers. */
+const listings = address.startsWith('tcp:')
+  ? { statusIntervalMs: 500, statusMaxIntervalMs: 1_000 }
+  : { statusIntervalMs: 50, statusMaxIntervalMs: 200 };
+const { engine, link, submit } = await startEngineAt(new Scope(), directory, address, {
   around: (store) => gated(telling(store), gate),
   dialsMany: true,
-  config: { statusIntervalMs: 50, statusMaxIntervalMs: 200, retryMaxMs: 300, refusedDelayMs: 100 },
+  config: { ...listings, retryMaxMs: 300, refusedDelayMs: 100 },
 });
 engine.onChange(({ id, state }) => {
   if (state === 'DONE') tell({ news: 'done', id });
 });
-link.onChange((state) => tell({ news: state === 'up' ? 'link up' : 'link down' }));
+link?.onChange((state) => tell({ news: state === 'up' ? 'link up' : 'link down' }));
 process.on('message', (order: Order) => void obey(order));
 tell({ news: 'ready' });
 
@@ -74,6 +79,8 @@ async function obey(order: Order): Promise<void> {
       holdAt.clear();
       break;
     default:
+      // it runs already, which a slow answer may not have told yet
+      await until('it is submitted', async () => (await engine.get(order.id)).state !== 'PENDING');
       await engine[order.do](order.id);
   }
 }

@@ -8,6 +8,7 @@ export class FaultTable {
   }
 
   print(): void {
+    if (this.#rows.length === 0) return;
     const [a, b] = [Math.max(...this.#rows.map(({ fault }) => fault.length)), 7];
     const lines = this.#rows.map(
       ({ fault, at, jobs }) => `${fault.padEnd(a)} | ${String(jobs).padStart(4)} | ${at}`,

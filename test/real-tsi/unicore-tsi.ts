@@ -1,6 +1,14 @@
 import { execFileSync, spawn, type ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
-import { chmodSync, cpSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import {
+  chmodSync,
+  cpSync,
+  existsSync,
+  mkdtempSync,
+  readFileSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs';
 import { createServer, type AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -35,14 +43,13 @@ export type UnicoreTsiOptions = {
 /** The original as a process of its own, without a batch system. */
 export class UnicoreTsi {
   readonly port: number;
-  readonly #child: ChildProcess;
+  readonly #launch: () => ChildProcess;
+  #child: ChildProcess | undefined;
   #log = '';
 
-  private constructor(port: number, child: ChildProcess) {
+  private constructor(port: number, launch: () => ChildProcess) {
     this.port = port;
-    this.#child = child;
-    for (const stream of [child.stdout, child.stderr])
-      stream?.on('data', (chunk: Buffer) => (this.#log += chunk.toString()));
+    this.#launch = launch;
   }
 
   /** What it has logged. */
@@ -66,32 +73,63 @@ export class UnicoreTsi {
     const port = await freePort();
     const file = join(home, 'tsi.properties');
     writeFileSync(file, [...common(port, ordinary), ...properties, ''].join('\n'));
-    const child = spawn('env', [...findPython(ordinary), '-u', main, file], {
-      // a session of its own: what it forks can be ended with it
-      detached: true,
-      stdio: ['ignore', 'pipe', 'pipe'],
-      env: { PATH: process.env['PATH'], PYTHONPATH: lib, PYTHONDONTWRITEBYTECODE: '1' },
-    });
-    const tsi = new UnicoreTsi(port, child);
+    const launch = (): ChildProcess =>
+      spawn('env', [...findPython(ordinary), '-u', main, file], {
+        // a session of its own: what it forks can be ended with it
+        detached: true,
+        stdio: ['ignore', 'pipe', 'pipe'],
+        env: { PATH: process.env['PATH'], PYTHONPATH: lib, PYTHONDONTWRITEBYTECODE: '1' },
+      });
+    const tsi = new UnicoreTsi(port, launch);
     scope.defer(() => tsi.kill());
-    await until('the TSI listens', () => {
-      if (child.exitCode !== null) throw new Error(`the TSI ended: ${tsi.log}`);
-      return listens(port);
-    });
+    await tsi.start();
     return tsi;
+  }
+
+  /** Once more, at the same port. */
+  async start(): Promise<void> {
+    const child = this.#launch();
+    this.#child = child;
+    for (const stream of [child.stdout, child.stderr])
+      stream?.on('data', (chunk: Buffer) => (this.#log += chunk.toString()));
+    await until('the TSI listens', () => {
+      if (child.exitCode !== null) throw new Error(`the TSI ended: ${this.log}`);
+      return listens(this.port);
+    });
   }
 
   /** With its workers; jobs run on in sessions of their own. */
   async kill(): Promise<void> {
+    await this.#end((pid) => process.kill(-pid, 'SIGKILL'));
+  }
+
+  /** Its workers live on. */
+  async killMain(): Promise<void> {
+    await this.#end((pid) => process.kill(pid, 'SIGKILL'));
+  }
+
+  /** @returns how many there were */
+  killWorkers(): number {
+    const workers = childrenOf(this.#child?.pid ?? 0);
+    for (const pid of workers) process.kill(pid, 'SIGKILL');
+    return workers.length;
+  }
+
+  async #end(signal: (pid: number) => void): Promise<void> {
+    if (this.#child?.pid === undefined) return;
     const { pid, exitCode, signalCode } = this.#child;
-    if (pid === undefined) return;
     try {
-      process.kill(-pid, 'SIGKILL');
+      signal(pid);
     } catch {
       return; // all of it has ended
     }
     if (exitCode === null && signalCode === null) await once(this.#child, 'exit');
   }
+}
+
+function childrenOf(pid: number): number[] {
+  const path = `/proc/${pid}/task/${pid}/children`;
+  return existsSync(path) ? readFileSync(path, 'utf8').split(' ').filter(Boolean).map(Number) : [];
 }
 
 /**

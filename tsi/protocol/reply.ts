@@ -63,7 +63,13 @@ export function decodeLength(payload: string, atMost: number): number {
 export type PingReply = { readonly version: string; readonly extensions: ReadonlySet<string> };
 
 /** What our agent can do beyond the original; each is a word of the reply to a ping that asks. */
-export const agentExtensions = ['submit-id', 'literal-path', 'ordered-header', 'exits'] as const;
+export const agentExtensions = [
+  'submit-id',
+  'literal-path',
+  'ordered-header',
+  'exits',
+  'arrays',
+] as const;
 export type AgentExtension = (typeof agentExtensions)[number];
 
 export function encodePing(version: string, extended: boolean): string {

@@ -39,6 +39,8 @@ export type IdbSubject = {
   readonly limits: { readonly cpus: number; readonly memoryBytes: number };
   /** What its batch system told of its queues, by name; absent: it has not been asked yet. */
   readonly queues?: Readonly<Record<string, BatchQueue>>;
+  /** Whether its TSI runs job arrays; absent: nothing says that it does not. */
+  readonly arrays?: boolean;
 };
 
 /** The IDB of one target system, parts of which may lie on it: the user's own applications. */
@@ -103,18 +105,16 @@ function withoutHidden(applications: readonly IdbApplication[]): IdbApplication[
  * The image's partitions, else the site's, and of these what the batch system has too; else its queues;
  * else one for the machine.
  */
-function partitionsOf(
-  { fragment = {}, limits, queues = {} }: IdbSubject,
-  site: SiteIdb,
-): Partition[] {
+function partitionsOf(subject: IdbSubject, site: SiteIdb): Partition[] {
+  const { fragment = {}, queues = {} } = subject;
   const ofImage = toPartitions(fragment.partitions ?? {});
   const ownNodes = ofImage.length > 0 || Object.keys(queues).length > 0;
   const described = ofImage.length > 0 ? ofImage : site.partitions;
-  const machine = machineResources(limits, ownNodes);
+  const machine = machineResources(subject, ownNodes);
   return offered(described, queues).map(({ name, resources, ...partition }) => {
     const queue = Object.hasOwn(queues, name) ? queues[name] : undefined;
     const bounds = queue ? withinQueue(machine, queue) : machine;
-    const own = { ...resources, ...fragment.resources };
+    const own = doable({ ...resources, ...fragment.resources }, subject);
     const within = withinMachine(own, bounds, queue?.Runtime !== undefined);
     return { name, ...partition, resources: within };
   });
@@ -136,6 +136,15 @@ function offered(
   );
 }
 
+/** Whoever offers job arrays, a TSI that has none would run the job once, and say nothing. */
+function doable(
+  resources: Readonly<Record<string, IdbResource>>,
+  { arrays = true }: IdbSubject,
+): Record<string, IdbResource> {
+  const names = new Set(arrays ? [] : ['ArraySize', 'ArrayLimit']);
+  return Object.fromEntries(Object.entries(resources).filter(([name]) => !names.has(name)));
+}
+
 /** The default first: the one marked so, else the first. */
 export function toPartitions(partitions: NonNullable<IdbFragment['partitions']>): Partition[] {
   return Object.entries(partitions)
@@ -151,7 +160,7 @@ type Numeric = Extract<IdbResource, { Type: 'INT' | 'DOUBLE' }>;
 
 /** @param ownNodes its batch system has nodes of its own, and we do not know how many */
 function machineResources(
-  { cpus, memoryBytes }: IdbSubject['limits'],
+  { limits: { cpus, memoryBytes }, arrays = true }: IdbSubject,
   ownNodes: boolean,
 ): Record<string, Numeric> {
   const count = (Max: number): Numeric => ({ Type: 'INT', Min: 1, Max });
@@ -161,8 +170,10 @@ function machineResources(
     CPUsPerNode: count(cpus),
     TotalCPUs: count(cpus),
     MemoryPerNode: { Type: 'INT', Min: leastMemoryBytes, Max: memoryBytes },
-    ArraySize: count(mostArrayMembers),
-    ArrayLimit: count(mostArrayMembers),
+    ...(arrays && {
+      ArraySize: count(mostArrayMembers),
+      ArrayLimit: count(mostArrayMembers),
+    }),
   };
 }
 

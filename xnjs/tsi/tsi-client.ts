@@ -12,6 +12,7 @@ import {
 } from '#tsi/protocol/information.js';
 import { decodeListing } from '#tsi/protocol/listing.js';
 import type { Command } from '#tsi/protocol/message.js';
+import type { AgentExtension } from '#tsi/protocol/reply.js';
 import { decodeSpace, decodeStatus } from '#tsi/protocol/status.js';
 import type { ScriptHeader } from '../idb/script-header.js';
 import type {
@@ -52,7 +53,11 @@ export type TsiOptions = Partial<Omit<PoolOptions, 'clock' | 'log'>> & {
   readonly systemIdentity?: TsiIdentity;
 };
 
-export type TsiClient = Tsi & AsyncDisposable;
+export type TsiClient = Tsi &
+  AsyncDisposable & {
+    /** Whether the TSI is our agent, and one that can do this, as it says itself. */
+    can(extension: AgentExtension, options?: CallOptions): Promise<boolean>;
+  };
 
 /** A TSI by whatever carries it. Workers are opened when they are needed; nothing is sent before. */
 export function createTsi(transport: TsiTransport, options: TsiOptions): TsiClient {
@@ -98,6 +103,11 @@ class PooledTsi implements TsiClient {
         return worker.version;
       }),
     );
+  }
+
+  can(extension: AgentExtension, options?: CallOptions): Promise<boolean> {
+    // each worker has answered a ping before it is given out
+    return this.#use(options, (worker) => Promise.resolve(worker.can(extension)));
   }
 
   execute(identity: TsiIdentity, script: string, options?: CallOptions): Promise<string> {
@@ -189,7 +199,9 @@ class PooledTsi implements TsiClient {
     const text = await this.#again(() =>
       this.#use(options, (worker) => (isAtLeast(worker.version, '8.3') ? list : ps)(worker)),
     );
-    const pids = text.split('\n').flatMap((line) => /^\s*(\d{1,10})\b/.exec(line)?.[1] ?? []);
+    // a worker of the original leaves its children as zombies until it is used again
+    const living = text.split('\n').filter((line) => !/<defunct>\s*$/.test(line));
+    const pids = living.flatMap((line) => /^\s*(\d{1,10})\b/.exec(line)?.[1] ?? []);
     return new Set(pids.map(Number));
   }
 

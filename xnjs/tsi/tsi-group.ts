@@ -57,7 +57,7 @@ type Kind = (typeof kinds)[keyof typeof kinds];
 type Method = (...args: unknown[]) => unknown;
 
 /** What is known of a node. `untilMs`: not before is it asked again. */
-type Circuit = { failures: number; untilMs: number; reason: string };
+type Circuit = { failures: number; untilMs: number; probing: boolean; reason: string };
 
 const probeMs = 20_000;
 
@@ -155,10 +155,14 @@ export class TsiGroup implements AsyncDisposable, LoginNodes {
       return false;
     }
     const { firstPauseMs = 500, maxPauseMs = 50_000, clock, log } = this.#options;
-    const { failures = 0 } = this.#circuits.get(node) ?? {};
+    const before = this.#circuits.get(node);
+    // calls that were under way together have failed together, of one cause
+    if (before && !before.probing && before.untilMs > clock.now()) return true;
+    const { failures = 0 } = before ?? {};
     const pauseMs = Math.min(maxPauseMs, firstPauseMs * 2 ** Math.min(failures, 20));
     const reason = errorText(error);
-    this.#circuits.set(node, { failures: failures + 1, untilMs: clock.now() + pauseMs, reason });
+    const untilMs = clock.now() + pauseMs;
+    this.#circuits.set(node, { failures: failures + 1, untilMs, probing: false, reason });
     if (failures === 0) log.warn({ tsi: node.name, reason }, 'a TSI does not answer');
     return true;
   }
@@ -173,7 +177,7 @@ export class TsiGroup implements AsyncDisposable, LoginNodes {
     const node = ready[turn % Math.max(1, ready.length)];
     if (!node) throw this.#unavailable(nodes);
     const circuit = this.#circuits.get(node);
-    if (circuit) circuit.untilMs = now + probeMs;
+    if (circuit) Object.assign(circuit, { untilMs: now + probeMs, probing: true });
     return node;
   }
 

@@ -49,6 +49,7 @@ export class ClassicBinding implements TargetBinding {
   readonly #listeners = new Set<(up: boolean) => void>();
   readonly #running: Promise<void>;
   #bound: Bound | undefined;
+  #arrays: boolean | undefined;
   #failure = 'it has not answered yet';
 
   constructor(options: ClassicBindingOptions) {
@@ -76,6 +77,10 @@ export class ClassicBinding implements TargetBinding {
 
   get loginNodes(): LoginNodes | undefined {
     return this.#options.ports.length < 2 ? undefined : this.#answering().group;
+  }
+
+  get arrays(): boolean | undefined {
+    return this.#arrays;
   }
 
   onChange(listener: (up: boolean) => void): void {
@@ -124,6 +129,8 @@ export class ClassicBinding implements TargetBinding {
       const bound = this.#open(host);
       try {
         const version = await ping(bound, signal);
+        // a TSI of the original would run such a job once, and say nothing
+        this.#arrays = await anyOf(bound, (probe) => probe.can('arrays', { signal }));
         this.#log.info({ address: host, version }, 'bound to a TSI');
         return bound;
       } catch (error) {
@@ -184,9 +191,13 @@ export class ClassicBinding implements TargetBinding {
 }
 
 /** Resolves when one of the TSIs answers. @throws why the first does not, when none does */
-async function ping({ probes }: Bound, signal: AbortSignal): Promise<string> {
+function ping(bound: Bound, signal: AbortSignal): Promise<string> {
+  return anyOf(bound, (probe) => probe.ping({ signal }));
+}
+
+async function anyOf<T>({ probes }: Bound, ask: (probe: TsiClient) => Promise<T>): Promise<T> {
   try {
-    return await Promise.any(probes.map((probe) => probe.ping({ signal })));
+    return await Promise.any(probes.map(ask));
   } catch (error) {
     throw error instanceof AggregateError ? (error.errors[0] as Error) : error;
   }

@@ -209,12 +209,20 @@ export class Machines implements AsyncDisposable {
     if (!starting) return;
     const boot = { ...starting.boot, readyMs: this.#options.clock.now() - starting.createdMs };
     const evidence = this.#evidence('agent', 'its agent answers');
+    await this.#records.queue(id, () => this.#learnArrays(id, binding.arrays));
     await this.#records.apply(id, { type: 'agentUp', evidence, boot });
     this.#queues.ask(id).catch((error: unknown) => {
       this.#log.info({ vmId: id, err: errorText(error) }, 'the queues could not be asked for');
     });
     const facts = await binding.facts();
     if (facts) await this.#records.queue(id, () => this.#learn(id, facts));
+  }
+
+  /** Only from inside the record's queue. */
+  async #learnArrays(id: string, arrays: boolean | undefined): Promise<void> {
+    const record = this.#records.find(id);
+    if (record && arrays !== undefined && record.arrays !== arrays)
+      await this.#records.save({ ...record, arrays });
   }
 
   /** Only from inside the record's queue. */

@@ -43,6 +43,8 @@ export type TargetSystem = {
   readonly facts?: AgentFacts;
   /** What its batch system told of its queues; absent: it has not been asked yet. */
   readonly queues?: NonNullable<IdbSubject['queues']>;
+  /** Whether its TSI runs job arrays, as it says itself; absent: it does, or has not been asked yet. */
+  readonly arrays?: boolean;
   readonly tags: readonly string[];
   /** The job that it was made for, and ends with (ADR 024). */
   readonly jobId?: string;
@@ -65,6 +67,7 @@ export function idbSubject({
   image,
   parameters,
   queues,
+  arrays,
 }: TargetSystem): IdbSubject & { readonly id: string } {
   const { applications, partitions, resources, info } = image.metadata;
   return {
@@ -73,5 +76,6 @@ export function idbSubject({
     fragment: { partitions, resources, info },
     limits: { cpus: parameters.cpus, memoryBytes: parameters.memoryMiB * 1024 * 1024 },
     ...(queues && { queues }),
+    ...(arrays !== undefined && { arrays }),
   };
 }

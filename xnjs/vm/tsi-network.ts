@@ -23,7 +23,10 @@ export function requireNetwork(tsi: ImageTsi, network: TsiNetwork | undefined): 
     );
   };
   if (tsi.transport !== 'tcp') return;
-  if (!network) refuse('no network for machines (hypervisor.network)');
+  if (!network)
+    refuse(
+      'no network for machines (hypervisor.network; a quickstart has none: its libvirtd is in a network namespace of its own)',
+    );
   if (tsi.tls && !network?.credential) refuse('no certificate for TSIs (tsi.tls)');
   if (tsi.tls && tsi.tls.ca === undefined && network?.credential?.ca === undefined)
     refuse('no authority for TSIs (tsi.tls.caFile): the image must name one (tsi.tls.ca)');

@@ -3,7 +3,7 @@ import { describe, it } from 'node:test';
 import { ImageMetadata, type IdbApplication } from '#imagerepo/contract.js';
 import { emptySiteIdb, findResource, mergeIdb, type Idb } from '#xnjs/idb/idb.js';
 import type { SiteIdb } from '#xnjs/idb/site-idb.js';
-import { idbSubject } from '#xnjs/vm/target-system.js';
+import { idbSubject, type TargetSystem } from '#xnjs/vm/target-system.js';
 import { aTargetSystem, anImageMetadata } from '../vm/samples.js';
 
 const app = (Name: string, Version: string, Executable: string): IdbApplication => ({
@@ -89,6 +89,26 @@ describe('the IDB of a target system', () => {
     assert.deepEqual(bounds(idb, 'CPUsPerNode'), [1, 2, undefined]);
     assert.deepEqual(bounds(idb, 'GPUsPerNode'), [0, 2, undefined]);
     assert.deepEqual(idb.info, { docs: 'here', admin: 'the site' });
+  });
+
+  it('has job arrays unless its TSI says that it runs none, whatever is said of them elsewhere', () => {
+    const arrays = (record: Partial<TargetSystem>) => {
+      const metadata = anImageMetadata({ resources: { ArraySize: '1-50' } });
+      const image = { ...aTargetSystem().image, metadata };
+      const partition = { ...batch, resources: { ...batch.resources, ArrayLimit: range(1, 5) } };
+      const idb = mergeIdb(
+        idbSubject(aTargetSystem({ image, ...record })),
+        site({ partitions: [partition] }),
+      );
+      return [bounds(idb, 'ArraySize'), bounds(idb, 'ArrayLimit')];
+    };
+    const offered = [
+      [1, 50, undefined],
+      [1, 5, undefined],
+    ];
+    assert.deepEqual(arrays({}), offered); // it has not said anything yet
+    assert.deepEqual(arrays({ arrays: true }), offered);
+    assert.deepEqual(arrays({ arrays: false }), [undefined, undefined]);
   });
 
   it('has the queues of its batch system, where nobody describes any', () => {

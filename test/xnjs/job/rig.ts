@@ -10,6 +10,7 @@ import {
   rmSync,
   writeFileSync,
 } from 'node:fs';
+import { readFile } from 'node:fs/promises';
 import { connect } from 'node:net';
 import { tmpdir, userInfo } from 'node:os';
 import { join } from 'node:path';
@@ -196,6 +197,12 @@ export type EngineRig = {
   /** The job, once it is over. */
   readonly finished: (id: string, deadlineMs?: number) => Promise<Job>;
   readonly output: (id: string, name?: string) => string;
+  /** Files on the target, by absolute path. */
+  readonly exists: (path: string) => Promise<boolean>;
+  readonly read: (path: string) => Promise<string>;
+  readonly jobsDirectory: string;
+  readonly targetId: string;
+  readonly ownerDn: string;
 };
 
 export type Rig = EngineRig & { readonly link: AgentLink; readonly agent: Agent };
@@ -265,6 +272,10 @@ export async function startEngineOn(
     submit: async (description) => (await engine.submit({ ownerDn, targetId, description })).id,
     finished: (id, deadlineMs) => over(engine, id, deadlineMs),
     output: (id, name = 'stdout') => readFileSync(join(directory, 'jobs', id, name), 'utf8'),
+    exists: (path) => Promise.resolve(existsSync(path)),
+    read: (path) => readFile(path, 'utf8'),
+    jobsDirectory: join(directory, 'jobs'),
+    ...{ targetId, ownerDn },
   };
 }
 

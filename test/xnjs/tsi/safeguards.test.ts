@@ -48,12 +48,13 @@ describe('a submission to a TSI that knows no attempts', () => {
     script: '',
   });
   /** As the original does it: the message in a file, then the job. Its answer is lost. */
-  const losing = (name: string) => {
+  const losing = (name: string, { starts = true } = {}) => {
     let submitted = 0;
     const tsi = localTsi({
       submit: (_, { attemptId: attempt }) => {
         submitted += 1;
         writeFileSync(join(uspaceDir, name), `#TSI_SUBMIT\n#TSI_SUBMIT_ID ${attempt}\n`);
+        if (starts) writeFileSync(join(uspaceDir, 'o'), '');
         return Promise.reject(new TsiError('TSI_UNAVAILABLE', 'lost'));
       },
     });
@@ -68,6 +69,38 @@ describe('a submission to a TSI that knows no attempts', () => {
     const other = { ...submission(), attemptId: `${attemptId}0` };
     await assert.rejects(tsi.submit(alice, other), { code: 'TSI_UNAVAILABLE' });
     assert.equal(submitted(), 2);
+  });
+
+  it('is made again when the worker was killed before it started anything', async () => {
+    const again = { ...submission(), attemptId: 'not started' };
+    const { tsi, submitted } = losing('UNICORE_Job_5242762877240702', { starts: false });
+    await assert.rejects(tsi.submit(alice, again), { code: 'TSI_UNAVAILABLE' });
+    await assert.rejects(tsi.submit(alice, again), { code: 'TSI_UNAVAILABLE' });
+    assert.equal(submitted(), 2);
+  });
+
+  it('beside the batch system gets the pid of the run that lives, or has ended', async () => {
+    const run = { ...submission(), attemptId: 'beside' };
+    const name = 'UNICORE_Job_a1b2c3';
+    writeFileSync(join(uspaceDir, name), '#!/bin/bash\n#TSI_SUBMIT_ID beside\nsleep 100\n', {
+      mode: 0o755,
+    });
+    const script = `./${name} > o 2> e`;
+    const child = spawn('bash', ['-c', script], {
+      cwd: uspaceDir,
+      detached: true,
+      stdio: 'ignore',
+    });
+    const ended = once(child, 'exit');
+    const tsi = withSafeguards(localTsi({}), systemClock);
+    try {
+      assert.equal(await tsi.runOnLoginNode(alice, run), String(child.pid));
+    } finally {
+      process.kill(-(child.pid ?? 0), 'SIGKILL');
+    }
+    await ended;
+    const pid = Number(await tsi.runOnLoginNode(alice, run));
+    assert.throws(() => process.kill(pid, 0), { code: 'ESRCH' });
   });
 
   it('is refused when a batch system may have it under an id that nobody knows', async () => {

@@ -64,6 +64,7 @@ describe('a target system that is bound to an address', () => {
     const { binding, news } = await machine.bind();
     await until('it is up', () => news.length === 1);
     assert.equal(await binding.tsi.execute(alice, 'echo one'), 'one\n');
+    assert.equal(binding.arrays, true); // our agent says so
 
     machine.agent!.child.kill('SIGKILL');
     await until('it is down', () => news.length === 2);

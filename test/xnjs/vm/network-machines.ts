@@ -1,6 +1,6 @@
 // Run by network.test.ts in a network namespace of its own: libvirt's networks and rules end with it.
 import assert from 'node:assert/strict';
-import { cpSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { cpSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { createServer, type AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -10,29 +10,14 @@ import { startLibvirtd } from '#cli/host/libvirtd.js';
 import { buildImage, type BuiltImage } from '#cli/image/build.js';
 import { projectRoot } from '#cli/image/recipe.js';
 import { defaultCacheDirectory } from '#cli/quickstart/layout.js';
-import { ImageMetadata, type ImageRecord } from '#imagerepo/contract.js';
-import { systemClock } from '#kernel/clock.js';
-import { LibvirtClient } from '#kernel/libvirt/client.js';
+import { ImageMetadata } from '#imagerepo/contract.js';
 import { silentLog } from '#kernel/log.js';
-import { openDatabase } from '#kernel/persistence/database.js';
-import { migrate } from '#kernel/persistence/migrate.js';
 import { Scope } from '#kernel/scope.js';
-import { JobConfig } from '#xnjs/job/config.js';
-import { jobMigrations } from '#xnjs/persistence/job-models.js';
-import { createJobStore } from '#xnjs/persistence/job-store.js';
-import { createTargetStore, targetMigrations } from '#xnjs/persistence/sql-target-store.js';
-import type { ImageSource } from '#xnjs/vm/image-source.js';
-import { LibvirtHypervisor } from '#xnjs/vm/libvirt-hypervisor.js';
-import { NetworkConfig, openNetwork, TsiConfig } from '#xnjs/vm/network-config.js';
-import { TargetSystems } from '#xnjs/vm/target-systems.js';
-import { Workspace } from '#xnjs/vm/workspace.js';
 import { makeCertificates } from '../../tsi/certificates.js';
-import { newEngine, until } from '../job/rig.js';
+import { until } from '../job/rig.js';
+import { bootMs, ownerDn, startServer, useCache, type NetworkServer } from './network-server.js';
 
-const ownerDn = 'CN=Tester,O=Grid';
-const installationId = '11111111-2222-4333-8444-555555555555';
 const serverDn = 'CN=XNJS 1,O=Grid,C=EU';
-const bootMs = 240_000;
 
 /** The demo image with a key of its own, and the name of the server that may use it. */
 async function buildWithKeys(directory: string): Promise<{ image: BuiltImage; tls: object }> {
@@ -51,10 +36,7 @@ async function buildWithKeys(directory: string): Promise<{ image: BuiltImage; tl
   assert.equal(tsi.length, 3); // the three files are where the properties say
   writeFileSync(join(keys, 'tsi.properties'), `${properties.join('\n')}\n`);
   const cacheDir = join(directory, 'cache');
-  mkdirSync(cacheDir);
-  const kernels = join(defaultCacheDirectory(), 'images', 'kernels');
-  mkdirSync(kernels, { recursive: true });
-  cpSync(kernels, join(cacheDir, 'kernels'), { recursive: true });
+  useCache(cacheDir);
   const image = await buildImage(recipe, { cacheDir, log: silentLog });
   const files = { keyFile: join(directory, 'key.pem'), certFile: join(directory, 'cert.pem') };
   writeFileSync(files.keyFile, xnjs.key);
@@ -66,64 +48,9 @@ async function buildWithKeys(directory: string): Promise<{ image: BuiltImage; tl
   return { image: { ...image, metadata }, tls: files };
 }
 
-function imagesOf({ metadata, parts }: BuiltImage): ImageSource {
-  const record: ImageRecord = {
-    id: '0d9a7f0e-6a0c-4f3b-8a52-2f7d0a1b2c3d',
-    owner: ownerDn,
-    state: 'PUBLISHED',
-    created: '',
-    metadata,
-    parts: {},
-  };
-  return {
-    find: () => Promise.resolve(record),
-    fetch: (_, part) => Promise.resolve(parts[part] ?? ''),
-  };
-}
-
-/** Engine and target systems on one state directory: what a server is, to be started again. */
-async function startServer(directory: string, image: BuiltImage, tls: object, uri: string) {
-  const scope = new Scope();
-  const url = `sqlite:${join(directory, 'server.sqlite')}`;
-  const database = scope.use(await openDatabase({ url, log: silentLog }));
-  await migrate(database, 'xnjs', [...targetMigrations, ...jobMigrations], silentLog);
-  const client = scope.use(await LibvirtClient.connect({ uri, log: silentLog }));
-  const common = { clock: systemClock, log: silentLog };
-  const config = {
-    hypervisor: { network: NetworkConfig.parse({}) },
-    tsi: TsiConfig.parse({ tls }),
-  };
-  const network = await openNetwork(config, scope, silentLog);
-  const systems = scope.use(
-    new TargetSystems({
-      store: createTargetStore(database),
-      hypervisor: new LibvirtHypervisor({ clients: { qemu: client }, installationId, ...common }),
-      images: imagesOf(image),
-      workspace: new Workspace(join(directory, 'state')),
-      installationId,
-      bootTimeoutMs: bootMs,
-      heartbeatMs: 500,
-      limits: { cpus: 1, memoryMiB: 512, perUser: 4 },
-      ...(network && { network }),
-      ...common,
-    }),
-  );
-  const engine = scope.use(
-    newEngine({
-      store: createJobStore(database),
-      targets: systems,
-      config: JobConfig.parse({}),
-      ...common,
-    }),
-  );
-  await systems.start();
-  await engine.attach();
-  return { scope, systems, engine };
-}
-
 describe('machines whose TSI is reached over a network', { timeout: 600_000 }, () => {
   const shared = new Scope();
-  let server: Awaited<ReturnType<typeof startServer>>;
+  let server: NetworkServer;
   let again: () => Promise<void>;
   const ids: string[] = [];
 
@@ -140,7 +67,7 @@ describe('machines whose TSI is reached over a network', { timeout: 600_000 }, (
       buildWithKeys(directory),
     ]);
     shared.defer(() => libvirtd.stop());
-    const start = () => startServer(directory, image, tls, libvirtd.uri('qemu'));
+    const start = () => startServer(directory, { images: [image], tls, uri: libvirtd.uri('qemu') });
     server = await start();
     shared.defer(() => server.scope.close());
     again = async () => {
@@ -151,7 +78,7 @@ describe('machines whose TSI is reached over a network', { timeout: 600_000 }, (
   after(() => shared.close());
 
   async function create(): Promise<string> {
-    const wish = { ownerDn, image: 'demo', parameters: {}, tags: [] };
+    const wish = { ownerDn, image: 'vsite-demo-network', parameters: {}, tags: [] };
     const { id } = await server.systems.create(wish);
     ids.push(id);
     return id;

@@ -1,13 +1,12 @@
 import assert from 'node:assert/strict';
-import { execFile, execFileSync, spawnSync } from 'node:child_process';
+import { execFileSync, spawnSync } from 'node:child_process';
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { describe, it } from 'node:test';
-import { promisify } from 'node:util';
 import { filterXml, networkXml, type MachineNetwork } from '#xnjs/vm/network.js';
 import { domainXml } from '#xnjs/vm/domain-xml.js';
-import { findReason } from '../../grid/grid.js';
+import { noNamespace, runInNamespace } from './namespace.js';
 import { aTargetSystem, anImageMetadata } from './samples.js';
 
 const network: MachineNetwork = {
@@ -86,30 +85,8 @@ describe('the network of machines', () => {
   });
 });
 
-const programs = [
-  ['qemu-system-x86_64', '--version'],
-  ['libvirtd', '--version'],
-  ['tini', '--version'],
-  ['dnsmasq', '--version'],
-  ['ebtables', '--version'],
-] as const;
-const impossible =
-  process.getuid?.() === 0 ? findReason(programs) : 'needs root, for a network namespace';
-
-describe('machines in a network namespace', { skip: impossible, timeout: 660_000 }, () => {
+describe('machines in a network namespace', { skip: noNamespace, timeout: 660_000 }, () => {
   it('run jobs over TCP with TLS, and reach nothing but the server', async () => {
-    const inside = new URL('network-machines.ts', import.meta.url).pathname;
-    const node = [process.execPath, '--conditions=development', '--import', 'tsx', inside];
-    const script = 'ip link set lo up && exec "$@"';
-    const own = ['--net', '--pid', '--mount-proc', '--fork', '--kill-child'];
-    const args = [...own, 'sh', '-c', script, 'sh', ...node];
-    // the variable would make it report to our own runner, in a form of its own
-    const env = { ...process.env, NODE_TEST_CONTEXT: undefined };
-    try {
-      await promisify(execFile)('unshare', args, { env, maxBuffer: 16 * 1024 * 1024 });
-    } catch (error) {
-      const { stdout = '', stderr = '' } = error as { stdout?: string; stderr?: string };
-      assert.fail(`${stdout}\n${stderr}`);
-    }
+    await runInNamespace(new URL('network-machines.ts', import.meta.url).pathname);
   });
 });

@@ -1,0 +1,115 @@
+import assert from 'node:assert/strict';
+import { randomUUID } from 'node:crypto';
+import { cpSync, mkdirSync } from 'node:fs';
+import { join } from 'node:path';
+import type { BuiltImage } from '#cli/image/build.js';
+import { defaultCacheDirectory } from '#cli/quickstart/layout.js';
+import { systemClock } from '#kernel/clock.js';
+import { LibvirtClient } from '#kernel/libvirt/client.js';
+import { silentLog } from '#kernel/log.js';
+import { openDatabase } from '#kernel/persistence/database.js';
+import { migrate } from '#kernel/persistence/migrate.js';
+import { Scope } from '#kernel/scope.js';
+import { JobConfig } from '#xnjs/job/config.js';
+import { jobMigrations } from '#xnjs/persistence/job-models.js';
+import { createJobStore } from '#xnjs/persistence/job-store.js';
+import { createTargetStore, targetMigrations } from '#xnjs/persistence/sql-target-store.js';
+import { transferMigrations } from '#xnjs/persistence/transfer-store.js';
+import type { ImageSource } from '#xnjs/vm/image-source.js';
+import { LibvirtHypervisor } from '#xnjs/vm/libvirt-hypervisor.js';
+import { NetworkConfig, openNetwork, TsiConfig } from '#xnjs/vm/network-config.js';
+import { TargetSystems } from '#xnjs/vm/target-systems.js';
+import { Workspace } from '#xnjs/vm/workspace.js';
+import { newEngine } from '../job/rig.js';
+import { stagingOf } from '../staging/wiring.js';
+
+export const ownerDn = 'CN=Tester "T" $HOME `id`,O=Grid';
+export const bootMs = 240_000;
+const installationId = '11111111-2222-4333-8444-555555555555';
+
+export type NetworkServer = Awaited<ReturnType<typeof startServer>>;
+
+/** By their names. */
+function imagesOf(images: readonly BuiltImage[]): ImageSource {
+  const partsOf = new Map<string, BuiltImage['parts']>();
+  return {
+    find: (name) => {
+      const image = images.find(({ metadata }) => metadata.name === name);
+      assert.ok(image, `there is no image ${name}`);
+      const id = randomUUID();
+      partsOf.set(id, image.parts);
+      const { metadata } = image;
+      const record = { id, owner: ownerDn, created: '', metadata, parts: {} };
+      return Promise.resolve({ ...record, state: 'PUBLISHED' });
+    },
+    fetch: ({ id }, part) => Promise.resolve(partsOf.get(id)?.[part] ?? ''),
+  };
+}
+
+export type NetworkServerOptions = {
+  readonly images: readonly BuiltImage[];
+  /** What the server proves itself by to TSIs. */
+  readonly tls?: object;
+  /** Of the libvirt that runs the machines. */
+  readonly uri: string;
+};
+
+/** Engine and target systems on one state directory: what a server is, to be started again. */
+export async function startServer(directory: string, { images, tls, uri }: NetworkServerOptions) {
+  const scope = new Scope();
+  const url = `sqlite:${join(directory, 'server.sqlite')}`;
+  const database = scope.use(await openDatabase({ url, log: silentLog }));
+  await migrate(
+    database,
+    'xnjs',
+    [...targetMigrations, ...jobMigrations, ...transferMigrations],
+    silentLog,
+  );
+  const client = scope.use(await LibvirtClient.connect({ uri, log: silentLog }));
+  const common = { clock: systemClock, log: silentLog };
+  const config = {
+    hypervisor: { network: NetworkConfig.parse({}) },
+    tsi: TsiConfig.parse({ tls }),
+  };
+  const network = await openNetwork(config, scope, silentLog);
+  const hypervisor = new LibvirtHypervisor({
+    clients: { qemu: client },
+    installationId,
+    ...common,
+  });
+  const systems = scope.use(
+    new TargetSystems({
+      store: createTargetStore(database),
+      hypervisor,
+      images: imagesOf(images),
+      workspace: new Workspace(join(directory, 'state')),
+      installationId,
+      bootTimeoutMs: bootMs,
+      heartbeatMs: 500,
+      limits: { cpus: 1, memoryMiB: 512, perUser: 4 },
+      ...(network && { network }),
+      ...common,
+    }),
+  );
+  const engine = scope.use(
+    newEngine({
+      store: createJobStore(database),
+      targets: systems,
+      staging: stagingOf(scope, directory, { targets: systems, database }),
+      config: JobConfig.parse({}),
+      ...common,
+    }),
+  );
+  await systems.start();
+  await engine.attach();
+  return { scope, systems, engine, client, hypervisor };
+}
+
+/** Kernels and packages that were unpacked before need not be fetched again. */
+export function useCache(cacheDir: string): void {
+  for (const name of ['kernels', 'packages']) {
+    const known = join(defaultCacheDirectory(), 'images', name);
+    mkdirSync(known, { recursive: true });
+    cpSync(known, join(cacheDir, name), { recursive: true, verbatimSymlinks: true });
+  }
+}
