@@ -15,6 +15,8 @@ import { ImageRepository } from './repository.js';
 import { BlobStore } from './store/blob-store.js';
 
 const GiB = 1024 ** 3;
+/** Of the REST interface below. */
+const interfaceVersion = '1.0.0';
 
 export const ImagerepoConfig = z.strictObject({
   /** Behind a gateway on the same machine: a unix socket, in a directory that only we may enter. */
@@ -83,6 +85,13 @@ export async function startImagerepo(
       ...identity,
       externalUrl: config.externalUrl,
       log,
+      api: {
+        title: 'Image repository',
+        version: interfaceVersion,
+        description:
+          'Images of virtual machines and containers, described by what they can run. An image is ' +
+          'made from its metadata, its parts are uploaded, then it is published.',
+      },
     });
     const listening = await listen(app, await listenAddress(config.listen), scope);
     // only now: the address tells that no other process serves this store

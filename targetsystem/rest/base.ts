@@ -5,6 +5,8 @@ import { everybody, operations } from '#kernel/http/operation.js';
 import { json } from '#kernel/http/reply.js';
 import type { Caller } from '#kernel/http/caller.js';
 import { attributesOf } from '#kernel/security/caller.js';
+import { answersJson } from '#kernel/http/answers.js';
+import { Base, Registry, RegistryList } from './answers.js';
 import type { RestDeps } from './deps.js';
 import { hrefs, linksFrom, registryId, storageFactoryId } from './links.js';
 
@@ -35,6 +37,8 @@ const getBase = operation({
   path: '/',
   summary: 'Who the client is to this server, what the server is, and where everything lies',
   input: z.object({ fields: fieldsParameter }),
+  answers: answersJson(Base),
+  id: 'getBase',
   policy: everybody,
   run: (deps, { fields }, { caller, baseUrl }) => {
     const links = linksFrom(baseUrl);
@@ -92,6 +96,9 @@ const listRegistries = operation({
   path: '/',
   summary: 'The registries of this server: one',
   input: z.object({}),
+  answers: answersJson(RegistryList),
+  id: 'listRegistries',
+  tag: 'registries',
   policy: everybody,
   run: (_deps, _input, { caller, baseUrl, url }) =>
     json({
@@ -106,6 +113,9 @@ const getRegistry = operation({
   path: '/:registryId',
   summary: 'The services of this site, for clients that start from a registry',
   input: z.object({ registryId: z.literal(registryId) }),
+  answers: answersJson(Registry),
+  id: 'getRegistry',
+  tag: 'registries',
   policy: everybody,
   run: (deps, _input, { baseUrl, url }) =>
     json({

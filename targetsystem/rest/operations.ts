@@ -1,22 +1,24 @@
 import { baseOperations, registryOperations } from './base.js';
-import type { Operation } from '#kernel/http/operation.js';
 import { dataOperations } from './data.js';
-import type { RestDeps } from './deps.js';
 import { forwardingOperations } from './forwarding.js';
 import { jobOperations } from './jobs.js';
 import { siteOperations } from './sites.js';
 import { tokenOperations } from './tokens.js';
 
-/** All that this service answers to, by prefix. */
-export const restOperations: Readonly<Record<string, readonly Operation<RestDeps>[]>> = {
+const coreOperations = [
+  ...baseOperations,
+  ...tokenOperations,
+  ...siteOperations,
+  ...jobOperations,
+  ...forwardingOperations,
+  ...dataOperations['/rest/core'],
+];
+/** What is below `/rest/core`, for `createTypedClient`. */
+export type CoreOperation = (typeof coreOperations)[number];
+
+/** All that this service answers to, by prefix; the first is where it begins. */
+export const restOperations = {
   ...dataOperations,
-  '/rest/core': [
-    ...baseOperations,
-    ...tokenOperations,
-    ...siteOperations,
-    ...jobOperations,
-    ...forwardingOperations,
-    ...dataOperations['/rest/core'],
-  ],
+  '/rest/core': coreOperations,
   '/rest/registries': registryOperations,
 };

@@ -13,6 +13,18 @@ import {
   type IdbApplication,
   type TargetSystem,
 } from '#xnjs/index.js';
+import { answersCreated, answersJson, answersNothing, answersWith } from '#kernel/http/answers.js';
+import {
+  Application,
+  ApplicationList,
+  Changes,
+  Factory,
+  FactoryList,
+  imageErrors,
+  machineErrors,
+  Site,
+  SiteList,
+} from './answers.js';
 import type { RestDeps } from './deps.js';
 import { factoryId, hrefs, linksFrom } from './links.js';
 import { onSite, siteInput, users } from './policy.js';
@@ -67,6 +79,8 @@ const listFactories = operation({
   path: '/factories',
   summary: 'The target system factories: one',
   input: z.object(pageParameters()),
+  answers: answersJson(FactoryList),
+  id: 'listFactories',
   policy: everybody,
   run: (_deps, page, { baseUrl, url }) =>
     json(renderPage(url, page, slicePage([linksFrom(baseUrl).factory()], page), 1)),
@@ -77,6 +91,8 @@ const getFactory = operation({
   path: '/factories/:factoryId',
   summary: 'What target systems can be had here',
   input: z.object({ ...factoryInput, fields: fieldsParameter }),
+  answers: answersJson(Factory),
+  id: 'getFactory',
   policy: everybody,
   run: (deps, { fields }, context) => {
     const links = linksFrom(context.baseUrl);
@@ -104,6 +120,8 @@ const listFactoryApplications = operation({
   path: '/factories/:factoryId/applications',
   summary: 'The applications of all target systems of the caller',
   input: z.object(factoryInput),
+  answers: answersJson(ApplicationList),
+  id: 'listFactoryApplications',
   policy: everybody,
   run: (deps, _input, context) =>
     json({ applications: offeredApplications(deps, context).map(applicationId) }),
@@ -114,6 +132,8 @@ const getFactoryApplication = operation({
   path: '/factories/:factoryId/applications/:applicationId',
   summary: 'One application and its options',
   input: z.object({ ...factoryInput, applicationId: z.string() }),
+  answers: answersJson(Application),
+  id: 'getFactoryApplication',
   policy: everybody,
   run: (deps, input, context) =>
     getApplicationOf(offeredApplications(deps, context), input.applicationId),
@@ -151,6 +171,9 @@ const createSiteByFactory = operation({
   summary: 'Makes a target system from an image',
   input: z.object({ ...factoryInput, ...newSite }),
   body: 'json',
+  answers: answersCreated,
+  errors: imageErrors,
+  id: 'createSiteByFactory',
   policy: users,
   run: createSite,
 });
@@ -161,6 +184,9 @@ const createSiteInList = operation({
   summary: 'Makes a target system from an image, as the factory does',
   input: z.object(newSite),
   body: 'json',
+  answers: answersCreated,
+  errors: imageErrors,
+  id: 'createSite',
   policy: users,
   run: createSite,
 });
@@ -170,6 +196,8 @@ const listSites = operation({
   path: '/sites',
   summary: 'The target systems of the caller and those that others let him see',
   input: z.object({ ...pageParameters(), tags: listParameter.optional() }),
+  answers: answersJson(SiteList),
+  id: 'listSites',
   policy: everybody,
   run: (deps, { tags = [], ...page }, context) => {
     const links = linksFrom(context.baseUrl);
@@ -187,6 +215,8 @@ const getSite = operation({
   path: '/sites/:siteId',
   summary: 'One target system: its image, its machine and why its state is believed',
   input: z.object({ ...siteInput, fields: fieldsParameter }),
+  answers: answersJson(Site),
+  id: 'getSite',
   policy: onSite.read,
   run: async (deps, { siteId, fields }, { baseUrl, caller }) => {
     const { systems, jobs, storages, siteName } = deps;
@@ -208,6 +238,8 @@ const changeSite = operation({
   summary: 'Changes tags, ACL or termination time',
   input: z.looseObject(siteInput),
   body: 'json',
+  answers: answersJson(Changes),
+  id: 'changeSite',
   policy: onSite.modify,
   run: ({ systems }, { siteId, ...members }, { caller }) =>
     changeProperties(members, isOwner(systems.get(siteId), caller), (change) =>
@@ -220,6 +252,9 @@ const deleteSite = operation({
   path: '/sites/:siteId',
   summary: 'Ends a target system with its machine; its jobs end with it',
   input: z.object(siteInput),
+  answers: answersNothing,
+  errors: machineErrors,
+  id: 'deleteSite',
   policy: onSite.own,
   run: async ({ systems }, { siteId }) => {
     await systems.destroy(siteId);
@@ -232,6 +267,9 @@ const getConsole = operation({
   path: '/sites/:siteId/console',
   summary: 'The end of what the machine wrote to its console',
   input: z.object(siteInput),
+  answers: answersWith('text/plain'),
+  errors: machineErrors,
+  id: 'getConsole',
   policy: onSite.read,
   produces: ['text/plain'],
   run: async ({ systems }, { siteId }) => text(await systems.consoleTail(siteId)),
@@ -242,6 +280,8 @@ const listSiteApplications = operation({
   path: '/sites/:siteId/applications',
   summary: 'The applications of a target system',
   input: z.object(siteInput),
+  answers: answersJson(ApplicationList),
+  id: 'listSiteApplications',
   policy: onSite.read,
   run: (deps, { siteId }) =>
     json({ applications: idbOfSite(deps, siteId).applications.map(applicationId) }),
@@ -252,6 +292,8 @@ const getSiteApplication = operation({
   path: '/sites/:siteId/applications/:applicationId',
   summary: 'One application and its options',
   input: z.object({ ...siteInput, applicationId: z.string() }),
+  answers: answersJson(Application),
+  id: 'getSiteApplication',
   policy: onSite.read,
   run: (deps, { siteId, applicationId: id }) =>
     getApplicationOf(idbOfSite(deps, siteId).applications, id),
