@@ -21,6 +21,8 @@ import { BlobStore } from './store/blob-store.js';
 const GiB = 1024 ** 3;
 /** Those who follow the images ask all the time; after a week they had better read them all. */
 const keptChanges = { maxCount: 100_000, maxAgeMs: 7 * 86_400_000 };
+/** Of the REST interface below. */
+const interfaceVersion = '1.0.0';
 
 export const ImagerepoConfig = z.strictObject({
   /** Behind a gateway on the same machine: a unix socket, in a directory that only we may enter. */
@@ -95,6 +97,13 @@ export async function startImagerepo(
       ...identity,
       externalUrl: config.externalUrl,
       log,
+      api: {
+        title: 'Image repository',
+        version: interfaceVersion,
+        description:
+          'Images of virtual machines and containers, described by what they can run. An image is ' +
+          'made from its metadata, its parts are uploaded, then it is published.',
+      },
     });
     const listening = await listen(app, await listenAddress(config.listen), scope);
     scope.defer(() => closing.abort());

@@ -4,7 +4,9 @@ import { pageParameters, renderPage } from '#kernel/http/page.js';
 import { contentRange, parseRange } from '#kernel/http/range.js';
 import { resourcePolicies } from '#kernel/security/policy.js';
 import { created, json, jsonType, noContent, stream } from '#kernel/http/reply.js';
-import { ImageMetadata, imageRoutes, partNames, type ImageRecord } from './contract.js';
+import { answersCreated, answersJson, answersNothing, type Answer } from '#kernel/http/answers.js';
+
+import { ImageList, ImageMetadata, ImageRecord, imageRoutes, partNames } from './contract.js';
 import { announcedSha256, reprDigest } from './digest.js';
 import { ImageError } from './errors.js';
 import type { ImageRepository } from './repository.js';
@@ -13,6 +15,8 @@ export type ImageDeps = { readonly images: ImageRepository };
 const operation = operations<ImageDeps>();
 
 const bytes = 'application/octet-stream';
+const content: Answer = { types: [bytes], headers: { etag: 'Of the whole part' } };
+const StoredPart = ImageRecord.shape.parts.valueType;
 const imageId = z.uuid();
 const part = z.enum(partNames);
 /** A page of whole records can be long: each may hold hundreds of applications. */
@@ -33,6 +37,8 @@ const createImage = operation({
   summary: 'Creates an image from its metadata; its parts are uploaded next',
   input: ImageMetadata,
   body: 'json',
+  answers: answersCreated,
+  id: 'createImage',
   policy: authenticated,
   run: async ({ images }, metadata, { caller, baseUrl }) => {
     const id = await images.create(caller.dn, metadata);
@@ -67,6 +73,8 @@ const listImages = operation({
         message: 'means nothing without application',
       },
     ),
+  answers: answersJson(ImageList),
+  id: 'listImages',
   policy: authenticated,
   run: async ({ images }, { offset, num, details, ...query }, { caller, baseUrl, url }) => {
     const page = { offset, num: details ? Math.min(num, mostRecords) : num };
@@ -87,6 +95,8 @@ const getImage = operation({
   path: '/:imageId',
   summary: 'What is known about an image',
   input: z.strictObject({ imageId }),
+  answers: answersJson(ImageRecord),
+  id: 'getImage',
   policy: authenticated,
   run: async ({ images }, input, { caller, baseUrl }) =>
     json(render(await images.get(input.imageId, caller), baseUrl)),
@@ -98,6 +108,9 @@ const changeImage = operation({
   summary: 'Changes metadata; of a published image only description and visibility',
   input: z.looseObject({ imageId }),
   body: 'json',
+  answers: answersJson(ImageRecord),
+  errors: ['CONFLICT'],
+  id: 'changeImage',
   policy: mayChange,
   run: async ({ images }, { imageId: id, ...changes }, { baseUrl }) =>
     json(render(await images.change(id, changes), baseUrl)),
@@ -108,6 +121,9 @@ const deleteImage = operation({
   path: '/:imageId',
   summary: 'Deletes an image and the contents that no other image has',
   input: z.strictObject({ imageId }),
+  answers: answersNothing,
+  errors: ['IMAGE_IN_USE'],
+  id: 'deleteImage',
   policy: mayChange,
   run: async ({ images }, input) => {
     await images.delete(input.imageId);
@@ -121,6 +137,9 @@ const publishImage = operation({
   summary: 'Checks the parts of an image and makes it usable',
   input: z.strictObject({ imageId }),
   body: 'json',
+  answers: answersJson(ImageRecord),
+  errors: ['CONFLICT'],
+  id: 'publishImage',
   policy: mayChange,
   run: async ({ images }, input, { baseUrl }) =>
     json(render(await images.publish(input.imageId), baseUrl)),
@@ -139,6 +158,9 @@ const putPart = operation({
       .optional(),
   }),
   body: 'raw',
+  answers: answersJson(StoredPart),
+  errors: ['CONFLICT', 'TOO_LARGE', 'STORAGE_FULL'],
+  id: 'putPart',
   policy: mayChange,
   run: async ({ images }, input, context) => {
     const announced = Number(context.headers['content-length'] ?? 0);
@@ -161,6 +183,9 @@ const getPart = operation({
   summary: 'Downloads a part, or a range of it',
   input: z.strictObject({ imageId, part }),
   produces: [bytes],
+  answers: { 200: content, 206: content },
+  errors: ['RANGE_NOT_SATISFIABLE'],
+  id: 'getPart',
   policy: authenticated,
   run: async ({ images }, input, { caller, headers }) => {
     const content = (await images.get(input.imageId, caller)).parts[input.part];
@@ -192,6 +217,8 @@ export const imageOperations = [
   putPart,
   getPart,
 ] as const;
+/** For `createTypedClient`. */
+export type ImageOperation = (typeof imageOperations)[number];
 
 function render(image: ImageRecord, baseUrl: string): object {
   const links = Object.keys(image.parts).map((name) => [

@@ -107,6 +107,14 @@ export async function startTargetsystem(
       ...identity,
       externalUrl: config.externalUrl,
       log,
+      api: {
+        title: `${config.siteName}: target systems, jobs and files`,
+        version: interfaceVersion,
+        description:
+          'The REST interface of UNICORE for a site whose target systems are machines that users ' +
+          'bring along. Lists are paged by offset and num; fields=a,b selects members, ' +
+          'fields=!c leaves one out.',
+      },
     });
     const { port } = await listen(app, await toAddress(config.listen), scope, {
       upgrades: true,

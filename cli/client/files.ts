@@ -3,34 +3,24 @@ import { stat } from 'node:fs/promises';
 import { basename, join, posix } from 'node:path';
 import { pipeline as chain } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
-import { z } from 'zod';
 import { GridError } from '#kernel/errors.js';
 import { printJson, printRows } from './print.js';
 import { withProgress } from './progress.js';
 import type { Session } from './profile.js';
 import { filesPath, parseRemotePath, requireRemotePath, type RemotePath } from './remote-path.js';
 
-const Entry = z.object({
-  isDirectory: z.boolean(),
-  size: z.number(),
-  lastAccessed: z.string(),
-  permissions: z.string().optional(),
-});
-const Listing = Entry.extend({ content: z.record(z.string(), Entry).optional() });
-
 /** Lists a directory, or shows a file. */
 export async function listFiles(session: Session, text: string, asJson: boolean): Promise<void> {
   const remote = requireRemotePath(text);
-  const address = filesPath(session.core, remote);
-  const { body } = await session.client.json('GET', address);
-  const { content, ...self } = Listing.parse(body);
+  const { body } = await session.service.call('GET', '/storages/:storageId/files{/*path}', remote);
+  const { content, ...self } = body;
   const entries = content ?? { [remote.path]: self };
   if (asJson) {
     printJson(entries);
     return;
   }
   const rows = Object.entries(entries).map(([name, entry]) => ({
-    permissions: `${entry.isDirectory ? 'd' : '-'}${entry.permissions ?? ''}`,
+    permissions: `${entry.isDirectory ? 'd' : '-'}${entry.permissions}`,
     size: entry.size,
     modified: entry.lastAccessed,
     name,

@@ -2,7 +2,7 @@ import { createReadStream } from 'node:fs';
 import { readFile, stat } from 'node:fs/promises';
 import { pipeline as chain } from 'node:stream';
 import { parse } from 'yaml';
-import { ImageList, ImageMetadata, ImageRecord } from '#imagerepo/contract.js';
+import { ImageMetadata, type ImageRecord, type PartName } from '#imagerepo/contract.js';
 import { describeIssues } from '#kernel/config.js';
 import { GridError } from '#kernel/errors.js';
 import { printJson, printRows, tell } from './print.js';
@@ -14,21 +14,19 @@ export type ImageQuery = { readonly application?: string; readonly name?: string
 const pageSize = 100;
 
 export async function listImages(
-  { client, images }: Session,
+  { repository }: Session,
   { application, name }: ImageQuery,
   asJson: boolean,
 ): Promise<void> {
   const records: ImageRecord[] = [];
   for (let total = 1; records.length < total;) {
-    const query = new URLSearchParams({
+    const { body: page } = await repository.call('GET', '', {
       details: 'true',
-      offset: `${records.length}`,
-      num: `${pageSize}`,
+      offset: records.length,
+      num: pageSize,
       ...(application !== undefined && { application }),
       ...(name !== undefined && { name }),
     });
-    const { body } = await client.json('GET', `${images}?${query.toString()}`);
-    const page = ImageList.parse(body);
     records.push(...(page.records ?? []));
     total = page.records?.length ? page.total : 0;
   }
@@ -46,8 +44,8 @@ export async function listImages(
   printRows(rows, ['id', 'name', 'state', 'format', 'applications'], false);
 }
 
-export async function showImage({ client, images }: Session, id: string): Promise<void> {
-  printJson(ImageRecord.parse((await client.json('GET', `${images}/${id}`)).body));
+export async function showImage({ repository }: Session, imageId: string): Promise<void> {
+  printJson((await repository.call('GET', '/:imageId', { imageId })).body);
 }
 
 /**
@@ -57,36 +55,36 @@ export async function showImage({ client, images }: Session, id: string): Promis
  * @returns its id
  */
 export async function publishImage(
-  { client, images }: Session,
+  { client, repository }: Session,
   metadataFile: string,
   parts: readonly string[],
   signal: AbortSignal,
 ): Promise<string> {
-  const files = parts.map((part) => part.split(/=(.*)/s, 2) as [string, string | undefined]);
+  // the repository refuses other names
+  const files = parts.map((part) => part.split(/=(.*)/s, 2) as [PartName, string | undefined]);
   const metadata = ImageMetadata.safeParse(parse(await readFile(metadataFile, 'utf8')));
   if (!metadata.success)
     throw new GridError('IMAGE_INVALID', `${metadataFile}: ${describeIssues(metadata.error)}`);
-  const path = pathOf(await client.json('POST', images, metadata.data));
+  const imageId = idOf(pathOf(await repository.call('POST', '', metadata.data)));
   try {
     for (const [name, file = ''] of files) {
       const { size } = await stat(file);
       const source = chain(createReadStream(file), withProgress(name, size), () => undefined);
-      await client.upload('PUT', `${path}/parts/${name}`, source, { sizeBytes: size, signal });
+      const address = repository.address('/:imageId/parts/:part', { imageId, part: name });
+      await client.upload('PUT', address, source, { sizeBytes: size, signal });
     }
-    await client.json('POST', `${path}/actions/publish`, {});
+    await repository.call('POST', '/:imageId/actions/publish', { imageId });
   } catch (error) {
-    await client.json('DELETE', path).catch(() => undefined); // the first failure is the one to tell
+    // the first failure is the one to tell
+    await repository.call('DELETE', '/:imageId', { imageId }).catch(() => undefined);
     throw error;
   }
-  return idOf(path);
+  return imageId;
 }
 
-export async function deleteImages(
-  { client, images }: Session,
-  ids: readonly string[],
-): Promise<void> {
-  for (const id of ids) {
-    await client.json('DELETE', `${images}/${id}`);
-    tell(`image ${id} is gone`);
+export async function deleteImages({ repository }: Session, ids: readonly string[]): Promise<void> {
+  for (const imageId of ids) {
+    await repository.call('DELETE', '/:imageId', { imageId });
+    tell(`image ${imageId} is gone`);
   }
 }

@@ -1,31 +1,24 @@
 import { basename } from 'node:path';
 import { pipeline } from 'node:stream/promises';
-import { z } from 'zod';
+import type { z } from 'zod';
 import { asGridError } from '#kernel/errors.js';
 import { linkSignals } from '#kernel/net/deadline.js';
 import { followEvents } from './events.js';
 import { printJson, printResult, printRows, tell } from './print.js';
+import type { Job as JobAnswer } from '#targetsystem/rest/answers.js';
 import type { Session } from './profile.js';
 import { download, upload } from './files.js';
 import { filesPath } from './remote-path.js';
 import { deleteAndWait, idOf, listPaths, pathOf, pollUntil } from './resources.js';
 import { createSite, deleteSites, type NewSite } from './sites.js';
 
-const Job = z.object({
-  name: z.string().default(''),
-  status: z.string(),
-  statusMessage: z.string().default(''),
-  exitCode: z.string().optional(),
-  submissionTime: z.string().optional(),
-  log: z.array(z.string()).default([]),
-});
-type Job = z.output<typeof Job>;
+type Job = z.output<typeof JobAnswer>;
 
 const isOver = ({ status }: Job): boolean => status === 'SUCCESSFUL' || status === 'FAILED';
 
-async function readJob({ client, core }: Session, id: string, signal?: AbortSignal): Promise<Job> {
-  const options = signal && { signal };
-  return Job.parse((await client.json('GET', `${core}/jobs/${id}`, undefined, options)).body);
+async function readJob({ service }: Session, jobId: string, signal?: AbortSignal): Promise<Job> {
+  const { body } = await service.call('GET', '/jobs/:jobId', { jobId }, signal && { signal });
+  return body;
 }
 
 export async function listJobs(
@@ -43,8 +36,8 @@ export async function listJobs(
   printRows(rows, ['id', 'status', 'exit', 'submitted', 'name'], asJson);
 }
 
-export async function showJob({ client, core }: Session, id: string): Promise<void> {
-  printJson((await client.json('GET', `${core}/jobs/${id}`)).body);
+export async function showJob(session: Session, id: string): Promise<void> {
+  printJson(await readJob(session, id));
 }
 
 export async function showLog(session: Session, id: string, asJson: boolean): Promise<void> {
@@ -57,11 +50,12 @@ export async function showLog(session: Session, id: string, asJson: boolean): Pr
 }
 
 export async function actOnJobs(
-  { client, core }: Session,
+  { service }: Session,
   action: 'start' | 'abort' | 'restart',
   ids: readonly string[],
 ): Promise<void> {
-  for (const id of ids) await client.json('POST', `${core}/jobs/${id}/actions/${action}`, {});
+  for (const jobId of ids)
+    await service.call('POST', '/jobs/:jobId/actions/:action', { jobId, action });
 }
 
 export async function deleteJobs(
@@ -191,12 +185,15 @@ function assignments(pairs: readonly string[]): Record<string, string> {
 }
 
 async function submit(
-  { client, core }: Session,
+  { service }: Session,
   job: Record<string, unknown>,
-  site: string | undefined,
+  siteId: string | undefined,
 ): Promise<string> {
-  const path = site === undefined ? `${core}/jobs` : `${core}/sites/${site}/jobs`;
-  const id = idOf(pathOf(await client.json('POST', path, job)));
+  const answer =
+    siteId === undefined
+      ? await service.call('POST', '/jobs', job)
+      : await service.call('POST', '/sites/:siteId/jobs', { ...job, siteId });
+  const id = idOf(pathOf(answer));
   tell(`job ${id} submitted`);
   return id;
 }
@@ -210,10 +207,10 @@ async function uploadInput(
 ): Promise<void> {
   const [local = '', name = basename(local)] = file.split(/:(.*)/s, 2);
   const storageId = `${jobId}-uspace`;
-  const read = async (): Promise<string> => {
-    const path = `${session.core}/storages/${storageId}?fields=resourceStatus`;
-    const { body } = await session.client.json('GET', path, undefined, { signal });
-    return z.object({ resourceStatus: z.string() }).parse(body).resourceStatus;
+  const read = async (): Promise<string | undefined> => {
+    const wish = { storageId, fields: 'resourceStatus' };
+    return (await session.service.call('GET', '/storages/:storageId', wish, { signal })).body
+      .resourceStatus;
   };
   await pollUntil(read, (status) => status === 'READY', signal);
   await upload(session, local, { storageId, path: `/${name}` }, signal);

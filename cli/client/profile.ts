@@ -5,6 +5,9 @@ import { z } from 'zod';
 import { file, loadConfig } from '#kernel/config.js';
 import { GridError } from '#kernel/errors.js';
 import { createHttpClient, type HttpClient } from '#kernel/http/client.js';
+import { createTypedClient, type TypedClient } from '#kernel/http/typed-client.js';
+import type { ImageOperation } from '#imagerepo/operations.js';
+import type { CoreOperation } from '#targetsystem/rest/operations.js';
 import { defaultStateDirectory } from '../quickstart/layout.js';
 
 /** How a person reaches an installation. Relative paths are taken from where the file lies. */
@@ -38,6 +41,9 @@ export function profilePaths(env: NodeJS.ProcessEnv = process.env): string[] {
 /** An installation as one user sees it through the gateway. */
 export type Session = AsyncDisposable & {
   readonly client: HttpClient;
+  /** The target system service and the image repository, call by call. */
+  readonly service: TypedClient<CoreOperation>;
+  readonly repository: TypedClient<ImageOperation>;
   /** Paths at the gateway: `/VSITE/rest/core`, `/IMAGES/rest/images`. */
   readonly core: string;
   readonly images: string;
@@ -60,10 +66,14 @@ export async function openSession(named?: string): Promise<Session> {
     },
     ...(await credentials(profile, read)),
   });
+  const core = `/${profile.site}/rest/core`;
+  const images = `/${profile.images}/rest/images`;
   return {
     client,
-    core: `/${profile.site}/rest/core`,
-    images: `/${profile.images}/rest/images`,
+    service: createTypedClient<CoreOperation>(client, core),
+    repository: createTypedClient<ImageOperation>(client, images),
+    core,
+    images,
     [Symbol.asyncDispose]: () => client.close(),
   };
 }

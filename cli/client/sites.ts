@@ -1,21 +1,12 @@
-import { z } from 'zod';
+import type { z } from 'zod';
+import type { Site as SiteAnswer } from '#targetsystem/rest/answers.js';
 import { GridError } from '#kernel/errors.js';
 import { drawTimeline, lastMark } from '../quickstart/timeline.js';
 import { printJson, printRows, tell } from './print.js';
 import type { Session } from './profile.js';
 import { deleteAndWait, idOf, listPaths, pathOf, pollUntil } from './resources.js';
 
-const factory = 'factories/default_target_system_factory';
-
-const Site = z.object({
-  resourceStatus: z.string(),
-  resourceStatusMessage: z.string().default(''),
-  numberOfJobs: z.number().default(0),
-  applications: z.array(z.string()).default([]),
-  image: z.object({ name: z.string(), version: z.string() }).optional(),
-  vm: z.object({ state: z.string(), boot: z.record(z.string(), z.number()) }).optional(),
-});
-type Site = z.output<typeof Site>;
+type Site = z.output<typeof SiteAnswer>;
 
 export type NewSite = {
   readonly cpus?: number;
@@ -24,31 +15,27 @@ export type NewSite = {
   readonly tag?: readonly string[];
 };
 
-async function readSite(
-  { client, core }: Session,
-  id: string,
-  signal?: AbortSignal,
-): Promise<Site> {
-  const options = signal && { signal };
-  return Site.parse((await client.json('GET', `${core}/sites/${id}`, undefined, options)).body);
+async function readSite({ service }: Session, siteId: string, signal?: AbortSignal): Promise<Site> {
+  const { body } = await service.call('GET', '/sites/:siteId', { siteId }, signal && { signal });
+  return body;
 }
 
 export async function listSites(session: Session, asJson: boolean): Promise<void> {
   const rows = [];
   for await (const path of listPaths(session.client, `${session.core}/sites`)) {
-    const { vm, image, resourceStatus, numberOfJobs } = await readSite(session, idOf(path));
+    const { vm, image, numberOfJobs } = await readSite(session, idOf(path));
     rows.push({
       id: idOf(path),
-      state: vm?.state ?? resourceStatus,
+      state: vm.state,
       jobs: numberOfJobs,
-      image: image && `${image.name}:${image.version}`,
+      image: `${image.name}:${image.version}`,
     });
   }
   printRows(rows, ['id', 'state', 'jobs', 'image'], asJson);
 }
 
-export async function showSite({ client, core }: Session, id: string): Promise<void> {
-  printJson((await client.json('GET', `${core}/sites/${id}`)).body);
+export async function showSite(session: Session, id: string): Promise<void> {
+  printJson(await readSite(session, id));
 }
 
 /** Asks for a target system and waits until jobs can run there. @returns its id */
@@ -58,14 +45,13 @@ export async function createSite(
   { cpus, memory, until, tag = [] }: NewSite,
   signal: AbortSignal,
 ): Promise<string> {
-  const { client, core } = session;
   const wish = {
     image,
     parameters: { ...(cpus && { cpus }), ...(memory && { memoryMiB: memory }) },
     ...(until !== undefined && { terminationTime: until }),
-    tags: tag,
+    tags: [...tag],
   };
-  const id = idOf(pathOf(await client.json('POST', `${core}/${factory}`, wish)));
+  const id = idOf(pathOf(await session.service.call('POST', '/sites', wish)));
   tell(`target system ${id} from ${image}`);
   await waitForSite(session, id, signal);
   return id;
@@ -75,7 +61,7 @@ async function waitForSite(session: Session, id: string, signal: AbortSignal): P
   let told = '';
   const read = async (): Promise<Site> => {
     const site = await readSite(session, id, signal);
-    const mark = lastMark(site.vm?.boot ?? {});
+    const mark = lastMark(site.vm.boot);
     if (mark !== told && site.resourceStatus === 'INITIALIZING') tell(`  ${mark}`);
     told = mark;
     return site;
@@ -87,13 +73,14 @@ async function waitForSite(session: Session, id: string, signal: AbortSignal): P
   );
   if (site.resourceStatus !== 'READY')
     throw new GridError('VM_NOT_READY', `target system ${id}: ${site.resourceStatusMessage}`);
-  for (const line of drawTimeline(site.vm?.boot ?? {})) tell(`  ${line}`);
+  for (const line of drawTimeline(site.vm.boot)) tell(`  ${line}`);
 }
 
 /** The end of what the machine wrote to its console. */
-export async function showConsole({ client, core }: Session, id: string): Promise<void> {
+export async function showConsole({ client, service }: Session, siteId: string): Promise<void> {
   const headers = { accept: 'text/plain' };
-  const { body } = await client.download(`${core}/sites/${id}/console`, { headers });
+  const address = service.address('/sites/:siteId/console', { siteId });
+  const { body } = await client.download(address, { headers });
   for await (const chunk of body as AsyncIterable<Buffer>) process.stdout.write(chunk);
   process.stdout.write('\n');
 }

@@ -1,6 +1,8 @@
-import type { ErrorRequestHandler } from 'express';
+import type { ErrorRequestHandler, Request } from 'express';
 import { GridError } from '#kernel/errors.js';
 import type { Log } from '#kernel/log.js';
+import { prefersHtml, toErrorPage } from './html/negotiate.js';
+import type { PageFrame } from './html/page.js';
 
 /** The body of every error (unicore-rest 4.1); an object, since pyunicore calls `.get` on it. */
 export type ErrorBody = { readonly errorMessage: string; readonly status: number };
@@ -8,9 +10,9 @@ export type ErrorBody = { readonly errorMessage: string; readonly status: number
 /**
  * The one place where errors become REST answers: the row of the catalogue decides the status. Anything
  * without a row is our fault: 500, no detail, logged. An answer that has begun is cut off, so that
- * nobody takes it for a whole one.
+ * nobody takes it for a whole one. People get a page.
  */
-export function restEdge(log: Log): ErrorRequestHandler {
+export function restEdge(log: Log, frameOf: (request: Request) => PageFrame): ErrorRequestHandler {
   // eslint-disable-next-line @typescript-eslint/no-unused-vars -- express knows it by its four parameters
   return (thrown: unknown, request, response, _next) => {
     const clientLeft = request.socket.destroyed || response.destroyed;
@@ -30,7 +32,15 @@ export function restEdge(log: Log): ErrorRequestHandler {
       if (name.startsWith('content-') || name === 'etag') response.removeHeader(name);
     const { retryAfterSeconds } = error?.details ?? {};
     if (typeof retryAfterSeconds === 'number') response.setHeader('retry-after', retryAfterSeconds);
-    response.status(status).json(body);
+    response.status(status);
+    if (!prefersHtml(request)) {
+      response.json(body);
+      return;
+    }
+    const { headers, body: page } = toErrorPage(body, frameOf(request));
+    for (const [name, value] of Object.entries(headers))
+      if (value !== undefined) response.setHeader(name, value);
+    response.end(request.method === 'HEAD' ? undefined : page);
   };
 }
 

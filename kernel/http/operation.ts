@@ -83,6 +83,8 @@ export type OperationRecord<
   readonly converters?: Converters;
   /** Largest JSON body in bytes; default 1 MiB. */
   readonly bodyLimit?: number;
+  /** Media types that a raw body is meant to have; default: any bytes. */
+  readonly consumes?: readonly string[];
   /** What GET can answer with, preferred first; default JSON. A client that accepts none gets 406. */
   readonly produces?: readonly string[];
   /** How it answers when all goes well; default: what is usual for the method. */
@@ -108,6 +110,20 @@ export type Operation<Deps> = OperationFacts & {
   readonly handle: (deps: Deps, raw: object, context: RawContext) => Promise<Reply>;
 };
 
+/** One whose record's types are still known, for the typed client. */
+export type TypedOperation<
+  Deps,
+  Input extends z.ZodType,
+  Verb extends Method,
+  Path extends string,
+  Answering extends Answers,
+> = Omit<Operation<Deps>, 'method' | 'path' | 'input' | 'answers'> & {
+  readonly method: Verb;
+  readonly path: Path;
+  readonly input: Input;
+  readonly answers: Answering;
+};
+
 /**
  * @example
  * const operation = operations<ImageDeps>();
@@ -123,12 +139,7 @@ export function operations<Deps>() {
     const Answering extends Answers = Answers,
   >(
     record: OperationRecord<Deps, Input, Body, Verb, Path, Answering>,
-  ): Operation<Deps> & {
-    readonly method: Verb;
-    readonly path: Path;
-    readonly input: Input;
-    readonly answers: Answering;
-  } => {
+  ): TypedOperation<Deps, Input, Verb, Path, Answering> => {
     const { policy, run, ...described } = record;
     const { method, path, produces, answers } = record;
     return {

@@ -19,6 +19,7 @@ export type Upgrade = {
 };
 
 export const jsonType = 'application/json';
+export const htmlType = 'text/html';
 
 /** 200 with JSON; members that are `undefined` are left out. */
 export function json(body: object, how: { status?: number; headers?: ReplyHeaders } = {}): Reply {

@@ -6,9 +6,13 @@ import type { Audit } from '#kernel/security/audit.js';
 import { acceptBody, readJsonBody } from './body.js';
 import type { Caller } from './caller.js';
 import { restEdge } from './edge.js';
+import { prefersHtml, toPage } from './html/negotiate.js';
+import type { PageFrame } from './html/page.js';
 import { requestLogging } from './logging.js';
 import { RequestError, type Operation, type OperationFacts, type RawContext } from './operation.js';
-import { jsonType, type Reply } from './reply.js';
+import type { ApiInfo } from './openapi/document.js';
+import { ApiDocument, apiOperations } from './openapi/operations.js';
+import { htmlType, jsonType, type Reply } from './reply.js';
 import { takeOver, upgradeOf } from './upgrade.js';
 
 /**
@@ -55,11 +59,15 @@ export type RestOptions = {
   readonly log: Log;
   /** Where security decisions are written down. */
   readonly audit?: Audit | undefined;
+  /** Serves the document of this interface at `/rest/openapi.json`, and as a page at `/rest/docs`. */
+  readonly api?: ApiInfo;
 };
 
 /** The whole REST face of a service, to be given to `listen`. */
 export function createRestApp(options: RestOptions): Express {
-  const { mounts, authenticate, externalUrl, log, audit } = options;
+  const { mounts: given, authenticate, externalUrl, log, audit, api } = options;
+  const start = given[0]?.prefix ?? '';
+  const mounts = api ? withDocument(given, api) : given;
   const app = express();
   app.disable('x-powered-by');
   app.enable('case sensitive routing');
@@ -68,10 +76,84 @@ export function createRestApp(options: RestOptions): Express {
     for (const operation of operations) {
       const verb = operation.method.toLowerCase() as Lowercase<typeof operation.method>;
       app[verb](prefix + operation.path, (request: Request, response: Response) =>
-        serve(operation, request, response),
+        serve(operation, { authenticate, audit, frameOf }, request, response),
       );
     }
   }
+  refuseTheRest(app, mounts);
+  app.use(restEdge(log, frameOf));
+  return app;
+
+  function frameOf(request: Request): PageFrame {
+    const baseUrl = baseUrlOf(request, externalUrl);
+    const { caller } = (request.res?.locals ?? {}) as { caller?: Caller };
+    return { baseUrl, url: baseUrl + request.path.replace(/\/+$/, ''), caller, start };
+  }
+}
+
+type Serving = {
+  readonly authenticate: Authenticate;
+  readonly audit: Audit | undefined;
+  readonly frameOf: (request: Request) => PageFrame;
+};
+
+/** One request, from who sends it to the answer. */
+async function serve(
+  operation: MountedOperation,
+  { authenticate, audit, frameOf }: Serving,
+  request: Request,
+  response: Response,
+): Promise<void> {
+  const left = new AbortController();
+  response.once('close', () => {
+    left.abort(clientLeft);
+  });
+  const caller = await authenticate(request, response);
+  response.locals['caller'] = caller; // for the page of an error
+  const { method, produces = [jsonType] } = operation;
+  // what is JSON for programs is a page for people
+  const isPaged = method === 'GET' && produces.includes(jsonType) && !produces.includes(htmlType);
+  const offered = isPaged ? [...produces, htmlType] : [...produces];
+  if (method === 'GET' && request.accepts(offered) === false)
+    throw new RequestError('NOT_ACCEPTABLE', `available as ${produces.join(', ')}`);
+  const input = await readInput(operation, request, response);
+  const { baseUrl, url } = frameOf(request);
+  const context: RawContext = {
+    caller,
+    baseUrl,
+    url,
+    log: request.log,
+    audit: audit && ((decision) => audit({ ...decision, reqId: request.id as string })),
+    signal: left.signal,
+    headers: request.headers,
+    upgrade: upgradeOf(request),
+    get body() {
+      acceptBody(request, response);
+      return request;
+    },
+    accepts: (types) => request.accepts([...types]) || undefined,
+  };
+  const reply = await operation.handle(input, context);
+  if (isPaged) response.vary('accept');
+  await send(
+    isPaged && prefersHtml(request) ? toPage(reply, frameOf(request), operation) : reply,
+    request,
+    response,
+  );
+}
+
+/** The document's own operations are in it, too. */
+function withDocument(mounts: readonly Mount[], info: ApiInfo): readonly Mount[] {
+  const api: ApiDocument = new ApiDocument(info, () => all);
+  const all: readonly Mount[] = [
+    ...mounts,
+    mount('/rest', apiOperations, { api, start: mounts[0]?.prefix ?? '' }),
+  ];
+  return all;
+}
+
+/** What no operation is there for: another method of a known path, or nothing at all. */
+function refuseTheRest(app: Express, mounts: readonly Mount[]): void {
   for (const [path, methods] of methodsByPath(mounts))
     app.all(path, (_request, response, next) => {
       allowed(response).push(...methods);
@@ -83,37 +165,6 @@ export function createRestApp(options: RestOptions): Express {
     response.setHeader('allow', [...new Set(methods)].join(', '));
     throw new RequestError('METHOD_NOT_ALLOWED', `allowed here: ${methods.join(', ')}`);
   });
-  app.use(restEdge(log));
-  return app;
-
-  async function serve(operation: MountedOperation, request: Request, response: Response) {
-    const left = new AbortController();
-    response.once('close', () => {
-      left.abort(clientLeft);
-    });
-    const caller = await authenticate(request, response);
-    const { method, produces = [jsonType] } = operation;
-    if (method === 'GET' && request.accepts([...produces]) === false)
-      throw new RequestError('NOT_ACCEPTABLE', `available as ${produces.join(', ')}`);
-    const input = await readInput(operation, request, response);
-    const baseUrl = baseUrlOf(request, externalUrl);
-    const reply = await operation.handle(input, {
-      caller,
-      baseUrl,
-      url: baseUrl + request.path.replace(/\/+$/, ''),
-      log: request.log,
-      audit: audit && ((decision) => audit({ ...decision, reqId: request.id as string })),
-      signal: left.signal,
-      headers: request.headers,
-      upgrade: upgradeOf(request),
-      get body() {
-        acceptBody(request, response);
-        return request;
-      },
-      accepts: (types) => request.accepts([...types]) || undefined,
-    });
-    await send(reply, request, response);
-  }
 }
 
 /** Path, query and JSON body in one. The path wins: it is what was routed and what shows in logs. */

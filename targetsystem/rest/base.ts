@@ -5,6 +5,8 @@ import { everybody, operations } from '#kernel/http/operation.js';
 import { json } from '#kernel/http/reply.js';
 import type { Caller } from '#kernel/http/caller.js';
 import { attributesOf } from '#kernel/security/caller.js';
+import { answersJson } from '#kernel/http/answers.js';
+import { Base } from './answers.js';
 import type { RestDeps } from './deps.js';
 import { hrefs, linksFrom } from './links.js';
 
@@ -70,6 +72,8 @@ const getBase = operation({
   path: '/',
   summary: 'Who the client is to this server, what the server is, and where everything lies',
   input: z.object({ fields: fieldsParameter }),
+  answers: answersJson(Base),
+  id: 'getBase',
   policy: everybody,
   run: (deps, { fields }, { caller, baseUrl }) => {
     const links = linksFrom(baseUrl);

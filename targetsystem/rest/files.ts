@@ -12,6 +12,8 @@ import {
   type FileInfo,
   type FileSpace,
 } from '#xnjs/index.js';
+import { answersCreated, answersNothing } from '#kernel/http/answers.js';
+import { Changes, File, fileErrors } from './answers.js';
 import type { RestDeps } from './deps.js';
 import { renderAclEntry } from './files-acl.js';
 import {
@@ -62,17 +64,27 @@ const getFile = operation({
     ...fileInput,
     ...pageParameters(10_000),
     acl: z.stringbool('must be true or false').default(false),
+    download: z
+      .stringbool('must be true or false')
+      .default(false)
+      .describe('Asks for the bytes, for those who cannot choose by Accept'),
   }),
   produces: [jsonType, bytes],
+  answers: {
+    200: { body: File, types: [bytes] },
+    206: { types: [bytes] },
+  },
+  errors: [...fileErrors, 'RANGE_NOT_SATISFIABLE'],
+  id: 'getFile',
   policy: onStorage.read,
-  run: async (deps, { storageId, path: name, acl, ...page }, context) => {
+  run: async (deps, { storageId, path: name, acl, download: wanted, ...page }, context) => {
     const { accepts, headers, url } = context;
     const { files, metadata } = await open(deps, storageId, context);
     const entry = await files.stat(name);
     const about = metadata ? await readMetadata(files, name) : {};
     const anything = headers.accept === undefined || headers.accept === '*/*';
     const asBytes = anything ? !entry.isDirectory : accepts([jsonType, bytes]) === bytes;
-    if (asBytes)
+    if (asBytes || wanted)
       return download(files, entry, {
         ...{ headers, signal: context.signal, nowMs: deps.clock.now() },
         type: about[typeKey],
@@ -85,7 +97,11 @@ const getFile = operation({
     };
     if (entry.isDirectory)
       return await renderDirectory(files, name, page, properties, { url, metadata });
-    const links = hrefs({ self: url, ...linksOf(url, metadata) });
+    const links = hrefs({
+      self: url,
+      ...linksOf(url, metadata),
+      download: { href: `${url}?download=true`, description: 'Download' },
+    });
     return json({ ...properties, _links: links }, { headers: { 'accept-ranges': 'bytes' } });
   },
 });
@@ -166,6 +182,10 @@ const putFile = operation({
     offset: wholeNumber.optional(),
   }),
   body: 'raw',
+  consumes: [bytes, jsonType],
+  answers: { 200: { body: Changes }, ...answersNothing },
+  errors: fileErrors,
+  id: 'putFile',
   policy: onStorage.write,
   run: async (deps, { storageId, path: name, ...how }, context) => {
     const { headers, signal } = context;
@@ -188,6 +208,9 @@ const makeDirectory = operation({
   path,
   summary: 'Makes a directory, and those above it',
   input: z.object(fileInput),
+  answers: answersCreated,
+  errors: fileErrors,
+  id: 'makeDirectory',
   policy: onStorage.write,
   run: async (deps, { storageId, path: name }, context) => {
     const { files } = await open(deps, storageId, context);
@@ -201,6 +224,9 @@ const removeFile = operation({
   path,
   summary: 'Removes a file, or a directory with all that is in it',
   input: z.object(fileInput),
+  answers: answersNothing,
+  errors: fileErrors,
+  id: 'removeFile',
   policy: onStorage.write,
   run: async (deps, { storageId, path: name }, context) => {
     const { files, metadata } = await open(deps, storageId, context);

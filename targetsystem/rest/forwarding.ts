@@ -4,6 +4,7 @@ import { GridError } from '#kernel/errors.js';
 import { operations, RequestError } from '#kernel/http/operation.js';
 import { json, upgraded } from '#kernel/http/reply.js';
 import type { Job } from '#xnjs/index.js';
+import { machineErrors } from './answers.js';
 import type { RestDeps } from './deps.js';
 import { jobInput, onJob } from './policy.js';
 
@@ -32,6 +33,12 @@ const forwardPort = operation({
   path: '/jobs/:jobId/forward-port',
   summary: 'Becomes a connection to a port, or a socket in the directory, of a job',
   input: z.object(forwardingInput),
+  answers: {
+    101: { description: 'From here on the bytes of the connection' },
+    200: { body: z.object({ status: z.string().describe('What to ask for') }) },
+  },
+  errors: machineErrors,
+  id: 'forwardPort',
   policy: onJob.modify,
   run: async ({ jobs, forwardings }, input, { upgrade, caller, log, signal }) => {
     if (upgrade?.toLowerCase() !== protocol.toLowerCase())

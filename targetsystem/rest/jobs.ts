@@ -6,6 +6,16 @@ import { pageParameters, renderPage } from '#kernel/http/page.js';
 import { created, json, noContent, type Reply } from '#kernel/http/reply.js';
 import { aclSubjectsOf, isOwner } from '#kernel/security/acl.js';
 import { idbSubject, readImageWish, type RawDescription, type TargetSystem } from '#xnjs/index.js';
+import { answersCreated, answersJson, answersNothing } from '#kernel/http/answers.js';
+import {
+  Changes,
+  imageErrors,
+  Job,
+  JobDescription,
+  JobDetails,
+  JobList,
+  machineErrors,
+} from './answers.js';
 import type { RestDeps } from './deps.js';
 import { fromJsdl, preferencesOf, takeAccount } from './jobs-account.js';
 import { renderJob } from './jobs-rendering.js';
@@ -97,6 +107,8 @@ const listJobs = operation({
     'The jobs of the caller and those that others let him see, the newest first; of all users for an ' +
     'administrator with filter=all',
   input: z.object(ownJobList),
+  answers: answersJson(JobList),
+  id: 'listJobs',
   policy: everybody,
   run: (deps, { filter, ...page }, context) => renderJobs(deps, page, {}, context, filter),
 });
@@ -108,30 +120,39 @@ const submitJob = operation({
   input: z.looseObject({}),
   body: 'json',
   converters,
+  answers: answersCreated,
+  errors: [...imageErrors, 'JOB_INVALID'],
+  id: 'submitJob',
   policy: users,
   run: (deps, description, context) => submit(deps, undefined, description, context),
 });
 
+const toSite = {
+  method: 'POST',
+  summary: 'Submits a job to this target system',
+  input: z.looseObject(siteInput),
+  body: 'json',
+  converters,
+  answers: answersCreated,
+  errors: [...machineErrors, 'JOB_INVALID', 'JOB_LIMIT'],
+  policy: onSite.write,
+  run: (
+    deps: RestDeps,
+    { siteId, ...description }: { siteId: string } & RawDescription,
+    context: Context,
+  ) => submit(deps, deps.systems.get(siteId), description, context),
+} as const;
 /** UCC submits to the target system itself, others to its list of jobs. */
-const submitToSite = ['/sites/:siteId', '/sites/:siteId/jobs'].map((path) =>
-  operation({
-    method: 'POST',
-    path,
-    summary: 'Submits a job to this target system',
-    input: z.looseObject(siteInput),
-    body: 'json',
-    converters,
-    policy: onSite.write,
-    run: (deps, { siteId, ...description }, context) =>
-      submit(deps, deps.systems.get(siteId), description, context),
-  }),
-);
+const submitToSite = operation({ ...toSite, path: '/sites/:siteId', id: 'submitJobToSite' });
+const submitToSiteJobs = operation({ ...toSite, path: '/sites/:siteId/jobs', id: 'submitSiteJob' });
 
 const listSiteJobs = operation({
   method: 'GET',
   path: '/sites/:siteId/jobs',
   summary: 'The jobs of a target system that the caller may see, the newest first',
   input: z.object({ ...siteInput, ...jobList, ...pageParameters(100) }),
+  answers: answersJson(JobList),
+  id: 'listSiteJobs',
   policy: onSite.read,
   run: (deps, { siteId, ...page }, context) =>
     renderJobs(deps, page, { targetId: siteId }, context),
@@ -142,6 +163,8 @@ const getJob = operation({
   path: '/jobs/:jobId',
   summary: 'One job',
   input: z.object({ ...jobInput, fields: fieldsParameter }),
+  answers: answersJson(Job),
+  id: 'getJob',
   policy: onJob.read,
   run: async ({ jobs, clock }, { jobId, fields }, { baseUrl }) => {
     const properties = renderJob(await jobs.get(jobId), linksFrom(baseUrl), clock.now());
@@ -155,6 +178,9 @@ const submitIntoAllocation = operation({
   summary: 'Submits a job that runs in this allocation',
   input: z.looseObject(jobInput),
   body: 'json',
+  answers: answersCreated,
+  errors: ['JOB_INVALID', 'JOB_LIMIT', 'CONFLICT'],
+  id: 'submitIntoAllocation',
   policy: onJob.write,
   run: async ({ jobs }, { jobId, ...description }, { caller, baseUrl }) => {
     const urlOf = linksFrom(baseUrl).job;
@@ -170,6 +196,8 @@ const changeJob = operation({
   summary: 'Changes tags, ACL or termination time',
   input: z.looseObject(jobInput),
   body: 'json',
+  answers: answersJson(Changes),
+  id: 'changeJob',
   policy: onJob.modify,
   run: async ({ jobs }, { jobId, ...members }, { caller }) =>
     changeProperties(
@@ -185,6 +213,9 @@ const deleteJob = operation({
   path: '/jobs/:jobId',
   summary: 'Ends a job and removes its working directory',
   input: z.object(jobInput),
+  answers: answersNothing,
+  errors: machineErrors,
+  id: 'deleteJob',
   policy: onJob.own,
   run: async ({ jobs }, { jobId }) => {
     await jobs.destroy(jobId);
@@ -197,6 +228,9 @@ const getDetails = operation({
   path: '/jobs/:jobId/details',
   summary: 'What the batch system says of a job',
   input: z.object({ ...jobInput, fields: fieldsParameter }),
+  answers: answersJson(JobDetails),
+  errors: machineErrors,
+  id: 'getJobDetails',
   policy: onJob.read,
   run: async ({ jobs }, { jobId, fields }) =>
     json(selectFields(asObject(await jobs.details(jobId)), fields)),
@@ -207,6 +241,8 @@ const getSubmitted = operation({
   path: '/jobs/:jobId/submitted',
   summary: 'The description of a job as it was submitted, without inline data',
   input: z.object(jobInput),
+  answers: answersJson(JobDescription),
+  id: 'getSubmittedJob',
   policy: onJob.read,
   run: async ({ jobs }, { jobId }) => json((await jobs.get(jobId)).description),
 });
@@ -220,6 +256,9 @@ const act = operation({
   summary: 'Starts a job that waits for its client, ends, pauses or resumes one, or runs one again',
   input: z.looseObject({ ...jobInput, action: z.string() }),
   body: 'json',
+  answers: answersNothing,
+  errors: [...machineErrors, 'JOB_ILLEGAL_EVENT'],
+  id: 'actOnJob',
   policy: onJob.write,
   run: async ({ jobs }, { jobId, action }) => {
     const known = actions.find((name) => name === action);
@@ -243,7 +282,8 @@ function asObject(details: string): Record<string, unknown> {
 export const jobOperations = [
   listJobs,
   submitJob,
-  ...submitToSite,
+  submitToSite,
+  submitToSiteJobs,
   listSiteJobs,
   getJob,
   submitIntoAllocation,

@@ -1,8 +1,6 @@
 import { adminOperations } from './admin.js';
 import { baseOperations } from './base.js';
-import type { Operation } from '#kernel/http/operation.js';
 import { dataOperations, dataServices } from './data.js';
-import type { RestDeps } from './deps.js';
 import { eventOperations } from './events.js';
 import { fileOperations } from './files.js';
 import { forwardingOperations } from './forwarding.js';
@@ -14,21 +12,25 @@ import { storageFactoryOperations } from './storage-factories.js';
 import { storageOperations } from './storages.js';
 import { tokenOperations } from './tokens.js';
 
-/** All that this service answers to, by prefix. */
-export const restOperations: Readonly<Record<string, readonly Operation<RestDeps>[]>> = {
-  '/rest/core': [
-    ...baseOperations,
-    ...tokenOperations,
-    ...siteOperations,
-    ...jobOperations,
-    ...eventOperations,
-    ...forwardingOperations,
-    ...reservationOperations,
-    ...dataOperations,
-    ...storageOperations,
-    ...storageFactoryOperations,
-    ...fileOperations,
-  ],
+const coreOperations = [
+  ...baseOperations,
+  ...tokenOperations,
+  ...siteOperations,
+  ...jobOperations,
+  ...eventOperations,
+  ...forwardingOperations,
+  ...reservationOperations,
+  ...dataOperations,
+  ...storageOperations,
+  ...storageFactoryOperations,
+  ...fileOperations,
+];
+/** What is below `/rest/core`, for `createTypedClient`. */
+export type CoreOperation = (typeof coreOperations)[number];
+
+/** All that this service answers to, by prefix; the first is where it begins. */
+export const restOperations = {
+  '/rest/core': coreOperations,
   '/rest/registries': registryOperations,
   '/rest/registryentries': registryEntryOperations,
   '/rest/admin': adminOperations,

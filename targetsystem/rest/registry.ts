@@ -4,6 +4,8 @@ import { everybody, operations } from '#kernel/http/operation.js';
 import { json, noContent } from '#kernel/http/reply.js';
 import type { EntryContent } from '../registry/entries.js';
 import { renderClient, renderServer } from './base.js';
+import { answersJson } from '#kernel/http/answers.js';
+import { Registry, RegistryList } from './answers.js';
 import type { RestDeps } from './deps.js';
 import { hrefs, linksFrom, registryId, storageFactoryId } from './links.js';
 import { mayAddEntries, mayRemoveEntry, registryEntryInput as entryInput } from './policy.js';
@@ -41,6 +43,9 @@ const listRegistries = operation({
   path: '/',
   summary: 'The registries of this server: one',
   input: z.object({}),
+  answers: answersJson(RegistryList),
+  id: 'listRegistries',
+  tag: 'registries',
   policy: everybody,
   run: (deps, _input, { caller, baseUrl, url }) =>
     json({
@@ -58,6 +63,9 @@ const getRegistry = operation({
   path: '/:registryId',
   summary: 'The services of this site, and of those that have told it of theirs',
   input: z.object({ ...registryInput, fields: fieldsParameter }),
+  answers: answersJson(Registry),
+  id: 'getRegistry',
+  tag: 'registries',
   policy: everybody,
   run: (deps, { fields }, { baseUrl, url }) => {
     const own = ownEntries(deps, baseUrl);

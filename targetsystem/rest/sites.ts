@@ -15,6 +15,18 @@ import {
   type MachineSize,
   type TargetSystem,
 } from '#xnjs/index.js';
+import { answersCreated, answersJson, answersNothing, answersWith } from '#kernel/http/answers.js';
+import {
+  Application,
+  ApplicationList,
+  Changes,
+  Factory,
+  FactoryList,
+  imageErrors,
+  machineErrors,
+  Site,
+  SiteList,
+} from './answers.js';
 import type { RestDeps } from './deps.js';
 import { factoryId, hrefs, linksFrom } from './links.js';
 import { listFilter, seesAll, type ListFilter } from './lists.js';
@@ -86,6 +98,8 @@ const listFactories = operation({
   path: '/factories',
   summary: 'The target system factories: one',
   input: z.object(pageParameters()),
+  answers: answersJson(FactoryList),
+  id: 'listFactories',
   policy: everybody,
   run: (_deps, page, { baseUrl, url }) =>
     json(renderPage(url, page, slicePage([linksFrom(baseUrl).factory()], page), 1)),
@@ -96,6 +110,8 @@ const getFactory = operation({
   path: '/factories/:factoryId',
   summary: 'What target systems can be had here',
   input: z.object({ ...factoryInput, fields: fieldsParameter }),
+  answers: answersJson(Factory),
+  id: 'getFactory',
   policy: everybody,
   run: (deps, { fields }, context) => {
     const links = linksFrom(context.baseUrl);
@@ -123,6 +139,8 @@ const listFactoryApplications = operation({
   path: '/factories/:factoryId/applications',
   summary: 'The applications of all target systems of the caller',
   input: z.object(factoryInput),
+  answers: answersJson(ApplicationList),
+  id: 'listFactoryApplications',
   policy: everybody,
   run: (deps, _input, context) =>
     json({ applications: offeredApplications(deps, context).map(applicationId) }),
@@ -133,6 +151,8 @@ const getFactoryApplication = operation({
   path: '/factories/:factoryId/applications/:applicationId',
   summary: 'One application and its options',
   input: z.object({ ...factoryInput, applicationId: z.string() }),
+  answers: answersJson(Application),
+  id: 'getFactoryApplication',
   policy: everybody,
   run: (deps, input, context) =>
     getApplicationOf(offeredApplications(deps, context), input.applicationId),
@@ -200,6 +220,9 @@ const createSiteByFactory = operation({
   summary: 'Makes a target system from an image',
   input: z.object({ ...factoryInput, ...newSite }),
   body: 'json',
+  answers: answersCreated,
+  errors: imageErrors,
+  id: 'createSiteByFactory',
   policy: users,
   run: createSite,
 });
@@ -210,6 +233,9 @@ const createSiteInList = operation({
   summary: 'Makes a target system from an image, as the factory does',
   input: z.object(newSite),
   body: 'json',
+  answers: answersCreated,
+  errors: imageErrors,
+  id: 'createSite',
   policy: users,
   run: createSite,
 });
@@ -221,6 +247,8 @@ const listSites = operation({
     'The target systems of the caller and those that others let him see; of all users for an ' +
     'administrator with filter=all',
   input: z.object({ ...pageParameters(), tags: listParameter.optional(), filter: listFilter }),
+  answers: answersJson(SiteList),
+  id: 'listSites',
   policy: everybody,
   run: (deps, { tags = [], filter, ...page }, context) => {
     const links = linksFrom(context.baseUrl);
@@ -238,6 +266,8 @@ const getSite = operation({
   path: '/sites/:siteId',
   summary: 'One target system: its image, its machine and why its state is believed',
   input: z.object({ ...siteInput, fields: fieldsParameter }),
+  answers: answersJson(Site),
+  id: 'getSite',
   policy: onSite.read,
   run: async (deps, { siteId, fields }, { baseUrl, caller }) => {
     const { systems, jobs, storages, siteName } = deps;
@@ -269,6 +299,8 @@ const changeSite = operation({
   summary: 'Changes tags, ACL or termination time',
   input: z.looseObject(siteInput),
   body: 'json',
+  answers: answersJson(Changes),
+  id: 'changeSite',
   policy: onSite.modify,
   run: (deps, { siteId, ...members }, { caller }) =>
     changeProperties(
@@ -284,6 +316,9 @@ const deleteSite = operation({
   path: '/sites/:siteId',
   summary: 'Ends a target system with its machine; its jobs end with it',
   input: z.object(siteInput),
+  answers: answersNothing,
+  errors: machineErrors,
+  id: 'deleteSite',
   policy: onSite.own,
   run: async ({ systems }, { siteId }) => {
     await systems.destroy(siteId);
@@ -296,6 +331,9 @@ const getConsole = operation({
   path: '/sites/:siteId/console',
   summary: 'The end of what the machine wrote to its console',
   input: z.object(siteInput),
+  answers: answersWith('text/plain'),
+  errors: machineErrors,
+  id: 'getConsole',
   policy: onSite.read,
   produces: ['text/plain'],
   run: async ({ systems }, { siteId }) => text(await systems.consoleTail(siteId)),
@@ -306,6 +344,8 @@ const listSiteApplications = operation({
   path: '/sites/:siteId/applications',
   summary: 'The applications of a target system',
   input: z.object(siteInput),
+  answers: answersJson(ApplicationList),
+  id: 'listSiteApplications',
   policy: onSite.read,
   run: (deps, { siteId }) =>
     json({ applications: idbOfSite(deps, siteId).applications.map(applicationId) }),
@@ -316,6 +356,8 @@ const getSiteApplication = operation({
   path: '/sites/:siteId/applications/:applicationId',
   summary: 'One application and its options',
   input: z.object({ ...siteInput, applicationId: z.string() }),
+  answers: answersJson(Application),
+  id: 'getSiteApplication',
   policy: onSite.read,
   run: (deps, { siteId, applicationId: id }) =>
     getApplicationOf(idbOfSite(deps, siteId).applications, id),

@@ -4,6 +4,8 @@ import { everybody, operations, RequestError, type Context } from '#kernel/http/
 import { pageParameters, renderPage, slicePage } from '#kernel/http/page.js';
 import { created, json, type Reply } from '#kernel/http/reply.js';
 import { parametersOf, type StorageType } from '#xnjs/index.js';
+import { answersCreated, answersJson } from '#kernel/http/answers.js';
+import { machineErrors, StorageFactory, StorageFactoryList } from './answers.js';
 import type { RestDeps } from './deps.js';
 import { hrefs, linksFrom, storageFactoryId } from './links.js';
 import { users } from './policy.js';
@@ -28,6 +30,8 @@ const listFactories = operation({
   path: '/storagefactories',
   summary: 'The storage factories: one for each type of storage, and one for all',
   input: z.object(pageParameters()),
+  answers: answersJson(StorageFactoryList),
+  id: 'listStorageFactories',
   policy: everybody,
   run: ({ storages }, page, { baseUrl, url }) => {
     const urls = [...Object.keys(storages.types), storageFactoryId].map(
@@ -42,6 +46,8 @@ const getFactory = operation({
   path: '/storagefactories/:factoryId',
   summary: 'What storages can be had, and by which parameters',
   input: z.object({ ...factoryInput, fields: fieldsParameter }),
+  answers: answersJson(StorageFactory),
+  id: 'getStorageFactory',
   policy: everybody,
   run: (deps, { factoryId, fields }, { url }) => {
     const types = Object.entries(deps.storages.types);
@@ -101,6 +107,9 @@ const createByFactory = operation({
   summary: 'Makes a storage',
   input: z.object({ ...factoryInput, ...wish }),
   body: 'json',
+  answers: answersCreated,
+  errors: machineErrors,
+  id: 'createStorageByFactory',
   policy: users,
   run: async (deps, { factoryId, type, ...others }, context) => {
     if (factoryId === storageFactoryId) return await create(deps, type, others, context);
@@ -115,6 +124,9 @@ const createInList = operation({
   summary: 'Makes a storage, as the factory for all types does',
   input: z.object(wish),
   body: 'json',
+  answers: answersCreated,
+  errors: machineErrors,
+  id: 'createStorage',
   policy: users,
   run: (deps, input, context) => create(deps, input.type, input, context),
 });

@@ -5,6 +5,15 @@ import { pageParameters, renderPage } from '#kernel/http/page.js';
 import { json, noContent } from '#kernel/http/reply.js';
 import { isOwner } from '#kernel/security/acl.js';
 import { moveWithMetadata, searchFiles } from '#xnjs/index.js';
+import { answersJson, answersNothing } from '#kernel/http/answers.js';
+import {
+  Changes,
+  fileErrors,
+  machineErrors,
+  SearchAnswer,
+  Storage,
+  StorageList,
+} from './answers.js';
 import type { RestDeps } from './deps.js';
 import { filePath, hrefs, linksFrom } from './links.js';
 import { onStorage, storageInput } from './policy.js';
@@ -22,6 +31,8 @@ const listStorages = operation({
     tags: listParameter.optional(),
     filter: z.string().toLowerCase().optional(),
   }),
+  answers: answersJson(StorageList),
+  id: 'listStorages',
   policy: everybody,
   run: async ({ storages }, { filter, tags = [], ...page }, { caller, baseUrl, url }) => {
     const workspaces = filter === 'all';
@@ -36,6 +47,9 @@ const getOne = operation({
   path: '/storages/:storageId',
   summary: 'One storage',
   input: z.object({ ...storageInput, fields: fieldsParameter }),
+  answers: answersJson(Storage),
+  errors: machineErrors,
+  id: 'getStorage',
   policy: onStorage.read,
   run: async ({ storages, credential }, { storageId, fields }, { baseUrl, caller }) =>
     json(
@@ -54,6 +68,8 @@ const changeOne = operation({
   summary: 'Changes umask, description, tags, ACL or termination time',
   input: z.looseObject(storageInput),
   body: 'json',
+  answers: answersJson(Changes),
+  id: 'changeStorage',
   policy: onStorage.modify,
   run: async ({ storages }, { storageId, ...members }, { caller }) => {
     const storage = await storages.get(storageId);
@@ -68,6 +84,9 @@ const deleteOne = operation({
   path: '/storages/:storageId',
   summary: 'Ends a storage that a user had made',
   input: z.object(storageInput),
+  answers: answersNothing,
+  errors: machineErrors,
+  id: 'deleteStorage',
   policy: onStorage.own,
   run: async ({ storages }, { storageId }) => {
     await storages.destroy(storageId);
@@ -84,6 +103,9 @@ const search = operation({
     q: z.string('name what to look for'),
     fields: fieldsParameter,
   }),
+  answers: answersJson(SearchAnswer),
+  errors: fileErrors,
+  id: 'searchStorage',
   policy: onStorage.read,
   run: async ({ storages }, { storageId, q, fields }, { baseUrl, caller, signal }) => {
     const storage = await storages.get(storageId);
@@ -117,6 +139,9 @@ const act = operation({
     to: pathText.optional(),
   }),
   body: 'json',
+  answers: answersNothing,
+  errors: fileErrors,
+  id: 'actOnStorage',
   policy: onStorage.write,
   run: async ({ storages }, { storageId, action, from, to }, { caller }) => {
     if (action !== 'rename' && action !== 'copy')

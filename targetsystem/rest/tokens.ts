@@ -4,6 +4,8 @@ import { text } from '#kernel/http/reply.js';
 import type { Caller } from '#kernel/http/caller.js';
 import type { AuthenticatedCaller } from '#kernel/security/caller.js';
 import { formatPreferences } from '#kernel/security/preferences.js';
+import { answersWith } from '#kernel/http/answers.js';
+
 import type { RestDeps } from './deps.js';
 
 const operation = operations<RestDeps>();
@@ -24,6 +26,9 @@ const getToken = operation({
     limited: z.stringbool().default(false),
   }),
   produces: [plain],
+  answers: answersWith(plain),
+  id: 'getToken',
+  tag: 'core',
   policy: authenticated,
   run: async ({ issueToken, credential, clock }, { lifetime, renewable, limited }, { caller }) => {
     const { login, method, preferences = {}, renewable: mayRenew } = caller as Issuing;
@@ -49,6 +54,9 @@ const getCertificate = operation({
   summary: 'The certificate of this server; its key signs tokens',
   input: z.object({}),
   produces: [plain],
+  answers: answersWith(plain),
+  id: 'getCertificate',
+  tag: 'core',
   policy: everybody,
   run: ({ credential }) => text(credential.pem),
 });

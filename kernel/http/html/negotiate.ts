@@ -1,0 +1,32 @@
+import type { Request } from 'express';
+import type { ErrorBody } from '../edge.js';
+import type { OperationFacts } from '../operation.js';
+import { htmlType, jsonType, type Reply, type ReplyHeaders } from '../reply.js';
+import { htmlHeaders, type PageFrame } from './page.js';
+import { renderError, renderResource } from './resource.js';
+import { isMembers } from './values.js';
+
+/** Whether a person asks: programs take anything, or JSON. */
+export function prefersHtml(request: Request): boolean {
+  return request.accepts([jsonType, htmlType]) === htmlType;
+}
+
+/** The same as a page, if it is JSON. */
+export function toPage(reply: Reply, frame: PageFrame, { summary }: OperationFacts): Reply {
+  const { status, headers, body } = reply;
+  if (typeof body !== 'string' || headers['content-type'] !== jsonType) return reply;
+  const members: unknown = JSON.parse(body);
+  if (!isMembers(members)) return reply;
+  return {
+    status,
+    headers: { ...headers, ...htmlHeaders },
+    body: renderResource(members, frame, summary),
+  };
+}
+
+export function toErrorPage(
+  error: ErrorBody,
+  frame: PageFrame,
+): { headers: ReplyHeaders; body: string } {
+  return { headers: htmlHeaders, body: renderError(error, frame) };
+}

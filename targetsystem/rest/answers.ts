@@ -1,0 +1,249 @@
+import { z } from 'zod';
+import type { ErrorCode } from '#kernel/errors.js';
+
+/*
+ * What this service answers, as schemas: for the API document and for typed clients. Every member of
+ * UNICORE's REST interface is spelt as there, numbers as text included.
+ */
+
+const Link = z
+  .object({ href: z.string(), description: z.string().optional() })
+  .meta({ id: 'Link', description: 'Where something lies' });
+const links = z.record(z.string(), Link).describe('By what they lead to; action:… takes a POST');
+const date = z.string().describe('such as 2026-06-17T14:54:15+0200');
+const text = z.string();
+const texts = z.array(z.string());
+const anything = z.record(z.string(), z.unknown());
+
+const page = {
+  _links: z
+    .object({ self: Link, next: Link.optional(), previous: Link.optional() })
+    .describe('Further pages, if there are'),
+};
+const urls = z.array(z.string()).describe('Addresses');
+export const JobList = z.object({ jobs: urls, ...page });
+export const SiteList = z.object({ sites: urls, ...page });
+export const FactoryList = z.object({ factories: urls, ...page });
+export const StorageList = z.object({ storages: urls, ...page });
+export const StorageFactoryList = z.object({ storagefactories: urls, ...page });
+
+/** What everything that has an owner shows. */
+const owned = {
+  owner: text.describe('Distinguished name'),
+  acl: texts.describe('Who else may do what: op:TYPE:value'),
+  tags: texts,
+  terminationTime: date.optional().describe('Absent: lives until deleted'),
+  _links: links,
+};
+
+export const Client = z
+  .object({
+    dn: text,
+    role: z.object({ selected: text, availableRoles: texts }),
+    xlogin: z.object({
+      UID: text.optional(),
+      group: text.optional(),
+      availableUIDs: texts,
+      availableGroups: texts,
+      selectedSupplementaryGroups: texts,
+    }),
+    authenticationMethod: text.optional(),
+  })
+  .meta({ id: 'Client', description: 'Who the caller is to this server' });
+
+export const Base = z.object({
+  client: Client,
+  server: z.object({
+    siteName: text,
+    version: text,
+    upSince: date,
+    currentTime: date,
+    credential: z.object({ dn: text, issuer: text, expires: date }),
+    trustedCAs: texts,
+    trustedSAMLIssuers: texts,
+    externalConnections: z.record(z.string(), text),
+    jobSubmission: z.object({ enabled: z.boolean(), message: text }),
+    idb: text.optional().describe('For administrators: what is wrong with the IDB, or OK'),
+  }),
+  _links: links,
+});
+
+export const RegistryList = z.object({ registries: urls, client: Client, _links: links });
+export const Registry = z.object({
+  ...owned,
+  entries: z.array(
+    z.object({
+      href: text,
+      type: text,
+      InterfaceNamespace: text.optional(),
+      ServerIdentity: text.optional(),
+      ServerPublicKey: text.optional(),
+    }),
+  ),
+});
+
+/** What jobs may ask for and run. */
+const offer = {
+  siteName: text,
+  supportsReservation: text,
+  resources: z
+    .record(z.string(), z.record(z.string(), z.union([text, texts])))
+    .describe('By partition and resource: lo-hi, a choice, or * for any text'),
+  applications: texts.describe('Name---vVersion'),
+  otherInfo: anything,
+  remainingComputeTime: anything,
+};
+export const Factory = z.object({ ...owned, ...offer }).meta({ id: 'Factory' });
+
+export const Site = z
+  .object({
+    ...owned,
+    ...offer,
+    resourceStatus: z.enum(['INITIALIZING', 'READY', 'ERROR', 'SHUTTING_DOWN']),
+    resourceStatusMessage: text,
+    umask: text,
+    numberOfJobs: z.number(),
+    image: z.object({ id: text, name: text, version: text, os: anything }),
+    parameters: z.object({ cpus: z.number(), memoryMiB: z.number() }),
+    vm: z
+      .object({
+        state: text,
+        driver: text,
+        evidence: z
+          .object({ source: text, fact: text, at: date })
+          .describe('Why the state is believed'),
+        boot: z.record(z.string(), z.number()).describe('Marks of the start, in ms since it began'),
+        guest: z.unknown().optional().describe('What the machine says of itself'),
+      })
+      .describe('The machine'),
+  })
+  .meta({ id: 'Site', description: 'A target system' });
+
+export const ApplicationList = z.object({ applications: texts });
+export const Application = z
+  .object({
+    ApplicationName: text,
+    ApplicationVersion: text,
+    ApplicationDescription: text,
+    Options: z.record(z.string(), anything),
+  })
+  .meta({ id: 'Application' });
+
+export const jobStatuses = [
+  'UNDEFINED',
+  'READY',
+  'STAGINGIN',
+  'QUEUED',
+  'RUNNING',
+  'STAGINGOUT',
+  'SUCCESSFUL',
+  'FAILED',
+] as const;
+
+export const Job = z
+  .object({
+    ...owned,
+    name: text,
+    jobType: text,
+    status: z.enum(jobStatuses),
+    statusMessage: text.describe('Why it failed'),
+    exitCode: text.optional().describe('Absent until it is known'),
+    submissionTime: date,
+    queue: text,
+    batchSystemID: text,
+    consumedTime: z.record(z.string(), text).describe('By phase, in seconds, or N/A'),
+    submissionPreferences: z.record(z.string(), texts),
+    log: texts.describe('What happened to it'),
+  })
+  .meta({ id: 'Job' });
+export const JobDetails = anything.describe('As the batch system says it');
+export const JobDescription = anything.describe('As it was submitted, without inline data');
+
+const size = z.union([z.number(), z.string()]).optional();
+export const Storage = z
+  .object({
+    ...owned,
+    description: text,
+    protocols: texts,
+    umask: text,
+    metadataSupported: z.boolean(),
+    filesystemDescription: text,
+    resourceStatus: z.enum(['INITIALIZING', 'READY', 'ERROR', 'SHUTTING_DOWN']),
+    resourceStatusMessage: text,
+    mountPoint: text.optional(),
+    freeSpace: size,
+    usableSpace: size,
+  })
+  .meta({ id: 'Storage' });
+
+const parameters = z.record(z.string(), text);
+export const StorageFactory = z
+  .object({
+    ...owned,
+    description: text.optional(),
+    parameters: parameters.optional(),
+    storageDescriptions: z
+      .record(z.string(), z.object({ description: text, parameters }))
+      .optional()
+      .describe('Of the factory for all types: by type'),
+  })
+  .meta({ id: 'StorageFactory' });
+
+export const SearchAnswer = z.object({
+  status: text,
+  query: text,
+  numberOfResults: z.number(),
+  complete: z.boolean().describe('false: there are more'),
+  _links: links,
+});
+
+const entry = {
+  isDirectory: z.boolean(),
+  size: z.number(),
+  lastAccessed: date.describe('When it was changed last'),
+  owner: text.optional(),
+  group: text.optional(),
+  permissions: text.describe('rwxr-x---'),
+};
+export const FileEntry = z.object(entry).meta({ id: 'FileEntry' });
+export const File = z
+  .object({
+    ...entry,
+    metadata: anything,
+    acl: texts.optional().describe('With acl=true'),
+    content: z
+      .record(z.string(), FileEntry)
+      .optional()
+      .describe('Of a directory: by path from the root of the storage'),
+    _links: links,
+  })
+  .meta({ id: 'File' });
+
+/** `PUT` of properties: each member answers for itself. */
+export const Changes = z.record(z.string(), text).describe('By member: OK, or why not');
+
+/** What goes wrong with machines and the hosts below them. */
+export const machineErrors: readonly ErrorCode[] = [
+  'CONFLICT',
+  'TSI_UNAVAILABLE',
+  'TSI_PROTOCOL',
+  'TSI_FAILED',
+  'HYPERVISOR_UNAVAILABLE',
+  'HYPERVISOR_FAILED',
+  'VM_NOT_READY',
+];
+/** What else goes wrong with files. */
+export const fileErrors: readonly ErrorCode[] = [
+  ...machineErrors,
+  'NOT_IMPLEMENTED',
+  'STORAGE_FULL',
+  'TOO_LARGE',
+];
+/** What else goes wrong when a machine is wished for. */
+export const imageErrors: readonly ErrorCode[] = [
+  ...machineErrors,
+  'IMAGE_UNKNOWN',
+  'SITE_UNAVAILABLE',
+  'PEER_FAILED',
+  'JOB_LIMIT',
+];
