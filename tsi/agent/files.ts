@@ -8,9 +8,11 @@ import {
   openSync,
   read,
   readdirSync,
+  readSync,
   statfsSync,
   statSync,
   writev,
+  writevSync,
   type Stats,
 } from 'node:fs';
 import { promisify } from 'node:util';
@@ -18,11 +20,14 @@ import { TsiError } from '../protocol/error.js';
 import type { ListedFile } from '../protocol/listing.js';
 import type { Space } from '../protocol/status.js';
 import type { Accounts } from './accounts.js';
+import { Pace } from './pace.js';
 import type { User, Users } from './users.js';
 
 const readFd = promisify(read);
 const writevFd = promisify(writev);
 const closeFd = promisify(close);
+const reading = new Pace();
+const writing = new Pace();
 
 /** A listing longer than this is refused: it is one message. */
 const maxEntries = 200_000;
@@ -68,9 +73,13 @@ export class Files {
         let filled = 0;
         while (filled < length) {
           const at = offset + filled;
-          const { bytesRead } = await readFd(fd, buffer, filled, length - filled, at);
-          if (bytesRead === 0) break;
-          filled += bytesRead;
+          const left = length - filled;
+          const bytes = await reading.run(
+            () => readSync(fd, buffer, filled, left, at),
+            async () => (await readFd(fd, buffer, filled, left, at)).bytesRead,
+          );
+          if (bytes === 0) break;
+          filled += bytes;
         }
         return filled;
       },
@@ -84,8 +93,11 @@ export class Files {
     return {
       write: async (pieces) => {
         for (let rest = pieces; rest.length > 0;) {
-          const { bytesWritten } = await writevFd(fd, rest);
-          rest = after(rest, bytesWritten);
+          const bytes = await writing.run(
+            () => writevSync(fd, rest),
+            async () => (await writevFd(fd, rest)).bytesWritten,
+          );
+          rest = after(rest, bytes);
         }
       },
       close: async (mode) => {
