@@ -1,7 +1,7 @@
 import type { IncomingMessage, ServerResponse } from 'node:http';
-import { pipeline } from 'node:stream/promises';
 import express, { type Express, type Request, type Response } from 'express';
 import type { Log } from '#kernel/log.js';
+import { sendStream } from '#kernel/net/lending-stream.js';
 import type { Audit } from '#kernel/security/audit.js';
 import { acceptBody, readJsonBody } from './body.js';
 import type { Caller } from './caller.js';
@@ -144,7 +144,7 @@ async function send(reply: Reply, request: Request, response: Response): Promise
     body?.destroy();
     response.end();
   } else {
-    await pipeline(body, response);
+    await sendStream(body, response);
   }
 }
 

@@ -74,18 +74,18 @@ export async function putFileChunk({ files }: Agent, exchange: Exchange): Promis
   const path = files.expand(user, file.path, literal);
   const sink = files.openToWrite(user, path, action === commands.appendAction);
   let failure: unknown;
-  let left = length;
+  const store = async (pieces: readonly Buffer[]): Promise<void> => {
+    if (failure !== undefined) return;
+    try {
+      await sink.write(pieces);
+    } catch (error) {
+      failure = error;
+    }
+  };
   try {
     await exchange.reply(encodeOk());
-    while (left > 0) {
-      const pieces = await exchange.data.incoming.readMany(left);
-      if (!pieces) throw new OutOfStep('the data channel ended inside a chunk');
-      left -= pieces.reduce((sum, piece) => sum + piece.length, 0);
-      if (failure === undefined)
-        await sink.write(pieces).catch((error: unknown) => {
-          failure = error;
-        });
-    }
+    if (!(await exchange.data.incoming.take(length, store)))
+      throw new OutOfStep('the data channel ended inside a chunk');
   } finally {
     await sink.close(file.mode);
   }

@@ -1,6 +1,7 @@
-import { Readable } from 'node:stream';
+import type { Readable } from 'node:stream';
 import type { Clock } from '#kernel/clock.js';
 import type { Log } from '#kernel/log.js';
+import { LendingStream } from '#kernel/net/lending-stream.js';
 import { decodeAcl, decodeAclSupport } from '#tsi/protocol/acl.js';
 import * as commands from '#tsi/protocol/commands.js';
 import { TsiError } from '#tsi/protocol/error.js';
@@ -19,6 +20,7 @@ import type {
   TsiTransport,
   UserInfo,
 } from './tsi.js';
+import { chunkMemory } from './chunk-memory.js';
 import { chunksOf } from './chunks.js';
 import {
   backgroundScript,
@@ -55,7 +57,14 @@ export function createTsi(transport: TsiTransport, options: TsiOptions): TsiClie
 }
 
 /** `full`: as long as was asked for, so that more may follow. `ours`: our agent sent it. */
-type Chunk = { readonly pieces: Buffer[]; readonly full: boolean; readonly ours: boolean };
+type Chunk = { readonly bytes: Buffer; readonly full: boolean; readonly ours: boolean };
+
+/** What a reader is given at a time. */
+const pieceBytes = 1024 * 1024;
+
+function* piecesOf(chunk: Buffer): Generator<Buffer, void, undefined> {
+  for (let at = 0; at < chunk.length; at += pieceBytes) yield chunk.subarray(at, at + pieceBytes);
+}
 
 class PooledTsi implements TsiClient {
   readonly #pool: WorkerPool;
@@ -230,8 +239,9 @@ class PooledTsi implements TsiClient {
 
   read(...[identity, path, range = {}, options]: Parameters<Tsi['read']>): Readable {
     const { offset = 0, length = Number.MAX_SAFE_INTEGER } = range;
-    const chunks = this.#chunks(identity, path, offset, length, options);
-    return Readable.from(chunks, { objectMode: false, highWaterMark: this.#options.chunkBytes });
+    return new LendingStream((lends) =>
+      this.#chunks(identity, path, offset, length, lends, options),
+    );
   }
 
   /**
@@ -243,6 +253,7 @@ class PooledTsi implements TsiClient {
     path: string,
     offset: number,
     length: number,
+    lends: boolean,
     options?: CallOptions,
   ): AsyncGenerator<Buffer, void, undefined> {
     const { chunkBytes } = this.#options;
@@ -261,10 +272,11 @@ class PooledTsi implements TsiClient {
     };
     ask();
     for (let next = coming.shift(); next; next = coming.shift()) {
-      const { pieces, full, ours } = await next;
+      const { bytes, full, ours } = await next;
       ahead = ours ? 2 : 1;
       if (full) ask();
-      yield* pieces;
+      yield* piecesOf(bytes);
+      if (lends && bytes.length === chunkBytes) chunkMemory.giveBack(bytes);
       if (!full) return;
     }
   }
@@ -272,9 +284,10 @@ class PooledTsi implements TsiClient {
   #fetch(message: string, wanted: number, options?: CallOptions): Promise<Chunk> {
     return this.#again(() =>
       this.#use(options, async (worker) => {
-        const pieces = await worker.get(message, wanted);
-        const size = pieces.reduce((sum, { length }) => sum + length, 0);
-        return { pieces, full: size === wanted, ours: worker.can('ordered-header') };
+        const memory = (size: number): Buffer =>
+          size === this.#options.chunkBytes ? chunkMemory.take(size) : Buffer.allocUnsafe(size);
+        const bytes = await worker.get(message, wanted, memory);
+        return { bytes, full: bytes.length === wanted, ours: worker.can('ordered-header') };
       }),
     );
   }
