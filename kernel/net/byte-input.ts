@@ -1,7 +1,3 @@
-import type { Duplex } from 'node:stream';
-import { ByteSource } from './byte-source.js';
-import { SocketSource } from './socket-source.js';
-
 /** Takes bytes as they come; the memory they lie in is used again once it has returned, or its promise is settled. */
 export type Sink = (pieces: readonly Buffer[]) => Promise<void> | void;
 
@@ -12,11 +8,3 @@ export type ByteInput = {
   /** @returns whether all of `length` came before the end. @throws what broke the stream, or what `sink` throws */
   readonly take: (length: number, sink: Sink) => Promise<boolean>;
 };
-
-/** How to read a channel fastest, and the stream to be used in its place from now on. */
-export function openInput<T extends Duplex>(channel: T): { input: ByteInput; stream: Duplex } {
-  const source = SocketSource.of(channel);
-  return source
-    ? { input: source, stream: source.socket }
-    : { input: new ByteSource(channel), stream: channel };
-}

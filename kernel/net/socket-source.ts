@@ -1,5 +1,7 @@
 import { Socket } from 'node:net';
+import type { Duplex } from 'node:stream';
 import type { ByteInput, Sink } from './byte-input.js';
+import { ByteSource } from './byte-source.js';
 
 /** More than the system gives at a time. */
 const slabBytes = 256 * 1024;
@@ -85,4 +87,12 @@ export class SocketSource implements ByteInput {
     this.#wake?.();
     return false;
   }
+}
+
+/** How to read a channel fastest, and the stream to be used in its place from now on. */
+export function openInput(channel: Duplex): { input: ByteInput; stream: Duplex } {
+  const source = SocketSource.of(channel);
+  return source
+    ? { input: source, stream: source.socket }
+    : { input: new ByteSource(channel), stream: channel };
 }

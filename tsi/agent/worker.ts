@@ -1,8 +1,8 @@
 import type { Duplex } from 'node:stream';
 import { errorText } from '#kernel/errors.js';
-import { openInput } from '#kernel/net/byte-input.js';
 import { destroySoon } from '#kernel/net/destroy-soon.js';
 import { MessageSource } from '#kernel/net/message-source.js';
+import { openInput } from '#kernel/net/socket-source.js';
 import { write } from '#kernel/net/write.js';
 import { MessageSplitter } from '../protocol/framing.js';
 import { parseMessage } from '../protocol/message.js';

@@ -263,7 +263,8 @@ class PooledTsi implements TsiClient {
     const ask = (): void => {
       while (coming.length < ahead && asked < length) {
         const wanted = Math.min(chunkBytes, length - asked);
-        const value = { path, offset: offset + asked, length: wanted, literal: true };
+        const more = asked + wanted < length;
+        const value = { path, offset: offset + asked, length: wanted, literal: true, more };
         const chunk = this.#fetch(commands.getFileChunk.encode(value, identity), wanted, options);
         chunk.catch(() => undefined); // the reader may have left before it is due
         coming.push(chunk);
@@ -292,24 +293,35 @@ class PooledTsi implements TsiClient {
     );
   }
 
-  /** The next chunk is gathered while one is on its way. */
+  /**
+   * The next chunk is gathered while one is on its way. A full one is said to be followed by another; where it was
+   * the last, an empty one ends the transfer: nobody can run a file that is open for writing.
+   */
   async write(...[identity, path, source, how = {}, options]: Parameters<Tsi['write']>) {
     const { mode = 0o600, append = false } = how;
-    const gathered = chunksOf(source, this.#options.chunkBytes);
+    const { chunkBytes } = this.#options;
     let written = 0;
+    const put = async (chunks: readonly Buffer[], length: number): Promise<void> => {
+      const action = append || written > 0 ? commands.appendAction : '0';
+      const more = length === chunkBytes;
+      const value = { action, file: { path, mode }, length, literal: true, more };
+      const message = commands.putFileChunk.encode(value, identity);
+      await this.#use(options, (worker) => worker.put(message, chunks));
+      written += length;
+    };
+    const gathered = chunksOf(source, chunkBytes);
     try {
+      let last = chunkBytes;
       for (let next = await gathered.next(); !next.done;) {
         const { chunks, size } = next.value;
-        const action = append || written > 0 ? commands.appendAction : '0';
-        const value = { action, file: { path, mode }, length: size, literal: true };
-        const message = commands.putFileChunk.encode(value, identity);
-        const put = this.#use(options, (worker) => worker.put(message, chunks));
+        const sent = put(chunks, size);
         const following = gathered.next();
         following.catch(() => undefined); // waited for below
-        await put;
-        written += size;
+        await sent;
+        last = size;
         next = await following;
       }
+      if (last === chunkBytes) await put([], 0);
       return written;
     } catch (error) {
       source.destroy();

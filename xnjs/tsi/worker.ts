@@ -1,6 +1,7 @@
-import { openInput, type ByteInput } from '#kernel/net/byte-input.js';
+import type { ByteInput } from '#kernel/net/byte-input.js';
 import { destroySoon } from '#kernel/net/destroy-soon.js';
 import { MessageSource } from '#kernel/net/message-source.js';
+import { openInput } from '#kernel/net/socket-source.js';
 import { write } from '#kernel/net/write.js';
 import * as commands from '#tsi/protocol/commands.js';
 import { TsiError } from '#tsi/protocol/error.js';
