@@ -1,6 +1,6 @@
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { createReadStream, createWriteStream, readFileSync } from 'node:fs';
+import { createReadStream, createWriteStream } from 'node:fs';
 import { chmod, chown, open, rm, stat } from 'node:fs/promises';
 import { connect, createServer, type AddressInfo, type Socket } from 'node:net';
 import { join } from 'node:path';
@@ -11,6 +11,7 @@ import { Scope } from '#kernel/scope.js';
 import { CallbackListener, callbackTransport } from '#xnjs/tsi/callback-transport.js';
 import { createTsi, type TsiClient } from '#xnjs/tsi/tsi-client.js';
 import { alice, isRoot, linkTo, nobodyId, scratch, startAgent } from '../tsi/agent-process.js';
+import { cpuMs } from './cpu.js';
 import { print, printMachine, quantile } from './report.js';
 
 /**
@@ -80,17 +81,6 @@ const upload =
 
 /** CPU time for each MB: ours, and that of the other end. */
 type Speed = { readonly mbPerSecond: number; readonly engineMs: number; readonly agentMs: number };
-
-/** CPU time of a process, its threads and its children that have ended, from `/proc`: in ticks of 10 ms. */
-function cpuMs(pid: number): number {
-  const text = readFileSync(`/proc/${pid}/stat`, 'utf8');
-  const [user = 0, system = 0, childUser = 0, childSystem = 0] = text
-    .slice(text.lastIndexOf(')') + 2)
-    .split(' ')
-    .slice(11, 15)
-    .map(Number);
-  return 10 * (user + system + childUser + childSystem);
-}
 
 async function speed(
   way: Way,
