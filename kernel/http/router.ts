@@ -97,12 +97,15 @@ export function createRestApp(options: RestOptions): Express {
       throw new RequestError('NOT_ACCEPTABLE', `available as ${produces.join(', ')}`);
     const input = await readInput(operation, request, response);
     const baseUrl = baseUrlOf(request, externalUrl);
+    let requestLog: Log | undefined; // a child costs more than a line
     const reply = await operation.handle(input, {
       caller,
       baseUrl,
       url: baseUrl + request.path.replace(/\/+$/, ''),
-      log: request.log,
-      audit: audit && ((decision) => audit({ ...decision, reqId: request.id as string })),
+      get log() {
+        return (requestLog ??= log.child({ reqId: request.id }));
+      },
+      audit: audit && ((decision) => audit({ ...decision, reqId: request.id })),
       signal: left.signal,
       headers: request.headers,
       upgrade: upgradeOf(request),
