@@ -50,6 +50,7 @@ export async function sendStream(source: Readable, target: Writable): Promise<vo
     await pipeline(source, target);
     return;
   }
+  target.on('error', () => undefined); // told below
   try {
     for await (const piece of source.lent()) await write(target, piece);
     target.end();
