@@ -1,12 +1,12 @@
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { createReadStream, createWriteStream } from 'node:fs';
+import { closeSync, createReadStream, openSync, writeSync } from 'node:fs';
 import { chmod, chown, open, rm, stat } from 'node:fs/promises';
 import { connect, createServer, type AddressInfo, type Socket } from 'node:net';
 import { join } from 'node:path';
 import { systemClock } from '#kernel/clock.js';
 import { silentLog } from '#kernel/log.js';
-import { sendStream } from '#kernel/net/lending-stream.js';
+import { piecesOf } from '#kernel/net/lending-stream.js';
 import { Scope } from '#kernel/scope.js';
 import { CallbackListener, callbackTransport } from '#xnjs/tsi/callback-transport.js';
 import { createTsi, type TsiClient } from '#xnjs/tsi/tsi-client.js';
@@ -24,8 +24,9 @@ import { print, printMachine, quantile } from './report.js';
 const sizes = process.argv.length > 2 ? process.argv.slice(2).map(Number) : [500, 2_000];
 const rounds = 3;
 const goal = 0.6;
-/** What our own end of a file reads, or gathers before it writes. */
-const pieceBytes = 1024 * 1024;
+/** What our own end of a file reads at a time, and writes, which is as much as `cat` does. */
+const readBytes = 1024 * 1024;
+const writtenBytes = 128 * 1024;
 
 type Way = (from: string, to: string) => Promise<unknown>;
 type Kind = 'unix' | 'tcp';
@@ -69,23 +70,31 @@ function catOver(kind: Kind, directory: string): Way {
 
 const download =
   (tsi: TsiClient): Way =>
-  (from, to) =>
-    sendStream(
-      tsi.read(alice, from),
-      createWriteStream(to, { mode: 0o600, highWaterMark: pieceBytes }),
-    );
+  async (from, to) => {
+    const target = openSync(to, 'w', 0o600);
+    for await (const piece of piecesOf(tsi.read(alice, from), true))
+      for (let at = 0; at < piece.length; at += writtenBytes)
+        writeSync(target, piece, at, Math.min(writtenBytes, piece.length - at));
+    closeSync(target);
+  };
 const upload =
   (tsi: TsiClient): Way =>
   (from, to) =>
-    tsi.write(alice, to, createReadStream(from, { highWaterMark: pieceBytes }));
+    tsi.write(alice, to, createReadStream(from, { highWaterMark: readBytes }));
 
 /** CPU time for each MB: ours, and that of the other end. */
 type Speed = { readonly mbPerSecond: number; readonly engineMs: number; readonly agentMs: number };
 
+/**
+ * Memory that has been free for some seconds may be the host's again, and cost six times as much to write to: the file
+ * is written, and removed, once before.
+ */
 async function speed(
   way: Way,
   { from, to, sizeMb, agentPid }: { from: string; to: string; sizeMb: number; agentPid: number },
 ): Promise<Speed> {
+  await makeFile(to, sizeMb);
+  await rm(to);
   const before = {
     startedMs: performance.now(),
     engine: cpuMs(process.pid),
