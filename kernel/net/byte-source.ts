@@ -1,4 +1,5 @@
 import type { Readable } from 'node:stream';
+import type { ByteInput, Sink } from './byte-input.js';
 
 /** What is read ahead before the stream is made to wait; a piece may go beyond it. */
 const aheadBytes = 1024 * 1024;
@@ -10,7 +11,7 @@ const mostPieces = 512;
  * and leaves the rest. Reads ahead, but not far: bytes come while the last ones are dealt with. One
  * reader at a time.
  */
-export class ByteSource {
+export class ByteSource implements ByteInput {
   readonly #stream: Readable;
   readonly #pieces: Buffer[] = [];
   #waitingBytes = 0;
@@ -49,11 +50,20 @@ export class ByteSource {
     return this.#shift(max);
   }
 
-  /** @returns all bytes that are there, `max` at most, as they came; `undefined` at the end of the stream */
-  async readMany(max: number): Promise<Buffer[] | undefined> {
-    if (!(await this.#arrived())) return undefined;
+  async take(length: number, sink: Sink): Promise<boolean> {
+    for (let left = length; left > 0;) {
+      if (!(await this.#arrived())) return false;
+      const pieces = this.#shiftMany(left);
+      left -= pieces.reduce((sum, piece) => sum + piece.length, 0);
+      const taken = sink(pieces);
+      if (taken) await taken;
+    }
+    return true;
+  }
+
+  #shiftMany(max: number): Buffer[] {
     const taken: Buffer[] = [];
-    for (let left = max; left > 0 && this.#pieces.length > 0 && taken.length < mostPieces;) {
+    for (let left = max; left > 0 && taken.length < mostPieces;) {
       const piece = this.#shift(left);
       if (!piece) break;
       left -= piece.length;

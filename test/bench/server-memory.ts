@@ -1,4 +1,3 @@
-import { readFileSync } from 'node:fs';
 import { chmod, mkdtemp, readFile, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -13,6 +12,7 @@ import { layoutOf } from '#cli/quickstart/layout.js';
 import { startServer, stopServer } from '#cli/quickstart/server.js';
 import { createHttpClient } from '#kernel/http/client.js';
 import { freePort } from '../grid/grid.js';
+import { residentMb } from './cpu.js';
 import { fillStore } from './engine-rig.js';
 import { inFlight, type Row } from './report.js';
 
@@ -53,9 +53,4 @@ export async function serverMemory(stored: number): Promise<Row> {
     await stopServer(layout);
     await rm(directory, { recursive: true, force: true });
   }
-}
-
-function residentMb(pid: number): number {
-  const kb = /VmRSS:\s+(\d+) kB/.exec(readFileSync(`/proc/${pid}/status`, 'utf8'))?.[1];
-  return Number(kb) / 1_024;
 }

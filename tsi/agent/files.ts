@@ -8,9 +8,11 @@ import {
   openSync,
   read,
   readdirSync,
+  readSync,
   statfsSync,
   statSync,
   writev,
+  writevSync,
   type Stats,
 } from 'node:fs';
 import { promisify } from 'node:util';
@@ -18,11 +20,15 @@ import { TsiError } from '../protocol/error.js';
 import type { ListedFile } from '../protocol/listing.js';
 import type { Space } from '../protocol/status.js';
 import type { Accounts } from './accounts.js';
+import { KeptFiles } from './kept-files.js';
+import { Pace } from './pace.js';
 import type { User, Users } from './users.js';
 
 const readFd = promisify(read);
 const writevFd = promisify(writev);
 const closeFd = promisify(close);
+const reading = new Pace();
+const writing = new Pace();
 
 /** A listing longer than this is refused: it is one message. */
 const maxEntries = 200_000;
@@ -35,6 +41,7 @@ const entriesPerTurn = 500;
 export class Files {
   readonly #users: Users;
   readonly #accounts: Accounts;
+  readonly #kept = new KeptFiles();
 
   constructor(users: Users, accounts: Accounts) {
     this.#users = users;
@@ -56,41 +63,52 @@ export class Files {
       const buffer = Buffer.alloc(source.available(0, length));
       return buffer.subarray(0, await source.read(buffer, 0, buffer.length));
     } finally {
-      await source.close();
+      await source.close(false);
     }
   }
 
   openToRead(user: User, path: string): FileSource {
-    const fd = this.#open(user, path, constants.O_RDONLY);
+    const { fd, key } = this.#open(user, path, constants.O_RDONLY);
     return {
       available: (offset, length) => wantedOf(fstatSync(fd), offset, length),
       read: async (buffer, offset, length) => {
         let filled = 0;
         while (filled < length) {
           const at = offset + filled;
-          const { bytesRead } = await readFd(fd, buffer, filled, length - filled, at);
-          if (bytesRead === 0) break;
-          filled += bytesRead;
+          const left = length - filled;
+          const bytes = await reading.run(
+            () => readSync(fd, buffer, filled, left, at),
+            async () => (await readFd(fd, buffer, filled, left, at)).bytesRead,
+          );
+          if (bytes === 0) break;
+          filled += bytes;
         }
         return filled;
       },
-      close: () => closeFd(fd),
+      close: async (moreFollows) => {
+        if (moreFollows) this.#kept.keep(key, fd);
+        else await closeFd(fd);
+      },
     };
   }
 
   openToWrite(user: User, path: string, append: boolean): FileSink {
     const { O_WRONLY, O_CREAT, O_APPEND, O_TRUNC } = constants;
-    const fd = this.#open(user, path, O_WRONLY | O_CREAT | (append ? O_APPEND : O_TRUNC));
+    const { fd, key } = this.#open(user, path, O_WRONLY | O_CREAT | O_APPEND, !append && O_TRUNC);
     return {
       write: async (pieces) => {
         for (let rest = pieces; rest.length > 0;) {
-          const { bytesWritten } = await writevFd(fd, rest);
-          rest = after(rest, bytesWritten);
+          const bytes = await writing.run(
+            () => writevSync(fd, rest),
+            async () => (await writevFd(fd, rest)).bytesWritten,
+          );
+          rest = after(rest, bytes);
         }
       },
-      close: async (mode) => {
+      close: async (mode, moreFollows) => {
         this.#setMode(user, fd, mode);
-        await closeFd(fd);
+        if (moreFollows) this.#kept.keep(key, fd);
+        else await closeFd(fd);
       },
     };
   }
@@ -105,10 +123,18 @@ export class Files {
     }
   }
 
-  /** Regular files only; a pipe would hold up the whole agent. */
-  #open(user: User, path: string, flags: number): number {
-    const fd = this.#users.as(user, () => openSync(path, flags | constants.O_NONBLOCK, 0o600));
-    if (fstatSync(fd).isFile()) return fd;
+  /**
+   * Regular files only; a pipe would hold up the whole agent.
+   * @param once flags for the opening itself: with them it is opened anew
+   */
+  #open(user: User, path: string, flags: number, once: number | false = false): OpenFile {
+    const key = [user.uid, user.gid, user.groups, flags, path].join(':');
+    const kept = this.#kept.take(key, path);
+    if (kept !== undefined && once === false) return { fd: kept, key };
+    if (kept !== undefined) closeSync(kept);
+    const how = flags | (once || 0) | constants.O_NONBLOCK;
+    const fd = this.#users.as(user, () => openSync(path, how, 0o600));
+    if (fstatSync(fd).isFile()) return { fd, key };
     closeSync(fd);
     throw new TsiError('TSI_FAILED', `${path} is not a regular file`);
   }
@@ -182,17 +208,20 @@ export class Files {
   }
 }
 
+/** `key`: by which it is found again if it is kept. */
+type OpenFile = { readonly fd: number; readonly key: string };
 type Entry = { readonly file: ListedFile; readonly key: string };
 export type FileSource = {
   /** How much of the range there is, as far as that can be told. */
   readonly available: (offset: number, length: number) => number;
   /** @returns bytes read into the buffer, less than `length` only at the end of the file */
   readonly read: (buffer: Buffer, offset: number, length: number) => Promise<number>;
-  readonly close: () => Promise<void>;
+  /** @param moreFollows the next chunk comes soon */
+  readonly close: (moreFollows: boolean) => Promise<void>;
 };
 export type FileSink = {
   readonly write: (pieces: readonly Buffer[]) => Promise<void>;
-  readonly close: (mode: number) => Promise<void>;
+  readonly close: (mode: number, moreFollows: boolean) => Promise<void>;
 };
 
 /** Files of size 0 may hold something all the same: those in /proc do. */

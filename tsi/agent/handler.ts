@@ -1,4 +1,4 @@
-import type { ByteSource } from '#kernel/net/byte-source.js';
+import type { ByteInput } from '#kernel/net/byte-input.js';
 import type { Command, Message } from '../protocol/message.js';
 import { encodeOk } from '../protocol/reply.js';
 import type { Agent } from './agent.js';
@@ -10,7 +10,7 @@ export type Exchange = {
   /** Whom the request names. Rejects for whom nothing is run. */
   readonly user: () => Promise<User>;
   readonly data: {
-    readonly incoming: Pick<ByteSource, 'readMany'>;
+    readonly incoming: Pick<ByteInput, 'take'>;
     readonly write: (chunk: Buffer) => Promise<void>;
   };
   /** Sends a part of the reply before its last. */

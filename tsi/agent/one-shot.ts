@@ -78,15 +78,15 @@ async function readUntil(lines: AsyncGenerator<Buffer, void>, last: string): Pro
 
 /** What a client sends as data: one block, and for no bytes none. */
 function incomingBlock(lines: AsyncGenerator<Buffer, void>): Exchange['data']['incoming'] {
-  let taken = false;
   return {
-    async readMany(length) {
-      if (taken) return undefined;
-      taken = true;
+    async take(length, sink) {
+      if (length === 0) return true;
       const text = (await readUntil(lines, blockEnd)).toString('latin1').trim();
       if (!text.startsWith(blockBegin))
         throw new TsiError('TSI_PROTOCOL', `data must begin with ${blockBegin}`);
-      return [Buffer.from(text.slice(blockBegin.length), 'base64').subarray(0, length)];
+      const bytes = Buffer.from(text.slice(blockBegin.length), 'base64').subarray(0, length);
+      await sink([bytes]);
+      return bytes.length === length;
     },
   };
 }

@@ -17,14 +17,16 @@ const spare: Buffer[] = [];
 
 /** Sent piece by piece, each while the next is read. */
 export async function getFileChunk({ files }: Agent, exchange: Exchange): Promise<string> {
-  const { path, offset, length, literal } = commands.getFileChunk.decode(exchange.message);
+  const { path, offset, length, literal, more } = commands.getFileChunk.decode(exchange.message);
   const user = await exchange.user();
   const source = files.openToRead(user, files.expand(user, path, literal));
+  let moreFollows = false;
   try {
     const wanted = source.available(offset, Math.min(length, maxChunkBytes));
     await send(source, offset, wanted, exchange);
+    moreFollows = more === true && wanted === length;
   } finally {
-    await source.close();
+    await source.close(moreFollows);
   }
   return frame('');
 }
@@ -69,25 +71,25 @@ function giveBack(piece: Buffer): void {
 
 /** What was announced is read to its end, whatever becomes of the file: the next message follows it. */
 export async function putFileChunk({ files }: Agent, exchange: Exchange): Promise<string> {
-  const { action, file, length, literal } = commands.putFileChunk.decode(exchange.message);
+  const { action, file, length, literal, more } = commands.putFileChunk.decode(exchange.message);
   const user = await exchange.user();
   const path = files.expand(user, file.path, literal);
   const sink = files.openToWrite(user, path, action === commands.appendAction);
   let failure: unknown;
-  let left = length;
+  const store = async (pieces: readonly Buffer[]): Promise<void> => {
+    if (failure !== undefined) return;
+    try {
+      await sink.write(pieces);
+    } catch (error) {
+      failure = error;
+    }
+  };
   try {
     await exchange.reply(encodeOk());
-    while (left > 0) {
-      const pieces = await exchange.data.incoming.readMany(left);
-      if (!pieces) throw new OutOfStep('the data channel ended inside a chunk');
-      left -= pieces.reduce((sum, piece) => sum + piece.length, 0);
-      if (failure === undefined)
-        await sink.write(pieces).catch((error: unknown) => {
-          failure = error;
-        });
-    }
+    if (!(await exchange.data.incoming.take(length, store)))
+      throw new OutOfStep('the data channel ended inside a chunk');
   } finally {
-    await sink.close(file.mode);
+    await sink.close(file.mode, more === true && failure === undefined);
   }
   return failure === undefined ? frame('') : encodeFailed(errorText(failure));
 }

@@ -1,8 +1,8 @@
 import type { Duplex } from 'node:stream';
 import { errorText } from '#kernel/errors.js';
-import { ByteSource } from '#kernel/net/byte-source.js';
 import { destroySoon } from '#kernel/net/destroy-soon.js';
 import { MessageSource } from '#kernel/net/message-source.js';
+import { openInput } from '#kernel/net/socket-source.js';
 import { write } from '#kernel/net/write.js';
 import { MessageSplitter } from '../protocol/framing.js';
 import { parseMessage } from '../protocol/message.js';
@@ -22,7 +22,12 @@ const maxQueued = 4;
  * Serves one pair of channels until the command channel ends: a message, its reply, the next message.
  * A failure is a reply; only what puts the channels out of step ends the pair.
  */
-export async function serveWorker(agent: Agent, command: Duplex, data: Duplex): Promise<void> {
+export async function serveWorker(
+  agent: Agent,
+  command: Duplex,
+  dataChannel: Duplex,
+): Promise<void> {
+  const { input: incoming, stream: data } = openInput(dataChannel);
   const end = (): void => {
     destroySoon(command);
     destroySoon(data);
@@ -42,7 +47,6 @@ export async function serveWorker(agent: Agent, command: Duplex, data: Duplex): 
     return found;
   };
   const messages = new MessageSource(command, split, maxQueued);
-  const incoming = new ByteSource(data);
   const gone = new AbortController();
   messages.onEnd = () => {
     gone.abort();

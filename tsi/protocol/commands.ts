@@ -14,12 +14,15 @@ import {
 } from './scalars.js';
 
 /**
- * The commands (UNICORE TSI API; docs/protocols/tsi.md). Names ending in `literal` and the submit id are
+ * The commands (UNICORE TSI API; docs/protocols/tsi.md). `literal`, `more` and the submit id are
  * ours: other TSIs ignore headers that they do not know.
  */
 
 /** Says that `$HOME`, `$USER` and `$LOGNAME` in the path are meant as they stand. */
 const literal = optional('TSI_LITERAL_PATH', flag);
+
+/** Says that the next chunk of the same transfer follows soon. */
+const more = optional('TSI_MORE', flag);
 
 /** With `extensions`, our agent adds a line that names what it can do beyond the original. */
 export const ping = command(
@@ -41,6 +44,7 @@ export const getFileChunk = command('TSI_GETFILECHUNK', {
   offset: field('TSI_START', count),
   length: field('TSI_LENGTH', count),
   literal,
+  more,
 });
 
 /** `3` appends; everything else, also nothing, writes the file anew. */
@@ -50,6 +54,7 @@ export const putFileChunk = command('TSI_PUTFILECHUNK', {
   file: field('TSI_FILE', pathAndMode),
   length: field('TSI_LENGTH', count),
   literal,
+  more,
 });
 
 export const listFiles = command(

@@ -1,6 +1,7 @@
-import { Readable } from 'node:stream';
+import type { Readable } from 'node:stream';
 import { GridError } from '#kernel/errors.js';
 import { linkSignals } from '#kernel/net/deadline.js';
+import { LendingStream, piecesOf } from '#kernel/net/lending-stream.js';
 import { quote, quoteExpanding } from '../incarnation/quote.js';
 import type { AclEntry, CallOptions, Space, Tsi, TsiIdentity } from '../tsi/tsi.js';
 import {
@@ -87,7 +88,8 @@ export class TsiFileSpace implements FileSpace {
   }
 
   read(path: string, range: FileRange = {}, options: CallOptions = {}): Readable {
-    return Readable.from(this.#chunks(normalisePath(path), range, options), { objectMode: false });
+    const file = normalisePath(path);
+    return new LendingStream((lends) => this.#pieces(file, range, lends, options));
   }
 
   async write(
@@ -211,14 +213,15 @@ export class TsiFileSpace implements FileSpace {
     await tsi().execute(identity, `umask ${this.umask}\n${command}`);
   }
 
-  async *#chunks(
+  async *#pieces(
     path: string,
     range: FileRange,
+    lends: boolean,
     options: CallOptions,
-  ): AsyncGenerator<Buffer, void, void> {
+  ): AsyncGenerator<Buffer, void, undefined> {
     const absolute = await this.#absolute(path);
     const { identity, tsi } = this.#options;
-    yield* tsi().read(identity, absolute, range, options) as AsyncIterable<Buffer>; // bytes: no encoding is set
+    yield* piecesOf(tsi().read(identity, absolute, range, options), lends);
   }
 
   async #absolute(path: string): Promise<string> {

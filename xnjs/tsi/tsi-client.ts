@@ -1,6 +1,7 @@
-import { Readable } from 'node:stream';
+import type { Readable } from 'node:stream';
 import type { Clock } from '#kernel/clock.js';
 import type { Log } from '#kernel/log.js';
+import { LendingStream } from '#kernel/net/lending-stream.js';
 import { decodeAcl, decodeAclSupport } from '#tsi/protocol/acl.js';
 import * as commands from '#tsi/protocol/commands.js';
 import { TsiError } from '#tsi/protocol/error.js';
@@ -25,6 +26,7 @@ import type {
   TsiTransport,
   UserInfo,
 } from './tsi.js';
+import { chunkMemory } from './chunk-memory.js';
 import { chunksOf } from './chunks.js';
 import {
   backgroundScript,
@@ -65,7 +67,14 @@ export function createTsi(transport: TsiTransport, options: TsiOptions): TsiClie
 }
 
 /** `full`: as long as was asked for, so that more may follow. `ours`: our agent sent it. */
-type Chunk = { readonly pieces: Buffer[]; readonly full: boolean; readonly ours: boolean };
+type Chunk = { readonly bytes: Buffer; readonly full: boolean; readonly ours: boolean };
+
+/** What a reader is given at a time. */
+const pieceBytes = 1024 * 1024;
+
+function* piecesOf(chunk: Buffer): Generator<Buffer, void, undefined> {
+  for (let at = 0; at < chunk.length; at += pieceBytes) yield chunk.subarray(at, at + pieceBytes);
+}
 
 class PooledTsi implements TsiClient {
   readonly #pool: WorkerPool;
@@ -267,8 +276,9 @@ class PooledTsi implements TsiClient {
 
   read(...[identity, path, range = {}, options]: Parameters<Tsi['read']>): Readable {
     const { offset = 0, length = Number.MAX_SAFE_INTEGER } = range;
-    const chunks = this.#chunks(identity, path, offset, length, options);
-    return Readable.from(chunks, { objectMode: false, highWaterMark: this.#options.chunkBytes });
+    return new LendingStream((lends) =>
+      this.#chunks(identity, path, offset, length, lends, options),
+    );
   }
 
   /**
@@ -280,6 +290,7 @@ class PooledTsi implements TsiClient {
     path: string,
     offset: number,
     length: number,
+    lends: boolean,
     options?: CallOptions,
   ): AsyncGenerator<Buffer, void, undefined> {
     const { chunkBytes } = this.#options;
@@ -289,7 +300,8 @@ class PooledTsi implements TsiClient {
     const ask = (): void => {
       while (coming.length < ahead && asked < length) {
         const wanted = Math.min(chunkBytes, length - asked);
-        const value = { path, offset: offset + asked, length: wanted, literal: true };
+        const more = asked + wanted < length;
+        const value = { path, offset: offset + asked, length: wanted, literal: true, more };
         const chunk = this.#fetch(commands.getFileChunk.encode(value, identity), wanted, options);
         chunk.catch(() => undefined); // the reader may have left before it is due
         coming.push(chunk);
@@ -298,10 +310,11 @@ class PooledTsi implements TsiClient {
     };
     ask();
     for (let next = coming.shift(); next; next = coming.shift()) {
-      const { pieces, full, ours } = await next;
+      const { bytes, full, ours } = await next;
       ahead = ours ? 2 : 1;
       if (full) ask();
-      yield* pieces;
+      yield* piecesOf(bytes);
+      if (lends && bytes.length === chunkBytes) chunkMemory.giveBack(bytes);
       if (!full) return;
     }
   }
@@ -309,31 +322,43 @@ class PooledTsi implements TsiClient {
   #fetch(message: string, wanted: number, options?: CallOptions): Promise<Chunk> {
     return this.#again(() =>
       this.#use(options, async (worker) => {
-        const pieces = await worker.get(message, wanted);
-        const size = pieces.reduce((sum, { length }) => sum + length, 0);
-        return { pieces, full: size === wanted, ours: worker.can('ordered-header') };
+        const memory = (size: number): Buffer =>
+          size === this.#options.chunkBytes ? chunkMemory.take(size) : Buffer.allocUnsafe(size);
+        const bytes = await worker.get(message, wanted, memory);
+        return { bytes, full: bytes.length === wanted, ours: worker.can('ordered-header') };
       }),
     );
   }
 
-  /** The next chunk is gathered while one is on its way. */
+  /**
+   * The next chunk is gathered while one is on its way. A full one is said to be followed by another; where it was
+   * the last, an empty one ends the transfer: nobody can run a file that is open for writing.
+   */
   async write(...[identity, path, source, how = {}, options]: Parameters<Tsi['write']>) {
     const { mode = 0o600, append = false } = how;
-    const gathered = chunksOf(source, this.#options.chunkBytes);
+    const { chunkBytes } = this.#options;
     let written = 0;
+    const put = async (chunks: readonly Buffer[], length: number): Promise<void> => {
+      const action = append || written > 0 ? commands.appendAction : '0';
+      const more = length === chunkBytes;
+      const value = { action, file: { path, mode }, length, literal: true, more };
+      const message = commands.putFileChunk.encode(value, identity);
+      await this.#use(options, (worker) => worker.put(message, chunks));
+      written += length;
+    };
+    const gathered = chunksOf(source, chunkBytes);
     try {
+      let last = chunkBytes;
       for (let next = await gathered.next(); !next.done;) {
         const { chunks, size } = next.value;
-        const action = append || written > 0 ? commands.appendAction : '0';
-        const value = { action, file: { path, mode }, length: size, literal: true };
-        const message = commands.putFileChunk.encode(value, identity);
-        const put = this.#use(options, (worker) => worker.put(message, chunks));
+        const sent = put(chunks, size);
         const following = gathered.next();
         following.catch(() => undefined); // waited for below
-        await put;
-        written += size;
+        await sent;
+        last = size;
         next = await following;
       }
+      if (last === chunkBytes) await put([], 0);
       return written;
     } catch (error) {
       source.destroy();

@@ -1,6 +1,7 @@
-import { ByteSource } from '#kernel/net/byte-source.js';
+import type { ByteInput } from '#kernel/net/byte-input.js';
 import { destroySoon } from '#kernel/net/destroy-soon.js';
 import { MessageSource } from '#kernel/net/message-source.js';
+import { openInput } from '#kernel/net/socket-source.js';
 import { write } from '#kernel/net/write.js';
 import * as commands from '#tsi/protocol/commands.js';
 import { TsiError } from '#tsi/protocol/error.js';
@@ -25,15 +26,16 @@ export class Worker {
   readonly #channels: WorkerChannels;
   readonly #splitter = new MessageSplitter(maxReplyBytes);
   readonly #replies: MessageSource<Buffer>;
-  readonly #incoming: ByteSource;
+  readonly #incoming: ByteInput;
   #inStep = true;
   #ping: PingReply = { version: '', extensions: new Set() };
 
   constructor(channels: WorkerChannels) {
-    const { command, data } = channels;
-    this.#channels = channels;
+    const { command } = channels;
+    const { input, stream: data } = openInput(channels.data);
+    this.#channels = { command, data };
     this.#replies = new MessageSource(command, (chunk) => this.#splitter.push(chunk));
-    this.#incoming = new ByteSource(data);
+    this.#incoming = input;
     this.#replies.onEnd = () => this.destroy();
     data.once('close', () => this.destroy());
   }
@@ -68,22 +70,18 @@ export class Worker {
     return this.#answer(await this.#reply(), bare);
   }
 
-  /** GETFILECHUNK. @returns the bytes as they came */
-  async get(message: string, length: number): Promise<Buffer[]> {
+  /** GETFILECHUNK. @param memory of at least the bytes given. @returns the bytes of the chunk, there */
+  async get(message: string, length: number, memory: (bytes: number) => Buffer): Promise<Buffer> {
     const announced = decodeLength(await this.call(message, false), length);
     this.#inStep = false;
-    const chunks: Buffer[] = [];
+    const chunk = memory(announced);
     let received = 0;
-    while (received < announced) {
-      const more = await this.#incoming.readMany(announced - received);
-      if (!more) throw new Error('the data channel ended inside a chunk');
-      for (const piece of more) {
-        chunks.push(piece);
-        received += piece.length;
-      }
-    }
+    const whole = await this.#incoming.take(announced, (pieces) => {
+      for (const piece of pieces) received += piece.copy(chunk, received);
+    });
+    if (!whole) throw new Error('the data channel ended inside a chunk');
     await this.#end();
-    return chunks;
+    return chunk;
   }
 
   /** PUTFILECHUNK. */

@@ -1,0 +1,98 @@
+import assert from 'node:assert/strict';
+import { createHash, randomBytes } from 'node:crypto';
+import { once } from 'node:events';
+import { connect, createServer, type AddressInfo, type Socket } from 'node:net';
+import { after, before, describe, it } from 'node:test';
+import { openInput, SocketSource } from '#kernel/net/socket-source.js';
+
+describe('a connection that is read into memory of ours', () => {
+  const server = createServer();
+  before(async () => {
+    server.listen(0, '127.0.0.1');
+    await once(server, 'listening');
+  });
+  after(() => server.close());
+
+  async function pair(): Promise<{ near: Socket; far: Socket }> {
+    const accepted = once(server, 'connection');
+    const near = connect((server.address() as AddressInfo).port, '127.0.0.1');
+    const [far] = (await accepted) as [Socket];
+    return { near, far };
+  }
+
+  async function taken(input: SocketSource, length: number): Promise<string> {
+    let text = '';
+    const whole = await input.take(length, (pieces) => {
+      for (const piece of pieces) text += piece.toString('latin1');
+    });
+    return whole ? text : `${text} and the end`;
+  }
+
+  it('gives each reader what is its own, and leaves the rest', async () => {
+    const { near, far } = await pair();
+    const input = SocketSource.of(far)!;
+    near.write('abcdef');
+    assert.equal(await taken(input, 4), 'abcd');
+    assert.equal(input.waitingBytes, 2);
+    near.end('gh');
+    assert.equal(await taken(input, 4), 'efgh');
+    assert.equal(await taken(input, 1), ' and the end');
+  });
+
+  it('does not touch what a slow reader still has', async () => {
+    const { near, far } = await pair();
+    const input = SocketSource.of(far)!;
+    const sent = randomBytes(3_000_000);
+    near.write(sent);
+    const hash = createHash('sha256');
+    await input.take(sent.length, async (pieces) => {
+      await new Promise((resolve) => setImmediate(resolve));
+      for (const piece of pieces) hash.update(piece);
+    });
+    assert.equal(hash.digest('hex'), createHash('sha256').update(sent).digest('hex'));
+    near.destroy();
+  });
+
+  it('says why it stopped, if the reader has failed', async () => {
+    const { near, far } = await pair();
+    const input = SocketSource.of(far)!;
+    near.write('x');
+    const full = new Error('full');
+    await assert.rejects(
+      input.take(1, () => Promise.reject(full)),
+      full,
+    );
+    near.destroy();
+  });
+
+  it('ends with the socket that it was, and that one with it', async () => {
+    for (const ends of ['first', 'second'] as const) {
+      const { near, far } = await pair();
+      const { socket } = SocketSource.of(far)!;
+      const closed = Promise.all([once(near, 'close'), once(far, 'close'), once(socket, 'close')]);
+      near.resume();
+      (ends === 'first' ? far : socket).destroy();
+      await closed;
+    }
+  });
+
+  it('sees the end though nobody reads', async () => {
+    const { near, far } = await pair();
+    const { socket } = SocketSource.of(far)!;
+    near.end();
+    await once(socket, 'close');
+  });
+
+  it('takes the ordinary way where something was read already', async () => {
+    const { near, far } = await pair();
+    near.end('abc');
+    await once(far, 'readable');
+    const { input, stream } = openInput(far);
+    assert.equal(stream, far);
+    let text = '';
+    await input.take(3, (pieces) => {
+      text += String(pieces[0]);
+    });
+    assert.equal(text, 'abc');
+  });
+});
