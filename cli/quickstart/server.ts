@@ -33,7 +33,7 @@ export async function startServer(layout: Layout, url: string): Promise<{ starte
   );
   const record = await spawnDetached(
     process.execPath,
-    [join(project, 'cli', 'serve.mjs'), '--config', layout.config],
+    [join(project, 'cli', 'serve-compiled.mjs'), '--config', layout.config],
     { env: process.env, cwd: project, outputFile: layout.log },
   );
   await writeRecord(layout.serverRecord, record);

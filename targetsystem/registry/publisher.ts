@@ -74,7 +74,7 @@ export class RegistryPublisher implements AsyncDisposable {
         this.#status.set(url, 'OK');
         failures = 0;
       } catch (error) {
-        if (signal.aborted) return;
+        if (this.#closing.signal.aborted) return;
         if (failures === 0)
           this.#log.warn({ peer: url, err: errorText(error) }, 'registry takes no entries of ours');
         this.#status.set(url, 'DOWN');

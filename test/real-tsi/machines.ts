@@ -100,8 +100,8 @@ class Site {
       exists: async (path) => {
         // jobs run at the lowest priority of the machine's only core: who asks too often starves them
         await sleep(500);
-        const { identity, tsi } = target();
-        return (await tsi().list(identity, path, 'A')).length > 0;
+        const { identity } = target();
+        return (await target().tsi().list(identity, path, 'A')).length > 0;
       },
       read: (path) => text(target().tsi().read(target().identity, path)),
       jobsDirectory: target().jobsDirectory,
@@ -140,8 +140,8 @@ function survival(site: Site, machine: () => string, tls: boolean): void {
     Executable: 'echo . >> begun; until [ -e go ]; do sleep 0.1; done; echo . >> ended',
   };
   const execute = (script: string) => {
-    const { identity, tsi } = site.target(machine());
-    return tsi().execute(identity, script);
+    const target = site.target(machine());
+    return target.tsi().execute(target.identity, script);
   };
   const file = (job: string, name: string): string => `${rig.jobsDirectory}/${job}/${name}`;
 

@@ -25,7 +25,7 @@ function startNodes(scope: Scope) {
         if (key === Symbol.asyncDispose) return () => Promise.resolve();
         if (down.has(name))
           return () => Promise.reject(new TsiError('TSI_UNAVAILABLE', `${name} is down`));
-        return key === 'execute' ? () => Promise.resolve('') : of[key];
+        return key === 'execute' ? () => Promise.resolve('') : (Reflect.get(of, key) as unknown);
       },
     }),
   }));

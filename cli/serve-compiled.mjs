@@ -1,4 +1,4 @@
-// `vsite serve`, compiled: `node cli/serve.mjs --config DIR`. See compile.mjs for why.
+// `vsite serve`, compiled: `node cli/serve-compiled.mjs --config DIR`. See compile.mjs for why.
 import { spawnSync } from 'child_process';
 import { dirname, join } from 'path';
 import { fileURLToPath } from 'url';
