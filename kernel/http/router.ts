@@ -76,7 +76,7 @@ export function createRestApp(options: RestOptions): Express {
     for (const operation of operations) {
       const verb = operation.method.toLowerCase() as Lowercase<typeof operation.method>;
       app[verb](prefix + operation.path, (request: Request, response: Response) =>
-        serve(operation, { authenticate, audit, frameOf, log }, request, response),
+        serve(operation, { authenticate, audit, frameOf }, request, response),
       );
     }
   }
@@ -95,13 +95,12 @@ type Serving = {
   readonly authenticate: Authenticate;
   readonly audit: Audit | undefined;
   readonly frameOf: (request: Request) => PageFrame;
-  readonly log: Log;
 };
 
 /** One request, from who sends it to the answer. */
 async function serve(
   operation: MountedOperation,
-  { authenticate, audit, frameOf, log }: Serving,
+  { authenticate, audit, frameOf }: Serving,
   request: Request,
   response: Response,
 ): Promise<void> {
@@ -119,15 +118,12 @@ async function serve(
     throw new RequestError('NOT_ACCEPTABLE', `available as ${produces.join(', ')}`);
   const input = await readInput(operation, request, response);
   const { baseUrl, url } = frameOf(request);
-  let requestLog: Log | undefined; // a child costs more than a line
   const context: RawContext = {
     caller,
     baseUrl,
     url,
-    get log() {
-      return (requestLog ??= log.child({ reqId: request.id }));
-    },
-    audit: audit && ((decision) => audit({ ...decision, reqId: request.id })),
+    log: request.log,
+    audit: audit && ((decision) => audit({ ...decision, reqId: request.id as string })),
     signal: left.signal,
     headers: request.headers,
     upgrade: upgradeOf(request),
