@@ -166,11 +166,17 @@ export function operations<Deps>() {
           // an address that is as good as a password is not written down
           resource: policy.rule === 'capability' ? withoutKey(url) : url,
         });
-        if (!decision.allowed) throw new RequestError('FORBIDDEN', 'access denied');
+        if (!decision.allowed) throw refusal(policy, caller);
         return run(deps, input.data, context);
       },
     };
   };
+}
+
+function refusal({ asksForLogin }: PolicyView, { role }: Caller): GridError {
+  return asksForLogin && role === 'anonymous'
+    ? new GridError('LOGIN_REQUIRED', 'access denied: log in')
+    : new RequestError('FORBIDDEN', 'access denied');
 }
 
 /** `…/rest/files/KEY` and `…/rest/access/SITE/ID/path`, without what makes them a password. */

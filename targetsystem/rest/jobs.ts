@@ -21,7 +21,7 @@ import { fromJsdl, preferencesOf, takeAccount } from './jobs-account.js';
 import { renderJob } from './jobs-rendering.js';
 import { linksFrom } from './links.js';
 import { listFilter, seesAll, type ListFilter } from './lists.js';
-import { jobInput, onJob, onSite, siteInput, users } from './policy.js';
+import { jobInput, knownUsers, onJob, onSite, siteInput } from './policy.js';
 import { changeProperties } from './properties.js';
 
 const operation = operations<RestDeps>();
@@ -123,7 +123,7 @@ const submitJob = operation({
   answers: answersCreated,
   errors: [...imageErrors, 'JOB_INVALID'],
   id: 'submitJob',
-  policy: users,
+  policy: knownUsers,
   run: (deps, description, context) => submit(deps, undefined, description, context),
 });
 

@@ -9,7 +9,7 @@ import type { TargetSystem } from '#xnjs/index.js';
 import type { RestDeps } from './deps.js';
 import { hrefs, linksFrom } from './links.js';
 import { listFilter, seesAll } from './lists.js';
-import { onReservation, reservationInput as input, users } from './policy.js';
+import { knownUsers, onReservation, reservationInput as input } from './policy.js';
 import { changeProperties, dateText, ownedProperties, tagList } from './properties.js';
 import { canReserve } from './sites-rendering.js';
 
@@ -44,7 +44,7 @@ const createReservation = operation({
     tags: tagList.default([]),
   }),
   body: 'json',
-  policy: users,
+  policy: knownUsers,
   run: async (deps, { Resources: resources, targetSystem, tags, ...times }, context) => {
     const { caller, baseUrl } = context;
     const target = chooseTarget(deps, targetSystem, context);

@@ -261,11 +261,12 @@ function withoutRequired(schema: JsonSchema, { components }: SchemaWriter): Json
 }
 
 function describeErrors(
-  { method, body, errors = [] }: OperationFacts,
+  { method, body, access, errors = [] }: OperationFacts,
   pathNames: readonly string[],
   error: JsonSchema,
 ): Record<string, ApiResponse> {
   const codes: ErrorCode[] = [...commonErrors, ...errors];
+  if (access.asksForLogin) codes.push('LOGIN_REQUIRED');
   if (pathNames.length > 0) codes.push('NOT_FOUND');
   if (method === 'GET') codes.push('NOT_ACCEPTABLE');
   if (body === 'json') codes.push('TOO_LARGE', 'UNSUPPORTED_MEDIA_TYPE');
