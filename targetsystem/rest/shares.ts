@@ -2,6 +2,7 @@ import { z } from 'zod';
 import { formatDate } from '#kernel/clock.js';
 import { describeIssues } from '#kernel/config.js';
 import { anonymous, type Caller } from '#kernel/http/caller.js';
+import { answersCreated, answersJson, answersNothing } from '#kernel/http/answers.js';
 import { operations, RequestError } from '#kernel/http/operation.js';
 import { pageParameters } from '#kernel/http/page.js';
 import { created, json, noContent } from '#kernel/http/reply.js';
@@ -15,6 +16,16 @@ import {
 } from '#kernel/security/policy.js';
 import { normalizeDn } from '#kernel/security/dn.js';
 import { isSharedBy, principalOf, type Share } from '#xnjs/index.js';
+import { Changes, fileErrors } from './answers.js';
+import {
+  answersBytes,
+  downloadErrors,
+  recordErrors,
+  Share as ShareAnswer,
+  SharedDirectory,
+  ShareList,
+  ShareServers,
+} from './answers-data.js';
 import type { RestDeps } from './deps.js';
 import { renderEntry } from './files.js';
 import { attachment, bytesType, download } from './files-download.js';
@@ -94,6 +105,9 @@ const listServers = operation({
   path: '/',
   summary: 'The servers that files can be shared on: this one',
   input: z.object({}),
+  answers: answersJson(ShareServers),
+  id: 'listShareServers',
+  tag: 'shares',
   policy: loggedIn,
   run: ({ siteName }, _input, { caller, url }) => {
     const description = 'Files of the storages of this site';
@@ -109,6 +123,9 @@ const listShares = operation({
   path: '/:server',
   summary: 'What the caller shares, and what is shared with him',
   input: z.object(server),
+  answers: answersJson(ShareList),
+  id: 'listShares',
+  tag: 'shares',
   policy: loggedIn,
   run: (deps, { server: name }, { caller, baseUrl }) => {
     refuseOthers(deps, name);
@@ -176,6 +193,10 @@ const share = operation({
     group: z.null('cannot be chosen here').optional(),
   }),
   body: 'json',
+  answers: { ...answersCreated, ...answersNothing },
+  errors: recordErrors,
+  id: 'shareFiles',
+  tag: 'shares',
   policy: loggedIn,
   run: async (deps, { server: name, ...input }, { caller, baseUrl }) => {
     refuseOthers(deps, name);
@@ -199,6 +220,9 @@ const showShare = operation({
   path: '/:server/:shareId',
   summary: 'One share; who owns it also sees its latest uses',
   input: z.object(one),
+  answers: answersJson(ShareAnswer),
+  id: 'getShare',
+  tag: 'shares',
   policy: onShare.read,
   run: (deps, { server: name, shareId }, { caller, baseUrl }) =>
     json(renderShare(deps.data.shares.find(shareId, caller), caller, baseUrl, name)),
@@ -212,6 +236,9 @@ const changeShare = operation({
   summary: 'Changes access, onetime or lifetime of a share; the lifetime counts from now',
   input: z.looseObject(one),
   body: 'json',
+  answers: answersJson(Changes),
+  id: 'changeShare',
+  tag: 'shares',
   policy: onShare.own,
   run: async (deps, { server: _server, shareId, ...members }) => {
     const change: { access?: 'READ' | 'WRITE'; isOneTime?: boolean; lifetimeSeconds?: number } = {};
@@ -240,6 +267,9 @@ const endShare = operation({
   path: '/:server/:shareId',
   summary: 'Ends a share',
   input: z.object(one),
+  answers: answersNothing,
+  id: 'endShare',
+  tag: 'shares',
   policy: onShare.own,
   run: async (deps, { shareId }) => {
     await deps.data.shares.records.remove(shareId);
@@ -264,6 +294,10 @@ const read = operation({
   summary: 'The bytes of a shared file, or the listing of a shared directory',
   input: z.object({ ...accessInput, ...pageParameters(10_000) }),
   produces: [bytesType, 'application/json'],
+  answers: { ...answersBytes, 200: { ...answersBytes[200], body: SharedDirectory } },
+  errors: [...downloadErrors, 'LOGIN_REQUIRED'],
+  id: 'readShared',
+  tag: 'shares',
   policy: accessPolicy,
   run: async (deps, { server: name, shareId, path: below, ...page }, context) => {
     refuseOthers(deps, name);
@@ -292,6 +326,10 @@ const write = operation({
   summary: 'Writes a shared file, or one in a shared directory',
   input: z.object(accessInput),
   body: 'raw',
+  answers: answersNothing,
+  errors: [...fileErrors, 'LOGIN_REQUIRED'],
+  id: 'writeShared',
+  tag: 'shares',
   policy: accessPolicy,
   run: async (deps, { server: name, shareId, path: below }, context) => {
     refuseOthers(deps, name);

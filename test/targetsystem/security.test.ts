@@ -172,10 +172,11 @@ describe('who may do what', { timeout: 120_000 }, () => {
     const order = [...everybody].sort((a, b) => Number(allowed.includes(a)) - Number(allowed.includes(b))); // prettier-ignore
     for (const name of order) {
       const body = (typeof given === 'function' ? given(name) : given) ?? usual;
-      const { status, text } = await rig.as(name)(method, path, {
+      const answer = await rig.as(name)(method, path, {
         headers,
         ...(body !== undefined && { body }),
       });
+      const { status, text } = answer;
       const decision = rig.lastDecision();
       const what = `${key} by ${name}: ${status} ${text.slice(0, 200)}`;
       // who is gone after it was deleted, was decided upon before
@@ -187,8 +188,10 @@ describe('who may do what', { timeout: 120_000 }, () => {
       assert.equal(decision?.operation, key.replace(/ \/rest\/\w+/, ' '), what);
       assert.equal(decision.caller?.dn, callers[name].dn, what);
       assert.equal(decision.allowed, allowed.includes(name), what);
-      if (allowed.includes(name)) assert.ok(status !== 403 && status !== 500, what);
-      else assert.equal(status, login && name === 'nobody' ? 401 : 403, what);
+      if (allowed.includes(name)) {
+        assert.ok(status !== 403 && status !== 500, what);
+        assertDescribed(key, answer, what);
+      } else assert.equal(status, login && name === 'nobody' ? 401 : 403, what);
     }
   }
 
@@ -369,6 +372,16 @@ const reservation = {
   ),
   ...{ createdMs: 0, terminationMs: Date.UTC(2100, 0) },
 } as const;
+
+/** What is answered is what the API document says. */
+function assertDescribed(key: string, { status, headers, body }: Answer, what: string): void {
+  if (status >= 300) return;
+  const answer = operations.find((each) => each.key === key)!.operation.answers[status];
+  assert.ok(answer, `${what}: not described`);
+  const isJson = String(headers['content-type']).startsWith('application/json');
+  const parsed = isJson ? answer.body?.safeParse(body) : undefined;
+  assert.deepEqual(parsed?.error?.issues ?? [], [], what);
+}
 
 /** The last part of the address of what was made. */
 function idOf({ status, headers, text }: Answer, expected = 201): string {

@@ -239,17 +239,20 @@ function describeHeaders(headers: Readonly<Record<string, string>>): Record<stri
 }
 
 function describeContent(
-  { body, types = [] }: Answer,
+  { body, text, types = [] }: Answer,
   isGet: boolean,
   isPartial: boolean,
   writer: SchemaWriter,
 ): ApiContent {
   const content: Record<string, { schema: JsonSchema }> = {};
+  const written = text && writer.output(text);
+  const schemaOf = (type: string): JsonSchema =>
+    written ?? (type === jsonType ? { type: 'object' } : {});
   if (body) {
     const schema = writer.output(body);
     content[jsonType] = { schema: isPartial ? withoutRequired(schema, writer) : schema };
   }
-  for (const type of types) content[type] = { schema: type === jsonType ? { type: 'object' } : {} };
+  for (const type of types) content[type] = { schema: schemaOf(type) };
   if (isGet && jsonType in content) content[htmlType] = { schema: { type: 'string' } };
   return content;
 }
