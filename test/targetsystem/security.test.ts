@@ -3,6 +3,7 @@ import { randomUUID } from 'node:crypto';
 import { readdirSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs';
 import { basename, dirname, join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
+import type { Answers } from '#kernel/http/answers.js';
 import { Scope } from '#kernel/scope.js';
 import { factoryId, registryId } from '#targetsystem/rest/links.js';
 import { restOperations } from '#targetsystem/rest/operations.js';
@@ -376,7 +377,8 @@ const reservation = {
 /** What is answered is what the API document says. */
 function assertDescribed(key: string, { status, headers, body }: Answer, what: string): void {
   if (status >= 300) return;
-  const answer = operations.find((each) => each.key === key)!.operation.answers[status];
+  const answers: Answers = operations.find((each) => each.key === key)!.operation.answers;
+  const answer = answers[status];
   assert.ok(answer, `${what}: not described`);
   const isJson = String(headers['content-type']).startsWith('application/json');
   const parsed = isJson ? answer.body?.safeParse(body) : undefined;
