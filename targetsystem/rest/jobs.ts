@@ -17,7 +17,7 @@ import {
   machineErrors,
 } from './answers.js';
 import type { RestDeps } from './deps.js';
-import { fromJsdl, preferencesOf, takeAccount } from './jobs-account.js';
+import { fromJsdl, preferencesOf, refuseQueue, takeAccount } from './jobs-account.js';
 import { renderJob } from './jobs-rendering.js';
 import { linksFrom } from './links.js';
 import { listFilter, seesAll, type ListFilter } from './lists.js';
@@ -65,6 +65,7 @@ async function submit(
     );
   const urlOf = linksFrom(baseUrl).job;
   const { account, description } = takeAccount(asked);
+  refuseQueue(description, caller);
   const preferences = preferencesOf(caller, account);
   const wish = { ownerDn: caller.dn, description, preferences, urlOf };
   if (readImageWish(description) !== undefined)

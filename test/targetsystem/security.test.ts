@@ -215,6 +215,12 @@ describe('who may do what', { timeout: 120_000 }, () => {
     assert.deepEqual((await alice!('GET', `/storages/${job}-uspace`)).body['acl'], acl);
   });
 
+  it('of what is sent to elsewhere: whoever may read it', () => {
+    const key = 'POST /rest/core/storages/:storageId/transfers';
+    const body = { file: 'kept/file', target: 'nothing://x/y' };
+    return check(key, fill(key), { who: 'read', body });
+  });
+
   it('in the home directory of a target system: nobody whom only the target system lets in', async () => {
     for (const ask of [reader, writer, modifier])
       for (const name of ['HOME', 'WORK'])
@@ -249,6 +255,12 @@ describe('who may do what', { timeout: 120_000 }, () => {
     assert.ok(all.length > 0);
     assert.equal(unlimited, undefined);
     assert.deepEqual(await seen('guest'), [[], { selected: 'night', availableQueues: ['night'] }]);
+    await grant(`/sites/${site}`, [...acl, `write:DN:${callers.guest.dn}`]);
+    const body = { Resources: { Queue: 'day' } };
+    const refused = await rig.as('guest')('POST', `/sites/${site}`, { body });
+    assert.equal(refused.status, 403);
+    assert.match(String(refused.body['errorMessage']), /Queue: "day" .* yours are night/);
+    await grant(`/sites/${site}`);
   });
 
   it('in lists: what one may read, and nothing else', async () => {
