@@ -113,7 +113,7 @@ describe('reservations by REST', { timeout: 60_000, skip: noSlurm }, () => {
     const none = await rig.as('bob')('POST', '/reservations', wish);
     assert.equal(none.status, 409);
     assert.match(none.body['errorMessage'], /none of your target systems has a batch system/);
-    assert.equal((await rig.as('nobody')('POST', '/reservations', wish)).status, 403);
+    assert.equal((await rig.as('nobody')('POST', '/reservations', wish)).status, 401);
     const theirs = await rig.as('bob')('POST', '/reservations', { ...wish, targetSystem: site });
     assert.equal(theirs.status, 403);
   });
