@@ -158,7 +158,11 @@ export class GatewayServer {
     server.on('request', handle).on('checkContinue', handle);
     server.on('upgrade', (request, socket, head) => this.#router.upgrade(request, socket, head));
     server.on('clientError', answerBrokenRequest);
-    server.on('tlsClientError', (err) => this.#log.debug({ err }, 'TLS handshake failed'));
+    server.on('tlsClientError', (err, socket) => {
+      this.#log.debug({ err }, 'TLS handshake failed');
+      // Node leaves it open, also after `handshakeTimeout`; an answer could never be sent
+      socket.destroy();
+    });
     server.on('secureConnection', (socket) => this.#clients.meet(socket));
     server.on(
       'OCSPRequest',
