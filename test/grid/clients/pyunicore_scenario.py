@@ -179,7 +179,7 @@ def jobs():
         "exit": [job.exit_code, scratch.exit_code, command.exit_code, command.status.value],
         "stdout": text(job.working_dir, "stdout").splitlines()[-1],
         "other": [waiting, text(other.working_dir, "stdout").splitlines()[-1]],
-        "log": any("Status set to SUCCESSFUL" in line for line in job.log),
+        "log": any("Result: SUCCESSFUL" in line for line in job.log),
         "id": job.job_id == job.resource_url.rsplit("/", 1)[1] and job.job_id in repr(job),
         "details": type(job.bss_details()).__name__,
         "fields": sorted(client.transport.get(url=job.resource_url, params={"fields": "status,exitCode"})),
