@@ -171,6 +171,45 @@ const chapters: Record<string, readonly Request[]> = {
     { what: 'delete', args: remove('$core/jobs/$again'), status: 204 },
     { what: 'gone', args: ['$core/jobs/$again'], status: 404 },
   ],
+  'an allocation of a batch system': [
+    {
+      what: 'ask for it',
+      args: post('$core/jobs', {
+        'Job type': 'ALLOCATE',
+        Resources: { Runtime: '600', Image: 'vsite-test-slurm' },
+      }),
+      status: 201,
+      keep: 'allocation',
+    },
+    {
+      what: 'it is there',
+      args: ['$core/jobs/$allocation?fields=status,batchSystemID'],
+      status: 200,
+      body: /^\{"status":"RUNNING","batchSystemID":"\d+"\}$/,
+      until: true,
+    },
+    {
+      what: 'a job in it',
+      args: post('$core/jobs/$allocation', { Executable: "srun sh -c 'echo step $SLURM_STEP_ID'" }),
+      status: 201,
+      keep: 'inside',
+    },
+    {
+      what: 'it ends',
+      args: ['$core/jobs/$inside?fields=status'],
+      status: 200,
+      body: /SUCCESSFUL/,
+      until: true,
+    },
+    {
+      what: 'its output',
+      args: [...bytes, '$core/storages/$inside-uspace/files/stdout'],
+      status: 200,
+      body: /^step 0\n$/,
+    },
+    { what: 'give it back', args: action('$core/jobs/$allocation/actions/abort'), status: 204 },
+    { what: 'and its machine', args: remove('$core/jobs/$allocation'), status: 204 },
+  ],
   'an allocation, where there is no batch system': [
     {
       what: 'ask for it',
@@ -315,6 +354,7 @@ describe(
       work = await mkdtemp(join(tmpdir(), 'vsite-curl-'));
       grid = await Grid.start();
       await grid.publishDemo('container');
+      await grid.publishTestImage('slurm');
       pair = join(grid.layout.credentials, 'demo-user');
       names.set('core', grid.url + sitePath).set('factory', grid.url + factoryPath);
       curl = curlWith(certificate(), work, names);
@@ -366,6 +406,7 @@ describe(
     chapter('a job with an input file');
     chapter('a job in JSDL');
     chapter('abort and restart');
+    chapter('an allocation of a batch system');
     chapter('an allocation, where there is no batch system');
     chapter('files, with uploads and downloads that break');
     it('has gone on with the download where it was', async () => {
@@ -388,20 +429,6 @@ describe(
       assert.match((await stranger(['$core?fields=client'])).body, /"selected":"anonymous"/);
       assert.match((await stranger(['$core/jobs'])).body, /"jobs":\[\]/);
       assert.equal((await stranger(['$core/jobs/$job'])).status, 403);
-    });
-
-    it('more than 500 jobs, in pages', async () => {
-      const job = JSON.stringify({ Tags: ['page'] });
-      const many = ['--parallel', '--parallel-max', '8', ...json, '-d', job, '$core/jobs#[1-501]'];
-      await curl(many);
-      const seen = new Set<string>();
-      const sizes: number[] = [];
-      for (let page: string[] | undefined; page?.length !== 0; sizes.push(page.length)) {
-        const { body } = await curl([`$core/jobs?tags=page&num=200&offset=${seen.size}`]);
-        page = (JSON.parse(body) as { jobs: string[] }).jobs;
-        for (const url of page) seen.add(url);
-      }
-      assert.deepEqual([sizes, seen.size], [[200, 200, 101, 0], 501]);
     });
 
     it('events, while they happen', async () => {
@@ -445,6 +472,20 @@ describe(
       socket.end(sent);
       assert.equal(await text(socket), sent);
       await curl(remove('$core/jobs/$echo'));
+    });
+
+    it('more than 500 jobs, in pages', async () => {
+      const job = JSON.stringify({ Tags: ['page'] });
+      const many = ['--parallel', '--parallel-max', '8', ...json, '-d', job, '$core/jobs#[1-501]'];
+      await curl(many);
+      const seen = new Set<string>();
+      const sizes: number[] = [];
+      for (let page: string[] | undefined; page?.length !== 0; sizes.push(page.length)) {
+        const { body } = await curl([`$core/jobs?tags=page&num=200&offset=${seen.size}`]);
+        page = (JSON.parse(body) as { jobs: string[] }).jobs;
+        for (const url of page) seen.add(url);
+      }
+      assert.deepEqual([sizes, seen.size], [[200, 200, 101, 0], 501]);
     });
 
     chapter('the end');
