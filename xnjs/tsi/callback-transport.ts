@@ -253,7 +253,7 @@ async function request(
   signal: AbortSignal,
   sending: (contacted: string) => void,
 ): Promise<Asked> {
-  const plain = await orAborted(connectTcp({ host, port }, connectMs), signal);
+  const plain = await connectTcp({ host, port }, connectMs, signal);
   plain.on('error', () => plain.destroy());
   const left = new Promise((resolve) => plain.once('close', resolve));
   try {
