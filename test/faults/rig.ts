@@ -34,6 +34,7 @@ export class Server {
   readonly #child: ChildProcess;
   readonly #news: News[] = [];
   readonly #directory: string;
+  readonly #held: FaultState[] = [];
   #toDestroy = 0;
   /** Resolves when the process has ended, however. */
   readonly exited: Promise<unknown>;
@@ -88,13 +89,14 @@ export class Server {
       this.#tell({ do: order, id });
     }
     if (!hold) return;
+    this.#held.push(state);
     await this.#hear('held', from, state);
-    writeFileSync(goFile(state, this.#directory), '');
   }
 
   /** Lets all go on that are held. */
   release(): void {
     this.#tell({ do: 'release' });
+    for (const state of this.#held.splice(0)) writeFileSync(goFile(state, this.#directory), '');
   }
 
   /** All that can be over are over, without help from outside. */
