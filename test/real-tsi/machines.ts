@@ -146,6 +146,8 @@ function survival(site: Site, machine: () => string, tls: boolean): void {
   const file = (job: string, name: string): string => `${rig.jobsDirectory}/${job}/${name}`;
 
   async function begin(): Promise<string> {
+    await site.reaches(machine(), 'READY'); // a busy host makes it miss a heartbeat now and then
+    await until('it is bound', () => isBound(site.target(machine())), jobMs);
     const job = await rig.submit(patient);
     await until('it runs', () => rig.exists(file(job, 'begun')), jobMs);
     return job;
