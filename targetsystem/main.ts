@@ -15,6 +15,7 @@ import type { TargetsystemConfig } from './config.js';
 import { openRegistry, readExternal } from './registry/open-registry.js';
 import { RegistryPublisher } from './registry/publisher.js';
 import type { RestDeps } from './rest/deps.js';
+import { Consoles } from './rest/consoles.js';
 import { restOperations } from './rest/operations.js';
 import { EventStreams } from './rest/event-streams.js';
 import { ForwardingConnections } from './rest/forwarding-connections.js';
@@ -72,6 +73,7 @@ export async function startTargetsystem(
       storages: xnjs.storages,
       data: xnjs.data,
       idb: xnjs.idb,
+      consoles: scope.use(new Consoles({ systems: xnjs.systems, config: config.console })),
       forwardings: scope.use(
         new ForwardingConnections({
           jobs: xnjs.jobs,
