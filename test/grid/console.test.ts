@@ -12,7 +12,7 @@ import { createTargetSystem, publish, waitUntilReady } from '#cli/quickstart/mai
 import type { HttpClient } from '#kernel/http/client.js';
 import type { WebSocket } from '#kernel/http/client-websocket.js';
 import { silentLog } from '#kernel/log.js';
-import { eventually, Grid, noMachines, refusal, sitePath } from './grid.js';
+import { eventually, Grid, noContainers, noMachines, refusal } from './grid.js';
 
 const main = new URL('../../cli/main.ts', import.meta.url).pathname;
 const signal = AbortSignal.timeout(300_000);
@@ -178,6 +178,17 @@ describe('the serial console of a virtual machine', { skip: noMachines, timeout:
       await next?.closed;
       return next !== undefined;
     });
+  });
+
+  it('is there for a container, too', { skip: noContainers }, async () => {
+    await grid.publishDemo('container');
+    const container = await createTargetSystem(user, 'vsite-demo-container', { cpus: 1 });
+    await waitUntilReady(user, container, signal, () => undefined);
+    const typist = new Screen(await user.webSocket(`${container}/console`, { signal }));
+    typist.type('is anybody there?');
+    await typist.shows(/is anybody there\?/); // its terminal echoes
+    await user.json('DELETE', container);
+    assert.equal((await typist.closed).code, 1001);
   });
 
   it('ends with its machine', async () => {
