@@ -52,7 +52,10 @@ describe('open consoles', { timeout: 60_000 }, () => {
   async function open(id: string): Promise<{ socket: WebSocket; closed: Promise<unknown[]> }> {
     const socket = await client.webSocket(`/rest/core/sites/${id}/console`);
     socket.on('error', () => undefined);
-    return { socket, closed: once(socket, 'close').then(([code, why]) => [code, String(why)]) };
+    return {
+      socket,
+      closed: once(socket, 'close').then(([code, why]) => [code as number, String(why)]),
+    };
   }
   const allGone = () => until('all are gone', () => consoles.size === 0);
 
