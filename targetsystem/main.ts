@@ -16,6 +16,7 @@ import type { TargetsystemConfig } from './config.js';
 import { openRegistry, readExternal } from './registry/open-registry.js';
 import { RegistryPublisher } from './registry/publisher.js';
 import type { RestDeps } from './rest/deps.js';
+import { Consoles } from './rest/consoles.js';
 import { restOperations } from './rest/operations.js';
 import { EventStreams } from './rest/event-streams.js';
 import { ForwardingConnections } from './rest/forwarding-connections.js';
@@ -113,6 +114,7 @@ async function openRest(
     startedMs: systemClock.now(),
     clock: systemClock,
     forwardings: scope.use(new ForwardingConnections(connections)),
+    consoles: scope.use(new Consoles({ systems: xnjs.systems, config: config.console })),
     connections: () => ({ ...xnjs.connections(), ...publisher.status() }),
     defaultImage: config.defaultImage,
     imagesUrl: (baseUrl) =>

@@ -2,7 +2,7 @@ import { z } from 'zod';
 import { fieldsParameter, listParameter, selectFields } from '#kernel/http/fields.js';
 import { everybody, operations, RequestError } from '#kernel/http/operation.js';
 import { pageParameters, renderPage, slicePage } from '#kernel/http/page.js';
-import { created, json, noContent, text, type Reply } from '#kernel/http/reply.js';
+import { created, json, noContent, type Reply } from '#kernel/http/reply.js';
 import type { Context } from '#kernel/http/operation.js';
 import { findGrant, isOwner } from '#kernel/security/acl.js';
 import { attributesOf } from '#kernel/security/caller.js';
@@ -15,7 +15,7 @@ import {
   type MachineSize,
   type TargetSystem,
 } from '#xnjs/index.js';
-import { answersCreated, answersJson, answersNothing, answersWith } from '#kernel/http/answers.js';
+import { answersCreated, answersJson, answersNothing } from '#kernel/http/answers.js';
 import {
   Application,
   ApplicationList,
@@ -326,19 +326,6 @@ const deleteSite = operation({
   },
 });
 
-const getConsole = operation({
-  method: 'GET',
-  path: '/sites/:siteId/console',
-  summary: 'The end of what the machine wrote to its console',
-  input: z.object(siteInput),
-  answers: answersWith('text/plain'),
-  errors: machineErrors,
-  id: 'getConsole',
-  policy: onSite.read,
-  produces: ['text/plain'],
-  run: async ({ systems }, { siteId }) => text(await systems.consoleTail(siteId)),
-});
-
 const listSiteApplications = operation({
   method: 'GET',
   path: '/sites/:siteId/applications',
@@ -374,7 +361,6 @@ export const siteOperations = [
   getSite,
   changeSite,
   deleteSite,
-  getConsole,
   listSiteApplications,
   getSiteApplication,
 ];

@@ -79,6 +79,7 @@ export const access: Readonly<Record<string, Row>> = {
   'GET /rest/core/sites/:siteId': 'read',
   'PUT /rest/core/sites/:siteId': 'modify',
   'DELETE /rest/core/sites/:siteId': 'own',
+  // by WebSocket, to type, `modify`: test/grid/console.test.ts
   'GET /rest/core/sites/:siteId/console': 'read',
   'GET /rest/core/sites/:siteId/applications': 'read',
   'GET /rest/core/sites/:siteId/applications/:applicationId': 'read',

@@ -75,6 +75,7 @@ export class ProcessHypervisor implements Hypervisor {
   onDomain = () => () => undefined;
   onAvailable = () => () => undefined;
   openChannel = () => Promise.reject(new Error('only by its socket'));
+  openConsole = () => Promise.reject(new Error('has none'));
   ensureNetwork = () => Promise.resolve();
   addresses = () => Promise.resolve([]);
   list = () => Promise.resolve([...this.#agents.keys()].map((id) => this.#view(id)));

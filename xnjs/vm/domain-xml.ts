@@ -92,8 +92,9 @@ function machine(
       network && metadata.tsi.transport === 'tcp' && interfaceXml(system, network),
       element(
         'serial',
-        { type: 'file' },
-        element('source', { path: paths.console }),
+        { type: 'pty' },
+        // written by QEMU whether or not somebody is connected
+        element('log', { file: paths.console, append: 'on' }),
         element('target', { port: 0 }),
       ),
       element(

@@ -36,6 +36,11 @@ export type Hypervisor = {
   list(driver: Driver): Promise<DomainView[]>;
   /** The byte stream to the guest's virtio port, by the hypervisor's own means. */
   openChannel(driver: Driver, id: string, portName: string): Promise<Duplex>;
+  /**
+   * Both directions of the console of a machine that runs; one at a time has it.
+   * @param force takes it away from whoever has it
+   */
+  openConsole(driver: Driver, id: string, force: boolean): Promise<Duplex>;
   /** Makes a network and its filter if they are missing. May be repeated. */
   ensureNetwork(driver: Driver, network: NetworkDefinition): Promise<void>;
   /** Those that the hypervisor has given to the domain's network cards; what the guest says counts nothing. */

@@ -1,6 +1,6 @@
 import type { Duplex } from 'node:stream';
 import type { Clock } from '#kernel/clock.js';
-import { GridError } from '#kernel/errors.js';
+import { errorText, GridError } from '#kernel/errors.js';
 import type { LibvirtClient } from '#kernel/libvirt/client.js';
 import { domainStates, type Lifecycle } from '#kernel/libvirt/events.js';
 import type { Domain } from '#kernel/libvirt/procedures.js';
@@ -25,6 +25,10 @@ const undefineFlags = 3;
 const operationInvalid = 55;
 const noMetadata = 80;
 const noNetwork = 43;
+/** Takes the console away from whoever has it open. */
+const forceConsole = 1;
+/** It does not run; somebody else has the console; it has none of that kind (an earlier version's machine). */
+const consoleRefusals: ReadonlySet<unknown> = new Set([operationInvalid, 9, 1]);
 /** Source of addresses: the network's DHCP server. */
 const leases = 0;
 /** Of libvirt's states those in which nothing of the guest runs any more; `shutdown` is still on its way. */
@@ -102,6 +106,19 @@ export class LibvirtHypervisor implements Hypervisor {
     const client = this.#client(driver);
     const { dom } = await client.call('domain_lookup_by_uuid', { uuid: id });
     return await client.openStream('domain_open_channel', { dom, name: portName, flags: 0 });
+  }
+
+  async openConsole(driver: Driver, id: string, force: boolean): Promise<Duplex> {
+    const client = this.#client(driver);
+    try {
+      const { dom } = await client.call('domain_lookup_by_uuid', { uuid: id });
+      const flags = force ? forceConsole : 0;
+      return await client.openStream('domain_open_console', { dom, dev_name: null, flags });
+    } catch (error) {
+      if (!isUnknown(error) && !consoleRefusals.has(libvirtCode(error))) throw error;
+      const text = `the console cannot be opened: ${errorText(error)}`;
+      throw new GridError('CONFLICT', text, { vmId: id }, { cause: error });
+    }
   }
 
   async ensureNetwork(driver: Driver, network: NetworkDefinition): Promise<void> {

@@ -1,4 +1,5 @@
 import { randomUUID } from 'node:crypto';
+import type { Duplex } from 'node:stream';
 import { GridError } from '#kernel/errors.js';
 import type { Log } from '#kernel/log.js';
 import { createSerial } from '#kernel/persistence/serial.js';
@@ -148,6 +149,17 @@ export class TargetSystems implements Targets, AsyncDisposable {
   /** Console of the guest, for people who look for what went wrong. */
   async consoleTail(id: string): Promise<string> {
     return await this.#options.workspace.consoleTail(id);
+  }
+
+  /**
+   * Both directions of that console, also while the machine starts.
+   * @throws `CONFLICT` there is no machine, or somebody else has it; `HYPERVISOR_UNAVAILABLE`
+   */
+  async openConsole(id: string, force: boolean): Promise<Duplex> {
+    const { driver, state } = this.get(id);
+    if (gone.has(state))
+      throw new GridError('CONFLICT', 'the machine does not run any more', { vmId: id });
+    return await this.#options.hypervisor.openConsole(driver, id, force);
   }
 
   find(targetId: string): Target | undefined {
