@@ -6,7 +6,12 @@ import { IdbConfig } from './idb/config.js';
 import { JobConfig } from './job/config.js';
 import { StagingConfig } from './staging/config.js';
 import { StoragesConfig } from './storage/config.js';
+import { controlNames, controls, type ControlName } from './vm/resource-controls.js';
 import { NetworkConfig, TsiConfig } from './vm/network-config.js';
+
+const controlLimits = Object.fromEntries(
+  controlNames.map((name) => [name, z.int().min(controls[name].min).optional()]),
+) as Record<ControlName, z.ZodOptional<z.ZodInt>>; // as: one for each name
 
 export const XnjsConfig = z.strictObject({
   /** Absolute. Files of target systems; containers need it reachable (permission x) for all users. */
@@ -49,6 +54,8 @@ export const XnjsConfig = z.strictObject({
           lifetimeSeconds: z.int().positive().optional(),
           /** The most that its end can be ahead; absent: any time. */
           maxLifetimeSeconds: z.int().positive().optional(),
+          /** The most of each resource control, and what a target system has that asks for none. */
+          ...controlLimits,
         })
         .prefault({}),
     })

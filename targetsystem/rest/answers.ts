@@ -104,7 +104,10 @@ export const Site = z
     umask: text,
     numberOfJobs: z.number(),
     image: z.object({ id: text, name: text, version: text, os: anything }),
-    parameters: z.object({ cpus: z.number(), memoryMiB: z.number() }),
+    parameters: z
+      .object({ cpus: z.number(), memoryMiB: z.number() })
+      .catchall(z.number())
+      .describe('What the machine has; memoryMaxMiB and its resource controls if there are'),
     vm: z
       .object({
         state: text,
@@ -113,6 +116,9 @@ export const Site = z
           .object({ source: text, fact: text, at: date })
           .describe('Why the state is believed'),
         boot: z.record(z.string(), z.number()).describe('Marks of the start, in ms since it began'),
+        unappliedParameters: texts
+          .optional()
+          .describe('Changed, and not confirmed by the hypervisor yet'),
         guest: z.unknown().optional().describe('What the machine says of itself'),
       })
       .describe('The machine'),

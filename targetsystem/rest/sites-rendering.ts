@@ -116,7 +116,7 @@ export function renderSite(
 
 /** How the machine is, who says so, and how it came up. */
 function renderMachine(system: TargetSystem, addresses: readonly string[]): object {
-  const { state, driver, evidence, boot, facts } = system;
+  const { state, driver, evidence, boot, facts, unapplied } = system;
   return {
     state,
     driver,
@@ -125,6 +125,7 @@ function renderMachine(system: TargetSystem, addresses: readonly string[]): obje
     evidence: { source: evidence.source, fact: evidence.fact, at: formatDate(evidence.atMs) },
     boot,
     guest: facts,
+    unappliedParameters: unapplied,
   };
 }
 

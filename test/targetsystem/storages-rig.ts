@@ -64,6 +64,9 @@ export class ProcessHypervisor implements Hypervisor {
   openChannel = () => Promise.reject(new Error('only by its socket'));
   ensureNetwork = () => Promise.resolve();
   addresses = () => Promise.resolve([]);
+  setControls(_system: object, _names: readonly string[]) {
+    return Promise.resolve(true);
+  }
   list = () => Promise.resolve([...this.#agents.keys()].map((id) => this.#view(id)));
   find = (_driver: string, id: string) =>
     Promise.resolve(this.#agents.has(id) ? this.#view(id) : undefined);

@@ -7,7 +7,8 @@ import type { Domain } from '#kernel/libvirt/procedures.js';
 import type { Log } from '#kernel/log.js';
 import { metadataNamespace } from './domain-xml.js';
 import type { DomainState, DomainView, Hypervisor, NetworkDefinition } from './hypervisor.js';
-import type { Driver } from './target-system.js';
+import { setControls } from './libvirt-controls.js';
+import type { ChangeableName, Driver, TargetSystem } from './target-system.js';
 
 export type LibvirtHypervisorOptions = {
   /** One connection per driver; `qemu` and `kvm` may share one. */
@@ -66,6 +67,16 @@ export class LibvirtHypervisor implements Hypervisor {
     const client = this.#client(driver);
     const dom = await this.#lookUp(client, id);
     return dom && (await this.#view(client, dom));
+  }
+
+  async setControls(
+    system: Pick<TargetSystem, 'id' | 'driver' | 'parameters'>,
+    names: readonly ChangeableName[],
+  ): Promise<boolean> {
+    const client = this.#client(system.driver);
+    const dom = await this.#lookUp(client, system.id);
+    if (dom) await setControls(client, dom, system, names);
+    return dom !== undefined;
   }
 
   async remove(driver: Driver, id: string): Promise<void> {

@@ -99,6 +99,29 @@ export class Machines implements AsyncDisposable {
     return () => this.#exits.off(id, listener);
   }
 
+  /**
+   * Gives the machine what its record says and the hypervisor has not confirmed. Only from inside the record's
+   * queue; idempotent.
+   */
+  async applyParameters(id: string): Promise<void> {
+    const record = this.#records.get(id);
+    const { unapplied = [], ...applied } = record;
+    if (unapplied.length === 0) return;
+    const found = await this.#options.hypervisor.setControls(record, unapplied);
+    // before there is a domain its definition is still to come, from the record
+    if (found || record.state === 'INITIALIZING') await this.#records.save(applied);
+  }
+
+  /** The same where nobody waits for it: what is refused stays marked as not confirmed. */
+  async reapplyParameters(id: string): Promise<void> {
+    try {
+      await this.applyParameters(id);
+    } catch (error) {
+      if (isPassing(error)) throw error;
+      this.#log.warn({ vmId: id, err: error }, 'parameters of a machine could not be changed');
+    }
+  }
+
   /** Makes the world look like the record. Only from inside the record's queue; idempotent. */
   async reconcile(id: string): Promise<void> {
     const record = this.#records.find(id);
@@ -147,6 +170,7 @@ export class Machines implements AsyncDisposable {
       await this.#release(this.#records.get(record.id));
       return;
     }
+    await this.reapplyParameters(record.id);
     this.#bind(record);
     this.#spawn(this.#afterBootTimeout(record.id));
     // It may have stopped before anybody listened for that.
@@ -155,9 +179,13 @@ export class Machines implements AsyncDisposable {
   }
 
   async #attach(record: TargetSystem): Promise<void> {
-    if (this.#bindings.has(record.id)) return;
+    if (this.#bindings.has(record.id)) {
+      await this.reapplyParameters(record.id);
+      return;
+    }
     const domain = await this.#options.hypervisor.find(record.driver, record.id);
     if (domain?.state === 'running' || domain?.state === 'paused') {
+      await this.reapplyParameters(record.id);
       this.#bind(record);
       return;
     }

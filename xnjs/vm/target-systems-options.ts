@@ -3,6 +3,7 @@ import type { Log } from '#kernel/log.js';
 import type { IdbSource } from '../idb/idb-source.js';
 import type { Hypervisor } from './hypervisor.js';
 import type { ImageSource } from './image-source.js';
+import type { Controls } from './resource-controls.js';
 import type { TargetStore } from './target-store.js';
 import type { TargetSystemParameters } from './target-system.js';
 import type { TsiNetwork } from './tsi-network.js';
@@ -23,7 +24,7 @@ export type TargetSystemsOptions = {
   readonly queuesIntervalMs?: number;
   /** The site's IDB. */
   readonly idb?: Pick<IdbSource, 'bind' | 'scriptHeader'>;
-  readonly limits: {
+  readonly limits: Controls & {
     readonly cpus: number;
     readonly memoryMiB: number;
     readonly perUser: number;

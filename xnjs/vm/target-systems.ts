@@ -1,15 +1,22 @@
 import { randomUUID } from 'node:crypto';
-import { GridError } from '#kernel/errors.js';
+import { asGridError, GridError } from '#kernel/errors.js';
 import type { Log } from '#kernel/log.js';
 import { createSerial } from '#kernel/persistence/serial.js';
 import { mergeIdb, type TargetIdb } from '../idb/idb.js';
 import type { Target, TargetEvent, Targets } from '../target.js';
 import { Machines } from './machines.js';
 import { siteChange, type SiteChange } from '../changes/site-change.js';
-import { chooseDriver, chooseParameters } from './parameters.js';
+import { changeParameters, chooseDriver, chooseParameters } from './parameters.js';
 import { step, VmError, type VmEvent, type VmState } from './state.js';
 import type { TargetBinding } from './target-binding.js';
-import { idbSubject, identityOf, type Evidence, type TargetSystem } from './target-system.js';
+import {
+  idbSubject,
+  identityOf,
+  type ChangeableName,
+  type Evidence,
+  type ParameterChange,
+  type TargetSystem,
+} from './target-system.js';
 import type { NewTargetSystem, TargetSystemsOptions } from './target-systems-options.js';
 import { requireNetwork } from './tsi-network.js';
 
@@ -97,12 +104,13 @@ export class TargetSystems implements Targets, AsyncDisposable {
     const image = await images.find(wish.image, wish.ownerDn);
     requireNetwork(image.metadata.tsi, this.#options.network);
     const requestedMs = clock.now();
+    const driver = chooseDriver(image.metadata, hypervisor.available());
     const record: TargetSystem = {
       id: randomUUID(),
       ownerDn: wish.ownerDn,
       image: { id: image.id, metadata: image.metadata, parts: image.parts },
-      parameters: chooseParameters(wish.parameters, image.metadata, limits),
-      driver: chooseDriver(image.metadata, hypervisor.available()),
+      parameters: chooseParameters(wish.parameters, image.metadata, driver, limits),
+      driver,
       state: 'INITIALIZING',
       evidence: { source: 'user', fact: 'requested', atMs: requestedMs },
       boot: {},
@@ -129,6 +137,37 @@ export class TargetSystems implements Targets, AsyncDisposable {
       const next = { ...this.get(id), ...change };
       await this.#save(next);
       return next;
+    });
+  }
+
+  /**
+   * Changes the machine itself, while it runs. The wish is stored first; what the hypervisor refuses is taken
+   * back, and what it cannot be asked at present is done later.
+   * @returns whether it is done
+   * @throws {@link VmError} `BAD_REQUEST` naming the parameter; `HYPERVISOR_FAILED` saying why
+   */
+  async changeParameters(id: string, change: ParameterChange): Promise<boolean> {
+    return await this.#queue(id, async () => {
+      const before = this.get(id);
+      if (gone.has(before.state))
+        throw new VmError('BAD_REQUEST', `parameters: the machine of ${id} is gone`);
+      const parameters = changeParameters(before, change, this.#options.limits);
+      const names = Object.keys(change) as ChangeableName[]; // keys of the type
+      const unapplied = [...new Set([...(before.unapplied ?? []), ...names])];
+      await this.#save({ ...before, parameters, unapplied });
+      try {
+        await this.#machines.applyParameters(id);
+        return true;
+      } catch (error) {
+        if (asGridError(error)?.row.retry === true) {
+          this.#schedule(id);
+          return false;
+        }
+        // some of it may have been done: what was there before is given again
+        await this.#save({ ...before, unapplied });
+        await this.#machines.reapplyParameters(id);
+        throw error;
+      }
     });
   }
 
