@@ -45,6 +45,9 @@ export const XnjsConfig = z.strictObject({
       heartbeatSeconds: z.number().positive().default(1),
       /** How often batch systems are asked for their queues, and what these allow. */
       queuesSeconds: z.number().positive().default(300),
+      /** How often it is read what machines use, and how long that is kept after their end. */
+      usageSeconds: z.number().positive().default(30),
+      accountingDays: z.number().positive().default(400),
       limits: z
         .strictObject({
           cpus: z.int().positive().default(8),

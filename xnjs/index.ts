@@ -34,6 +34,7 @@ export type { Reservations } from './reservation/reservations.js';
 export type { Storage } from './storage/storage.js';
 export { Storages, type StorageChange } from './storage/storages.js';
 export type { AclEntry } from './tsi/tsi.js';
+export type { Usage, UsageOfOwner } from './vm/usage.js';
 export type { TargetSystems } from './vm/target-systems.js';
 export { idbSubject, type TargetSystem } from './vm/target-system.js';
 export { readImageWish } from './vm/image-wish.js';

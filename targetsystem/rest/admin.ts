@@ -4,6 +4,7 @@ import { asGridError } from '#kernel/errors.js';
 import { fieldsParameter, selectFields } from '#kernel/http/fields.js';
 import { adminOnly, operations, RequestError } from '#kernel/http/operation.js';
 import { json } from '#kernel/http/reply.js';
+import { accountingOperations } from './admin-accounting.js';
 import { adminActions } from './admin-actions.js';
 import type { RestDeps } from './deps.js';
 import { hrefs } from './links.js';
@@ -96,4 +97,4 @@ const act = operation({
   },
 });
 
-export const adminOperations = [getAdmin, act];
+export const adminOperations = [getAdmin, act, ...accountingOperations];

@@ -280,6 +280,7 @@ const getSite = operation({
       addresses: await addressesOf(deps, system),
       storages: storages.ofTarget(system),
       queues: attributesOf(caller).queues,
+      usage: systems.usage(siteId),
     });
     return json(selectFields(properties, fields));
   },

@@ -38,6 +38,7 @@ import { createSiteStorages } from '#xnjs/staging/site-storages.js';
 import { StoragesConfig } from '#xnjs/storage/config.js';
 import { Storages } from '#xnjs/storage/storages.js';
 import type { DomainView, Hypervisor } from '#xnjs/vm/hypervisor.js';
+import type { UsageSample } from '#xnjs/vm/usage.js';
 import { TargetSystems } from '#xnjs/vm/target-systems.js';
 import { Workspace } from '#xnjs/vm/workspace.js';
 import { until } from '../xnjs/job/rig.js';
@@ -64,6 +65,9 @@ export class ProcessHypervisor implements Hypervisor {
   openChannel = () => Promise.reject(new Error('only by its socket'));
   ensureNetwork = () => Promise.resolve();
   addresses = () => Promise.resolve([]);
+  usage(_driver: string): Promise<UsageSample[]> {
+    return Promise.resolve([]);
+  }
   setControls(_system: object, _names: readonly string[]) {
     return Promise.resolve(true);
   }

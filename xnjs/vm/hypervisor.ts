@@ -1,5 +1,6 @@
 import type { Duplex } from 'node:stream';
 import type { ChangeableName, Driver, TargetSystem } from './target-system.js';
+import type { UsageSample } from './usage.js';
 
 export type DomainState = 'running' | 'paused' | 'stopped';
 
@@ -38,6 +39,8 @@ export type Hypervisor = {
     system: Pick<TargetSystem, 'id' | 'driver' | 'parameters'>,
     names: readonly ChangeableName[],
   ): Promise<boolean>;
+  /** What the domains that run have used since their start; those that do not answer at once are left out. */
+  usage(driver: Driver): Promise<UsageSample[]>;
   /** Stops and undefines. A domain that is not there is fine. */
   remove(driver: Driver, id: string): Promise<void>;
   /** The domains of this installation only. */

@@ -6,9 +6,11 @@ import { domainStates, type Lifecycle } from '#kernel/libvirt/events.js';
 import type { Domain } from '#kernel/libvirt/procedures.js';
 import type { Log } from '#kernel/log.js';
 import { metadataNamespace } from './domain-xml.js';
+import { statsFlags, statsGroups, toSample } from './domain-stats.js';
 import type { DomainState, DomainView, Hypervisor, NetworkDefinition } from './hypervisor.js';
 import { setControls } from './libvirt-controls.js';
 import type { ChangeableName, Driver, TargetSystem } from './target-system.js';
+import type { UsageSample } from './usage.js';
 
 export type LibvirtHypervisorOptions = {
   /** One connection per driver; `qemu` and `kvm` may share one. */
@@ -28,6 +30,8 @@ const noMetadata = 80;
 const noNetwork = 43;
 /** Source of addresses: the network's DHCP server. */
 const leases = 0;
+/** They are read again soon. */
+const statsTimeoutMs = 5_000;
 /** Of libvirt's states those in which nothing of the guest runs any more; `shutdown` is still on its way. */
 const inactiveStates: readonly string[] = [
   'shutoff',
@@ -77,6 +81,17 @@ export class LibvirtHypervisor implements Hypervisor {
     const dom = await this.#lookUp(client, system.id);
     if (dom) await setControls(client, dom, system, names);
     return dom !== undefined;
+  }
+
+  async usage(driver: Driver): Promise<UsageSample[]> {
+    const { retStats } = await this.#client(driver).call(
+      'connect_get_all_domain_stats',
+      { doms: [], stats: statsGroups, flags: statsFlags },
+      { timeoutMs: statsTimeoutMs },
+    );
+    return retStats
+      .filter(({ dom }) => dom.name.startsWith(domainPrefix))
+      .map(({ dom, params }) => toSample(dom, params));
   }
 
   async remove(driver: Driver, id: string): Promise<void> {

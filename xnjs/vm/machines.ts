@@ -13,6 +13,7 @@ import type { VmEvent } from './state.js';
 import type { TargetBinding } from './target-binding.js';
 import type { Driver, Evidence, TargetSystem } from './target-system.js';
 import type { TargetSystemsOptions } from './target-systems-options.js';
+import type { UsageMeter } from './usage-meter.js';
 
 /** The durable records, as the machines behind them need them. */
 export type MachineRecords = {
@@ -44,10 +45,16 @@ export class Machines implements AsyncDisposable {
   /** By target system: ids of jobs whose end its agent has told. */
   readonly #exits = new EventEmitter();
   readonly #queues: Queues;
+  readonly #meter: UsageMeter | undefined;
   readonly #unsubscribe: (() => void)[] = [];
 
-  constructor(options: TargetSystemsOptions, records: MachineRecords, stopping: AbortSignal) {
+  constructor(
+    options: TargetSystemsOptions,
+    records: MachineRecords,
+    { stopping, meter }: { stopping: AbortSignal; meter: UsageMeter | undefined },
+  ) {
     this.#options = options;
+    this.#meter = meter;
     this.#log = options.log.child({ part: 'xnjs.vm' });
     this.#records = records;
     this.#stopping = stopping;
@@ -199,7 +206,9 @@ export class Machines implements AsyncDisposable {
   /** What is left of a failed machine is taken down; its console and its record stay to be read. */
   async #release(record: TargetSystem): Promise<void> {
     await this.#unbind(record.id);
+    await this.#meter?.measureLast(record);
     await this.#options.hypervisor.remove(record.driver, record.id);
+    await this.#meter?.end(record.id);
   }
 
   async #remove(record: TargetSystem): Promise<void> {

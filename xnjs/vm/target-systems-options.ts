@@ -7,6 +7,7 @@ import type { Controls } from './resource-controls.js';
 import type { TargetStore } from './target-store.js';
 import type { TargetSystemParameters } from './target-system.js';
 import type { TsiNetwork } from './tsi-network.js';
+import type { UsageStore } from './usage.js';
 import type { Workspace } from './workspace.js';
 
 export type TargetSystemsOptions = {
@@ -30,6 +31,13 @@ export type TargetSystemsOptions = {
     readonly perUser: number;
     readonly lifetimeSeconds?: number | undefined;
     readonly maxLifetimeSeconds?: number | undefined;
+  };
+  /** What machines use; absent: nobody measures it. */
+  readonly usage?: {
+    readonly store: UsageStore;
+    readonly intervalMs: number;
+    /** How long those that have ended are kept. */
+    readonly keepMs: number;
   };
   /** Absent: images whose TSI is reached over a network are refused. */
   readonly network?: TsiNetwork;

@@ -18,6 +18,8 @@ import {
   type TargetSystem,
 } from './target-system.js';
 import type { NewTargetSystem, TargetSystemsOptions } from './target-systems-options.js';
+import type { Usage, UsageFilter, UsageOfOwner } from './usage.js';
+import { UsageMeter } from './usage-meter.js';
 import { requireNetwork } from './tsi-network.js';
 
 /** How long a reconciliation waits after a failure before it tries again. */
@@ -37,6 +39,7 @@ export class TargetSystems implements Targets, AsyncDisposable {
   readonly #log: Log;
   readonly #records = new Map<string, TargetSystem>();
   readonly #machines: Machines;
+  readonly #meter: UsageMeter | undefined;
   /** One piece of work after the other for each record. */
   readonly #queue = createSerial();
   readonly #listeners = new Set<(event: TargetEvent) => void>();
@@ -54,12 +57,18 @@ export class TargetSystems implements Targets, AsyncDisposable {
       save: (record: TargetSystem) => this.#save(record),
       show: (record: TargetSystem) => void this.#records.set(record.id, record),
     };
-    this.#machines = new Machines(options, records, this.#stopping.signal);
+    const stopping = this.#stopping.signal;
+    const { usage, hypervisor, clock, log } = options;
+    const findSystem = records.find;
+    this.#meter =
+      usage && new UsageMeter({ ...usage, hypervisor, findSystem, clock, log, stopping });
+    this.#machines = new Machines(options, records, { stopping, meter: this.#meter });
   }
 
   /** Re-attaches to what ran before, finishes what was begun, removes what nobody owns. */
   async start(): Promise<void> {
     for (const record of await this.#options.store.all()) this.#records.set(record.id, record);
+    await this.#meter?.start([...this.#records.keys()]);
     for (const record of this.#records.values()) this.#schedule(record.id);
     this.#machines.start();
     this.#spawn(this.#reap());
@@ -68,6 +77,23 @@ export class TargetSystems implements Targets, AsyncDisposable {
   /** The most that one target system may have. */
   get limits(): TargetSystemsOptions['limits'] {
     return this.#options.limits;
+  }
+
+  /** What it has used as far as measured; `undefined`: nothing was yet. */
+  usage(id: string): Usage | undefined {
+    return this.#meter?.find(id);
+  }
+
+  /** What target systems have used, those that are gone too, the newest first. */
+  async accounts(
+    filter: UsageFilter,
+    page: { offset: number; num: number },
+  ): Promise<{ usages: Usage[]; total: number }> {
+    return (await this.#options.usage?.store.list(filter, page)) ?? { usages: [], total: 0 };
+  }
+
+  async usageByOwner(): Promise<UsageOfOwner[]> {
+    return (await this.#options.usage?.store.sums()) ?? [];
   }
 
   /** Every record, the newest first. */
@@ -260,6 +286,7 @@ export class TargetSystems implements Targets, AsyncDisposable {
     if (after.state === 'DESTROYED') {
       await this.#options.store.remove(after, siteChange('deleted', after));
       this.#records.delete(id);
+      this.#meter?.forget(id);
     } else {
       await this.#save(after, siteChange('state', after));
     }
