@@ -73,12 +73,13 @@ export function createUsageStore(database: Database): UsageStore {
     },
     async sums() {
       const until = literal('CASE WHEN ended_ms = 0 THEN measured_ms ELSE ended_ms END - started_ms');
+      const of = (name: (typeof counterNames)[number]) => col(columns()[name].field ?? name);
+      const counters = counterNames.map((name): [ReturnType<typeof fn>, string] => [
+        fn('SUM', of(name)),
+        name,
+      ]);
       const found = await rows.findAll({
-        attributes: [
-          'ownerDn',
-          ...counterNames.map((name) => [fn('SUM', col(columns()[name].field ?? name)), name] as const),
-          [fn('SUM', until), 'wallMs'],
-        ] as [],
+        attributes: ['ownerDn', ...counters, [fn('SUM', until), 'wallMs']],
         group: ['ownerDn'],
         order: [['ownerDn', 'ASC']],
         raw: true,

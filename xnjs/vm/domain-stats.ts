@@ -1,10 +1,11 @@
-import type { Domain, TypedParams } from '#kernel/libvirt/procedures.js';
+import type { Domain, Result, TypedParams } from '#kernel/libvirt/procedures.js';
 import type { UsageSample } from './usage.js';
 
 /** Groups of libvirt's figures: state, processors, balloon, interfaces, disks. */
 export const statsGroups = 1 | 2 | 4 | 16 | 32;
-/** Active domains only; without those whose monitor does not answer at once. */
-export const statsFlags = 1 | 0x2000_0000;
+export const activeOnly = 1;
+/** Without those whose monitor does not answer at once. */
+export const statsFlags = activeOnly | 0x2000_0000;
 
 const kibPerMiB = 1024;
 
@@ -41,3 +42,20 @@ export function toSample(dom: Domain, params: TypedParams): UsageSample {
 }
 
 const toMiB = (kib: number): number => Math.round(kib / kibPerMiB);
+
+/** Of a container: what its cgroups have counted. */
+export function toContainerSample(
+  dom: Domain,
+  { cpuTime, memory }: Pick<Result<'domain_get_info'>, 'cpuTime' | 'memory'>,
+): UsageSample {
+  return {
+    id: dom.uuid,
+    run: dom.id,
+    counters: {
+      cpuMs: Math.round(Number(cpuTime) / 1e6),
+      ...{ diskReadBytes: 0, diskWrittenBytes: 0 },
+      ...{ networkReceivedBytes: 0, networkSentBytes: 0 },
+    },
+    residentMiB: toMiB(Number(memory)),
+  };
+}

@@ -6,7 +6,7 @@ import { domainStates, type Lifecycle } from '#kernel/libvirt/events.js';
 import type { Domain } from '#kernel/libvirt/procedures.js';
 import type { Log } from '#kernel/log.js';
 import { metadataNamespace } from './domain-xml.js';
-import { statsFlags, statsGroups, toSample } from './domain-stats.js';
+import { activeOnly, statsFlags, statsGroups, toContainerSample, toSample } from './domain-stats.js';
 import type { DomainState, DomainView, Hypervisor, NetworkDefinition } from './hypervisor.js';
 import { setControls } from './libvirt-controls.js';
 import type { ChangeableName, Driver, TargetSystem } from './target-system.js';
@@ -84,7 +84,9 @@ export class LibvirtHypervisor implements Hypervisor {
   }
 
   async usage(driver: Driver): Promise<UsageSample[]> {
-    const { retStats } = await this.#client(driver).call(
+    const client = this.#client(driver);
+    if (driver === 'lxc') return await usageOfContainers(client);
+    const { retStats } = await client.call(
       'connect_get_all_domain_stats',
       { doms: [], stats: statsGroups, flags: statsFlags },
       { timeoutMs: statsTimeoutMs },
@@ -221,6 +223,25 @@ export class LibvirtHypervisor implements Hypervisor {
     const reason = known === 'stopped' && name !== 'crashed' ? 'has stopped' : `is ${name}`;
     return { id: dom.uuid, state: known, reason: `the machine ${reason}` };
   }
+}
+
+/** libvirt has no figures of all containers in one call, and of each only those of its cgroups. */
+async function usageOfContainers(client: LibvirtClient): Promise<UsageSample[]> {
+  const options = { timeoutMs: statsTimeoutMs };
+  const listing = { need_results: 1, flags: activeOnly };
+  const { domains } = await client.call('connect_list_all_domains', listing, options);
+  const ours = domains.filter(({ name }) => name.startsWith(domainPrefix));
+  const samples = await Promise.all(
+    ours.map(async (dom) => {
+      try {
+        return toContainerSample(dom, await client.call('domain_get_info', { dom }, options));
+      } catch (error) {
+        if (isUnknown(error)) return []; // it has ended meanwhile
+        throw error;
+      }
+    }),
+  );
+  return samples.flat();
 }
 
 function toState(name: (typeof domainStates)[number]): DomainState {

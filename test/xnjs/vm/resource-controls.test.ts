@@ -100,6 +100,20 @@ describe('resource controls', { skip: withoutLibvirtd, timeout: 120_000 }, () =>
       await change({ cpuQuotaPercent: undefined }, ['cpuQuotaPercent']);
     });
 
+    it('leave it measurable, with all others in one call', async () => {
+      const [first] = await hypervisor.usage('qemu');
+      assert.equal(first!.id, system.id);
+      assert.ok(first!.counters.cpuMs > 0);
+      assert.ok(first!.counters.diskReadBytes >= 512, 'its firmware has read a sector');
+      assert.ok(first!.residentMiB! > 10);
+      assert.ok(first!.givenMiB! > 0);
+      await until('it has used more', async () => {
+        const [next] = await hypervisor.usage('qemu');
+        assert.equal(next!.run, first!.run);
+        return next!.counters.cpuMs > first!.counters.cpuMs;
+      });
+    });
+
     it('bound its disk, each without the others', async () => {
       await change({ diskReadBytesPerSecond: 4_000_000 }, ['diskReadBytesPerSecond']);
       await change({ diskIops: 50 }, ['diskIops']);
@@ -166,6 +180,8 @@ describe('resource controls', { skip: withoutLibvirtd, timeout: 120_000 }, () =>
       await hypervisor.setControls(wider, ['cpuQuotaPercent', 'memoryMiB']);
       await until('it uses what it can get', async () => (await load(system)) > 4);
       const xml = await xmlOf(system);
+      const [usage] = await hypervisor.usage('lxc');
+      assert.ok(usage!.counters.cpuMs > 0 && usage!.residentMiB! < 64);
       assert.match(xml, /<quota>100000</);
       assert.match(xml, /<currentMemory unit='KiB'>49152</);
     });
