@@ -40,7 +40,11 @@ export const adminActions: Readonly<Record<string, Action>> = {
       const ofJobs = new Map((await jobs.usage()).map((usage) => [usage.ownerDn, usage]));
       const used = new Map((await systems.usageByOwner()).map((sums) => [sums.ownerDn, sums]));
       const all = systems.list();
-      const users = new Set([...ofJobs.keys(), ...used.keys(), ...all.map(({ ownerDn }) => ownerDn)]);
+      const users = new Set([
+        ...ofJobs.keys(),
+        ...used.keys(),
+        ...all.map(({ ownerDn }) => ownerDn),
+      ]);
       for (const dn of [...users].filter((each) => isMeant(each, clientDN)).sort()) {
         const machines = all.filter(({ ownerDn }) => ownerDn === dn);
         const sums = used.get(dn);

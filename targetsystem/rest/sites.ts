@@ -306,8 +306,7 @@ const changeSite = operation({
   policy: onSite.modify,
   run: async (deps, { siteId, parameters, ...members }, { caller }) => {
     const answer =
-      parameters !== undefined &&
-      (await changeSiteParameters(deps.systems, siteId, parameters));
+      parameters !== undefined && (await changeSiteParameters(deps.systems, siteId, parameters));
     return changeProperties(
       members,
       isOwner(deps.systems.get(siteId), caller),

@@ -74,7 +74,8 @@ describe('what target systems use', { timeout: 60_000 }, () => {
     );
     assert.ok(account!['ended']);
     assert.deepEqual(await accounts('?owner=CN=Bob,O=Grid'), []);
-    const since = (ms: number): string => encodeURIComponent(`${new Date(ms).toISOString().slice(0, 19)}+0000`);
+    const since = (ms: number): string =>
+      encodeURIComponent(`${new Date(ms).toISOString().slice(0, 19)}+0000`);
     assert.equal((await accounts(`?since=${since(Date.now() - 3_600_000)}`)).length, 1);
     assert.deepEqual(await accounts(`?since=${since(Date.now() + 3_600_000)}`), []);
     samples.clear();

@@ -72,7 +72,9 @@ export function createUsageStore(database: Database): UsageStore {
       return { usages: found.map(toUsage), total: count };
     },
     async sums() {
-      const until = literal('CASE WHEN ended_ms = 0 THEN measured_ms ELSE ended_ms END - started_ms');
+      const until = literal(
+        'CASE WHEN ended_ms = 0 THEN measured_ms ELSE ended_ms END - started_ms',
+      );
       const of = (name: (typeof counterNames)[number]) => col(columns()[name].field ?? name);
       const counters = counterNames.map((name): [ReturnType<typeof fn>, string] => [
         fn('SUM', of(name)),

@@ -12,7 +12,10 @@ const kibPerMiB = 1024;
 /** What libvirt tells of a domain that runs; parts that its driver does not know are none. */
 export function toSample(dom: Domain, params: TypedParams): UsageSample {
   const figures = new Map(
-    params.map(({ field, value: { value } }) => [field, typeof value === 'bigint' ? Number(value) : value]),
+    params.map(({ field, value: { value } }) => [
+      field,
+      typeof value === 'bigint' ? Number(value) : value,
+    ]),
   );
   const figure = (field: string): number | undefined => {
     const value = figures.get(field);

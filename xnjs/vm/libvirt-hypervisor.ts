@@ -6,7 +6,13 @@ import { domainStates, type Lifecycle } from '#kernel/libvirt/events.js';
 import type { Domain } from '#kernel/libvirt/procedures.js';
 import type { Log } from '#kernel/log.js';
 import { metadataNamespace } from './domain-xml.js';
-import { activeOnly, statsFlags, statsGroups, toContainerSample, toSample } from './domain-stats.js';
+import {
+  activeOnly,
+  statsFlags,
+  statsGroups,
+  toContainerSample,
+  toSample,
+} from './domain-stats.js';
 import type { DomainState, DomainView, Hypervisor, NetworkDefinition } from './hypervisor.js';
 import { setControls } from './libvirt-controls.js';
 import type { ChangeableName, Driver, TargetSystem } from './target-system.js';
