@@ -18,9 +18,9 @@ describe('parameters of target systems', { timeout: 60_000 }, () => {
   const made = async (parameters: object): Promise<string> =>
     idOf(await alice('POST', '/sites', { image: 'plain', parameters }));
   const shown = async (id: string): Promise<Record<string, unknown>> =>
-    (await alice('GET', `/sites/${id}`)).body as Record<string, unknown>;
+    (await alice('GET', `/sites/${id}`)).body;
   const change = async (id: string, parameters: unknown): Promise<string> => {
-    const answer = await alice('PUT', `/sites/${id}`, { parameters } as object);
+    const answer = await alice('PUT', `/sites/${id}`, { parameters });
     assert.equal(answer.status, 200);
     return String(answer.body['parameters']);
   };

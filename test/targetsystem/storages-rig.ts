@@ -38,7 +38,6 @@ import { createSiteStorages } from '#xnjs/staging/site-storages.js';
 import { StoragesConfig } from '#xnjs/storage/config.js';
 import { Storages } from '#xnjs/storage/storages.js';
 import type { DomainView, Hypervisor } from '#xnjs/vm/hypervisor.js';
-import type { UsageSample } from '#xnjs/vm/usage.js';
 import { TargetSystems } from '#xnjs/vm/target-systems.js';
 import { Workspace } from '#xnjs/vm/workspace.js';
 import { until } from '../xnjs/job/rig.js';
@@ -65,12 +64,9 @@ export class ProcessHypervisor implements Hypervisor {
   openChannel = () => Promise.reject(new Error('only by its socket'));
   ensureNetwork = () => Promise.resolve();
   addresses = () => Promise.resolve([]);
-  usage(_driver: string): Promise<UsageSample[]> {
-    return Promise.resolve([]);
-  }
-  setControls(_system: object, _names: readonly string[]) {
-    return Promise.resolve(true);
-  }
+  // of a hypervisor's type, so that tests can put others in their place
+  usage: Hypervisor['usage'] = () => Promise.resolve([]);
+  setControls: Hypervisor['setControls'] = () => Promise.resolve(true);
   list = () => Promise.resolve([...this.#agents.keys()].map((id) => this.#view(id)));
   find = (_driver: string, id: string) =>
     Promise.resolve(this.#agents.has(id) ? this.#view(id) : undefined);

@@ -25,8 +25,8 @@ export const usageMigrations: readonly Migration[] = [
   {
     name: '001-usage',
     up: async (schema, transaction) => {
-      const byField = Object.values(columns()).map((each, n) => [
-        each.field ?? Object.keys(columns())[n],
+      const byField = Object.entries(columns()).map(([name, each]): [string, typeof each] => [
+        each.field ?? name,
         each,
       ]);
       await schema.createTable('usage', Object.fromEntries(byField), { transaction });

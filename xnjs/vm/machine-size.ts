@@ -14,7 +14,7 @@ export type MachineSize = {
   readonly runtimeSeconds?: Asked;
   /** What it can be given while it runs; else that is what it is made with. */
   readonly memoryMaxMiB?: Asked;
-} & { readonly [name in ControlName]?: Asked };
+} & Readonly<Partial<Record<ControlName, Asked>>>;
 
 const measures = ['cpus', 'memoryMiB', 'memoryMaxMiB', 'runtimeSeconds', ...controlNames] as const;
 type Measure = (typeof measures)[number] | 'nodes';
@@ -85,7 +85,7 @@ export function readParameterChange(
   values: Readonly<Record<string, unknown>>,
 ): ParameterChange {
   const size = readMachineSize(section, values, 'refuse');
-  const change: { [name in ChangeableName]?: Asked | null } = {};
+  const change: Partial<Record<ChangeableName, Asked | null>> = {};
   for (const [name, asked] of Object.entries(size)) {
     if (name !== 'memoryMiB' && !isControl(name))
       throw new VmError('BAD_REQUEST', `${asked.field}: ${reasons[name] ?? fixed}`);

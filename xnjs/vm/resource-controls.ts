@@ -43,9 +43,9 @@ export const controls = {
 
 export type ControlName = keyof typeof controls;
 export const controlNames = Object.keys(controls) as ControlName[]; // keys of the table above
-export type Controls = { readonly [name in ControlName]?: number | undefined };
+export type Controls = Readonly<Partial<Record<ControlName, number | undefined>>>;
 /** What was asked for; `null` takes it back. */
-export type ControlWishes = { readonly [name in ControlName]?: Asked | null };
+export type ControlWishes = Readonly<Partial<Record<ControlName, Asked | null>>>;
 
 /** Of the machine that the controls are for. */
 export type Controlled = {
