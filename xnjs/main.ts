@@ -28,6 +28,7 @@ import { createSettingsStore, settingsMigrations } from './persistence/settings-
 import { recordMigrations } from './persistence/sql-record-store.js';
 import { createStorageStore, storageMigrations } from './persistence/sql-storage-store.js';
 import { createTargetStore, targetMigrations } from './persistence/sql-target-store.js';
+import { createUsageStore, usageMigrations } from './persistence/sql-usage-store.js';
 import { createTransferStore, transferMigrations } from './persistence/transfer-store.js';
 import { Reservations } from './reservation/reservations.js';
 import { createStaging } from './staging/create-staging.js';
@@ -182,6 +183,7 @@ async function openTables(
     'xnjs',
     [
       ...targetMigrations,
+      ...usageMigrations,
       ...jobMigrations,
       ...transferMigrations,
       ...storageMigrations,
@@ -252,6 +254,11 @@ async function openSystems(
       heartbeatMs: targetSystems.heartbeatSeconds * 1_000,
       queuesIntervalMs: targetSystems.queuesSeconds * 1_000,
       limits: targetSystems.limits,
+      usage: {
+        store: createUsageStore(database),
+        intervalMs: targetSystems.usageSeconds * 1_000,
+        keepMs: targetSystems.accountingDays * 86_400_000,
+      },
       ...(network && { network }),
       idb,
       ...common,

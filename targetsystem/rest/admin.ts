@@ -5,6 +5,7 @@ import { answersJson } from '#kernel/http/answers.js';
 import { fieldsParameter, selectFields } from '#kernel/http/fields.js';
 import { adminOnly, operations, RequestError } from '#kernel/http/operation.js';
 import { json } from '#kernel/http/reply.js';
+import { accountingOperations } from './admin-accounting.js';
 import { adminActions } from './admin-actions.js';
 import { Admin, AdminOutcome, machineErrors } from './answers.js';
 import type { RestDeps } from './deps.js';
@@ -105,4 +106,4 @@ const act = operation({
   },
 });
 
-export const adminOperations = [getAdmin, act];
+export const adminOperations = [getAdmin, act, ...accountingOperations];

@@ -122,6 +122,28 @@ const offer = {
 };
 export const Factory = z.object({ ...owned, ...offer }).meta({ id: 'Factory' });
 
+const usage = {
+  cpuSeconds: z.number(),
+  wallClockSeconds: z.number().describe('Since it was started, to its end'),
+  memoryPeakMiB: z.number().describe('The most that its machine had of the host'),
+  memoryMiB: z.number().optional().describe('What the guest has been given at present'),
+  diskReadBytes: z.number(),
+  diskWrittenBytes: z.number(),
+  networkReceivedBytes: z.number(),
+  networkSentBytes: z.number(),
+  measured: date,
+};
+export const Accounting = z.object({
+  accounting: z.array(
+    z.object({
+      ...{ targetSystem: text, owner: text, image: text, started: date },
+      ended: date.optional().describe('Absent: it runs'),
+      ...usage,
+    }),
+  ),
+  total: z.number(),
+});
+
 export const Site = z
   .object({
     ...owned,
@@ -131,7 +153,11 @@ export const Site = z
     umask: text,
     numberOfJobs: z.number(),
     image: z.object({ id: text, name: text, version: text, os: anything }),
-    parameters: z.object({ cpus: z.number(), memoryMiB: z.number() }),
+    parameters: z
+      .object({ cpus: z.number(), memoryMiB: z.number() })
+      .catchall(z.number())
+      .describe('What the machine has; memoryMaxMiB and its resource controls if there are'),
+    usage: z.object(usage).optional().describe('As measured; absent: not yet'),
     vm: z
       .object({
         state: text,
@@ -140,6 +166,9 @@ export const Site = z
           .object({ source: text, fact: text, at: date })
           .describe('Why the state is believed'),
         boot: z.record(z.string(), z.number()).describe('Marks of the start, in ms since it began'),
+        unappliedParameters: texts
+          .optional()
+          .describe('Changed, and not confirmed by the hypervisor yet'),
         guest: z.unknown().optional().describe('What the machine says of itself'),
       })
       .describe('The machine'),

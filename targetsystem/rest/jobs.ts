@@ -205,7 +205,7 @@ const changeJob = operation({
       members,
       isOwner(await jobs.get(jobId), caller),
       (change) => jobs.update(jobId, change),
-      jobs.latestTerminationMs,
+      { latestMs: jobs.latestTerminationMs },
     ),
 });
 

@@ -38,6 +38,7 @@ import {
   ownedProperties,
   tagList,
 } from './properties.js';
+import { changeSiteParameters } from './site-parameters.js';
 import {
   applicationId,
   canReserve,
@@ -279,6 +280,7 @@ const getSite = operation({
       addresses: await addressesOf(deps, system),
       storages: storages.ofTarget(system),
       queues: attributesOf(caller).queues,
+      usage: systems.usage(siteId),
     });
     return json(selectFields(properties, fields));
   },
@@ -296,19 +298,22 @@ async function addressesOf(
 const changeSite = operation({
   method: 'PUT',
   path: '/sites/:siteId',
-  summary: 'Changes tags, ACL or termination time',
+  summary: 'Changes tags, ACL, termination time, or the machine by its parameters',
   input: z.looseObject(siteInput),
   body: 'json',
   answers: answersJson(Changes),
   id: 'changeSite',
   policy: onSite.modify,
-  run: (deps, { siteId, ...members }, { caller }) =>
-    changeProperties(
+  run: async (deps, { siteId, parameters, ...members }, { caller }) => {
+    const answer =
+      parameters !== undefined && (await changeSiteParameters(deps.systems, siteId, parameters));
+    return changeProperties(
       members,
       isOwner(deps.systems.get(siteId), caller),
       (change) => deps.systems.update(siteId, change),
-      latestOf(deps),
-    ),
+      { latestMs: latestOf(deps), ...(answer !== false && { answered: { parameters: answer } }) },
+    );
+  },
 });
 
 const deleteSite = operation({

@@ -78,6 +78,9 @@ export class ProcessHypervisor implements Hypervisor {
   openConsole = () => Promise.reject(new Error('has none'));
   ensureNetwork = () => Promise.resolve();
   addresses = () => Promise.resolve([]);
+  // of a hypervisor's type, so that tests can put others in their place
+  usage: Hypervisor['usage'] = () => Promise.resolve([]);
+  setControls: Hypervisor['setControls'] = () => Promise.resolve(true);
   list = () => Promise.resolve([...this.#agents.keys()].map((id) => this.#view(id)));
   find = (_driver: string, id: string) =>
     Promise.resolve(this.#agents.has(id) ? this.#view(id) : undefined);
