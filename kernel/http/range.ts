@@ -24,6 +24,15 @@ export function contentRange({ offset, length }: ByteRange, sizeBytes: number): 
   return `bytes ${offset}-${offset + length - 1}/${sizeBytes}`;
 }
 
+/** Where the body of an upload begins, as its `Content-Range` says; `undefined` without one. */
+export function parseContentRange(header: string | undefined): number | undefined {
+  if (header === undefined) return undefined;
+  const [, first] = /^bytes\s+(\d{1,15})-\d{1,15}\/(?:\d{1,15}|\*)$/.exec(header) ?? [];
+  if (first === undefined)
+    throw new RequestError('BAD_REQUEST', 'Content-Range must be bytes FIRST-LAST/SIZE');
+  return Number(first);
+}
+
 function unsatisfiable(range: string, sizeBytes: number): RequestError {
   return new RequestError('RANGE_NOT_SATISFIABLE', `cannot serve ${range} of ${sizeBytes} bytes`);
 }

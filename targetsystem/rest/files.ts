@@ -3,6 +3,7 @@ import { asGridError, GridError } from '#kernel/errors.js';
 import { formatDate } from '#kernel/clock.js';
 import { operations, type Context, type RawContext } from '#kernel/http/operation.js';
 import { pageParameters } from '#kernel/http/page.js';
+import { parseContentRange } from '#kernel/http/range.js';
 import { created, json, jsonType, noContent, type Reply } from '#kernel/http/reply.js';
 import { readJson } from '#kernel/http/body.js';
 import {
@@ -150,10 +151,12 @@ const wholeNumber = z.coerce.number().int().nonnegative();
 async function appends(
   files: FileSpace,
   path: string,
-  { append, offset }: { append: boolean; offset?: number | undefined },
+  how: { append: boolean; offset?: number | undefined },
   { headers }: RawContext,
   nowMs: number,
 ): Promise<boolean> {
+  // without a look at Content-Range, what is sent of a file (RFC 9110 14.5) would replace all of it
+  const { append, offset = parseContentRange(headers['content-range']) } = how;
   const { 'if-match': ifMatch, 'if-none-match': ifNoneMatch } = headers;
   if (offset === undefined && ifMatch === undefined && ifNoneMatch === undefined) return append;
   const found = await files.stat(path).catch((error: unknown) => {

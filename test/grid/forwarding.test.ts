@@ -1,18 +1,14 @@
 import assert from 'node:assert/strict';
-import { execFile, spawn, type ChildProcess } from 'node:child_process';
+import { spawn, type ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
 import { connect } from 'node:net';
-import { dirname, join } from 'node:path';
+import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { text } from 'node:stream/consumers';
 import { after, before, describe, it } from 'node:test';
-import { promisify } from 'node:util';
-import { demoUser } from '#cli/quickstart/configuration.js';
 import type { HttpClient } from '#kernel/http/client.js';
-import { pythonWith } from './clients/python.js';
 import { eventually, factoryPath, Grid, noMachines, sitePath } from './grid.js';
 
-const run = promisify(execFile);
 const main = new URL('../../cli/main.ts', import.meta.url).pathname;
 const port = 7_777;
 /** Sends back what it gets, and its end after the other's; with what every guest has. */
@@ -75,20 +71,6 @@ describe(
       const sent = 'abcdefgh'.repeat(100_000);
       socket.end(sent);
       assert.equal(await text(socket), sent);
-    });
-
-    it('is reached by an unmodified pyunicore, as a library and as a program', async () => {
-      const python = await pythonWith(['pyunicore']);
-      const { stdout } = await run(python, [
-        ...['-W', 'ignore', new URL('clients/pyunicore_forwarder.py', import.meta.url).pathname],
-        ...[grid.url + sitePath, demoUser.name, demoUser.password],
-        ...[`${grid.url}${sitePath}/jobs/${job}`, String(port)],
-        join(dirname(python), 'unicore-port-forwarder'),
-      ]);
-      assert.deepEqual(JSON.parse(stdout.trim().split('\n').at(-1)!), {
-        ...{ link: true, tunnel: true, class: true, program: true },
-        refused: 'Backend returned HTTP 500, could not handle UNICORE-Socket-Forwarding',
-      });
     });
 
     it('is reached by the command line, which hears of the end of the job', async () => {

@@ -1,10 +1,7 @@
 import assert from 'node:assert/strict';
-import { execFile } from 'node:child_process';
-import { mkdtemp, rm, writeFile } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
+import { writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
-import { promisify } from 'node:util';
 import { deleteAndWait } from '#cli/client/resources.js';
 import {
   createTargetSystem,
@@ -14,10 +11,8 @@ import {
   waitUntilReady,
 } from '#cli/quickstart/main-job.js';
 import type { HttpClient } from '#kernel/http/client.js';
-import { pythonWith } from './clients/python.js';
 import { exists, Grid, noContainers, noMachines, sitePath } from './grid.js';
 
-const run = promisify(execFile);
 const signal = AbortSignal.timeout(600_000);
 
 describe('the main job', { skip: noMachines }, () => {
@@ -77,59 +72,6 @@ describe('the main job', { skip: noMachines }, () => {
         );
       },
     );
-
-  it('is done by an unmodified pyunicore', async () => {
-    const python = await pythonWith(['pyunicore', 'cryptography']);
-    const work = await mkdtemp(join(tmpdir(), 'vsite-py-'));
-    try {
-      const script = join(import.meta.dirname, 'clients', 'pyunicore_path.py');
-      const core = `${grid.url}${sitePath}`;
-      const { stdout } = await run(python, [script, core, 'demouser', 'test123', 'vsite-demo'], {
-        cwd: work,
-        timeout: 240_000,
-      });
-      const result = JSON.parse(stdout) as Record<string, unknown>;
-      assert.match(String(result['stdout']), /GRID MIDDLEWARE\n$/);
-      assert.deepEqual(
-        { ...result, stdout: '', files: '' },
-        {
-          role: 'user',
-          version: [11, 1, 0],
-          queues: ['vm'],
-          applications: ['Transform', 'Wordcount'],
-          status: 'SUCCESSFUL',
-          exitCode: '0',
-          stdout: '',
-          first: 'ker',
-          files: '',
-          parent: true,
-          copied: 'more',
-          listed: ['/sub/deep/'],
-          executed: ['FAILED', '3'],
-          scratch: 'SUCCESSFUL',
-          jobs: 5,
-          jobsAfterDelete: 2,
-        },
-      );
-      for (const name of ['input.txt', 'stderr', 'stdout'])
-        assert.ok((result['files'] as string[]).includes(name), name);
-    } finally {
-      await rm(work, { recursive: true });
-    }
-  });
-
-  it('lets a client in by its certificate, as curl sends it', async () => {
-    const cert = join(grid.layout.credentials, 'demo-user');
-    const { stdout } = await run('curl', [
-      ...['--silent', '--show-error', '--fail', '--cacert', grid.caFile],
-      ...['--cert', `${cert}.pem`, '--key', `${cert}.key`, `${grid.url}${sitePath}`],
-    ]);
-    const { client } = JSON.parse(stdout) as { client: Record<string, unknown> };
-    assert.deepEqual(
-      [client['dn'], client['authenticationMethod']],
-      ['CN=Demo User,O=VSite,C=EU', 'X509'],
-    );
-  });
 
   it(
     'needs no network: the machine reaches nothing on the host',

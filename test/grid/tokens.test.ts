@@ -1,27 +1,9 @@
 import assert from 'node:assert/strict';
-import { execFile, execFileSync } from 'node:child_process';
-import { readFile, writeFile } from 'node:fs/promises';
-import { join } from 'node:path';
+import { readFile } from 'node:fs/promises';
 import { text } from 'node:stream/consumers';
 import { after, before, describe, it } from 'node:test';
-import { promisify } from 'node:util';
-import { parseDocument } from 'yaml';
 import { createHttpClient } from '#kernel/http/client.js';
-import { pythonWith } from './clients/python.js';
 import { Grid, imagesPath, noMachines, refusal, sitePath } from './grid.js';
-
-const run = promisify(execFile);
-/** Prints who the server takes the bearer for. */
-const whoAmI = `
-import sys
-import pyunicore.client as uc, pyunicore.credentials as cr
-from cryptography.hazmat.primitives.serialization import load_ssh_private_key
-url, key = sys.argv[1:3]
-key = load_ssh_private_key(open(key, "rb").read(), None)
-credential = cr.JWTToken("demouser", "demouser", key, "EdDSA")
-client = uc.Client(uc.Transport(credential, verify=False), url)
-print(client.properties["client"]["dn"], client.access_info()["authenticationMethod"])
-`;
 
 describe('tokens through the gateway', { skip: noMachines, timeout: 180_000 }, () => {
   let grid: Grid;
@@ -29,25 +11,6 @@ describe('tokens through the gateway', { skip: noMachines, timeout: 180_000 }, (
     grid = await Grid.start();
   });
   after(() => grid[Symbol.asyncDispose]());
-
-  it('let an unmodified pyunicore in by SSH key', async () => {
-    const key = join(grid.layout.credentials, 'ssh');
-    execFileSync('ssh-keygen', ['-q', '-t', 'ed25519', '-N', '', '-f', key]);
-    const users = parseDocument(await readFile(grid.layout.users, 'utf8'));
-    users.setIn(['users', 0, 'sshKeys'], [await readFile(`${key}.pub`, 'utf8')]);
-    await writeFile(grid.layout.users, users.toString());
-    await grid.stopServer();
-    await grid.startServer(); // the file would be read again, but only in a second
-    const { stdout } = await run(await pythonWith(['pyunicore', 'cryptography']), [
-      '-W',
-      'ignore',
-      '-c',
-      whoAmI,
-      grid.url + sitePath,
-      key,
-    ]);
-    assert.equal(stdout, 'CN=Demo User,O=VSite,C=EU SSHKEY\n');
-  });
 
   it('are given by the server, for itself and the image repository, and not for ever', async () => {
     const user = await grid.user();

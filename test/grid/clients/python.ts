@@ -14,9 +14,19 @@ export async function pythonWith(packages: readonly string[]): Promise<string> {
   if (await exists(join(directory, 'complete'))) return python;
   await rm(directory, { recursive: true, force: true });
   await mkdir(defaultCacheDirectory(), { recursive: true });
-  await run('python3', ['-m', 'venv', directory], { timeout: 120_000 });
-  await run(python, ['-m', 'pip', 'install', '--quiet', ...packages], { timeout: 240_000 });
+  await installPython(directory, packages);
   await mkdir(join(directory, 'complete.new'));
   await rename(join(directory, 'complete.new'), join(directory, 'complete'));
+  return python;
+}
+
+/** The same in a folder of the caller's, with what the registry has today. @returns path of the interpreter */
+export async function installPython(
+  directory: string,
+  packages: readonly string[],
+): Promise<string> {
+  const python = join(directory, 'bin', 'python3');
+  await run('python3', ['-m', 'venv', directory], { timeout: 120_000 });
+  await run(python, ['-m', 'pip', 'install', '--quiet', ...packages], { timeout: 240_000 });
   return python;
 }

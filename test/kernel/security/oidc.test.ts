@@ -1,81 +1,25 @@
 import assert from 'node:assert/strict';
-import { once } from 'node:events';
-import { createServer, type Server } from 'node:https';
-import type { AddressInfo } from 'node:net';
 import { after, before, describe, it } from 'node:test';
-import Provider from 'oidc-provider';
-import { createCa, issueCertificate } from '#kernel/security/ca.js';
 import type { Identity } from '#kernel/security/identity.js';
 import { createOidcVerifier, OidcProvider } from '#kernel/security/oidc.js';
+import { oidcClient, startOidcProvider, type RunningOidcProvider } from './oidc-provider.js';
 
-const secret = 'a secret of the client';
+const { secret } = oidcClient;
 
 describe('bearer tokens of an OpenID Connect provider', () => {
-  let server: Server;
-  let provider: Provider;
-  let issuer: string;
-  let ca: string;
-  let requests = 0;
+  let provider: RunningOidcProvider;
   let now = Date.now();
   const clock = { now: () => now, sleep: () => Promise.resolve() };
+  const tokenOf = (account: string): Promise<string> => provider.tokenOf(account);
 
   before(async () => {
-    const authority = await createCa('CN=Provider CA');
-    const hosts = ['127.0.0.1'];
-    const own = await issueCertificate(authority, { subject: 'CN=op', usage: 'server', hosts });
-    ca = authority.certificate.toString();
-    const key = own.key.export({ type: 'pkcs8', format: 'pem' });
-    server = createServer({ key, cert: own.certificate.toString() }, (request, response) => {
-      requests += 1;
-      void provider.callback()(request, response);
-    });
-    server.listen(0, '127.0.0.1');
-    await once(server, 'listening');
-    issuer = `https://127.0.0.1:${(server.address() as AddressInfo).port}`;
-    provider = new Provider(issuer, {
-      clients: [
-        {
-          client_id: 'grid',
-          client_secret: secret,
-          redirect_uris: ['https://grid.example/'],
-          // introspection only
-          grant_types: ['authorization_code'],
-        },
-      ],
-      claims: { openid: ['sub'], profile: ['preferred_username', 'name'] },
-      ttl: { AccessToken: 600, Grant: 600 },
-      features: { introspection: { enabled: true }, devInteractions: { enabled: false } },
-      findAccount: (_context, sub) => ({
-        accountId: sub,
-        claims: () => ({ sub, preferred_username: sub, name: `Doe, ${sub} "X"` }),
-      }),
-    });
+    provider = await startOidcProvider();
   });
-  after(async () => {
-    server.closeAllConnections();
-    server.close();
-    await once(server, 'close');
-  });
-
-  /** As the provider gives it to a client after its user has agreed. */
-  async function tokenOf(accountId: string): Promise<string> {
-    const client = await provider.Client.find('grid');
-    const grant = new provider.Grant({ accountId, clientId: 'grid' });
-    grant.addOIDCScope('openid profile');
-    const grantId = await grant.save();
-    const token = new provider.AccessToken({
-      accountId,
-      client: client!,
-      grantId,
-      scope: 'openid profile',
-      gty: 'authorization_code',
-      expiresWithSession: false,
-    });
-    return await token.save();
-  }
+  after(() => provider[Symbol.asyncDispose]());
 
   function verifier(options: Partial<OidcProvider> & { clientSecret?: string } = {}) {
     const { clientSecret, ...config } = options;
+    const { issuer, ca } = provider;
     const parsed = OidcProvider.parse({ issuer, clientId: 'grid', ...config });
     return createOidcVerifier({ ...parsed, clientSecret, ca, clock });
   }
@@ -99,12 +43,12 @@ describe('bearer tokens of an OpenID Connect provider', () => {
     const verify = verifier({ cacheSeconds: 60 });
     const token = await tokenOf('jane');
     await verify(token);
-    const before = requests;
+    const before = provider.requests();
     await verify(token);
-    assert.equal(requests, before);
+    assert.equal(provider.requests(), before);
     now += 61_000;
     await verify(token);
-    assert.equal(requests, before + 1);
+    assert.equal(provider.requests(), before + 1);
   });
 
   it('that the provider does not know are nobody', async () => {
@@ -121,7 +65,7 @@ describe('bearer tokens of an OpenID Connect provider', () => {
     const away = verifier({ issuer: 'https://127.0.0.1:9' });
     await assert.rejects(away('x'), { code: 'SITE_UNAVAILABLE' });
     const stranger = createOidcVerifier({
-      ...OidcProvider.parse({ issuer, clientId: 'grid' }),
+      ...OidcProvider.parse({ issuer: provider.issuer, clientId: 'grid' }),
       clock, // and no word of its authority
     });
     await assert.rejects(stranger('x'), { code: 'SITE_UNAVAILABLE' });
