@@ -16,9 +16,9 @@ import type { TargetsystemConfig } from './config.js';
 import { openRegistry, readExternal } from './registry/open-registry.js';
 import { RegistryPublisher } from './registry/publisher.js';
 import type { RestDeps } from './rest/deps.js';
-import { Consoles } from './rest/consoles.js';
 import { restOperations } from './rest/operations.js';
 import { EventStreams } from './rest/event-streams.js';
+import { Consoles } from './rest/consoles.js';
 import { ForwardingConnections } from './rest/forwarding-connections.js';
 import { ownEntries } from './rest/registry.js';
 
@@ -113,6 +113,7 @@ async function openRest(
     version: interfaceVersion,
     startedMs: systemClock.now(),
     clock: systemClock,
+    consoles: scope.use(new Consoles({ systems, config: config.console })),
     forwardings: scope.use(new ForwardingConnections(connections)),
     consoles: scope.use(new Consoles({ systems: xnjs.systems, config: config.console })),
     connections: () => ({ ...xnjs.connections(), ...publisher.status() }),
