@@ -115,7 +115,6 @@ async function openRest(
     clock: systemClock,
     consoles: scope.use(new Consoles({ systems, config: config.console })),
     forwardings: scope.use(new ForwardingConnections(connections)),
-    consoles: scope.use(new Consoles({ systems: xnjs.systems, config: config.console })),
     connections: () => ({ ...xnjs.connections(), ...publisher.status() }),
     defaultImage: config.defaultImage,
     imagesUrl: (baseUrl) =>
