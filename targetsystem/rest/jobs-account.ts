@@ -55,7 +55,7 @@ export function preferencesOf(caller: Caller, account: Account = {}): Record<str
  */
 export function refuseQueue({ Resources: resources }: RawDescription, caller: Caller): void {
   const { queues } = attributesOf(caller);
-  const { Queue: wish } = typeof resources === 'object' ? { Queue: undefined, ...resources } : {};
+  const { Queue: wish } = Object(resources) as { Queue?: unknown };
   if (queues === undefined || typeof wish !== 'string' || queues.includes(wish)) return;
   const yours = queues.length === 0 ? 'you have none' : `yours are ${queues.join(', ')}`;
   const text = `Resources.Queue: "${wish}" is none of your queues; ${yours}`;

@@ -240,9 +240,10 @@ const changeShare = operation({
   id: 'changeShare',
   tag: 'shares',
   policy: onShare.own,
-  run: async (deps, { server: _server, shareId, ...members }) => {
+  run: async (deps, { shareId, ...input }) => {
+    const members = Object.entries(input).filter(([member]) => member !== 'server');
     const change: { access?: 'READ' | 'WRITE'; isOneTime?: boolean; lifetimeSeconds?: number } = {};
-    const answers = Object.entries(members).map(([member, value]): [string, string] => {
+    const answers = members.map(([member, value]): [string, string] => {
       if (!Object.hasOwn(changeable, member))
         return [member, 'Property not found or cannot be modified!'];
       const parsed = z

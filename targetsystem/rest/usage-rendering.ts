@@ -29,6 +29,7 @@ export function renderAccount(usage: Usage): Record<string, unknown> {
 }
 
 /** All that a user's target systems have used, as far back as the accounts go. */
-export function renderSums({ cpuMs, wallMs, ownerDn: _, ...bytes }: UsageOfOwner): object {
-  return { cpuSeconds: seconds(cpuMs), wallClockSeconds: seconds(wallMs), ...bytes };
+export function renderSums({ cpuMs, wallMs, ...bytes }: UsageOfOwner): object {
+  const times = { cpuSeconds: seconds(cpuMs), wallClockSeconds: seconds(wallMs) };
+  return { ...times, ...bytes, ownerDn: undefined };
 }

@@ -30,7 +30,7 @@ export function whoBy({ rule, level, resource, roles = [] }: PolicyView): Who | 
   return roles.join() === 'admin' ? 'admin' : 'users';
 }
 
-type Body = object | string;
+type Body = Readonly<Record<string, unknown>> | string;
 /** A row says who may, and what is sent if not what is usual: `{}` as JSON where there is a body. */
 export type Row =
   | Who

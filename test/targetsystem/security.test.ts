@@ -166,13 +166,14 @@ describe('who may do what', { timeout: 120_000 }, () => {
       body: given,
       login,
       hiddenFrom = [],
-    } = typeof row === 'string' ? { body: undefined, login: undefined, hiddenFrom: [] } : row;
+    } = typeof row === 'string' ? ({} as Partial<Exclude<Row, string>>) : row;
     const usual = method === 'POST' || method === 'PUT' ? {} : undefined;
     const headers = { accept: '*/*' };
     // those who may not first: the others may leave nothing
     const order = [...everybody].sort((a, b) => Number(allowed.includes(a)) - Number(allowed.includes(b))); // prettier-ignore
     for (const name of order) {
-      const body = (typeof given === 'function' ? given(name) : given) ?? usual;
+      const own: object | string | undefined = typeof given === 'function' ? given(name) : given;
+      const body = own ?? usual;
       const answer = await rig.as(name)(method, path, {
         headers,
         ...(body !== undefined && { body }),
