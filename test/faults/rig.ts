@@ -96,7 +96,7 @@ export class Server {
   /** Lets all go on that are held. */
   release(): void {
     this.#tell({ do: 'release' });
-    for (const state of this.#held.splice(0)) writeFileSync(goFile(state, this.#directory), '');
+    this.#letJobsEnd();
   }
 
   /** All that can be over are over, without help from outside. */
@@ -121,6 +121,11 @@ export class Server {
   async kill(): Promise<void> {
     this.#child.kill('SIGKILL');
     await this.exited;
+    this.#letJobsEnd();
+  }
+
+  #letJobsEnd(): void {
+    for (const state of this.#held.splice(0)) writeFileSync(goFile(state, this.#directory), '');
   }
 
   #tell(order: Order): void {
