@@ -23,6 +23,7 @@ const listAccounting = operation({
   }),
   answers: answersJson(Accounting),
   id: 'listAccounting',
+  tag: 'admin',
   policy: adminOnly,
   run: async ({ systems }, { owner, since, ...page }) => {
     const ownerDn = owner === undefined ? undefined : normalizeDn(owner);

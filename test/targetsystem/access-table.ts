@@ -67,6 +67,7 @@ export const access: Readonly<Record<string, Row>> = {
 
   'GET /rest/admin/': 'admin',
   'POST /rest/admin/actions/:action': 'admin',
+  'GET /rest/admin/accounting': 'admin',
 
   'GET /rest/core/factories': 'everybody',
   'GET /rest/core/factories/:factoryId': 'everybody',
