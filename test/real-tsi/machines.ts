@@ -1,6 +1,7 @@
 // Run by machines.test.ts in a network namespace of its own: libvirt's networks and rules end with it.
 // Argument: a file with the list of images.
 import assert from 'node:assert/strict';
+import { execFileSync } from 'node:child_process';
 import { once } from 'node:events';
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { connect } from 'node:net';
@@ -49,7 +50,10 @@ class Site {
       sharedNetwork: true,
     });
     this.scope.defer(() => libvirtd.stop());
-    const options = { images: [image], uri: libvirtd.uri('qemu'), ...(tls && { tls }) };
+    const uri = libvirtd.uri('qemu');
+    // a network outlives its libvirtd, and its addresses are wanted again
+    this.scope.defer(() => execFileSync('virsh', ['-c', uri, 'net-destroy', 'vsite']));
+    const options = { images: [image], uri, ...(tls && { tls }) };
     this.#start = () => startServer(this.#directory, options);
     this.#server = await this.#start();
     this.scope.defer(() => this.#server?.scope.close());
@@ -193,10 +197,12 @@ function survival(site: Site, machine: () => string, tls: boolean): void {
       const job = await begin();
       const [address = ''] = await site.server.hypervisor.addresses('qemu', machine());
       const socket = connect({ host: address, port: 4433 });
+      socket.on('error', () => undefined); // the TSI may hang up in the middle
       await once(socket, 'connect');
+      const closed = once(socket, 'close');
       socket.end('newtsiprocess 7654\n');
       socket.resume();
-      await once(socket, 'close');
+      await closed;
       await end(job);
       await Promise.all(Array.from({ length: 6 }, () => execute('sleep 0.5'))); // on new workers too
     });
