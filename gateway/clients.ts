@@ -1,8 +1,7 @@
 import type { IncomingMessage } from 'node:http';
-import { BlockList, isIP, isIPv6, type Server, type Socket } from 'node:net';
+import { BlockList, isIP, isIPv6, type Socket } from 'node:net';
 import type { Duplex } from 'node:stream';
 import { errorText } from '#kernel/errors.js';
-import type { Log } from '#kernel/log.js';
 import { formatDn, subjectDn, type Dn } from '#kernel/security/dn.js';
 import { clientCertificate } from '#kernel/security/tls.js';
 import { addNetwork } from './config.js';
@@ -96,43 +95,7 @@ function forwardedOrigin(headers: IncomingMessage['headers']): string | undefine
   return `${headers['x-forwarded-proto'] === 'http' ? 'http' : 'https'}://${host}`;
 }
 
-/** Keeps one client from taking all connections; counted before TLS, which costs most. */
-export function limitConnections(
-  server: Server,
-  perClient: number,
-  proxies: () => Proxies,
-  log: Log,
-): void {
-  const open = new Map<string, number>();
-  server.on('connection', (socket) => {
-    const address = plainAddress(socket.remoteAddress);
-    if (proxies().include(address)) return;
-    const client = network(address);
-    const count = (open.get(client) ?? 0) + 1;
-    open.set(client, count);
-    socket.once('close', () => {
-      const left = (open.get(client) ?? 1) - 1;
-      if (left > 0) open.set(client, left);
-      else open.delete(client);
-    });
-    if (count <= perClient) return;
-    log.debug({ peer: client }, 'too many connections from one client');
-    socket.destroy();
-  });
-}
-
 /** IPv4 that arrives at an IPv6 socket is written as IPv4. */
-function plainAddress(address = 'unknown'): string {
+export function plainAddress(address = 'unknown'): string {
   return address.startsWith('::ffff:') && address.includes('.') ? address.slice(7) : address;
-}
-
-/** Whoever has an IPv6 address has 2^64 of them. */
-function network(address: string): string {
-  if (!isIPv6(address)) return address;
-  const [head = '', tail] = address.split('::');
-  const groups = head === '' ? [] : head.split(':');
-  const rest = tail === undefined || tail === '' ? [] : tail.split(':');
-  const zeros = tail === undefined ? 0 : 8 - groups.length - rest.length;
-  const whole = [...groups, ...Array.from({ length: zeros }, () => '0'), ...rest];
-  return whole.slice(0, 4).join(':');
 }

@@ -35,6 +35,7 @@ type Asked = {
   exchange?: Exchange;
 };
 
+const mostHeaders = 500;
 const methods = new Set(['GET', 'HEAD', 'POST', 'PUT', 'DELETE', 'OPTIONS']);
 
 /** Sends each request to its site, or answers it here. */
@@ -240,11 +241,14 @@ export class Router {
 
 /** @throws {@link GatewayError} for what no site shall see */
 function parseRequest(request: IncomingMessage, client: Client): Target {
-  const { method = '', url = '', headers } = request;
+  const { method = '', url = '', headers, rawHeaders } = request;
   if (client.refused !== undefined) {
     const reason = `client certificate refused: ${client.refused}`;
     throw new GatewayError('UNAUTHENTICATED', reason);
   }
+  // Beyond a thousand Node leaves them out of `headers`, and we would lose sight of the body's length
+  if (rawHeaders.length > 2 * mostHeaders)
+    throw new GatewayError('BAD_REQUEST', 'too many headers');
   if (!methods.has(method))
     throw new GatewayError('METHOD_NOT_ALLOWED', `${method} is not allowed`);
   if (headers.host !== undefined && !isHost(headers.host)) {
@@ -279,9 +283,19 @@ function headersFor(
     name ? [...kept, ...settings.consign(name, { method, target, peer, gateway })] : kept;
 }
 
-/** Queries may hold tokens, some addresses are a capability: both stay out of the log. */
+const capability = /\/rest\/(?:files|access)\//i;
+
+/** Queries may hold tokens, some addresses are a capability: both stay out of the log, however they are spelt. */
 function loggedPath(url = ''): string {
-  const queryAt = url.indexOf('?');
-  const path = queryAt < 0 ? url : url.slice(0, queryAt);
-  return path.replace(/(\/rest\/(?:files|access)\/).*/, '$1…');
+  const [path = ''] = url.split('?', 1);
+  const { path: below = path } = parseTarget(path) ?? {};
+  return capability.test(`${decoded(path)}\n${decoded(below)}`) ? '…/rest/…' : path;
+}
+
+function decoded(path: string): string {
+  try {
+    return decodeURIComponent(path);
+  } catch {
+    return path;
+  }
 }

@@ -1,15 +1,16 @@
 import { randomBytes } from 'node:crypto';
-import type { RequestListener, Server as HttpServer } from 'node:http';
+import type { RequestListener } from 'node:http';
 import { createServer, type Server } from 'node:https';
-import { Server as NetServer, type AddressInfo, type ListenOptions } from 'node:net';
+import { Server as NetServer, type Socket } from 'node:net';
 import type { Duplex } from 'node:stream';
 import { loadConfig } from '#kernel/config.js';
-import { ListenError } from '#kernel/http/listen.js';
 import type { Log } from '#kernel/log.js';
 import { Scope } from '#kernel/scope.js';
 import { createAcmeServer } from './acme.js';
-import { Clients, limitConnections } from './clients.js';
+import { Clients } from './clients.js';
 import { GatewayConfig } from './config.js';
+import { Connections } from './connections.js';
+import { listen, urlOf } from './listen.js';
 import { mostRegistered, type Registered } from './registration.js';
 import { errorBody, GatewayError } from './reply.js';
 import { Router } from './router.js';
@@ -23,6 +24,8 @@ export type ServerDeps = {
   readonly configFile?: string | undefined;
   /** A socket that listens already, instead of `config.listen`. */
   readonly fd?: number | undefined;
+  /** Another process listens on this port and passes connections on, to be taken by {@link GatewayServer.take}. */
+  readonly listensElsewhere?: number | undefined;
   /** Shared by processes that serve the same clients. */
   readonly ticketSecret?: Buffer | undefined;
   readonly registered?: readonly Registered[] | undefined;
@@ -39,6 +42,7 @@ export class GatewayServer {
   readonly #registered = new Map<string, Registered>();
   readonly #router: Router;
   readonly #server: Server;
+  readonly #connections: Connections;
   #settings: Settings;
   #clients: Clients;
   #reloading: Promise<void> = Promise.resolve();
@@ -79,6 +83,8 @@ export class GatewayServer {
       },
       log: deps.log,
     });
+    const { limits } = settings.config;
+    this.#connections = new Connections(limits, () => this.#settings.proxies, this.#log);
     this.#server = this.#createServer();
   }
 
@@ -124,6 +130,11 @@ export class GatewayServer {
     }
   }
 
+  /** A connection that another process has accepted. */
+  take(socket: Socket): void {
+    this.#server.emit('connection', socket);
+  }
+
   /** Requests under way may finish; nothing new is taken. Closing twice is fine. */
   close(): Promise<void> {
     return (this.#closing ??= this.#drain().finally(() => this.#scope.close()));
@@ -141,18 +152,17 @@ export class GatewayServer {
       requestTimeout: 0,
       connectionsCheckingInterval: Math.min(5_000, limits.headSeconds * 250),
       maxHeaderSize: limits.headerBytes,
-      noDelay: true,
-      // Finds out that the other end of a tunnel is no more
-      keepAlive: true,
-      keepAliveInitialDelay: 60_000,
     });
-    server.maxConnections = limits.connections;
-    limitConnections(server, limits.connectionsPerClient, () => this.#settings.proxies, this.#log);
+    this.#connections.watch(server);
     const handle: RequestListener = (request, response) => this.#router.handle(request, response);
     server.on('request', handle).on('checkContinue', handle);
     server.on('upgrade', (request, socket, head) => this.#router.upgrade(request, socket, head));
     server.on('clientError', answerBrokenRequest);
-    server.on('tlsClientError', (err) => this.#log.debug({ err }, 'TLS handshake failed'));
+    server.on('tlsClientError', (err, socket) => {
+      this.#log.debug({ err }, 'TLS handshake failed');
+      // Node leaves it open, also after `handshakeTimeout`; an answer could never be sent
+      socket.destroy();
+    });
     server.on('secureConnection', (socket) => this.#clients.meet(socket));
     server.on(
       'OCSPRequest',
@@ -178,9 +188,7 @@ export class GatewayServer {
       this.#scope.defer(() => void server.close());
       this.#acmePort = await listen(server, { host: where.host, port: acme.httpPort });
     }
-    const { fd } = this.#deps;
-    const port = await listen(this.#server, fd === undefined ? where : { fd });
-    this.#url = urlOf(where.host, port);
+    this.#url = urlOf(where.host, await this.#listen());
     const stop = watchPaths(
       () => watchedPaths(this.#settings.config, this.#deps.configFile),
       () => this.reload(),
@@ -190,6 +198,17 @@ export class GatewayServer {
     this.#scope.defer(stop);
     const names = this.#sites.all().map(({ name }) => name);
     this.#log.info({ url: this.#url, sites: names }, 'gateway listens');
+  }
+
+  /** @returns the port */
+  async #listen(): Promise<number> {
+    const { fd, listensElsewhere } = this.#deps;
+    const { listen: where } = this.#settings.config;
+    if (listensElsewhere === undefined)
+      return await listen(this.#server, fd === undefined ? where : { ...where, fd });
+    // Node begins to watch for slow clients with this event
+    this.#server.emit('listening');
+    return listensElsewhere;
   }
 
   async #reload(): Promise<void> {
@@ -222,58 +241,32 @@ export class GatewayServer {
     const { drainSeconds, lastRequestSeconds } = this.#settings.config.limits;
     const server = this.#server;
     // Not server.close(), which cuts off connections at rest: a request may be on its way in them
-    const closed = new Promise<void>((resolve) => {
-      NetServer.prototype.close.call(server, () => resolve());
-    });
+    NetServer.prototype.close.call(server);
+    const ended = this.#connections.whenNone();
     let timer: NodeJS.Timeout | undefined;
     const expired = new Promise<void>((resolve) => {
       timer = setTimeout(() => {
         this.#router.endTunnels();
-        server.closeAllConnections();
+        this.#connections.endAll();
         resolve();
       }, drainSeconds * 1000);
     });
     this.#router.drain();
     let wake: NodeJS.Timeout | undefined;
     const grace = new Promise((resolve) => (wake = setTimeout(resolve, lastRequestSeconds * 1000)));
-    await Promise.race([closed, grace]);
+    await Promise.race([ended, grace]);
     clearTimeout(wake);
     await Promise.race([this.#router.whenIdle(), expired]);
     // Tunnels have no end of their own to wait for
     this.#router.endTunnels();
     server.close();
-    await closed;
+    await ended;
     clearTimeout(timer);
   }
 }
 
 function keyOf({ name }: { name: string }): string {
   return name.toLowerCase();
-}
-
-function urlOf(host: string, port: number): string {
-  const everywhere = host === '::' || host === '0.0.0.0';
-  return `https://${everywhere ? 'localhost' : host.includes(':') ? `[${host}]` : host}:${port}`;
-}
-
-/** @returns the port; @throws {@link ListenError} */
-function listen(
-  server: HttpServer | Server,
-  where: ListenOptions & { fd?: number },
-): Promise<number> {
-  return new Promise((resolve, reject) => {
-    server.once('error', (cause: NodeJS.ErrnoException) => {
-      const { host, port } = where;
-      const address = `${host}:${port}`;
-      const used = cause.code === 'EADDRINUSE';
-      const reason = used
-        ? `${address} is used by another program`
-        : `cannot listen on ${address}: ${cause.message}`;
-      const code = used ? 'ADDRESS_IN_USE' : 'CONFIG_INVALID';
-      reject(new ListenError(code, reason, { host, port }, { cause }));
-    });
-    server.listen(where, () => resolve((server.address() as AddressInfo).port));
-  });
 }
 
 const brokenRequests: Readonly<Record<string, readonly [number, string]>> = {

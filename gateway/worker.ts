@@ -1,3 +1,4 @@
+import { Socket } from 'node:net';
 import { z } from 'zod';
 import { asGridError, errorText } from '#kernel/errors.js';
 import { createLog } from '#kernel/log.js';
@@ -13,11 +14,12 @@ const ToWorker = z.discriminatedUnion('type', [
     type: z.literal('start'),
     config: GatewayConfig,
     configFile: z.string().optional(),
-    fd: z.number().optional(),
+    port: z.number(),
     ticketSecret: z.base64(),
     registered: z.array(registered),
     level: z.string(),
   }),
+  z.object({ type: z.literal('connection') }),
   z.object({ type: z.literal('reload') }),
   z.object({ type: z.literal('register'), site: registered }),
   z.object({ type: z.literal('close') }),
@@ -31,22 +33,25 @@ function say(message: FromWorker): void {
 }
 
 async function start(order: Extract<z.output<typeof ToWorker>, { type: 'start' }>): Promise<void> {
-  const { config, configFile, fd, ticketSecret, level } = order;
+  const { config, configFile, port, ticketSecret, level } = order;
   const log = createLog({ level }).child({ part: 'gateway', worker: process.pid });
   gateway = await GatewayServer.start(config, {
     log,
     configFile,
-    fd,
+    listensElsewhere: port,
     ticketSecret: Buffer.from(ticketSecret, 'base64'),
     registered: order.registered,
     onRegistered: (site) => say({ type: 'registered', site }),
   });
-  say({ type: 'listening', url: gateway.url, acmePort: gateway.acmePort });
+  say({ type: 'listening', acmePort: gateway.acmePort });
 }
 
-async function obey(message: unknown): Promise<void> {
+async function obey(message: unknown, handle: unknown): Promise<void> {
   const order = ToWorker.parse(message);
-  if (order.type === 'start') await start(order);
+  // Without a handle the client has gone meanwhile
+  if (order.type === 'connection') {
+    if (handle instanceof Socket) gateway?.take(handle);
+  } else if (order.type === 'start') await start(order);
   else if (order.type === 'reload') await gateway?.reload();
   else if (order.type === 'register') gateway?.learn(order.site);
   else {
@@ -58,8 +63,8 @@ async function obey(message: unknown): Promise<void> {
 // A terminal or a service manager signals all processes; ours end when the first one says so
 for (const name of ['SIGINT', 'SIGTERM', 'SIGHUP', 'SIGUSR2'] as const)
   process.on(name, () => undefined);
-process.on('message', (message) => {
-  void obey(message).catch((error: unknown) => {
+process.on('message', (message, handle) => {
+  void obey(message, handle).catch((error: unknown) => {
     const failed = { type: 'failed', code: asGridError(error)?.code, reason: errorText(error) };
     process.send?.(failed, () => process.disconnect());
   });

@@ -1,19 +1,21 @@
 import cluster, { type Worker } from 'node:cluster';
 import { randomBytes } from 'node:crypto';
 import { once } from 'node:events';
+import { createServer, type Server, type Socket } from 'node:net';
 import { fileURLToPath } from 'node:url';
 import { ConfigError, loadConfig } from '#kernel/config.js';
 import { errorText } from '#kernel/errors.js';
 import { ListenError } from '#kernel/http/listen.js';
 import type { Log } from '#kernel/log.js';
 import { GatewayConfig } from './config.js';
+import { listen, urlOf } from './listen.js';
 import type { Registered } from './registration.js';
 import type { ToWorker } from './worker.js';
 
 /** What workers say; they are ours, so it is believed. */
 export type FromWorker =
   | { type: 'ready' }
-  | { type: 'listening'; url: string; acmePort?: number | undefined }
+  | { type: 'listening'; acmePort?: number | undefined }
   | { type: 'failed'; code?: string | undefined; reason: string }
   | { type: 'registered'; site: Registered };
 
@@ -29,8 +31,9 @@ const patienceMs = 5_000;
 const respawnMs = 1_000;
 
 /**
- * A gateway of several processes. This one takes the connections and hands them out in turn (node:cluster), so
- * that none is lost between a worker that goes and one that comes; a worker that dies is replaced.
+ * A gateway of several processes. This one takes the connections and hands them out in turn; a worker that dies is
+ * replaced. Not left to node:cluster, whose primary drops what it has accepted when its last worker stops listening:
+ * here a worker is told to end by the same channel, after all its connections.
  */
 export class WorkerPool {
   readonly #deps: PoolDeps;
@@ -41,7 +44,13 @@ export class WorkerPool {
   #config: GatewayConfig;
   #restarting: Promise<void> = Promise.resolve();
   #closing: Promise<void> | undefined;
-  #listening: { url: string; acmePort?: number | undefined } = { url: '' };
+  readonly #server: Server;
+  /** Those that take connections; the next one's turn first. */
+  #ready: Worker[] = [];
+  /** Accepted while no worker was there. */
+  #waiting: Socket[] = [];
+  #port = 0;
+  #acmePort: number | undefined;
 
   /** @throws {@link ListenError} `ADDRESS_IN_USE`, `ConfigError` for files that cannot be read */
   static async start(config: GatewayConfig, deps: PoolDeps): Promise<WorkerPool> {
@@ -52,6 +61,7 @@ export class WorkerPool {
     });
     const pool = new WorkerPool(config, deps);
     try {
+      await pool.#listen();
       // The first alone: what is wrong is said once
       await pool.#spawn();
       await Promise.all(Array.from({ length: config.workers - 1 }, () => pool.#spawn()));
@@ -66,14 +76,17 @@ export class WorkerPool {
     this.#config = config;
     this.#deps = deps;
     this.#log = deps.log;
+    // Not a byte is read here
+    this.#server = createServer({ pauseOnConnect: true }, (socket) => this.#handOut(socket));
+    this.#server.maxConnections = config.limits.connections;
   }
 
   get url(): string {
-    return this.#listening.url;
+    return urlOf(this.#config.listen.host, this.#port);
   }
 
   get acmePort(): number | undefined {
-    return this.#listening.acmePort;
+    return this.#acmePort;
   }
 
   reload(): Promise<void> {
@@ -87,9 +100,46 @@ export class WorkerPool {
   }
 
   close(): Promise<void> {
-    return (this.#closing ??= Promise.all([...this.#workers].map((each) => this.#end(each))).then(
-      () => undefined,
-    ));
+    return (this.#closing ??= this.#close());
+  }
+
+  async #listen(): Promise<void> {
+    const { fd } = this.#deps;
+    const { listen: where } = this.#config;
+    this.#port = await listen(this.#server, fd === undefined ? where : { ...where, fd });
+  }
+
+  /** What is accepted already has gone to a worker; what is not stays with the socket for whoever has it next. */
+  async #close(): Promise<void> {
+    this.#server.close();
+    await Promise.all([...this.#workers].map((each) => this.#end(each)));
+    for (const socket of this.#waiting.splice(0)) socket.destroy();
+  }
+
+  #handOut(socket: Socket): void {
+    const worker = this.#ready.shift();
+    if (!worker) {
+      this.#waiting.push(socket);
+      return;
+    }
+    if (!worker.isConnected()) {
+      this.#handOut(socket);
+      return;
+    }
+    this.#ready.push(worker);
+    worker.send({ type: 'connection' } satisfies ToWorker, socket, (err) => {
+      if (err) this.#log.debug({ err }, 'connection lost with its worker');
+    });
+  }
+
+  #join(worker: Worker): void {
+    this.#ready.push(worker);
+    for (const socket of this.#waiting.splice(0)) this.#handOut(socket);
+  }
+
+  #leave(worker: Worker): void {
+    this.#workers.delete(worker);
+    this.#ready = this.#ready.filter((each) => each !== worker);
   }
 
   async #restart(): Promise<void> {
@@ -125,13 +175,14 @@ export class WorkerPool {
           else if (message.type === 'registered') this.#share(worker, message.site);
           else if (message.type === 'failed') reject(toError(message));
           else {
-            this.#listening = message;
+            this.#acmePort = message.acmePort;
+            this.#join(worker);
             resolve();
           }
         });
       });
     } catch (error) {
-      this.#workers.delete(worker);
+      this.#leave(worker);
       worker.process.kill('SIGKILL');
       throw error;
     } finally {
@@ -142,7 +193,7 @@ export class WorkerPool {
   /** What a worker needs to know; limits on connections are shared out. */
   #order(): ToWorker {
     const { limits, workers } = this.#config;
-    const { log, configFile, fd } = this.#deps;
+    const { log, configFile } = this.#deps;
     const share = (count: number) => Math.ceil(count / workers);
     const config = {
       ...this.#config,
@@ -153,7 +204,7 @@ export class WorkerPool {
       },
     };
     return {
-      ...{ type: 'start', config, configFile, fd, level: log.level },
+      ...{ type: 'start', config, configFile, port: this.#port, level: log.level },
       ticketSecret: this.#ticketSecret,
       registered: [...this.#registered.values()],
     };
@@ -167,7 +218,9 @@ export class WorkerPool {
   }
 
   #lost(worker: Worker, code: number, signal: string): void {
-    if (!this.#workers.delete(worker) || this.#closing) return;
+    if (!this.#workers.has(worker)) return;
+    this.#leave(worker);
+    if (this.#closing) return;
     this.#log.error(
       { pid: worker.process.pid, code, signal },
       'worker died, another takes its place',
@@ -179,7 +232,7 @@ export class WorkerPool {
   }
 
   async #end(worker: Worker): Promise<void> {
-    this.#workers.delete(worker);
+    this.#leave(worker);
     if (worker.isDead()) return;
     const ended = once(worker, 'exit');
     tell(worker, { type: 'close' });

@@ -1,12 +1,13 @@
 import { z } from 'zod';
 import { formatDate } from '#kernel/clock.js';
+import { answersJson } from '#kernel/http/answers.js';
 import { operations, type Policy } from '#kernel/http/operation.js';
 import { json } from '#kernel/http/reply.js';
 import { linkSignals } from '#kernel/net/deadline.js';
 import type { Change, ChangeFeed } from '#kernel/persistence/change-feed.js';
 import { equalDns } from '#kernel/security/dn.js';
 import type { LoggedImageChange } from './catalogue/image-change.js';
-import { longestWaitSeconds, type ImageChange, type ImageChanges } from './contract.js';
+import { ImageChanges, longestWaitSeconds, type ImageChange } from './contract.js';
 
 export type ChangesDeps = {
   readonly feed: ChangeFeed;
@@ -36,6 +37,9 @@ const getChanges = operation({
     since: z.coerce.number().int().nonnegative().optional().describe('`next` of an answer before'),
     waitSeconds: z.coerce.number().min(0).max(longestWaitSeconds).default(0),
   }),
+  answers: answersJson(ImageChanges),
+  id: 'getImageChanges',
+  tag: 'images',
   policy: followerOrAdmin,
   run: async ({ feed, closing }, { since, waitSeconds }, { signal }) => {
     if (since === undefined) return json(answer([], await feed.newest()));

@@ -4,6 +4,7 @@ import { normalizeDn } from '#kernel/security/dn.js';
 import { file, port } from '#kernel/config.js';
 import { identityConfig } from '#kernel/security/open-identity.js';
 import { XnjsConfig } from '#xnjs/index.js';
+import { ConsoleConfig } from './rest/consoles.js';
 import { EventsConfig } from './rest/event-streams.js';
 import { ForwardingConfig } from './rest/forwarding-connections.js';
 
@@ -65,6 +66,7 @@ export const TargetsystemConfig = z.strictObject({
   defaultImage: z.string().optional(),
   events: EventsConfig.prefault({}),
   registry: RegistryConfig.prefault({}),
+  console: ConsoleConfig.prefault({}),
   forwarding: ForwardingConfig.prefault({}),
   xnjs: XnjsConfig,
 });

@@ -1,7 +1,8 @@
-import { createPrivateKey, X509Certificate } from 'node:crypto';
+import { createPrivateKey, X509Certificate, type KeyObject } from 'node:crypto';
 import { readFile } from 'node:fs/promises';
 import { systemClock } from '#kernel/clock.js';
 import { listen, type ListenAddress } from '#kernel/http/listen.js';
+import type { ApiInfo } from '#kernel/http/openapi/document.js';
 import { createRestApp, mount } from '#kernel/http/router.js';
 import type { Log } from '#kernel/log.js';
 import { Scope } from '#kernel/scope.js';
@@ -10,13 +11,14 @@ import { formatDn, issuerDn, parseDn, subjectDn } from '#kernel/security/dn.js';
 import { openIdentity } from '#kernel/security/open-identity.js';
 import { loadTls, serverTls } from '#kernel/security/tls.js';
 import { createTokenIssuer } from '#kernel/security/tokens.js';
-import { startXnjs } from '#xnjs/index.js';
+import { startXnjs, type Xnjs } from '#xnjs/index.js';
 import type { TargetsystemConfig } from './config.js';
 import { openRegistry, readExternal } from './registry/open-registry.js';
 import { RegistryPublisher } from './registry/publisher.js';
 import type { RestDeps } from './rest/deps.js';
 import { restOperations } from './rest/operations.js';
 import { EventStreams } from './rest/event-streams.js';
+import { Consoles } from './rest/consoles.js';
 import { ForwardingConnections } from './rest/forwarding-connections.js';
 import { ownEntries } from './rest/registry.js';
 
@@ -40,10 +42,9 @@ export async function startTargetsystem(
   const log = deps.log.child({ part: 'targetsystem' });
   const scope = new Scope();
   try {
-    const certificate = new X509Certificate(await readFile(config.credential.certFile));
-    const key = createPrivateKey(await readFile(config.credential.keyFile));
+    const credential = await readCredential(config.credential);
+    const { certificate, key, dn: serverDn } = credential;
     const sign = createConsignorSigner(key);
-    const serverDn = formatDn(subjectDn(certificate));
     const xnjs = await startXnjs(config.xnjs, {
       log: deps.log,
       siteUrl: config.externalUrl,
@@ -55,51 +56,7 @@ export async function startTargetsystem(
     const own = { dn: serverDn, certificate };
     const { siteName } = config;
     const identity = await openIdentity(config, { log, scope, own, siteName, direct });
-    const events = new EventStreams(xnjs.feed, config.events);
-    const registry = await openRegistry(config.registry, xnjs.database, scope, deps.log);
-    const rest: RestDeps = {
-      events,
-      registry,
-      siteName: config.siteName,
-      version: interfaceVersion,
-      startedMs: systemClock.now(),
-      clock: systemClock,
-      systems: xnjs.systems,
-      jobs: xnjs.jobs,
-      machines: xnjs.machines,
-      submission: xnjs.submission,
-      reservations: xnjs.reservations,
-      storages: xnjs.storages,
-      data: xnjs.data,
-      idb: xnjs.idb,
-      forwardings: scope.use(
-        new ForwardingConnections({
-          jobs: xnjs.jobs,
-          targets: xnjs.systems,
-          config: config.forwarding,
-        }),
-      ),
-      connections: () => ({ ...xnjs.connections(), ...publisher.status() }),
-      defaultImage: config.defaultImage,
-      imagesUrl: (baseUrl) =>
-        `${baseUrl.slice(0, baseUrl.lastIndexOf('/'))}/${config.imagesSite}/rest/images`,
-      issueToken: createTokenIssuer(key, serverDn, systemClock),
-      credential: {
-        dn: serverDn,
-        issuer: formatDn(issuerDn(certificate)),
-        expiresMs: Date.parse(certificate.validTo),
-        pem: certificate.toString(),
-      },
-    };
-    const publisher = scope.use(
-      new RegistryPublisher({
-        registries: await readExternal(config.registry),
-        entries: () => ownEntries(rest, config.externalUrl.replace(/\/+$/, '')),
-        token: () => rest.issueToken({ subject: serverDn, lifetimeSeconds: 300 }),
-        clock: systemClock,
-        log: deps.log,
-      }),
-    );
+    const rest = await openRest(config, { xnjs, credential, scope, log: deps.log });
     const app = createRestApp({
       mounts: Object.entries(restOperations).map(([prefix, operations]) =>
         mount(prefix, operations, rest),
@@ -107,25 +64,90 @@ export async function startTargetsystem(
       ...identity,
       externalUrl: config.externalUrl,
       log,
-      api: {
-        title: `${config.siteName}: target systems, jobs and files`,
-        version: interfaceVersion,
-        description:
-          'The REST interface of UNICORE for a site whose target systems are machines that users ' +
-          'bring along. Lists are paged by offset and num; fields=a,b selects members, ' +
-          'fields=!c leaves one out.',
-      },
+      api: describe(siteName),
     });
     const { port } = await listen(app, await toAddress(config.listen), scope, {
       upgrades: true,
     });
-    scope.use(events); // they end before the server waits for its answers
+    scope.use(rest.events); // they end before the server waits for its answers
     log.info({ port }, 'target system service listens');
     return { ...(port !== undefined && { port }), close: () => scope.close() };
   } catch (error) {
     await scope.close();
     throw error;
   }
+}
+
+/** The server's own, by which it signs. */
+type Credential = {
+  readonly certificate: X509Certificate;
+  readonly key: KeyObject;
+  readonly dn: string;
+};
+
+async function readCredential(files: TargetsystemConfig['credential']): Promise<Credential> {
+  const certificate = new X509Certificate(await readFile(files.certFile));
+  const key = createPrivateKey(await readFile(files.keyFile));
+  return { certificate, key, dn: formatDn(subjectDn(certificate)) };
+}
+
+type RestParts = {
+  readonly xnjs: Xnjs;
+  readonly credential: Credential;
+  readonly scope: Scope;
+  readonly log: Log;
+};
+
+/** What the operations work with; tells other registries of this site. */
+async function openRest(
+  config: TargetsystemConfig,
+  { xnjs, credential: { certificate, key, dn }, scope, log }: RestParts,
+): Promise<RestDeps> {
+  const { systems, jobs, machines, submission, reservations, storages, data, idb } = xnjs;
+  const connections = { jobs, targets: systems, config: config.forwarding };
+  const rest: RestDeps = {
+    ...{ systems, jobs, machines, submission, reservations, storages, data, idb },
+    events: new EventStreams(xnjs.feed, config.events),
+    registry: await openRegistry(config.registry, xnjs.database, scope, log),
+    siteName: config.siteName,
+    version: interfaceVersion,
+    startedMs: systemClock.now(),
+    clock: systemClock,
+    consoles: scope.use(new Consoles({ systems, config: config.console })),
+    forwardings: scope.use(new ForwardingConnections(connections)),
+    connections: () => ({ ...xnjs.connections(), ...publisher.status() }),
+    defaultImage: config.defaultImage,
+    imagesUrl: (baseUrl) =>
+      `${baseUrl.slice(0, baseUrl.lastIndexOf('/'))}/${config.imagesSite}/rest/images`,
+    issueToken: createTokenIssuer(key, dn, systemClock),
+    credential: {
+      dn,
+      issuer: formatDn(issuerDn(certificate)),
+      expiresMs: Date.parse(certificate.validTo),
+      pem: certificate.toString(),
+    },
+  };
+  const publisher = scope.use(
+    new RegistryPublisher({
+      registries: await readExternal(config.registry),
+      entries: () => ownEntries(rest, config.externalUrl.replace(/\/+$/, '')),
+      token: () => rest.issueToken({ subject: dn, lifetimeSeconds: 300 }),
+      clock: systemClock,
+      log,
+    }),
+  );
+  return rest;
+}
+
+function describe(siteName: string): ApiInfo {
+  return {
+    title: `${siteName}: target systems, jobs and files`,
+    version: interfaceVersion,
+    description:
+      'The REST interface of UNICORE for a site whose target systems are machines that users ' +
+      'bring along. Lists are paged by offset and num; fields=a,b selects members, ' +
+      'fields=!c leaves one out.',
+  };
 }
 
 async function toAddress(where: TargetsystemConfig['listen']): Promise<ListenAddress> {

@@ -6,7 +6,12 @@ import { IdbConfig } from './idb/config.js';
 import { JobConfig } from './job/config.js';
 import { StagingConfig } from './staging/config.js';
 import { StoragesConfig } from './storage/config.js';
+import { controlNames, controls, type ControlName } from './vm/resource-controls.js';
 import { NetworkConfig, TsiConfig } from './vm/network-config.js';
+
+const controlLimits = Object.fromEntries(
+  controlNames.map((name) => [name, z.int().min(controls[name].min).optional()]),
+) as Record<ControlName, z.ZodOptional<z.ZodInt>>; // as: one for each name
 
 export const XnjsConfig = z.strictObject({
   /** Absolute. Files of target systems; containers need it reachable (permission x) for all users. */
@@ -40,6 +45,9 @@ export const XnjsConfig = z.strictObject({
       heartbeatSeconds: z.number().positive().default(1),
       /** How often batch systems are asked for their queues, and what these allow. */
       queuesSeconds: z.number().positive().default(300),
+      /** How often it is read what machines use, and how long that is kept after their end. */
+      usageSeconds: z.number().positive().default(30),
+      accountingDays: z.number().positive().default(400),
       limits: z
         .strictObject({
           cpus: z.int().positive().default(8),
@@ -49,6 +57,8 @@ export const XnjsConfig = z.strictObject({
           lifetimeSeconds: z.int().positive().optional(),
           /** The most that its end can be ahead; absent: any time. */
           maxLifetimeSeconds: z.int().positive().optional(),
+          /** The most of each resource control, and what a target system has that asks for none. */
+          ...controlLimits,
         })
         .prefault({}),
     })

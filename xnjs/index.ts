@@ -34,11 +34,17 @@ export type { Reservations } from './reservation/reservations.js';
 export type { Storage } from './storage/storage.js';
 export { Storages, type StorageChange } from './storage/storages.js';
 export type { AclEntry } from './tsi/tsi.js';
+export type { Usage, UsageOfOwner } from './vm/usage.js';
 export type { TargetSystems } from './vm/target-systems.js';
 export { idbSubject, type TargetSystem } from './vm/target-system.js';
 export { readImageWish } from './vm/image-wish.js';
 export type { JobMachines } from './vm/job-machines.js';
-export { joinSizes, readMachineSize, type MachineSize } from './vm/machine-size.js';
+export {
+  joinSizes,
+  readMachineSize,
+  readParameterChange,
+  type MachineSize,
+} from './vm/machine-size.js';
 export type { IdbApplication, IdbResource } from '#imagerepo/contract.js';
 export type { Idb } from './idb/idb.js';
 export type { IdbSource } from './idb/idb-source.js';

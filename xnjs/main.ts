@@ -28,6 +28,7 @@ import { createSettingsStore, settingsMigrations } from './persistence/settings-
 import { recordMigrations } from './persistence/sql-record-store.js';
 import { createStorageStore, storageMigrations } from './persistence/sql-storage-store.js';
 import { createTargetStore, targetMigrations } from './persistence/sql-target-store.js';
+import { createUsageStore, usageMigrations } from './persistence/sql-usage-store.js';
 import { createTransferStore, transferMigrations } from './persistence/transfer-store.js';
 import { Reservations } from './reservation/reservations.js';
 import { createStaging } from './staging/create-staging.js';
@@ -89,12 +90,7 @@ export async function startXnjs(config: XnjsConfig, deps: XnjsDeps): Promise<Xnj
     const { feed, changes } = openFeed(config, database, scope, common);
     const images = imageSource(config, deps.onBehalfOf, scope);
     const systems = await openSystems(config, deps, {
-      scope,
-      database,
-      idb,
-      clients,
-      images,
-      feed,
+      ...{ scope, database, idb, clients, images, feed },
     });
     const staging = await openStaging(config, deps, {
       ...{ scope, database, systems },
@@ -117,20 +113,15 @@ export async function startXnjs(config: XnjsConfig, deps: XnjsDeps): Promise<Xnj
     const data = scope.use(new DataServices({ config: config.data, ...parts }));
     await systems.start();
     await jobs.attach();
+    const ofMachines = { systems, jobs, submission, images, ...common };
     const machines = scope.use(
-      new JobMachines({
-        ...{ systems, jobs, submission, images, ...common },
-        drivers: () => connected(clients),
-      }),
+      new JobMachines({ ...ofMachines, drivers: () => connected(clients) }),
     );
     await machines.start();
     await storages.start();
     await data.start();
     followImages(config, deps, { scope, database, changes, feed });
-    const reservations = scope.use(
-      new Reservations({ store: createReservationStore(database), targets: systems, ...common }),
-    );
-    await reservations.start();
+    const reservations = await startReservations(database, systems, scope, common);
     return {
       ...{ database, systems, jobs, machines, submission, reservations, storages, data, idb, feed },
       connections: () => statusOf(clients),
@@ -140,6 +131,18 @@ export async function startXnjs(config: XnjsConfig, deps: XnjsDeps): Promise<Xnj
     await scope.close();
     throw error;
   }
+}
+
+async function startReservations(
+  database: Database,
+  targets: TargetSystems,
+  scope: Scope,
+  common: Common,
+): Promise<Reservations> {
+  const store = createReservationStore(database);
+  const reservations = scope.use(new Reservations({ store, targets, ...common }));
+  await reservations.start();
+  return reservations;
 }
 
 function openFeed(
@@ -180,6 +183,7 @@ async function openTables(
     'xnjs',
     [
       ...targetMigrations,
+      ...usageMigrations,
       ...jobMigrations,
       ...transferMigrations,
       ...storageMigrations,
@@ -250,6 +254,11 @@ async function openSystems(
       heartbeatMs: targetSystems.heartbeatSeconds * 1_000,
       queuesIntervalMs: targetSystems.queuesSeconds * 1_000,
       limits: targetSystems.limits,
+      usage: {
+        store: createUsageStore(database),
+        intervalMs: targetSystems.usageSeconds * 1_000,
+        keepMs: targetSystems.accountingDays * 86_400_000,
+      },
       ...(network && { network }),
       idb,
       ...common,

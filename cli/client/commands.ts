@@ -1,5 +1,6 @@
 import { InvalidArgumentError, Option, type Command } from 'commander';
 import { untilSignal } from '../signal.js';
+import { openConsole, type ConsoleOptions } from './console.js';
 import { showEvents, type EventQuery } from './events.js';
 import { copyFile, listFiles, showFile } from './files.js';
 import { forwardPort, type ForwardOptions } from './forward.js';
@@ -16,14 +17,7 @@ import {
 } from './jobs.js';
 import { printJson, printResult } from './print.js';
 import { openSession, type Session } from './profile.js';
-import {
-  createSite,
-  deleteSites,
-  listSites,
-  showConsole,
-  showSite,
-  type NewSite,
-} from './sites.js';
+import { createSite, deleteSites, listSites, showSite, type NewSite } from './sites.js';
 
 /** What users and image creators do, over the public interface of an installation. */
 export function addClientCommands(vsite: Command, image: Command): void {
@@ -157,10 +151,15 @@ function addSites(site: Command): void {
       },
   );
   online(
-    site.command('console <id>').description('the end of what its machine wrote to its console'),
-    (id: string): Work =>
-      (session) =>
-        showConsole(session, id),
+    site
+      .command('console <id>')
+      .description('type at the console of its machine, until Ctrl-]')
+      .option('--log', 'only the end of what the machine wrote to it')
+      .option('--watch', 'look on while others type')
+      .option('--force', 'take it over from whoever types'),
+    (id: string, options: ConsoleOptions): Work =>
+      (session, _json, signal) =>
+        openConsole(session, id, options, signal),
   );
   online(
     site.command('delete <id...>').description('end target systems with their machines and jobs'),

@@ -76,15 +76,6 @@ async function waitForSite(session: Session, id: string, signal: AbortSignal): P
   for (const line of drawTimeline(site.vm.boot)) tell(`  ${line}`);
 }
 
-/** The end of what the machine wrote to its console. */
-export async function showConsole({ client, service }: Session, siteId: string): Promise<void> {
-  const headers = { accept: 'text/plain' };
-  const address = service.address('/sites/:siteId/console', { siteId });
-  const { body } = await client.download(address, { headers });
-  for await (const chunk of body as AsyncIterable<Buffer>) process.stdout.write(chunk);
-  process.stdout.write('\n');
-}
-
 export async function deleteSites(
   { client, core }: Session,
   ids: readonly string[],

@@ -3,7 +3,7 @@ import { execFile } from 'node:child_process';
 import { readdir, readFile, stat, statfs } from 'node:fs/promises';
 import { networkInterfaces } from 'node:os';
 import { connect } from 'node:tls';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import { promisify } from 'node:util';
 import { GatewayConfig } from '#gateway/config.js';
 import { ImagerepoConfig } from '#imagerepo/main.js';
@@ -112,7 +112,7 @@ const checks: Readonly<Record<string, Check>> = {
   disk: async (_context, { targetsystem: { xnjs }, imagerepo }) => {
     const spaces = await Promise.all(
       [xnjs.stateDirectory, imagerepo.storeDirectory].map(async (path) => {
-        const { bavail, blocks, bsize } = await statfs(path);
+        const { bavail, blocks, bsize } = await statfs(await nearest(path));
         return { path, free: bavail * bsize, share: bavail / blocks };
       }),
     );
@@ -187,6 +187,17 @@ async function checkLibvirt(uri: string | undefined): Promise<Finding> {
     return good(`libvirt ${version.join('.')} answers at ${uri}`);
   } catch (error) {
     return bad(errorText(error), 'start libvirtd, or set the address in xnjs.hypervisor');
+  }
+}
+
+/** @returns the path, or what it will be made in: the first start makes directories */
+async function nearest(path: string): Promise<string> {
+  try {
+    await stat(path);
+    return path;
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw error;
+    return await nearest(dirname(path));
   }
 }
 

@@ -8,6 +8,8 @@ export type Answer = {
   readonly body?: z.ZodType;
   /** Media types of a body that is not (only) JSON. */
   readonly types?: readonly string[];
+  /** Schema of `types` where a sentence about their text helps; default: anything. */
+  readonly text?: z.ZodType;
   /** Headers that belong to the answer, and what each says. */
   readonly headers?: Readonly<Record<string, string>>;
   /** One sentence; default: by status. */

@@ -52,11 +52,15 @@ export function openUpgrade(options: UpgradeOptions): Promise<Duplex> {
   });
 }
 
-function toError(thrown: unknown): Error {
+export function toError(thrown: unknown): Error {
   return thrown instanceof Error ? thrown : new Error(String(thrown));
 }
 
-async function refusal(answer: IncomingMessage, { host, pathname }: URL): Promise<GridError> {
+/** What an answer says that is no 101. */
+export async function refusal(
+  answer: IncomingMessage,
+  { host, pathname }: URL,
+): Promise<GridError> {
   const { statusCode: status = 0 } = answer;
   let text = '';
   for await (const chunk of answer as AsyncIterable<Buffer>) {

@@ -11,6 +11,7 @@ import {
 } from './client-answers.js';
 
 import { openUpgrade } from './client-upgrade.js';
+import { openWebSocket, type WebSocket } from './client-websocket.js';
 
 export type { HttpAnswer, JsonAnswer, StreamAnswer } from './client-answers.js';
 
@@ -48,6 +49,8 @@ export type HttpClient = AsyncDisposable & {
   download(path: string, options?: CallOptions): Promise<StreamAnswer>;
   /** Goes over to another protocol; a connection of its own, and either side may end its half first. */
   upgrade(path: string, protocol: string, options?: CallOptions): Promise<Duplex>;
+  /** A WebSocket of its own. */
+  webSocket(path: string, options?: CallOptions): Promise<WebSocket>;
   close(): Promise<void>;
 };
 type Method = 'GET' | 'POST' | 'PUT' | 'DELETE';
@@ -118,6 +121,12 @@ export function createHttpClient(options: HttpClientOptions): HttpClient {
         url: new URL(base.origin + prefix + path),
         ...{ protocol, timeoutMs, signal, tls: options.tls },
         headers: { ...common, ...headers },
+      }),
+    webSocket: (path, { headers, signal } = {}) =>
+      openWebSocket({
+        url: new URL(base.origin + prefix + path),
+        ...{ timeoutMs, signal, tls: options.tls },
+        headers: { ...common, accept: '*/*', ...headers },
       }),
     close: () => pool.destroy(),
     [Symbol.asyncDispose]: () => pool.destroy(),

@@ -58,6 +58,8 @@ export async function listen(
   server.on('checkContinue', (request, response) => server.emit('request', request, response));
   if (upgrades) serveUpgrades(server);
   server.on('clientError', answerBrokenRequest);
+  // Node leaves it open, also after `handshakeTimeout`; an answer could never be sent
+  server.on('tlsClientError', (_error, socket: Duplex) => socket.destroy());
   if ('unix' in where) await removeStaleSocket(where.unix);
   await start(server, where);
   if ('unix' in where) await chmod(where.unix, 0o600);

@@ -102,7 +102,12 @@ export type OperationRecord<
 export type OperationFacts = Omit<
   OperationRecord<never, z.ZodType, BodyKind>,
   'policy' | 'run' | 'answers'
-> & { readonly answers: Answers; readonly access: PolicyView };
+> & {
+  readonly answers: Answers;
+  /** The record says how it answers; else `answers` are what is usual. */
+  readonly saysAnswers: boolean;
+  readonly access: PolicyView;
+};
 
 /** An operation ready to be mounted: its input's type is between its record and itself. */
 export type Operation<Deps> = OperationFacts & {
@@ -146,6 +151,7 @@ export function operations<Deps>() {
       ...described,
       // without `answers` the type is the general one
       answers: answers ?? (defaultAnswers(method, path, produces) as Answering),
+      saysAnswers: answers !== undefined,
       access: policy,
       async handle(deps, raw, context) {
         const input = record.input.safeParse(raw);
@@ -166,11 +172,17 @@ export function operations<Deps>() {
           // an address that is as good as a password is not written down
           resource: policy.rule === 'capability' ? withoutKey(url) : url,
         });
-        if (!decision.allowed) throw new RequestError('FORBIDDEN', 'access denied');
+        if (!decision.allowed) throw refusal(policy, caller);
         return run(deps, input.data, context);
       },
     };
   };
+}
+
+function refusal({ asksForLogin }: PolicyView, { role }: Caller): GridError {
+  return asksForLogin && role === 'anonymous'
+    ? new GridError('LOGIN_REQUIRED', 'access denied: log in')
+    : new RequestError('FORBIDDEN', 'access denied');
 }
 
 /** `…/rest/files/KEY` and `…/rest/access/SITE/ID/path`, without what makes them a password. */

@@ -1,3 +1,4 @@
+import type { IncomingMessage } from 'node:http';
 import type { Duplex, Readable } from 'node:stream';
 
 export type ReplyHeaders = Readonly<Record<string, string | number | undefined>>;
@@ -12,11 +13,16 @@ export type Reply = {
 };
 
 /** Another protocol on the connection of the request. */
-export type Upgrade = {
-  readonly protocol: string;
-  /** Given the connection once the client has been told; it is the operation's from then on. */
-  readonly accept: (connection: Duplex) => void;
-};
+export type Upgrade =
+  | {
+      readonly protocol: string;
+      /** Given the connection once the client has been told; it is the operation's from then on. */
+      readonly accept: (connection: Duplex) => void;
+    }
+  | {
+      /** Sends the 101 itself, with these headers besides its own; the connection is the request's. */
+      readonly shakeHands: (request: IncomingMessage, headers: readonly string[]) => void;
+    };
 
 export const jsonType = 'application/json';
 export const htmlType = 'text/html';
@@ -57,6 +63,6 @@ export function stream(
 }
 
 /** 101; only for a request whose context has an `upgrade`. */
-export function upgraded(protocol: string, accept: Upgrade['accept']): Reply {
+export function upgraded(protocol: string, accept: (connection: Duplex) => void): Reply {
   return { status: 101, headers: {}, upgrade: { protocol, accept } };
 }

@@ -34,23 +34,31 @@ export function serveUpgrades(server: Server): void {
 
 /** To be called instead of an answer, with its headers set: sends 101 and gives the connection away. */
 export function takeOver(
-  { protocol, accept }: Upgrade,
-  { socket }: IncomingMessage,
+  upgrade: Upgrade,
+  request: IncomingMessage,
   response: ServerResponse,
 ): void {
+  const { socket } = request;
   response.statusCode = 101;
   const lines = Object.entries(response.getHeaders()).map(
     ([name, value]) => `${name}: ${String(value)}`,
   );
-  const head = ['HTTP/1.1 101 Switching Protocols', 'Connection: Upgrade', `Upgrade: ${protocol}`];
   response.detachSocket(socket);
   socket.setTimeout(0);
+  // as far as HTTP goes, this is over then: it is logged, and a server that closes does not wait for it
+  const over = (): boolean => response.emit('close');
+  if ('shakeHands' in upgrade) {
+    upgrade.shakeHands(request, lines);
+    over();
+    return;
+  }
+  const { protocol, accept } = upgrade;
+  const head = ['HTTP/1.1 101 Switching Protocols', 'Connection: Upgrade', `Upgrade: ${protocol}`];
   socket.allowHalfOpen = true;
   // on its own: clients lose what comes together with it
   socket.write([...head, ...lines, '', ''].join('\r\n'), () => {
     accept(socket);
-    // as far as HTTP goes, this is over: it is logged, and a server that closes does not wait for it
-    response.emit('close');
+    over();
   });
 }
 

@@ -170,6 +170,12 @@ export const procedures = {
     { ifaces: array(networkInterface, 2048) },
   ),
 
+  domain_set_memory_flags: row(204, { dom, memory: uhyper, flags }, {}),
+  domain_set_memory_parameters: row(197, { dom, params: typedParams, flags }, {}),
+  domain_set_scheduler_parameters_flags: row(219, { dom, params: typedParams, flags }, {}),
+  domain_set_block_io_tune: row(252, { dom, disk: text, params: typedParams, flags }, {}),
+  domain_set_interface_parameters: row(256, { dom, device: text, params: typedParams, flags }, {}),
+
   domain_save_flags: row(232, { dom, to: text, dxml: maybeText, flags }, {}),
   domain_restore_flags: row(233, { from: text, dxml: maybeText, flags }, {}),
   domain_save_image_get_xml_desc: row(235, { file: text, flags }, { xml: text }),

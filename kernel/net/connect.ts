@@ -1,7 +1,14 @@
 import { connect as connectSocket, type Socket, type TcpNetConnectOpts } from 'node:net';
 
-/** A TCP connection with keep-alive and without delay, or the reason why there is none. */
-export function connectTcp(options: TcpNetConnectOpts, timeoutMs: number): Promise<Socket> {
+/**
+ * A TCP connection with keep-alive and without delay, or the reason why there is none.
+ * @param signal fires: it is given up, so that it does not come about later, with nobody to use or end it
+ */
+export function connectTcp(
+  options: TcpNetConnectOpts,
+  timeoutMs: number,
+  signal?: AbortSignal,
+): Promise<Socket> {
   return new Promise((resolve, reject) => {
     const socket = connectSocket({
       ...options,
@@ -10,14 +17,21 @@ export function connectTcp(options: TcpNetConnectOpts, timeoutMs: number): Promi
       keepAliveInitialDelay: 5_000,
     });
     const timer = setTimeout(() => fail(new Error('the connection takes too long')), timeoutMs);
-    function fail(error: Error): void {
+    const abort = (): void => fail(signal?.reason as Error);
+    function settle(): void {
       clearTimeout(timer);
+      signal?.removeEventListener('abort', abort);
+    }
+    function fail(error: Error): void {
+      settle();
       socket.destroy();
       reject(error);
     }
+    signal?.addEventListener('abort', abort);
+    if (signal?.aborted) abort();
     socket.on('error', fail); // for good: an error that nobody listens to ends the process
     socket.once('connect', () => {
-      clearTimeout(timer);
+      settle();
       resolve(socket);
     });
   });

@@ -8,6 +8,8 @@ export type PolicyView = {
   readonly description: string;
   /** Callers without credentials may come in, too. */
   readonly anonymous?: true;
+  /** Those without credentials who may not come in are told to log in: 401 instead of 403. */
+  readonly asksForLogin?: true;
   /** Of rule `role`. */
   readonly roles?: readonly Role[];
   /** Kind of resource that the rules `owner` and `acl` look at. */
@@ -58,6 +60,12 @@ export const authenticated: Policy = {
   description: 'whoever is known here, in any role',
   decide: ({ role }) => (role === 'anonymous' ? no('nobody known') : yes('known')),
 };
+
+/** The same rule where UNICORE answers strangers with 401 (unicore-rest 4.2). */
+export const askingForLogin = <Deps, Input>(policy: Policy<Deps, Input>): Policy<Deps, Input> => ({
+  ...policy,
+  asksForLogin: true,
+});
 
 /** Callers with one of these roles. An administrator who chose another role is none. */
 export const hasRole = (...roles: readonly Role[]): Policy => ({

@@ -5,6 +5,7 @@ import type { RestDeps } from './deps.js';
 import { linksFrom } from './links.js';
 import { idbOfFactory } from './sites.js';
 import { renderResources } from './sites-rendering.js';
+import { renderSums } from './usage-rendering.js';
 
 type Parameters = Readonly<Record<string, string>>;
 type Outcome = { readonly message: string; readonly results?: Readonly<Record<string, unknown>> };
@@ -37,10 +38,16 @@ export const adminActions: Readonly<Record<string, Action>> = {
     run: async ({ jobs, systems }, { clientDN = '' }) => {
       const results: Record<string, object> = {};
       const ofJobs = new Map((await jobs.usage()).map((usage) => [usage.ownerDn, usage]));
+      const used = new Map((await systems.usageByOwner()).map((sums) => [sums.ownerDn, sums]));
       const all = systems.list();
-      const users = new Set([...ofJobs.keys(), ...all.map(({ ownerDn }) => ownerDn)]);
+      const users = new Set([
+        ...ofJobs.keys(),
+        ...used.keys(),
+        ...all.map(({ ownerDn }) => ownerDn),
+      ]);
       for (const dn of [...users].filter((each) => isMeant(each, clientDN)).sort()) {
         const machines = all.filter(({ ownerDn }) => ownerDn === dn);
+        const sums = used.get(dn);
         const { total = 0, unfinished = 0 } = ofJobs.get(dn) ?? {};
         results[dn] = {
           jobs: total,
@@ -48,6 +55,7 @@ export const adminActions: Readonly<Record<string, Action>> = {
           targetSystems: machines.length,
           cpus: machines.reduce((sum, { parameters }) => sum + parameters.cpus, 0),
           memoryMiB: machines.reduce((sum, { parameters }) => sum + parameters.memoryMiB, 0),
+          ...(sums && { usage: renderSums(sums) }),
         };
       }
       return { message: `${Object.keys(results).length} users have something here`, results };

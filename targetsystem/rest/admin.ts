@@ -1,10 +1,13 @@
 import { z } from 'zod';
 import { formatDate } from '#kernel/clock.js';
 import { asGridError } from '#kernel/errors.js';
+import { answersJson } from '#kernel/http/answers.js';
 import { fieldsParameter, selectFields } from '#kernel/http/fields.js';
 import { adminOnly, operations, RequestError } from '#kernel/http/operation.js';
 import { json } from '#kernel/http/reply.js';
+import { accountingOperations } from './admin-accounting.js';
 import { adminActions } from './admin-actions.js';
+import { Admin, AdminOutcome, machineErrors } from './answers.js';
 import type { RestDeps } from './deps.js';
 import { hrefs } from './links.js';
 
@@ -15,6 +18,9 @@ const getAdmin = operation({
   path: '/',
   summary: 'How the service does, and what an administrator may order',
   input: z.object({ fields: fieldsParameter }),
+  answers: answersJson(Admin),
+  id: 'getAdmin',
+  tag: 'admin',
   policy: adminOnly,
   run: async (deps, { fields }, { url }) => {
     const properties = {
@@ -75,6 +81,10 @@ const act = operation({
   summary: 'Carries out one of the actions that the resource names',
   input: z.object({ action: z.string().max(64) }).catchall(z.union([parameter, nothing])),
   body: 'json',
+  answers: answersJson(AdminOutcome),
+  errors: machineErrors,
+  id: 'administer',
+  tag: 'admin',
   policy: adminOnly,
   run: async (deps, { action, ...members }, context) => {
     const found = Object.hasOwn(adminActions, action) ? adminActions[action] : undefined;
@@ -96,4 +106,4 @@ const act = operation({
   },
 });
 
-export const adminOperations = [getAdmin, act];
+export const adminOperations = [getAdmin, act, ...accountingOperations];

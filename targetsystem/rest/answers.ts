@@ -9,18 +9,20 @@ import type { ErrorCode } from '#kernel/errors.js';
 const Link = z
   .object({ href: z.string(), description: z.string().optional() })
   .meta({ id: 'Link', description: 'Where something lies' });
-const links = z.record(z.string(), Link).describe('By what they lead to; action:… takes a POST');
-const date = z.string().describe('such as 2026-06-17T14:54:15+0200');
-const text = z.string();
-const texts = z.array(z.string());
+export const links = z
+  .record(z.string(), Link)
+  .describe('By what they lead to; action:… takes a POST');
+export const date = z.string().describe('such as 2026-06-17T14:54:15+0200');
+export const text = z.string();
+export const texts = z.array(z.string());
 const anything = z.record(z.string(), z.unknown());
 
-const page = {
+export const page = {
   _links: z
     .object({ self: Link, next: Link.optional(), previous: Link.optional() })
     .describe('Further pages, if there are'),
 };
-const urls = z.array(z.string()).describe('Addresses');
+export const urls = z.array(z.string()).describe('Addresses');
 export const JobList = z.object({ jobs: urls, ...page });
 export const SiteList = z.object({ sites: urls, ...page });
 export const FactoryList = z.object({ factories: urls, ...page });
@@ -28,7 +30,7 @@ export const StorageList = z.object({ storages: urls, ...page });
 export const StorageFactoryList = z.object({ storagefactories: urls, ...page });
 
 /** What everything that has an owner shows. */
-const owned = {
+export const owned = {
   owner: text.describe('Distinguished name'),
   acl: texts.describe('Who else may do what: op:TYPE:value'),
   tags: texts,
@@ -82,6 +84,31 @@ export const Registry = z.object({
   ),
 });
 
+export const RegistryEntry = z
+  .object({
+    ...owned,
+    href: text,
+    type: text,
+    InterfaceNamespace: text.optional(),
+    ServerIdentity: text.optional(),
+    ServerPublicKey: text.optional(),
+  })
+  .meta({ id: 'RegistryEntry', description: 'A service that another server has told of' });
+
+export const Admin = z.object({
+  upSince: date,
+  containerVersion: text,
+  connectionStatus: z.record(z.string(), text),
+  subSystemsStatus: z.record(z.string(), text),
+  metrics: z.record(z.string(), z.number()),
+  _links: links,
+});
+export const AdminOutcome = z.object({
+  success: z.boolean(),
+  message: text,
+  results: anything,
+});
+
 /** What jobs may ask for and run. */
 const offer = {
   siteName: text,
@@ -95,6 +122,28 @@ const offer = {
 };
 export const Factory = z.object({ ...owned, ...offer }).meta({ id: 'Factory' });
 
+const usage = {
+  cpuSeconds: z.number(),
+  wallClockSeconds: z.number().describe('Since it was started, to its end'),
+  memoryPeakMiB: z.number().describe('The most that its machine had of the host'),
+  memoryMiB: z.number().optional().describe('What the guest has been given at present'),
+  diskReadBytes: z.number(),
+  diskWrittenBytes: z.number(),
+  networkReceivedBytes: z.number(),
+  networkSentBytes: z.number(),
+  measured: date,
+};
+export const Accounting = z.object({
+  accounting: z.array(
+    z.object({
+      ...{ targetSystem: text, owner: text, image: text, started: date },
+      ended: date.optional().describe('Absent: it runs'),
+      ...usage,
+    }),
+  ),
+  total: z.number(),
+});
+
 export const Site = z
   .object({
     ...owned,
@@ -104,7 +153,11 @@ export const Site = z
     umask: text,
     numberOfJobs: z.number(),
     image: z.object({ id: text, name: text, version: text, os: anything }),
-    parameters: z.object({ cpus: z.number(), memoryMiB: z.number() }),
+    parameters: z
+      .object({ cpus: z.number(), memoryMiB: z.number() })
+      .catchall(z.number())
+      .describe('What the machine has; memoryMaxMiB and its resource controls if there are'),
+    usage: z.object(usage).optional().describe('As measured; absent: not yet'),
     vm: z
       .object({
         state: text,
@@ -113,11 +166,31 @@ export const Site = z
           .object({ source: text, fact: text, at: date })
           .describe('Why the state is believed'),
         boot: z.record(z.string(), z.number()).describe('Marks of the start, in ms since it began'),
+        unappliedParameters: texts
+          .optional()
+          .describe('Changed, and not confirmed by the hypervisor yet'),
         guest: z.unknown().optional().describe('What the machine says of itself'),
       })
       .describe('The machine'),
   })
   .meta({ id: 'Site', description: 'A target system' });
+
+export const ReservationList = z.object({ reservations: urls, ...page });
+export const Reservation = z
+  .object({
+    ...owned,
+    status: text,
+    statusMessage: text,
+    reservationID: text.describe('What jobs name it by, or N/A'),
+    resources: z.record(z.string(), text),
+    startTime: text,
+  })
+  .meta({ id: 'Reservation' });
+export const ReservationDetails = z.object({
+  status: text,
+  start: text.optional(),
+  rawDetailsData: text.describe('As the batch system says it'),
+});
 
 export const ApplicationList = z.object({ applications: texts });
 export const Application = z

@@ -11,6 +11,7 @@ import type {
   TargetSystems,
 } from '#xnjs/index.js';
 import type { Registry } from '../registry/open-registry.js';
+import type { Consoles } from './consoles.js';
 import type { EventStreams } from './event-streams.js';
 import type { ForwardingConnections } from './forwarding-connections.js';
 
@@ -31,6 +32,7 @@ export type RestDeps = {
   readonly storages: Storages;
   readonly data: DataServices;
   readonly events: EventStreams;
+  readonly consoles: Consoles;
   readonly forwardings: ForwardingConnections;
   readonly idb: Pick<IdbSource, 'of' | 'problem'>;
   /** Where people find images: the image repository's list, seen from outside. */

@@ -13,6 +13,14 @@ export type EventsDeps = {
 };
 const operation = operations<EventsDeps>();
 const type = 'text/event-stream';
+const EventText = z
+  .string()
+  .describe(
+    'Lines of fields, an empty line after each event: `event` (job, site, image, reset), `id` (a number, ' +
+      'for Last-Event-ID or since) and `data`, one line of JSON with type, id, time, href and what is new ' +
+      'of the resource; of reset, with types and reason: read the lists again. Lines that begin with a ' +
+      'colon are heart-beats. The stream goes on until client or server end it.',
+  );
 
 /** Ours: the original has notifications only (unicore-rest 3.7). */
 const getEvents = operation({
@@ -28,6 +36,10 @@ const getEvents = operation({
   }),
   policy: hasRole('user', 'admin'),
   produces: [type],
+  answers: { 200: { text: EventText, types: [type] } },
+  errors: ['LIMIT_REACHED', 'SITE_UNAVAILABLE'],
+  id: 'getEvents',
+  tag: 'events',
   run: async ({ events, imagesUrl }, input, { caller, baseUrl, headers, log }) => {
     const { types = eventTypes } = input;
     const unknown = types.find((name) => !eventTypes.some((each) => each === name));

@@ -48,6 +48,20 @@ export function preferencesOf(caller: Caller, account: Account = {}): Record<str
   };
 }
 
+/**
+ * Queues are for those whom an attribute source lets use them; of whom none says so, may use all
+ * (unicore-rest 2.12).
+ * @throws `FORBIDDEN` naming the member
+ */
+export function refuseQueue({ Resources: resources }: RawDescription, caller: Caller): void {
+  const { queues } = attributesOf(caller);
+  const { Queue: wish } = Object(resources) as { Queue?: unknown };
+  if (queues === undefined || typeof wish !== 'string' || queues.includes(wish)) return;
+  const yours = queues.length === 0 ? 'you have none' : `yours are ${queues.join(', ')}`;
+  const text = `Resources.Queue: "${wish}" is none of your queues; ${yours}`;
+  throw new GridError('FORBIDDEN', text, { queue: wish });
+}
+
 function chosen(
   element: 'UserName' | 'GroupName',
   wish: string | undefined,

@@ -17,11 +17,11 @@ import {
   machineErrors,
 } from './answers.js';
 import type { RestDeps } from './deps.js';
-import { fromJsdl, preferencesOf, takeAccount } from './jobs-account.js';
+import { fromJsdl, preferencesOf, refuseQueue, takeAccount } from './jobs-account.js';
 import { renderJob } from './jobs-rendering.js';
 import { linksFrom } from './links.js';
 import { listFilter, seesAll, type ListFilter } from './lists.js';
-import { jobInput, onJob, onSite, siteInput, users } from './policy.js';
+import { jobInput, knownUsers, onJob, onSite, siteInput } from './policy.js';
 import { changeProperties } from './properties.js';
 
 const operation = operations<RestDeps>();
@@ -65,6 +65,7 @@ async function submit(
     );
   const urlOf = linksFrom(baseUrl).job;
   const { account, description } = takeAccount(asked);
+  refuseQueue(description, caller);
   const preferences = preferencesOf(caller, account);
   const wish = { ownerDn: caller.dn, description, preferences, urlOf };
   if (readImageWish(description) !== undefined)
@@ -123,7 +124,7 @@ const submitJob = operation({
   answers: answersCreated,
   errors: [...imageErrors, 'JOB_INVALID'],
   id: 'submitJob',
-  policy: users,
+  policy: knownUsers,
   run: (deps, description, context) => submit(deps, undefined, description, context),
 });
 
@@ -204,7 +205,7 @@ const changeJob = operation({
       members,
       isOwner(await jobs.get(jobId), caller),
       (change) => jobs.update(jobId, change),
-      jobs.latestTerminationMs,
+      { latestMs: jobs.latestTerminationMs },
     ),
 });
 

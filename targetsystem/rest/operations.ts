@@ -1,5 +1,6 @@
 import { adminOperations } from './admin.js';
 import { baseOperations } from './base.js';
+import { consoleOperations } from './console.js';
 import { dataOperations, dataServices } from './data.js';
 import { eventOperations } from './events.js';
 import { fileOperations } from './files.js';
@@ -16,6 +17,7 @@ const coreOperations = [
   ...baseOperations,
   ...tokenOperations,
   ...siteOperations,
+  ...consoleOperations,
   ...jobOperations,
   ...eventOperations,
   ...forwardingOperations,

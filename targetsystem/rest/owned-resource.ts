@@ -1,11 +1,13 @@
 import { z } from 'zod';
 import { describeIssues } from '#kernel/config.js';
+import { answersJson, answersNothing } from '#kernel/http/answers.js';
 import { fieldsParameter, listParameter, selectFields } from '#kernel/http/fields.js';
 import { everybody, operations, type Context, type Operation } from '#kernel/http/operation.js';
 import { pageParameters, renderPage } from '#kernel/http/page.js';
 import { json, noContent, type Reply } from '#kernel/http/reply.js';
 import { resourcePolicies } from '#kernel/security/policy.js';
 import type { OwnedRecord, OwnedRecords } from '#xnjs/index.js';
+import { Changes, machineErrors } from './answers.js';
 import type { RestDeps } from './deps.js';
 import { linksFrom } from './links.js';
 import { dateText, ownedProperties, tagList } from './properties.js';
@@ -26,6 +28,9 @@ export type OwnedKind<R extends OwnedRecord> = {
   readonly collection: string;
   /** For the API document: `task`. */
   readonly noun: string;
+  /** For names in the API document: `Task`. */
+  readonly name: string;
+  readonly answers: { readonly one: z.ZodType; readonly list: z.ZodType };
   readonly service: (deps: RestDeps) => OwnedService<R>;
   /** Beside what every owned resource shows. */
   readonly render: (record: R, context: Context) => Record<string, unknown>;
@@ -45,7 +50,7 @@ function policiesOf<R extends OwnedRecord>({ noun, service }: OwnedKind<R>) {
 export function ownedOperations<R extends OwnedRecord>(
   kind: OwnedKind<R>,
 ): readonly Operation<RestDeps>[] {
-  const { collection, noun, service, render } = kind;
+  const { collection, noun, name, answers, service, render } = kind;
   const get = (deps: RestDeps, wanted: string): R => {
     const engine = service(deps);
     return engine.find?.(wanted) ?? engine.records.get(wanted);
@@ -59,6 +64,8 @@ export function ownedOperations<R extends OwnedRecord>(
       path,
       summary: `One ${noun}`,
       input: z.object({ ...id, fields: fieldsParameter }),
+      answers: answersJson(answers.one),
+      id: `get${name}`,
       policy: owner,
       run: (deps, { id: wanted, fields }, context) => {
         const record = get(deps, wanted);
@@ -72,6 +79,8 @@ export function ownedOperations<R extends OwnedRecord>(
       summary: `Changes tags or termination time of a ${noun}`,
       input: z.looseObject(id),
       body: 'json',
+      answers: answersJson(Changes),
+      id: `change${name}`,
       policy: owner,
       run: (deps, { id: wanted, ...members }) => change(service(deps), wanted, members),
     }),
@@ -80,6 +89,9 @@ export function ownedOperations<R extends OwnedRecord>(
       path,
       summary: `Deletes a ${noun}; what is under way ends`,
       input: z.object(id),
+      answers: answersNothing,
+      errors: machineErrors,
+      id: `delete${name}`,
       policy: owner,
       run: async (deps, { id: wanted }) => {
         await service(deps).destroy(wanted);
@@ -92,6 +104,8 @@ export function ownedOperations<R extends OwnedRecord>(
 function listOperation<R extends OwnedRecord>({
   collection,
   noun,
+  name,
+  answers,
   service,
 }: OwnedKind<R>): Operation<RestDeps> {
   return operation({
@@ -99,6 +113,8 @@ function listOperation<R extends OwnedRecord>({
     path: `/${collection}`,
     summary: `The ${noun}s of the caller`,
     input: z.object({ ...pageParameters(), tags: listParameter.optional() }),
+    answers: answersJson(answers.list),
+    id: `list${name}s`,
     policy: everybody,
     run: (deps, { tags = [], ...page }, { caller, baseUrl, url }) => {
       const isKnown = caller.role !== 'anonymous';
@@ -115,13 +131,16 @@ function listOperation<R extends OwnedRecord>({
 
 /** `actions/abort`, which the original lacks and pyunicore looks for. */
 export function abortOperation<R extends OwnedRecord>(kind: OwnedKind<R>): Operation<RestDeps> {
-  const { collection, noun, service } = kind;
+  const { collection, noun, name, service } = kind;
   return operation({
     method: 'POST',
     path: `/${collection}/:id/actions/abort`,
     summary: `Ends a ${noun}; one that is over is left as it is`,
     input: z.looseObject(id),
     body: 'json',
+    answers: answersNothing,
+    errors: machineErrors,
+    id: `abort${name}`,
     policy: policiesOf(kind).own,
     run: async (deps, { id: wanted }) => {
       await service(deps).abort?.(wanted);

@@ -1,6 +1,6 @@
 import { z } from 'zod';
 import { equalDns } from '#kernel/security/dn.js';
-import { hasRole, resourcePolicies, type Policy } from '#kernel/security/policy.js';
+import { askingForLogin, hasRole, resourcePolicies, type Policy } from '#kernel/security/policy.js';
 import type { RestDeps } from './deps.js';
 
 /*
@@ -12,6 +12,8 @@ import type { RestDeps } from './deps.js';
 
 /** Whoever may have resources made. */
 export const users = hasRole('user', 'admin');
+/** The same where strangers are asked to log in: at submission (unicore-rest 4.2). */
+export const knownUsers = askingForLogin(users);
 
 export const siteInput = { siteId: z.string().max(64) };
 export const onSite = resourcePolicies<RestDeps, { siteId: string }>(

@@ -81,7 +81,14 @@ export async function changeProperties(
   members: Readonly<Record<string, unknown>>,
   isOwner: boolean,
   apply: (change: PropertyChange) => Promise<unknown>,
-  latestMs = Number.POSITIVE_INFINITY,
+  {
+    latestMs = Number.POSITIVE_INFINITY,
+    answered = {},
+  }: {
+    readonly latestMs?: number;
+    /** Members that have their answers already. */
+    readonly answered?: Readonly<Record<string, string>>;
+  } = {},
 ): Promise<Reply> {
   const change: PropertyChange = {};
   const answers = Object.entries(members).map(([name, value]): [string, string] => {
@@ -99,5 +106,5 @@ export async function changeProperties(
     return [name, `Error setting property: ${tooLate(latestMs)}`];
   });
   if (Object.keys(change).length > 0) await apply(change);
-  return json(Object.fromEntries(answers));
+  return json({ ...answered, ...Object.fromEntries(answers) });
 }

@@ -4,8 +4,8 @@ import { everybody, operations } from '#kernel/http/operation.js';
 import { json, noContent } from '#kernel/http/reply.js';
 import type { EntryContent } from '../registry/entries.js';
 import { renderClient, renderServer } from './base.js';
-import { answersJson } from '#kernel/http/answers.js';
-import { Registry, RegistryList } from './answers.js';
+import { answersJson, answersNothing } from '#kernel/http/answers.js';
+import { Registry, RegistryEntry, RegistryList } from './answers.js';
 import type { RestDeps } from './deps.js';
 import { hrefs, linksFrom, registryId, storageFactoryId } from './links.js';
 import { mayAddEntries, mayRemoveEntry, registryEntryInput as entryInput } from './policy.js';
@@ -111,6 +111,17 @@ const putEntry = operation({
       .optional(),
   }),
   body: 'json',
+  answers: {
+    201: {
+      headers: {
+        location: 'Address of the entry',
+        'x-unicore-lifetime': 'Seconds until it vanishes',
+      },
+    },
+  },
+  errors: ['CONFLICT'],
+  id: 'putRegistryEntry',
+  tag: 'registries',
   policy: mayAddEntries,
   run: async ({ registry }, input, { caller, baseUrl }) => {
     const { Endpoint, InterfaceName, InterfaceNamespace, ServerIdentity, ServerPublicKey } = input;
@@ -128,6 +139,9 @@ const getEntry = operation({
   path: '/:entryId',
   summary: 'One entry that another server has added',
   input: z.object({ ...entryInput, fields: fieldsParameter }),
+  answers: answersJson(RegistryEntry),
+  id: 'getRegistryEntry',
+  tag: 'registries',
   policy: everybody,
   run: ({ registry }, { entryId, fields }, { baseUrl }) => {
     const links = linksFrom(baseUrl);
@@ -146,6 +160,9 @@ const deleteEntry = operation({
   path: '/:entryId',
   summary: 'Takes back an entry',
   input: z.object(entryInput),
+  answers: answersNothing,
+  id: 'deleteRegistryEntry',
+  tag: 'registries',
   policy: mayRemoveEntry,
   run: async ({ registry }, { entryId }) => {
     await registry.entries.remove(entryId);

@@ -1,4 +1,5 @@
 import { z } from 'zod';
+import { answersCreated, answersJson, answersNothing } from '#kernel/http/answers.js';
 import { fieldsParameter, listParameter, selectFields } from '#kernel/http/fields.js';
 import { everybody, operations, RequestError, type Context } from '#kernel/http/operation.js';
 import { pageParameters, renderPage, slicePage } from '#kernel/http/page.js';
@@ -6,10 +7,17 @@ import { created, json, noContent } from '#kernel/http/reply.js';
 import { isOwner } from '#kernel/security/acl.js';
 import { GridError } from '#kernel/errors.js';
 import type { TargetSystem } from '#xnjs/index.js';
+import {
+  Changes,
+  machineErrors,
+  Reservation,
+  ReservationDetails,
+  ReservationList,
+} from './answers.js';
 import type { RestDeps } from './deps.js';
 import { hrefs, linksFrom } from './links.js';
 import { listFilter, seesAll } from './lists.js';
-import { onReservation, reservationInput as input, users } from './policy.js';
+import { knownUsers, onReservation, reservationInput as input } from './policy.js';
 import { changeProperties, dateText, ownedProperties, tagList } from './properties.js';
 import { canReserve } from './sites-rendering.js';
 
@@ -20,6 +28,9 @@ const listReservations = operation({
   path: '/reservations',
   summary: 'The reservations of the caller; of all users for an administrator with filter=all',
   input: z.object({ ...pageParameters(), tags: listParameter.optional(), filter: listFilter }),
+  answers: answersJson(ReservationList),
+  id: 'listReservations',
+  tag: 'reservations',
   policy: everybody,
   run: ({ reservations }, { tags = [], filter, ...page }, { caller, baseUrl, url }) => {
     const links = linksFrom(baseUrl);
@@ -44,7 +55,11 @@ const createReservation = operation({
     tags: tagList.default([]),
   }),
   body: 'json',
-  policy: users,
+  answers: answersCreated,
+  errors: [...machineErrors, 'NOT_FOUND', 'JOB_INVALID', 'JOB_LIMIT'],
+  id: 'createReservation',
+  tag: 'reservations',
+  policy: knownUsers,
   run: async (deps, { Resources: resources, targetSystem, tags, ...times }, context) => {
     const { caller, baseUrl } = context;
     const target = chooseTarget(deps, targetSystem, context);
@@ -81,6 +96,9 @@ const getReservation = operation({
   path: '/reservations/:reservationId',
   summary: 'One reservation, and what its batch system says of it',
   input: z.object({ ...input, fields: fieldsParameter }),
+  answers: answersJson(Reservation),
+  id: 'getReservation',
+  tag: 'reservations',
   policy: onReservation.read,
   run: async ({ reservations }, { reservationId, fields }, { baseUrl }) => {
     const links = linksFrom(baseUrl);
@@ -105,6 +123,9 @@ const getReservationDetails = operation({
   path: '/reservations/:reservationId/details',
   summary: 'All that the batch system says of a reservation',
   input: z.object({ ...input, fields: fieldsParameter }),
+  answers: answersJson(ReservationDetails),
+  id: 'getReservationDetails',
+  tag: 'reservations',
   policy: onReservation.read,
   run: async ({ reservations }, { reservationId, fields }) => {
     const { state, start, text = 'N/A' } = await reservations.status(reservationId);
@@ -118,6 +139,9 @@ const changeReservation = operation({
   summary: 'Changes tags, ACL or termination time',
   input: z.looseObject(input),
   body: 'json',
+  answers: answersJson(Changes),
+  id: 'changeReservation',
+  tag: 'reservations',
   policy: onReservation.modify,
   run: ({ reservations }, { reservationId, ...members }, { caller }) =>
     changeProperties(members, isOwner(reservations.get(reservationId), caller), (change) =>
@@ -130,6 +154,10 @@ const deleteReservation = operation({
   path: '/reservations/:reservationId',
   summary: 'Cancels a reservation',
   input: z.object(input),
+  answers: answersNothing,
+  errors: machineErrors,
+  id: 'deleteReservation',
+  tag: 'reservations',
   policy: onReservation.own,
   run: async ({ reservations }, { reservationId }) => {
     await reservations.cancel(reservationId);

@@ -2,14 +2,30 @@ import { z } from 'zod';
 import { formatDate } from '#kernel/clock.js';
 import { describeIssues } from '#kernel/config.js';
 import { anonymous, type Caller } from '#kernel/http/caller.js';
-import { everybody, operations, RequestError } from '#kernel/http/operation.js';
+import { answersCreated, answersJson, answersNothing } from '#kernel/http/answers.js';
+import { operations, RequestError } from '#kernel/http/operation.js';
 import { pageParameters } from '#kernel/http/page.js';
 import { created, json, noContent } from '#kernel/http/reply.js';
-import { GridError } from '#kernel/errors.js';
 import { attributesOf } from '#kernel/security/caller.js';
-import { capability } from '#kernel/security/policy.js';
+import {
+  askingForLogin,
+  authenticated,
+  capability,
+  resourcePolicies,
+  type Policy,
+} from '#kernel/security/policy.js';
 import { normalizeDn } from '#kernel/security/dn.js';
 import { isSharedBy, principalOf, type Share } from '#xnjs/index.js';
+import { Changes, fileErrors } from './answers.js';
+import {
+  answersBytes,
+  downloadErrors,
+  recordErrors,
+  Share as ShareAnswer,
+  SharedDirectory,
+  ShareList,
+  ShareServers,
+} from './answers-data.js';
 import type { RestDeps } from './deps.js';
 import { renderEntry } from './files.js';
 import { attachment, bytesType, download } from './files-download.js';
@@ -24,9 +40,37 @@ function refuseOthers({ siteName }: RestDeps, name: string): void {
   if (name !== siteName) throw new RequestError('NOT_FOUND', `there is no server ${name} here`);
 }
 
-function refuseStrangers({ role }: Caller): void {
-  if (role === 'anonymous') throw new GridError('LOGIN_REQUIRED', 'log in to share files');
-}
+const loggedIn = askingForLogin(authenticated);
+type ShareInput = { readonly server: string; readonly shareId: string };
+/** Whom it is not for learns nothing of it. @throws `NOT_FOUND` */
+const policies = resourcePolicies<RestDeps, ShareInput>(
+  'share',
+  (deps, { server: name, shareId }, caller) => {
+    refuseOthers(deps, name);
+    const { ownerDn, user } = deps.data.shares.find(shareId, caller);
+    return { ownerDn, acl: [`read:DN:${user === anonymous.dn ? caller.dn : user}`] };
+  },
+);
+/** Strangers are told to log in whether there is such a share or not. */
+const knownFirst = (
+  policy: Policy<RestDeps, ShareInput>,
+  description: string,
+): Policy<RestDeps, ShareInput> =>
+  askingForLogin({
+    ...policy,
+    description,
+    decide: (caller, deps, input) =>
+      caller.role === 'anonymous'
+        ? { allowed: false, why: 'nobody known' }
+        : policy.decide(caller, deps, input),
+  });
+const onShare = {
+  read: knownFirst(
+    policies.read,
+    'the owner of the share, administrators, and whom it is shared with',
+  ),
+  own: knownFirst(policies.own, policies.own.description),
+};
 
 function userInfo(caller: Caller): object {
   const { groups, group } = attributesOf(caller);
@@ -61,9 +105,11 @@ const listServers = operation({
   path: '/',
   summary: 'The servers that files can be shared on: this one',
   input: z.object({}),
-  policy: everybody,
+  answers: answersJson(ShareServers),
+  id: 'listShareServers',
+  tag: 'shares',
+  policy: loggedIn,
   run: ({ siteName }, _input, { caller, url }) => {
-    refuseStrangers(caller);
     const description = 'Files of the storages of this site';
     return json({
       [siteName]: { href: `${url}/${siteName}`, description, status: 'OK' },
@@ -77,10 +123,12 @@ const listShares = operation({
   path: '/:server',
   summary: 'What the caller shares, and what is shared with him',
   input: z.object(server),
-  policy: everybody,
+  answers: answersJson(ShareList),
+  id: 'listShares',
+  tag: 'shares',
+  policy: loggedIn,
   run: (deps, { server: name }, { caller, baseUrl }) => {
     refuseOthers(deps, name);
-    refuseStrangers(caller);
     const { shares, accessible } = deps.data.shares.of(caller.dn);
     const render = (share: Share): object => renderShare(share, caller, baseUrl, name);
     return json({
@@ -145,10 +193,13 @@ const share = operation({
     group: z.null('cannot be chosen here').optional(),
   }),
   body: 'json',
-  policy: everybody,
+  answers: { ...answersCreated, ...answersNothing },
+  errors: recordErrors,
+  id: 'shareFiles',
+  tag: 'shares',
+  policy: loggedIn,
   run: async (deps, { server: name, ...input }, { caller, baseUrl }) => {
     refuseOthers(deps, name);
-    refuseStrangers(caller);
     const wish = { principal: principalOf(caller), user: input.user, ...input.path };
     if (input.access === 'NONE') {
       await deps.data.shares.revoke(wish);
@@ -164,26 +215,17 @@ const share = operation({
   },
 });
 
-/** @throws `LOGIN_REQUIRED`; `NOT_FOUND`, also to those whom it is not for */
-function getShare(deps: RestDeps, name: string, id: string, caller: Caller): Share {
-  refuseOthers(deps, name);
-  refuseStrangers(caller);
-  return deps.data.shares.find(id, caller);
-}
-
-function refuseGuests(found: Share, caller: Caller): void {
-  if (!isSharedBy(found, caller))
-    throw new RequestError('FORBIDDEN', 'only who shares something may change that');
-}
-
 const showShare = operation({
   method: 'GET',
   path: '/:server/:shareId',
   summary: 'One share; who owns it also sees its latest uses',
   input: z.object(one),
-  policy: everybody,
+  answers: answersJson(ShareAnswer),
+  id: 'getShare',
+  tag: 'shares',
+  policy: onShare.read,
   run: (deps, { server: name, shareId }, { caller, baseUrl }) =>
-    json(renderShare(getShare(deps, name, shareId, caller), caller, baseUrl, name)),
+    json(renderShare(deps.data.shares.find(shareId, caller), caller, baseUrl, name)),
 });
 
 const changeable = { access, onetime: flag, lifetime };
@@ -194,11 +236,14 @@ const changeShare = operation({
   summary: 'Changes access, onetime or lifetime of a share; the lifetime counts from now',
   input: z.looseObject(one),
   body: 'json',
-  policy: everybody,
-  run: async (deps, { server: name, shareId, ...members }, { caller }) => {
-    refuseGuests(getShare(deps, name, shareId, caller), caller);
+  answers: answersJson(Changes),
+  id: 'changeShare',
+  tag: 'shares',
+  policy: onShare.own,
+  run: async (deps, { shareId, ...input }) => {
+    const members = Object.entries(input).filter(([member]) => member !== 'server');
     const change: { access?: 'READ' | 'WRITE'; isOneTime?: boolean; lifetimeSeconds?: number } = {};
-    const answers = Object.entries(members).map(([member, value]): [string, string] => {
+    const answers = members.map(([member, value]): [string, string] => {
       if (!Object.hasOwn(changeable, member))
         return [member, 'Property not found or cannot be modified!'];
       const parsed = z
@@ -223,9 +268,11 @@ const endShare = operation({
   path: '/:server/:shareId',
   summary: 'Ends a share',
   input: z.object(one),
-  policy: everybody,
-  run: async (deps, { server: name, shareId }, { caller }) => {
-    refuseGuests(getShare(deps, name, shareId, caller), caller);
+  answers: answersNothing,
+  id: 'endShare',
+  tag: 'shares',
+  policy: onShare.own,
+  run: async (deps, { shareId }) => {
     await deps.data.shares.records.remove(shareId);
     return noContent();
   },
@@ -248,6 +295,10 @@ const read = operation({
   summary: 'The bytes of a shared file, or the listing of a shared directory',
   input: z.object({ ...accessInput, ...pageParameters(10_000) }),
   produces: [bytesType, 'application/json'],
+  answers: { ...answersBytes, 200: { ...answersBytes[200], body: SharedDirectory } },
+  errors: [...downloadErrors, 'LOGIN_REQUIRED'],
+  id: 'readShared',
+  tag: 'shares',
   policy: accessPolicy,
   run: async (deps, { server: name, shareId, path: below, ...page }, context) => {
     refuseOthers(deps, name);
@@ -276,6 +327,10 @@ const write = operation({
   summary: 'Writes a shared file, or one in a shared directory',
   input: z.object(accessInput),
   body: 'raw',
+  answers: answersNothing,
+  errors: [...fileErrors, 'LOGIN_REQUIRED'],
+  id: 'writeShared',
+  tag: 'shares',
   policy: accessPolicy,
   run: async (deps, { server: name, shareId, path: below }, context) => {
     refuseOthers(deps, name);

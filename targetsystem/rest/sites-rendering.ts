@@ -1,7 +1,8 @@
 import { formatDate } from '#kernel/clock.js';
-import type { Idb, IdbApplication, IdbResource, TargetSystem } from '#xnjs/index.js';
+import type { Idb, IdbApplication, IdbResource, TargetSystem, Usage } from '#xnjs/index.js';
 import { hrefs, type Links } from './links.js';
 import { ownedProperties } from './properties.js';
+import { renderUsage } from './usage-rendering.js';
 
 /** How our states look to clients that know UNICORE's `resourceStatus` only. */
 export const resourceStatus = {
@@ -67,6 +68,7 @@ export function renderSite(
     addresses,
     storages,
     queues,
+    usage,
   }: {
     readonly siteName: string;
     readonly numberOfJobs: number;
@@ -75,6 +77,7 @@ export function renderSite(
     /** Ids by name. */
     readonly storages: Readonly<Record<string, string>>;
     readonly queues?: readonly string[] | undefined;
+    readonly usage?: Usage | undefined;
   },
 ): Record<string, unknown> {
   const { metadata } = system.image;
@@ -99,6 +102,7 @@ export function renderSite(
       digests: digestsOf(system),
     },
     parameters: system.parameters,
+    ...(usage && { usage: renderUsage(usage) }),
     vm: renderMachine(system, addresses),
     _links: hrefs({
       self,
@@ -116,7 +120,7 @@ export function renderSite(
 
 /** How the machine is, who says so, and how it came up. */
 function renderMachine(system: TargetSystem, addresses: readonly string[]): object {
-  const { state, driver, evidence, boot, facts } = system;
+  const { state, driver, evidence, boot, facts, unapplied } = system;
   return {
     state,
     driver,
@@ -125,6 +129,7 @@ function renderMachine(system: TargetSystem, addresses: readonly string[]): obje
     evidence: { source: evidence.source, fact: evidence.fact, at: formatDate(evidence.atMs) },
     boot,
     guest: facts,
+    unappliedParameters: unapplied,
   };
 }
 

@@ -2,7 +2,7 @@ import { z } from 'zod';
 import { fieldsParameter, listParameter, selectFields } from '#kernel/http/fields.js';
 import { everybody, operations, RequestError } from '#kernel/http/operation.js';
 import { pageParameters, renderPage, slicePage } from '#kernel/http/page.js';
-import { created, json, noContent, text, type Reply } from '#kernel/http/reply.js';
+import { created, json, noContent, type Reply } from '#kernel/http/reply.js';
 import type { Context } from '#kernel/http/operation.js';
 import { findGrant, isOwner } from '#kernel/security/acl.js';
 import { attributesOf } from '#kernel/security/caller.js';
@@ -15,7 +15,7 @@ import {
   type MachineSize,
   type TargetSystem,
 } from '#xnjs/index.js';
-import { answersCreated, answersJson, answersNothing, answersWith } from '#kernel/http/answers.js';
+import { answersCreated, answersJson, answersNothing } from '#kernel/http/answers.js';
 import {
   Application,
   ApplicationList,
@@ -38,6 +38,7 @@ import {
   ownedProperties,
   tagList,
 } from './properties.js';
+import { changeSiteParameters } from './site-parameters.js';
 import {
   applicationId,
   canReserve,
@@ -279,6 +280,7 @@ const getSite = operation({
       addresses: await addressesOf(deps, system),
       storages: storages.ofTarget(system),
       queues: attributesOf(caller).queues,
+      usage: systems.usage(siteId),
     });
     return json(selectFields(properties, fields));
   },
@@ -296,19 +298,22 @@ async function addressesOf(
 const changeSite = operation({
   method: 'PUT',
   path: '/sites/:siteId',
-  summary: 'Changes tags, ACL or termination time',
+  summary: 'Changes tags, ACL, termination time, or the machine by its parameters',
   input: z.looseObject(siteInput),
   body: 'json',
   answers: answersJson(Changes),
   id: 'changeSite',
   policy: onSite.modify,
-  run: (deps, { siteId, ...members }, { caller }) =>
-    changeProperties(
+  run: async (deps, { siteId, parameters, ...members }, { caller }) => {
+    const answer =
+      parameters !== undefined && (await changeSiteParameters(deps.systems, siteId, parameters));
+    return changeProperties(
       members,
       isOwner(deps.systems.get(siteId), caller),
       (change) => deps.systems.update(siteId, change),
-      latestOf(deps),
-    ),
+      { latestMs: latestOf(deps), ...(answer !== false && { answered: { parameters: answer } }) },
+    );
+  },
 });
 
 const deleteSite = operation({
@@ -324,19 +329,6 @@ const deleteSite = operation({
     await systems.destroy(siteId);
     return noContent();
   },
-});
-
-const getConsole = operation({
-  method: 'GET',
-  path: '/sites/:siteId/console',
-  summary: 'The end of what the machine wrote to its console',
-  input: z.object(siteInput),
-  answers: answersWith('text/plain'),
-  errors: machineErrors,
-  id: 'getConsole',
-  policy: onSite.read,
-  produces: ['text/plain'],
-  run: async ({ systems }, { siteId }) => text(await systems.consoleTail(siteId)),
 });
 
 const listSiteApplications = operation({
@@ -374,7 +366,6 @@ export const siteOperations = [
   getSite,
   changeSite,
   deleteSite,
-  getConsole,
   listSiteApplications,
   getSiteApplication,
 ];

@@ -1,9 +1,11 @@
 import { z } from 'zod';
 import { formatDate } from '#kernel/clock.js';
+import { answersCreated, answersJson } from '#kernel/http/answers.js';
 import { operations, RequestError, type Context } from '#kernel/http/operation.js';
 import { created, json, type Reply } from '#kernel/http/reply.js';
 import { isAllowed } from '#kernel/security/acl.js';
 import { principalOf, refuseDepth, type Task, type TaskWork } from '#xnjs/index.js';
+import { recordErrors, Task as TaskAnswer, TaskBegun, TaskList } from './answers-data.js';
 import type { RestDeps } from './deps.js';
 import { hrefs, linksFrom } from './links.js';
 import { abortOperation, ownedOperations, type OwnedKind } from './owned-resource.js';
@@ -14,6 +16,8 @@ const operation = operations<RestDeps>();
 const tasks: OwnedKind<Task> = {
   collection: 'tasks',
   noun: 'task',
+  name: 'Task',
+  answers: { one: TaskAnswer, list: TaskList },
   service: ({ data }) => data.tasks,
   render: ({ id, state, message, serviceUrl, exitCode, result, createdMs }, { baseUrl }) => {
     const self = linksFrom(baseUrl).resource('tasks', id);
@@ -67,6 +71,10 @@ const extractAll = operation({
   summary: 'Starts a task that finds out what files are, for their metadata',
   input: z.looseObject({ ...storageInput, path: pathText.nullish(), depth }),
   body: 'json',
+  answers: answersJson(TaskBegun),
+  errors: recordErrors,
+  id: 'extractMetadata',
+  tag: 'tasks',
   policy: onStorage.write,
   run: (deps, { storageId, path, depth: levels }, context) =>
     extract(deps, storageId, { path: path ?? '/', depth: levels }, context),
@@ -79,6 +87,10 @@ const extractOne = operation({
   summary: 'Starts a task that finds out what a file is, or those of a directory',
   input: z.looseObject({ ...storageInput, path: pathText.default('/'), depth }),
   body: 'json',
+  answers: answersJson(TaskBegun),
+  errors: recordErrors,
+  id: 'extractFileMetadata',
+  tag: 'tasks',
   policy: onStorage.write,
   run: (deps, { storageId, path, depth: levels }, context) =>
     extract(deps, storageId, { path, depth: levels }, context),
@@ -95,6 +107,10 @@ const copyLater = operation({
     to: pathText.min(1, 'name a path'),
   }),
   body: 'json',
+  answers: answersJson(TaskBegun),
+  errors: recordErrors,
+  id: 'copyLater',
+  tag: 'tasks',
   policy: onStorage.write,
   run: async (deps, { storageId, from, to }, context) => {
     const { files } = await deps.storages.get(storageId);
@@ -122,6 +138,10 @@ const searchAll = operation({
     resources: z.array(z.string().max(2048)).max(100),
   }),
   body: 'json',
+  answers: answersCreated,
+  errors: [...recordErrors, 'NOT_FOUND'],
+  id: 'searchStorages',
+  tag: 'tasks',
   policy: users,
   run: async (deps, { query, resources }, context) => {
     const storages: Record<string, string> = {};

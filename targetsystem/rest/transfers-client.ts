@@ -1,12 +1,22 @@
 import { finished, Transform } from 'node:stream';
 import { z } from 'zod';
+import { answersNothing, type Answers } from '#kernel/http/answers.js';
 import { operations, RequestError, type Context } from '#kernel/http/operation.js';
 import { json, noContent, type Reply } from '#kernel/http/reply.js';
 import { GridError } from '#kernel/errors.js';
 import { capability } from '#kernel/security/policy.js';
 import { principalOf, type ClientTransfer } from '#xnjs/index.js';
+import { fileErrors } from './answers.js';
+import {
+  answersBytes,
+  ClientTransfer as ClientTransferAnswer,
+  ClientTransferBegun,
+  ClientTransferList,
+  downloadErrors,
+  recordErrors,
+} from './answers-data.js';
 import type { RestDeps } from './deps.js';
-import { attachment, download } from './files-download.js';
+import { attachment, bytesType, download } from './files-download.js';
 import { hrefs, linksFrom } from './links.js';
 import { ownedOperations, type OwnedKind } from './owned-resource.js';
 import { tagList } from './properties.js';
@@ -20,6 +30,8 @@ export const protocols = ['BFT'] as const;
 const clientTransfers: OwnedKind<ClientTransfer> = {
   collection: 'client-server-transfers',
   noun: 'transfer between client and server',
+  name: 'ClientTransfer',
+  answers: { one: ClientTransferAnswer, list: ClientTransferList },
   service: ({ data }) => data.clientTransfers,
   render: ({ id, isExport, path, storageId, parameters, transferredBytes }, { baseUrl }) => {
     const links = linksFrom(baseUrl);
@@ -86,12 +98,20 @@ function refuseOthers(protocol: string): void {
   );
 }
 
+const begun = {
+  200: { body: ClientTransferBegun, headers: { location: 'Address of the transfer' } },
+} as const satisfies Answers;
+
 const startImport = operation({
   method: 'POST',
   path: '/storages/:storageId/imports',
   summary: 'An address that a client may send one file to, without login',
   input: wish,
   body: 'json',
+  answers: begun,
+  errors: recordErrors,
+  id: 'startImport',
+  tag: 'client-server-transfers',
   policy: onStorage.write,
   run: (deps, input, context) => create(deps, input, false, context),
 });
@@ -102,6 +122,10 @@ const startExport = operation({
   summary: 'An address that a client may fetch one file from, without login',
   input: wish,
   body: 'json',
+  answers: begun,
+  errors: recordErrors,
+  id: 'startExport',
+  tag: 'client-server-transfers',
   policy: onStorage.read,
   run: (deps, input, context) => create(deps, input, true, context),
 });
@@ -119,7 +143,11 @@ const fetchFile = operation({
   path: '/:key',
   summary: 'The bytes of the file that an export is for',
   input: key,
-  produces: ['application/octet-stream'],
+  produces: [bytesType],
+  answers: answersBytes,
+  errors: downloadErrors,
+  id: 'fetchFile',
+  tag: 'files',
   policy: capability,
   run: async ({ data, clock }, { key: secret }, { headers, signal, log }) => {
     const { transfer, files } = await data.clientTransfers.open(secret, 'read');
@@ -144,6 +172,10 @@ const sendFile = operation({
   summary: 'Sends the file that an import is for',
   input: key,
   body: 'raw',
+  answers: answersNothing,
+  errors: fileErrors,
+  id: 'sendFile',
+  tag: 'files',
   policy: capability,
   run: async ({ data }, { key: secret }, context) => {
     const { transfer, files } = await data.clientTransfers.open(secret, 'write');

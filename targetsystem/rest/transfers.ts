@@ -1,9 +1,11 @@
 import { z } from 'zod';
 import { formatDate } from '#kernel/clock.js';
 import { parseDate } from '#kernel/dates.js';
+import { answersCreated } from '#kernel/http/answers.js';
 import { operations, RequestError } from '#kernel/http/operation.js';
 import { created } from '#kernel/http/reply.js';
 import { principalOf, shownRemote, type ServerTransfer } from '#xnjs/index.js';
+import { recordErrors, Transfer, TransferList } from './answers-data.js';
 import type { RestDeps } from './deps.js';
 import { hrefs, linksFrom } from './links.js';
 import { abortOperation, ownedOperations, type OwnedKind } from './owned-resource.js';
@@ -26,6 +28,8 @@ const statusOf = {
 const transfers: OwnedKind<ServerTransfer> = {
   collection: 'transfers',
   noun: 'transfer between servers',
+  name: 'Transfer',
+  answers: { one: Transfer, list: TransferList },
   service: ({ data }) => data.transfers,
   render: (transfer, { baseUrl }) => {
     const { id, direction, file, startMs, state, message } = transfer;
@@ -99,6 +103,10 @@ const startTransfer = operation({
     'name a source, to be fetched, or a target, to be sent to',
   ),
   body: 'json',
+  answers: answersCreated,
+  errors: recordErrors,
+  id: 'startTransfer',
+  tag: 'transfers',
   policy: {
     ...onStorage.write,
     description: `${onStorage.write.description}; of what is sent, to read`,

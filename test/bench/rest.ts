@@ -203,18 +203,15 @@ async function timeLists(call: Call): Promise<void> {
 }
 
 async function submissions(call: Call, site: string): Promise<void> {
-  const rates: number[] = [];
   const body = JSON.stringify({ Executable: '/bin/true' });
-  const count = 300;
-  for (let round = 0; round < 3; round++) {
-    const ms = await inFlight(count, 16, () => expect(201, call(`${site}/jobs`, 'POST', body)));
-    rates.push((count / ms) * 1_000);
-  }
+  const count = 300; // more would wait for those before them to end
+  const ms = await inFlight(count, 16, () => expect(201, call(`${site}/jobs`, 'POST', body)));
+  const rate = (count / ms) * 1_000;
   print({
     what: 'submissions accepted, 16 in flight',
-    value: `${median(rates).toFixed(0)} per s`,
+    value: `${rate.toFixed(0)} per s`,
     goal: '>= 600 per s',
-    met: median(rates) >= 600,
+    met: rate >= 600,
   });
 }
 

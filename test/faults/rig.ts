@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { spawn, type ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
-import { existsSync, readFileSync } from 'node:fs';
+import { existsSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { Scope } from '#kernel/scope.js';
 import { jobStatus, type JobEngine, type RawDescription } from '#xnjs/index.js';
@@ -34,6 +34,7 @@ export class Server {
   readonly #child: ChildProcess;
   readonly #news: News[] = [];
   readonly #directory: string;
+  readonly #held: FaultState[] = [];
   #toDestroy = 0;
   /** Resolves when the process has ended, however. */
   readonly exited: Promise<unknown>;
@@ -78,21 +79,24 @@ export class Server {
     if (state === 'DESTROYING') this.#toDestroy += 1;
     this.#tell({
       do: 'submit',
-      description: trial(state, this.#directory),
+      description: trial(state, this.#directory, hold),
       ...(hold && { holdAt: state }),
     });
     const order = orders[state];
     if (order) {
       const id = await this.#hear('accepted', from);
-      await until('the job runs', () => runsOf(this.#directory).includes(id));
+      await until('the job runs', () => runsOf(this.#directory).includes(id), 100_000);
       this.#tell({ do: order, id });
     }
-    if (hold) await this.#hear('held', from, state);
+    if (!hold) return;
+    this.#held.push(state);
+    await this.#hear('held', from, state);
   }
 
   /** Lets all go on that are held. */
   release(): void {
     this.#tell({ do: 'release' });
+    this.#letJobsEnd();
   }
 
   /** All that can be over are over, without help from outside. */
@@ -117,6 +121,11 @@ export class Server {
   async kill(): Promise<void> {
     this.#child.kill('SIGKILL');
     await this.exited;
+    this.#letJobsEnd();
+  }
+
+  #letJobsEnd(): void {
+    for (const state of this.#held.splice(0)) writeFileSync(goFile(state, this.#directory), '');
   }
 
   #tell(order: Order): void {
@@ -141,8 +150,15 @@ const orders: Partial<Record<FaultState, 'abort' | 'destroy' | 'pause'>> = {
 /** How long a trial runs, in s: until it is ended, or long enough to be paused. */
 const sleeps = { none: 0.5, pause: 3, abort: 600, destroy: 600 } as const;
 
+/** In these states a job is only seen while it runs, which may be over before a busy host has looked. */
+const seenWhileItRuns: ReadonlySet<FaultState> = new Set(['RUNNING', 'PAUSED']);
+
 /** A job that writes down each time that it begins and ends. Its name says what is to become of it. */
-function trial(state: FaultState, directory: string): RawDescription {
+function trial(state: FaultState, directory: string, hold: boolean): RawDescription {
+  const wait =
+    hold && seenWhileItRuns.has(state)
+      ? `until [ -e ${goFile(state, directory)} ]; do sleep 0.1; done`
+      : `sleep ${sleeps[orders[state] ?? 'none']}`;
   return {
     Name: state,
     Imports: [{ To: 'in.txt', Data: 'input' }],
@@ -150,10 +166,13 @@ function trial(state: FaultState, directory: string): RawDescription {
     'User precommand': 'echo . >> pre',
     'User postcommand': 'echo . >> post',
     haveClientStageIn: state === 'READY',
-    Executable:
-      `basename "$PWD" >> ${directory}/jobs/counts; cat in.txt; ` +
-      `sleep ${sleeps[orders[state] ?? 'none']}; echo . >> end`,
+    Executable: `basename "$PWD" >> ${directory}/jobs/counts; cat in.txt; ${wait}; echo . >> end`,
   };
+}
+
+/** Lets a job end that waits to be seen. */
+function goFile(state: FaultState, directory: string): string {
+  return join(directory, 'jobs', `${state}.go`);
 }
 
 /** Job ids, one for each time that a job's script began. */

@@ -72,7 +72,7 @@ async function obey(order: Order): Promise<void> {
     case 'release':
       held.splice(0).forEach((release) => release());
       for (const [id, state] of holdAt) {
-        if (state === 'READY') await engine.start(id);
+        if (state === 'READY') void until('it is started', () => started(id), 60_000);
         // where it is refused, because the agent is away, it is given again in the end
         if (state === 'PAUSED') engine.resume(id).catch(() => undefined);
       }
@@ -84,6 +84,13 @@ async function obey(order: Order): Promise<void> {
       await engine[order.do](order.id);
   }
 }
+
+/** Where it is refused, because the disk is full, a client would try again. */
+const started = (id: string): Promise<boolean> =>
+  engine.start(id).then(
+    () => true,
+    () => false,
+  );
 
 /** Says when something could not be stored. */
 function telling(store: JobStore): JobStore {

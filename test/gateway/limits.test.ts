@@ -2,7 +2,12 @@ import assert from 'node:assert/strict';
 import { once } from 'node:events';
 import { createServer, type IncomingMessage } from 'node:http';
 import { Agent, request as httpsRequest } from 'node:https';
-import { createServer as createTcpServer, type AddressInfo, type Socket } from 'node:net';
+import {
+  connect as connectPlain,
+  createServer as createTcpServer,
+  type AddressInfo,
+  type Socket,
+} from 'node:net';
 import { describe, it } from 'node:test';
 import { connect } from 'node:tls';
 import { eventually, startRig, type Rig } from './rig.js';
@@ -118,6 +123,25 @@ describe('gateway limits', () => {
       if (text) socket.write(text);
       await once(socket, 'close');
     });
+  it('end a connection that does not begin with TLS', async () => {
+    await using rig = await startRig((_request, response) => response.end(), { limits: impatient });
+    for (const bytes of ['', '\x16\x03\x01\x02', 'GET / HTTP/1.1\r\nHost: h\r\n\r\n']) {
+      const socket = connectPlain({ host: 'localhost', port: rig.port });
+      socket.on('error', () => undefined).resume();
+      socket.write(bytes);
+      await once(socket, 'close');
+    }
+    assert.equal((await rig.request({ path: '/VSITE/x' })).status, 200);
+  });
+  it('end a connection that drips its body in chunks of a byte', async () => {
+    await using rig = await startRig((request) => request.resume(), { limits: impatient });
+    const socket = await open(rig);
+    socket.resume();
+    socket.write('PUT /VSITE/x HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n');
+    const drip = setInterval(() => socket.write('1\r\nx\r\n'), 50);
+    await once(socket, 'close');
+    clearInterval(drip);
+  });
   it('end a connection that drips its head, byte by byte', async () => {
     await using rig = await startRig((_request, response) => response.end(), { limits: impatient });
     const socket = await open(rig);

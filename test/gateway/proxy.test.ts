@@ -265,6 +265,12 @@ describe('gateway', () => {
       `GET /VSITE/x HTTP/1.1\r\nHost: h\r\nX: ${'a'.repeat(40_000)}\r\n\r\n`,
       431,
     ],
+    ['a path of 40 kB', `GET /VSITE/${'a'.repeat(40_000)} HTTP/1.1\r\nHost: h\r\n\r\n`, 431],
+    [
+      'ten thousand small headers',
+      `GET /VSITE/x HTTP/1.1\r\nHost: h\r\n${'a:\r\n'.repeat(10_000)}\r\n`,
+      400,
+    ],
   ] as const;
   for (const [what, text, status] of broken)
     it(`refuses ${what}`, async () => {
@@ -361,11 +367,26 @@ describe('gateway', () => {
     assert.doesNotMatch(page.body + json.body, /site\.sock/);
   });
   it('logs each request without its secrets', async () => {
-    await rig.request({
-      path: '/VSITE/rest/files/zzcap?token=zztok',
-      ...rig.asUser,
-      headers: { Authorization: 'Basic zzpwd' },
-    });
+    const headers = { Authorization: 'Basic zzpwd' };
+    // However the site's routes may come to see it, and whoever refuses it
+    for (const path of [
+      '/VSITE/rest//files/zzcap',
+      '/VSITE/rest/./access/zzcap',
+      '/VSITE/rest/x/../files/zzcap',
+      '/VSITE/rest/%66iles/zzcap',
+      '/VSITE/REST/Files/zzcap',
+      '/DOWN/rest/files/zzcap',
+      '/NONE/rest/files/zzcap?token=zztok',
+      '/VSITE/../rest/files/zzcap?token=zztok',
+      `https://localhost/VSITE/rest/files/zzcap?token=zztok`,
+    ])
+      await rig.request({ path, headers });
+    for (const Upgrade of ['h2c', 'websocket'])
+      await rig.request({
+        path: '/DOWN/rest/files/zzcap?token=zztok',
+        headers: { ...headers, Connection: 'Upgrade', Upgrade },
+      });
+    await rig.request({ path: '/VSITE/rest/files/zzcap?token=zztok', ...rig.asUser, headers });
     const line = rig.lines.findLast(({ msg }) => msg === 'request');
     assert.ok(line);
     for (const name of ['reqId', 'peer', 'ms', 'bytes']) assert.ok(line[name], name);
@@ -396,4 +417,16 @@ describe('gateway', () => {
     assert.equal(await handshake('TLSv1.2'), 'TLSv1.2');
     assert.equal(await handshake('TLSv1.1'), null);
   });
+  for (const ciphers of [
+    'AES128-GCM-SHA256',
+    'ECDHE-ECDSA-AES128-SHA256',
+    'DHE-RSA-AES128-GCM-SHA256',
+    'aNULL',
+  ])
+    it(`speaks no ${ciphers}`, async () => {
+      const { port, ca } = rig;
+      const options = { host: 'localhost', port, ca, maxVersion: 'TLSv1.2' } as const;
+      const socket = connect({ ...options, ciphers: `${ciphers}:@SECLEVEL=0` });
+      await assert.rejects(once(socket, 'secureConnect'), { code: /HANDSHAKE_FAILURE|NO_SHARED/ });
+    });
 });

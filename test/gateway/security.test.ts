@@ -75,6 +75,15 @@ describe('who a site believes is asking', () => {
     }
     replay = undefined;
   });
+  it('is refused when another gateway, of a key that the site does not trust, names him', async () => {
+    const { gateway, user } = rig.credentials;
+    for (const signingKeyFile of [gateway.keyFile, user.keyFile]) {
+      await rig.reconfigure({ signingKeyFile, legacyConsignor: false });
+      assert.match((await ask({ ...rig.asUser }))['refused']!, /consignor token refused/);
+    }
+    await rig.reconfigure({});
+    assert.equal((await ask({ ...rig.asUser }))['dn'], 'CN=Demo User,O=VSite,C=EU');
+  });
   it('does not hang on the older header where a gateway is told to send none', async () => {
     await rig.reconfigure({ legacyConsignor: false });
     assert.equal((await ask({ ...rig.asUser }))['dn'], 'CN=Demo User,O=VSite,C=EU');
@@ -147,6 +156,39 @@ describe('request smuggling', () => {
     [
       'a chunk that ends with a line feed',
       head('Transfer-Encoding: chunked') + `1\nx\n0\n\n${smuggled}`,
+    ],
+    ['chunked twice', head('Transfer-Encoding: chunked, chunked', 'Content-Length: 3') + chunked],
+    ['chunked, then nothing', head('Transfer-Encoding: chunked, identity') + chunked],
+    ['chunked, then a comma', head('Transfer-Encoding: chunked,') + chunked],
+    ['a coding in two words', head('Transfer-Encoding: chunked identity') + chunked],
+    [
+      'a coding with a null in it',
+      head('Transfer-Encoding: chunked\0', 'Content-Length: 3') + chunked,
+    ],
+    ['a coding after a bare return', head('X: a\rTransfer-Encoding: chunked') + chunked],
+    ['a head of bare line feeds', `GET /VSITE/x HTTP/1.1\nHost: h\n\n${smuggled}`],
+    ['the same length twice', head('Content-Length: 5', 'Content-Length: 5') + `12345${smuggled}`],
+    ['a length with an underscore', head('Content_Length: 5', 'Content-Length: 0') + smuggled],
+    [
+      'an endless extension of a chunk',
+      head('Transfer-Encoding: chunked') + `1;${'a'.repeat(100_000)}\r\nx\r\n${chunked}`,
+    ],
+    [
+      'a line feed in the extension of a chunk',
+      head('Transfer-Encoding: chunked') + `1;a\nx\r\n${chunked}`,
+    ],
+    [
+      'headers behind the last chunk',
+      head('Connection: close', 'Transfer-Encoding: chunked') +
+        '0\r\nContent-Length: 5\r\nX-UNICORE-Consignor: x\r\n\r\n',
+    ],
+    [
+      'a tunnel that the site refuses',
+      `GET /VSITE/x HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n${smuggled}`,
+    ],
+    [
+      'a body of a request for a tunnel',
+      `GET /VSITE/x HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nContent-Length: ${smuggled.length}\r\n\r\n${smuggled}`,
     ],
     [
       'a line break in the path',

@@ -1,10 +1,16 @@
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
-import { createHash } from 'node:crypto';
+import { createHash, randomBytes } from 'node:crypto';
+import type { IncomingMessage } from 'node:http';
+import { request as httpsRequest } from 'node:https';
 import type { Duplex } from 'node:stream';
 import { after, before, describe, it } from 'node:test';
 import { connect, type TLSSocket } from 'node:tls';
 import { eventually, startRig, type Rig } from './rig.js';
+
+/** RFC 6455, 4.2.2 */
+const acceptOf = (key: string) =>
+  createHash('sha1').update(`${key}258EAFA5-E914-47DA-95CA-C5AB0DC85B11`).digest('base64');
 
 describe('tunnels through the gateway', () => {
   let rig: Rig;
@@ -72,6 +78,43 @@ describe('tunnels through the gateway', () => {
       assert.equal(digest(received.subarray(0, -3)), digest(sent));
       socket.destroy();
     });
+  it('carry the handshake and the frames of a WebSocket', async () => {
+    await using other = await startRig(() => undefined);
+    other.upstream.on('upgrade', ({ headers }, socket: Duplex) => {
+      socket.on('error', () => undefined);
+      socket.write(
+        'HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n' +
+          `Sec-WebSocket-Accept: ${acceptOf(String(headers['sec-websocket-key']))}\r\n` +
+          `Sec-WebSocket-Protocol: ${String(headers['sec-websocket-protocol'])}\r\n\r\n`,
+      );
+      socket.on('end', () => socket.end());
+      // Unmasks and sends back, as a server does
+      socket.on('data', (frame: Buffer) => {
+        const mask = frame.subarray(2, 6);
+        const text = frame.subarray(6).map((byte, i) => byte ^ mask[i % 4]!);
+        socket.write(Buffer.concat([Buffer.from([0x81, text.length]), text]));
+      });
+    });
+    const key = randomBytes(16).toString('base64');
+    const request = httpsRequest({
+      ...{ host: 'localhost', port: other.port, ca: other.ca, path: '/VSITE/x', agent: false },
+      headers: {
+        // As browsers behind some proxies write it
+        ...{ Connection: 'keep-alive, Upgrade', Upgrade: 'WebSocket', Origin: 'https://portal' },
+        ...{ 'Sec-WebSocket-Key': key, 'Sec-WebSocket-Version': '13' },
+        'Sec-WebSocket-Protocol': 'chat',
+      },
+    });
+    const [answer, socket] = (await once(request.end(), 'upgrade')) as [IncomingMessage, Duplex];
+    assert.equal(answer.headers['sec-websocket-accept'], acceptOf(key));
+    assert.equal(answer.headers['sec-websocket-protocol'], 'chat');
+    const mask = randomBytes(4);
+    const masked = Buffer.from('hello').map((byte, i) => byte ^ mask[i % 4]!);
+    socket.write(Buffer.concat([Buffer.from([0x81, 0x80 | masked.length]), mask, masked]));
+    const [frame] = (await once(socket, 'data')) as [Buffer];
+    assert.deepEqual(frame, Buffer.from('\x81\x05hello', 'latin1'));
+    socket.destroy();
+  });
   it('end on both sides when one fails', async () => {
     const near = await open('/VSITE/x', 'websocket');
     near.resume().on('error', () => undefined);

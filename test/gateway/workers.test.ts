@@ -12,12 +12,12 @@ import { connect } from 'node:tls';
 import { silentLog } from '#kernel/log.js';
 import { eventually, startRig, type Answer, type Asked, type Rig } from './rig.js';
 
-/** Clients that ask without a pause, each over its own kept connection; tells what went wrong. */
+/** Clients that ask without a pause, half of them over a kept connection, half over new ones; tells what went wrong. */
 function startLoad(request: (options: Asked) => Promise<Answer>) {
   const outcomes: string[] = [];
   let stopped = false;
   const client = async (number: number) => {
-    const agent = new Agent({ keepAlive: true, maxSockets: 1 });
+    const agent = new Agent({ keepAlive: number % 2 === 0, maxSockets: 1 });
     for (let i = 0; !stopped; i++) {
       const options = i % 2 ? { method: 'POST', body: `${number} ${i}` } : {};
       const expected = i % 2 ? `got ${number} ${i}` : 'got';
@@ -148,35 +148,39 @@ for line in sys.stdin:
 `;
 
 describe('a gateway as a service', () => {
-  it('loses no request when it is restarted with the socket of its service manager', async () => {
-    await using rig = await startEcho({});
-
-    const args = [...process.execArgv, 'cli/main.ts', 'serve', '--config', rig.directory];
-    const unit = spawn(
-      'python3',
-      ['-c', socketUnit, process.execPath, ...args, '--only', 'gateway'],
-      {
-        stdio: ['pipe', 'pipe', 'inherit'],
-      },
-    );
-    const lines = createInterface(unit.stdout)[Symbol.asyncIterator]();
-    const next = async () => String((await lines.next()).value);
-    const port = Number(await next());
-    const ask = (options: Asked) => rig.request({ ...options, host: '127.0.0.1', port });
-    unit.stdin.write('start\n');
-    let pid = Number(await next());
-    await using load = startLoad(ask);
-    await eventually(() => load.outcomes.length > 50, 'there is load');
-    unit.stdin.write('start\n');
-    process.kill(pid, 'SIGTERM');
-    assert.equal(await next(), 'exit 0');
-    pid = Number(await next());
-    const before = load.outcomes.length;
-    await eventually(() => load.outcomes.length > before + 50, 'work goes on');
-    assert.deepEqual(await load.stop(), []);
-    unit.stdin.end();
-    process.kill(pid, 'SIGTERM');
-    assert.equal(await next(), 'exit 0');
-    await once(unit, 'exit');
-  });
+  for (const [workers, restarts] of [
+    [1, 1],
+    [2, 3],
+  ] as const)
+    it(`of ${workers} loses no request when it is restarted with the socket of its service manager`, async () => {
+      await using rig = await startEcho({ workers });
+      const args = [...process.execArgv, 'cli/main.ts', 'serve', '--config', rig.directory];
+      const unit = spawn(
+        'python3',
+        ['-c', socketUnit, process.execPath, ...args, '--only', 'gateway'],
+        { stdio: ['pipe', 'pipe', 'inherit'] },
+      );
+      const lines = createInterface(unit.stdout)[Symbol.asyncIterator]();
+      const next = async () => String((await lines.next()).value);
+      const port = Number(await next());
+      unit.stdin.write('start\n');
+      let pid = Number(await next());
+      await using load = startLoad((asked) => rig.request({ ...asked, host: '127.0.0.1', port }));
+      for (let i = 0; i < restarts; i++) {
+        const before = load.outcomes.length;
+        await eventually(() => load.outcomes.length > before + 50, 'there is load');
+        // The next one comes up while the old one is on its way out
+        unit.stdin.write('start\n');
+        process.kill(pid, 'SIGTERM');
+        assert.equal(await next(), 'exit 0');
+        pid = Number(await next());
+      }
+      const before = load.outcomes.length;
+      await eventually(() => load.outcomes.length > before + 50, 'work goes on');
+      assert.deepEqual(await load.stop(), []);
+      unit.stdin.end();
+      process.kill(pid, 'SIGTERM');
+      assert.equal(await next(), 'exit 0');
+      await once(unit, 'exit');
+    });
 });

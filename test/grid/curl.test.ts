@@ -26,7 +26,6 @@ describe(
       work = await mkdtemp(join(tmpdir(), 'vsite-curl-'));
       grid = await Grid.start();
       await grid.publishDemo('container');
-      await grid.publishTestImage('slurm');
       pair = join(grid.layout.credentials, 'demo-user');
       names.set('core', grid.url + sitePath).set('factory', grid.url + factoryPath);
       curl = curlWith(certificate(), work, names);
@@ -78,7 +77,6 @@ describe(
     chapter('a job with an input file');
     chapter('a job in JSDL');
     chapter('abort and restart');
-    chapter('an allocation of a batch system');
     chapter('an allocation, where there is no batch system');
     chapter('files, with uploads and downloads that break');
     it('has gone on with the download where it was', async () => {

@@ -101,7 +101,9 @@ describe('the described interface of a running grid', { skip: noContainers }, ()
           ...['--config-file', config, 'run', `${grid.url}${service}/rest/openapi.json`],
           ...['--auth', credentials, '--tls-verify', grid.caFile, '--no-color'],
           ...['--phases', examples === undefined ? phases : 'coverage,fuzzing'],
-          ...['--max-examples', examples ?? '2', '--warnings', 'off'],
+          ...['--max-examples', examples ?? '1', '--warnings', 'off'],
+          // goes on for as long as the client wants
+          ...['--exclude-path', '/rest/core/events'],
           ...['--generation-deterministic', '--checks', checks.join(',')],
         ],
         { cwd: directory, timeout: 3_600_000, maxBuffer: 64 * 1024 * 1024 },
@@ -113,7 +115,7 @@ describe('the described interface of a running grid', { skip: noContainers }, ()
     }
   }
 
-  it('answers as documented, and never with a 5xx, whatever a user sends', async () => {
+  async function driveTargetSystems(): Promise<void> {
     const made = await user.json('POST', `${sitePath}/storages`, {});
     const { headers } = await user.json('POST', `${sitePath}/sites/${siteId}`, {});
     const jobId = idOf(headers['location']);
@@ -125,9 +127,9 @@ describe('the described interface of a running grid', { skip: noContainers }, ()
     const known = { siteId, jobId, storageId };
     const credentials = `${demoUser.name}:${demoUser.password}`;
     await schemathesis('/VSITE', credentials, known, 'coverage,fuzzing');
-  });
+  }
 
-  it('answers as documented in the image repository, too', async () => {
+  async function driveImages(): Promise<void> {
     const password = (await readFile(grid.layout.creatorPassword, 'utf8')).trim();
     const creator = await grid.creator();
     const { headers } = await creator.json('POST', imagesPath, {
@@ -144,6 +146,10 @@ describe('the described interface of a running grid', { skip: noContainers }, ()
     const imageId = idOf(headers['location']);
     // covering the metadata of images takes a minute for itself
     await schemathesis('/IMAGES', `${creatorName}:${password}`, { imageId }, 'fuzzing');
+  }
+
+  it('answers as documented, and never with a 5xx, whatever a user sends', async () => {
+    await Promise.all([driveTargetSystems(), driveImages()]);
   });
 });
 

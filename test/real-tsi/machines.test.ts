@@ -15,7 +15,7 @@ const skip =
 
 describe(
   'machines with a UNICORE TSI, in a network namespace',
-  { skip, timeout: 1_800_000 },
+  { skip, timeout: 14_400_000 },
   () => {
     it('run the end-to-end suite, and survive what may happen to them', async () => {
       await using scope = new Scope();

@@ -29,6 +29,7 @@ import {
 } from '#xnjs/persistence/sql-reservation-store.js';
 import { createSettingsStore, settingsMigrations } from '#xnjs/persistence/settings-store.js';
 import { createTargetStore, targetMigrations } from '#xnjs/persistence/sql-target-store.js';
+import { createUsageStore, usageMigrations } from '#xnjs/persistence/sql-usage-store.js';
 import { Reservations } from '#xnjs/reservation/reservations.js';
 import type { ImageSearch, ImageSource } from '#xnjs/vm/image-source.js';
 import { JobMachines } from '#xnjs/vm/job-machines.js';
@@ -163,7 +164,7 @@ async function startService(parts: Parts): Promise<Compute> {
   const url = `sqlite:${join(directory, 'db.sqlite')}`;
   const database = own.use(await openDatabase({ url, log }));
   const migrations = [
-    ...[...targetMigrations, ...jobMigrations],
+    ...[...targetMigrations, ...jobMigrations, ...usageMigrations],
     ...[...settingsMigrations, ...reservationMigrations],
   ];
   await migrate(database, 'x', migrations, log);
@@ -178,6 +179,7 @@ async function startService(parts: Parts): Promise<Compute> {
       bootTimeoutMs: 30_000,
       heartbeatMs: 500,
       limits: { cpus: 4, memoryMiB: 4096, perUser: 4, ...options.limits },
+      usage: { store: createUsageStore(database), intervalMs: 20, keepMs: 30 * 86_400_000 },
     }),
   );
   const config = JobConfig.parse({ statusIntervalMs: 20, ...options.jobs });

@@ -56,6 +56,7 @@ describe('the IDB in the REST interface', { timeout: 120_000 }, () => {
       list: () => [system],
       find: (id: string) => rig.targets.find(id),
       limits: { cpus: 8, memoryMiB: 1024, perUser: 1 },
+      usage: () => undefined,
     };
     const deps = restDeps({
       version: '1',

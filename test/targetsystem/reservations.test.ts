@@ -1,4 +1,4 @@
-/* eslint-disable @typescript-eslint/no-unsafe-member-access, @typescript-eslint/no-unsafe-argument, @typescript-eslint/no-unsafe-assignment, @typescript-eslint/no-unsafe-call, @typescript-eslint/no-unsafe-return -- answers are looked at as they are expected */
+/* eslint-disable @typescript-eslint/no-unsafe-member-access, @typescript-eslint/no-unsafe-argument, @typescript-eslint/no-unsafe-call -- answers are looked at as they are expected */
 import assert from 'node:assert/strict';
 import { after, before, describe, it } from 'node:test';
 import { formatDate } from '#kernel/clock.js';
@@ -113,7 +113,7 @@ describe('reservations by REST', { timeout: 60_000, skip: noSlurm }, () => {
     const none = await rig.as('bob')('POST', '/reservations', wish);
     assert.equal(none.status, 409);
     assert.match(none.body['errorMessage'], /none of your target systems has a batch system/);
-    assert.equal((await rig.as('nobody')('POST', '/reservations', wish)).status, 403);
+    assert.equal((await rig.as('nobody')('POST', '/reservations', wish)).status, 401);
     const theirs = await rig.as('bob')('POST', '/reservations', { ...wish, targetSystem: site });
     assert.equal(theirs.status, 403);
   });

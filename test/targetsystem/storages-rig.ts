@@ -11,12 +11,17 @@ import { anonymous, type Caller } from '#kernel/http/caller.js';
 import { listen } from '#kernel/http/listen.js';
 import { createRestApp, mount } from '#kernel/http/router.js';
 import { silentLog } from '#kernel/log.js';
+import { ChangeFeed } from '#kernel/persistence/change-feed.js';
+import { ChangeLog } from '#kernel/persistence/change-log.js';
 import { openDatabase } from '#kernel/persistence/database.js';
 import { migrate } from '#kernel/persistence/migrate.js';
 import type { Scope } from '#kernel/scope.js';
 import { restDeps } from './rest-deps.js';
 import type { SecurityDecision } from '#kernel/security/audit.js';
 import type { Attributes } from '#kernel/security/caller.js';
+import { RegistryConfig } from '#targetsystem/config.js';
+import { openRegistry } from '#targetsystem/registry/open-registry.js';
+import { EventsConfig, EventStreams } from '#targetsystem/rest/event-streams.js';
 import { restOperations } from '#targetsystem/rest/operations.js';
 import { DataConfig } from '#xnjs/data/config.js';
 import { DataServices } from '#xnjs/data/data-services.js';
@@ -25,12 +30,20 @@ import { IdbSource } from '#xnjs/idb/idb-source.js';
 import { JobConfig } from '#xnjs/job/config.js';
 import { createNoticeSender } from '#xnjs/job/notice-sender.js';
 import { JobEngine } from '#xnjs/job/engine.js';
-import { jobMigrations } from '#xnjs/persistence/job-models.js';
+import { JobSubmission } from '#xnjs/job/job-submission.js';
+import { changesTable, jobMigrations } from '#xnjs/persistence/job-models.js';
 import { createJobStore } from '#xnjs/persistence/job-store.js';
+import { createSettingsStore, settingsMigrations } from '#xnjs/persistence/settings-store.js';
 import { recordMigrations } from '#xnjs/persistence/sql-record-store.js';
+import {
+  createReservationStore,
+  reservationMigrations,
+} from '#xnjs/persistence/sql-reservation-store.js';
 import { createStorageStore, storageMigrations } from '#xnjs/persistence/sql-storage-store.js';
 import { createTargetStore, targetMigrations } from '#xnjs/persistence/sql-target-store.js';
 import { createTransferStore, transferMigrations } from '#xnjs/persistence/transfer-store.js';
+import type { Reservation } from '#xnjs/reservation/reservation.js';
+import { Reservations } from '#xnjs/reservation/reservations.js';
 import { StagingConfig } from '#xnjs/staging/config.js';
 import { createStaging } from '#xnjs/staging/create-staging.js';
 import { Outside } from '#xnjs/staging/outside.js';
@@ -62,8 +75,12 @@ export class ProcessHypervisor implements Hypervisor {
   onDomain = () => () => undefined;
   onAvailable = () => () => undefined;
   openChannel = () => Promise.reject(new Error('only by its socket'));
+  openConsole = () => Promise.reject(new Error('has none'));
   ensureNetwork = () => Promise.resolve();
   addresses = () => Promise.resolve([]);
+  // of a hypervisor's type, so that tests can put others in their place
+  usage: Hypervisor['usage'] = () => Promise.resolve([]);
+  setControls: Hypervisor['setControls'] = () => Promise.resolve(true);
   list = () => Promise.resolve([...this.#agents.keys()].map((id) => this.#view(id)));
   find = (_driver: string, id: string) =>
     Promise.resolve(this.#agents.has(id) ? this.#view(id) : undefined);
@@ -128,6 +145,8 @@ export const callers = {
       ...{ queues: ['night'], queue: 'night' },
     },
   },
+  /** Of another site. */
+  server: { dn: 'CN=Other Server,O=Grid', role: 'server' },
   banned: { dn: 'CN=Alice,O=Grid', role: 'banned' },
   nobody: anonymous,
 } as const satisfies Record<string, Caller & { attributes?: Attributes }>;
@@ -157,6 +176,8 @@ export type RigOptions = {
   /** How often batch systems are asked for their queues. */
   readonly queuesIntervalMs?: number;
   readonly data?: object;
+  /** That were made before the service started. */
+  readonly reservations?: readonly Reservation[];
   /** What time it is for transfers, tasks and shares. */
   readonly clock?: Clock;
 };
@@ -182,6 +203,7 @@ async function startService(
     clock = systemClock,
     agent = [],
     queuesIntervalMs = 300_000,
+    reservations: reserved = [],
   }: RigOptions,
 ): Promise<Omit<Rig, 'directory'>> {
   const log = silentLog;
@@ -196,6 +218,8 @@ async function startService(
       ...transferMigrations,
       ...storageMigrations,
       ...recordMigrations,
+      ...settingsMigrations,
+      ...reservationMigrations,
     ],
     log,
   );
@@ -231,8 +255,10 @@ async function startService(
       limits: { cpus: 4, memoryMiB: 4096, perUser: 4 },
     }),
   );
+  const submission = await JobSubmission.open(createSettingsStore(database));
   const jobs = scope.use(
     new JobEngine({
+      submission,
       notices: createNoticeSender(JobConfig.parse({}).notifications),
       store: createJobStore(database),
       staging: { stage: () => Promise.resolve({ log: [] }) }, // no job of these brings files along
@@ -272,12 +298,24 @@ async function startService(
   });
   const parts = { database, storages, targets: systems, staging, clock, log };
   const data = scope.use(new DataServices({ config: DataConfig.parse(dataConfig), ...parts }));
+  const reservationStore = createReservationStore(database);
+  for (const each of reserved) await reservationStore.save(each);
+  const reservations = scope.use(
+    new Reservations({ store: reservationStore, targets: systems, clock, log }),
+  );
+  const registry = await openRegistry(RegistryConfig.parse({}), database, scope, log, clock);
+  const changes = new ChangeLog(database, changesTable);
+  const bounds = { maxCount: 1_000, maxAgeMs: 3_600_000 };
+  const feed = scope.use(new ChangeFeed({ changes, bounds, clock, log }));
+  const events = scope.use(new EventStreams(feed, EventsConfig.parse({})));
   await systems.start();
   await jobs.attach();
   await storages.start();
   await data.start();
+  await reservations.start();
   const rest = restDeps({
     ...{ clock, systems, jobs, storages, data, idb },
+    ...{ submission, reservations, registry, events },
     issueToken: ({ subject }) => Promise.resolve(`for ${subject}`),
     credential: { dn: 'CN=Server,O=Grid', issuer: 'CN=CA', expiresMs: Date.UTC(2100, 0), pem: '' },
   });

@@ -63,7 +63,8 @@ async function serveRequest(
   const known = verb === 'newtsiprocess' || verb === 'start-forwarding';
   if (!known || !Number.isInteger(port) || port < 1 || port > 65_535)
     throw new Error('the request is not known');
-  await new Promise<void>((resolve) => socket.end('OK\n', resolve));
+  // left open until it is called back: so whoever asks sees when we die in between
+  socket.write('OK\n');
   const command = await callBack(settings, peer, port);
   if (verb === 'start-forwarding') {
     void serveForwarding(agent, command, request);

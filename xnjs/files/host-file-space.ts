@@ -1,17 +1,5 @@
-import { randomUUID } from 'node:crypto';
 import { constants, type Stats } from 'node:fs';
-import {
-  chmod,
-  lstat,
-  mkdir,
-  open,
-  readdir,
-  rename,
-  statfs,
-  unlink,
-  type FileHandle,
-} from 'node:fs/promises';
-import { userInfo } from 'node:os';
+import { chmod, mkdir, open, rename, statfs, type FileHandle } from 'node:fs/promises';
 import { Readable } from 'node:stream';
 import { GridError } from '#kernel/errors.js';
 import type { CallOptions, Space } from '../tsi/tsi.js';
@@ -20,7 +8,6 @@ import {
   O_PATH,
   openDirectory,
   readable,
-  within,
   type FindOptions,
   type Place,
 } from './beneath.js';
@@ -41,17 +28,14 @@ import {
   type ListingPage,
   type Scan,
 } from './file-space.js';
+import { chunksOf, HostFileWriter, openToRead } from './host-content.js';
 import type { HostDirectory } from './host-directory.js';
+import { childOf, describe, namesIn, statsIn } from './host-entries.js';
 import { normalisePath } from './path.js';
 import type { Quota } from './quota.js';
 
-const { O_RDONLY, O_WRONLY, O_CREAT, O_EXCL, O_APPEND, O_NOFOLLOW, O_NONBLOCK } = constants;
-const chunkBytes = 1024 * 1024;
+const { O_NOFOLLOW } = constants;
 const maxCopied = 100_000;
-const statsAtOnce = 64;
-/** The last is what Node makes of what is no UTF-8. */
-const unspeakable = /[\r\n\\\uFFFD]/;
-const us = userInfo();
 
 export type HostFileSpaceOptions = {
   readonly host: HostDirectory;
@@ -68,10 +52,13 @@ export type HostFileSpaceOptions = {
 export class HostFileSpace implements FileSpace {
   readonly #options: HostFileSpaceOptions;
   readonly #umask: number;
+  readonly #writer: HostFileWriter;
 
   constructor(options: HostFileSpaceOptions) {
     this.#options = options;
     this.#umask = parseUmask(options.umask ?? '077');
+    const { host, quota } = options;
+    this.#writer = new HostFileWriter({ host, umask: this.#umask, quota });
   }
 
   get umask(): string {
@@ -129,8 +116,8 @@ export class HostFileSpace implements FileSpace {
     });
     if (place.stat?.isDirectory() || place.name === '.')
       throw new GridError('BAD_REQUEST', `"${file}" is a directory`, { path });
-    const work = append && place.stat ? this.#append(place, source, signal) : undefined;
-    return await (work ?? this.#replace(place, source, signal)).catch((error: unknown) => {
+    const way = append && place.stat ? 'append' : 'replace';
+    return await this.#writer[way](place, source, signal).catch((error: unknown) => {
       throw readable(error, file);
     });
   }
@@ -309,27 +296,12 @@ export class HostFileSpace implements FileSpace {
     return tree;
   }
 
-  /** @returns an opened regular file; a pipe would hold us up, a link would lead us away */
-  async #open(place: Place, flags: number): Promise<FileHandle> {
-    const handle = await open(place.path, flags | O_NOFOLLOW | O_NONBLOCK);
-    if ((await handle.stat()).isFile()) return handle;
-    await handle.close();
-    throw new GridError('BAD_REQUEST', `"${place.name}" is not a regular file`);
-  }
-
   async *#chunks(path: string, range: FileRange): AsyncGenerator<Buffer, void, void> {
     await using place = await this.#find(fileNamed(path));
-    await using file = await this.#open(place, O_RDONLY).catch((error: unknown) => {
+    await using file = await openToRead(place).catch((error: unknown) => {
       throw readable(error, path);
     });
-    const { offset = 0, length = Number.MAX_SAFE_INTEGER } = range;
-    for (let at = 0; at < length;) {
-      const buffer = Buffer.allocUnsafe(Math.min(chunkBytes, length - at));
-      const { bytesRead } = await file.read(buffer, 0, buffer.length, offset + at);
-      if (bytesRead === 0) return;
-      at += bytesRead;
-      yield buffer.subarray(0, bytesRead);
-    }
+    yield* chunksOf(file, range);
   }
 
   async #text(path: string): Promise<string> {
@@ -337,74 +309,6 @@ export class HostFileSpace implements FileSpace {
     for await (const chunk of this.#chunks(path, { length: scanLimits.fileBytes }))
       chunks.push(chunk);
     return Buffer.concat(chunks).toString();
-  }
-
-  async #append(place: Place, source: Readable, signal?: AbortSignal): Promise<number> {
-    await using file = await this.#open(place, O_WRONLY | O_APPEND);
-    const taken = { bytes: 0 };
-    await this.#pour(source, file, taken, signal); // what came before an error stays, and counts
-    await file.sync();
-    return taken.bytes;
-  }
-
-  /** The old file stays until the new one is there as a whole, on the disk. */
-  async #replace(place: Place, source: Readable, signal?: AbortSignal): Promise<number> {
-    const { host, quota } = this.#options;
-    await using work = await host.work();
-    const draft = within(work, randomUUID());
-    const taken = { bytes: 0 };
-    try {
-      await using file = await open(draft, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW, 0o600);
-      await this.#pour(source, file, taken, signal);
-      await file.chmod(0o666 & ~this.#umask);
-      await file.sync();
-      await rename(draft, place.path);
-    } catch (error) {
-      await unlink(draft).catch(() => undefined);
-      quota?.give(taken.bytes);
-      throw error;
-    }
-    if (place.stat?.isFile()) quota?.give(place.stat.size);
-    return taken.bytes;
-  }
-
-  async #pour(
-    source: Readable,
-    file: FileHandle,
-    taken: { bytes: number },
-    signal?: AbortSignal,
-  ): Promise<void> {
-    // not destroyed at a limit, so that whoever sends it can still be told
-    const chunks = source.iterator({ destroyOnReturn: false }) as AsyncIterable<Buffer>;
-    for await (const chunk of chunks) {
-      signal?.throwIfAborted();
-      this.#options.quota?.take(chunk.length);
-      taken.bytes += chunk.length;
-      await file.writeFile(chunk);
-    }
-  }
-}
-
-/** Names that can be said in a path. */
-async function namesIn(directory: FileHandle): Promise<string[]> {
-  const names = await readdir(within(directory, '.'));
-  return names.filter((name) => !unspeakable.test(name));
-}
-
-/** What is gone meanwhile is left out. */
-async function* statsIn(
-  directory: FileHandle,
-  names: readonly string[],
-): AsyncGenerator<{ name: string; stat: Stats }, void, void> {
-  for (let at = 0; at < names.length; at += statsAtOnce) {
-    const some = names.slice(at, at + statsAtOnce);
-    const stats = await Promise.all(
-      some.map((name) => lstat(within(directory, name)).catch(() => undefined)),
-    );
-    for (const [i, stat] of stats.entries()) {
-      const name = some[i];
-      if (stat && name !== undefined) yield { name, stat };
-    }
   }
 }
 
@@ -419,23 +323,4 @@ function leadsAway(path: string): GridError {
 
 function refuse(text: string): Promise<never> {
   return Promise.reject(new GridError('NOT_IMPLEMENTED', text));
-}
-
-function childOf(directory: string, name: string): string {
-  return directory === '/' ? `/${name}` : `${directory}/${name}`;
-}
-
-function describe(path: string, stat: Stats): FileInfo {
-  const letters = (bits: number): string =>
-    ['r', 'w', 'x'].map((letter, at) => (bits & (4 >> at) ? letter : '-')).join('');
-  return {
-    path,
-    isDirectory: stat.isDirectory(),
-    sizeBytes: stat.size,
-    modifiedMs: Math.floor(stat.mtimeMs / 1_000) * 1_000,
-    permissions: [6, 3, 0].map((by) => letters(stat.mode >> by)).join(''),
-    owner: stat.uid === us.uid ? us.username : String(stat.uid),
-    group: String(stat.gid),
-    ownedByCaller: stat.uid === us.uid,
-  };
 }

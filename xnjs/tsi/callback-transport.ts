@@ -1,5 +1,6 @@
 import { createServer, type AddressInfo, type Server, type Socket } from 'node:net';
 import type { Duplex } from 'node:stream';
+import { setTimeout as sleep } from 'node:timers/promises';
 import type { TLSSocket } from 'node:tls';
 import { errorText } from '#kernel/errors.js';
 import type { Log } from '#kernel/log.js';
@@ -15,9 +16,12 @@ import type { TsiTransport, WorkerChannels } from './tsi.js';
 /** As the original's end does: a host that has vanished is noticed without a call under way. */
 const socketOptions = { noDelay: true, keepAlive: true, keepAliveInitialDelay: 5_000 };
 const connectMs = 10_000;
-const handshakeMs = 10_000;
+/** Mostly the caller's patience ends before; a main of the original with TLS dies of a handshake that is broken off. */
+const handshakeMs = 60_000;
 /** After a handshake that failed half-way, its call-backs are waited for, lest the next one takes them. */
 const lingerMs = 2_000;
+/** How long call-backs may take once the TSI has left the connection that it was asked on. */
+const leftMs = 2_000;
 
 export type CallbackListenerOptions = {
   readonly host?: string;
@@ -27,6 +31,9 @@ export type CallbackListenerOptions = {
 
 type Expected = { readonly from: string; readonly take: (socket: Socket) => void };
 
+/** The connection that a TSI was asked on. The original leaves it when it has called back, or never will. */
+type Asked = { readonly left: Promise<unknown>; readonly close: () => void };
+
 /** What a handshake needs to know of its TSI. */
 export type Handshake = {
   /** How many connections the TSI makes for it. */
@@ -35,7 +42,7 @@ export type Handshake = {
    * Sends the request, to be called back at `replyPort`. Call-backs that come before it calls `sending`
    * are stale, those from another address than the one that was contacted are somebody else's.
    */
-  readonly ask: (replyPort: number, sending: (contacted: string) => void) => Promise<void>;
+  readonly ask: (replyPort: number, sending: (contacted: string) => void) => Promise<Asked>;
   /** Makes a channel of a call-back, at once: the TSI may wait for that before it calls again. */
   readonly upgrade: (socket: Socket) => Promise<Socket>;
 };
@@ -88,21 +95,26 @@ export class CallbackListener implements CallbackPorts, AsyncDisposable {
     this.#handshakes += 1;
     void this.#last.then(() => (this.#handshakes -= 1));
     const sockets: Socket[] = [];
-    let asked = false;
+    let asked: Asked | undefined;
     try {
       await orAborted(before, signal);
+    } catch (error) {
+      void before.then(release); // what is expected is of the one before
+      throw error;
+    }
+    try {
       const called = this.#expect(handshake, sockets);
-      await handshake.ask(this.port, called.begin);
-      asked = true;
-      const channels = await orAborted(called.channels, signal);
+      asked = await handshake.ask(this.port, called.begin);
+      const channels = await orAborted(inTime(called.channels, asked), signal);
       release();
       return channels;
     } catch (error) {
       sockets.forEach((socket) => socket.destroy());
-      void before.then(() => setTimeout(release, asked ? lingerMs : 0));
+      setTimeout(release, asked ? lingerMs : 0);
       throw error;
     } finally {
       this.#expected = undefined;
+      asked?.close();
     }
   }
 
@@ -145,6 +157,24 @@ export class CallbackListener implements CallbackPorts, AsyncDisposable {
     if (!this.#server.listening) return;
     this.#sockets.forEach((socket) => socket.destroy());
     await new Promise((resolve) => this.#server.close(resolve));
+  }
+}
+
+/** @throws when the TSI has left, as one that was killed has, and nothing has come since */
+async function inTime<T>(channels: Promise<T>, { left }: Asked): Promise<T> {
+  const over = new AbortController();
+  const { signal } = over;
+  const late = async (): Promise<never> => {
+    await orAborted(left, signal);
+    await sleep(leftMs, undefined, { signal });
+    throw new Error('the TSI left without calling back');
+  };
+  const tooLate = late();
+  tooLate.catch(() => undefined); // it may be over before
+  try {
+    return await Promise.race([channels, tooLate]);
+  } finally {
+    over.abort();
   }
 }
 
@@ -222,9 +252,10 @@ async function request(
   line: string,
   signal: AbortSignal,
   sending: (contacted: string) => void,
-): Promise<void> {
-  const plain = await orAborted(connectTcp({ host, port }, connectMs), signal);
+): Promise<Asked> {
+  const plain = await connectTcp({ host, port }, connectMs, signal);
   plain.on('error', () => plain.destroy());
+  const left = new Promise((resolve) => plain.once('close', resolve));
   try {
     const contacted = plain.remoteAddress ?? host;
     const socket = tls
@@ -235,8 +266,10 @@ async function request(
     socket.write(line);
     const answer = await orAborted(new ByteSource(socket).read(1), signal);
     if (answer?.toString() !== 'O') throw new Error('the TSI does not grant it');
-  } finally {
+    return { left, close: () => plain.destroy() };
+  } catch (error) {
     plain.destroy();
+    throw error;
   }
 }
 

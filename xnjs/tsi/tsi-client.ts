@@ -76,6 +76,12 @@ function* piecesOf(chunk: Buffer): Generator<Buffer, void, undefined> {
   for (let at = 0; at < chunk.length; at += pieceBytes) yield chunk.subarray(at, at + pieceBytes);
 }
 
+/**
+ * A worker of the original leaves its children as zombies until it is used again, and its own list does not
+ * tell them apart with each `ps` (procps 4.0.2 has no `<defunct>` there).
+ */
+const livingScript = "ps -e -o pid=,stat= | awk '$2 !~ /^Z/ { print $1 }'";
+
 class PooledTsi implements TsiClient {
   readonly #pool: WorkerPool;
   readonly #options: Required<Omit<TsiOptions, keyof PoolOptions>>;
@@ -204,13 +210,11 @@ class PooledTsi implements TsiClient {
   async processes(options?: CallOptions): Promise<ReadonlySet<number>> {
     const { systemIdentity } = this.#options;
     const list = this.#caller(commands.processListing, {}, systemIdentity);
-    const ps = this.#caller(commands.executeScript, { script: 'ps -e' }, systemIdentity);
+    const ps = this.#caller(commands.executeScript, { script: livingScript }, systemIdentity);
     const text = await this.#again(() =>
-      this.#use(options, (worker) => (isAtLeast(worker.version, '8.3') ? list : ps)(worker)),
+      this.#use(options, (worker) => (worker.can('ordered-header') ? list : ps)(worker)),
     );
-    // a worker of the original leaves its children as zombies until it is used again
-    const living = text.split('\n').filter((line) => !/<defunct>\s*$/.test(line));
-    const pids = living.flatMap((line) => /^\s*(\d{1,10})\b/.exec(line)?.[1] ?? []);
+    const pids = text.split('\n').flatMap((line) => /^\s*(\d{1,10})\b/.exec(line)?.[1] ?? []);
     return new Set(pids.map(Number));
   }
 

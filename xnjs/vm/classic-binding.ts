@@ -36,6 +36,9 @@ type Bound = {
 };
 
 const againMs = 250;
+/** What a worker may take to come, when the binding has no reason to wait longer. */
+const openMs = 15_000;
+const mostPatience = 8;
 
 /**
  * The live side of a target system that is reached over a network: a TSI with a classic main, at an
@@ -51,6 +54,11 @@ export class ClassicBinding implements TargetBinding {
   #bound: Bound | undefined;
   #arrays: boolean | undefined;
   #failure = 'it has not answered yet';
+  /**
+   * How many times longer than usual a worker may take to come. Doubled when one did not come in time: what
+   * gives up in the middle each time never gets anywhere with a slow machine, whose main it keeps busy.
+   */
+  #patience = 1;
 
   constructor(options: ClassicBindingOptions) {
     this.#options = options;
@@ -98,6 +106,11 @@ export class ClassicBinding implements TargetBinding {
     await this.#running;
   }
 
+  get #callMs(): number {
+    const { silenceMs, heartbeatMs } = this.#options;
+    return silenceMs ?? Math.max(3 * heartbeatMs, 10_000);
+  }
+
   #answering(): Bound {
     if (this.#bound) return this.#bound;
     const text = `the TSI of target system ${this.#options.name} does not answer: ${this.#failure}`;
@@ -127,14 +140,18 @@ export class ClassicBinding implements TargetBinding {
     if (found.length === 0) this.#log.debug('the machine has no address yet');
     for (const host of found) {
       const bound = this.#open(host);
+      const begunMs = this.#options.clock.now();
       try {
         const version = await ping(bound, signal);
         // a TSI of the original would run such a job once, and say nothing
         this.#arrays = await anyOf(bound, (probe) => probe.can('arrays', { signal }));
         this.#log.info({ address: host, version }, 'bound to a TSI');
+        this.#patience = 1;
         return bound;
       } catch (error) {
         await letGo(bound);
+        if (this.#options.clock.now() - begunMs >= this.#callMs * this.#patience)
+          this.#patience = Math.min(mostPatience, 2 * this.#patience);
         this.#failure = errorText(error);
         this.#log.debug({ reason: this.#failure }, 'the TSI does not answer yet');
       }
@@ -143,23 +160,24 @@ export class ClassicBinding implements TargetBinding {
   }
 
   #open(host: string): Bound {
-    const { ports, listener, tls, login, name, clock, silenceMs, heartbeatMs } = this.#options;
+    const { ports, listener, tls, login, name, clock } = this.#options;
     const { scriptHeader } = this.#options;
     const common = { clock, log: this.#log, ...(scriptHeader && { scriptHeader }) };
     const systemIdentity = { login, groups: 'DEFAULT_GID' };
-    const callMs = silenceMs ?? Math.max(3 * heartbeatMs, 10_000);
+    const callMs = this.#callMs;
+    const patience = this.#patience;
     const transports = ports.map((port) =>
       callbackTransport({ host, port, listener, ...(tls && { tls }) }),
     );
     const nodes = transports.map((transport, at) => ({
       name: nodeName(at),
-      tsi: createTsi(transport, { ...common, systemIdentity }),
+      tsi: createTsi(transport, { ...common, systemIdentity, openMs: openMs * patience }),
     }));
     return {
       transports,
       group: new TsiGroup({ name, nodes, ...common }),
       probes: transports.map((transport) =>
-        createTsi(transport, { ...common, workers: 1, callMs, openMs: callMs }),
+        createTsi(transport, { ...common, workers: 1, callMs, openMs: callMs * patience }),
       ),
     };
   }

@@ -1,4 +1,5 @@
 import { element, toXml, type XmlNode } from '#kernel/xml/build.js';
+import { diskTarget, iotuneXml, sizeXml } from './controls-xml.js';
 import { interfaceXml, type MachineNetwork } from './network.js';
 import type { TargetSystem } from './target-system.js';
 
@@ -15,8 +16,6 @@ export const metadataNamespace = 'urn:vsite:domain:1';
 const commandLine =
   'console=ttyS0 quiet panic=-1 nokaslr mitigations=off cryptomgr.notests tsc=reliable ' +
   'no_timer_check random.trust_cpu=on audit=0';
-
-const cpuPeriodUs = 100_000;
 
 /** Absolute paths on the host, made by the workspace before the domain is defined. */
 export type DomainPaths = {
@@ -46,16 +45,7 @@ export function domainXml(
       {},
       element('vsite:domain', { 'xmlns:vsite': metadataNamespace, installation: installationId }),
     ),
-    element('memory', { unit: 'MiB' }, String(system.parameters.memoryMiB)),
-    element('vcpu', {}, String(system.parameters.cpus)),
-    // A container sees all cores of the host; this is what it may use of them.
-    system.driver === 'lxc' &&
-      element(
-        'cputune',
-        {},
-        element('period', {}, String(cpuPeriodUs)),
-        element('quota', {}, String(cpuPeriodUs * system.parameters.cpus)),
-      ),
+    ...sizeXml(system),
   ];
   const body = system.driver === 'lxc' ? container(system, paths) : machine(system, paths, network);
   return toXml(element('domain', { type: system.driver }, ...common, ...body));
@@ -88,12 +78,13 @@ function machine(
       'devices',
       {},
       element('controller', { type: 'usb', model: 'none' }),
-      paths.disk !== undefined && disk(paths.disk),
+      paths.disk !== undefined && disk(system, paths.disk),
       network && metadata.tsi.transport === 'tcp' && interfaceXml(system, network),
       element(
         'serial',
-        { type: 'file' },
-        element('source', { path: paths.console }),
+        { type: 'pty' },
+        // written by QEMU whether or not somebody is connected
+        element('log', { file: paths.console, append: 'on' }),
         element('target', { port: 0 }),
       ),
       element(
@@ -103,18 +94,20 @@ function machine(
         element('target', { type: 'virtio', name: agentPort }),
       ),
       element('rng', { model: 'virtio' }, element('backend', { model: 'random' }, '/dev/urandom')),
-      element('memballoon', { model: 'none' }),
+      // by which a guest with its driver gives memory back while it runs
+      element('memballoon', { model: 'virtio' }),
     ),
   ].filter((node) => node !== false);
 }
 
-function disk(path: string): XmlNode {
+function disk(system: TargetSystem, path: string): XmlNode {
   return element(
     'disk',
     { type: 'file', device: 'disk' },
     element('driver', { name: 'qemu', type: 'qcow2', discard: 'unmap' }),
     element('source', { file: path }),
-    element('target', { dev: 'vda', bus: 'virtio' }),
+    element('target', { dev: diskTarget, bus: 'virtio' }),
+    iotuneXml(system),
   );
 }
 

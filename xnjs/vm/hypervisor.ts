@@ -1,5 +1,6 @@
 import type { Duplex } from 'node:stream';
-import type { Driver } from './target-system.js';
+import type { ChangeableName, Driver, TargetSystem } from './target-system.js';
+import type { UsageSample } from './usage.js';
 
 export type DomainState = 'running' | 'paused' | 'stopped';
 
@@ -30,12 +31,27 @@ export type Hypervisor = {
   start(driver: Driver, id: string, xml: string): Promise<{ definedMs: number }>;
   /** `undefined`: the hypervisor answers and has no such domain. */
   find(driver: Driver, id: string): Promise<DomainView | undefined>;
+  /**
+   * Gives the domain what the record says of these parameters, while it runs. May be repeated.
+   * @returns whether the domain is there
+   */
+  setControls(
+    system: Pick<TargetSystem, 'id' | 'driver' | 'parameters'>,
+    names: readonly ChangeableName[],
+  ): Promise<boolean>;
+  /** What the domains that run have used since their start; those that do not answer at once are left out. */
+  usage(driver: Driver): Promise<UsageSample[]>;
   /** Stops and undefines. A domain that is not there is fine. */
   remove(driver: Driver, id: string): Promise<void>;
   /** The domains of this installation only. */
   list(driver: Driver): Promise<DomainView[]>;
   /** The byte stream to the guest's virtio port, by the hypervisor's own means. */
   openChannel(driver: Driver, id: string, portName: string): Promise<Duplex>;
+  /**
+   * Both directions of the console of a machine that runs; one at a time has it.
+   * @param force takes it away from whoever has it
+   */
+  openConsole(driver: Driver, id: string, force: boolean): Promise<Duplex>;
   /** Makes a network and its filter if they are missing. May be repeated. */
   ensureNetwork(driver: Driver, network: NetworkDefinition): Promise<void>;
   /** Those that the hypervisor has given to the domain's network cards; what the guest says counts nothing. */

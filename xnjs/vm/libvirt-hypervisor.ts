@@ -1,13 +1,22 @@
 import type { Duplex } from 'node:stream';
 import type { Clock } from '#kernel/clock.js';
-import { GridError } from '#kernel/errors.js';
+import { errorText, GridError } from '#kernel/errors.js';
 import type { LibvirtClient } from '#kernel/libvirt/client.js';
 import { domainStates, type Lifecycle } from '#kernel/libvirt/events.js';
 import type { Domain } from '#kernel/libvirt/procedures.js';
 import type { Log } from '#kernel/log.js';
 import { metadataNamespace } from './domain-xml.js';
+import {
+  activeOnly,
+  statsFlags,
+  statsGroups,
+  toContainerSample,
+  toSample,
+} from './domain-stats.js';
 import type { DomainState, DomainView, Hypervisor, NetworkDefinition } from './hypervisor.js';
-import type { Driver } from './target-system.js';
+import { setControls } from './libvirt-controls.js';
+import type { ChangeableName, Driver, TargetSystem } from './target-system.js';
+import type { UsageSample } from './usage.js';
 
 export type LibvirtHypervisorOptions = {
   /** One connection per driver; `qemu` and `kvm` may share one. */
@@ -25,8 +34,14 @@ const undefineFlags = 3;
 const operationInvalid = 55;
 const noMetadata = 80;
 const noNetwork = 43;
+/** Takes the console away from whoever has it open. */
+const forceConsole = 1;
+/** It does not run; somebody else has the console; it has none of that kind (an earlier version's machine). */
+const consoleRefusals: ReadonlySet<unknown> = new Set([operationInvalid, 9, 1]);
 /** Source of addresses: the network's DHCP server. */
 const leases = 0;
+/** They are read again soon. */
+const statsTimeoutMs = 5_000;
 /** Of libvirt's states those in which nothing of the guest runs any more; `shutdown` is still on its way. */
 const inactiveStates: readonly string[] = [
   'shutoff',
@@ -68,6 +83,29 @@ export class LibvirtHypervisor implements Hypervisor {
     return dom && (await this.#view(client, dom));
   }
 
+  async setControls(
+    system: Pick<TargetSystem, 'id' | 'driver' | 'parameters'>,
+    names: readonly ChangeableName[],
+  ): Promise<boolean> {
+    const client = this.#client(system.driver);
+    const dom = await this.#lookUp(client, system.id);
+    if (dom) await setControls(client, dom, system, names);
+    return dom !== undefined;
+  }
+
+  async usage(driver: Driver): Promise<UsageSample[]> {
+    const client = this.#client(driver);
+    if (driver === 'lxc') return await usageOfContainers(client);
+    const { retStats } = await client.call(
+      'connect_get_all_domain_stats',
+      { doms: [], stats: statsGroups, flags: statsFlags },
+      { timeoutMs: statsTimeoutMs },
+    );
+    return retStats
+      .filter(({ dom }) => dom.name.startsWith(domainPrefix))
+      .map(({ dom, params }) => toSample(dom, params));
+  }
+
   async remove(driver: Driver, id: string): Promise<void> {
     const client = this.#client(driver);
     const dom = await this.#lookUp(client, id);
@@ -102,6 +140,19 @@ export class LibvirtHypervisor implements Hypervisor {
     const client = this.#client(driver);
     const { dom } = await client.call('domain_lookup_by_uuid', { uuid: id });
     return await client.openStream('domain_open_channel', { dom, name: portName, flags: 0 });
+  }
+
+  async openConsole(driver: Driver, id: string, force: boolean): Promise<Duplex> {
+    const client = this.#client(driver);
+    try {
+      const { dom } = await client.call('domain_lookup_by_uuid', { uuid: id });
+      const flags = force ? forceConsole : 0;
+      return await client.openStream('domain_open_console', { dom, dev_name: null, flags });
+    } catch (error) {
+      if (!isUnknown(error) && !consoleRefusals.has(libvirtCode(error))) throw error;
+      const text = `the console cannot be opened: ${errorText(error)}`;
+      throw new GridError('CONFLICT', text, { vmId: id }, { cause: error });
+    }
   }
 
   async ensureNetwork(driver: Driver, network: NetworkDefinition): Promise<void> {
@@ -195,6 +246,25 @@ export class LibvirtHypervisor implements Hypervisor {
     const reason = known === 'stopped' && name !== 'crashed' ? 'has stopped' : `is ${name}`;
     return { id: dom.uuid, state: known, reason: `the machine ${reason}` };
   }
+}
+
+/** libvirt has no figures of all containers in one call, and of each only those of its cgroups. */
+async function usageOfContainers(client: LibvirtClient): Promise<UsageSample[]> {
+  const options = { timeoutMs: statsTimeoutMs };
+  const listing = { need_results: 1, flags: activeOnly };
+  const { domains } = await client.call('connect_list_all_domains', listing, options);
+  const ours = domains.filter(({ name }) => name.startsWith(domainPrefix));
+  const samples = await Promise.all(
+    ours.map(async (dom) => {
+      try {
+        return toContainerSample(dom, await client.call('domain_get_info', { dom }, options));
+      } catch (error) {
+        if (isUnknown(error)) return []; // it has ended meanwhile
+        throw error;
+      }
+    }),
+  );
+  return samples.flat();
 }
 
 function toState(name: (typeof domainStates)[number]): DomainState {

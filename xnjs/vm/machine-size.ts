@@ -1,5 +1,7 @@
 import { parseQuantity, type UnitKind } from '#kernel/units.js';
+import { controls, controlNames, type ControlName } from './resource-controls.js';
 import { VmError } from './state.js';
+import type { ChangeableName, ParameterChange } from './target-system.js';
 
 /** A number, and where it stands in the request: for messages. */
 export type Asked = { readonly value: number; readonly field: string };
@@ -10,9 +12,12 @@ export type MachineSize = {
   readonly memoryMiB?: Asked;
   /** How long it is wanted. */
   readonly runtimeSeconds?: Asked;
-};
+  /** What it can be given while it runs; else that is what it is made with. */
+  readonly memoryMaxMiB?: Asked;
+} & Readonly<Partial<Record<ControlName, Asked>>>;
 
-type Measure = keyof MachineSize | 'nodes';
+const measures = ['cpus', 'memoryMiB', 'memoryMaxMiB', 'runtimeSeconds', ...controlNames] as const;
+type Measure = (typeof measures)[number] | 'nodes';
 type Reading = { readonly measure: Measure; readonly unit: UnitKind };
 
 /** UNICORE's names of resources, and ours. */
@@ -26,6 +31,10 @@ const readings: Readonly<Record<string, Reading>> = {
   Memory: { measure: 'memoryMiB', unit: 'bytes' },
   Runtime: { measure: 'runtimeSeconds', unit: 'seconds' },
   Nodes: { measure: 'nodes', unit: 'count' },
+  memoryMaxMiB: { measure: 'memoryMaxMiB', unit: 'count' },
+  ...Object.fromEntries(
+    controlNames.map((name) => [name, { measure: name, unit: controls[name].unit }]),
+  ),
 };
 
 const bytesPerMiB = 1024 ** 2;
@@ -67,9 +76,44 @@ export function readMachineSize(
   return machine;
 }
 
+/**
+ * Reads what is to change of a machine that runs; `null` takes a resource control back.
+ * @throws {@link VmError} `BAD_REQUEST` naming the field and the reason
+ */
+export function readParameterChange(
+  section: string,
+  values: Readonly<Record<string, unknown>>,
+): ParameterChange {
+  const size = readMachineSize(section, values, 'refuse');
+  const change: Partial<Record<ChangeableName, Asked | null>> = {};
+  for (const [name, asked] of Object.entries(size)) {
+    if (name !== 'memoryMiB' && !isControl(name))
+      throw new VmError('BAD_REQUEST', `${asked.field}: ${reasons[name] ?? fixed}`);
+    change[name] = asked;
+  }
+  for (const [name, value] of Object.entries(values)) {
+    if (value !== null) continue;
+    if (!isControl(name))
+      throw new VmError('BAD_REQUEST', `${section}.${name}: cannot be taken back, only changed`);
+    change[name] = null;
+  }
+  if (Object.keys(change).length === 0)
+    throw new VmError('BAD_REQUEST', `${section}: names nothing to change`);
+  return change as ParameterChange; // as: `null` comes from controls only
+}
+
+const fixed = 'cannot change while the machine runs';
+const reasons: Readonly<Record<string, string>> = {
+  runtimeSeconds: 'is changed by terminationTime',
+};
+
+function isControl(name: string): name is ControlName {
+  return Object.hasOwn(controls, name);
+}
+
 /** What both ask for. @throws {@link VmError} `BAD_REQUEST` where they contradict each other */
 export function joinSizes(a: MachineSize, b: MachineSize): MachineSize {
-  for (const measure of ['cpus', 'memoryMiB', 'runtimeSeconds'] as const) {
+  for (const measure of measures) {
     const [one, other] = [a[measure], b[measure]];
     if (one && other && one.value !== other.value) throw contradiction(one, other);
   }

@@ -13,6 +13,7 @@ import type { VmEvent } from './state.js';
 import type { TargetBinding } from './target-binding.js';
 import type { Driver, Evidence, TargetSystem } from './target-system.js';
 import type { TargetSystemsOptions } from './target-systems-options.js';
+import type { UsageMeter } from './usage-meter.js';
 
 /** The durable records, as the machines behind them need them. */
 export type MachineRecords = {
@@ -44,10 +45,16 @@ export class Machines implements AsyncDisposable {
   /** By target system: ids of jobs whose end its agent has told. */
   readonly #exits = new EventEmitter();
   readonly #queues: Queues;
+  readonly #meter: UsageMeter | undefined;
   readonly #unsubscribe: (() => void)[] = [];
 
-  constructor(options: TargetSystemsOptions, records: MachineRecords, stopping: AbortSignal) {
+  constructor(
+    options: TargetSystemsOptions,
+    records: MachineRecords,
+    { stopping, meter }: { stopping: AbortSignal; meter: UsageMeter | undefined },
+  ) {
     this.#options = options;
+    this.#meter = meter;
     this.#log = options.log.child({ part: 'xnjs.vm' });
     this.#records = records;
     this.#stopping = stopping;
@@ -99,6 +106,29 @@ export class Machines implements AsyncDisposable {
     return () => this.#exits.off(id, listener);
   }
 
+  /**
+   * Gives the machine what its record says and the hypervisor has not confirmed. Only from inside the record's
+   * queue; idempotent.
+   */
+  async applyParameters(id: string): Promise<void> {
+    const record = this.#records.get(id);
+    const { unapplied = [], ...applied } = record;
+    if (unapplied.length === 0) return;
+    const found = await this.#options.hypervisor.setControls(record, unapplied);
+    // before there is a domain its definition is still to come, from the record
+    if (found || record.state === 'INITIALIZING') await this.#records.save(applied);
+  }
+
+  /** The same where nobody waits for it: what is refused stays marked as not confirmed. */
+  async reapplyParameters(id: string): Promise<void> {
+    try {
+      await this.applyParameters(id);
+    } catch (error) {
+      if (isPassing(error)) throw error;
+      this.#log.warn({ vmId: id, err: error }, 'parameters of a machine could not be changed');
+    }
+  }
+
   /** Makes the world look like the record. Only from inside the record's queue; idempotent. */
   async reconcile(id: string): Promise<void> {
     const record = this.#records.find(id);
@@ -147,6 +177,7 @@ export class Machines implements AsyncDisposable {
       await this.#release(this.#records.get(record.id));
       return;
     }
+    await this.reapplyParameters(record.id);
     this.#bind(record);
     this.#spawn(this.#afterBootTimeout(record.id));
     // It may have stopped before anybody listened for that.
@@ -155,9 +186,13 @@ export class Machines implements AsyncDisposable {
   }
 
   async #attach(record: TargetSystem): Promise<void> {
-    if (this.#bindings.has(record.id)) return;
+    if (this.#bindings.has(record.id)) {
+      await this.reapplyParameters(record.id);
+      return;
+    }
     const domain = await this.#options.hypervisor.find(record.driver, record.id);
     if (domain?.state === 'running' || domain?.state === 'paused') {
+      await this.reapplyParameters(record.id);
       this.#bind(record);
       return;
     }
@@ -171,7 +206,9 @@ export class Machines implements AsyncDisposable {
   /** What is left of a failed machine is taken down; its console and its record stay to be read. */
   async #release(record: TargetSystem): Promise<void> {
     await this.#unbind(record.id);
+    await this.#meter?.measureLast(record);
     await this.#options.hypervisor.remove(record.driver, record.id);
+    await this.#meter?.end(record.id);
   }
 
   async #remove(record: TargetSystem): Promise<void> {

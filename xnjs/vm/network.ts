@@ -1,6 +1,7 @@
 import { createHash } from 'node:crypto';
 import { element, toXml, type XmlNode } from '#kernel/xml/build.js';
 import type { NetworkDefinition } from './hypervisor.js';
+import { bandwidthXml } from './controls-xml.js';
 import type { TargetSystem } from './target-system.js';
 
 /**
@@ -118,9 +119,10 @@ export function filterXml({ name }: MachineNetwork): string {
 
 /** The network card of a machine, on a port of the bridge from which no other machine can be seen. */
 export function interfaceXml(
-  { id, image }: Pick<TargetSystem, 'id' | 'image'>,
+  system: Pick<TargetSystem, 'id' | 'image' | 'driver' | 'parameters'>,
   { name, serverAddress, callbackPorts: ports }: MachineNetwork,
 ): XmlNode {
+  const { id, image } = system;
   const { tsi } = image.metadata;
   const parameters = {
     // what the network's DHCP server gave it is its address, whatever it says
@@ -139,6 +141,7 @@ export function interfaceXml(
     element('source', { network: name }),
     element('model', { type: 'virtio' }),
     element('rom', { enabled: 'no' }),
+    bandwidthXml(system),
     element('port', { isolated: 'yes' }),
     element(
       'filterref',
@@ -151,7 +154,7 @@ export function interfaceXml(
 }
 
 /** Locally administered, and always the same for a target system. */
-function macAddress(id: string): string {
+export function macAddress(id: string): string {
   const digits = id.replaceAll('-', '').slice(0, 10);
   return ['52', ...(digits.match(/../g) ?? [])].join(':');
 }

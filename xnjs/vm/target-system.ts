@@ -1,7 +1,8 @@
 import type { ImageRecord } from '#imagerepo/contract.js';
 import type { AgentFacts } from '#tsi/protocol/facts.js';
 import type { IdbSubject } from '../idb/idb.js';
-import type { MachineSize } from './machine-size.js';
+import type { Asked, MachineSize } from './machine-size.js';
+import type { ControlName, Controls, ControlWishes } from './resource-controls.js';
 import type { TsiIdentity } from '../tsi/tsi.js';
 import type { VmState } from './state.js';
 
@@ -23,7 +24,12 @@ export type BootTimeline = {
 };
 
 /** What a user may ask for, beside the image. */
-export type TargetSystemParameters = Pick<MachineSize, 'cpus' | 'memoryMiB'>;
+export type TargetSystemParameters = Omit<MachineSize, 'runtimeSeconds'>;
+
+/** What may change while a machine runs. */
+export type ChangeableName = ControlName | 'memoryMiB';
+/** `null` takes a control back. */
+export type ParameterChange = ControlWishes & { readonly memoryMiB?: Asked };
 
 export const drivers = ['qemu', 'kvm', 'lxc'] as const;
 export type Driver = (typeof drivers)[number];
@@ -34,7 +40,14 @@ export type TargetSystem = {
   readonly id: string;
   readonly ownerDn: string;
   readonly image: Pick<ImageRecord, 'id' | 'metadata' | 'parts'>;
-  readonly parameters: { readonly cpus: number; readonly memoryMiB: number };
+  readonly parameters: Controls & {
+    readonly cpus: number;
+    readonly memoryMiB: number;
+    /** What the machine was made with; absent: `memoryMiB`. */
+    readonly memoryMaxMiB?: number;
+  };
+  /** Changes of parameters that the hypervisor has not confirmed yet. */
+  readonly unapplied?: readonly ChangeableName[];
   readonly driver: Driver;
   readonly state: VmState;
   readonly evidence: Evidence;

@@ -3,9 +3,11 @@ import type { Log } from '#kernel/log.js';
 import type { IdbSource } from '../idb/idb-source.js';
 import type { Hypervisor } from './hypervisor.js';
 import type { ImageSource } from './image-source.js';
+import type { Controls } from './resource-controls.js';
 import type { TargetStore } from './target-store.js';
 import type { TargetSystemParameters } from './target-system.js';
 import type { TsiNetwork } from './tsi-network.js';
+import type { UsageStore } from './usage.js';
 import type { Workspace } from './workspace.js';
 
 export type TargetSystemsOptions = {
@@ -23,12 +25,19 @@ export type TargetSystemsOptions = {
   readonly queuesIntervalMs?: number;
   /** The site's IDB. */
   readonly idb?: Pick<IdbSource, 'bind' | 'scriptHeader'>;
-  readonly limits: {
+  readonly limits: Controls & {
     readonly cpus: number;
     readonly memoryMiB: number;
     readonly perUser: number;
     readonly lifetimeSeconds?: number | undefined;
     readonly maxLifetimeSeconds?: number | undefined;
+  };
+  /** What machines use; absent: nobody measures it. */
+  readonly usage?: {
+    readonly store: UsageStore;
+    readonly intervalMs: number;
+    /** How long those that have ended are kept. */
+    readonly keepMs: number;
   };
   /** Absent: images whose TSI is reached over a network are refused. */
   readonly network?: TsiNetwork;

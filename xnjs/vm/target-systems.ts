@@ -1,16 +1,26 @@
 import { randomUUID } from 'node:crypto';
-import { GridError } from '#kernel/errors.js';
+import type { Duplex } from 'node:stream';
+import { asGridError, GridError } from '#kernel/errors.js';
 import type { Log } from '#kernel/log.js';
 import { createSerial } from '#kernel/persistence/serial.js';
 import { mergeIdb, type TargetIdb } from '../idb/idb.js';
 import type { Target, TargetEvent, Targets } from '../target.js';
 import { Machines } from './machines.js';
 import { siteChange, type SiteChange } from '../changes/site-change.js';
-import { chooseDriver, chooseParameters } from './parameters.js';
+import { changeParameters, chooseDriver, chooseParameters } from './parameters.js';
 import { step, VmError, type VmEvent, type VmState } from './state.js';
 import type { TargetBinding } from './target-binding.js';
-import { idbSubject, identityOf, type Evidence, type TargetSystem } from './target-system.js';
+import {
+  idbSubject,
+  identityOf,
+  type ChangeableName,
+  type Evidence,
+  type ParameterChange,
+  type TargetSystem,
+} from './target-system.js';
 import type { NewTargetSystem, TargetSystemsOptions } from './target-systems-options.js';
+import type { Usage, UsageFilter, UsageOfOwner } from './usage.js';
+import { UsageMeter } from './usage-meter.js';
 import { requireNetwork } from './tsi-network.js';
 
 /** How long a reconciliation waits after a failure before it tries again. */
@@ -30,6 +40,7 @@ export class TargetSystems implements Targets, AsyncDisposable {
   readonly #log: Log;
   readonly #records = new Map<string, TargetSystem>();
   readonly #machines: Machines;
+  readonly #meter: UsageMeter | undefined;
   /** One piece of work after the other for each record. */
   readonly #queue = createSerial();
   readonly #listeners = new Set<(event: TargetEvent) => void>();
@@ -47,12 +58,18 @@ export class TargetSystems implements Targets, AsyncDisposable {
       save: (record: TargetSystem) => this.#save(record),
       show: (record: TargetSystem) => void this.#records.set(record.id, record),
     };
-    this.#machines = new Machines(options, records, this.#stopping.signal);
+    const stopping = this.#stopping.signal;
+    const { usage, hypervisor, clock, log } = options;
+    const findSystem = records.find;
+    this.#meter =
+      usage && new UsageMeter({ ...usage, hypervisor, findSystem, clock, log, stopping });
+    this.#machines = new Machines(options, records, { stopping, meter: this.#meter });
   }
 
   /** Re-attaches to what ran before, finishes what was begun, removes what nobody owns. */
   async start(): Promise<void> {
     for (const record of await this.#options.store.all()) this.#records.set(record.id, record);
+    await this.#meter?.start([...this.#records.keys()]);
     for (const record of this.#records.values()) this.#schedule(record.id);
     this.#machines.start();
     this.#spawn(this.#reap());
@@ -61,6 +78,23 @@ export class TargetSystems implements Targets, AsyncDisposable {
   /** The most that one target system may have. */
   get limits(): TargetSystemsOptions['limits'] {
     return this.#options.limits;
+  }
+
+  /** What it has used as far as measured; `undefined`: nothing was yet. */
+  usage(id: string): Usage | undefined {
+    return this.#meter?.find(id);
+  }
+
+  /** What target systems have used, those that are gone too, the newest first. */
+  async accounts(
+    filter: UsageFilter,
+    page: { offset: number; num: number },
+  ): Promise<{ usages: Usage[]; total: number }> {
+    return (await this.#options.usage?.store.list(filter, page)) ?? { usages: [], total: 0 };
+  }
+
+  async usageByOwner(): Promise<UsageOfOwner[]> {
+    return (await this.#options.usage?.store.sums()) ?? [];
   }
 
   /** Every record, the newest first. */
@@ -97,12 +131,13 @@ export class TargetSystems implements Targets, AsyncDisposable {
     const image = await images.find(wish.image, wish.ownerDn);
     requireNetwork(image.metadata.tsi, this.#options.network);
     const requestedMs = clock.now();
+    const driver = chooseDriver(image.metadata, hypervisor.available());
     const record: TargetSystem = {
       id: randomUUID(),
       ownerDn: wish.ownerDn,
       image: { id: image.id, metadata: image.metadata, parts: image.parts },
-      parameters: chooseParameters(wish.parameters, image.metadata, limits),
-      driver: chooseDriver(image.metadata, hypervisor.available()),
+      parameters: chooseParameters(wish.parameters, image.metadata, driver, limits),
+      driver,
       state: 'INITIALIZING',
       evidence: { source: 'user', fact: 'requested', atMs: requestedMs },
       boot: {},
@@ -132,6 +167,37 @@ export class TargetSystems implements Targets, AsyncDisposable {
     });
   }
 
+  /**
+   * Changes the machine itself, while it runs. The wish is stored first; what the hypervisor refuses is taken
+   * back, and what it cannot be asked at present is done later.
+   * @returns whether it is done
+   * @throws {@link VmError} `BAD_REQUEST` naming the parameter; `HYPERVISOR_FAILED` saying why
+   */
+  async changeParameters(id: string, change: ParameterChange): Promise<boolean> {
+    return await this.#queue(id, async () => {
+      const before = this.get(id);
+      if (gone.has(before.state))
+        throw new VmError('BAD_REQUEST', `parameters: the machine of ${id} is gone`);
+      const parameters = changeParameters(before, change, this.#options.limits);
+      const names = Object.keys(change) as ChangeableName[]; // keys of the type
+      const unapplied = [...new Set([...(before.unapplied ?? []), ...names])];
+      await this.#save({ ...before, parameters, unapplied });
+      try {
+        await this.#machines.applyParameters(id);
+        return true;
+      } catch (error) {
+        if (asGridError(error)?.row.retry === true) {
+          this.#schedule(id);
+          return false;
+        }
+        // some of it may have been done: what was there before is given again
+        await this.#save({ ...before, unapplied });
+        await this.#machines.reapplyParameters(id);
+        throw error;
+      }
+    });
+  }
+
   /** Accepts the deletion; the record is gone when domain and files are. */
   async destroy(id: string, fact = 'deleted by its owner'): Promise<void> {
     this.get(id);
@@ -148,6 +214,17 @@ export class TargetSystems implements Targets, AsyncDisposable {
   /** Console of the guest, for people who look for what went wrong. */
   async consoleTail(id: string): Promise<string> {
     return await this.#options.workspace.consoleTail(id);
+  }
+
+  /**
+   * Both directions of that console, also while the machine starts.
+   * @throws `CONFLICT` there is no machine, or somebody else has it; `HYPERVISOR_UNAVAILABLE`
+   */
+  async openConsole(id: string, force: boolean): Promise<Duplex> {
+    const { driver, state } = this.get(id);
+    if (gone.has(state))
+      throw new GridError('CONFLICT', 'the machine does not run any more', { vmId: id });
+    return await this.#options.hypervisor.openConsole(driver, id, force);
   }
 
   find(targetId: string): Target | undefined {
@@ -221,6 +298,7 @@ export class TargetSystems implements Targets, AsyncDisposable {
     if (after.state === 'DESTROYED') {
       await this.#options.store.remove(after, siteChange('deleted', after));
       this.#records.delete(id);
+      this.#meter?.forget(id);
     } else {
       await this.#save(after, siteChange('state', after));
     }

@@ -239,17 +239,20 @@ function describeHeaders(headers: Readonly<Record<string, string>>): Record<stri
 }
 
 function describeContent(
-  { body, types = [] }: Answer,
+  { body, text, types = [] }: Answer,
   isGet: boolean,
   isPartial: boolean,
   writer: SchemaWriter,
 ): ApiContent {
   const content: Record<string, { schema: JsonSchema }> = {};
+  const written = text && writer.output(text);
+  const schemaOf = (type: string): JsonSchema =>
+    written ?? (type === jsonType ? { type: 'object' } : {});
   if (body) {
     const schema = writer.output(body);
     content[jsonType] = { schema: isPartial ? withoutRequired(schema, writer) : schema };
   }
-  for (const type of types) content[type] = { schema: type === jsonType ? { type: 'object' } : {} };
+  for (const type of types) content[type] = { schema: schemaOf(type) };
   if (isGet && jsonType in content) content[htmlType] = { schema: { type: 'string' } };
   return content;
 }
@@ -261,11 +264,12 @@ function withoutRequired(schema: JsonSchema, { components }: SchemaWriter): Json
 }
 
 function describeErrors(
-  { method, body, errors = [] }: OperationFacts,
+  { method, body, access, errors = [] }: OperationFacts,
   pathNames: readonly string[],
   error: JsonSchema,
 ): Record<string, ApiResponse> {
   const codes: ErrorCode[] = [...commonErrors, ...errors];
+  if (access.asksForLogin) codes.push('LOGIN_REQUIRED');
   if (pathNames.length > 0) codes.push('NOT_FOUND');
   if (method === 'GET') codes.push('NOT_ACCEPTABLE');
   if (body === 'json') codes.push('TOO_LARGE', 'UNSUPPORTED_MEDIA_TYPE');

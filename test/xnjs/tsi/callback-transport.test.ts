@@ -1,6 +1,5 @@
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
-import { connect, createServer, type AddressInfo, type Socket } from 'node:net';
 import { after, before, describe, it } from 'node:test';
 import { systemClock } from '#kernel/clock.js';
 import { silentLog } from '#kernel/log.js';
@@ -11,48 +10,7 @@ import { CallbackRange } from '#xnjs/tsi/callback-range.js';
 import { callbackTransport, CallbackListener, type TsiTls } from '#xnjs/tsi/callback-transport.js';
 import { createTsi, type TsiClient } from '#xnjs/tsi/tsi-client.js';
 import { until } from '../../tsi/agent-process.js';
-
-/** What a main does with a request, as the test says; the port is where it is expected to call back. */
-type Main = (socket: Socket, replyPort: () => Promise<number>) => Promise<void> | void;
-
-/** A TSI's main that does what a real one would not. @returns its port */
-async function startMain(scope: Scope, main: Main): Promise<number> {
-  const sockets: Socket[] = [];
-  const server = createServer((socket) => {
-    sockets.push(socket);
-    socket.on('error', () => undefined);
-    const replyPort = async (): Promise<number> => {
-      const [request] = (await once(socket, 'data')) as [Buffer];
-      return Number(/^newtsiprocess (\d+)\n$/.exec(request.toString())?.[1]);
-    };
-    void Promise.resolve(main(socket, replyPort)).catch(() => socket.destroy());
-  });
-  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
-  scope.defer(() => {
-    sockets.forEach((socket) => socket.destroy());
-    server.close();
-  });
-  return (server.address() as AddressInfo).port;
-}
-
-/** A connection back. Answers pings if it is the command channel. */
-async function callBack(port: number, localAddress = '127.0.0.1'): Promise<Socket> {
-  const socket = connect({ port, host: '127.0.0.1', localAddress });
-  socket.on('error', () => undefined);
-  await once(socket, 'connect');
-  return socket;
-}
-
-function answerPings(socket: Socket, version = '11.2.0'): void {
-  socket.on('data', (chunk: Buffer) => {
-    if (chunk.includes('ENDOFMESSAGE\n')) socket.write(`TSI_OK\n${version}\nENDOFMESSAGE\n`);
-  });
-}
-
-async function serve(port: number, version?: string): Promise<void> {
-  answerPings(await callBack(port), version);
-  await callBack(port);
-}
+import { answerPings, callBack, serve, startMain, type Main } from './trial-main.js';
 
 async function startClient(
   scope: Scope,
@@ -143,6 +101,38 @@ describe('a handshake with a TSI', () => {
       const transport = callbackTransport({ host: '127.0.0.1', port, listener });
       assert.equal(await createClient(scope, transport, 10_000).ping(), '11.2.0');
     });
+
+  it('fails long before its time is over when the TSI has left without calling back', async () => {
+    await using scope = new Scope();
+    const port = await startMain(scope, async (socket, replyPort) => {
+      await replyPort();
+      socket.end('OK\n');
+    });
+    const { tsi } = await startClient(scope, port, { openMs: 600_000 });
+    await assert.rejects(tsi.ping(), { ...unavailable, message: /left without calling back/ });
+  });
+
+  it('is not spoilt by one that was given up while it waited for its turn', async () => {
+    await using scope = new Scope();
+    let call = (): void => undefined;
+    const mayCall = new Promise<void>((resolve) => (call = resolve));
+    const asked: number[] = [];
+    const port = await startMain(scope, async (socket, replyPort) => {
+      const reply = await replyPort();
+      asked.push(reply);
+      socket.write('OK\n');
+      await mayCall;
+      await serve(reply);
+    });
+    const { tsi, listener } = await startClient(scope, port, { openMs: 10_000 });
+    const first = tsi.ping();
+    await until('the first has asked', () => asked.length === 1);
+    const transport = callbackTransport({ host: '127.0.0.1', port, listener });
+    await assert.rejects(createClient(scope, transport, 50).ping(), unavailable);
+    call();
+    assert.equal(await first, '11.2.0');
+    assert.equal(asked.length, 1);
+  });
 
   it('does not take a call-back that came too late for the one before', async () => {
     await using scope = new Scope();

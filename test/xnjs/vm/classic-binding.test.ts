@@ -1,10 +1,12 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { systemClock } from '#kernel/clock.js';
 import { silentLog } from '#kernel/log.js';
 import { Scope } from '#kernel/scope.js';
 import { CallbackRange } from '#xnjs/tsi/callback-range.js';
 import { ClassicBinding } from '#xnjs/vm/classic-binding.js';
+import { serve, startMain } from '../tsi/trial-main.js';
 import { alice, startAgent, until, type AgentProcess } from '../../tsi/agent-process.js';
 
 /** A machine whose agent listens at an address that its hypervisor tells, and may move. */
@@ -87,6 +89,26 @@ describe('a target system that is bound to an address', () => {
     machine.agent!.child.kill('SIGCONT');
     await until('it is up again', () => news.length === 3);
     assert.equal(await binding.tsi.execute(alice, 'echo on'), 'on\n');
+  });
+
+  it('is up in the end where each worker takes longer to come than the binding waits at first', async () => {
+    await using scope = new Scope();
+    let last: Promise<unknown> = Promise.resolve();
+    const port = await startMain(scope, async (socket, replyPort) => {
+      const reply = await replyPort();
+      const before = last;
+      // one after the other, as the original does, whether or not somebody still waits for it
+      last = before
+        .then(() => socket.write('OK\n'))
+        .then(() => sleep(1_300))
+        .then(() => serve(reply))
+        .catch(() => socket.destroy());
+      await last;
+    });
+    const machine = new Machine(scope);
+    machine.addresses = ['127.0.0.1'];
+    const { news } = await machine.bind([port]);
+    await until('it is up', () => news.length === 1);
   });
 
   it('stays up while jobs hold all of its workers', async () => {

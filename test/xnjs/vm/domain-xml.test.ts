@@ -11,6 +11,13 @@ const paths = { console: '/s/console.log', agentSocket: '/s/run/agent.sock' };
 const kernelPaths = { ...paths, kernel: '/i/vmlinuz', initrd: '/i/initrd' };
 const installation = '11111111-2222-4333-8444-555555555555';
 
+const network = {
+  name: 'vsite',
+  serverAddress: '10.177.0.1',
+  prefixLength: 24,
+  callbackPorts: { first: 49_000, last: 49_099 },
+};
+
 const domains = {
   kernel: domainXml(aTargetSystem(), kernelPaths, installation),
   qcow2: domainXml(
@@ -19,6 +26,27 @@ const domains = {
     }),
     { ...paths, disk: '/s/overlay.qcow2' },
     installation,
+  ),
+  controlled: domainXml(
+    aTargetSystem({
+      image: {
+        id: 'i',
+        parts: {},
+        metadata: anImageMetadata({
+          format: 'qcow2',
+          tsi: { login: 'grid', jobsDirectory: '/j', transport: 'tcp' },
+        }),
+      },
+      parameters: {
+        ...{ cpus: 2, memoryMiB: 384, memoryMaxMiB: 512, memoryHardLimitMiB: 1024 },
+        ...{ cpuShares: 200, cpuQuotaPercent: 150, diskIops: 100 },
+        ...{ diskReadBytesPerSecond: 4_000_000, diskWriteBytesPerSecond: 2_000_000 },
+        ...{ networkInboundBytesPerSecond: 1_048_576, networkOutboundBytesPerSecond: 524_288 },
+      },
+    }),
+    { ...paths, disk: '/s/overlay.qcow2' },
+    installation,
+    network,
   ),
   rootfs: domainXml(
     aTargetSystem({
@@ -59,6 +87,19 @@ describe('domain XML', () => {
       installation,
     );
     assert.match(xml, /&lt;\/cmdline(&gt;|>)&lt;devices\/(&gt;|>)<\/cmdline>/);
+  });
+
+  it('gives the machine its resource controls', () => {
+    assert.match(domains.controlled, /<memory unit="MiB">512<.*<currentMemory unit="MiB">384</);
+    assert.match(
+      domains.controlled,
+      /<shares>200<.*<global_period>100000<.*<global_quota>150000<.*<hard_limit unit="MiB">1024</,
+    );
+    assert.match(
+      domains.controlled,
+      /<read_bytes_sec>4000000<.*<write_bytes_sec>2000000<.*<total_iops_sec>100</,
+    );
+    assert.match(domains.controlled, /<inbound average="1024"\/><outbound average="512"\/>/);
   });
 
   it('bounds the cores that a container may use', () => {

@@ -1,0 +1,28 @@
+import { z } from 'zod';
+import { describeIssues } from '#kernel/config.js';
+import { asGridError } from '#kernel/errors.js';
+import { readParameterChange, type TargetSystems } from '#xnjs/index.js';
+
+const values = z.record(z.string().max(64), z.unknown());
+
+/**
+ * `PUT` of `parameters`: changes the machine while it runs, all of them or none.
+ * @returns the member's answer, as other properties have it
+ */
+export async function changeSiteParameters(
+  systems: TargetSystems,
+  siteId: string,
+  given: unknown,
+): Promise<string> {
+  const read = values.safeParse(given);
+  if (!read.success) return `Error setting property: ${describeIssues(read.error)}`;
+  try {
+    const change = readParameterChange('parameters', read.data);
+    const isDone = await systems.changeParameters(siteId, change);
+    return isDone ? 'OK' : 'Accepted: the hypervisor does not answer at present, it is done later';
+  } catch (error) {
+    const known = asGridError(error);
+    if (known?.code !== 'BAD_REQUEST' && known?.code !== 'HYPERVISOR_FAILED') throw error;
+    return `Error setting property: ${known.message}`;
+  }
+}

@@ -1,0 +1,102 @@
+import { col, fn, literal, Op, type Model, type WhereOptions } from 'sequelize';
+import type { Database } from '#kernel/persistence/database.js';
+import { column, type Migration } from '#kernel/persistence/migrate.js';
+import { counterNames, type Usage, type UsageOfOwner, type UsageStore } from '../vm/usage.js';
+
+const columns = () => ({
+  id: column.id({ primaryKey: true }),
+  ownerDn: column.word({ field: 'owner_dn' }),
+  startedMs: column.number({ field: 'started_ms' }),
+  measuredMs: column.number({ field: 'measured_ms' }),
+  /** 0: its machine runs */
+  endedMs: column.number({ field: 'ended_ms' }),
+  cpuMs: column.number({ field: 'cpu_ms' }),
+  diskReadBytes: column.number({ field: 'disk_read_bytes' }),
+  diskWrittenBytes: column.number({ field: 'disk_written_bytes' }),
+  networkReceivedBytes: column.number({ field: 'network_received_bytes' }),
+  networkSentBytes: column.number({ field: 'network_sent_bytes' }),
+  /** All of it. */
+  document: column.text(),
+});
+type Row = Record<'id' | 'ownerDn' | 'document', string> &
+  Record<'startedMs' | 'measuredMs' | 'endedMs' | (typeof counterNames)[number], number>;
+
+export const usageMigrations: readonly Migration[] = [
+  {
+    name: '001-usage',
+    up: async (schema, transaction) => {
+      const byField = Object.entries(columns()).map(([name, each]): [string, typeof each] => [
+        each.field ?? name,
+        each,
+      ]);
+      await schema.createTable('usage', Object.fromEntries(byField), { transaction });
+      for (const field of ['owner_dn', 'ended_ms'])
+        await schema.addIndex('usage', { name: `usage_by_${field}`, fields: [field], transaction });
+    },
+  },
+];
+
+/** {@link UsageStore} in the service's database, after {@link usageMigrations}. */
+export function createUsageStore(database: Database): UsageStore {
+  const rows = database.sequelize.define<Model<Row> & Row>('usage', columns(), {
+    tableName: 'usage',
+  });
+  const toUsage = ({ document }: Row): Usage => JSON.parse(document) as Usage; // what `save` has written
+  return {
+    async unfinished() {
+      return (await rows.findAll({ where: { endedMs: 0 } })).map(toUsage);
+    },
+    async find(id) {
+      const row = await rows.findByPk(id);
+      return row ? toUsage(row) : undefined;
+    },
+    async save(usages) {
+      await database.transaction(async (transaction) => {
+        for (const usage of usages) await rows.upsert(toRow(usage), { transaction });
+      });
+    },
+    async list({ ownerDn, sinceMs }, { offset, num }) {
+      const where: WhereOptions<Row> = {
+        ...(ownerDn !== undefined && { ownerDn }),
+        ...(sinceMs !== undefined && {
+          [Op.or]: [{ endedMs: 0 }, { endedMs: { [Op.gt]: sinceMs } }],
+        }),
+      };
+      const order: [string, string][] = [
+        ['startedMs', 'DESC'],
+        ['id', 'DESC'],
+      ];
+      const { rows: found, count } = await rows.findAndCountAll({
+        ...{ where, order, offset, limit: num },
+      });
+      return { usages: found.map(toUsage), total: count };
+    },
+    async sums() {
+      const until = literal(
+        'CASE WHEN ended_ms = 0 THEN measured_ms ELSE ended_ms END - started_ms',
+      );
+      const of = (name: (typeof counterNames)[number]) => col(columns()[name].field ?? name);
+      const counters = counterNames.map((name): [ReturnType<typeof fn>, string] => [
+        fn('SUM', of(name)),
+        name,
+      ]);
+      const found = await rows.findAll({
+        attributes: ['ownerDn', ...counters, [fn('SUM', until), 'wallMs']],
+        group: ['ownerDn'],
+        order: [['ownerDn', 'ASC']],
+        raw: true,
+      });
+      return found as unknown as UsageOfOwner[]; // what is selected above
+    },
+    async prune(beforeMs) {
+      const where = { endedMs: { [Op.gt]: 0, [Op.lt]: beforeMs } };
+      return await database.transaction((transaction) => rows.destroy({ where, transaction }));
+    },
+  };
+}
+
+function toRow(usage: Usage): Row {
+  const { id, ownerDn, startedMs, measuredMs, endedMs = 0, total } = usage;
+  const own = { id, ownerDn, startedMs, measuredMs, endedMs };
+  return { ...own, ...total, document: JSON.stringify(usage) };
+}

@@ -1,0 +1,137 @@
+import type { Clock } from '#kernel/clock.js';
+import { errorText } from '#kernel/errors.js';
+import type { Log } from '#kernel/log.js';
+import { createSerial } from '#kernel/persistence/serial.js';
+import type { Hypervisor } from './hypervisor.js';
+import type { Driver, TargetSystem } from './target-system.js';
+import { addSample, newUsage, type Usage, type UsageStore } from './usage.js';
+
+export type UsageMeterOptions = {
+  readonly store: UsageStore;
+  readonly hypervisor: Pick<Hypervisor, 'available' | 'usage'>;
+  readonly findSystem: (id: string) => TargetSystem | undefined;
+  readonly intervalMs: number;
+  /** How long those that have ended are kept. */
+  readonly keepMs: number;
+  readonly clock: Clock;
+  readonly log: Log;
+  readonly stopping: AbortSignal;
+};
+
+const pruneEveryMs = 3_600_000;
+
+/**
+ * Reads what the machines use, all of a driver by one call, and adds it up durably. A reading that fails
+ * loses nothing: the hypervisor's counters go on.
+ */
+export class UsageMeter {
+  readonly #options: UsageMeterOptions;
+  readonly #serial = createSerial();
+  /** Of target systems that there are. */
+  readonly #usages = new Map<string, Usage>();
+  #prunedMs = 0;
+
+  constructor(options: UsageMeterOptions) {
+    this.#options = options;
+  }
+
+  /** After the records are there. */
+  async start(ids: readonly string[]): Promise<void> {
+    const { store, findSystem } = this.#options;
+    const orphans: Usage[] = [];
+    for (const usage of await store.unfinished())
+      if (findSystem(usage.id)) this.#usages.set(usage.id, usage);
+      else orphans.push({ ...usage, endedMs: usage.measuredMs });
+    if (orphans.length > 0) await store.save(orphans);
+    for (const id of ids) {
+      const ended = this.#usages.has(id) ? undefined : await store.find(id);
+      if (ended) this.#usages.set(id, ended);
+    }
+    this.#watch().catch((error: unknown) => {
+      if (!this.#options.stopping.aborted)
+        this.#options.log.error({ err: error }, 'machines are not measured any more');
+    });
+  }
+
+  /** `undefined`: nothing was measured yet. */
+  find(id: string): Usage | undefined {
+    return this.#usages.get(id);
+  }
+
+  /** Reads a driver's machines now. @throws what the hypervisor or the database say */
+  async measure(driver: Driver): Promise<void> {
+    await this.#serial('usage', async () => {
+      const { hypervisor, store, clock, findSystem } = this.#options;
+      const samples = await hypervisor.usage(driver);
+      const now = clock.now();
+      const changed: Usage[] = [];
+      for (const sample of samples) {
+        const system = findSystem(sample.id);
+        const before = system && (this.#usages.get(sample.id) ?? begin(system, sample.run));
+        if (before && before.endedMs === undefined) changed.push(addSample(before, sample, now));
+      }
+      if (changed.length === 0) return;
+      await store.save(changed);
+      for (const usage of changed) this.#usages.set(usage.id, usage);
+    });
+  }
+
+  /** A last reading before a machine is taken down. Never fails: that must not keep it up. */
+  async measureLast({ id, driver }: Pick<TargetSystem, 'id' | 'driver'>): Promise<void> {
+    if (this.#usages.get(id)?.endedMs !== undefined) return;
+    try {
+      await this.measure(driver);
+    } catch (error) {
+      const { log } = this.#options;
+      log.info({ vmId: id, err: errorText(error) }, 'a machine could not be measured at its end');
+    }
+  }
+
+  /** Its machine is gone. May be repeated. */
+  async end(id: string): Promise<void> {
+    await this.#serial('usage', async () => {
+      const usage = this.#usages.get(id);
+      if (!usage || usage.endedMs !== undefined) return;
+      const ended = { ...usage, endedMs: this.#options.clock.now() };
+      await this.#options.store.save([ended]);
+      this.#usages.set(id, ended);
+    });
+  }
+
+  /** The target system is gone; what it used is kept by the store. */
+  forget(id: string): void {
+    this.#usages.delete(id);
+  }
+
+  async #watch(): Promise<void> {
+    const { hypervisor, clock, intervalMs, stopping, log } = this.#options;
+    while (!stopping.aborted) {
+      for (const driver of hypervisor.available())
+        try {
+          await this.measure(driver);
+        } catch (error) {
+          log.info({ driver, err: errorText(error) }, 'machines could not be measured');
+        }
+      await this.#prune();
+      await clock.sleep(intervalMs, stopping);
+    }
+  }
+
+  async #prune(): Promise<void> {
+    const { store, clock, keepMs, log } = this.#options;
+    const now = clock.now();
+    if (now - this.#prunedMs < pruneEveryMs) return;
+    this.#prunedMs = now;
+    try {
+      await store.prune(now - keepMs);
+    } catch (error) {
+      log.warn({ err: error }, 'old accounting records could not be removed');
+    }
+  }
+}
+
+function begin({ id, ownerDn, image, createdMs, boot }: TargetSystem, run: number): Usage {
+  const { name, version } = image.metadata;
+  const startedMs = createdMs + (boot.startedMs ?? 0);
+  return newUsage({ id, ownerDn, imageName: `${name}:${version}`, startedMs }, run);
+}
