@@ -115,7 +115,12 @@ describe('the classic main', () => {
     await new Promise<void>((resolve) => probe.listen(0, '127.0.0.1', resolve));
     const { port } = probe.address() as AddressInfo;
     await new Promise((resolve) => probe.close(resolve));
-    assert.equal(await exchange(await agent.port(), `newtsiprocess ${port}\n`), 'OK\n');
+    // it stays open until the call-backs are there
+    const asked = connect(await agent.port(), '127.0.0.1');
+    scope.defer(() => asked.destroy());
+    asked.write(`newtsiprocess ${port}\n`);
+    const [answer] = (await once(asked, 'data')) as [Buffer];
+    assert.equal(String(answer), 'OK\n');
     const listener = createServer();
     scope.defer(() => listener.close());
     listener.listen(port, '127.0.0.1');

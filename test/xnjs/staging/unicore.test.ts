@@ -10,6 +10,7 @@ import {
   chownSync,
 } from 'node:fs';
 import { after, before, describe, it } from 'node:test';
+import { systemClock } from '#kernel/clock.js';
 import { silentLog } from '#kernel/log.js';
 import { anonymous } from '#kernel/http/caller.js';
 import { listen } from '#kernel/http/listen.js';
@@ -68,6 +69,7 @@ describe('staging from and to UNICORE storages', { timeout: 120_000 }, () => {
     });
     const deps = {
       storages: { get: (id: string) => Promise.resolve(storageOf(id)) },
+      clock: systemClock,
     } as unknown as RestDeps; // what the operations of storages use of it
     const app = createRestApp({
       mounts: [mount('/rest/core', [...storageOperations, ...fileOperations], deps)],
