@@ -454,7 +454,7 @@ def command_line():
     with open("job.json", "w") as file:
         json.dump({"ApplicationName": "Wordcount", "Parameters": {"INPUT": "/etc/passwd"}}, file)
     files = data.resource_url + "/files/cli"
-    # a row for each command: arguments, and what it prints
+    # a row for each command, in any order: arguments, and what it prints
     rows = {
         "cancel-job": ([sleeping.resource_url], r"^$"),
         "cat": ([files + "/file.txt"], r"^for the command line$"),
@@ -469,7 +469,7 @@ def command_line():
         "ls": (["-l", files], r"^-rw\S+ 21 20\S+ /cli/file.txt$"),
         "rest": (["GET", core], r'"dn": "CN=Demo User'),
         "rest ": (["POST", core + "/jobs", "-D", "{}"], r"^https://\S+/jobs/\S+$"),
-        "rest  ": (["PUT", done.resource_url, "-D", '{"tags": ["put"]}'], r'"tags": "OK"'),
+        "rest  ": (["PUT", done.resource_url, "-D", '{"tags": ["cli", "put"]}'], r'"tags": "OK"'),
         "rest   ": (["DELETE", gone.resource_url], r"^$"),
         "run": (["-s", "VSITE", "job.json"], r"Command output\s+[\s\S]*grid"),
     }
