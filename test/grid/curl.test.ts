@@ -26,6 +26,7 @@ describe(
       work = await mkdtemp(join(tmpdir(), 'vsite-curl-'));
       grid = await Grid.start();
       await grid.publishDemo('container');
+      await grid.publishTestImage('slurm');
       pair = join(grid.layout.credentials, 'demo-user');
       names.set('core', grid.url + sitePath).set('factory', grid.url + factoryPath);
       curl = curlWith(certificate(), work, names);
@@ -58,6 +59,7 @@ describe(
     }: Request): Promise<void> {
       const once = async (): Promise<boolean> => {
         const answer = await curl(args);
+        if (until && answer.status === 404) return false; // a file that a job has yet to write
         assert.equal(answer.status, status, `${what}: ${answer.body}`);
         const found = body.exec(answer.body);
         if (!found && until) return false;
@@ -77,6 +79,7 @@ describe(
     chapter('a job with an input file');
     chapter('a job in JSDL');
     chapter('abort and restart');
+    chapter('an allocation of a batch system');
     chapter('an allocation, where there is no batch system');
     chapter('files, with uploads and downloads that break');
     it('has gone on with the download where it was', async () => {

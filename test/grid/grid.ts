@@ -9,7 +9,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { parseDocument } from 'yaml';
 import { startLibvirtd, type Libvirtd } from '#cli/host/libvirtd.js';
 import { isRunning, kill, readRecord, waitFor } from '#cli/host/process.js';
-import { buildDemoContainer, buildDemoVm, type BuiltImage } from '#cli/image/build.js';
+import { buildDemoContainer, buildDemoVm, buildImage, type BuiltImage } from '#cli/image/build.js';
 import {
   creatorName,
   demoUser,
@@ -155,6 +155,16 @@ export class Grid implements AsyncDisposable {
     const image: BuiltImage =
       kind === 'vm' ? await buildDemoVm(options) : await buildDemoContainer(options);
     return await publish(await this.creator(), image);
+  }
+
+  /** Builds an image of test/fixtures/images, or takes it from the cache, and publishes it. @returns its id */
+  async publishTestImage(name: string): Promise<string> {
+    const folder = join(import.meta.dirname, '..', 'fixtures', 'images', name);
+    const cacheDir = join(defaultCacheDirectory(), 'images');
+    return await publish(
+      await this.creator(),
+      await buildImage(folder, { cacheDir, log: silentLog }),
+    );
   }
 
   /** Publishes an image of the creator's. @returns its id */

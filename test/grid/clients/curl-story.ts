@@ -164,6 +164,45 @@ export const chapters: Record<string, readonly Request[]> = {
     { what: 'delete', args: remove('$core/jobs/$again'), status: 204 },
     { what: 'gone', args: ['$core/jobs/$again'], status: 404 },
   ],
+  'an allocation of a batch system': [
+    {
+      what: 'ask for it',
+      args: post('$core/jobs', {
+        'Job type': 'ALLOCATE',
+        Resources: { Runtime: '600', Image: 'vsite-test-slurm' },
+      }),
+      status: 201,
+      keep: 'allocation',
+    },
+    {
+      what: 'it is there',
+      args: ['$core/jobs/$allocation?fields=status,batchSystemID'],
+      status: 200,
+      body: /^\{"status":"RUNNING","batchSystemID":"\d+"\}$/,
+      until: true,
+    },
+    {
+      what: 'a job in it',
+      args: post('$core/jobs/$allocation', { Executable: "srun sh -c 'echo step $SLURM_STEP_ID'" }),
+      status: 201,
+      keep: 'inside',
+    },
+    {
+      what: 'it ends',
+      args: ['$core/jobs/$inside?fields=status'],
+      status: 200,
+      body: /SUCCESSFUL/,
+      until: true,
+    },
+    {
+      what: 'its output',
+      args: [...bytes, '$core/storages/$inside-uspace/files/stdout'],
+      status: 200,
+      body: /^step 0\n$/,
+    },
+    { what: 'give it back', args: action('$core/jobs/$allocation/actions/abort'), status: 204 },
+    { what: 'and its machine', args: remove('$core/jobs/$allocation'), status: 204 },
+  ],
   'an allocation, where there is no batch system': [
     {
       what: 'ask for it',

@@ -37,7 +37,6 @@ senseless = {
     "Registry.workflow_service": "no workflow service",
     "main": "the forwarder's program, which is run as one below",
     "run_forwarder": "the same",
-    "Allocation": "needs a batch system in the machine, which the demo image has not",
 }
 
 given = json.load(sys.stdin)
@@ -191,6 +190,31 @@ def jobs():
     for each in (job, other, again, command, scratch):
         each.delete()
     answer["left"] = len(client.get_jobs())
+    return answer
+
+
+def allocation():
+    """In a machine of its own with a Slurm."""
+    client = uc.Client(credential, core)
+    held = client.new_job(
+        {"Job type": "ALLOCATE", "Resources": {"Runtime": "600", "Image": given["batchImage"]}}
+    )
+    held.cache_time = 0.1
+    held.wait_until_available(timeout=90)
+    number = held.properties["batchSystemID"]
+    inside = {"Executable": "cat input.txt; srun sh -c 'echo $SLURM_JOB_ID in $SLURM_STEP_ID'"}
+    job = ended(held.new_job(inside, inputs=["input.txt"]))
+    again = ended(held.new_job({"Executable": "srun sh -c 'echo $SLURM_JOB_ID'"}))
+    answer = {
+        "kind": [type(held).__name__, held.status.value, "Allocation" in repr(held)],
+        "number": number.isdigit(),
+        "inside": [job.status.value, text(job.working_dir, "stdout") == f"grid middleware\n{number} in 0\n"],
+        "again": text(again.working_dir, "stdout") == f"{number}\n",
+    }
+    held.abort()
+    answer["given back"] = wait(held, "FAILED", "SUCCESSFUL")
+    for each in (job, again, held):
+        each.delete()
     return answer
 
 
@@ -430,7 +454,7 @@ def command_line():
     with open("job.json", "w") as file:
         json.dump({"ApplicationName": "Wordcount", "Parameters": {"INPUT": "/etc/passwd"}}, file)
     files = data.resource_url + "/files/cli"
-    # a row for each command: arguments, and what it prints
+    # a row for each command, in any order: arguments, and what it prints
     rows = {
         "cancel-job": ([sleeping.resource_url], r"^$"),
         "cat": ([files + "/file.txt"], r"^for the command line$"),
@@ -445,7 +469,7 @@ def command_line():
         "ls": (["-l", files], r"^-rw\S+ 21 20\S+ /cli/file.txt$"),
         "rest": (["GET", core], r'"dn": "CN=Demo User'),
         "rest ": (["POST", core + "/jobs", "-D", "{}"], r"^https://\S+/jobs/\S+$"),
-        "rest  ": (["PUT", done.resource_url, "-D", '{"tags": ["put"]}'], r'"tags": "OK"'),
+        "rest  ": (["PUT", done.resource_url, "-D", '{"tags": ["cli", "put"]}'], r'"tags": "OK"'),
         "rest   ": (["DELETE", gone.resource_url], r"^$"),
         "run": (["-s", "VSITE", "job.json"], r"Command output\s+[\s\S]*grid"),
     }
@@ -474,7 +498,7 @@ def command_line():
 
 
 called.watch()
-for step in (authentication, base, compute, jobs, description, storages, resumed, transfers, forwarding, command_line, paging):
+for step in (authentication, base, compute, jobs, allocation, description, storages, resumed, transfers, forwarding, command_line, paging):
     chapter(step)
 result["coverage"] = called.coverage([uc, forwarder], senseless)
 print(json.dumps(result))
