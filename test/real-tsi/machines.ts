@@ -199,7 +199,7 @@ function survival(site: Site, machine: () => string, tls: boolean): void {
       const socket = connect({ host: address, port: 4433 });
       socket.on('error', () => undefined); // the TSI may hang up in the middle
       await once(socket, 'connect');
-      const closed = once(socket, 'close');
+      const closed = new Promise((resolve) => socket.once('close', resolve));
       socket.end('newtsiprocess 7654\n');
       socket.resume();
       await closed;
