@@ -203,6 +203,16 @@ function survival(site: Site, machine: () => string, tls: boolean): void {
       socket.end('newtsiprocess 7654\n');
       socket.resume();
       await closed;
+      // it kills UNICORE's main, which init starts again
+      await until(
+        'its TSI is back',
+        () =>
+          execute('true').then(
+            () => true,
+            () => false,
+          ),
+        bootMs,
+      );
       await end(job);
       await Promise.all(Array.from({ length: 6 }, () => execute('sleep 0.5'))); // on new workers too
     });
