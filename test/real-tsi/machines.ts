@@ -203,18 +203,15 @@ function survival(site: Site, machine: () => string, tls: boolean): void {
       socket.end('newtsiprocess 7654\n');
       socket.resume();
       await closed;
-      // it kills UNICORE's main, which init starts again
-      await until(
-        'its TSI is back',
-        () =>
-          execute('true').then(
-            () => true,
-            () => false,
-          ),
-        bootMs,
-      );
       await end(job);
-      await Promise.all(Array.from({ length: 6 }, () => execute('sleep 0.5'))); // on new workers too
+      // it kills UNICORE's main; init starts it again, and new workers come
+      const sixWorkers = () => Promise.all(Array.from({ length: 6 }, () => execute('sleep 0.5')));
+      const works = (): Promise<boolean> =>
+        sixWorkers().then(
+          () => true,
+          () => false,
+        );
+      await until('its TSI has new workers', works, bootMs);
     });
 
   it('a pause, in which it does not answer', async () => {
