@@ -35,6 +35,8 @@ export class Server {
   readonly #news: News[] = [];
   readonly #directory: string;
   readonly #held: FaultState[] = [];
+  /** Of the jobs in the order in which they were submitted. */
+  readonly #passed: FaultState[] = [];
   #toDestroy = 0;
   /** Resolves when the process has ended, however. */
   readonly exited: Promise<unknown>;
@@ -76,6 +78,7 @@ export class Server {
   /** Submits a job that passes through the state; with `hold`, it stops there until `release`. */
   async pass(state: FaultState, { hold = false } = {}): Promise<void> {
     const from = this.#news.length;
+    this.#passed.push(state);
     if (state === 'DESTROYING') this.#toDestroy += 1;
     this.#tell({
       do: 'submit',
@@ -104,7 +107,12 @@ export class Server {
     const over = (): Set<string> =>
       new Set(this.#news.flatMap((news) => (news.news === 'done' ? [news.id] : [])));
     const waiting = (): string[] => this.accepted.filter((id) => !over().has(id));
-    await until('its jobs are over', () => waiting().length <= this.#toDestroy, 100_000);
+    await until('its jobs are over', () => waiting().length <= this.#toDestroy, 100_000).catch(
+      (error: unknown) => {
+        const left = waiting().map((id) => this.#passed[this.accepted.indexOf(id)]);
+        throw new Error(`of these they are not: ${left.join(', ')}`, { cause: error });
+      },
+    );
   }
 
   /** The server has noticed that its agent does not answer. */

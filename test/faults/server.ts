@@ -4,6 +4,7 @@
  */
 import { Scope } from '#kernel/scope.js';
 import type { RawDescription } from '#xnjs/index.js';
+import type { Job } from '#xnjs/job/job.js';
 import type { JobStore } from '#xnjs/job/store.js';
 import { until } from '../xnjs/job/rig.js';
 import { startEngineAt } from './engine-at.js';
@@ -72,9 +73,8 @@ async function obey(order: Order): Promise<void> {
     case 'release':
       held.splice(0).forEach((release) => release());
       for (const [id, state] of holdAt) {
-        if (state === 'READY') void until('it is started', () => started(id), 60_000);
-        // where it is refused, because the agent is away, it is given again in the end
-        if (state === 'PAUSED') engine.resume(id).catch(() => undefined);
+        if (state === 'READY') void insist(id, state, 'start');
+        if (state === 'PAUSED') void insist(id, state, 'resume');
       }
       holdAt.clear();
       break;
@@ -85,12 +85,16 @@ async function obey(order: Order): Promise<void> {
   }
 }
 
-/** Where it is refused, because the disk is full, a client would try again. */
-const started = (id: string): Promise<boolean> =>
-  engine.start(id).then(
-    () => true,
-    () => false,
-  );
+/** A client whose order is refused, because the disk is full or the agent is away, gives it again. */
+async function insist(id: string, held: Job['state'], order: 'start' | 'resume'): Promise<void> {
+  const obeyed = (): Promise<boolean> =>
+    engine[order](id).then(
+      () => true,
+      () => false,
+    );
+  const isOver = async (): Promise<boolean> => (await engine.get(id)).state !== held;
+  await until(`the order to ${order}`, async () => (await obeyed()) || (await isOver()), 100_000);
+}
 
 /** Says when something could not be stored. */
 function telling(store: JobStore): JobStore {
