@@ -45,6 +45,8 @@ hide "$1/lib" /var/lib/libvirt
 hide "$1/log" /var/log/libvirt
 hide "$2" /var/cache/libvirt
 mount -t tmpfs -o mode=0755 tmpfs /run/libvirt
+# locks of consoles carry a pid of this namespace: what another libvirtd left would look alive
+mount -t tmpfs -o mode=1777 tmpfs /run/lock
 state="$1"
 shift 2
 exec libvirtd --config "$state/etc/libvirtd.conf" --pid-file "$state/libvirtd.pid" "$@"
