@@ -9,6 +9,7 @@ import { text } from 'node:stream/consumers';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
+import { errorText } from '#kernel/errors.js';
 import { bytes, chapters, echo, jsdl, json, post, remove } from './clients/curl-story.js';
 import { curlWith, type Request } from './clients/curl.js';
 import { eventually, factoryPath, Grid, noContainers, sitePath } from './grid.js';
@@ -57,8 +58,10 @@ describe(
       keep,
       until,
     }: Request): Promise<void> {
+      let last = '';
       const once = async (): Promise<boolean> => {
         const answer = await curl(args);
+        last = answer.body;
         if (until && answer.status === 404) return false; // a file that a job has yet to write
         assert.equal(answer.status, status, `${what}: ${answer.body}`);
         const found = body.exec(answer.body);
@@ -67,7 +70,9 @@ describe(
         if (keep) names.set(keep, found[1] ?? answer.made);
         return true;
       };
-      await eventually(`${what}: ${String(body)}`, once);
+      await eventually(`${what}: ${String(body)}`, once).catch((error: unknown) => {
+        throw new Error(`${errorText(error)}, last ${last}`, { cause: error });
+      });
     }
     const chapter = (title: string): void => {
       it(title, async () => {

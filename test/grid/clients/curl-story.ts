@@ -176,10 +176,16 @@ export const chapters: Record<string, readonly Request[]> = {
     },
     {
       what: 'it is there',
+      args: ['$core/jobs/$allocation'],
+      status: 200,
+      body: /"status":"RUNNING"/,
+      until: true,
+    },
+    {
+      what: 'the batch system has it',
       args: ['$core/jobs/$allocation?fields=status,batchSystemID'],
       status: 200,
       body: /^\{"status":"RUNNING","batchSystemID":"\d+"\}$/,
-      until: true,
     },
     {
       what: 'a job in it',
