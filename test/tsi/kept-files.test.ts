@@ -16,7 +16,6 @@ import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
 import { Scope } from '#kernel/scope.js';
 import {
-  alice,
   isRoot,
   nobodyId,
   scratch,
@@ -24,10 +23,8 @@ import {
   until,
   type AgentProcess,
 } from './agent-process.js';
-import { RawWorker, sessionTo } from './raw-worker.js';
+import { end, identity, openWorker, type RawWorker } from './raw-worker.js';
 
-const identity = `#TSI_IDENTITY ${alice.login} NONE`;
-const end = 'ENDOFMESSAGE\n';
 
 describe('a file between two chunks of one transfer', () => {
   const scope = new Scope();
@@ -37,7 +34,7 @@ describe('a file between two chunks of one transfer', () => {
 
   before(async () => {
     agent = await startAgent(scope);
-    worker = new RawWorker(await sessionTo(scope, agent.socket));
+    worker = await openWorker(scope, agent);
     base = scratch(scope, nobodyId);
   });
   after(() => scope.close());
