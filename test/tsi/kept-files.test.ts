@@ -107,6 +107,15 @@ describe('a file between two chunks of one transfer', () => {
     assert.ok(!isOpen(file), 'its end was seen');
   });
 
+  it('is closed after that time whatever else goes on', async () => {
+    const [left, other] = [ownFile('abcdef'), ownFile('abcdef')];
+    await get(left, 0, true);
+    await until('nobody came', async () => {
+      await get(other, 0, true);
+      return !isOpen(left);
+    });
+  });
+
   it('is closed when its last chunk is answered: only then can it be run', async () => {
     const file = ownFile('');
     assert.equal(await put(file, 'abc', true, '0'), end);
