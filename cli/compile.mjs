@@ -16,6 +16,8 @@ const root = dirname(dirname(fileURLToPath(import.meta.url)));
 const folders = ['cli', 'gateway', 'imagerepo', 'kernel', 'targetsystem', 'tsi', 'xnjs'];
 /** Says what the compiled files were made of. */
 const stampName = '.compiled';
+/** Beside `dist/`: what is being made. */
+const freshName = 'dist-new-';
 
 function sources(folder) {
   return readdirSync(folder, { withFileTypes: true }).flatMap((entry) => {
@@ -25,12 +27,13 @@ function sources(folder) {
   });
 }
 
-/** Changes whenever a source does, or how it is compiled. */
-function stampOf(files) {
+/** @returns the sources, and a text that changes whenever one of them does, or how they are compiled */
+function inspect(project) {
+  const files = folders.flatMap((folder) => sources(join(project, folder)));
   const inputs = [...files, fileURLToPath(import.meta.url), join(root, 'package-lock.json')];
-  return inputs
-    .map((path) => `${path} ${statSync(path).mtimeMs} ${statSync(path).size}`)
-    .join('\n');
+  const facts = inputs.map((path) => [path, statSync(path)]);
+  const lines = facts.map(([path, { mtimeMs, size }]) => `${path} ${mtimeMs} ${size}`);
+  return { files, stamp: lines.join('\n') };
 }
 
 function readStamp(dist) {
@@ -44,14 +47,33 @@ function readStamp(dist) {
 /** @returns whether there was anything to do */
 export async function compile(project = root) {
   const dist = join(project, 'dist');
-  const files = folders.flatMap((folder) => sources(join(project, folder)));
-  const stamp = stampOf(files);
-  if (readStamp(dist) === stamp) return false;
-  const { build } = await import('esbuild');
-  // aside, and put in place as a whole: others may be compiling, or starting, too
-  const fresh = mkdtempSync(join(project, 'dist-'));
+  if (readStamp(dist) === inspect(project).stamp) return false;
+  const { lock } = (await import('proper-lockfile')).default;
+  // one at a time: of two that read the sources before and after a change, the first could be the last
+  const release = await lock(project, {
+    lockfilePath: join(project, 'dist-lock'),
+    stale: 10_000,
+    retries: { retries: 300, minTimeout: 100, maxTimeout: 100 },
+  });
   try {
-    await build({
+    const { files, stamp } = inspect(project);
+    if (readStamp(dist) === stamp) return false;
+    await build(project, files, stamp);
+    return true;
+  } finally {
+    await release();
+  }
+}
+
+/** Aside, and put in place as a whole: whoever is killed meanwhile leaves `dist/` as it was, or none. */
+async function build(project, files, stamp) {
+  for (const name of readdirSync(project).filter((each) => each.startsWith(freshName)))
+    rmSync(join(project, name), { recursive: true, force: true });
+  const esbuild = await import('esbuild');
+  const fresh = mkdtempSync(join(project, freshName));
+  const former = `${fresh}-former`;
+  try {
+    await esbuild.build({
       entryPoints: files,
       outdir: fresh,
       outbase: project,
@@ -63,22 +85,11 @@ export async function compile(project = root) {
       logLevel: 'silent',
     });
     writeFileSync(join(fresh, stampName), stamp);
-    const former = `${fresh}-former`;
-    move(dist, former);
-    move(fresh, dist);
-    rmSync(former, { recursive: true, force: true });
+    const dist = join(project, 'dist');
+    if (statSync(dist, { throwIfNoEntry: false })) renameSync(dist, former);
+    renameSync(fresh, dist);
   } finally {
-    rmSync(fresh, { recursive: true, force: true });
-  }
-  return true;
-}
-
-/** Another may have been quicker, whose files are as good. */
-function move(from, to) {
-  try {
-    renameSync(from, to);
-  } catch (error) {
-    if (!['ENOENT', 'ENOTEMPTY', 'EEXIST'].includes(error.code)) throw error;
+    for (const path of [fresh, former]) rmSync(path, { recursive: true, force: true });
   }
 }
 

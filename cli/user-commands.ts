@@ -1,10 +1,16 @@
 import { readFile } from 'node:fs/promises';
 import { Option, type Command } from 'commander';
+import { GridError } from '#kernel/errors.js';
 import { createLog } from '#kernel/log.js';
 import type { MappingTable } from '#kernel/security/attribute-table.js';
 
+const maxPasswordBytes = 1_024;
+
 /** `vsite user …`: who may come in, and as what. */
-export function addUserCommands(user: Command): void {
+export function addUserCommands(
+  user: Command,
+  input: AsyncIterable<Buffer> = process.stdin,
+): void {
   const users = new Option('--users <file>', 'users.yaml of the installation');
   users.makeOptionMandatory();
   user
@@ -17,7 +23,7 @@ export function addUserCommands(user: Command): void {
     .action(async (name: string, options: NewUserOptions) => {
       const { addUser } = await import('#kernel/security/users.js');
       const { users: file, ...rest } = options;
-      const password = (await readStdin()).replace(/\r?\n$/, '');
+      const password = (await readPassword(input)).replace(/\r?\n$/, '');
       await addUser(file, { name, ...rest, ...(password !== '' && { password }) });
     });
   user
@@ -92,8 +98,13 @@ async function withTable<T>(
   return await work(createMappingTable(database));
 }
 
-async function readStdin(): Promise<string> {
-  const chunks: Buffer[] = [];
-  for await (const chunk of process.stdin as AsyncIterable<Buffer>) chunks.push(chunk);
-  return Buffer.concat(chunks).toString('utf8').slice(0, 1_024);
+/** @throws `BAD_REQUEST` it is longer than any password: probably another file */
+async function readPassword(input: AsyncIterable<Buffer>): Promise<string> {
+  let bytes = Buffer.alloc(0);
+  for await (const chunk of input) {
+    bytes = Buffer.concat([bytes, chunk]);
+    if (bytes.length > maxPasswordBytes)
+      throw new GridError('BAD_REQUEST', `the password has more than ${maxPasswordBytes} bytes`);
+  }
+  return bytes.toString('utf8');
 }

@@ -41,6 +41,15 @@ function online(command: Command, work: (...args: never[]) => Work): void {
   });
 }
 
+function deleting(
+  remove: (session: Session, ids: readonly string[], signal: AbortSignal) => Promise<void>,
+): (ids: readonly string[]) => Work {
+  return (ids) => async (session, json, signal) => {
+    await remove(session, ids, signal);
+    if (json) printJson({ deleted: ids });
+  };
+}
+
 type GlobalOptions = { readonly profile?: string; readonly json?: boolean };
 
 const repeated = (word: string, words: string[]): string[] => [...words, word];
@@ -163,11 +172,7 @@ function addSites(site: Command): void {
   );
   online(
     site.command('delete <id...>').description('end target systems with their machines and jobs'),
-    (ids: string[]): Work =>
-      async (session, json, signal) => {
-        await deleteSites(session, ids, signal);
-        if (json) printJson({ deleted: ids });
-      },
+    deleting(deleteSites),
   );
 }
 
@@ -219,11 +224,7 @@ function addJobs(job: Command): void {
     );
   online(
     job.command('delete <id...>').description('end jobs and remove their directories'),
-    (ids: string[]): Work =>
-      async (session, json, signal) => {
-        await deleteJobs(session, ids, signal);
-        if (json) printJson({ deleted: ids });
-      },
+    deleting(deleteJobs),
   );
 }
 
@@ -257,10 +258,6 @@ function addImages(image: Command): void {
   );
   online(
     image.command('delete <id...>').description('delete images of yours'),
-    (ids: string[]): Work =>
-      async (session, json) => {
-        await deleteImages(session, ids);
-        if (json) printJson({ deleted: ids });
-      },
+    deleting(deleteImages),
   );
 }

@@ -29,9 +29,9 @@ export async function openConsole(
   const { watch = false, force = false } = options;
   if (watch && force)
     throw new GridError('BAD_REQUEST', 'watch, force: who only looks on takes nothing over');
-  const query = watch ? '?watch=true' : force ? '?force=true' : '';
-  const path = `${session.core}/sites/${encodeURIComponent(siteId)}/console${query}`;
-  const socket = await session.client.webSocket(path, { signal });
+  const wish = { siteId, ...(watch && { watch: 'true' }), ...(force && { force: 'true' }) };
+  const address = session.service.address('/sites/:siteId/console', wish);
+  const socket = await session.client.webSocket(address, { signal });
   tell(`console of ${siteId}${watch ? ', to look at' : ''}; Ctrl-] ends it`);
   const { stdin } = process;
   const onKeys = (keys: Buffer): void => take(keys, socket, watch);

@@ -7,12 +7,15 @@ import { GridError } from '#kernel/errors.js';
 import { printJson, printRows } from './print.js';
 import { withProgress } from './progress.js';
 import type { Session } from './profile.js';
-import { filesPath, parseRemotePath, requireRemotePath, type RemotePath } from './remote-path.js';
+import { parseRemotePath, requireRemotePath, type RemotePath } from './remote-path.js';
+
+/** Of a file or directory, in the operations' records. */
+export const filePath = '/storages/:storageId/files{/*path}';
 
 /** Lists a directory, or shows a file. */
 export async function listFiles(session: Session, text: string, asJson: boolean): Promise<void> {
   const remote = requireRemotePath(text);
-  const { body } = await session.service.call('GET', '/storages/:storageId/files{/*path}', remote);
+  const { body } = await session.service.call('GET', filePath, remote);
   const { content, ...self } = body;
   const entries = content ?? { [remote.path]: self };
   if (asJson) {
@@ -30,7 +33,7 @@ export async function listFiles(session: Session, text: string, asJson: boolean)
 
 /** Writes a file to standard output. */
 export async function showFile(session: Session, text: string, signal: AbortSignal): Promise<void> {
-  const address = filesPath(session.core, requireRemotePath(text));
+  const address = session.service.address(filePath, requireRemotePath(text));
   const { body } = await session.client.download(address, { signal });
   await pipeline(body, process.stdout, { signal, end: false });
 }
@@ -54,7 +57,7 @@ export async function copyFile(
 
 /** A target that ends in `/` is a directory, and the name stays. */
 export async function upload(
-  { client, core }: Session,
+  { client, service }: Session,
   file: string,
   target: RemotePath,
   signal: AbortSignal,
@@ -64,14 +67,14 @@ export async function upload(
   const progress = withProgress(basename(file), size);
   // what breaks the one breaks the other, and with it the upload
   const source = chain(createReadStream(file), progress, () => undefined);
-  await client.upload('PUT', filesPath(core, { ...target, path }), source, {
+  await client.upload('PUT', service.address(filePath, { ...target, path }), source, {
     sizeBytes: size,
     signal,
   });
 }
 
 export async function download(
-  { client, core }: Session,
+  { client, service }: Session,
   source: RemotePath,
   target: string,
   signal: AbortSignal,
@@ -81,7 +84,7 @@ export async function download(
     (found) => found.isDirectory(),
     () => false,
   );
-  const { headers, body } = await client.download(filesPath(core, source), { signal });
+  const { headers, body } = await client.download(service.address(filePath, source), { signal });
   const size = Number(headers['content-length'] ?? 0);
   const file = createWriteStream(isDirectory ? join(target, name) : target);
   await pipeline(body, withProgress(name, size), file, { signal });

@@ -7,8 +7,7 @@ import { followEvents } from './events.js';
 import { printJson, printResult, printRows, tell } from './print.js';
 import type { Job as JobAnswer } from '#targetsystem/rest/answers.js';
 import type { Session } from './profile.js';
-import { download, upload } from './files.js';
-import { filesPath } from './remote-path.js';
+import { download, filePath, upload } from './files.js';
 import { deleteAndWait, idOf, listPaths, pathOf, pollUntil } from './resources.js';
 import { createSite, deleteSites, type NewSite } from './sites.js';
 
@@ -223,7 +222,7 @@ async function printOutput(session: Session, jobId: string, signal: AbortSignal)
     ['stdout', process.stdout],
     ['stderr', process.stderr],
   ] as const) {
-    const address = filesPath(session.core, { storageId, path: `/${name}` });
+    const address = session.service.address(filePath, { storageId, path: `/${name}` });
     const answer = await session.client.download(address, { signal }).catch(() => undefined);
     if (answer) await pipeline(answer.body, into, { end: false, signal }); // a job that never ran has none
   }

@@ -44,9 +44,8 @@ export type Session = AsyncDisposable & {
   /** The target system service and the image repository, call by call. */
   readonly service: TypedClient<CoreOperation>;
   readonly repository: TypedClient<ImageOperation>;
-  /** Paths at the gateway: `/VSITE/rest/core`, `/IMAGES/rest/images`. */
+  /** The service's path at the gateway: `/VSITE/rest/core`. */
   readonly core: string;
-  readonly images: string;
 };
 
 /** @throws `CONFIG_INVALID` no profile, or one that cannot be used */
@@ -67,13 +66,11 @@ export async function openSession(named?: string): Promise<Session> {
     ...(await credentials(profile, read)),
   });
   const core = `/${profile.site}/rest/core`;
-  const images = `/${profile.images}/rest/images`;
   return {
     client,
     service: createTypedClient<CoreOperation>(client, core),
-    repository: createTypedClient<ImageOperation>(client, images),
+    repository: createTypedClient<ImageOperation>(client, `/${profile.images}/rest/images`),
     core,
-    images,
     [Symbol.asyncDispose]: () => client.close(),
   };
 }

@@ -30,9 +30,3 @@ export function requireRemotePath(text: string): RemotePath {
     `${text}: must name a storage, such as job/<id>:stdout or site/<id>:data`,
   );
 }
-
-/** The address of a file below a storage's own. */
-export function filesPath(core: string, { storageId, path }: RemotePath): string {
-  const encoded = path.split('/').map(encodeURIComponent).join('/');
-  return `${core}/storages/${storageId}/files${encoded}`;
-}

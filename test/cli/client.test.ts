@@ -1,7 +1,11 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import { drawBar, formatBytes } from '#cli/client/progress.js';
-import { filesPath, parseRemotePath, requireRemotePath } from '#cli/client/remote-path.js';
+import { filePath } from '#cli/client/files.js';
+import { parseRemotePath, requireRemotePath } from '#cli/client/remote-path.js';
+import { createHttpClient } from '#kernel/http/client.js';
+import { createTypedClient } from '#kernel/http/typed-client.js';
+import type { CoreOperation } from '#targetsystem/rest/operations.js';
 
 describe('paths of the command line', () => {
   const cases = [
@@ -22,10 +26,11 @@ describe('paths of the command line', () => {
     assert.throws(() => requireRemotePath('plain'), { code: 'BAD_REQUEST', message: /job\/<id>/ });
   });
 
-  it('keeps every character of a name in the address', () => {
-    const remote = { storageId: 'WORK', path: '/a b/50%?#ü' };
+  it('keeps every character of a name in the address', async () => {
+    await using client = createHttpClient({ baseUrl: 'http://localhost' });
+    const service = createTypedClient<CoreOperation>(client, '/V/rest/core');
     assert.equal(
-      filesPath('/V/rest/core', remote),
+      service.address(filePath, { storageId: 'WORK', path: '/a b/50%?#ü' }),
       '/V/rest/core/storages/WORK/files/a%20b/50%25%3F%23%C3%BC',
     );
   });

@@ -15,10 +15,8 @@ import {
   startAgent,
   type AgentProcess,
 } from './agent-process.js';
-import { RawWorker, sessionTo } from './raw-worker.js';
+import { end, identity, openWorker } from './raw-worker.js';
 
-const identity = `#TSI_IDENTITY ${alice.login} NONE`;
-const end = 'ENDOFMESSAGE\n';
 
 const scope = new Scope();
 let dir: string;
@@ -162,7 +160,7 @@ describe('access control lists', () => {
     ['no entry', 'MODIFY', 'NONE'],
   ] as const)
     it(`are not changed by ${what}`, async () => {
-      const worker = new RawWorker(await sessionTo(scope, agent.socket));
+      const worker = await openWorker(scope, agent);
       worker.send(
         ...['#TSI_FILE_ACL', '#TSI_ACL_OPERATION SETFACL', `#TSI_ACL_PATH ${file('guarded')}`],
         ...[`#TSI_ACL_COMMAND ${change}`, `#TSI_ACL_COMMAND_SPEC ${spec}`, identity, ''],
@@ -171,7 +169,7 @@ describe('access control lists', () => {
     });
 
   it('are answered as stock TSIs do, byte for byte', async () => {
-    const worker = new RawWorker(await sessionTo(scope, agent.socket));
+    const worker = await openWorker(scope, agent);
     const ask = async (operation: string, expected: string): Promise<void> => {
       const lines = [`#TSI_ACL_OPERATION ${operation}`, `#TSI_ACL_PATH ${dir}`, identity, ''];
       assert.equal((await worker.ask(['#TSI_FILE_ACL', ...lines], expected))[0], expected);
@@ -226,7 +224,7 @@ describe('information', () => {
   });
 
   it('answers for reservations as stock TSIs do', async () => {
-    const worker = new RawWorker(await sessionTo(scope, agent.socket));
+    const worker = await openWorker(scope, agent);
     const expected = `TSI_FAILED: Reservation not supported!\n${end}`;
     for (const lines of [
       [

@@ -21,7 +21,7 @@ import {
   until,
   type AgentProcess,
 } from './agent-process.js';
-import { RawWorker, sessionTo } from './raw-worker.js';
+import { openWorker } from './raw-worker.js';
 
 const scope = new Scope();
 let agent: AgentProcess;
@@ -164,7 +164,7 @@ describe('a job array', () => {
   it('is understood as a range and as a number', async () => {
     for (const header of ['#TSI_ARRAY 0-2', '#TSI_ARRAY 3']) {
       const { uspaceDir } = job('');
-      const worker = new RawWorker(await sessionTo(scope, agent.socket));
+      const worker = await openWorker(scope, agent);
       worker.send(
         ...['#TSI_SUBMIT', `#TSI_USPACE_DIR ${uspaceDir}`, `#TSI_OUTCOME_DIR ${uspaceDir}`],
         ...['#TSI_STDOUT o', '#TSI_STDERR e', header, '#TSI_SCRIPT', 'echo $UC_ARRAY_TASK_ID'],

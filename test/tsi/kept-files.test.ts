@@ -16,7 +16,6 @@ import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
 import { Scope } from '#kernel/scope.js';
 import {
-  alice,
   isRoot,
   nobodyId,
   scratch,
@@ -24,10 +23,8 @@ import {
   until,
   type AgentProcess,
 } from './agent-process.js';
-import { RawWorker, sessionTo } from './raw-worker.js';
+import { end, identity, openWorker, type RawWorker } from './raw-worker.js';
 
-const identity = `#TSI_IDENTITY ${alice.login} NONE`;
-const end = 'ENDOFMESSAGE\n';
 
 describe('a file between two chunks of one transfer', () => {
   const scope = new Scope();
@@ -37,7 +34,7 @@ describe('a file between two chunks of one transfer', () => {
 
   before(async () => {
     agent = await startAgent(scope);
-    worker = new RawWorker(await sessionTo(scope, agent.socket));
+    worker = await openWorker(scope, agent);
     base = scratch(scope, nobodyId);
   });
   after(() => scope.close());
@@ -108,6 +105,15 @@ describe('a file between two chunks of one transfer', () => {
     assert.equal(await get(file, 3, true), 'def');
     assert.equal(await get(file, 6, true), '');
     assert.ok(!isOpen(file), 'its end was seen');
+  });
+
+  it('is closed after that time whatever else goes on', async () => {
+    const [left, other] = [ownFile('abcdef'), ownFile('abcdef')];
+    await get(left, 0, true);
+    await until('nobody came', async () => {
+      await get(other, 0, true);
+      return !isOpen(left);
+    });
   });
 
   it('is closed when its last chunk is answered: only then can it be run', async () => {

@@ -2,7 +2,10 @@ import { randomUUID } from 'node:crypto';
 import { connect, type ClientHttp2Session, type ClientHttp2Stream } from 'node:http2';
 import { ByteSource } from '#kernel/net/byte-source.js';
 import type { Scope } from '#kernel/scope.js';
-import { dialUnix } from './agent-process.js';
+import { alice, dialUnix, type AgentProcess } from './agent-process.js';
+
+export const end = 'ENDOFMESSAGE\n';
+export const identity = `#TSI_IDENTITY ${alice.login} NONE`;
 
 /** A worker by its bytes, for what the client would never send. */
 export class RawWorker {
@@ -26,7 +29,7 @@ export class RawWorker {
   }
 
   send(...lines: string[]): void {
-    this.command.write(`${lines.join('\n')}\nENDOFMESSAGE\n`);
+    this.command.write(`${lines.join('\n')}\n${end}`);
   }
 
   /** Exactly as many bytes as are expected; less only at the end. */
@@ -58,6 +61,10 @@ export class RawWorker {
     }
     return Buffer.concat(chunks).toString();
   }
+}
+
+export async function openWorker(scope: Scope, agent: AgentProcess): Promise<RawWorker> {
+  return new RawWorker(await sessionTo(scope, agent.socket));
 }
 
 export async function sessionTo(scope: Scope, socket: string): Promise<ClientHttp2Session> {

@@ -17,7 +17,7 @@ import {
   until,
   type AgentProcess,
 } from './agent-process.js';
-import { RawWorker, sessionTo } from './raw-worker.js';
+import { openWorker } from './raw-worker.js';
 
 const scope = new Scope();
 let agent: AgentProcess;
@@ -43,7 +43,7 @@ describe('the text of a job', () => {
   for (const command of ['TSI_SUBMIT', 'TSI_RUN_ON_LOGIN_NODE'])
     it(`changes nothing of how #${command} runs it`, async () => {
       const dir = scratch(scope, nobodyId);
-      const worker = new RawWorker(await sessionTo(scope, agent.socket));
+      const worker = await openWorker(scope, agent);
       const script = [
         ...hostile.map((line) => `: <<'${line}x'\n${line}\n${line}x`),
         'id -u',
@@ -94,7 +94,7 @@ describe('a name', () => {
   it('that is not UTF-8 is refused on the wire, and can be dealt with by a script', async () => {
     const dir = scratch(scope, nobodyId);
     writeFileSync(Buffer.concat([Buffer.from(`${dir}/`), Buffer.from([0xff, 0xfe])]), 'odd');
-    const worker = new RawWorker(await sessionTo(scope, agent.socket));
+    const worker = await openWorker(scope, agent);
     worker.command.write(
       Buffer.concat([
         Buffer.from(`#TSI_GETFILECHUNK\n#TSI_START 0\n#TSI_LENGTH 9\n#TSI_FILE ${dir}/`),

@@ -17,11 +17,11 @@ import {
   until,
   type AgentProcess,
 } from './agent-process.js';
-import { RawWorker, sessionTo } from './raw-worker.js';
+import { end, openWorker, type RawWorker } from './raw-worker.js';
 
 const secret = 'one-time-secret';
 const content = Buffer.from(Array.from({ length: 300_000 }, (_, at) => (at * 7) % 251));
-const ok = 'TSI_OK\nENDOFMESSAGE\n';
+const ok = `TSI_OK\n${end}`;
 
 const scope = new Scope();
 let agent: AgentProcess;
@@ -33,7 +33,7 @@ before(async () => {
   remote = scratch(scope);
   port = await startServer(remote);
   agent = await startAgent(scope);
-  worker = new RawWorker(await sessionTo(scope, agent.socket));
+  worker = await openWorker(scope, agent);
 });
 after(() => scope.close());
 
@@ -163,9 +163,9 @@ describe('values that would be commands to the server', () => {
 describe('a TSI that speaks as those before 11', () => {
   it('answers nothing', async () => {
     const old = await startAgent(scope, { properties: ['tsi.version=10.4.0'] });
-    const asked = new RawWorker(await sessionTo(scope, old.socket));
+    const asked = await openWorker(scope, old);
     const values = { REMOTE_FILE: '/whole file', LOCAL_FILE: 'x' };
     const message = messageOf(directory(), 'GET', values);
-    assert.equal(...(await asked.ask(message, 'ENDOFMESSAGE\n')));
+    assert.equal(...(await asked.ask(message, end)));
   });
 });

@@ -13,10 +13,8 @@ import {
   until,
   type AgentProcess,
 } from './agent-process.js';
-import { RawWorker, sessionTo } from './raw-worker.js';
+import { end, identity, openWorker, sessionTo, type RawWorker } from './raw-worker.js';
 
-const identity = `#TSI_IDENTITY ${alice.login} NONE`;
-const end = 'ENDOFMESSAGE\n';
 
 function mountSmall(dir: string): boolean {
   try {
@@ -37,13 +35,12 @@ describe('the agent on the wire', () => {
 
   before(async () => {
     agent = await startAgent(scope);
-    const session = await sessionTo(scope, agent.socket);
-    worker = new RawWorker(session);
+    worker = await openWorker(scope, agent);
     dir = scratch(scope, nobodyId);
   });
   after(() => scope.close());
 
-  const fresh = async (): Promise<RawWorker> => new RawWorker(await sessionTo(scope, agent.socket));
+  const fresh = (): Promise<RawWorker> => openWorker(scope, agent);
   async function inStep(by: RawWorker): Promise<void> {
     const [got, expected] = await by.ask(['#TSI_PING', ''], `TSI_OK\n11.2.1\n${end}`);
     assert.equal(got, expected);
@@ -324,7 +321,7 @@ describe('an agent for servers before 11', () => {
   it('leaves TSI_OK out where they do not expect it', async () => {
     await using scope = new Scope();
     const agent = await startAgent(scope, { properties: ['tsi.version=10.4.0'] });
-    const worker = new RawWorker(await sessionTo(scope, agent.socket));
+    const worker = await openWorker(scope, agent);
     for (const [lines, expected] of [
       [['#TSI_PING', ''], `10.4.0\n${end}`],
       [['#TSI_GETSTATUSLISTING', ''], `QSTAT\n\n${end}`],

@@ -4,7 +4,12 @@ import { closeSync, fstatSync, statSync, type Stats } from 'node:fs';
 const restMs = 250;
 const most = 16;
 
-type Kept = { readonly key: string; readonly fd: number; readonly found: Stats };
+type Kept = {
+  readonly key: string;
+  readonly fd: number;
+  readonly found: Stats;
+  readonly rest: NodeJS.Timeout;
+};
 
 /**
  * Files that stay open between two chunks of one transfer, so that not every chunk costs a change of identity,
@@ -12,28 +17,36 @@ type Kept = { readonly key: string; readonly fd: number; readonly found: Stats }
  * is another than when it was left here, is not used again.
  */
 export class KeptFiles {
-  #kept: Kept[] = [];
-  #rest: NodeJS.Timeout | undefined;
+  readonly #kept = new Set<Kept>();
 
   /** @param key whose file it is, and opened for what. @returns its descriptor, which is the caller's again */
   take(key: string, path: string): number | undefined {
-    const at = this.#kept.findIndex((each) => each.key === key);
-    const [kept] = this.#kept.splice(at, at < 0 ? 0 : 1);
+    const kept = [...this.#kept].find((each) => each.key === key);
     if (!kept) return undefined;
+    this.#forget(kept);
     if (isUnchanged(path, kept.found)) return kept.fd;
     closeSync(kept.fd);
     return undefined;
   }
 
   keep(key: string, fd: number): void {
-    this.#kept.push({ key, fd, found: fstatSync(fd) });
-    if (this.#kept.length > most) closeSync(this.#kept.shift()?.fd ?? fd);
-    this.#rest ??= setTimeout(() => this.#closeAll(), restMs);
-    this.#rest.refresh();
+    const found = fstatSync(fd);
+    // one for each: other transfers that go on keep none of them open
+    const rest = setTimeout(() => this.#close(kept), restMs);
+    const kept: Kept = { key, fd, found, rest };
+    this.#kept.add(kept);
+    const [oldest] = this.#kept;
+    if (oldest && this.#kept.size > most) this.#close(oldest);
   }
 
-  #closeAll(): void {
-    for (const { fd } of this.#kept.splice(0)) closeSync(fd);
+  #close(kept: Kept): void {
+    this.#forget(kept);
+    closeSync(kept.fd);
+  }
+
+  #forget(kept: Kept): void {
+    this.#kept.delete(kept);
+    clearTimeout(kept.rest);
   }
 }
 

@@ -1,3 +1,4 @@
+import { once } from 'node:events';
 import { closeSync, rmSync, writeFileSync } from 'node:fs';
 import { resolve } from 'node:path';
 import { errorText } from '#kernel/errors.js';
@@ -31,8 +32,7 @@ function check({ host, port, secret, remoteFile }: Request): void {
     SECRET: secret,
     REMOTE_FILE: remoteFile,
   }))
-    // eslint-disable-next-line no-control-regex -- they are what is looked for
-    if (/[\0-\x1f\x7f]/.test(text)) refuse(`TSI_UFTP_${name} holds a control character`);
+    if (/\p{Cc}/u.test(text)) refuse(`TSI_UFTP_${name} holds a control character`);
   if (port < 1 || port > 65_535) refuse('TSI_UFTP_PORT is not a port');
 }
 
@@ -88,8 +88,8 @@ async function launch(
     stdio: ['pipe', stdout, stderr],
   });
   child.stdin?.on('error', () => undefined); // it has ended: its exit code tells
-  await new Promise((done, failed) => child.once('spawn', done).once('error', failed)).catch(
-    (cause: unknown) => refuse(`the transfer does not start: ${errorText(cause)}`),
+  await once(child, 'spawn').catch((cause: unknown) =>
+    refuse(`the transfer does not start: ${errorText(cause)}`),
   );
   child.stdin?.end(JSON.stringify(transfer));
   child.unref();

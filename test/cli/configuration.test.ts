@@ -1,0 +1,26 @@
+import assert from 'node:assert/strict';
+import { readFileSync } from 'node:fs';
+import { describe, it } from 'node:test';
+import { parse } from 'yaml';
+import { GatewayConfig } from '#gateway/config.js';
+import { createRouteLimits } from '#gateway/routes.js';
+
+describe('the configuration of a new installation', () => {
+  const template = readFileSync(new URL('../../config/gateway.yaml', import.meta.url), 'utf8');
+  const { routes } = parse(template) as { routes: unknown };
+  const limitsOf = createRouteLimits(GatewayConfig.shape.routes.parse(routes));
+
+  for (const [what, site, path] of [
+    ['a file of a storage', 'VSITE', '/rest/core/storages/DATA/files/big.iso'],
+    ['an import by its address', 'VSITE', '/rest/files/KEY'],
+    ['a share', 'VSITE', '/rest/access/VSITE/ID/big.iso'],
+    ['a part of an image', 'IMAGES', '/rest/images/ID/parts/disk'],
+  ] as const)
+    it(`has no limit for the upload of ${what}`, () => {
+      assert.deepEqual(limitsOf(site, path), {});
+    });
+
+  it('has one for documents', () => {
+    assert.deepEqual(limitsOf('VSITE', '/rest/core/jobs'), { maxBodyBytes: 67_108_864 });
+  });
+});
