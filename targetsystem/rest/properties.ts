@@ -6,6 +6,7 @@ import { json, type Reply } from '#kernel/http/reply.js';
 import { parseDate } from '#kernel/dates.js';
 import { errorText } from '#kernel/errors.js';
 import { parseAcl } from '#kernel/security/acl.js';
+import type { owned, Rendered } from './answers.js';
 
 /** What every owned resource shows (unicore-rest 1.8). `terminationTime` absent: never expires. */
 export function ownedProperties(resource: {
@@ -13,7 +14,7 @@ export function ownedProperties(resource: {
   readonly acl?: readonly string[] | undefined;
   readonly tags: readonly string[];
   readonly terminationMs?: number | undefined;
-}): Record<string, unknown> {
+}): Omit<Rendered<z.ZodObject<typeof owned>>, '_links'> {
   const { ownerDn, acl = [], tags, terminationMs } = resource;
   return {
     owner: ownerDn,

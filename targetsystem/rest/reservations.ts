@@ -10,6 +10,7 @@ import type { TargetSystem } from '#xnjs/index.js';
 import {
   Changes,
   machineErrors,
+  type Rendered,
   Reservation,
   ReservationDetails,
   ReservationList,
@@ -113,7 +114,7 @@ const getReservation = operation({
       resources: record.resources,
       startTime: told.start ?? record.request.start,
       _links: hrefs({ self, details: `${self}/details`, parentTSS: links.site(record.targetId) }),
-    };
+    } satisfies Rendered<typeof Reservation>;
     return json(selectFields(properties, fields));
   },
 });
@@ -129,7 +130,8 @@ const getReservationDetails = operation({
   policy: onReservation.read,
   run: async ({ reservations }, { reservationId, fields }) => {
     const { state, start, text = 'N/A' } = await reservations.status(reservationId);
-    return json(selectFields({ status: state, start, rawDetailsData: text }, fields));
+    const details = { status: state, start, rawDetailsData: text };
+    return json(selectFields(details satisfies Rendered<typeof ReservationDetails>, fields));
   },
 });
 

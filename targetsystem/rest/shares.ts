@@ -16,7 +16,7 @@ import {
 } from '#kernel/security/policy.js';
 import { normalizeDn } from '#kernel/security/dn.js';
 import { isSharedBy, principalOf, type Share } from '#xnjs/index.js';
-import { Changes, fileErrors } from './answers.js';
+import { Changes, fileErrors, type Rendered } from './answers.js';
 import {
   answersBytes,
   downloadErrors,
@@ -72,12 +72,17 @@ const onShare = {
   own: knownFirst(policies.own, policies.own.description),
 };
 
-function userInfo(caller: Caller): object {
+function userInfo(caller: Caller): Rendered<typeof ShareServers>['userInfo'] {
   const { groups, group } = attributesOf(caller);
   return { dn: caller.dn, uid: caller.login, gid: group, groups };
 }
 
-function renderShare(share: Share, caller: Caller, baseUrl: string, name: string): object {
+function renderShare(
+  share: Share,
+  caller: Caller,
+  baseUrl: string,
+  name: string,
+): Rendered<typeof ShareAnswer> {
   const { id, user, ownerDn, storageId, path, access, terminationMs } = share;
   const links = linksFrom(baseUrl);
   return {
@@ -130,7 +135,7 @@ const listShares = operation({
   run: (deps, { server: name }, { caller, baseUrl }) => {
     refuseOthers(deps, name);
     const { shares, accessible } = deps.data.shares.of(caller.dn);
-    const render = (share: Share): object => renderShare(share, caller, baseUrl, name);
+    const render = (share: Share) => renderShare(share, caller, baseUrl, name);
     return json({
       shares: shares.map(render),
       accessible: accessible.map(render),

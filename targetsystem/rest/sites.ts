@@ -24,6 +24,7 @@ import {
   FactoryList,
   imageErrors,
   machineErrors,
+  type Rendered,
   Site,
   SiteList,
 } from './answers.js';
@@ -130,7 +131,7 @@ const getFactory = operation({
         applications: `${links.factory()}/applications`,
         images: deps.imagesUrl(context.baseUrl),
       }),
-    };
+    } satisfies Rendered<typeof Factory>;
     return json(selectFields(properties, fields));
   },
 });

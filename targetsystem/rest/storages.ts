@@ -10,6 +10,7 @@ import {
   Changes,
   fileErrors,
   machineErrors,
+  type Rendered,
   SearchAnswer,
   Storage,
   StorageList,
@@ -120,7 +121,7 @@ const search = operation({
       numberOfResults: paths.length,
       complete,
       _links: hrefs(Object.fromEntries(results) as Record<string, string>),
-    };
+    } satisfies Rendered<typeof SearchAnswer>;
     return json(selectFields(answer, fields));
   },
 });
