@@ -1,15 +1,15 @@
 import { z } from 'zod';
 import { describeIssues } from '#kernel/config.js';
 import { answersJson, answersNothing } from '#kernel/http/answers.js';
-import { fieldsParameter, listParameter, selectFields } from '#kernel/http/fields.js';
+import { fieldsParameter, selectFields } from '#kernel/http/fields.js';
 import { everybody, operations, type Context, type Operation } from '#kernel/http/operation.js';
-import { pageParameters, renderPage } from '#kernel/http/page.js';
 import { json, noContent, type Reply } from '#kernel/http/reply.js';
 import { resourcePolicies } from '#kernel/security/policy.js';
 import type { OwnedRecord, OwnedRecords } from '#xnjs/index.js';
 import { Changes, machineErrors } from './answers.js';
 import type { RestDeps } from './deps.js';
 import { linksFrom } from './links.js';
+import { listParameters, renderList } from './lists.js';
 import { dateText, ownedProperties, tagList } from './properties.js';
 
 /** The engine's side of a collection of {@link OwnedRecord}s. */
@@ -112,19 +112,17 @@ function listOperation<R extends OwnedRecord>({
     method: 'GET',
     path: `/${collection}`,
     summary: `The ${noun}s of the caller`,
-    input: z.object({ ...pageParameters(), tags: listParameter.optional() }),
+    input: z.object(listParameters()),
     answers: answersJson(answers.list),
     id: `list${name}s`,
     policy: everybody,
     run: (deps, { tags = [], ...page }, { caller, baseUrl, url }) => {
-      const isKnown = caller.role !== 'anonymous';
+      const wish = { ...page, tags };
       const { records } = service(deps);
-      const { ids, total } = isKnown
-        ? records.page(caller.dn, { ...page, tags })
-        : { ids: [], total: 0 };
+      const { ids, total } =
+        caller.role === 'anonymous' ? { ids: [], total: 0 } : records.page(caller.dn, wish);
       const urls = ids.map((each) => linksFrom(baseUrl).resource(collection, each));
-      const query = { tags: tags.length > 0 ? tags.join(',') : undefined };
-      return json(renderPage(url, page, urls, total, query));
+      return renderList(url, wish, urls, total);
     },
   });
 }

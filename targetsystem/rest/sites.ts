@@ -1,5 +1,5 @@
 import { z } from 'zod';
-import { fieldsParameter, listParameter, selectFields } from '#kernel/http/fields.js';
+import { fieldsParameter, selectFields } from '#kernel/http/fields.js';
 import { everybody, operations, RequestError } from '#kernel/http/operation.js';
 import { pageParameters, renderPage, slicePage } from '#kernel/http/page.js';
 import { created, json, noContent, type Reply } from '#kernel/http/reply.js';
@@ -30,7 +30,14 @@ import {
 } from './answers.js';
 import type { RestDeps } from './deps.js';
 import { factoryId, hrefs, linksFrom } from './links.js';
-import { listFilter, seesAll, type ListFilter } from './lists.js';
+import {
+  listFilter,
+  listParameters,
+  renderList,
+  seesAll,
+  selectPage,
+  type ListFilter,
+} from './lists.js';
 import { onSite, siteInput, users } from './policy.js';
 import {
   changeProperties,
@@ -248,18 +255,19 @@ const listSites = operation({
   summary:
     'The target systems of the caller and those that others let him see; of all users for an ' +
     'administrator with filter=all',
-  input: z.object({ ...pageParameters(), tags: listParameter.optional(), filter: listFilter }),
+  input: z.object({ ...listParameters(), filter: listFilter }),
   answers: answersJson(SiteList),
   id: 'listSites',
   policy: everybody,
-  run: (deps, { tags = [], filter, ...page }, context) => {
+  run: (deps, wish, context) => {
+    const { found, total } = selectPage(visibleSystems(deps, context, wish.filter), wish);
     const links = linksFrom(context.baseUrl);
-    const systems = visibleSystems(deps, context, filter).filter((system) =>
-      tags.every((tag) => system.tags.includes(tag)),
+    return renderList(
+      context.url,
+      wish,
+      found.map(({ id }) => links.site(id)),
+      total,
     );
-    const urls = slicePage(systems, page).map(({ id }) => links.site(id));
-    const query = { tags: tags.length > 0 ? tags.join(',') : undefined, filter };
-    return json(renderPage(context.url, page, urls, systems.length, query));
   },
 });
 
