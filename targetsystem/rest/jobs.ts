@@ -15,6 +15,7 @@ import {
   JobList,
   machineErrors,
 } from './answers.js';
+import { changeMembers } from './changes.js';
 import type { RestDeps } from './deps.js';
 import { fromJsdl, preferencesOf, refuseQueue, takeAccount } from './jobs-account.js';
 import { renderJob } from './jobs-rendering.js';
@@ -28,7 +29,7 @@ import {
   type ListWish,
 } from './lists.js';
 import { jobInput, knownUsers, onJob, onSite, siteInput } from './policy.js';
-import { changeProperties } from './properties.js';
+import { ownedMembers } from './properties.js';
 
 const operation = operations<RestDeps>();
 
@@ -202,11 +203,12 @@ const changeJob = operation({
   id: 'changeJob',
   policy: onJob.modify,
   run: async ({ jobs }, { jobId, ...members }, { caller }) =>
-    changeProperties(
-      members,
-      isOwner(await jobs.get(jobId), caller),
-      (change) => jobs.update(jobId, change),
-      { latestMs: jobs.latestTerminationMs },
+    json(
+      await changeMembers(
+        members,
+        ownedMembers(isOwner(await jobs.get(jobId), caller), jobs.latestTerminationMs),
+        (change) => jobs.update(jobId, change),
+      ),
     ),
 });
 

@@ -14,11 +14,12 @@ import {
   ReservationDetails,
   ReservationList,
 } from './answers.js';
+import { changeMembers } from './changes.js';
 import type { RestDeps } from './deps.js';
 import { hrefs, linksFrom } from './links.js';
 import { listFilter, listParameters, renderList, seesAll, selectPage } from './lists.js';
 import { knownUsers, onReservation, reservationInput as input } from './policy.js';
-import { changeProperties, dateText, ownedProperties, tagList } from './properties.js';
+import { dateText, ownedMembers, ownedProperties, tagList } from './properties.js';
 import { canReserve } from './sites-rendering.js';
 
 const operation = operations<RestDeps>();
@@ -146,9 +147,13 @@ const changeReservation = operation({
   id: 'changeReservation',
   tag: 'reservations',
   policy: onReservation.modify,
-  run: ({ reservations }, { reservationId, ...members }, { caller }) =>
-    changeProperties(members, isOwner(reservations.get(reservationId), caller), (change) =>
-      reservations.update(reservationId, change),
+  run: async ({ reservations }, { reservationId, ...members }, { caller }) =>
+    json(
+      await changeMembers(
+        members,
+        ownedMembers(isOwner(reservations.get(reservationId), caller)),
+        (change) => reservations.update(reservationId, change),
+      ),
     ),
 });
 

@@ -28,6 +28,7 @@ import {
   Site,
   SiteList,
 } from './answers.js';
+import { changeMembers } from './changes.js';
 import type { RestDeps } from './deps.js';
 import { factoryId, hrefs, linksFrom } from './links.js';
 import {
@@ -40,9 +41,9 @@ import {
 } from './lists.js';
 import { onSite, siteInput, users } from './policy.js';
 import {
-  changeProperties,
   checkTermination,
   dateText,
+  ownedMembers,
   ownedProperties,
   tagList,
 } from './properties.js';
@@ -314,14 +315,17 @@ const changeSite = operation({
   id: 'changeSite',
   policy: onSite.modify,
   run: async (deps, { siteId, parameters, ...members }, { caller }) => {
-    const answer =
-      parameters !== undefined && (await changeSiteParameters(deps.systems, siteId, parameters));
-    return changeProperties(
-      members,
-      isOwner(deps.systems.get(siteId), caller),
-      (change) => deps.systems.update(siteId, change),
-      { latestMs: latestOf(deps), ...(answer !== false && { answered: { parameters: answer } }) },
+    const { systems } = deps;
+    // the machine first: what it refuses is told beside what follows
+    const answered =
+      parameters === undefined
+        ? {}
+        : { parameters: await changeSiteParameters(systems, siteId, parameters) };
+    const changeable = ownedMembers(isOwner(systems.get(siteId), caller), latestOf(deps));
+    const answers = await changeMembers(members, changeable, (change) =>
+      systems.update(siteId, change),
     );
+    return json({ ...answered, ...answers });
   },
 });
 
