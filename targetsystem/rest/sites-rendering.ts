@@ -1,4 +1,5 @@
 import { formatDate } from '#kernel/clock.js';
+import { RequestError } from '#kernel/http/operation.js';
 import type { Idb, IdbApplication, IdbResource, TargetSystem, Usage } from '#xnjs/index.js';
 import type { Application, Rendered, Site } from './answers.js';
 import { hrefs, type Links } from './links.js';
@@ -145,11 +146,21 @@ function digestsOf({ image: { parts } }: TargetSystem): Record<string, string> {
 }
 
 /** `GET …/applications/{id}` (unicore-rest 3.3). */
-export function renderApplication(application: IdbApplication): Rendered<typeof Application> {
+function renderApplication(application: IdbApplication): Rendered<typeof Application> {
   return {
     ApplicationName: application.Name,
     ApplicationVersion: application.Version,
     ApplicationDescription: application.Description ?? '',
     Options: application.Parameters ?? {},
   };
+}
+
+/** The one of that id. @throws `NOT_FOUND` */
+export function renderApplicationOf(
+  applications: readonly IdbApplication[],
+  id: string,
+): Rendered<typeof Application> {
+  const found = applications.find((each) => applicationId(each) === id);
+  if (found) return renderApplication(found);
+  throw new RequestError('NOT_FOUND', `there is no application ${id} here`);
 }
