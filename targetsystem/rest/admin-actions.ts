@@ -2,8 +2,8 @@ import { RequestError, type Context } from '#kernel/http/operation.js';
 import { normalizeDn } from '#kernel/security/dn.js';
 import { jobStatus } from '#xnjs/index.js';
 import type { RestDeps } from './deps.js';
+import { idbOfFactory } from './factories.js';
 import { linksFrom } from './links.js';
-import { idbOfFactory } from './sites.js';
 import { renderResources } from './sites-rendering.js';
 import { renderSums } from './usage-rendering.js';
 

@@ -7,7 +7,7 @@ import { adminOnly, operations, RequestError } from '#kernel/http/operation.js';
 import { json } from '#kernel/http/reply.js';
 import { accountingOperations } from './admin-accounting.js';
 import { adminActions } from './admin-actions.js';
-import { Admin, AdminOutcome, machineErrors } from './answers.js';
+import { Admin, AdminOutcome, machineErrors, type Rendered } from './answers.js';
 import type { RestDeps } from './deps.js';
 import { hrefs } from './links.js';
 
@@ -37,7 +37,7 @@ const getAdmin = operation({
           ]),
         ),
       ),
-    };
+    } satisfies Rendered<typeof Admin>;
     return json(selectFields(properties, fields));
   },
 });

@@ -1,7 +1,7 @@
 import { z } from 'zod';
 import type { Answer } from '#kernel/http/answers.js';
 import type { ErrorCode } from '#kernel/errors.js';
-import { date, fileErrors, FileEntry, links, owned, page, text, texts, urls } from './answers.js';
+import { date, fileErrors, FileEntry, owned, page, text, texts, urls } from './answers.js';
 import { bytesType } from './files-download.js';
 
 /* What transfers, tasks and shares answer, as schemas: see `answers.ts`. */
@@ -107,7 +107,6 @@ export const ShareServers = z
 export const SharedDirectory = z.object({
   isDirectory: z.literal(true),
   content: z.record(z.string(), FileEntry).describe('By path from what is shared'),
-  _links: links.optional(),
 });
 
 const bytesHeaders = {

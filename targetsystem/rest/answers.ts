@@ -29,6 +29,15 @@ export const FactoryList = z.object({ factories: urls, ...page });
 export const StorageList = z.object({ storages: urls, ...page });
 export const StorageFactoryList = z.object({ storagefactories: urls, ...page });
 
+type Fixed<T> = T extends object ? { readonly [Name in keyof T]: Fixed<T[Name]> } : T;
+/** What a renderer makes of a resource, by the schema that clients read it with. */
+export type Rendered<Schema extends z.ZodType> = Fixed<z.output<Schema>>;
+/** The same without what `ownedProperties` adds. */
+export type RenderedBeside<Schema extends z.ZodType> = Omit<
+  Rendered<Schema>,
+  Exclude<keyof typeof owned, '_links'>
+>;
+
 /** What everything that has an owner shows. */
 export const owned = {
   owner: text.describe('Distinguished name'),
@@ -49,13 +58,16 @@ export const Client = z
       availableGroups: texts,
       selectedSupplementaryGroups: texts,
     }),
+    queues: z
+      .object({ selected: text.optional(), availableQueues: texts })
+      .optional()
+      .describe('Absent: all'),
     authenticationMethod: text.optional(),
   })
   .meta({ id: 'Client', description: 'Who the caller is to this server' });
 
-export const Base = z.object({
-  client: Client,
-  server: z.object({
+export const Server = z
+  .object({
     siteName: text,
     version: text,
     upSince: date,
@@ -66,33 +78,29 @@ export const Base = z.object({
     externalConnections: z.record(z.string(), text),
     jobSubmission: z.object({ enabled: z.boolean(), message: text }),
     idb: text.optional().describe('For administrators: what is wrong with the IDB, or OK'),
-  }),
+  })
+  .meta({ id: 'Server', description: 'What this server is' });
+
+export const Base = z.object({ client: Client, server: Server, _links: links });
+
+export const RegistryList = z.object({
+  registries: urls,
+  client: Client,
+  server: Server,
   _links: links,
 });
-
-export const RegistryList = z.object({ registries: urls, client: Client, _links: links });
-export const Registry = z.object({
-  ...owned,
-  entries: z.array(
-    z.object({
-      href: text,
-      type: text,
-      InterfaceNamespace: text.optional(),
-      ServerIdentity: text.optional(),
-      ServerPublicKey: text.optional(),
-    }),
-  ),
-});
+const service = {
+  href: text,
+  type: text,
+  InterfaceNamespace: text.optional(),
+  ServerIdentity: text.optional(),
+  ServerPublicKey: text.optional(),
+};
+export const Service = z.object(service);
+export const Registry = z.object({ ...owned, entries: z.array(Service) });
 
 export const RegistryEntry = z
-  .object({
-    ...owned,
-    href: text,
-    type: text,
-    InterfaceNamespace: text.optional(),
-    ServerIdentity: text.optional(),
-    ServerPublicKey: text.optional(),
-  })
+  .object({ ...owned, ...service })
   .meta({ id: 'RegistryEntry', description: 'A service that another server has told of' });
 
 export const Admin = z.object({
@@ -122,7 +130,7 @@ const offer = {
 };
 export const Factory = z.object({ ...owned, ...offer }).meta({ id: 'Factory' });
 
-const usage = {
+export const Usage = z.object({
   cpuSeconds: z.number(),
   wallClockSeconds: z.number().describe('Since it was started, to its end'),
   memoryPeakMiB: z.number().describe('The most that its machine had of the host'),
@@ -132,17 +140,13 @@ const usage = {
   networkReceivedBytes: z.number(),
   networkSentBytes: z.number(),
   measured: date,
-};
-export const Accounting = z.object({
-  accounting: z.array(
-    z.object({
-      ...{ targetSystem: text, owner: text, image: text, started: date },
-      ended: date.optional().describe('Absent: it runs'),
-      ...usage,
-    }),
-  ),
-  total: z.number(),
 });
+export const Account = z.object({
+  ...{ targetSystem: text, owner: text, image: text, started: date },
+  ended: date.optional().describe('Absent: it runs'),
+  ...Usage.shape,
+});
+export const Accounting = z.object({ accounting: z.array(Account), total: z.number() });
 
 export const Site = z
   .object({
@@ -152,16 +156,21 @@ export const Site = z
     resourceStatusMessage: text,
     umask: text,
     numberOfJobs: z.number(),
-    image: z.object({ id: text, name: text, version: text, os: anything }),
+    image: z.object({
+      ...{ id: text, name: text, version: text, os: anything },
+      digests: z.record(z.string(), text).describe('By part: sha256:…'),
+    }),
     parameters: z
       .object({ cpus: z.number(), memoryMiB: z.number() })
-      .catchall(z.number())
+      .catchall(z.number().optional())
       .describe('What the machine has; memoryMaxMiB and its resource controls if there are'),
-    usage: z.object(usage).optional().describe('As measured; absent: not yet'),
+    usage: Usage.optional().describe('As measured; absent: not yet'),
     vm: z
       .object({
         state: text,
         driver: text,
+        transport: text.describe('How its TSI is reached'),
+        addresses: texts.describe('In its network, as far as they are known'),
         evidence: z
           .object({ source: text, fact: text, at: date })
           .describe('Why the state is believed'),
@@ -221,6 +230,7 @@ export const Job = z
     status: z.enum(jobStatuses),
     statusMessage: text.describe('Why it failed'),
     exitCode: text.optional().describe('Absent until it is known'),
+    progress: text.optional().describe('As the job tells it; absent: it does not'),
     submissionTime: date,
     queue: text,
     batchSystemID: text,

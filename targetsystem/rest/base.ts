@@ -6,14 +6,14 @@ import { json } from '#kernel/http/reply.js';
 import type { Caller } from '#kernel/http/caller.js';
 import { attributesOf } from '#kernel/security/caller.js';
 import { answersJson } from '#kernel/http/answers.js';
-import { Base } from './answers.js';
+import { Base, type Client, type Rendered, type Server } from './answers.js';
 import type { RestDeps } from './deps.js';
 import { hrefs, linksFrom } from './links.js';
 
 const operation = operations<RestDeps>();
 
 /** What a client may know of itself (unicore-rest 3.1, `client`). */
-export function renderClient(caller: Caller): Record<string, unknown> {
+export function renderClient(caller: Caller): Rendered<typeof Client> {
   const { roles, logins, groups, group, supplementaryGroups, queues, queue } = attributesOf(caller);
   return {
     dn: caller.dn,
@@ -33,7 +33,7 @@ export function renderClient(caller: Caller): Record<string, unknown> {
 }
 
 /** What this server is (`server`). */
-export function renderServer(deps: RestDeps, caller: Caller): Record<string, unknown> {
+export function renderServer(deps: RestDeps, caller: Caller): Rendered<typeof Server> {
   const { siteName, version, startedMs, clock, credential } = deps;
   return {
     siteName,
@@ -84,7 +84,7 @@ const getBase = operation({
         ...Object.fromEntries(collections.map((name) => [name, links.collection(name)])),
         images: deps.imagesUrl(baseUrl),
       }),
-    };
+    } satisfies Rendered<typeof Base>;
     return json(selectFields(properties, fields));
   },
 });

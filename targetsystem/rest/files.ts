@@ -14,7 +14,8 @@ import {
   type FileSpace,
 } from '#xnjs/index.js';
 import { answersCreated, answersNothing } from '#kernel/http/answers.js';
-import { Changes, File, fileErrors } from './answers.js';
+import { Changes, File, type FileEntry, fileErrors, type Rendered } from './answers.js';
+import { answersBytes, downloadErrors } from './answers-data.js';
 import type { RestDeps } from './deps.js';
 import { renderAclEntry } from './files-acl.js';
 import {
@@ -37,7 +38,7 @@ const fileInput = { ...storageInput, path: z.string().default('') };
 const typeKey = 'Content-Type';
 
 /** What every entry of a listing shows (unicore-rest 3.11.1). `lastAccessed` is the time of change. */
-export function renderEntry(entry: FileInfo): Record<string, unknown> {
+export function renderEntry(entry: FileInfo): Rendered<typeof FileEntry> {
   return {
     isDirectory: entry.isDirectory,
     size: entry.sizeBytes,
@@ -71,11 +72,8 @@ const getFile = operation({
       .describe('Asks for the bytes, for those who cannot choose by Accept'),
   }),
   produces: [jsonType, bytes],
-  answers: {
-    200: { body: File, types: [bytes] },
-    206: { types: [bytes] },
-  },
-  errors: [...fileErrors, 'RANGE_NOT_SATISFIABLE'],
+  answers: { ...answersBytes, 200: { ...answersBytes[200], body: File } },
+  errors: downloadErrors,
   id: 'getFile',
   policy: onStorage.read,
   run: async (deps, { storageId, path: name, acl, download: wanted, ...page }, context) => {
@@ -103,7 +101,8 @@ const getFile = operation({
       ...linksOf(url, metadata),
       download: { href: `${url}?download=true`, description: 'Download' },
     });
-    return json({ ...properties, _links: links }, { headers: { 'accept-ranges': 'bytes' } });
+    const shown = { ...properties, _links: links } satisfies Rendered<typeof File>;
+    return json(shown, { headers: { 'accept-ranges': 'bytes' } });
   },
 });
 
@@ -122,13 +121,13 @@ async function renderDirectory(
   files: FileSpace,
   name: string,
   page: { offset: number; num: number },
-  properties: Record<string, unknown>,
+  properties: Omit<Rendered<typeof File>, 'content' | '_links'>,
   { url, metadata }: { url: string; metadata: boolean },
 ): Promise<Reply> {
   const { entries, total } = await files.list(name, page);
   const { offset, num } = page;
   const pageAt = (at: number): string => `${url}?offset=${at}&num=${num}`;
-  return json({
+  const shown: Rendered<typeof File> = {
     ...properties,
     content: Object.fromEntries(
       entries.map((each) => [each.isDirectory ? `${each.path}/` : each.path, renderEntry(each)]),
@@ -139,7 +138,8 @@ async function renderDirectory(
       ...(offset + num < total && { next: pageAt(offset + num) }),
       ...(offset > 0 && { previous: pageAt(Math.max(0, offset - num)) }),
     }),
-  });
+  };
+  return json(shown);
 }
 
 const wholeNumber = z.coerce.number().int().nonnegative();
@@ -187,7 +187,7 @@ const putFile = operation({
   body: 'raw',
   consumes: [bytes, jsonType],
   answers: { 200: { body: Changes }, ...answersNothing },
-  errors: fileErrors,
+  errors: [...fileErrors, 'PRECONDITION_FAILED'],
   id: 'putFile',
   policy: onStorage.write,
   run: async (deps, { storageId, path: name, ...how }, context) => {

@@ -1,12 +1,13 @@
 import { formatDate } from '#kernel/clock.js';
 import { consumedTime, jobStatus, type Job } from '#xnjs/index.js';
+import type { Job as JobAnswer, Rendered } from './answers.js';
 import { hrefs, type Links } from './links.js';
 import { ownedProperties } from './properties.js';
 
 export const workspaceSuffix = '-uspace';
 
 /** A job as `GET /jobs/{id}` shows it (unicore-rest 3.5.2): numbers as text, links whatever its state. */
-export function renderJob(job: Job, links: Links, nowMs: number): Record<string, unknown> {
+export function renderJob(job: Job, links: Links, nowMs: number): Rendered<typeof JobAnswer> {
   const { run } = job;
   const self = links.job(job.id);
   const action = (name: string, description: string): { href: string; description: string } => ({

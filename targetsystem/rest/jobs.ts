@@ -1,8 +1,7 @@
 import { z } from 'zod';
 import { GridError } from '#kernel/errors.js';
-import { fieldsParameter, listParameter, selectFields } from '#kernel/http/fields.js';
+import { fieldsParameter, selectFields } from '#kernel/http/fields.js';
 import { everybody, operations, RequestError, type Context } from '#kernel/http/operation.js';
-import { pageParameters, renderPage } from '#kernel/http/page.js';
 import { created, json, noContent, type Reply } from '#kernel/http/reply.js';
 import { aclSubjectsOf, isOwner } from '#kernel/security/acl.js';
 import { idbSubject, readImageWish, type RawDescription, type TargetSystem } from '#xnjs/index.js';
@@ -16,38 +15,41 @@ import {
   JobList,
   machineErrors,
 } from './answers.js';
+import { changeMembers } from './changes.js';
 import type { RestDeps } from './deps.js';
 import { fromJsdl, preferencesOf, refuseQueue, takeAccount } from './jobs-account.js';
 import { renderJob } from './jobs-rendering.js';
 import { linksFrom } from './links.js';
-import { listFilter, seesAll, type ListFilter } from './lists.js';
+import {
+  listFilter,
+  listParameters,
+  renderList,
+  seesAll,
+  type ListFilter,
+  type ListWish,
+} from './lists.js';
 import { jobInput, knownUsers, onJob, onSite, siteInput } from './policy.js';
-import { changeProperties } from './properties.js';
+import { ownedMembers } from './properties.js';
 
 const operation = operations<RestDeps>();
 
 /** Job descriptions may come as JSDL too. */
 const converters = { 'application/xml': fromJsdl, 'text/xml': fromJsdl };
 
-const jobList = { ...pageParameters(), tags: listParameter.optional() };
-const ownJobList = { ...jobList, filter: listFilter };
-type JobList = z.output<z.ZodObject<typeof jobList>>;
-
+/** @param onTarget those of one target system, of which an administrator sees all */
 async function renderJobs(
   { jobs }: RestDeps,
-  { tags = [], ...page }: JobList,
-  filter: { targetId?: string },
+  wish: ListWish & { readonly filter?: ListFilter },
+  onTarget: { targetId?: string },
   { caller, baseUrl, url }: Context,
-  shown?: ListFilter,
 ): Promise<Reply> {
+  const { tags = [], filter, ...page } = wish;
   const visibleTo =
-    seesAll(caller, shown) || (caller.role === 'admin' && filter.targetId !== undefined)
+    seesAll(caller, filter) || (caller.role === 'admin' && onTarget.targetId !== undefined)
       ? {}
       : { ownerDn: caller.dn, grantedTo: aclSubjectsOf(caller) };
-  const { ids, total } = await jobs.list({ ...filter, ...visibleTo, tags, ...page });
-  const links = linksFrom(baseUrl);
-  const query = { tags: tags.length > 0 ? tags.join(',') : undefined, filter: shown };
-  return json(renderPage(url, page, ids.map(links.job), total, query));
+  const { ids, total } = await jobs.list({ ...onTarget, ...visibleTo, tags, ...page });
+  return renderList(url, wish, ids.map(linksFrom(baseUrl).job), total);
 }
 
 /** @param target absent: one that the server chooses */
@@ -107,11 +109,11 @@ const listJobs = operation({
   summary:
     'The jobs of the caller and those that others let him see, the newest first; of all users for an ' +
     'administrator with filter=all',
-  input: z.object(ownJobList),
+  input: z.object({ ...listParameters(), filter: listFilter }),
   answers: answersJson(JobList),
   id: 'listJobs',
   policy: everybody,
-  run: (deps, { filter, ...page }, context) => renderJobs(deps, page, {}, context, filter),
+  run: (deps, wish, context) => renderJobs(deps, wish, {}, context),
 });
 
 const submitJob = operation({
@@ -151,12 +153,12 @@ const listSiteJobs = operation({
   method: 'GET',
   path: '/sites/:siteId/jobs',
   summary: 'The jobs of a target system that the caller may see, the newest first',
-  input: z.object({ ...siteInput, ...jobList, ...pageParameters(100) }),
+  input: z.object({ ...siteInput, ...listParameters(100) }),
   answers: answersJson(JobList),
   id: 'listSiteJobs',
   policy: onSite.read,
-  run: (deps, { siteId, ...page }, context) =>
-    renderJobs(deps, page, { targetId: siteId }, context),
+  run: (deps, { siteId, ...wish }, context) =>
+    renderJobs(deps, wish, { targetId: siteId }, context),
 });
 
 const getJob = operation({
@@ -201,11 +203,12 @@ const changeJob = operation({
   id: 'changeJob',
   policy: onJob.modify,
   run: async ({ jobs }, { jobId, ...members }, { caller }) =>
-    changeProperties(
-      members,
-      isOwner(await jobs.get(jobId), caller),
-      (change) => jobs.update(jobId, change),
-      { latestMs: jobs.latestTerminationMs },
+    json(
+      await changeMembers(
+        members,
+        ownedMembers(isOwner(await jobs.get(jobId), caller), jobs.latestTerminationMs),
+        (change) => jobs.update(jobId, change),
+      ),
     ),
 });
 

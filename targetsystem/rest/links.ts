@@ -27,10 +27,12 @@ export function linksFrom(baseUrl: string) {
   };
 }
 
-type Link = string | { readonly href: string; readonly description: string };
+type Link = string | { readonly href: string; readonly description?: string };
 
 /** `_links` of a resource: `{ rel: url }` becomes `{ rel: { href } }`. */
-export function hrefs(links: Readonly<Record<string, Link>>): Record<string, object> {
+export function hrefs(
+  links: Readonly<Record<string, Link>>,
+): Record<string, Exclude<Link, string>> {
   return Object.fromEntries(
     Object.entries(links).map(([rel, link]) => [
       rel,

@@ -3,6 +3,7 @@ import { baseOperations } from './base.js';
 import { consoleOperations } from './console.js';
 import { dataOperations, dataServices } from './data.js';
 import { eventOperations } from './events.js';
+import { factoryOperations } from './factories.js';
 import { fileOperations } from './files.js';
 import { forwardingOperations } from './forwarding.js';
 import { jobOperations } from './jobs.js';
@@ -16,6 +17,7 @@ import { tokenOperations } from './tokens.js';
 const coreOperations = [
   ...baseOperations,
   ...tokenOperations,
+  ...factoryOperations,
   ...siteOperations,
   ...consoleOperations,
   ...jobOperations,

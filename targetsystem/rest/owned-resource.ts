@@ -1,16 +1,21 @@
 import { z } from 'zod';
-import { describeIssues } from '#kernel/config.js';
 import { answersJson, answersNothing } from '#kernel/http/answers.js';
-import { fieldsParameter, listParameter, selectFields } from '#kernel/http/fields.js';
+import { fieldsParameter, selectFields } from '#kernel/http/fields.js';
 import { everybody, operations, type Context, type Operation } from '#kernel/http/operation.js';
-import { pageParameters, renderPage } from '#kernel/http/page.js';
-import { json, noContent, type Reply } from '#kernel/http/reply.js';
+import { json, noContent } from '#kernel/http/reply.js';
 import { resourcePolicies } from '#kernel/security/policy.js';
 import type { OwnedRecord, OwnedRecords } from '#xnjs/index.js';
 import { Changes, machineErrors } from './answers.js';
+import { changeMembers, type Changeable } from './changes.js';
 import type { RestDeps } from './deps.js';
 import { linksFrom } from './links.js';
-import { dateText, ownedProperties, tagList } from './properties.js';
+import { listParameters, renderList } from './lists.js';
+import {
+  ownedProperties,
+  tagsMember,
+  terminationMember,
+  type PropertyChange,
+} from './properties.js';
 
 /** The engine's side of a collection of {@link OwnedRecord}s. */
 export type OwnedService<R extends OwnedRecord> = {
@@ -82,7 +87,18 @@ export function ownedOperations<R extends OwnedRecord>(
       answers: answersJson(Changes),
       id: `change${name}`,
       policy: owner,
-      run: (deps, { id: wanted, ...members }) => change(service(deps), wanted, members),
+      run: async (deps, { id: wanted, ...members }) => {
+        const engine = service(deps);
+        const latestMs = engine.latestTerminationMs();
+        const changeable: Changeable<Pick<PropertyChange, 'tags' | 'terminationMs'>> = {
+          tags: tagsMember,
+          terminationTime: terminationMember(latestMs, () => 'is later than it may live'),
+        };
+        const answers = await changeMembers(members, changeable, (change) =>
+          engine.records.update(wanted, (record) => ({ ...record, ...change })),
+        );
+        return json(answers);
+      },
     }),
     operation({
       method: 'DELETE',
@@ -112,19 +128,17 @@ function listOperation<R extends OwnedRecord>({
     method: 'GET',
     path: `/${collection}`,
     summary: `The ${noun}s of the caller`,
-    input: z.object({ ...pageParameters(), tags: listParameter.optional() }),
+    input: z.object(listParameters()),
     answers: answersJson(answers.list),
     id: `list${name}s`,
     policy: everybody,
     run: (deps, { tags = [], ...page }, { caller, baseUrl, url }) => {
-      const isKnown = caller.role !== 'anonymous';
+      const wish = { ...page, tags };
       const { records } = service(deps);
-      const { ids, total } = isKnown
-        ? records.page(caller.dn, { ...page, tags })
-        : { ids: [], total: 0 };
+      const { ids, total } =
+        caller.role === 'anonymous' ? { ids: [], total: 0 } : records.page(caller.dn, wish);
       const urls = ids.map((each) => linksFrom(baseUrl).resource(collection, each));
-      const query = { tags: tags.length > 0 ? tags.join(',') : undefined };
-      return json(renderPage(url, page, urls, total, query));
+      return renderList(url, wish, urls, total);
     },
   });
 }
@@ -147,32 +161,4 @@ export function abortOperation<R extends OwnedRecord>(kind: OwnedKind<R>): Opera
       return noContent();
     },
   });
-}
-
-type Change = { tags?: readonly string[]; terminationMs?: number };
-
-/** Each member answers for itself (unicore-rest 1.9). */
-async function change<R extends OwnedRecord>(
-  service: OwnedService<R>,
-  id: string,
-  members: Readonly<Record<string, unknown>>,
-): Promise<Reply> {
-  const wanted: Change = {};
-  const latestMs = service.latestTerminationMs();
-  const answers = Object.entries(members).map(([name, value]): [string, string] => {
-    if (name === 'tags') return [name, take(tagList, value, (tags) => (wanted.tags = tags))];
-    if (name !== 'terminationTime') return [name, 'Property not found or cannot be modified!'];
-    const inTime = dateText.refine((ms) => ms <= latestMs, 'is later than it may live');
-    return [name, take(inTime, value, (ms) => (wanted.terminationMs = ms))];
-  });
-  if (Object.keys(wanted).length > 0)
-    await service.records.update(id, (record) => ({ ...record, ...wanted }));
-  return json(Object.fromEntries(answers));
-}
-
-function take<T>(schema: z.ZodType<T>, value: unknown, note: (value: T) => void): string {
-  const parsed = schema.safeParse(value);
-  if (!parsed.success) return `Error setting property: ${describeIssues(parsed.error)}`;
-  note(parsed.data);
-  return 'OK';
 }

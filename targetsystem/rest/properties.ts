@@ -1,11 +1,11 @@
 import { z } from 'zod';
 import { formatDate } from '#kernel/clock.js';
-import { describeIssues } from '#kernel/config.js';
 import { RequestError } from '#kernel/http/operation.js';
-import { json, type Reply } from '#kernel/http/reply.js';
 import { parseDate } from '#kernel/dates.js';
 import { errorText } from '#kernel/errors.js';
 import { parseAcl } from '#kernel/security/acl.js';
+import type { owned, Rendered } from './answers.js';
+import { member, refusedMember, type Changeable, type Member } from './changes.js';
 
 /** What every owned resource shows (unicore-rest 1.8). `terminationTime` absent: never expires. */
 export function ownedProperties(resource: {
@@ -13,7 +13,7 @@ export function ownedProperties(resource: {
   readonly acl?: readonly string[] | undefined;
   readonly tags: readonly string[];
   readonly terminationMs?: number | undefined;
-}): Record<string, unknown> {
+}): Omit<Rendered<z.ZodObject<typeof owned>>, '_links'> {
   const { ownerDn, acl = [], tags, terminationMs } = resource;
   return {
     owner: ownerDn,
@@ -49,62 +49,55 @@ export const aclList = z.unknown().transform((value, context) => {
     return z.NEVER;
   }
 });
-export const onlyOwner = 'only the owner may change the ACL';
 
 export type PropertyChange = {
-  tags?: readonly string[];
-  acl?: readonly string[];
-  terminationMs?: number;
+  tags: readonly string[];
+  acl: readonly string[];
+  terminationMs: number;
 };
 
-/** Properties that a PUT may name: notes what is asked for. @throws ZodError */
-const changeable: Readonly<Record<string, (value: unknown, change: PropertyChange) => void>> = {
-  tags: (value, change) => (change.tags = tagList.parse(value)),
-  acl: (value, change) => (change.acl = aclList.parse(value)),
-  terminationTime: (value, change) => (change.terminationMs = dateText.parse(value)),
-};
+export const tagsMember = member<readonly string[], { tags: readonly string[] }>(
+  tagList,
+  (change, tags) => (change.tags = tags),
+);
+
+const changeAcl = member<readonly string[], { acl: readonly string[] }>(
+  aclList,
+  (change, acl) => (change.acl = acl),
+);
+/** Only its owner says what others may do. */
+export const aclMember =
+  (isOwner: boolean): Member<{ acl: readonly string[] }> =>
+  (value, change) =>
+    isOwner ? changeAcl(value, change) : refusedMember('only the owner may change the ACL');
+
+/** @param tooLate what is answered to a time after `latestMs` */
+export const terminationMember = (
+  latestMs: number,
+  tooLate: () => string,
+): Member<{ terminationMs: number }> =>
+  member(
+    dateText.refine((ms) => ms <= latestMs, { error: tooLate }),
+    (change, ms) => (change.terminationMs = ms),
+  );
 
 /** @throws {@link RequestError} `BAD_REQUEST` when a time is later than the site allows */
 export function checkTermination(ms: number, latestMs: number): void {
-  if (ms > latestMs) throw new RequestError('BAD_REQUEST', `terminationTime: ${tooLate(latestMs)}`);
+  if (ms > latestMs)
+    throw new RequestError('BAD_REQUEST', `terminationTime: ${afterLatest(latestMs)}`);
 }
 
-const tooLate = (latestMs: number): string =>
+const afterLatest = (latestMs: number): string =>
   `must not be later than ${formatDate(latestMs)}, the longest life time of this site`;
 
 /**
- * `PUT` of properties (unicore-rest 1.9): each member answers for itself, unknown ones do not fail the
- * call.
+ * What a `PUT` may name of a resource that has an owner.
  * @param isOwner the caller may say what others may do
  */
-export async function changeProperties(
-  members: Readonly<Record<string, unknown>>,
-  isOwner: boolean,
-  apply: (change: PropertyChange) => Promise<unknown>,
-  {
-    latestMs = Number.POSITIVE_INFINITY,
-    answered = {},
-  }: {
-    readonly latestMs?: number;
-    /** Members that have their answers already. */
-    readonly answered?: Readonly<Record<string, string>>;
-  } = {},
-): Promise<Reply> {
-  const change: PropertyChange = {};
-  const answers = Object.entries(members).map(([name, value]): [string, string] => {
-    const note = Object.hasOwn(changeable, name) ? changeable[name] : undefined;
-    if (!note) return [name, 'Property not found or cannot be modified!'];
-    if (name === 'acl' && !isOwner) return [name, `Error setting property: ${onlyOwner}`];
-    try {
-      note(value, change);
-    } catch (error) {
-      if (!(error instanceof z.ZodError)) throw error;
-      return [name, `Error setting property: ${describeIssues(error)}`];
-    }
-    if (name !== 'terminationTime' || (change.terminationMs ?? 0) <= latestMs) return [name, 'OK'];
-    delete change.terminationMs;
-    return [name, `Error setting property: ${tooLate(latestMs)}`];
-  });
-  if (Object.keys(change).length > 0) await apply(change);
-  return json({ ...answered, ...Object.fromEntries(answers) });
+export function ownedMembers(isOwner: boolean, latestMs = Infinity): Changeable<PropertyChange> {
+  return {
+    tags: tagsMember,
+    acl: aclMember(isOwner),
+    terminationTime: terminationMember(latestMs, () => afterLatest(latestMs)),
+  };
 }

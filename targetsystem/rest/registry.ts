@@ -5,7 +5,7 @@ import { json, noContent } from '#kernel/http/reply.js';
 import type { EntryContent } from '../registry/entries.js';
 import { renderClient, renderServer } from './base.js';
 import { answersJson, answersNothing } from '#kernel/http/answers.js';
-import { Registry, RegistryEntry, RegistryList } from './answers.js';
+import { Registry, RegistryEntry, RegistryList, type Rendered, type Service } from './answers.js';
 import type { RestDeps } from './deps.js';
 import { hrefs, linksFrom, registryId, storageFactoryId } from './links.js';
 import { mayAddEntries, mayRemoveEntry, registryEntryInput as entryInput } from './policy.js';
@@ -34,7 +34,11 @@ export function ownEntries({ credential }: RestDeps, baseUrl: string): EntryCont
 }
 
 /** In answers two of the names are others (unicore-rest 3.19). */
-function renderEntry({ Endpoint, InterfaceName, ...content }: EntryContent): object {
+function renderEntry({
+  Endpoint,
+  InterfaceName,
+  ...content
+}: EntryContent): Rendered<typeof Service> {
   return { href: Endpoint, type: InterfaceName, ...content };
 }
 
@@ -53,7 +57,7 @@ const listRegistries = operation({
       client: renderClient(caller),
       server: renderServer(deps, caller),
       _links: hrefs({ self: url }),
-    }),
+    } satisfies Rendered<typeof RegistryList>),
 });
 
 const registryInput = { registryId: z.literal(registryId) };
@@ -78,7 +82,7 @@ const getRegistry = operation({
       entries: [...own, ...others].map(renderEntry),
       ...ownedProperties({ ownerDn: deps.credential.dn, tags: [] }),
       _links: hrefs({ self: url }),
-    };
+    } satisfies Rendered<typeof Registry>;
     return json(selectFields(properties, fields));
   },
 });
@@ -150,7 +154,7 @@ const getEntry = operation({
       ...renderEntry(entry.content),
       ...ownedProperties({ ...entry, tags: [] }),
       _links: hrefs({ self: links.registryEntry(entryId), parent: links.registry() }),
-    };
+    } satisfies Rendered<typeof RegistryEntry>;
     return json(selectFields(properties, fields));
   },
 });

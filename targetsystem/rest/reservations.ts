@@ -1,8 +1,7 @@
 import { z } from 'zod';
 import { answersCreated, answersJson, answersNothing } from '#kernel/http/answers.js';
-import { fieldsParameter, listParameter, selectFields } from '#kernel/http/fields.js';
+import { fieldsParameter, selectFields } from '#kernel/http/fields.js';
 import { everybody, operations, RequestError, type Context } from '#kernel/http/operation.js';
-import { pageParameters, renderPage, slicePage } from '#kernel/http/page.js';
 import { created, json, noContent } from '#kernel/http/reply.js';
 import { isOwner } from '#kernel/security/acl.js';
 import { GridError } from '#kernel/errors.js';
@@ -10,15 +9,17 @@ import type { TargetSystem } from '#xnjs/index.js';
 import {
   Changes,
   machineErrors,
+  type Rendered,
   Reservation,
   ReservationDetails,
   ReservationList,
 } from './answers.js';
+import { changeMembers } from './changes.js';
 import type { RestDeps } from './deps.js';
 import { hrefs, linksFrom } from './links.js';
-import { listFilter, seesAll } from './lists.js';
+import { listFilter, listParameters, renderList, seesAll, selectPage } from './lists.js';
 import { knownUsers, onReservation, reservationInput as input } from './policy.js';
-import { changeProperties, dateText, ownedProperties, tagList } from './properties.js';
+import { dateText, ownedMembers, ownedProperties, tagList } from './properties.js';
 import { canReserve } from './sites-rendering.js';
 
 const operation = operations<RestDeps>();
@@ -27,19 +28,21 @@ const listReservations = operation({
   method: 'GET',
   path: '/reservations',
   summary: 'The reservations of the caller; of all users for an administrator with filter=all',
-  input: z.object({ ...pageParameters(), tags: listParameter.optional(), filter: listFilter }),
+  input: z.object({ ...listParameters(), filter: listFilter }),
   answers: answersJson(ReservationList),
   id: 'listReservations',
   tag: 'reservations',
   policy: everybody,
-  run: ({ reservations }, { tags = [], filter, ...page }, { caller, baseUrl, url }) => {
+  run: ({ reservations }, wish, { caller, baseUrl, url }) => {
+    const owner = seesAll(caller, wish.filter) ? {} : { ownerDn: caller.dn };
+    const { found, total } = selectPage(reservations.list(owner), wish);
     const links = linksFrom(baseUrl);
-    const found = reservations
-      .list(seesAll(caller, filter) ? {} : { ownerDn: caller.dn })
-      .filter((each) => tags.every((tag) => each.tags.includes(tag)));
-    const urls = slicePage(found, page).map(({ id }) => links.reservation(id));
-    const query = { tags: tags.length > 0 ? tags.join(',') : undefined, filter };
-    return json(renderPage(url, page, urls, found.length, query));
+    return renderList(
+      url,
+      wish,
+      found.map(({ id }) => links.reservation(id)),
+      total,
+    );
   },
 });
 
@@ -113,7 +116,7 @@ const getReservation = operation({
       resources: record.resources,
       startTime: told.start ?? record.request.start,
       _links: hrefs({ self, details: `${self}/details`, parentTSS: links.site(record.targetId) }),
-    };
+    } satisfies Rendered<typeof Reservation>;
     return json(selectFields(properties, fields));
   },
 });
@@ -129,7 +132,8 @@ const getReservationDetails = operation({
   policy: onReservation.read,
   run: async ({ reservations }, { reservationId, fields }) => {
     const { state, start, text = 'N/A' } = await reservations.status(reservationId);
-    return json(selectFields({ status: state, start, rawDetailsData: text }, fields));
+    const details = { status: state, start, rawDetailsData: text };
+    return json(selectFields(details satisfies Rendered<typeof ReservationDetails>, fields));
   },
 });
 
@@ -143,9 +147,13 @@ const changeReservation = operation({
   id: 'changeReservation',
   tag: 'reservations',
   policy: onReservation.modify,
-  run: ({ reservations }, { reservationId, ...members }, { caller }) =>
-    changeProperties(members, isOwner(reservations.get(reservationId), caller), (change) =>
-      reservations.update(reservationId, change),
+  run: async ({ reservations }, { reservationId, ...members }, { caller }) =>
+    json(
+      await changeMembers(
+        members,
+        ownedMembers(isOwner(reservations.get(reservationId), caller)),
+        (change) => reservations.update(reservationId, change),
+      ),
     ),
 });
 

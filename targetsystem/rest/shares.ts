@@ -1,6 +1,5 @@
 import { z } from 'zod';
 import { formatDate } from '#kernel/clock.js';
-import { describeIssues } from '#kernel/config.js';
 import { anonymous, type Caller } from '#kernel/http/caller.js';
 import { answersCreated, answersJson, answersNothing } from '#kernel/http/answers.js';
 import { operations, RequestError } from '#kernel/http/operation.js';
@@ -16,7 +15,7 @@ import {
 } from '#kernel/security/policy.js';
 import { normalizeDn } from '#kernel/security/dn.js';
 import { isSharedBy, principalOf, type Share } from '#xnjs/index.js';
-import { Changes, fileErrors } from './answers.js';
+import { Changes, fileErrors, type Rendered } from './answers.js';
 import {
   answersBytes,
   downloadErrors,
@@ -26,6 +25,7 @@ import {
   ShareList,
   ShareServers,
 } from './answers-data.js';
+import { changeMembers, member, type Changeable } from './changes.js';
 import type { RestDeps } from './deps.js';
 import { renderEntry } from './files.js';
 import { attachment, bytesType, download } from './files-download.js';
@@ -72,12 +72,17 @@ const onShare = {
   own: knownFirst(policies.own, policies.own.description),
 };
 
-function userInfo(caller: Caller): object {
+function userInfo(caller: Caller): Rendered<typeof ShareServers>['userInfo'] {
   const { groups, group } = attributesOf(caller);
   return { dn: caller.dn, uid: caller.login, gid: group, groups };
 }
 
-function renderShare(share: Share, caller: Caller, baseUrl: string, name: string): object {
+function renderShare(
+  share: Share,
+  caller: Caller,
+  baseUrl: string,
+  name: string,
+): Rendered<typeof ShareAnswer> {
   const { id, user, ownerDn, storageId, path, access, terminationMs } = share;
   const links = linksFrom(baseUrl);
   return {
@@ -130,7 +135,7 @@ const listShares = operation({
   run: (deps, { server: name }, { caller, baseUrl }) => {
     refuseOthers(deps, name);
     const { shares, accessible } = deps.data.shares.of(caller.dn);
-    const render = (share: Share): object => renderShare(share, caller, baseUrl, name);
+    const render = (share: Share) => renderShare(share, caller, baseUrl, name);
     return json({
       shares: shares.map(render),
       accessible: accessible.map(render),
@@ -228,7 +233,12 @@ const showShare = operation({
     json(renderShare(deps.data.shares.find(shareId, caller), caller, baseUrl, name)),
 });
 
-const changeable = { access, onetime: flag, lifetime };
+type ShareChange = { access: 'READ' | 'WRITE'; isOneTime: boolean; lifetimeSeconds: number };
+const changeable: Changeable<ShareChange> = {
+  access: member(access, (change, level) => (change.access = level)),
+  onetime: member(flag, (change, isOneTime) => (change.isOneTime = isOneTime)),
+  lifetime: member(lifetime, (change, seconds) => (change.lifetimeSeconds = seconds)),
+};
 
 const changeShare = operation({
   method: 'PUT',
@@ -240,26 +250,12 @@ const changeShare = operation({
   id: 'changeShare',
   tag: 'shares',
   policy: onShare.own,
-  run: async (deps, { shareId, ...input }) => {
-    const members = Object.entries(input).filter(([member]) => member !== 'server');
-    const change: { access?: 'READ' | 'WRITE'; isOneTime?: boolean; lifetimeSeconds?: number } = {};
-    const answers = members.map(([member, value]): [string, string] => {
-      if (!Object.hasOwn(changeable, member))
-        return [member, 'Property not found or cannot be modified!'];
-      const parsed = z
-        .object(changeable)
-        .partial()
-        .safeParse({ [member]: value });
-      if (!parsed.success)
-        return [member, `Error setting property: ${describeIssues(parsed.error)}`];
-      const { access: level, onetime, lifetime: seconds } = parsed.data;
-      if (level !== undefined) change.access = level;
-      if (onetime !== undefined) change.isOneTime = onetime;
-      if (seconds !== undefined) change.lifetimeSeconds = seconds;
-      return [member, 'OK'];
-    });
-    if (Object.keys(change).length > 0) await deps.data.shares.update(shareId, change);
-    return json(Object.fromEntries(answers));
+  run: async ({ data }, { shareId, ...input }) => {
+    const named = Object.entries(input).filter(([name]) => name !== 'server');
+    const answers = await changeMembers(Object.fromEntries(named), changeable, (change) =>
+      data.shares.update(shareId, change),
+    );
+    return json(answers);
   },
 });
 

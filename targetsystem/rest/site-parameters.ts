@@ -2,6 +2,7 @@ import { z } from 'zod';
 import { describeIssues } from '#kernel/config.js';
 import { asGridError } from '#kernel/errors.js';
 import { readParameterChange, type TargetSystems } from '#xnjs/index.js';
+import { refusedMember } from './changes.js';
 
 const values = z.record(z.string().max(64), z.unknown());
 
@@ -15,7 +16,7 @@ export async function changeSiteParameters(
   given: unknown,
 ): Promise<string> {
   const read = values.safeParse(given);
-  if (!read.success) return `Error setting property: ${describeIssues(read.error)}`;
+  if (!read.success) return refusedMember(describeIssues(read.error));
   try {
     const change = readParameterChange('parameters', read.data);
     const isDone = await systems.changeParameters(siteId, change);
@@ -23,6 +24,6 @@ export async function changeSiteParameters(
   } catch (error) {
     const known = asGridError(error);
     if (known?.code !== 'BAD_REQUEST' && known?.code !== 'HYPERVISOR_FAILED') throw error;
-    return `Error setting property: ${known.message}`;
+    return refusedMember(known.message);
   }
 }

@@ -1,5 +1,7 @@
 import { formatDate } from '#kernel/clock.js';
+import { RequestError } from '#kernel/http/operation.js';
 import type { Idb, IdbApplication, IdbResource, TargetSystem, Usage } from '#xnjs/index.js';
+import type { Application, Rendered, Site } from './answers.js';
 import { hrefs, type Links } from './links.js';
 import { ownedProperties } from './properties.js';
 import { renderUsage } from './usage-rendering.js';
@@ -26,7 +28,7 @@ export function applicationId({ Name, Version }: Pick<IdbApplication, 'Name' | '
 export function renderResources(
   { partitions }: Idb,
   queues?: readonly string[],
-): Record<string, unknown> {
+): Rendered<typeof Site>['resources'] {
   const usable = partitions.filter(({ name }) => queues?.includes(name) ?? true);
   return Object.fromEntries(
     usable.map(({ name, resources }) => [
@@ -79,7 +81,7 @@ export function renderSite(
     readonly queues?: readonly string[] | undefined;
     readonly usage?: Usage | undefined;
   },
-): Record<string, unknown> {
+): Rendered<typeof Site> {
   const { metadata } = system.image;
   const self = links.site(system.id);
   return {
@@ -119,7 +121,10 @@ export function renderSite(
 }
 
 /** How the machine is, who says so, and how it came up. */
-function renderMachine(system: TargetSystem, addresses: readonly string[]): object {
+function renderMachine(
+  system: TargetSystem,
+  addresses: readonly string[],
+): Rendered<typeof Site>['vm'] {
   const { state, driver, evidence, boot, facts, unapplied } = system;
   return {
     state,
@@ -141,11 +146,21 @@ function digestsOf({ image: { parts } }: TargetSystem): Record<string, string> {
 }
 
 /** `GET …/applications/{id}` (unicore-rest 3.3). */
-export function renderApplication(application: IdbApplication): Record<string, unknown> {
+function renderApplication(application: IdbApplication): Rendered<typeof Application> {
   return {
     ApplicationName: application.Name,
     ApplicationVersion: application.Version,
     ApplicationDescription: application.Description ?? '',
     Options: application.Parameters ?? {},
   };
+}
+
+/** The one of that id. @throws `NOT_FOUND` */
+export function renderApplicationOf(
+  applications: readonly IdbApplication[],
+  id: string,
+): Rendered<typeof Application> {
+  const found = applications.find((each) => applicationId(each) === id);
+  if (found) return renderApplication(found);
+  throw new RequestError('NOT_FOUND', `there is no application ${id} here`);
 }

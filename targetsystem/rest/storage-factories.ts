@@ -5,7 +5,7 @@ import { pageParameters, renderPage, slicePage } from '#kernel/http/page.js';
 import { created, json, type Reply } from '#kernel/http/reply.js';
 import { parametersOf, type StorageType } from '#xnjs/index.js';
 import { answersCreated, answersJson } from '#kernel/http/answers.js';
-import { machineErrors, StorageFactory, StorageFactoryList } from './answers.js';
+import { machineErrors, type Rendered, StorageFactory, StorageFactoryList } from './answers.js';
 import type { RestDeps } from './deps.js';
 import { hrefs, linksFrom, storageFactoryId } from './links.js';
 import { users } from './policy.js';
@@ -15,7 +15,7 @@ const operation = operations<RestDeps>();
 
 const factoryInput = { factoryId: z.string().max(64) };
 
-function describe(type: StorageType): { description: string; parameters: object } {
+function describe(type: StorageType) {
   return { description: type.description, parameters: parametersOf(type) };
 }
 
@@ -63,7 +63,7 @@ const getFactory = operation({
       ...ownedProperties({ ownerDn: deps.credential.dn, tags: [] }),
       ...described,
       _links: hrefs({ self: url }),
-    };
+    } satisfies Rendered<typeof StorageFactory>;
     return json(selectFields(properties, fields));
   },
 });

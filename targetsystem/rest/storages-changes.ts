@@ -1,9 +1,9 @@
 import { z } from 'zod';
-import { describeIssues } from '#kernel/config.js';
 import { asGridError, errorText } from '#kernel/errors.js';
 import { json, type Reply } from '#kernel/http/reply.js';
 import type { Storage, StorageChange } from '#xnjs/index.js';
-import { aclList, dateText, onlyOwner, tagList } from './properties.js';
+import { member, readChange, refusedMember, type Changeable } from './changes.js';
+import { aclMember, tagsMember, terminationMember } from './properties.js';
 
 const octal = z
   .union([z.string(), z.number()], 'must be octal')
@@ -23,61 +23,39 @@ type Context = {
   readonly latestMs: number | undefined;
 };
 
-const unknown = 'Property not found or cannot be modified!';
-const failed = (reason: string): string => `Error setting property: ${reason}`;
-
-/** What a PUT may name: checks the value and notes the change. @returns the member's answer */
-const changeable: Readonly<
-  Record<string, (value: unknown, change: Change, context: Context) => string>
-> = {
-  tags: (value, change) => take(tagList, value, (tags) => (change.tags = tags)),
-  umask: (value, change) => take(octal, value, (umask) => (change.umask = umask)),
-  description: (value, change) => take(line, value, (text) => (change.description = text)),
-  acl: (value, change, { isOwner }) =>
-    isOwner ? take(aclList, value, (entries) => (change.acl = entries)) : failed(onlyOwner),
-  terminationTime: (value, change, { storage, latestMs = Infinity }) =>
-    storage.kind === 'CREATED'
-      ? take(
-          dateText.refine((ms) => ms <= latestMs, 'is later than this type of storage may live'),
-          value,
-          (ms) => (change.terminationMs = ms),
-        )
-      : unknown,
-};
-
-function take<T>(schema: z.ZodType<T>, value: unknown, note: (value: T) => void): string {
-  const parsed = schema.safeParse(value);
-  if (!parsed.success) return failed(describeIssues(parsed.error));
-  note(parsed.data);
-  return 'OK';
+function changeableOf({ storage, latestMs = Infinity, isOwner }: Context): Changeable<Change> {
+  return {
+    tags: tagsMember,
+    umask: member(octal, (change, umask) => (change.umask = umask)),
+    description: member(line, (change, text) => (change.description = text)),
+    acl: aclMember(isOwner),
+    // others live as long as their target system or job
+    ...(storage.kind === 'CREATED' && {
+      terminationTime: terminationMember(
+        latestMs,
+        () => 'is later than this type of storage may live',
+      ),
+    }),
+  };
 }
 
-/** `PUT` of a storage's properties (unicore-rest 1.9): each member answers for itself. */
+/** `PUT` of a storage's properties; what the storage itself refuses is told of each that was right. */
 export async function changeStorage(
   members: Readonly<Record<string, unknown>>,
   context: Context,
   apply: (change: StorageChange) => Promise<void>,
 ): Promise<Reply> {
-  const change: Change = {};
-  const answers = Object.entries(members).map(([name, value]): [string, string] => [
-    name,
-    Object.hasOwn(changeable, name)
-      ? (changeable[name]?.(value, change, context) ?? unknown)
-      : unknown,
-  ]);
-  if (Object.keys(change).length > 0)
-    try {
-      await apply(change);
-    } catch (error) {
-      if (asGridError(error)?.code !== 'BAD_REQUEST') throw error;
-      return json(
-        Object.fromEntries(
-          answers.map(([name, answer]) => [
-            name,
-            answer === 'OK' ? failed(errorText(error)) : answer,
-          ]),
-        ),
-      );
-    }
-  return json(Object.fromEntries(answers));
+  const { change, answers } = readChange(members, changeableOf(context));
+  if (Object.keys(change).length === 0) return json(answers);
+  try {
+    await apply(change);
+    return json(answers);
+  } catch (error) {
+    if (asGridError(error)?.code !== 'BAD_REQUEST') throw error;
+    const refused = Object.entries(answers).map(([name, answer]) => [
+      name,
+      answer === 'OK' ? refusedMember(errorText(error)) : answer,
+    ]);
+    return json(Object.fromEntries(refused));
+  }
 }

@@ -1,7 +1,7 @@
 import { selectFields } from '#kernel/http/fields.js';
 import { asGridError, errorText } from '#kernel/errors.js';
-import type { FileSpace } from '#xnjs/index.js';
-import type { Storage } from '#xnjs/index.js';
+import type { FileSpace, Storage } from '#xnjs/index.js';
+import type { Rendered, Storage as StorageAnswer } from './answers.js';
 import { hrefs, type Links } from './links.js';
 import { ownedProperties } from './properties.js';
 import { protocols } from './transfers-client.js';
@@ -35,7 +35,7 @@ export async function renderStorage(
     resourceStatusMessage: storage.statusMessage,
     ...asked,
     _links: hrefs(linksOf(storage, links)),
-  };
+  } satisfies Rendered<typeof StorageAnswer>;
   return selectFields(properties, fields);
 }
 
@@ -43,7 +43,7 @@ type Asked = {
   mountPoint?: string;
   freeSpace?: number | string;
   usableSpace?: number | string;
-  resourceStatus?: string;
+  resourceStatus?: 'ERROR';
   resourceStatusMessage?: string;
 };
 

@@ -1,7 +1,6 @@
 import { z } from 'zod';
-import { fieldsParameter, listParameter, selectFields } from '#kernel/http/fields.js';
+import { fieldsParameter, selectFields } from '#kernel/http/fields.js';
 import { everybody, operations, RequestError } from '#kernel/http/operation.js';
-import { pageParameters, renderPage } from '#kernel/http/page.js';
 import { json, noContent } from '#kernel/http/reply.js';
 import { isOwner } from '#kernel/security/acl.js';
 import { moveWithMetadata, searchFiles } from '#xnjs/index.js';
@@ -10,12 +9,14 @@ import {
   Changes,
   fileErrors,
   machineErrors,
+  type Rendered,
   SearchAnswer,
   Storage,
   StorageList,
 } from './answers.js';
 import type { RestDeps } from './deps.js';
 import { filePath, hrefs, linksFrom } from './links.js';
+import { listParameters, renderList } from './lists.js';
 import { onStorage, storageInput } from './policy.js';
 import { changeStorage } from './storages-changes.js';
 import { renderStorage } from './storages-rendering.js';
@@ -27,18 +28,17 @@ const listStorages = operation({
   path: '/storages',
   summary: 'The storages that the caller may read; with filter=all also the directories of jobs',
   input: z.object({
-    ...pageParameters(),
-    tags: listParameter.optional(),
+    ...listParameters(),
     filter: z.string().toLowerCase().optional(),
   }),
   answers: answersJson(StorageList),
   id: 'listStorages',
   policy: everybody,
-  run: async ({ storages }, { filter, tags = [], ...page }, { caller, baseUrl, url }) => {
+  run: async ({ storages }, wish, { caller, baseUrl, url }) => {
+    const { filter, tags = [], ...page } = wish;
     const workspaces = filter === 'all';
     const { ids, total } = await storages.list(caller, { ...page, tags, workspaces });
-    const query = { filter, tags: tags.length > 0 ? tags.join(',') : undefined };
-    return json(renderPage(url, page, ids.map(linksFrom(baseUrl).storage), total, query));
+    return renderList(url, wish, ids.map(linksFrom(baseUrl).storage), total);
   },
 });
 
@@ -120,7 +120,7 @@ const search = operation({
       numberOfResults: paths.length,
       complete,
       _links: hrefs(Object.fromEntries(results) as Record<string, string>),
-    };
+    } satisfies Rendered<typeof SearchAnswer>;
     return json(selectFields(answer, fields));
   },
 });

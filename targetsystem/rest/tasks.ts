@@ -6,6 +6,7 @@ import { created, json, type Reply } from '#kernel/http/reply.js';
 import { isAllowed } from '#kernel/security/acl.js';
 import { principalOf, refuseDepth, type Task, type TaskWork } from '#xnjs/index.js';
 import { recordErrors, Task as TaskAnswer, TaskBegun, TaskList } from './answers-data.js';
+import type { RenderedBeside } from './answers.js';
 import type { RestDeps } from './deps.js';
 import { hrefs, linksFrom } from './links.js';
 import { abortOperation, ownedOperations, type OwnedKind } from './owned-resource.js';
@@ -19,7 +20,10 @@ const tasks: OwnedKind<Task> = {
   name: 'Task',
   answers: { one: TaskAnswer, list: TaskList },
   service: ({ data }) => data.tasks,
-  render: ({ id, state, message, serviceUrl, exitCode, result, createdMs }, { baseUrl }) => {
+  render: (
+    { id, state, message, serviceUrl, exitCode, result, createdMs },
+    { baseUrl },
+  ): RenderedBeside<typeof TaskAnswer> => {
     const self = linksFrom(baseUrl).resource('tasks', id);
     return {
       submissionTime: formatDate(createdMs),

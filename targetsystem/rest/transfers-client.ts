@@ -6,7 +6,7 @@ import { json, noContent, type Reply } from '#kernel/http/reply.js';
 import { GridError } from '#kernel/errors.js';
 import { capability } from '#kernel/security/policy.js';
 import { principalOf, type ClientTransfer } from '#xnjs/index.js';
-import { fileErrors } from './answers.js';
+import { fileErrors, type Rendered, type RenderedBeside } from './answers.js';
 import {
   answersBytes,
   ClientTransfer as ClientTransferAnswer,
@@ -33,7 +33,10 @@ const clientTransfers: OwnedKind<ClientTransfer> = {
   name: 'ClientTransfer',
   answers: { one: ClientTransferAnswer, list: ClientTransferList },
   service: ({ data }) => data.clientTransfers,
-  render: ({ id, isExport, path, storageId, parameters, transferredBytes }, { baseUrl }) => {
+  render: (
+    { id, isExport, path, storageId, parameters, transferredBytes },
+    { baseUrl },
+  ): RenderedBeside<typeof ClientTransferAnswer> => {
     const links = linksFrom(baseUrl);
     return {
       protocol: protocols[0],
@@ -82,10 +85,10 @@ async function create(
   const answer = {
     protocol: protocols[0],
     parent: links.storage(storageId),
-    isExport: String(isExport),
+    isExport: `${isExport}` as const,
     fileName: transfer.path,
     accessURL: links.clientFile(key),
-  };
+  } satisfies Rendered<typeof ClientTransferBegun>;
   const location = links.resource('client-server-transfers', transfer.id);
   return json(answer, { headers: { location } });
 }

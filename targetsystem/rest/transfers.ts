@@ -6,6 +6,7 @@ import { operations, RequestError } from '#kernel/http/operation.js';
 import { created } from '#kernel/http/reply.js';
 import { principalOf, shownRemote, type ServerTransfer } from '#xnjs/index.js';
 import { recordErrors, Transfer, TransferList } from './answers-data.js';
+import type { RenderedBeside } from './answers.js';
 import type { RestDeps } from './deps.js';
 import { hrefs, linksFrom } from './links.js';
 import { abortOperation, ownedOperations, type OwnedKind } from './owned-resource.js';
@@ -31,7 +32,7 @@ const transfers: OwnedKind<ServerTransfer> = {
   name: 'Transfer',
   answers: { one: Transfer, list: TransferList },
   service: ({ data }) => data.transfers,
-  render: (transfer, { baseUrl }) => {
+  render: (transfer, { baseUrl }): RenderedBeside<typeof Transfer> => {
     const { id, direction, file, startMs, state, message } = transfer;
     const { url, protocol } = shownRemote(transfer);
     const links = linksFrom(baseUrl);

@@ -1,10 +1,11 @@
 import { formatDate } from '#kernel/clock.js';
 import type { Usage, UsageOfOwner } from '#xnjs/index.js';
+import type { Account, Rendered, Usage as UsageAnswer } from './answers.js';
 
 const seconds = (ms: number): number => Math.round(ms / 100) / 10;
 
 /** What a target system has used so far, in the units that users think in. */
-export function renderUsage(usage: Usage): Record<string, unknown> {
+export function renderUsage(usage: Usage): Rendered<typeof UsageAnswer> {
   const { total, memoryPeakMiB, givenMiB, startedMs, measuredMs, endedMs } = usage;
   const { cpuMs, ...bytes } = total;
   return {
@@ -18,7 +19,7 @@ export function renderUsage(usage: Usage): Record<string, unknown> {
 }
 
 /** A line of the site's accounts. */
-export function renderAccount(usage: Usage): Record<string, unknown> {
+export function renderAccount(usage: Usage): Rendered<typeof Account> {
   const { id, ownerDn, imageName, startedMs, endedMs } = usage;
   return {
     ...{ targetSystem: id, owner: ownerDn, image: imageName },

@@ -9,6 +9,7 @@ import { createRestApp, mount } from '#kernel/http/router.js';
 import { silentLog } from '#kernel/log.js';
 import { Scope } from '#kernel/scope.js';
 import { baseOperations } from '#targetsystem/rest/base.js';
+import { factoryOperations } from '#targetsystem/rest/factories.js';
 import type { RestDeps } from '#targetsystem/rest/deps.js';
 import { restDeps } from './rest-deps.js';
 import { jobOperations } from '#targetsystem/rest/jobs.js';
@@ -70,7 +71,13 @@ describe('the IDB in the REST interface', { timeout: 120_000 }, () => {
       imagesUrl: () => '',
     });
     const app = createRestApp({
-      mounts: [mount('/core', [...baseOperations, ...siteOperations, ...jobOperations], deps)],
+      mounts: [
+        mount(
+          '/core',
+          [...baseOperations, ...factoryOperations, ...siteOperations, ...jobOperations],
+          deps,
+        ),
+      ],
       authenticate: ({ headers }) => ({
         dn: ownerDn,
         role: headers['x-role'] === 'admin' ? 'admin' : 'user',

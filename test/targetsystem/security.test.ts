@@ -396,6 +396,8 @@ function assertDescribed(key: string, { status, headers, body }: Answer, what: s
   const isJson = String(headers['content-type']).startsWith('application/json');
   const parsed = isJson ? answer.body?.safeParse(body) : undefined;
   assert.deepEqual(parsed?.error?.issues ?? [], [], what);
+  // what the schema does not know is not in `data`
+  if (parsed?.data !== undefined) assert.deepEqual(parsed.data, body, what);
 }
 
 /** The last part of the address of what was made. */
