@@ -95,6 +95,7 @@ export class JobEngine implements AsyncDisposable {
       ...options,
       sweepLimit: config.sweepLimit,
       adopt: (child) => {
+        this.#load.changed(undefined, child);
         this.#announce(child);
         this.#performances.advance(child);
       },
