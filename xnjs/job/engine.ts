@@ -6,7 +6,7 @@ import type { FileSpace } from '../files/file-space.js';
 import type { Staging } from '../staging/staging.js';
 import type { Target, TargetEvent, Targets } from '../target.js';
 import { inAllocation } from './allocation.js';
-import { Children } from './children.js';
+import { Children, mayHaveChildren } from './children.js';
 import type { JobConfig } from './config.js';
 import { loseJobs, reapJobs, type EndsOptions } from './ends.js';
 import { JobError } from './errors.js';
@@ -72,6 +72,7 @@ export class JobEngine implements AsyncDisposable {
   readonly #background = new Set<Promise<unknown>>();
   readonly #closing = new AbortController();
   readonly #unsubscribe: () => void;
+  #attached = false;
 
   /** Listens to the target systems from here on; nothing is done before `attach`. */
   constructor(options: JobEngineOptions) {
@@ -156,27 +157,33 @@ export class JobEngine implements AsyncDisposable {
     this.#unsubscribe = targets.subscribe((event) => this.#onTarget(event));
   }
 
-  /** Goes on with every job that is not over. The target systems must be known by now. */
+  /**
+   * Goes on with every job that is not over. The target systems must be known by now.
+   *
+   * What is read here comes not by way of the store's one queue of changes, so nothing may change a job that
+   * is still to be read: those that change others, and news of lost target systems, wait until all are.
+   */
   async attach(): Promise<void> {
-    const { store, targets, clock } = this.#options;
+    const { store } = this.#options;
     let unfinished = 0;
     let afterId = '';
+    const last: Job[] = [];
     for (;;) {
       const page = await store.unfinished({ afterId, num: startPage });
       for (const job of page) {
         this.#load.changed(undefined, job);
-        this.#notifier.take(job);
-        if (targets.find(job.targetId)) this.#performances.advance(job);
-        else
-          void this.#spawn(
-            this.#tell(job.id, lostEvent(job.targetId, 'it no longer exists', clock)),
-          );
+        if (mayHaveChildren(job)) last.push(job);
+        else this.#takeUp(job);
       }
       unfinished += page.length;
-      const last = page.at(-1);
-      if (!last) break;
-      afterId = last.id;
+      const end = page.at(-1);
+      if (!end) break;
+      afterId = end.id;
     }
+    for (const job of last) this.#takeUp(job);
+    this.#attached = true;
+    for (const [targetId, reason] of this.#lost)
+      void this.#spawn(loseJobs(this.#ends(), targetId, reason));
     if (unfinished > 0) this.#log.info({ jobs: unfinished }, 'unfinished jobs taken up again');
     void this.#spawn(reapJobs(this.#ends()));
   }
@@ -331,6 +338,13 @@ export class JobEngine implements AsyncDisposable {
     return this.close();
   }
 
+  #takeUp(job: Job): void {
+    const { targets, clock } = this.#options;
+    this.#notifier.take(job);
+    if (targets.find(job.targetId)) this.#performances.advance(job);
+    else void this.#spawn(this.#tell(job.id, lostEvent(job.targetId, 'it no longer exists', clock)));
+  }
+
   async #order(id: string, type: OrderType): Promise<Job> {
     await this.get(id);
     return await this.#apply(id, { type, atMs: this.#options.clock.now() });
@@ -371,6 +385,8 @@ export class JobEngine implements AsyncDisposable {
       return withNotices(job, next.job, matchesPattern);
     });
     if (after === before || before === undefined) return after;
+    // Nothing is awaited from here on: the store answers in the order in which it stored, and what follows a
+    // change must not be overtaken by what follows a later one of the same job.
     if (entered.some((effect) => effect.do === 'submit' || effect.do === 'launch'))
       this.#work.attemptStored(after);
     if (after.state !== before.state)
@@ -465,7 +481,8 @@ export class JobEngine implements AsyncDisposable {
       this.#stagingLanes.resume(event.targetId);
     } else {
       this.#lost.set(event.targetId, event.reason);
-      void this.#spawn(loseJobs(this.#ends(), event.targetId, event.reason));
+      if (this.#attached)
+        void this.#spawn(loseJobs(this.#ends(), event.targetId, event.reason));
     }
   }
 
