@@ -19,6 +19,11 @@ export type ChildrenOptions = {
 const retryMs = 1_000;
 const createdAtOnce = 100;
 
+/** Whether it may make and change other jobs; before it is prepared nobody knows that it does not. */
+export function mayHaveChildren({ parentId, plan }: Job): boolean {
+  return parentId === undefined && (plan === undefined || plan.sweep !== undefined);
+}
+
 /** The children of parameter sweeps: jobs in the store that only their parent shows. */
 export class Children {
   readonly #options: ChildrenOptions;

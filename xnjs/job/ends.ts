@@ -1,13 +1,16 @@
 import type { Clock } from '#kernel/clock.js';
 import type { Log } from '#kernel/log.js';
+import type { Targets } from '../target.js';
 import type { JobConfig } from './config.js';
 import type { JobEvent } from './events.js';
+import type { Job } from './job.js';
 import type { JobStore } from './store.js';
 import { lostEvent } from './views.js';
 
 /** What ends many jobs at once. */
 export type EndsOptions = {
   readonly store: JobStore;
+  readonly targets: Pick<Targets, 'find'>;
   readonly clock: Clock;
   readonly log: Log;
   readonly config: Pick<JobConfig, 'reaperIntervalMs'>;
@@ -32,6 +35,18 @@ export async function loseJobs(
     if (!last) return;
     afterId = last.id;
     await Promise.all(page.map(({ id }) => tell(id, event)));
+  }
+}
+
+/** A sweep that went with its target system leaves records of children. */
+export async function destroyChildren(
+  { store, targets, clock, tell }: EndsOptions,
+  { id, targetId }: Job,
+): Promise<void> {
+  for (const child of await store.children(id)) {
+    await tell(child.id, { type: 'destroy', atMs: clock.now() });
+    if (!targets.find(targetId))
+      await tell(child.id, lostEvent(targetId, 'it no longer exists', clock));
   }
 }
 

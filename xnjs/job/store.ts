@@ -22,7 +22,8 @@ export type JobStore = {
   insert(job: Job): Promise<void>;
   find(id: string): Promise<Job | undefined>;
   /**
-   * Loads, changes and stores a job in one transaction; changes of one job happen one after another.
+   * Loads, changes and stores a job in one transaction; changes of one job happen, and are answered, one
+   * after another.
    * `change` must be pure. A job that ends up DESTROYED is removed.
    * @throws `JOB_UNKNOWN`; what `change` throws
    */

@@ -12,7 +12,8 @@ const largestGroup = 200;
 
 /**
  * Lets many small writes share one durable commit: whatever comes while one is under way goes into the
- * next, in the order of the calls.
+ * next, in the order of the calls. There is never a second one, whatever the database could do at once: so
+ * answers come in that order, too.
  */
 export class GroupCommit<Item, Result> {
   readonly #commit: (items: readonly Item[]) => Promise<Outcome<Result>[]>;

@@ -194,6 +194,25 @@ describe('how many jobs there may be', { timeout: 30_000 }, () => {
     await engine.restart(first); // what is there may run again
   });
 
+  it('counts the children of a sweep until they end', async () => {
+    await using scope = new Scope();
+    const script = new ScriptedTsi();
+    script.onSubmit = ({ attemptId }) => {
+      script.listed.set(attemptId, { state: 'RUNNING' });
+      return Promise.resolve(attemptId);
+    };
+    const { submit, reaches } = await start(scope, script, undefined, {
+      config: { ...config, maxUnfinishedPerUser: 4 },
+    });
+    const sweep = { Executable: 'x', Parameters: { N: { Values: ['1', '2', '3'] } } };
+    const id = await submit(sweep);
+    await until('all run', () => script.listed.size === 3);
+    await assert.rejects(submit(), { code: 'JOB_LIMIT', message: /you have 4 unfinished jobs/ });
+    script.listed.clear();
+    await reaches(id, 'DONE');
+    await submit(sweep);
+  });
+
   it('counts those of the server before it', async () => {
     await using scope = new Scope();
     const directory = scratch(scope);

@@ -1,7 +1,7 @@
 import { Readable } from 'node:stream';
 import type { Scope } from '#kernel/scope.js';
 import { JobConfig } from '#xnjs/job/config.js';
-import type { JobEngineOptions } from '#xnjs/job/engine.js';
+import type { JobEngineOptions } from '#xnjs/job/engine-options.js';
 import { createJobStore } from '#xnjs/persistence/job-store.js';
 import type { BssEntry, LoginNodeRun, Submission, Tsi } from '#xnjs/tsi/tsi.js';
 import { LocalTargets, newEngine, openStore, ownerDn, scratch, targetId, until } from './rig.js';

@@ -4,9 +4,12 @@ import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
 import { Scope } from '#kernel/scope.js';
 import { jobStatus } from '#xnjs/job/status.js';
+import type { JobStore } from '#xnjs/job/store.js';
 import { childId, findSweep } from '#xnjs/job/sweep.js';
-import { scratch, startRig, until, type Rig } from './rig.js';
-import { ScriptedTsi, start } from './scripted.js';
+import { createJobStore } from '#xnjs/persistence/job-store.js';
+import { openStore, ownerDn, scratch, startRig, targetId, until, type Rig } from './rig.js';
+import { aJob, aPlan } from './samples.js';
+import { config, ScriptedTsi, start } from './scripted.js';
 
 const limit = 200;
 const valuesOf = (Parameters: object) => findSweep({ Parameters }, limit)?.values;
@@ -196,6 +199,48 @@ describe('sweeps and crashes', { timeout: 60_000 }, () => {
     await reaches(id, 'DONE');
     assert.equal((await store.children(id)).length, values.length);
     assert.deepEqual([...started.keys()].length, values.length);
+  });
+
+  it('takes each child up once, also one that is made while the jobs are still being read', async () => {
+    await using scope = new Scope();
+    const directory = scratch(scope);
+    const store = createJobStore(await openStore(scope, directory));
+    const plainId = '10000000-0000-4000-8000-000000000000';
+    const parents = Array.from({ length: 9 }, (_, n) => `0${n}000000-0000-4000-8000-000000000000`);
+    // jobs are read by ascending id: what this one makes comes after the first page
+    const parentId = parents.find((id) => childId(id, 1, 0) > plainId)!;
+    const shared = { targetId, ownerDn, terminationMs: Date.now() + 3_600_000 };
+    await store.insert(
+      aJob({
+        ...{ ...shared, id: parentId, state: 'SWEEPING', run: { swept: true } },
+        effects: [{ do: 'createChildren' }, { do: 'awaitChildren' }],
+        plan: { ...aPlan, sweep: 1 },
+        description: { Executable: 'x', Parameters: { N: { Values: ['1'] } } },
+      }),
+    );
+    await store.insert(
+      aJob({
+        ...{ ...shared, id: plainId, state: 'PENDING', run: { attemptId: `${plainId}-1` } },
+        ...{ effects: [{ do: 'submit' }], plan: aPlan, description: { Executable: 'x' } },
+      }),
+    );
+    const script = new ScriptedTsi();
+    script.onSubmit = ({ attemptId }) => {
+      if (!attemptId.startsWith(plainId)) script.listed.set(attemptId, { state: 'RUNNING' });
+      return Promise.resolve(attemptId);
+    };
+    const unfinished: JobStore['unfinished'] = async (page) => {
+      const { afterId = '' } = page;
+      if (afterId !== '')
+        await until('it goes on', async () => (await store.find(plainId))?.state === 'DONE');
+      return await store.unfinished(page);
+    };
+    const { submit } = await start(scope, script, directory, {
+      store: { ...store, unfinished },
+      config: { ...config, maxUnfinishedPerUser: 2 },
+    });
+    await until('the child runs', () => script.listed.size === 1);
+    await assert.rejects(submit(), { code: 'JOB_LIMIT', message: /you have 2 unfinished jobs/ });
   });
 
   it('sweeps over files: each child stages its own', async () => {
