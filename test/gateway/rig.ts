@@ -135,9 +135,12 @@ function ask({ body, ...options }: Asked): Promise<Answer> {
 }
 
 /** Waits for what must become true soon. */
-export async function eventually(check: () => boolean, what: string): Promise<void> {
+export async function eventually(
+  check: () => boolean | Promise<boolean>,
+  what: string,
+): Promise<void> {
   const deadline = Date.now() + 10_000;
-  while (!check()) {
+  while (!(await check())) {
     assert.ok(Date.now() < deadline, `did not happen: ${what}`);
     await new Promise((resolve) => setTimeout(resolve, 5));
   }
