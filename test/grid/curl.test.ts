@@ -57,7 +57,7 @@ describe(
       keep,
       until,
     }: Request): Promise<void> {
-      const once = async (): Promise<boolean> => {
+      const asked = async (): Promise<boolean> => {
         const answer = await curl(args);
         if (until && answer.status === 404) return false; // a file that a job has yet to write
         assert.equal(answer.status, status, `${what}: ${answer.body}`);
@@ -67,7 +67,7 @@ describe(
         if (keep) names.set(keep, found[1] ?? answer.made);
         return true;
       };
-      await eventually(`${what}: ${String(body)}`, once);
+      await eventually(`${what}: ${String(body)}`, asked);
     }
     const chapter = (title: string): void => {
       it(title, async () => {

@@ -31,9 +31,9 @@ export const chapters: Record<string, readonly Request[]> = {
     },
     {
       what: 'factory',
-      args: [`$factory`],
+      args: ['$factory'],
       status: 200,
-      body: /"vsite-demo-container"|"applications"/,
+      body: /"applications":\[/,
     },
     {
       what: 'make a target system',
