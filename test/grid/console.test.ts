@@ -116,10 +116,11 @@ describe('the serial console of a virtual machine', { skip: noMachines, timeout:
 
   it('is written to while nobody is there', async () => {
     const first = await open();
-    first.type('(sleep 1; echo alone-$((40 + 2))) &\n');
+    first.type('(until [ -e /tmp/go ]; do sleep 0.1; done; echo alone-$((40 + 2))) &\n');
     await first.shows(/alone-\$/);
     first.socket.close();
     await first.closed;
+    await user.json('POST', `${site}/jobs`, { Executable: 'touch /tmp/go' });
     await eventually('it is in the log', async () => (await log()).includes('alone-42'));
   });
 
