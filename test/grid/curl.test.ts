@@ -9,7 +9,7 @@ import { text } from 'node:stream/consumers';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
-import { bytes, chapters, echo, jsdl, json, post, remove } from './clients/curl-story.js';
+import { bytes, chapters, echoService, jsdl, json, post, remove } from './clients/curl-story.js';
 import { curlWith, type Request } from './clients/curl.js';
 import { eventually, factoryPath, Grid, noContainers, sitePath } from './grid.js';
 
@@ -120,7 +120,8 @@ describe(
     });
 
     it('a service of a job, by the Upgrade header', async () => {
-      const { made } = await curl(post('$core/sites/$site', { Executable: echo }));
+      const service = { Executable: echoService(7_777) };
+      const { made } = await curl(post('$core/sites/$site', service));
       names.set('echo', made);
       await tell({
         what: 'it serves',
