@@ -10,8 +10,7 @@ import { demoUser, writeIdentities } from '#cli/quickstart/configuration.js';
 import { createTargetSystem, waitUntilReady } from '#cli/quickstart/main-job.js';
 import type { HttpClient } from '#kernel/http/client.js';
 import { Scope } from '#kernel/scope.js';
-
-import { Grid, noContainers, sitePath } from '../grid/grid.js';
+import { eventually, Grid, noContainers, sitePath } from '../grid/grid.js';
 import { cpuMs, familyCpuMs, residentMb } from './cpu.js';
 import { fillStore } from './engine-rig.js';
 import { startNginx } from './nginx.js';
@@ -224,17 +223,15 @@ async function directoryOfJob(
     haveClientStageIn: 'true',
   });
   const job = new URL(String(headers['location'])).pathname;
-  for (;;) {
-    const { body } = await user.json('GET', job);
-    const { _links: links } = body as { _links: Record<string, { href: string }> };
-    const href = links['workingDirectory']?.href ?? '';
-    const { body: storage } = await user.json(
-      'GET',
-      `${new URL(href).pathname}?fields=resourceStatus`,
-    );
-    if ((storage as { resourceStatus: string }).resourceStatus === 'READY')
-      return { job, files: `${href}/files` };
-  }
+  const { body } = await user.json('GET', job);
+  const { _links: links } = body as { _links: Record<string, { href: string }> };
+  const href = links['workingDirectory']?.href ?? '';
+  const status = `${new URL(href).pathname}?fields=resourceStatus`;
+  await eventually('the directory of the job is there', async () => {
+    const { body: storage } = await user.json('GET', status);
+    return (storage as { resourceStatus: string }).resourceStatus === 'READY';
+  });
+  return { job, files: `${href}/files` };
 }
 
 if (noContainers) throw new Error(noContainers);

@@ -1,10 +1,12 @@
 import assert from 'node:assert/strict';
 import { X509Certificate } from 'node:crypto';
+import { once } from 'node:events';
 import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { createServer, type IncomingMessage, type RequestListener, type Server } from 'node:http';
 import { request as httpsRequest, type RequestOptions } from 'node:https';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { connect, type ConnectionOptions, type TLSSocket } from 'node:tls';
 import type { z } from 'zod';
 import { loadConfig } from '#kernel/config.js';
 import { createLog, type Log } from '#kernel/log.js';
@@ -51,7 +53,7 @@ export function sharedCredentials(): Promise<{ directory: string; credentials: C
 
 type Config = z.input<typeof GatewayConfig>;
 export type RigConfig = Partial<Omit<Config, 'listen' | 'tls'>> & { tls?: Partial<Config['tls']> };
-export type RigOptions = RigConfig & { port?: number; log?: Log };
+export type RigOptions = RigConfig & { host?: string; port?: number; log?: Log };
 
 export async function startRig(listener: RequestListener, options: RigOptions = {}): Promise<Rig> {
   const scope = new Scope();
@@ -69,10 +71,11 @@ export async function startRig(listener: RequestListener, options: RigOptions = 
   const stream = {
     write: (line: string) => lines.push(JSON.parse(line) as Record<string, unknown>),
   };
-  const { port: listenPort = 0, log = createLog({ level: 'debug', stream }), ...given } = options;
+  const { log = createLog({ level: 'debug', stream }), ...others } = options;
+  const { host = 'localhost', port: listenPort = 0, ...given } = others;
   const configFile = join(directory, 'gateway.yaml');
   const configWith = ({ tls, ...change }: RigConfig) => ({
-    listen: { host: 'localhost', port: listenPort },
+    listen: { host, port: listenPort },
     tls: { ...credentials.gateway, trustFiles: [credentials.ca.certFile], ...tls },
     signingKeyFile: credentials.consignor.keyFile,
     reloadSeconds: 0.1,
@@ -134,10 +137,23 @@ function ask({ body, ...options }: Asked): Promise<Answer> {
   });
 }
 
+/** A connection to a gateway, when its handshake is done. @throws when it is refused */
+export async function openTls(
+  { port, ca }: Pick<Rig, 'port' | 'ca'>,
+  more: ConnectionOptions & { readonly localAddress?: string } = {},
+): Promise<TLSSocket> {
+  const socket = connect({ host: 'localhost', servername: 'localhost', port, ca, ...more });
+  await once(socket, 'secureConnect');
+  return socket.on('error', () => undefined);
+}
+
 /** Waits for what must become true soon. */
-export async function eventually(check: () => boolean, what: string): Promise<void> {
+export async function eventually(
+  check: () => boolean | Promise<boolean>,
+  what: string,
+): Promise<void> {
   const deadline = Date.now() + 10_000;
-  while (!check()) {
+  while (!(await check())) {
     assert.ok(Date.now() < deadline, `did not happen: ${what}`);
     await new Promise((resolve) => setTimeout(resolve, 5));
   }

@@ -100,8 +100,7 @@ describe('a gateway of several processes', () => {
       const asked = [1, 2, 3, 4].map(() => rig.request({ path: '/NEW/x' }));
       return (await Promise.all(asked)).every((answer) => answer.status === 503);
     };
-    const deadline = Date.now() + 10_000;
-    while (!(await known())) assert.ok(Date.now() < deadline, 'not all know the site');
+    await eventually(known, 'all know the site');
   });
   it('resumes a TLS session with any of them', async () => {
     const options = {

@@ -1,29 +1,28 @@
 import assert from 'node:assert/strict';
-import { execFile } from 'node:child_process';
+import { once } from 'node:events';
 import { chmod, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { text } from 'node:stream/consumers';
 import { after, before, describe, it } from 'node:test';
 import { Grid, noContainers } from './grid.js';
 
-type Outcome = { readonly code: number; readonly stdout: string; readonly stderr: string };
-
-const main = new URL('../../cli/main.ts', import.meta.url).pathname;
+type Outcome = { readonly code: number | null; readonly stdout: string; readonly stderr: string };
 
 describe('the command line', { skip: noContainers, timeout: 240_000 }, () => {
   let grid: Grid;
   let directory: string;
 
   /** Runs `vsite` as a person would. */
-  function vsite(...args: string[]): Promise<Outcome> {
-    const profile = join(grid.layout.state, 'client.yaml');
-    const options = { cwd: directory, env: { ...process.env, VSITE_PROFILE: profile } };
-    const program = ['--conditions=development', '--import', import.meta.resolve('tsx'), main];
-    return new Promise((resolve) => {
-      execFile(process.execPath, [...program, ...args], options, (error, stdout, stderr) => {
-        resolve({ code: typeof error?.code === 'number' ? error.code : 0, stdout, stderr });
-      });
-    });
+  async function vsite(...args: string[]): Promise<Outcome> {
+    const child = grid.vsite(args, directory);
+    child.stdin.end();
+    const [[code], stdout, stderr] = await Promise.all([
+      once(child, 'close') as Promise<[number | null]>,
+      text(child.stdout),
+      text(child.stderr),
+    ]);
+    return { code, stdout, stderr };
   }
 
   async function succeed(...args: string[]): Promise<string> {
@@ -85,7 +84,7 @@ describe('the command line', { skip: noContainers, timeout: 240_000 }, () => {
 
   it('finds what is wrong with an installation, and says what to do', async () => {
     type Finding = { name: string; state: string; text: string; remedy?: string };
-    const doctor = async (): Promise<{ code: number; of: (name: string) => Finding }> => {
+    const doctor = async (): Promise<{ code: Outcome['code']; of: (name: string) => Finding }> => {
       const { code, stdout } = await vsite('doctor', '--json', '--config', grid.layout.config);
       const findings = JSON.parse(stdout) as Finding[];
       return { code, of: (name) => findings.find((each) => each.name === name)! };

@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict';
-import { spawn, type ChildProcess } from 'node:child_process';
+import type { ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
 import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
@@ -14,7 +14,6 @@ import type { WebSocket } from '#kernel/http/client-websocket.js';
 import { silentLog } from '#kernel/log.js';
 import { eventually, Grid, noContainers, noMachines, refusal } from './grid.js';
 
-const main = new URL('../../cli/main.ts', import.meta.url).pathname;
 const signal = AbortSignal.timeout(300_000);
 /** First process of a machine with a shell at its serial port, which is otherwise the demo machine. */
 const init = `#!/bin/sh
@@ -116,10 +115,11 @@ describe('the serial console of a virtual machine', { skip: noMachines, timeout:
 
   it('is written to while nobody is there', async () => {
     const first = await open();
-    first.type('(sleep 1; echo alone-$((40 + 2))) &\n');
+    first.type('(until [ -e /tmp/go ]; do sleep 0.1; done; echo alone-$((40 + 2))) &\n');
     await first.shows(/alone-\$/);
     first.socket.close();
     await first.closed;
+    await user.json('POST', `${site}/jobs`, { Executable: 'touch /tmp/go' });
     await eventually('it is in the log', async () => (await log()).includes('alone-42'));
   });
 
@@ -162,16 +162,14 @@ describe('the serial console of a virtual machine', { skip: noMachines, timeout:
   });
 
   it('is reached by the command line, until the escape key', async () => {
-    const env = { ...process.env, VSITE_PROFILE: join(grid.layout.state, 'client.yaml') };
-    const program = ['--conditions=development', '--import', import.meta.resolve('tsx'), main];
-    const args = ['site', 'console', site.split('/').at(-1)!];
-    child = spawn(process.execPath, [...program, ...args], { env, stdio: 'pipe' });
+    const program = grid.vsite(['site', 'console', site.split('/').at(-1)!]);
+    child = program;
     let shown = '';
-    child.stdout!.on('data', (chunk: Buffer) => (shown += chunk.toString()));
-    child.stdin!.write('echo from-$((2 + 2))\n');
+    program.stdout.on('data', (chunk: Buffer) => (shown += chunk.toString()));
+    program.stdin.write('echo from-$((2 + 2))\n');
     await eventually('it answers', () => Promise.resolve(/^from-4/m.test(shown)));
-    child.stdin!.write('\x1d');
-    assert.deepEqual(await once(child, 'exit'), [0, null]);
+    program.stdin.write('\x1d');
+    assert.deepEqual(await once(program, 'exit'), [0, null]);
     await eventually('it is free again', async () => {
       const next = await open().catch(() => undefined);
       next?.socket.close();

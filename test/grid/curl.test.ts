@@ -10,7 +10,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
 import { errorText } from '#kernel/errors.js';
-import { bytes, chapters, echo, jsdl, json, post, remove } from './clients/curl-story.js';
+import { bytes, chapters, echoService, jsdl, json, post, remove } from './clients/curl-story.js';
 import { curlWith, type Request } from './clients/curl.js';
 import { eventually, factoryPath, Grid, noContainers, sitePath } from './grid.js';
 
@@ -59,7 +59,7 @@ describe(
       until,
     }: Request): Promise<void> {
       let last = '';
-      const once = async (): Promise<boolean> => {
+      const asked = async (): Promise<boolean> => {
         const answer = await curl(args);
         last = answer.body;
         if (until && answer.status === 404) return false; // a file that a job has yet to write
@@ -70,7 +70,7 @@ describe(
         if (keep) names.set(keep, found[1] ?? answer.made);
         return true;
       };
-      await eventually(`${what}: ${String(body)}`, once).catch((error: unknown) => {
+      await eventually(`${what}: ${String(body)}`, asked).catch((error: unknown) => {
         throw new Error(`${errorText(error)}, last ${last}`, { cause: error });
       });
     }
@@ -125,7 +125,8 @@ describe(
     });
 
     it('a service of a job, by the Upgrade header', async () => {
-      const { made } = await curl(post('$core/sites/$site', { Executable: echo }));
+      const service = { Executable: echoService(7_777) };
+      const { made } = await curl(post('$core/sites/$site', service));
       names.set('echo', made);
       await tell({
         what: 'it serves',

@@ -1,18 +1,16 @@
 import assert from 'node:assert/strict';
-import { spawn, type ChildProcess } from 'node:child_process';
+import type { ChildProcessWithoutNullStreams } from 'node:child_process';
 import { once } from 'node:events';
 import { connect } from 'node:net';
-import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { text } from 'node:stream/consumers';
 import { after, before, describe, it } from 'node:test';
 import type { HttpClient } from '#kernel/http/client.js';
+import { echoService } from './clients/curl-story.js';
 import { eventually, factoryPath, Grid, noMachines, sitePath } from './grid.js';
 
-const main = new URL('../../cli/main.ts', import.meta.url).pathname;
+/** Of the guest's. */
 const port = 7_777;
-/** Sends back what it gets, and its end after the other's; with what every guest has. */
-const echo = `exec "$(command -v node || echo /usr/bin/node)" -e 'require("net").createServer({allowHalfOpen:true},s=>s.pipe(s)).listen(${port},"127.0.0.1")'`;
 
 describe(
   'a service that a job runs inside a virtual machine',
@@ -21,15 +19,10 @@ describe(
     let grid: Grid;
     let user: HttpClient;
     let job: string;
-    const children: ChildProcess[] = [];
+    const children: ChildProcessWithoutNullStreams[] = [];
 
-    function vsite(...args: string[]): ChildProcess {
-      const env = { ...process.env, VSITE_PROFILE: join(grid.layout.state, 'client.yaml') };
-      const program = ['--conditions=development', '--import', import.meta.resolve('tsx'), main];
-      const child = spawn(process.execPath, [...program, ...args], {
-        env,
-        stdio: ['ignore', 'pipe', 'pipe'],
-      });
+    function vsite(...args: string[]): ChildProcessWithoutNullStreams {
+      const child = grid.vsite(args);
       children.push(child);
       return child;
     }
@@ -45,7 +38,7 @@ describe(
       const made = await user.json('POST', factoryPath, { image: 'vsite-demo' });
       const site = String(made.headers['location']).split('/').at(-1)!;
       const { headers } = await user.json('POST', `${sitePath}/sites/${site}/jobs`, {
-        Executable: echo,
+        Executable: echoService(port),
       });
       job = String(headers['location']).split('/').at(-1)!;
       await eventually('the job runs', async () => (await status()) === 'RUNNING', 120_000);
@@ -75,12 +68,12 @@ describe(
 
     it('is reached by the command line, which hears of the end of the job', async () => {
       const events = vsite('events', '--types', 'job', '--json', '--since', '0');
-      const lines = createInterface({ input: events.stdout! })[Symbol.asyncIterator]();
+      const lines = createInterface({ input: events.stdout })[Symbol.asyncIterator]();
       const first = JSON.parse((await lines.next()).value as string) as { event: string };
       assert.equal(first.event, 'reset');
 
       const forward = vsite('forward', job, `0:${port}`);
-      const [told] = (await once(createInterface({ input: forward.stderr! }), 'line')) as [string];
+      const [told] = (await once(createInterface({ input: forward.stderr }), 'line')) as [string];
       const local = Number(/127\.0\.0\.1:(\d+)/.exec(told)![1]);
       const socket = connect({ host: '127.0.0.1', port: local, allowHalfOpen: true });
       socket.end('by command line');

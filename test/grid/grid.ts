@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict';
-import { execFileSync } from 'node:child_process';
+import { execFileSync, spawn, type ChildProcessWithoutNullStreams } from 'node:child_process';
 import { chmod, mkdtemp, readdir, readFile, rm, stat, writeFile } from 'node:fs/promises';
 import { createServer, type AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
@@ -48,6 +48,7 @@ export function findReason(programs: readonly (readonly [string, ...string[]])[]
   return false;
 }
 
+const commandLine = new URL('../../cli/main.ts', import.meta.url).pathname;
 export const sitePath = '/VSITE/rest/core';
 export const imagesPath = '/IMAGES/rest/images';
 export const factoryPath = `${sitePath}/factories/default_target_system_factory`;
@@ -147,6 +148,13 @@ export class Grid implements AsyncDisposable {
   async addUser(name: string, password: string): Promise<HttpClient> {
     await addUser(this.layout.users, { name, password, dn: `CN=${name},O=VSite,C=EU` });
     return await this.client({ user: name, password });
+  }
+
+  /** Runs `vsite` as the demo user would, with the profile of the quick start. */
+  vsite(args: readonly string[], cwd?: string): ChildProcessWithoutNullStreams {
+    const env = { ...process.env, VSITE_PROFILE: join(this.layout.state, 'client.yaml') };
+    const node = ['--conditions=development', '--import', import.meta.resolve('tsx'), commandLine];
+    return spawn(process.execPath, [...node, ...args], { env, cwd });
   }
 
   /** Builds a demo image, or takes it from the cache, and publishes it. @returns its id */

@@ -115,10 +115,7 @@ describe('jobs that name an image, on real machines', { skip: noContainers }, ()
         stdout: '',
         log: '',
         image: 'vsite-demo-container',
-        tagged: 1,
-        paged: 1,
         reservations: [],
-        queues: ['vm'],
       },
     );
     await nothingIsLeft();

@@ -1,4 +1,4 @@
-"""A job that names what image it needs, a reservation list, paging and tags, by an unmodified pyunicore."""
+"""A job that names what image it needs, and a list of reservations, by an unmodified pyunicore."""
 import json
 import sys
 
@@ -15,7 +15,6 @@ job = client.new_job(
         "ApplicationName": "Transform",
         "Parameters": {"INPUT": "in.txt"},
         "Resources": {"CPUs": "1", "Image": {"application": "Transform", "format": "rootfs"}},
-        "Tags": ["image"],
     },
     inputs=["in.txt"],
 )
@@ -27,13 +26,7 @@ result = {
     "stdout": job.working_dir.stat("stdout").read().decode(),
     "log": job.properties["log"],
     "image": site.properties["image"]["name"],
-    "tagged": len(client.get_jobs(tags=["image"])),
-    "paged": len(client.get_jobs(offset=0, num=1)),
     "reservations": client.transport.get(url=client.links["reservations"])["reservations"],
-    "queues": list(client.get_compute()[0].get_queues().keys()),
 }
-# each link of the base resource leads somewhere
-for name, url in client.links.items():
-    client.transport.get(url=url)
 job.delete()
 print(json.dumps(result))
