@@ -52,7 +52,7 @@ export async function changeStorage(
     return json(answers);
   } catch (error) {
     if (asGridError(error)?.code !== 'BAD_REQUEST') throw error;
-    const refused = Object.entries(answers).map(([name, answer]) => [
+    const refused = Object.entries(answers).map(([name, answer]): [string, string] => [
       name,
       answer === 'OK' ? refusedMember(errorText(error)) : answer,
     ]);
