@@ -7,10 +7,7 @@ import type { MappingTable } from '#kernel/security/attribute-table.js';
 const maxPasswordBytes = 1_024;
 
 /** `vsite user …`: who may come in, and as what. */
-export function addUserCommands(
-  user: Command,
-  input: AsyncIterable<Buffer> = process.stdin,
-): void {
+export function addUserCommands(user: Command, input: AsyncIterable<Buffer> = process.stdin): void {
   const users = new Option('--users <file>', 'users.yaml of the installation');
   users.makeOptionMandatory();
   user

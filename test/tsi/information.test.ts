@@ -17,7 +17,6 @@ import {
 } from './agent-process.js';
 import { end, identity, openWorker } from './raw-worker.js';
 
-
 const scope = new Scope();
 let dir: string;
 let agent: AgentProcess;

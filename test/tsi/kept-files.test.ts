@@ -25,7 +25,6 @@ import {
 } from './agent-process.js';
 import { end, identity, openWorker, type RawWorker } from './raw-worker.js';
 
-
 describe('a file between two chunks of one transfer', () => {
   const scope = new Scope();
   let agent: AgentProcess;

@@ -15,7 +15,6 @@ import {
 } from './agent-process.js';
 import { end, identity, openWorker, sessionTo, type RawWorker } from './raw-worker.js';
 
-
 function mountSmall(dir: string): boolean {
   try {
     execFileSync('mount', ['-t', 'tmpfs', '-o', 'size=64k,mode=777', 'none', dir], {
