@@ -1,7 +1,7 @@
-/* eslint-disable @typescript-eslint/no-unsafe-member-access, @typescript-eslint/no-unsafe-argument, @typescript-eslint/no-unsafe-assignment -- answers are looked at as they are expected */
 import assert from 'node:assert/strict';
 import { after, before, describe, it } from 'node:test';
 import { Scope } from '#kernel/scope.js';
+import { Admin, AdminOutcome, Base, Site } from '#targetsystem/rest/answers.js';
 import { until } from '../xnjs/job/rig.js';
 import { idOf, startCompute, type Ask, type Compute } from './compute-rig.js';
 
@@ -20,6 +20,13 @@ describe('administration by REST', { timeout: 60_000 }, () => {
 
   const act = (name: string, parameters: object = {}) =>
     admin('POST', `/rest/admin/actions/${name}`, parameters);
+  /** What comes of one that succeeds. */
+  const resultsOf = async (name: string, parameters: object = {}) => {
+    const { success, results } = AdminOutcome.parse((await act(name, parameters)).body);
+    assert.ok(success);
+    return results;
+  };
+  const submission = async () => Base.parse((await alice('GET', '/')).body).server.jobSubmission;
   const wait = { haveClientStageIn: true };
 
   it('is for administrators alone', async () => {
@@ -31,16 +38,15 @@ describe('administration by REST', { timeout: 60_000 }, () => {
   });
 
   it('shows how the service does, and every action with its description', async () => {
-    const { body } = await admin('GET', '/rest/admin');
-    assert.deepEqual(body['connectionStatus'], { 'libvirt qemu': 'DOWN' });
-    assert.equal(body['subSystemsStatus']['Job submission'], 'OK');
-    assert.equal(body['metrics']['targetSystems.total'], 1);
-    assert.equal(body['containerVersion'], '11.1.0');
-    const links = body['_links'] as Record<string, { href: string; description: string }>;
+    const shown = Admin.parse((await admin('GET', '/rest/admin')).body);
+    assert.deepEqual(shown.connectionStatus, { 'libvirt qemu': 'DOWN' });
+    assert.equal(shown.subSystemsStatus['Job submission'], 'OK');
+    assert.equal(shown.metrics['targetSystems.total'], 1);
+    assert.equal(shown.containerVersion, '11.1.0');
     for (const name of ['ToggleJobSubmission', 'ShowServerUsageOverview', 'AbortJob']) {
-      const link = links[`action:${name}`]!;
+      const link = shown._links[`action:${name}`]!;
       assert.equal(link.href, `https://grid.example/TEST/rest/admin/actions/${name}`);
-      assert.ok(link.description.length > 10);
+      assert.ok(link.description!.length > 10);
     }
     const some = (await admin('GET', '/rest/admin?fields=upSince')).body;
     assert.deepEqual(Object.keys(some), ['upSince']);
@@ -53,8 +59,7 @@ describe('administration by REST', { timeout: 60_000 }, () => {
     assert.deepEqual(stopped.body['success'], true);
     rig = await rig.restart();
     [admin, alice] = [rig.as('admin'), rig.as('alice')];
-    const { body } = await alice('GET', '/');
-    assert.deepEqual(body['server'].jobSubmission, {
+    assert.deepEqual(await submission(), {
       enabled: false,
       message: 'maintenance until noon',
     });
@@ -69,15 +74,12 @@ describe('administration by REST', { timeout: 60_000 }, () => {
     }
     assert.equal(rig.systems.list().length, 1, 'no machine for a job that is refused');
     await act('ToggleJobSubmission');
-    assert.deepEqual((await alice('GET', '/')).body['server'].jobSubmission, {
-      enabled: true,
-      message: '',
-    });
+    assert.deepEqual(await submission(), { enabled: true, message: '' });
     assert.equal((await alice('POST', '/jobs', wait)).status, 201);
   });
 
   it('shows who uses the server how much, lists jobs by user, shows one and ends it', async () => {
-    const usage = (await act('ShowServerUsageOverview', { clientDN: 'ALICE' })).body['results'];
+    const usage = await resultsOf('ShowServerUsageOverview', { clientDN: 'ALICE' });
     assert.deepEqual(usage['CN=Alice,O=Grid'], {
       jobs: 1,
       unfinishedJobs: 1,
@@ -85,32 +87,29 @@ describe('administration by REST', { timeout: 60_000 }, () => {
       cpus: 2,
       memoryMiB: 384,
     });
-    assert.deepEqual(
-      (await act('ShowServerUsageOverview', { clientDN: 'bob' })).body['results'],
-      {},
-    );
-    const listed = (await act('ListJobs', { clientDN: 'CN=Alice, O=Grid' })).body['results'];
+    assert.deepEqual(await resultsOf('ShowServerUsageOverview', { clientDN: 'bob' }), {});
+    const listed = await resultsOf('ListJobs', { clientDN: 'CN=Alice, O=Grid' });
     const [[url, state]] = Object.entries(listed) as [[string, string]];
     assert.match(state, /CN=Alice,O=Grid$/);
     const jobID = url.split('/').at(-1)!;
-    const shown = (await act('ShowJobDetails', { jobID })).body;
-    assert.equal(shown['results'].ownerDn, 'CN=Alice,O=Grid');
+    const shown = await resultsOf('ShowJobDetails', { jobID });
+    assert.equal(shown['ownerDn'], 'CN=Alice,O=Grid');
     assert.equal((await act('AbortJob', { jobID })).body['success'], true);
     await until('it is over', async () => (await rig.jobs.get(jobID)).state === 'DONE');
     assert.equal((await act('AbortJob', { jobID, cleanup: 'true' })).body['success'], true);
     assert.equal((await alice('GET', `/jobs/${jobID}`)).status, 404);
     const gone = (await act('ShowJobDetails', { jobID })).body;
     assert.deepEqual([gone['success'], gone['message']], [false, `there is no job ${jobID}`]);
-    assert.match((await act('AbortJob')).body['message'], /^jobID: must be given/);
+    assert.match(String((await act('AbortJob')).body['message']), /^jobID: must be given/);
   });
 
   it('lists partitions, issues tokens and tells of memory', async () => {
-    const partitions = (await act('ListPartitions')).body['results'];
-    assert.ok(partitions.vm.Runtime);
-    const token = (await act('IssueAPIToken', { clientDN: 'CN=Alice, O=Grid', lifetime: 60 })).body;
-    assert.deepEqual(token['results'], { token: 'token for CN=Alice,O=Grid' });
+    const partitions = Site.shape.resources.parse(await resultsOf('ListPartitions'));
+    assert.ok(partitions['vm']?.['Runtime']);
+    const token = await resultsOf('IssueAPIToken', { clientDN: 'CN=Alice, O=Grid', lifetime: 60 });
+    assert.deepEqual(token, { token: 'token for CN=Alice,O=Grid' });
     const wrong = (await act('IssueAPIToken', { clientDN: 'CN=Alice', lifetime: 'long' })).body;
-    assert.match(wrong['message'], /^lifetime: must be a number/);
-    assert.ok((await act('GetMemoryUsage')).body['results'].rss > 0);
+    assert.match(String(wrong['message']), /^lifetime: must be a number/);
+    assert.ok(Number((await resultsOf('GetMemoryUsage'))['rss']) > 0);
   });
 });

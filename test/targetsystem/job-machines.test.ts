@@ -1,9 +1,9 @@
-/* eslint-disable @typescript-eslint/no-unsafe-member-access, @typescript-eslint/no-unsafe-argument -- answers are looked at as they are expected */
 import assert from 'node:assert/strict';
 import { after, before, describe, it } from 'node:test';
 import { Scope } from '#kernel/scope.js';
+import { Job, Site } from '#targetsystem/rest/answers.js';
 import { until } from '../xnjs/job/rig.js';
-import { idOf, startCompute, type Ask, type Body, type Compute } from './compute-rig.js';
+import { idOf, startCompute, type Ask, type Compute } from './compute-rig.js';
 
 const hello = { Name: 'Hello', Version: '2.1', Executable: 'echo', Arguments: ['hello'] };
 
@@ -27,13 +27,11 @@ describe('jobs that name an image', { timeout: 60_000 }, () => {
   });
   after(() => scope.close());
 
-  const show = async (id: string): Promise<Body> => (await alice('GET', `/jobs/${id}`)).body;
+  const show = async (id: string) => Job.parse((await alice('GET', `/jobs/${id}`)).body);
   const reaches = (id: string, status: string) =>
-    until(`${id} ${status}`, async () => (await show(id))['status'] === status);
+    until(`${id} ${status}`, async () => (await show(id)).status === status);
   const siteOf = async (id: string): Promise<string> =>
-    String((await show(id))['_links'].parentTSS.href)
-      .split('/')
-      .at(-1)!;
+    (await show(id))._links['parentTSS']!.href.split('/').at(-1)!;
   async function removed(id: string, site: string): Promise<void> {
     await alice('DELETE', `/jobs/${id}`);
     await until(
@@ -52,13 +50,13 @@ describe('jobs that name an image', { timeout: 60_000 }, () => {
     };
     const id = idOf(await alice('POST', '/jobs', description));
     const site = await siteOf(id);
-    const { body } = await alice('GET', `/sites/${site}`);
-    assert.deepEqual(body['parameters'], { cpus: 2, memoryMiB: 1024 });
-    assert.equal(body['image'].name, 'plain');
-    assert.ok(String(body['_links'].job.href).endsWith(`/jobs/${id}`));
+    const shown = Site.parse((await alice('GET', `/sites/${site}`)).body);
+    assert.deepEqual(shown.parameters, { cpus: 2, memoryMiB: 1024 });
+    assert.equal(shown.image.name, 'plain');
+    assert.ok(shown._links['job']!.href.endsWith(`/jobs/${id}`));
     await reaches(id, 'SUCCESSFUL');
     assert.equal((await alice('GET', `/sites/${site}`)).body['resourceStatus'], 'READY');
-    const log = ((await show(id))['log'] as string[]).join('\n');
+    const log = (await show(id)).log.join('\n');
     assert.match(log, /Image: image plain:12 \(.+\) was asked for/);
     assert.match(log, new RegExp(`Machine: ${site} with 2 CPUs and 1024 MiB, for this job alone`));
     const submitted = (await alice('GET', `/jobs/${id}/submitted`)).body;
@@ -71,7 +69,7 @@ describe('jobs that name an image', { timeout: 60_000 }, () => {
     const id = idOf(await alice('POST', '/jobs', description));
     const site = await siteOf(id);
     assert.equal(rig.systems.get(site).image.metadata.name, 'new');
-    const log = ((await show(id))['log'] as string[]).join('\n');
+    const log = (await show(id)).log.join('\n');
     assert.match(log, /image new:12 .* it has Hello 2\.1, it is the newest version of 3 that fit/);
     await reaches(id, 'SUCCESSFUL');
     await removed(id, site);
@@ -130,7 +128,7 @@ describe('jobs that name an image', { timeout: 60_000 }, () => {
     it(`are refused with ${what}, and nothing is made`, async () => {
       const answer = await alice('POST', '/jobs', description);
       assert.equal(answer.status, status, JSON.stringify(answer.body));
-      assert.match(answer.body['errorMessage'], text);
+      assert.match(String(answer.body['errorMessage']), text);
       assert.deepEqual(rig.systems.list(), []);
     });
 

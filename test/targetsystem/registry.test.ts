@@ -1,4 +1,3 @@
-/* eslint-disable @typescript-eslint/no-unsafe-member-access, @typescript-eslint/no-unsafe-argument, @typescript-eslint/no-unsafe-return -- answers are looked at as they are expected */
 import assert from 'node:assert/strict';
 import { createServer, type IncomingMessage } from 'node:http';
 import type { AddressInfo } from 'node:net';
@@ -6,6 +5,7 @@ import { text } from 'node:stream/consumers';
 import { after, before, describe, it } from 'node:test';
 import { silentLog } from '#kernel/log.js';
 import { Scope } from '#kernel/scope.js';
+import { Registry, RegistryEntry, RegistryList } from '#targetsystem/rest/answers.js';
 import { RegistryPublisher } from '#targetsystem/registry/publisher.js';
 import { until } from '../xnjs/job/rig.js';
 import { idOf, startCompute, type Ask, type Body, type Compute } from './compute-rig.js';
@@ -30,19 +30,18 @@ describe('the registry', { timeout: 60_000 }, () => {
   });
   after(() => scope.close());
 
-  const entries = async (): Promise<Body[]> =>
-    (await rig.as('nobody')('GET', path)).body['entries'] as Body[];
+  const entries = async () => Registry.parse((await rig.as('nobody')('GET', path)).body).entries;
   const types = async (): Promise<unknown[]> => (await entries()).map(({ type }) => type);
   const own = ['CoreServices', 'TargetSystemFactory', 'StorageFactory'];
 
   it("lists this server's services to everybody", async () => {
-    const list = (await rig.as('nobody')('GET', '/rest/registries')).body;
-    assert.deepEqual(list['registries'], [`https://grid.example/TEST${path}`]);
-    assert.equal(list['client'].role.selected, 'anonymous');
-    assert.equal(list['server'].siteName, 'TEST');
+    const list = RegistryList.parse((await rig.as('nobody')('GET', '/rest/registries')).body);
+    assert.deepEqual(list.registries, [`https://grid.example/TEST${path}`]);
+    assert.equal(list.client.role.selected, 'anonymous');
+    assert.equal(list.server.siteName, 'TEST');
     const [core] = await entries();
     assert.deepEqual(
-      [core!['href'], core!['type'], core!['ServerPublicKey']],
+      [core!.href, core!.type, core!.ServerPublicKey],
       ['https://grid.example/TEST/rest/core', 'CoreServices', 'PEM'],
     );
     assert.deepEqual(await types(), own);
@@ -64,11 +63,13 @@ describe('the registry', { timeout: 60_000 }, () => {
     rig.clock.advance(400_000);
     rig = await rig.restart();
     server = rig.as('server');
-    const found = (await entries()).at(-1)!;
+    const { body } = await rig.as('nobody')('GET', path);
+    const found = (body['entries'] as Body[]).at(-1)!;
     assert.deepEqual([found['href'], found['Endpoint']], [entry.Endpoint, undefined]);
-    const { body } = await rig.as('nobody')('GET', `/rest/registryentries/${id}`);
-    assert.equal(body['owner'], 'CN=Other Server,O=Grid');
-    assert.equal(body['_links'].parent.href, `https://grid.example/TEST${path}`);
+    const one = await rig.as('nobody')('GET', `/rest/registryentries/${id}`);
+    const { owner, _links: links } = RegistryEntry.parse(one.body);
+    assert.equal(owner, 'CN=Other Server,O=Grid');
+    assert.equal(links['parent']!.href, `https://grid.example/TEST${path}`);
     rig.clock.advance(201_000);
     assert.deepEqual(await types(), own);
     assert.equal((await rig.as('nobody')('GET', `/rest/registryentries/${id}`)).status, 404);
@@ -95,7 +96,7 @@ describe('the registry', { timeout: 60_000 }, () => {
     it(`refuses an entry with ${what}`, async () => {
       const answer = await server('POST', path, body);
       assert.equal(answer.status, 400);
-      assert.match(answer.body['errorMessage'], message);
+      assert.match(String(answer.body['errorMessage']), message);
     });
 
   it('holds no more than it may', async () => {

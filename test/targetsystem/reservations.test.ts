@@ -1,8 +1,14 @@
-/* eslint-disable @typescript-eslint/no-unsafe-member-access, @typescript-eslint/no-unsafe-argument, @typescript-eslint/no-unsafe-call -- answers are looked at as they are expected */
 import assert from 'node:assert/strict';
 import { after, before, describe, it } from 'node:test';
 import { formatDate } from '#kernel/clock.js';
 import { Scope } from '#kernel/scope.js';
+import {
+  Base,
+  Job,
+  Reservation,
+  ReservationDetails,
+  ReservationList,
+} from '#targetsystem/rest/answers.js';
 import { noSlurm, startSlurm } from '../tsi/slurm-cluster.js';
 import { until } from '../xnjs/job/rig.js';
 import { idOf, startCompute, type Ask, type Body, type Compute } from './compute-rig.js';
@@ -32,17 +38,17 @@ describe('reservations by REST', { timeout: 60_000, skip: noSlurm }, () => {
 
   const show = async (path: string): Promise<Body> => (await alice('GET', path)).body;
   const list = async (ask: Ask = alice, query = ''): Promise<string[]> =>
-    (await ask('GET', `/reservations${query}`)).body['reservations'] as string[];
+    ReservationList.parse((await ask('GET', `/reservations${query}`)).body).reservations;
   const refuses = async (body: object, status: number, text: RegExp): Promise<void> => {
     const answer = await alice('POST', '/reservations', body);
     assert.equal(answer.status, status, JSON.stringify(answer.body));
-    assert.match(answer.body['errorMessage'], text);
+    assert.match(String(answer.body['errorMessage']), text);
     assert.deepEqual(await list(), []);
   };
 
   it('are named by the base resource, and supported where the batch system has them', async () => {
     const href = 'https://grid.example/TEST/rest/core/reservations';
-    assert.equal((await show('/'))['_links'].reservations.href, href);
+    assert.equal(Base.parse(await show('/'))._links['reservations']!.href, href);
     const factory = '/factories/default_target_system_factory';
     assert.equal((await show(factory))['supportsReservation'], 'true');
     assert.equal((await rig.as('bob')('GET', factory)).body['supportsReservation'], 'false');
@@ -51,14 +57,15 @@ describe('reservations by REST', { timeout: 60_000, skip: noSlurm }, () => {
   it('are made, shown, used by a job and cancelled', async () => {
     const id = idOf(await alice('POST', '/reservations', { ...wish, tags: ['t'] }));
     const self = `/reservations/${id}`;
-    const shown = await show(self);
-    const reference = shown['reservationID'] as string;
+    const shown = Reservation.parse(await show(self));
+    const reference = shown.reservationID;
     assert.deepEqual(
-      [shown['status'], shown['resources'], shown['startTime'], shown['tags'], shown['owner']],
+      [shown.status, shown.resources, shown.startTime, shown.tags, shown.owner],
       ['WAITING', wish.Resources, start, ['t'], 'CN=Alice,O=Grid'],
     );
-    assert.ok(shown['_links'].parentTSS.href.endsWith(`/sites/${site}`));
-    assert.match((await show(`${self}/details`))['rawDetailsData'], new RegExp(reference));
+    assert.ok(shown._links['parentTSS']!.href.endsWith(`/sites/${site}`));
+    const details = ReservationDetails.parse(await show(`${self}/details`));
+    assert.match(details.rawDetailsData, new RegExp(reference));
     assert.equal((await list()).length, 1);
     assert.deepEqual(await list(alice, '?tags=u'), []);
     assert.deepEqual(await list(rig.as('bob')), []);
@@ -70,7 +77,7 @@ describe('reservations by REST', { timeout: 60_000, skip: noSlurm }, () => {
     const jobId = idOf(await alice('POST', `/sites/${site}`, job));
     await until(
       'it waits in the reservation',
-      async () => (await show(`/jobs/${jobId}`))['status'] === 'QUEUED',
+      async () => Job.parse(await show(`/jobs/${jobId}`)).status === 'QUEUED',
     );
     await until(
       'details are there',
@@ -112,7 +119,10 @@ describe('reservations by REST', { timeout: 60_000, skip: noSlurm }, () => {
     await refuses({ ...wish, Resources: { Nodes: 2 } }, 400, /^Resources\.Nodes: 2 is outside 1-1/);
     const none = await rig.as('bob')('POST', '/reservations', wish);
     assert.equal(none.status, 409);
-    assert.match(none.body['errorMessage'], /none of your target systems has a batch system/);
+    assert.match(
+      String(none.body['errorMessage']),
+      /none of your target systems has a batch system/,
+    );
     assert.equal((await rig.as('nobody')('POST', '/reservations', wish)).status, 401);
     const theirs = await rig.as('bob')('POST', '/reservations', { ...wish, targetSystem: site });
     assert.equal(theirs.status, 403);
@@ -131,7 +141,7 @@ describe('reservations without a batch system', { timeout: 60_000 }, () => {
     assert.equal((await alice('GET', `/sites/${site}`)).body['supportsReservation'], 'false');
     const answer = await alice('POST', '/reservations', { ...wish, targetSystem: site });
     assert.equal(answer.status, 409);
-    assert.match(answer.body['errorMessage'], /refuses: .*Reservation not supported/);
+    assert.match(String(answer.body['errorMessage']), /refuses: .*Reservation not supported/);
     assert.deepEqual((await alice('GET', '/reservations')).body['reservations'], []);
   });
 });

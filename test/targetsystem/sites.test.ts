@@ -1,7 +1,7 @@
-/* eslint-disable @typescript-eslint/no-unsafe-member-access, @typescript-eslint/no-unsafe-argument, @typescript-eslint/no-unsafe-assignment -- answers are looked at as they are expected */
 import assert from 'node:assert/strict';
 import { after, before, describe, it } from 'node:test';
 import { Scope } from '#kernel/scope.js';
+import { JobList, Site, SiteList } from '#targetsystem/rest/answers.js';
 import { until } from '../xnjs/job/rig.js';
 import { idOf, startCompute, type Ask, type Compute } from './compute-rig.js';
 
@@ -88,26 +88,26 @@ describe('target systems by REST', { timeout: 60_000 }, () => {
     it(`are refused with ${what}`, async () => {
       const answer = await alice('POST', factory, { image: 'plain', ...body });
       assert.equal(answer.status, 400);
-      assert.match(answer.body['errorMessage'], text);
+      assert.match(String(answer.body['errorMessage']), text);
       assert.deepEqual(rig.systems.list(), []);
     });
 
   it('show what they are made from, where they are and how they came up', async () => {
     const id = await made({ tags: ['a', 'b'] });
     await until('it is ready', () => rig.systems.get(id).state === 'READY');
-    const { body } = await alice('GET', `/sites/${id}`);
-    assert.deepEqual(body['image'].digests, {
+    const shown = Site.parse((await alice('GET', `/sites/${id}`)).body);
+    assert.deepEqual(shown.image.digests, {
       initrd: `sha256:${'a'.repeat(64)}`,
       kernel: `sha256:${'a'.repeat(64)}`,
     });
-    const { state, evidence, boot, transport, addresses } = body['vm'];
+    const { state, evidence, boot, transport, addresses } = shown.vm;
     assert.deepEqual(
       [state, evidence.source, transport, addresses],
       ['READY', 'agent', 'channel', []],
     );
-    assert.ok(boot.readyMs > 0);
-    assert.equal(typeof body['numberOfJobs'], 'number');
-    assert.equal(body['supportsReservation'], 'false');
+    assert.ok(boot['readyMs']! > 0);
+    assert.equal(typeof shown.numberOfJobs, 'number');
+    assert.equal(shown.supportsReservation, 'false');
     const two = (await alice('GET', `/sites/${id}?fields=tags,_links`)).body;
     assert.deepEqual(Object.keys(two).sort(), ['_links', 'tags']);
     const without = (await alice('GET', `/sites/${id}?fields=!vm`)).body;
@@ -121,7 +121,7 @@ describe('target systems by REST', { timeout: 60_000 }, () => {
     const mine = [await made({ tags: ['a'] }), await made({ tags: ['a', 'b'] })];
     const bobs = idOf(await bob('POST', '/sites', { image: 'plain' }));
     const ids = async (ask: Ask, query: string) =>
-      ((await ask('GET', `/sites${query}`)).body['sites'] as string[]).map((url) =>
+      SiteList.parse((await ask('GET', `/sites${query}`)).body).sites.map((url) =>
         url.split('/').at(-1)!,
       );
     assert.deepEqual((await ids(alice, '')).sort(), [...mine].sort());
@@ -137,7 +137,7 @@ describe('target systems by REST', { timeout: 60_000 }, () => {
   it('end at the time that was chosen for them, unless that is put off', async () => {
     const [first, second] = [await made({}), await made({ resources: { Runtime: '1d' } })];
     const shown = async (id: string) =>
-      Date.parse((await alice('GET', `/sites/${id}`)).body['terminationTime']);
+      Date.parse(Site.parse((await alice('GET', `/sites/${id}`)).body).terminationTime!);
     for (const id of [first, second])
       assert.ok(Math.abs((await shown(id)) - rig.clock.now() - day) < 10_000);
     const answers = await alice('PUT', `/sites/${second}`, {
@@ -152,7 +152,7 @@ describe('target systems by REST', { timeout: 60_000 }, () => {
     });
     const late = { terminationTime: date(rig.clock.now() + 11 * day) };
     const refusal = (await alice('PUT', `/sites/${second}`, late)).body['terminationTime'];
-    assert.match(refusal, /^Error setting property: must not be later than/);
+    assert.match(String(refusal), /^Error setting property: must not be later than/);
     rig.clock.advance(day + 1_000);
     await until('the first is gone', () => rig.systems.list().every(({ id }) => id !== first));
     assert.equal((await alice('GET', `/sites/${second}`)).status, 200);
@@ -166,16 +166,18 @@ describe('target systems by REST', { timeout: 60_000 }, () => {
     const submit = async () =>
       idOf(await alice('POST', `/sites/${site}`, { haveClientStageIn: true }));
     const [first, second] = [await submit(), await submit()];
-    assert.equal((await admin('GET', '/jobs')).body['jobs'].length, 0);
-    assert.equal((await admin('GET', '/jobs?filter=all')).body['jobs'].length, 2);
-    assert.equal((await bob('GET', '/jobs?filter=all')).body['jobs'].length, 0);
+    const listed = async (ask: Ask, query = '') =>
+      JobList.parse((await ask('GET', `/jobs${query}`)).body).jobs.length;
+    assert.equal(await listed(admin), 0);
+    assert.equal(await listed(admin, '?filter=all'), 2);
+    assert.equal(await listed(bob, '?filter=all'), 0);
     const extended = { terminationTime: date(rig.clock.now() + 2 * day - 5_000) };
     assert.deepEqual((await alice('PUT', `/jobs/${second}`, extended)).body, {
       terminationTime: 'OK',
     });
     const late = { terminationTime: date(rig.clock.now() + 3 * day) };
     assert.match(
-      (await alice('PUT', `/jobs/${second}`, late)).body['terminationTime'],
+      String((await alice('PUT', `/jobs/${second}`, late)).body['terminationTime']),
       /^Error setting property: must not be later/,
     );
     rig.clock.advance(day + 1_000);

@@ -118,8 +118,7 @@ export type Answer = {
   readonly headers: Record<string, unknown>;
   readonly text: string;
   /** Of a JSON body. */
-  // eslint-disable-next-line @typescript-eslint/no-explicit-any -- tests look at what they expect
-  readonly body: Record<string, any>;
+  readonly body: Readonly<Record<string, unknown>>;
 };
 export type Ask = (
   method: string,

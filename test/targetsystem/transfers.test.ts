@@ -260,7 +260,7 @@ describe('transfers by REST', { timeout: 120_000 }, () => {
         const path = await start(storage(), { file: 'half', source: `${webUrl}/slow` });
         await until('bytes have come', async () => {
           const { body } = await alice!('GET', path);
-          return body['transferredBytes'] > 0 && body['status'] === 'RUNNING';
+          return Number(body['transferredBytes']) > 0 && body['status'] === 'RUNNING';
         });
         const { body } = await alice!('GET', path);
         assert.deepEqual([body['size'], body['files']], [content.length, { '/half': 'RUNNING' }]);
