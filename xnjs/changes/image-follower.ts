@@ -25,6 +25,7 @@ export type LoggedImage = Pick<
 >;
 
 const source = 'images';
+/** A repository that is restarted is back at once; one that is away for long is not asked all the time. */
 const [firstRetryMs, longestRetryMs] = [500, 30_000];
 
 /**

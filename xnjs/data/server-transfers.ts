@@ -34,7 +34,9 @@ export type ServerTransfersOptions = {
 
 /** With them a user acts as the account of a target system, beyond the storage. */
 const ofAccount = new Set(['file', 'link', 'git', 'git+http', 'git+https']);
+/** For what is away a while: a storage being made, a database, a target system that starts. */
 const retryMs = 2_000;
+/** One `rm`, for which an abort or a deletion waits; then it is tried again. */
 const clearMs = 60_000;
 /** A timer takes no more than 2^31 ms. */
 const longestSleepMs = 86_400_000;

@@ -57,6 +57,7 @@ export type TasksOptions = {
   readonly log: Log;
 };
 
+/** For what is away a while: a storage being made, a database, a target system that starts. */
 const retryMs = 2_000;
 /** Results that are not told any more. */
 const mostResults = 200;

@@ -18,6 +18,7 @@ export type JobChangesOptions = {
   readonly follow: (before: Job, after: Job, entered: readonly Effect[]) => void;
 };
 
+/** A database that is away or full: short enough that no job waits noticeably once it is back. */
 const storeRetryMs = 1_000;
 
 /** Stores what becomes of jobs; then only does anybody hear of it. */

@@ -26,7 +26,7 @@ export async function chooseNode({ job, callOn, options }: Task): Promise<string
   const { 'Login node': wish } = parseDescription(job.description);
   // who waits for a certain node holds up nobody else
   const chosen = await callOn(`like ${wish ?? '*'}`, (_, target) =>
-    Promise.resolve(target.loginNodes?.()?.choose(wish)),
+    target.loginNodes?.()?.choose(wish),
   );
   return chosen === undefined ? undefined : await options.settle(job, chosen);
 }

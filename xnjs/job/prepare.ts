@@ -29,10 +29,8 @@ export async function prepare({ job, call, options }: Task): Promise<News> {
     : runsOf(job, description, target, config).plan;
   if (runsBeside(plan)) {
     const wish = description['Login node'];
-    // eslint-disable-next-line @typescript-eslint/require-await -- waits its turn, and for the target
-    await call(async (_, there) => {
-      checkLoginNode(there, wish);
-    });
+    // which nodes there are is known while the target answers
+    await call((_, there) => checkLoginNode(there, wish));
   }
   const directory = jobDirectory(target, job);
   const commands = (['pre', 'post'] as const).filter((which) => plan[`${which}Command`]);

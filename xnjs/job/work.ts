@@ -59,7 +59,7 @@ export type ListedNews = Extract<News, { type: 'queued' | 'running' | 'gone' }>;
 type Work = Exclude<Effect['do'], 'watch'>;
 /** Waits its turn, and for the target; what the TSI refuses is tried a few times more. */
 export type Call = <T>(
-  work: (tsi: Tsi, target: Target) => Promise<T>,
+  work: (tsi: Tsi, target: Target) => T | Promise<T>,
   onRefusal?: (attempt: number, error: unknown) => Promise<void>,
 ) => Promise<T>;
 
@@ -70,7 +70,7 @@ export type Task = {
   /** The same in a lane of its own: who waits for one login node does not keep the others' calls waiting. */
   readonly callOn: <T>(
     node: string,
-    work: (tsi: Tsi, target: Target) => Promise<T>,
+    work: (tsi: Tsi, target: Target) => T | Promise<T>,
     onRefusal?: Parameters<Call>[1],
   ) => Promise<T>;
   /** The job has gone on without this effect, or the engine closes. */

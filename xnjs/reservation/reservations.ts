@@ -163,10 +163,8 @@ export class Reservations implements AsyncDisposable {
   async #make(record: Reservation): Promise<Reservation> {
     const target = this.#options.targets.find(record.targetId);
     if (!target) return await this.#save({ ...record, state: 'CANCELLING' });
-    const { id: reservationId, ownerDn: reservationOwner, request } = record;
     try {
-      const order = { ...request, reservationId, reservationOwner };
-      const reference = await target.tsi().makeReservation(target.identity, order);
+      const reference = await this.#order(target, record);
       return await this.#save({ ...record, state: 'MADE', reference });
     } catch (error) {
       if (asGridError(error)?.code !== 'TSI_FAILED') {
@@ -216,14 +214,25 @@ export class Reservations implements AsyncDisposable {
     this.#records.set(record.id, { ...record, state: 'CANCELLING' });
     const isOver = record.terminationMs <= clock.now();
     let { reference } = record;
-    if (target && reference === undefined && !isOver) {
-      const { id: reservationId, ownerDn: reservationOwner, request } = record;
-      const order = { ...request, reservationId, reservationOwner };
-      reference = await target.tsi().makeReservation(target.identity, order).catch(unlessRefused);
+    if (target && reference === undefined && !isOver)
+      reference = await this.#order(target, record).catch(unlessRefused);
+    if (target && reference !== undefined) {
+      const { signal } = this.#closing;
+      const cancelled = target.tsi().cancelReservation(target.identity, reference, { signal });
+      // batch systems forget what is over, and refuse to cancel it
+      await (isOver ? cancelled.catch(unlessRefused) : cancelled);
     }
-    if (target && reference !== undefined)
-      await target.tsi().cancelReservation(target.identity, reference);
     await this.#remove(record.id);
+  }
+
+  /** @returns the batch system's name for it */
+  async #order(
+    target: Target,
+    { id: reservationId, ownerDn: reservationOwner, request }: Reservation,
+  ): Promise<string> {
+    const order = { ...request, reservationId, reservationOwner };
+    const { signal } = this.#closing;
+    return await target.tsi().makeReservation(target.identity, order, { signal });
   }
 }
 

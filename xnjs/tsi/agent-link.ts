@@ -37,8 +37,9 @@ const streamWindow = 2 * 1024 * 1024;
 const linkWindow = 16 * 1024 * 1024;
 /** Lets the other end notice that we hung up, before we call again. */
 const hangUpMs = 250;
+/** For an agent that was up, and answers in milliseconds if it lives: what does not was lost on the way. */
 const againMs = 2_000;
-/** A call that fails at once costs nothing, and a container is up in a fraction of a second. */
+/** Two seconds of it: a call that fails at once costs nothing, and a container is up in a fraction of a second. */
 const eager = { attempts: 400, waitMs: 5 };
 const backOffMs = [50, 100, 250, 500, 1_000];
 const callMs = 10_000;

@@ -18,9 +18,12 @@ const socketOptions = { noDelay: true, keepAlive: true, keepAliveInitialDelay: 5
 const connectMs = 10_000;
 /** Mostly the caller's patience ends before; a main of the original with TLS dies of a handshake that is broken off. */
 const handshakeMs = 60_000;
-/** After a handshake that failed half-way, its call-backs are waited for, lest the next one takes them. */
+/**
+ * After a handshake that failed half-way, its call-backs are waited for, lest the next one takes them. They were
+ * asked for at once: later ones are rare, and all other handshakes wait meanwhile.
+ */
 const lingerMs = 2_000;
-/** How long call-backs may take once the TSI has left the connection that it was asked on. */
+/** How long call-backs may take once the TSI has left the connection that it was asked on: they can only be on their way. */
 const leftMs = 2_000;
 
 export type CallbackListenerOptions = {

@@ -1,5 +1,6 @@
 /** What a few transfers at a time need. */
 const mostSpare = 6;
+/** Longer than from one chunk to the next; a server without transfers keeps no memory for them. */
 const restMs = 5_000;
 
 /** Memory of chunks between two transfers, kept for a moment: fresh memory costs more than what is written into it. */

@@ -4,6 +4,7 @@ import { errorText } from '#kernel/errors.js';
 import type { Log } from '#kernel/log.js';
 import { destroySoon } from '#kernel/net/destroy-soon.js';
 
+/** Without the stream ends are seen by listings: nothing is lost, and an agent that ends each at once is not stormed. */
 const againMs = 1_000;
 const maxLineBytes = 512;
 

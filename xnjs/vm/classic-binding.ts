@@ -35,9 +35,11 @@ type Bound = {
   readonly transports: readonly TsiTransport[];
 };
 
+/** A refused connection costs little, and nobody can use the machine before its TSI answers. */
 const againMs = 250;
 /** What a worker may take to come, when the binding has no reason to wait longer. */
 const openMs = 15_000;
+/** Two minutes for a worker: a main that has not got there by then does not get there by waiting. */
 const mostPatience = 8;
 
 /**

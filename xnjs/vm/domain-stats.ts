@@ -4,13 +4,17 @@ import type { UsageSample } from './usage.js';
 /** Groups of libvirt's figures: state, processors, balloon, interfaces, disks. */
 export const statsGroups = 1 | 2 | 4 | 16 | 32;
 export const activeOnly = 1;
-/** Without those whose monitor does not answer at once. */
+/** Without what a monitor does not answer at once: one that is stuck must not keep the figures of all others. */
 export const statsFlags = activeOnly | 0x2000_0000;
 
 const kibPerMiB = 1024;
 
-/** What libvirt tells of a domain that runs; parts that its driver does not know are none. */
-export function toSample(dom: Domain, params: TypedParams): UsageSample {
+/**
+ * What libvirt tells of a domain that runs; parts that its driver does not know are none.
+ * @returns nothing while its monitor is busy: without what only that knows, the figures would look as if all
+ * had begun anew
+ */
+export function toSample(dom: Domain, params: TypedParams): UsageSample | undefined {
   const figures = new Map(
     params.map(({ field, value: { value } }) => [
       field,
@@ -28,6 +32,9 @@ export function toSample(dom: Domain, params: TypedParams): UsageSample {
       total += figure(`${device}.${n}.${what}`) ?? 0;
     return total;
   };
+  const hasDisks = (figure('block.count') ?? 0) > 0;
+  if (hasDisks && !params.some(({ field }) => /^block\.\d+\.rd\.bytes$/.test(field)))
+    return undefined;
   const [resident, given] = [figure('balloon.rss'), figure('balloon.current')];
   return {
     id: dom.uuid,

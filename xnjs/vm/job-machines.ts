@@ -26,6 +26,7 @@ export type JobMachinesOptions = {
   readonly log: Log;
 };
 
+/** A database that is away: nobody waits for the end, but the machine takes room. */
 const retryMs = 1_000;
 
 /**

@@ -103,7 +103,7 @@ export class LibvirtHypervisor implements Hypervisor {
     );
     return retStats
       .filter(({ dom }) => dom.name.startsWith(domainPrefix))
-      .map(({ dom, params }) => toSample(dom, params));
+      .flatMap(({ dom, params }) => toSample(dom, params) ?? []);
   }
 
   async remove(driver: Driver, id: string): Promise<void> {

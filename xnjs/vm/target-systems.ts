@@ -4,6 +4,7 @@ import { asGridError, GridError } from '#kernel/errors.js';
 import type { Log } from '#kernel/log.js';
 import { createSerial } from '#kernel/persistence/serial.js';
 import { mergeIdb, type TargetIdb } from '../idb/idb.js';
+import { Reaper } from '../reaper.js';
 import type { Target, TargetEvent, Targets } from '../target.js';
 import { Machines } from './machines.js';
 import { siteChange, type SiteChange } from '../changes/site-change.js';
@@ -45,6 +46,7 @@ export class TargetSystems implements Targets, AsyncDisposable {
   readonly #queue = createSerial();
   readonly #listeners = new Set<(event: TargetEvent) => void>();
   readonly #stopping = new AbortController();
+  readonly #reaper: Reaper;
 
   constructor(options: TargetSystemsOptions) {
     this.#options = options;
@@ -64,6 +66,17 @@ export class TargetSystems implements Targets, AsyncDisposable {
     this.#meter =
       usage && new UsageMeter({ ...usage, hypervisor, findSystem, clock, log, stopping });
     this.#machines = new Machines(options, records, { stopping, meter: this.#meter });
+    this.#reaper = new Reaper(
+      { clock, log: this.#log, intervalMs: reaperMs },
+      {
+        what: 'target system',
+        expired: (nowMs) => this.#expired(nowMs),
+        end: (id) => {
+          const evidence = this.#evidence('server', 'its life time is over');
+          return this.#apply(id, { type: 'destroy', evidence });
+        },
+      },
+    );
   }
 
   /** Re-attaches to what ran before, finishes what was begun, removes what nobody owns. */
@@ -72,7 +85,7 @@ export class TargetSystems implements Targets, AsyncDisposable {
     await this.#meter?.start([...this.#records.keys()]);
     for (const record of this.#records.values()) this.#schedule(record.id);
     this.#machines.start();
-    this.#spawn(this.#reap());
+    this.#reaper.start();
   }
 
   /** The most that one target system may have. */
@@ -275,6 +288,7 @@ export class TargetSystems implements Targets, AsyncDisposable {
   async [Symbol.asyncDispose](): Promise<void> {
     this.#stopping.abort();
     this.#machines.stopListening();
+    await this.#reaper[Symbol.asyncDispose]();
     const idle = [...this.#records.keys()].map((id) => this.#queue(id, () => Promise.resolve()));
     await Promise.allSettled(idle);
     await this.#machines[Symbol.asyncDispose]();
@@ -282,6 +296,11 @@ export class TargetSystems implements Targets, AsyncDisposable {
 
   #evidence(source: Evidence['source'], fact: string): Evidence {
     return { source, fact, atMs: this.#options.clock.now() };
+  }
+
+  *#expired(nowMs: number): Iterable<string> {
+    for (const { id, terminationMs = Infinity, state } of this.#records.values())
+      if (terminationMs <= nowMs && state !== 'DESTROYING') yield id;
   }
 
   async #apply(id: string, event: VmEvent): Promise<void> {
@@ -348,14 +367,5 @@ export class TargetSystems implements Targets, AsyncDisposable {
   /** Work that nobody waits for: its failure is told here and ends nothing else. */
   #spawn(work: Promise<unknown>): void {
     work.catch((error: unknown) => this.#log.error({ err: error }, 'news of a machine were lost'));
-  }
-
-  async #reap(): Promise<void> {
-    const now = this.#options.clock.now();
-    const evidence = this.#evidence('server', 'its life time is over');
-    for (const { id, terminationMs, state } of this.#records.values())
-      if (terminationMs !== undefined && terminationMs <= now && state !== 'DESTROYING')
-        await this.#apply(id, { type: 'destroy', evidence });
-    await this.#later(reaperMs, () => this.#spawn(this.#reap()));
   }
 }

@@ -18,6 +18,7 @@ export type UsageMeterOptions = {
   readonly stopping: AbortSignal;
 };
 
+/** Records are kept for days: an hour more is nothing. */
 const pruneEveryMs = 3_600_000;
 
 /**
