@@ -19,7 +19,8 @@ import type { RestDeps } from './rest/deps.js';
 import { restOperations } from './rest/operations.js';
 import { EventStreams } from './rest/event-streams.js';
 import { Consoles } from './rest/consoles.js';
-import { ForwardingConnections } from './rest/forwarding-connections.js';
+import { openForwardings } from './rest/forwarding.js';
+import { openScreens } from './rest/screen.js';
 import { ownEntries } from './rest/registry.js';
 
 export { TargetsystemConfig } from './config.js';
@@ -104,7 +105,6 @@ async function openRest(
   { xnjs, credential: { certificate, key, dn }, scope, log }: RestParts,
 ): Promise<RestDeps> {
   const { systems, jobs, machines, submission, reservations, storages, data, idb } = xnjs;
-  const connections = { jobs, targets: systems, config: config.forwarding };
   const rest: RestDeps = {
     ...{ systems, jobs, machines, submission, reservations, storages, data, idb },
     events: new EventStreams(xnjs.feed, config.events),
@@ -114,7 +114,8 @@ async function openRest(
     startedMs: systemClock.now(),
     clock: systemClock,
     consoles: scope.use(new Consoles({ systems, config: config.console })),
-    forwardings: scope.use(new ForwardingConnections(connections)),
+    forwardings: scope.use(openForwardings(jobs, config.forwarding)),
+    screens: scope.use(openScreens(systems, config.screen)),
     connections: () => ({ ...xnjs.connections(), ...publisher.status() }),
     defaultImage: config.defaultImage,
     imagesUrl: (baseUrl) =>

@@ -111,6 +111,7 @@ export function renderSite(
       jobs: `${self}/jobs`,
       applications: `${self}/applications`,
       console: `${self}/console`,
+      ...(metadata.display && { screen: `${self}/screen` }),
       parent: links.factory(),
       ...(system.jobId !== undefined && { job: links.job(system.jobId) }),
       ...Object.fromEntries(

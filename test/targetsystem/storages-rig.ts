@@ -75,6 +75,7 @@ export class ProcessHypervisor implements Hypervisor {
   onDomain = () => () => undefined;
   onAvailable = () => () => undefined;
   openChannel = () => Promise.reject(new Error('only by its socket'));
+  screenshot = () => Promise.reject(new Error('a process has no screen'));
   openConsole = () => Promise.reject(new Error('has none'));
   ensureNetwork = () => Promise.resolve();
   addresses = () => Promise.resolve([]);

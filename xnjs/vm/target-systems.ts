@@ -9,6 +9,7 @@ import type { Target, TargetEvent, Targets } from '../target.js';
 import { Machines } from './machines.js';
 import { siteChange, type SiteChange } from '../changes/site-change.js';
 import { changeParameters, chooseDriver, chooseParameters } from './parameters.js';
+import { connectScreen, readPng } from './screen.js';
 import { step, VmError, type VmEvent, type VmState } from './state.js';
 import type { TargetBinding } from './target-binding.js';
 import {
@@ -238,6 +239,31 @@ export class TargetSystems implements Targets, AsyncDisposable {
     if (gone.has(state))
       throw new GridError('CONFLICT', 'the machine does not run any more', { vmId: id });
     return await this.#options.hypervisor.openConsole(driver, id, force);
+  }
+
+  /** The screen as it is, in PNG. @throws as {@link openScreen} */
+  async screenshot(id: string): Promise<Buffer> {
+    const { driver } = this.#withScreen(id);
+    return await readPng(await this.#options.hypervisor.screenshot(driver, id));
+  }
+
+  /**
+   * A connection to its screen, by VNC.
+   * @throws `CONFLICT` it has none, does not run, or runs on a host whose sockets are not here
+   */
+  async openScreen(id: string): Promise<Duplex> {
+    return await connectScreen(this.#options.workspace.screenSocket(this.#withScreen(id)));
+  }
+
+  #withScreen(id: string): TargetSystem {
+    const system = this.get(id);
+    if (gone.has(system.state))
+      throw new GridError('CONFLICT', 'the machine does not run any more', { vmId: id });
+    if (!system.image.metadata.display)
+      throw new GridError('CONFLICT', 'the image has no screen: its metadata say no display', {
+        vmId: id,
+      });
+    return system;
   }
 
   find(targetId: string): Target | undefined {
