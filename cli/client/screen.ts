@@ -1,5 +1,5 @@
 import { createWriteStream } from 'node:fs';
-import { pipeline } from 'node:stream/promises';
+import { finished, pipeline } from 'node:stream/promises';
 import { socketStream } from '#kernel/http/client-websocket.js';
 import { carryAll } from './forward.js';
 import { printJson, tell } from './print.js';
@@ -26,7 +26,7 @@ export async function openScreen(
     tell(`the screen is in ${picture}`);
     return;
   }
-  body.destroy();
+  await finished(body.resume());
   await carryAll(
     { bind, port, signal },
     async () => socketStream(await client.webSocket(address, { signal })),
