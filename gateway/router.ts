@@ -1,6 +1,7 @@
 import { randomUUID } from 'node:crypto';
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import type { Duplex } from 'node:stream';
+import { responseAfterUpgrade } from '#kernel/http/upgrade.js';
 import type { Log } from '#kernel/log.js';
 import { acmeToken, sendAcmeToken } from './acme.js';
 import type { HeadersFor } from './backend.js';
@@ -13,7 +14,7 @@ import { GatewayError, ownHeaders, sendBody, sendError } from './reply.js';
 import type { Settings } from './settings.js';
 import type { Site, SiteTable } from './site.js';
 import { parseTarget, type Target } from './target.js';
-import { checkUpgrade, openTunnel, responseAfterUpgrade } from './tunnel.js';
+import { checkUpgrade, openTunnel } from './tunnel.js';
 
 export type RouterDeps = {
   /** Those that count now. */
