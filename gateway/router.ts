@@ -231,7 +231,8 @@ export class Router {
   /** A refusal ends its connection: what else is in it was not looked at. */
   #refuse(response: ServerResponse, { reqId, client, own }: Asked, thrown: unknown): void {
     const known = thrown instanceof GatewayError;
-    if (!known) this.#log.error({ reqId, err: thrown }, 'request failed unexpectedly');
+    if (!known && response.destroyed) this.#log.debug({ reqId, err: thrown }, 'client left');
+    else if (!known) this.#log.error({ reqId, err: thrown }, 'request failed unexpectedly');
     else if (thrown.code === 'FORBIDDEN')
       this.#log.warn({ reqId, peer: client.peer, reason: thrown.message }, 'refused');
     response.shouldKeepAlive = false;
