@@ -139,6 +139,7 @@ export class WorkerPool {
 
   /** What a worker that is gone was never sent. */
   #handOutAgain(gone: Worker): void {
+    this.#ready = this.#ready.filter((each) => each !== gone);
     for (const [socket, worker] of this.#unsent) {
       if (worker !== gone) continue;
       this.#unsent.delete(socket);
@@ -181,7 +182,8 @@ export class WorkerPool {
   async #spawn(): Promise<void> {
     const worker = cluster.fork();
     this.#workers.add(worker);
-    worker.once('disconnect', () => this.#handOutAgain(worker));
+    // Either may come first, and of one that is killed with more to be sent to it only the end is heard
+    for (const over of ['disconnect', 'exit']) worker.once(over, () => this.#handOutAgain(worker));
     try {
       await this.#started(worker);
     } catch (error) {
