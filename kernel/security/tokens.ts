@@ -2,6 +2,7 @@ import { createPublicKey, type KeyObject, type X509Certificate } from 'node:cryp
 import { decodeJwt, jwtVerify, SignJWT, type JWTPayload } from 'jose';
 import type { Clock } from '#kernel/clock.js';
 import { errorText, GridError } from '#kernel/errors.js';
+import { accountPattern } from './account.js';
 import { dnKey, formatDn, normalizeDn, subjectDn } from './dn.js';
 import type { Identity } from './identity.js';
 import { parsePreferences } from './preferences.js';
@@ -135,7 +136,7 @@ function subjectOf(sub: unknown): string {
 }
 
 function isAccount(uid: unknown): uid is string {
-  return typeof uid === 'string' && /^[A-Za-z_][A-Za-z0-9_.-]{0,63}$/.test(uid);
+  return typeof uid === 'string' && accountPattern.test(uid);
 }
 
 /** Verifies a token with each key. @throws {@link TokenError} `UNAUTHENTICATED` if none fits */
