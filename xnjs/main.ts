@@ -34,6 +34,7 @@ import { Reservations } from './reservation/reservations.js';
 import { createStaging } from './staging/create-staging.js';
 import { Outside } from './staging/outside.js';
 import { createSiteStorages } from './staging/site-storages.js';
+import { createSiteTokens, type IssueToken } from './staging/site-tokens.js';
 import type { SingleTransfers, Staging } from './staging/staging.js';
 import { Storages } from './storage/storages.js';
 import { HttpImageSource } from './vm/http-image-source.js';
@@ -48,6 +49,8 @@ export type XnjsDeps = {
   readonly log: Log;
   /** Headers that prove to the image repository for whom we ask. */
   readonly onBehalfOf: (dn: string) => Record<string, string>;
+  /** Signs our word for a user, for a site that gets it. */
+  readonly issueToken: IssueToken;
   /** `https://host:port/VSITE`, as users know this site. */
   readonly siteUrl: string;
   /** Who we are to the image repository, when we ask for ourselves. */
@@ -306,7 +309,7 @@ async function connect(
 
 async function openStaging(
   { staging: config, stateDirectory }: XnjsConfig,
-  { log, siteUrl }: XnjsDeps,
+  { log, siteUrl, issueToken }: XnjsDeps,
   parts: {
     readonly scope: Scope;
     readonly database: Database;
@@ -326,7 +329,7 @@ async function openStaging(
       targets: systems,
       storages,
     }),
-    onBehalfOf: () => ({}), // no proof that other sites would take
+    onBehalfOf: createSiteTokens(config, issueToken),
     clock: systemClock,
     log: log.child({ part: 'xnjs.staging' }),
   });

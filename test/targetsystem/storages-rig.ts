@@ -292,7 +292,7 @@ async function startService(
       targets: systems,
       storages: () => storages,
     }),
-    onBehalfOf: () => ({}),
+    onBehalfOf: () => Promise.resolve(undefined),
     clock: systemClock,
     log,
   });

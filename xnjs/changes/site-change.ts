@@ -7,11 +7,14 @@ export type SiteChange = {
   /** Why it is believed. */
   readonly evidence: Evidence;
   readonly image: string;
+  /** Whom it may be told beside the owner, if they may still read it; absent: nobody. */
+  readonly acl?: readonly string[];
 };
 
 export function siteChange(
   change: SiteChange['change'],
-  { state, evidence, image: { metadata } }: TargetSystem,
+  { state, evidence, image: { metadata }, acl = [] }: TargetSystem,
 ): SiteChange {
-  return { change, state, evidence, image: `${metadata.name}:${metadata.version}` };
+  const image = `${metadata.name}:${metadata.version}`;
+  return { change, state, evidence, image, ...(acl.length > 0 && { acl }) };
 }
