@@ -36,14 +36,14 @@ function watched() {
     stopping: new AbortController().signal,
   });
   const agent = (type: 'agentUp' | 'agentDown'): void =>
-    say({ type, evidence: { source: 'agent', fact: type, atMs: nowMs }, boot: {} } as VmEvent);
+    say({ type, evidence: { source: 'agent', fact: type, atMs: nowMs }, boot: {} });
   agent('agentUp');
   return {
     watch,
     stopped,
     agent,
     state: () => `${record.state}: ${record.evidence.fact}`,
-    async look(next: readonly DomainLook[] | Error, times = 1): Promise<void> {
+    look: async (next: readonly DomainLook[] | Error, times = 1): Promise<void> => {
       answer = next;
       for (let n = 0; n < times; n++) {
         nowMs += 2_000;
