@@ -5,6 +5,7 @@ import { z } from 'zod';
 import { systemClock, type Clock } from '#kernel/clock.js';
 import { createHttpClient } from '#kernel/http/client.js';
 import { LibvirtClient } from '#kernel/libvirt/client.js';
+import type { EventName } from '#kernel/libvirt/events.js';
 import type { Log } from '#kernel/log.js';
 import { ChangeFeed } from '#kernel/persistence/change-feed.js';
 import { ChangeLog } from '#kernel/persistence/change-log.js';
@@ -218,10 +219,11 @@ async function connectHypervisors(
   { hypervisor: { machines, acceleration, containers } }: XnjsConfig,
   scope: Scope,
   log: Log,
+  events?: readonly EventName[],
 ): Promise<Clients> {
   const [forMachines, forContainers] = await Promise.all([
-    connect(machines, log, scope),
-    connect(containers, log, scope),
+    connect(machines, log, scope, events),
+    connect(containers, log, scope, events),
   ]);
   return {
     ...(forMachines && { [acceleration]: forMachines }),
@@ -243,18 +245,21 @@ async function openSystems(
 ): Promise<TargetSystems> {
   const { scope, database, idb, clients, images, feed } = parts;
   const { stateDirectory, targetSystems } = config;
+  const probes = await connectHypervisors(config, scope, log, []);
   const installationId = await readInstallationId(stateDirectory);
   const network = await openNetwork(config, scope, log);
   const common = { clock: systemClock, log };
   return scope.use(
     new TargetSystems({
       store: createTargetStore(database, () => feed.wake()),
-      hypervisor: new LibvirtHypervisor({ clients, installationId, ...common }),
+      hypervisor: new LibvirtHypervisor({ clients, probes, installationId, ...common }),
       images,
       workspace: new Workspace(stateDirectory),
       installationId,
       bootTimeoutMs: targetSystems.bootTimeoutSeconds * 1_000,
       heartbeatMs: targetSystems.heartbeatSeconds * 1_000,
+      watchMs: targetSystems.watchSeconds * 1_000,
+      guestMs: targetSystems.guestSeconds * 1_000,
       queuesIntervalMs: targetSystems.queuesSeconds * 1_000,
       limits: targetSystems.limits,
       usage: {
@@ -299,9 +304,10 @@ async function connect(
   uri: string | undefined,
   log: Log,
   scope: Scope,
+  events?: readonly EventName[],
 ): Promise<LibvirtClient | undefined> {
   if (uri === undefined) return undefined;
-  const client = scope.use(new LibvirtClient({ uri, log }));
+  const client = scope.use(new LibvirtClient({ uri, log, ...(events && { events }) }));
   client.start();
   await client.ready(AbortSignal.timeout(5_000)).catch(() => undefined);
   return client;

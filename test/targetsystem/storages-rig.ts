@@ -83,6 +83,7 @@ export class ProcessHypervisor implements Hypervisor {
   usage: Hypervisor['usage'] = () => Promise.resolve([]);
   setControls: Hypervisor['setControls'] = () => Promise.resolve(true);
   list = () => Promise.resolve([...this.#agents.keys()].map((id) => this.#view(id)));
+  look: Hypervisor['look'] = () => this.list();
   find = (_driver: string, id: string) =>
     Promise.resolve(this.#agents.has(id) ? this.#view(id) : undefined);
 

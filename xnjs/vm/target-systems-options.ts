@@ -21,6 +21,9 @@ export type TargetSystemsOptions = {
   readonly installationId: string;
   readonly bootTimeoutMs: number;
   readonly heartbeatMs: number;
+  /** How often hypervisors are asked how machines are, and agents how their guests are. */
+  readonly watchMs?: number;
+  readonly guestMs?: number;
   /** How often batch systems are asked for their queues. */
   readonly queuesIntervalMs?: number;
   /** The site's IDB. */

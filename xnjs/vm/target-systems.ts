@@ -10,7 +10,7 @@ import { Machines } from './machines.js';
 import { siteChange, type SiteChange } from '../changes/site-change.js';
 import { changeParameters, chooseDriver, chooseParameters } from './parameters.js';
 import { connectScreen, readPng } from './screen.js';
-import { step, VmError, type VmEvent, type VmState } from './state.js';
+import { isUsable, step, VmError, type VmEvent, type VmState } from './state.js';
 import type { TargetBinding } from './target-binding.js';
 import {
   idbSubject,
@@ -24,6 +24,7 @@ import type { NewTargetSystem, TargetSystemsOptions } from './target-systems-opt
 import type { Usage, UsageFilter, UsageOfOwner } from './usage.js';
 import { UsageMeter } from './usage-meter.js';
 import { requireNetwork } from './tsi-network.js';
+import type { Views } from './views.js';
 
 /** How long a reconciliation waits after a failure before it tries again. */
 const retryMs = 1_000;
@@ -53,6 +54,7 @@ export class TargetSystems implements Targets, AsyncDisposable {
     this.#options = options;
     this.#log = options.log.child({ part: 'xnjs.vm' });
     const records = {
+      all: () => this.#records.values(),
       find: (id: string) => this.#records.get(id),
       get: (id: string) => this.get(id),
       queue: (id: string, work: () => Promise<void>) => this.#queue(id, work),
@@ -92,6 +94,11 @@ export class TargetSystems implements Targets, AsyncDisposable {
   /** The most that one target system may have. */
   get limits(): TargetSystemsOptions['limits'] {
     return this.#options.limits;
+  }
+
+  /** When each source was last heard of it; ms since the epoch. */
+  heard(id: string): Partial<Record<keyof Views, number>> {
+    return this.#machines.heard(this.get(id));
   }
 
   /** What it has used as far as measured; `undefined`: nothing was yet. */
@@ -300,7 +307,7 @@ export class TargetSystems implements Targets, AsyncDisposable {
 
   #answering(targetId: string): TargetBinding {
     const binding = this.#machines.binding(targetId);
-    if (binding && this.get(targetId).state === 'READY') return binding;
+    if (binding && isUsable(this.get(targetId))) return binding;
     const text = `the TSI of target system ${targetId} is not reachable`;
     throw new GridError('TSI_UNAVAILABLE', text, { vmId: targetId });
   }
@@ -339,15 +346,16 @@ export class TargetSystems implements Targets, AsyncDisposable {
     const before = this.#records.get(id);
     if (!before) return;
     const after = step(before, event);
-    if (after.state === before.state && after.evidence.fact === before.evidence.fact) return;
+    if (after === before) return;
+    const isNews = after.state !== before.state || after.evidence.fact !== before.evidence.fact;
     if (after.state === 'DESTROYED') {
       await this.#options.store.remove(after, siteChange('deleted', after));
       this.#records.delete(id);
       this.#meter?.forget(id);
     } else {
-      await this.#save(after, siteChange('state', after));
+      await this.#save(after, isNews ? siteChange('state', after) : undefined);
     }
-    if (after.state === before.state) return;
+    if (!isNews) return;
     this.#log.info(
       { vmId: id, from: before.state, to: after.state, fact: event.evidence.fact },
       'target system changed',
@@ -362,7 +370,7 @@ export class TargetSystems implements Targets, AsyncDisposable {
 
   #announce(before: TargetSystem, after: TargetSystem): void {
     const event: TargetEvent | undefined =
-      after.state === 'READY'
+      isUsable(after) && !isUsable(before)
         ? { type: 'ready', targetId: after.id }
         : gone.has(after.state) && !gone.has(before.state)
           ? { type: 'lost', targetId: after.id, reason: after.evidence.fact }
