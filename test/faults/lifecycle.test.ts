@@ -92,7 +92,9 @@ describe('faults of machines and hypervisors', { skip: noMachines, timeout: 240_
     const machine = qemuOf(one);
     process.kill(pid, 'SIGKILL');
     await eventually('there is another', async () => (await libvirtd().catch(() => pid)) !== pid);
-    await eventually('it answers', async () => virsh('list', '--name').includes(domainOf(one)));
+    await eventually('it answers', () =>
+      Promise.resolve(virsh('list', '--name').includes(domainOf(one))),
+    );
     virsh('suspend', domainOf(one));
     await becomes(one, 'PAUSED', /by order/, 4_000);
     virsh('resume', domainOf(one));
