@@ -4,9 +4,9 @@ import { normalizeDn } from '#kernel/security/dn.js';
 import { file, port } from '#kernel/config.js';
 import { identityConfig } from '#kernel/security/open-identity.js';
 import { XnjsConfig } from '#xnjs/index.js';
+import { CarryingConfig } from './rest/carried-connections.js';
 import { ConsoleConfig } from './rest/consoles.js';
 import { EventsConfig } from './rest/event-streams.js';
-import { ForwardingConfig } from './rest/forwarding-connections.js';
 
 const distinguishedName = z.string().transform((text, context) => {
   try {
@@ -76,7 +76,8 @@ export const TargetsystemConfig = z.strictObject({
   events: EventsConfig.prefault({}),
   registry: RegistryConfig.prefault({}),
   console: ConsoleConfig.prefault({}),
-  forwarding: ForwardingConfig.prefault({}),
+  forwarding: CarryingConfig.prefault({}),
+  screen: CarryingConfig.prefault({ perUser: 8, total: 128 }),
   xnjs: XnjsConfig,
 });
 export type TargetsystemConfig = z.output<typeof TargetsystemConfig>;

@@ -20,7 +20,8 @@ import type { RestDeps } from './rest/deps.js';
 import { restOperations } from './rest/operations.js';
 import { EventStreams } from './rest/event-streams.js';
 import { Consoles } from './rest/consoles.js';
-import { ForwardingConnections } from './rest/forwarding-connections.js';
+import { openForwardings } from './rest/forwarding.js';
+import { openScreens } from './rest/screen.js';
 import { ownEntries } from './rest/registry.js';
 
 export { TargetsystemConfig } from './config.js';
@@ -55,6 +56,7 @@ export async function startTargetsystem(
       onBehalfOf: (dn) => ({ [consignorHeader]: sign(parseDn(dn)) }),
     });
     scope.defer(() => xnjs.close());
+    void xnjs.lost.then(() => scope.close()); // what it began is the other server's now
     const direct = 'tls' in config.listen && config.listen.tls.trustFiles.length > 0;
     const own = { dn: serverDn, certificate };
     const { siteName } = config;
@@ -112,7 +114,6 @@ async function openRest(
   { xnjs, credential: { certificate, dn }, issueToken, external, scope, log }: RestParts,
 ): Promise<RestDeps> {
   const { systems, jobs, machines, submission, reservations, storages, data, idb } = xnjs;
-  const connections = { jobs, targets: systems, config: config.forwarding };
   const rest: RestDeps = {
     ...{ systems, jobs, machines, submission, reservations, storages, data, idb },
     events: new EventStreams(xnjs.feed, config.events),
@@ -122,7 +123,8 @@ async function openRest(
     startedMs: systemClock.now(),
     clock: systemClock,
     consoles: scope.use(new Consoles({ systems, config: config.console })),
-    forwardings: scope.use(new ForwardingConnections(connections)),
+    forwardings: scope.use(openForwardings(jobs, config.forwarding)),
+    screens: scope.use(openScreens(systems, config.screen)),
     connections: () => ({ ...xnjs.connections(), ...publisher.status() }),
     defaultImage: config.defaultImage,
     imagesUrl: (baseUrl) =>

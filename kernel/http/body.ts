@@ -1,5 +1,6 @@
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import type { Readable } from 'node:stream';
+import { collectText } from '#kernel/net/collect-text.js';
 import { readLenientJson } from './lenient-json.js';
 import { RequestError, type Converters } from './operation.js';
 import { jsonType } from './reply.js';
@@ -33,12 +34,12 @@ export async function readJsonBody(
   if (encoding !== 'identity')
     throw new RequestError('UNSUPPORTED_MEDIA_TYPE', `content coding ${encoding} is not supported`);
   acceptBody(request, response);
-  return convert ? convert(await readText(request, limit)) : readJson(request, limit);
+  return convert ? convert(await readBody(request, limit)) : readJson(request, limit);
 }
 
 /** The same for a raw operation that found out that its body is JSON. */
 export async function readJson(source: Readable, limit = defaultLimit): Promise<object> {
-  const text = await readText(source, limit);
+  const text = await readBody(source, limit);
   return text.trim() === '' ? {} : parseLenientJson(text);
 }
 
@@ -83,26 +84,19 @@ function countKeys(text: string): number {
   return count;
 }
 
-async function readText(source: Readable, limit: number): Promise<string> {
-  const chunks: Buffer[] = [];
-  let size = 0;
+async function readBody(source: Readable, limit: number): Promise<string> {
   const timer = setTimeout(
     () => source.destroy(new RequestError('BAD_REQUEST', 'the body came too slowly')),
     readTimeoutMs,
   );
   try {
-    // not destroyed at a limit, so that the answer can still be sent
-    for await (const chunk of source.iterator({
-      destroyOnReturn: false,
-    }) as AsyncIterable<Buffer>) {
-      size += chunk.length;
-      if (size > limit) throw tooLarge(limit);
-      chunks.push(chunk);
-    }
+    // not destroyed at the limit, so that the answer can still be sent
+    const text = await collectText(source.iterator({ destroyOnReturn: false }), limit);
+    if (text === undefined) throw tooLarge(limit);
+    return text;
   } finally {
     clearTimeout(timer);
   }
-  return Buffer.concat(chunks).toString('utf8');
 }
 
 function tooLarge(limit: number): RequestError {

@@ -2,6 +2,7 @@ import { createPublicKey, type KeyObject, type X509Certificate } from 'node:cryp
 import { decodeJwt, jwtVerify, SignJWT, type JWTPayload } from 'jose';
 import type { Clock } from '#kernel/clock.js';
 import { errorText, GridError } from '#kernel/errors.js';
+import { accountPattern } from './account.js';
 import { dnKey, formatDn, normalizeDn, subjectDn } from './dn.js';
 import type { Identity } from './identity.js';
 import { parsePreferences } from './preferences.js';
@@ -31,6 +32,10 @@ export function algorithmOf(key: KeyObject): string {
   if (asymmetricKeyType === 'ec' && curve !== undefined) return curve;
   throw new TypeError(`no tokens are signed with ${asymmetricKeyType ?? 'symmetric'} keys`);
 }
+
+/** What tokens may say of it. Ed25519 has a second name (RFC 9864), which newer clients use. */
+const namesOf = (algorithm: string): string[] =>
+  algorithm === 'EdDSA' ? [algorithm, 'Ed25519'] : [algorithm];
 
 export type NewToken = {
   /** DN of the user. */
@@ -144,7 +149,7 @@ function subjectOf(sub: unknown): string {
 }
 
 function isAccount(uid: unknown): uid is string {
-  return typeof uid === 'string' && /^[A-Za-z_][A-Za-z0-9_.-]{0,63}$/.test(uid);
+  return typeof uid === 'string' && accountPattern.test(uid);
 }
 
 /** Verifies a token with each key. @throws {@link TokenError} `UNAUTHENTICATED` if none fits */
@@ -157,7 +162,7 @@ export async function verifyByAny(
   for (const key of keys)
     try {
       const { payload } = await jwtVerify(token, key, {
-        algorithms: [algorithmOf(key)],
+        algorithms: namesOf(algorithmOf(key)),
         requiredClaims: ['exp', 'sub', 'iss'],
         clockTolerance: clockSkewSeconds,
         currentDate: new Date(clock.now()),

@@ -2,9 +2,13 @@ import { formatDate } from '#kernel/clock.js';
 import type { Caller } from '#kernel/http/caller.js';
 import type { Change } from '#kernel/persistence/change-feed.js';
 import { findGrant, isOwner } from '#kernel/security/acl.js';
-import type { JobChange, LoggedImage, SiteChange } from '#xnjs/index.js';
+import {
+  toResourceStatus,
+  type JobChange,
+  type LoggedImage,
+  type SiteChange,
+} from '#xnjs/index.js';
 import type { Links } from './links.js';
-import { resourceStatus } from './sites-rendering.js';
 
 export const eventTypes = ['job', 'site', 'image'] as const;
 export type EventType = (typeof eventTypes)[number];
@@ -63,10 +67,10 @@ const renderers: Record<EventType, (change: Change, viewer: Viewer) => object | 
     };
   },
   site({ subject, body }, viewer) {
-    const { change, state, evidence, image } = body as SiteChange; // by the target systems
+    const { change, state, usable, evidence, image } = body as SiteChange; // by the target systems
     const { source, fact, atMs } = evidence;
     return {
-      ...{ change, state, resourceStatus: resourceStatus[state] },
+      ...{ change, state, resourceStatus: toResourceStatus(state, usable ?? state === 'READY') },
       evidence: { source, fact, at: formatDate(atMs) },
       ...{ image, href: viewer.links.site(subject) },
     };

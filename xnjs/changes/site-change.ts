@@ -1,9 +1,12 @@
+import { isUsable } from '../vm/state.js';
 import type { Evidence, TargetSystem } from '../vm/target-system.js';
 
 /** What is told of a target system. */
 export type SiteChange = {
   readonly change: 'created' | 'state' | 'deleted';
   readonly state: TargetSystem['state'];
+  /** Whether work can be done there; absent: by the state. */
+  readonly usable?: boolean;
   /** Why it is believed. */
   readonly evidence: Evidence;
   readonly image: string;
@@ -11,10 +14,9 @@ export type SiteChange = {
   readonly acl?: readonly string[];
 };
 
-export function siteChange(
-  change: SiteChange['change'],
-  { state, evidence, image: { metadata }, acl = [] }: TargetSystem,
-): SiteChange {
-  const image = `${metadata.name}:${metadata.version}`;
-  return { change, state, evidence, image, ...(acl.length > 0 && { acl }) };
+export function siteChange(change: SiteChange['change'], system: TargetSystem): SiteChange {
+  const { state, evidence, image, acl = [] } = system;
+  const { name, version } = image.metadata;
+  const told = { change, state, usable: isUsable(system), evidence, image: `${name}:${version}` };
+  return acl.length > 0 ? { ...told, acl } : told;
 }
