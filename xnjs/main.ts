@@ -5,6 +5,7 @@ import { z } from 'zod';
 import { systemClock, type Clock } from '#kernel/clock.js';
 import { createHttpClient } from '#kernel/http/client.js';
 import { LibvirtClient } from '#kernel/libvirt/client.js';
+import type { EventName } from '#kernel/libvirt/events.js';
 import type { Log } from '#kernel/log.js';
 import { ChangeFeed } from '#kernel/persistence/change-feed.js';
 import { ChangeLog } from '#kernel/persistence/change-log.js';
@@ -18,6 +19,7 @@ import { IdbSource } from './idb/idb-source.js';
 import { JobEngine } from './job/engine.js';
 import { JobSubmission } from './job/job-submission.js';
 import { createNoticeSender } from './job/notice-sender.js';
+import type { JobStore } from './job/store.js';
 import { changesTable, jobMigrations } from './persistence/job-models.js';
 import { createJobStore } from './persistence/job-store.js';
 import {
@@ -25,6 +27,7 @@ import {
   reservationMigrations,
 } from './persistence/sql-reservation-store.js';
 import { createSettingsStore, settingsMigrations } from './persistence/settings-store.js';
+import { Lease, leaseMigrations } from './persistence/sql-lease.js';
 import { recordMigrations } from './persistence/sql-record-store.js';
 import { createStorageStore, storageMigrations } from './persistence/sql-storage-store.js';
 import { createTargetStore, targetMigrations } from './persistence/sql-target-store.js';
@@ -34,6 +37,7 @@ import { Reservations } from './reservation/reservations.js';
 import { createStaging } from './staging/create-staging.js';
 import { Outside } from './staging/outside.js';
 import { createSiteStorages } from './staging/site-storages.js';
+import { createSiteTokens, type IssueToken } from './staging/site-tokens.js';
 import type { SingleTransfers, Staging } from './staging/staging.js';
 import { Storages } from './storage/storages.js';
 import { HttpImageSource } from './vm/http-image-source.js';
@@ -48,6 +52,8 @@ export type XnjsDeps = {
   readonly log: Log;
   /** Headers that prove to the image repository for whom we ask. */
   readonly onBehalfOf: (dn: string) => Record<string, string>;
+  /** Signs our word for a user, for a site that gets it. */
+  readonly issueToken: IssueToken;
   /** `https://host:port/VSITE`, as users know this site. */
   readonly siteUrl: string;
   /** Who we are to the image repository, when we ask for ourselves. */
@@ -68,6 +74,8 @@ export type Xnjs = {
   readonly idb: IdbSource;
   /** What becomes of jobs, target systems and images. */
   readonly feed: ChangeFeed;
+  /** Resolves when another server on the same database has taken over: this one must not act any more. */
+  readonly lost: Promise<void>;
   /** What the engine depends on, and whether it answers. */
   readonly connections: () => Record<string, 'OK' | 'DOWN'>;
   /** Machines and jobs run on. Closing twice is fine. */
@@ -84,13 +92,15 @@ export async function startXnjs(config: XnjsConfig, deps: XnjsDeps): Promise<Xnj
     await mkdir(config.stateDirectory, { recursive: true, mode: 0o711 });
     const common = { clock: systemClock, log: deps.log };
     const database = await openTables(config, scope, deps.log);
+    const lease = scope.use(await Lease.take({ database, name: 'xnjs', ...common }));
+    const jobStore = createJobStore(database);
     const submission = await JobSubmission.open(createSettingsStore(database));
     const idb = scope.use(await IdbSource.open({ config: config.idb, ...common }));
     const clients = await connectHypervisors(config, scope, deps.log);
     const { feed, changes } = openFeed(config, database, scope, common);
     const images = imageSource(config, deps.onBehalfOf, scope);
     const systems = await openSystems(config, deps, {
-      ...{ scope, database, idb, clients, images, feed },
+      ...{ scope, database, idb, clients, images, feed, lease, jobStore },
     });
     const staging = await openStaging(config, deps, {
       ...{ scope, database, systems },
@@ -98,7 +108,7 @@ export async function startXnjs(config: XnjsConfig, deps: XnjsDeps): Promise<Xnj
     });
     const jobs: JobEngine = scope.use(
       new JobEngine({
-        store: createJobStore(database),
+        store: jobStore,
         targets: systems,
         submission,
         staging,
@@ -125,6 +135,7 @@ export async function startXnjs(config: XnjsConfig, deps: XnjsDeps): Promise<Xnj
     return {
       ...{ database, systems, jobs, machines, submission, reservations, storages, data, idb, feed },
       connections: () => statusOf(clients),
+      lost: lease.lost,
       close: () => scope.close(),
     };
   } catch (error) {
@@ -190,6 +201,7 @@ async function openTables(
       ...settingsMigrations,
       ...reservationMigrations,
       ...recordMigrations,
+      ...leaseMigrations,
     ],
     log,
   );
@@ -215,10 +227,11 @@ async function connectHypervisors(
   { hypervisor: { machines, acceleration, containers } }: XnjsConfig,
   scope: Scope,
   log: Log,
+  events?: readonly EventName[],
 ): Promise<Clients> {
   const [forMachines, forContainers] = await Promise.all([
-    connect(machines, log, scope),
-    connect(containers, log, scope),
+    connect(machines, log, scope, events),
+    connect(containers, log, scope, events),
   ]);
   return {
     ...(forMachines && { [acceleration]: forMachines }),
@@ -236,22 +249,37 @@ async function openSystems(
     readonly clients: Clients;
     readonly images: HttpImageSource;
     readonly feed: ChangeFeed;
+    readonly lease: Lease;
+    readonly jobStore: JobStore;
   },
 ): Promise<TargetSystems> {
-  const { scope, database, idb, clients, images, feed } = parts;
+  const { scope, database, idb, clients, images, feed, lease, jobStore } = parts;
   const { stateDirectory, targetSystems } = config;
+  const { idleSeconds } = targetSystems;
+  const probes = await connectHypervisors(config, scope, log, []);
   const installationId = await readInstallationId(stateDirectory);
   const network = await openNetwork(config, scope, log);
   const common = { clock: systemClock, log };
   return scope.use(
     new TargetSystems({
-      store: createTargetStore(database, () => feed.wake()),
-      hypervisor: new LibvirtHypervisor({ clients, installationId, ...common }),
+      store: createTargetStore(database, () => feed.wake(), lease),
+      lease,
+      hypervisor: new LibvirtHypervisor({ clients, probes, installationId, ...common }),
       images,
       workspace: new Workspace(stateDirectory),
       installationId,
       bootTimeoutMs: targetSystems.bootTimeoutSeconds * 1_000,
       heartbeatMs: targetSystems.heartbeatSeconds * 1_000,
+      watchMs: targetSystems.watchSeconds * 1_000,
+      compareMs: targetSystems.compareSeconds * 1_000,
+      orphanGraceMs: targetSystems.orphanGraceSeconds * 1_000,
+      ...(idleSeconds !== undefined && {
+        idle: {
+          afterMs: idleSeconds * 1_000,
+          isBusy: async (targetId) => (await jobStore.unfinished({ targetId, num: 1 })).length > 0,
+        },
+      }),
+      guestMs: targetSystems.guestSeconds * 1_000,
       queuesIntervalMs: targetSystems.queuesSeconds * 1_000,
       limits: targetSystems.limits,
       usage: {
@@ -296,9 +324,10 @@ async function connect(
   uri: string | undefined,
   log: Log,
   scope: Scope,
+  events?: readonly EventName[],
 ): Promise<LibvirtClient | undefined> {
   if (uri === undefined) return undefined;
-  const client = scope.use(new LibvirtClient({ uri, log }));
+  const client = scope.use(new LibvirtClient({ uri, log, ...(events && { events }) }));
   client.start();
   await client.ready(AbortSignal.timeout(5_000)).catch(() => undefined);
   return client;
@@ -306,7 +335,7 @@ async function connect(
 
 async function openStaging(
   { staging: config, stateDirectory }: XnjsConfig,
-  { log, siteUrl }: XnjsDeps,
+  { log, siteUrl, issueToken }: XnjsDeps,
   parts: {
     readonly scope: Scope;
     readonly database: Database;
@@ -326,7 +355,7 @@ async function openStaging(
       targets: systems,
       storages,
     }),
-    onBehalfOf: () => ({}), // no proof that other sites would take
+    onBehalfOf: createSiteTokens(config, issueToken),
     clock: systemClock,
     log: log.child({ part: 'xnjs.staging' }),
   });

@@ -75,13 +75,20 @@ export class ProcessHypervisor implements Hypervisor {
   onDomain = () => () => undefined;
   onAvailable = () => () => undefined;
   openChannel = () => Promise.reject(new Error('only by its socket'));
+  screenshot = () => Promise.reject(new Error('a process has no screen'));
   openConsole = () => Promise.reject(new Error('has none'));
   ensureNetwork = () => Promise.resolve();
   addresses = () => Promise.resolve([]);
   // of a hypervisor's type, so that tests can put others in their place
   usage: Hypervisor['usage'] = () => Promise.resolve([]);
   setControls: Hypervisor['setControls'] = () => Promise.resolve(true);
-  list = () => Promise.resolve([...this.#agents.keys()].map((id) => this.#view(id)));
+  mark = () => Promise.resolve();
+  list: Hypervisor['list'] = () => {
+    const mark = { installation: '', owner: '', epoch: 0, generation: 1 };
+    return Promise.resolve([...this.#agents.keys()].map((id) => ({ ...this.#view(id), mark })));
+  };
+  look: Hypervisor['look'] = () =>
+    Promise.resolve([...this.#agents.keys()].map((id) => this.#view(id)));
   find = (_driver: string, id: string) =>
     Promise.resolve(this.#agents.has(id) ? this.#view(id) : undefined);
 
@@ -291,7 +298,7 @@ async function startService(
       targets: systems,
       storages: () => storages,
     }),
-    onBehalfOf: () => ({}),
+    onBehalfOf: () => Promise.resolve(undefined),
     clock: systemClock,
     log,
   });

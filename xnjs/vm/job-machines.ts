@@ -8,10 +8,18 @@ import type { JobEngine } from '../job/engine.js';
 import type { Job } from '../job/job.js';
 import type { JobSubmission } from '../job/job-submission.js';
 import type { NewJob } from '../job/new-job.js';
-import { chooseImage, nameOf, roomyEnough, satisfies, type ChosenImage } from './choose-image.js';
+import {
+  chooseImage,
+  nameOf,
+  roomyEnough,
+  satisfies,
+  unlike,
+  type ChosenImage,
+} from './choose-image.js';
 import type { ImageSearch } from './image-source.js';
-import { readImageWish, type ImageRequirements, type ImageWish } from './image-wish.js';
+import { readImageWish, type ImageWish } from './image-wish.js';
 import { readMachineSize, type MachineSize } from './machine-size.js';
+import { VmError } from './state.js';
 import type { Driver, TargetSystem } from './target-system.js';
 import type { TargetSystems } from './target-systems.js';
 
@@ -68,7 +76,8 @@ export class JobMachines implements AsyncDisposable {
     const { systems, jobs, submission } = this.#options;
     submission?.check();
     const { ownerDn, description } = wish;
-    const imageWish = completed(readImageWish(description) ?? {}, description);
+    const given = readImageWish(description) ?? { requirements: {} };
+    const imageWish = completed(given, description);
     if (sentTo && satisfies(sentTo.image, imageWish)) {
       const remarks = [`Image: the target system is made from ${nameOf(sentTo.image)}`];
       return await jobs.submit({ ...wish, targetId: sentTo.id, remarks });
@@ -95,14 +104,20 @@ export class JobMachines implements AsyncDisposable {
     await Promise.allSettled(this.#ending.values());
   }
 
-  async #choose(wish: ImageWish, size: MachineSize, callerDn: string): Promise<ChosenImage> {
+  async #choose(
+    { reference, requirements }: ImageWish,
+    size: MachineSize,
+    callerDn: string,
+  ): Promise<ChosenImage> {
     const { images, systems, drivers } = this.#options;
-    if (typeof wish === 'string') {
-      const image = await images.find(wish, callerDn);
-      return { image, why: `${nameOf(image)} was asked for` };
+    if (reference !== undefined) {
+      const image = await images.find(reference, callerDn);
+      const reason = unlike(image.metadata, requirements);
+      if (reason === undefined) return { image, why: `${nameOf(image)} was asked for` };
+      throw new VmError('IMAGE_UNKNOWN', `Image: ${nameOf(image)} does not fit: ${reason}`);
     }
-    return chooseImage(await images.search(wish, callerDn), {
-      requirements: wish,
+    return chooseImage(await images.search(requirements, callerDn), {
+      requirements,
       size,
       callerDn,
       limits: systems.limits,
@@ -149,14 +164,14 @@ function completed(
   wish: ImageWish,
   { ApplicationName, ApplicationVersion }: RawDescription,
 ): ImageWish {
-  if (typeof wish === 'string' || wish.application !== undefined) return wish;
+  if (wish.reference !== undefined || wish.requirements.application !== undefined) return wish;
   if (typeof ApplicationName !== 'string' || ApplicationName === '') return wish;
   const version = typeof ApplicationVersion === 'string' ? ApplicationVersion : '';
-  return {
-    ...wish,
+  const application = {
     application: ApplicationName,
     ...(version !== '' && { applicationVersion: version }),
-  } satisfies ImageRequirements;
+  };
+  return { requirements: { ...wish.requirements, ...application } };
 }
 
 /** By proper names, as the job's resources are read later; these must say the same. */

@@ -8,5 +8,7 @@ import type { TargetSystem } from './target-system.js';
 export type TargetStore = {
   all(): Promise<TargetSystem[]>;
   save(system: TargetSystem, change?: SiteChange): Promise<void>;
+  /** Whether there was such a target system, which has been removed since. */
+  wasRemoved(id: string): Promise<boolean>;
   remove(system: Pick<TargetSystem, 'id' | 'ownerDn'>, change?: SiteChange): Promise<void>;
 };

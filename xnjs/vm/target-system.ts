@@ -5,10 +5,11 @@ import type { Asked, MachineSize } from './machine-size.js';
 import type { ControlName, Controls, ControlWishes } from './resource-controls.js';
 import type { TsiIdentity } from '../tsi/tsi.js';
 import type { VmState } from './state.js';
+import type { Views } from './views.js';
 
 /** Why a state is believed: who said what, and when (ms since the epoch). */
 export type Evidence = {
-  readonly source: 'agent' | 'hypervisor' | 'server' | 'user';
+  readonly source: 'agent' | 'guest' | 'hypervisor' | 'server' | 'user';
   readonly fact: string;
   readonly atMs: number;
 };
@@ -51,6 +52,8 @@ export type TargetSystem = {
   readonly driver: Driver;
   readonly state: VmState;
   readonly evidence: Evidence;
+  /** What each source says of the machine while there is one: what the state is made of. */
+  readonly views?: Views;
   readonly boot: BootTimeline;
   /** What the guest says of itself. For display only; nothing is decided by it. */
   readonly facts?: AgentFacts;
@@ -58,6 +61,8 @@ export type TargetSystem = {
   readonly queues?: NonNullable<IdbSubject['queues']>;
   /** Whether its TSI runs job arrays, as it says itself; absent: it does, or has not been asked yet. */
   readonly arrays?: boolean;
+  /** Counts the domains that it has had; absent: one. */
+  readonly generation?: number;
   readonly tags: readonly string[];
   /** The job that it was made for, and ends with (ADR 024). */
   readonly jobId?: string;
