@@ -6,6 +6,9 @@ import { IdbConfig } from './idb/config.js';
 import { JobConfig } from './job/config.js';
 import { StagingConfig } from './staging/config.js';
 import { StoragesConfig } from './storage/config.js';
+import { PriceConfig } from './vm/placement/cost.js';
+import { flavourConfig, flavourFaults } from './vm/placement/flavours.js';
+import { QuotaConfig } from './vm/placement/quota.js';
 import { controlNames, controls, type ControlName } from './vm/resource-controls.js';
 import { NetworkConfig, TsiConfig } from './vm/network-config.js';
 
@@ -52,6 +55,8 @@ export const XnjsConfig = z.strictObject({
         .strictObject({
           cpus: z.int().positive().default(8),
           memoryMiB: z.int().positive().default(16_384),
+          /** Absent: what the image's disk has. */
+          diskMiB: z.int().positive().optional(),
           perUser: z.int().positive().default(16),
           /** How long one lives that nobody names an end for; absent: until it is deleted. */
           lifetimeSeconds: z.int().positive().optional(),
@@ -61,6 +66,14 @@ export const XnjsConfig = z.strictObject({
           ...controlLimits,
         })
         .prefault({}),
+      ...flavourConfig,
+      quota: QuotaConfig.prefault({}),
+      /** What is shown to users as the price of a target system. */
+      prices: PriceConfig.optional(),
+    })
+    .superRefine((config, context) => {
+      for (const fault of flavourFaults(config, config.limits))
+        context.addIssue({ code: 'custom', ...fault });
     })
     .prefault({}),
   jobs: JobConfig.prefault({}),

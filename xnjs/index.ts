@@ -37,7 +37,11 @@ export type { AclEntry } from './tsi/tsi.js';
 export type { Usage, UsageOfOwner } from './vm/usage.js';
 export type { TargetSystems } from './vm/target-systems.js';
 export { idbSubject, type TargetSystem } from './vm/target-system.js';
-export { readImageWish } from './vm/image-wish.js';
+export { parseImageWish, readImageWish } from './vm/image-wish.js';
+export type { Cost, Prices } from './vm/placement/cost.js';
+export type { OfferedFlavour, Range } from './vm/placement/flavours.js';
+export type { Estimate, QuotaUse } from './vm/placement/planner.js';
+export type { Requester } from './vm/placement/requester.js';
 export type { JobMachines } from './vm/job-machines.js';
 export {
   joinSizes,

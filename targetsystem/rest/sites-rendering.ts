@@ -82,6 +82,7 @@ export function renderSite(
     readonly usage?: Usage | undefined;
   },
 ): Rendered<typeof Site> {
+  const { choice, flavour, countsFor = {} } = system;
   const { metadata } = system.image;
   const self = links.site(system.id);
   return {
@@ -101,9 +102,12 @@ export function renderSite(
       name: metadata.name,
       version: metadata.version,
       os: metadata.os,
+      ...(choice !== undefined && { why: choice }),
       digests: digestsOf(system),
     },
+    ...(flavour !== undefined && { flavour }),
     parameters: system.parameters,
+    countsFor,
     ...(usage && { usage: renderUsage(usage) }),
     vm: renderMachine(system, addresses),
     _links: hrefs({

@@ -196,8 +196,7 @@ async function startService(parts: Parts): Promise<Compute> {
   await jobs.attach();
   const machines = own.use(
     new JobMachines({
-      ...{ systems, jobs, images, submission, ...common },
-      drivers: () => ['qemu'],
+      ...{ systems, jobs, submission, ...common },
     }),
   );
   await machines.start();

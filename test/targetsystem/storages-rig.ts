@@ -243,6 +243,7 @@ async function startService(
       images: {
         find: () => Promise.resolve({ ...image, state: 'PUBLISHED' as const }),
         fetch: () => Promise.resolve(part),
+        search: () => Promise.resolve([]),
       },
       workspace,
       clock: systemClock,

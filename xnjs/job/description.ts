@@ -110,7 +110,7 @@ const keys = z.object({
   // as one client library spells them
   UserPrecommandIgnoreNonZeroExitcode: flag.default(false),
   UserPostcommandIgnoreNonZeroExitcode: flag.default(false),
-  Resources: z.preprocess(withoutImage, z.record(z.string(), line).default({})),
+  Resources: z.preprocess(withoutMachine, z.record(z.string(), line).default({})),
   Project: line.optional(),
   'User email': line.optional(),
   Imports: importEntries,
@@ -181,10 +181,11 @@ export function withoutInlineData(raw: RawDescription): RawDescription {
   };
 }
 
-/** Names the machine that the job is on already (ADR 024). */
-function withoutImage(resources: unknown): unknown {
+/** They name the machine that the job is on already (ADR 024). */
+const ofMachine = new Set(['Image', 'Flavour']);
+function withoutMachine(resources: unknown): unknown {
   if (!isMap(resources)) return resources;
-  return Object.fromEntries(Object.entries(resources).filter(([name]) => name !== 'Image'));
+  return Object.fromEntries(Object.entries(resources).filter(([name]) => !ofMachine.has(name)));
 }
 
 function splitAssignment(entry: string): [string, string] {

@@ -6,6 +6,7 @@ import type { SiteChange } from '../changes/site-change.js';
 import type { TargetStore } from '../vm/target-store.js';
 import type { TargetSystem } from '../vm/target-system.js';
 import { changesTable } from './job-models.js';
+import { claim, claimMigrations, release, sumOf } from './quota-claims.js';
 
 export const targetMigrations: readonly Migration[] = [
   {
@@ -17,6 +18,7 @@ export const targetMigrations: readonly Migration[] = [
         { transaction },
       ),
   },
+  ...claimMigrations,
 ];
 
 /** One document a row: target systems are all kept in memory, nothing is searched for here. */
@@ -53,16 +55,19 @@ export function createTargetStore(database: Database, onLogged?: () => void): Ta
       const found = await rows.findAll();
       return found.map(({ document }) => JSON.parse(document) as TargetSystem); // written below
     },
-    async save(system, body) {
+    async save(system, body, quotas) {
       const row = { id: system.id, document: JSON.stringify(system) };
-      await commit({ subject: system.id, ownerDn: system.ownerDn, body }, (transaction) =>
-        rows.upsert(row, { transaction }),
-      );
+      await commit({ subject: system.id, ownerDn: system.ownerDn, body }, async (transaction) => {
+        if (quotas) await claim(database, system, quotas, transaction);
+        await rows.upsert(row, { transaction });
+      });
     },
     async remove({ id, ownerDn }, body) {
-      await commit({ subject: id, ownerDn, body }, (transaction) =>
-        rows.destroy({ where: { id }, transaction }),
-      );
+      await commit({ subject: id, ownerDn, body }, async (transaction) => {
+        await release(database.sequelize, id, transaction);
+        await rows.destroy({ where: { id }, transaction });
+      });
     },
+    used: async (scope) => await sumOf(database.sql, scope),
   };
 }

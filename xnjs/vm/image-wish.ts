@@ -44,15 +44,37 @@ const aliases: Readonly<Record<string, string>> = {
 export function readImageWish(
   description: Readonly<Record<string, unknown>>,
 ): ImageWish | undefined {
-  const { Image: top, Resources: resources } = description;
-  const inner = isMap(resources) ? resources['Image'] : undefined;
-  const [field, wish] = isGiven(top) ? ['Image', top] : ['Resources.Image', inner];
-  if (!isGiven(wish)) return undefined;
+  const [field, wish] = findMember(description, 'Image');
+  return wish === undefined ? undefined : parseImageWish(field, wish);
+}
+
+/**
+ * An image by its name, or what it must have.
+ * @throws {@link VmError} `BAD_REQUEST` naming the field
+ */
+export function parseImageWish(field: string, wish: unknown): ImageWish {
   if (!isMap(wish)) return checked(field, word, wish);
   const members = Object.entries(wish)
     .filter(([, value]) => value !== null)
     .map(([name, value]) => [aliases[name] ?? name, value]);
   return checked(field, ImageRequirements, Object.fromEntries(members));
+}
+
+/** The size by name that a job's machine is to have. @throws as {@link readImageWish} */
+export function readFlavour(description: Readonly<Record<string, unknown>>): string | undefined {
+  const [field, wish] = findMember(description, 'Flavour');
+  return wish === undefined ? undefined : checked(field, word, wish);
+}
+
+/** At the top of a job description, else among its resources; where it was found, and what. */
+function findMember(
+  description: Readonly<Record<string, unknown>>,
+  name: 'Image' | 'Flavour',
+): [field: string, wish: unknown] {
+  const { [name]: top, Resources: resources } = description;
+  const inner = isMap(resources) ? resources[name] : undefined;
+  if (isGiven(top)) return [name, top];
+  return [`Resources.${name}`, isGiven(inner) ? inner : undefined];
 }
 
 function checked<T>(field: string, schema: z.ZodType<T>, value: unknown): T {
