@@ -6,9 +6,8 @@ import { IdbConfig } from './idb/config.js';
 import { JobConfig } from './job/config.js';
 import { StagingConfig } from './staging/config.js';
 import { StoragesConfig } from './storage/config.js';
-import { PriceConfig } from './vm/placement/cost.js';
-import { flavourConfig, flavourFaults } from './vm/placement/flavours.js';
-import { QuotaConfig } from './vm/placement/quota.js';
+import { placementConfig } from './vm/placement/config.js';
+import { flavourFaults } from './vm/placement/flavours.js';
 import { controlNames, controls, type ControlName } from './vm/resource-controls.js';
 import { NetworkConfig, TsiConfig } from './vm/network-config.js';
 
@@ -66,10 +65,7 @@ export const XnjsConfig = z.strictObject({
           ...controlLimits,
         })
         .prefault({}),
-      ...flavourConfig,
-      quota: QuotaConfig.prefault({}),
-      /** What is shown to users as the price of a target system. */
-      prices: PriceConfig.optional(),
+      ...placementConfig,
     })
     .superRefine((config, context) => {
       for (const fault of flavourFaults(config, config.limits))

@@ -42,9 +42,9 @@ import { JobMachines } from './vm/job-machines.js';
 import { LibvirtHypervisor } from './vm/libvirt-hypervisor.js';
 import { openNetwork } from './vm/network-config.js';
 import type { Driver } from './vm/target-system.js';
+import { placementOf } from './vm/placement/config.js';
 import { recordStarts } from './vm/placement/starts.js';
 import { TargetSystems } from './vm/target-systems.js';
-import type { TargetSystemsOptions } from './vm/target-systems-options.js';
 import { Workspace } from './vm/workspace.js';
 
 export type XnjsDeps = {
@@ -265,15 +265,6 @@ async function openSystems(
   );
   scope.defer(recordStarts(systems, starts, log));
   return systems;
-}
-
-function placementOf({
-  flavours,
-  defaultFlavour,
-  quota,
-  prices,
-}: XnjsConfig['targetSystems']): NonNullable<TargetSystemsOptions['placement']> {
-  return { flavours: { flavours, defaultFlavour }, quota, prices };
 }
 
 function openStorages(

@@ -59,7 +59,9 @@ export const Plan = z
     image: z.object({ id: text, name: text, version: text, why: text }),
     driver: text,
     flavour: text.optional(),
-    parameters: z.object({ cpus: z.number(), memoryMiB: z.number() }).catchall(z.number().optional()),
+    parameters: z
+      .object({ cpus: z.number(), memoryMiB: z.number() })
+      .catchall(z.number().optional()),
     terminationTime: date.optional().describe('Absent: until it is deleted, or its job is'),
     quota: z.array(Quota).describe('With it'),
     cost: z.object({
@@ -79,7 +81,9 @@ export const Plan = z
           starts: z.number().describe('How many that is known from'),
         }),
       )
-      .describe('From earlier starts of the image until jobs could run; none: it has not been started'),
+      .describe(
+        'From earlier starts of the image until jobs could run; none: it has not been started',
+      ),
   })
   .meta({ id: 'Plan', description: 'What would be made' });
 

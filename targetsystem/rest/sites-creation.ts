@@ -50,8 +50,7 @@ export async function createSite(
     ...(input.terminationTime !== undefined && { terminationMs: input.terminationTime }),
   };
   const { planner } = systems;
-  if (input.dryRun)
-    return json(renderPlan(await planner.estimate(wish), planner.prices?.currency));
+  if (input.dryRun) return json(renderPlan(await planner.estimate(wish), planner.prices?.currency));
   const { id } = await systems.create(wish);
   return created(linksFrom(baseUrl).site(id));
 }

@@ -75,8 +75,7 @@ export async function release(
 const columnOf = { user: 'owner_dn', vo: 'vo', group: 'user_group' } as const;
 
 export async function sumOf(sql: Sql, { kind, name }: QuotaScope): Promise<Amounts> {
-  const sums =
-    'COUNT(*) AS n, SUM(cpus) AS cpus, SUM(memory_mib) AS memory, SUM(disk_mib) AS disk';
+  const sums = 'COUNT(*) AS n, SUM(cpus) AS cpus, SUM(memory_mib) AS memory, SUM(disk_mib) AS disk';
   const [row] = await sql<Record<'n' | 'cpus' | 'memory' | 'disk', unknown>>(
     `SELECT ${sums} FROM quota_claims${kind === 'site' ? '' : ` WHERE ${columnOf[kind]} = $1`}`,
     kind === 'site' ? [] : [name],

@@ -101,7 +101,10 @@ function missing({ application, applicationVersion }: ImageRequirements): string
 }
 
 /** Why a machine of the size cannot be made of it; `undefined`: it can. */
-function unfit(metadata: ImageMetadata, { size, limits, drivers, atLeast }: Choice): string | undefined {
+function unfit(
+  metadata: ImageMetadata,
+  { size, limits, drivers, atLeast }: Choice,
+): string | undefined {
   const possible: readonly Driver[] = imageFormats[metadata.format].drivers;
   if (!possible.some((driver) => drivers.includes(driver)))
     return `nothing here runs the format ${metadata.format} at present`;

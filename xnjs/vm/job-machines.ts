@@ -9,7 +9,12 @@ import type { Job } from '../job/job.js';
 import type { JobSubmission } from '../job/job-submission.js';
 import type { NewJob } from '../job/new-job.js';
 import { nameOf, satisfies } from './choose-image.js';
-import { readFlavour, readImageWish, type ImageRequirements, type ImageWish } from './image-wish.js';
+import {
+  readFlavour,
+  readImageWish,
+  type ImageRequirements,
+  type ImageWish,
+} from './image-wish.js';
 import { readMachineSize, type MachineSize } from './machine-size.js';
 import type { Estimate } from './placement/planner.js';
 import type { Requester } from './placement/requester.js';

@@ -10,11 +10,10 @@ export type SizeName = (typeof sizeNames)[number];
 const amount = z.int().positive();
 /** `4`: that, and no more may be asked for. */
 const range = z
-  .union([
-    amount,
-    z.strictObject({ min: amount.default(1), default: amount, max: amount }),
-  ])
-  .transform((given) => (typeof given === 'number' ? { min: 1, default: given, max: given } : given))
+  .union([amount, z.strictObject({ min: amount.default(1), default: amount, max: amount })])
+  .transform((given) =>
+    typeof given === 'number' ? { min: 1, default: given, max: given } : given,
+  )
   .refine((r) => r.min <= r.default && r.default <= r.max, 'must have min <= default <= max');
 
 const sizes = (each: z.ZodType) =>

@@ -133,9 +133,7 @@ export class Planner {
 
   /** The quotas of a user, and what is used of each. */
   async quotaOf(ownerDn: string, requester: Requester): Promise<QuotaUse[]> {
-    return await this.#withUse(
-      quotasOf(this.#quota, ownerDn, countsFor(this.#quota, requester)),
-    );
+    return await this.#withUse(quotasOf(this.#quota, ownerDn, countsFor(this.#quota, requester)));
   }
 
   async #withUse(quotas: readonly Quota[]): Promise<QuotaUse[]> {
@@ -185,4 +183,3 @@ export class Planner {
     return ms;
   }
 }
-

@@ -33,7 +33,9 @@ export type ExpectedWait = {
 };
 
 /** By tier, the quickest tiers first; tiers that the image has not been started by are left out. */
-export function expectedWaits(starts: readonly Pick<Start, 'tier' | 'durationMs'>[]): ExpectedWait[] {
+export function expectedWaits(
+  starts: readonly Pick<Start, 'tier' | 'durationMs'>[],
+): ExpectedWait[] {
   return startTiers.flatMap((tier) => {
     const durations = starts
       .filter((start) => start.tier === tier)
