@@ -3,30 +3,31 @@ import { randomUUID } from 'node:crypto';
 import { after, before, describe, it } from 'node:test';
 import { asGridError } from '#kernel/errors.js';
 import { Scope } from '#kernel/scope.js';
+import type { Database } from '#kernel/persistence/database.js';
+import { claimMigrations } from '#xnjs/persistence/quota-claims.js';
 import { createTargetStore } from '#xnjs/persistence/sql-target-store.js';
 import type { Quota, QuotaScope } from '#xnjs/vm/placement/quota.js';
 import type { TargetStore } from '#xnjs/vm/target-store.js';
 import { aTargetSystem } from '../vm/samples.js';
-import { databases, openTables } from './databases.js';
+import { databases as kinds, openTables } from './databases.js';
 
-const bytes = { image: aTargetSystem().image };
-
-for (const [name, create, skip] of databases)
+for (const [name, create, skip] of kinds)
   describe(`quotas of target systems in ${name}`, { skip }, () => {
     const scope = new Scope();
     /** Of two servers. */
+    let databases: readonly [Database, Database];
     let stores: readonly [TargetStore, TargetStore];
     before(async () => {
       const url = await create(scope);
-      const open = async () => createTargetStore(await openTables(scope, url));
-      stores = [await open(), await open()];
+      databases = [await openTables(scope, url), await openTables(scope, url)];
+      stores = [createTargetStore(databases[0]), createTargetStore(databases[1])];
     });
     after(() => scope.close());
 
     const user = (dn: string): QuotaScope => ({ kind: 'user', name: dn });
     const system = (ownerDn: string, cpus: number, changes: object = {}) =>
       aTargetSystem({
-        ...{ ...bytes, id: randomUUID(), ownerDn },
+        ...{ id: randomUUID(), ownerDn },
         parameters: { cpus, memoryMiB: 256, memoryMaxMiB: 512, diskMiB: 1024 },
         ...changes,
       });
@@ -38,7 +39,9 @@ for (const [name, create, skip] of databases)
         stores[at % 2]!.save(system(dn, 2), undefined, [quota(dn, 13)]),
       );
       const results = await Promise.allSettled(asked);
-      const refused = results.flatMap((each) => (each.status === 'rejected' ? [each.reason] : []));
+      const refused = results.flatMap((each) =>
+        each.status === 'rejected' ? [each.reason as unknown] : [],
+      );
       assert.equal(refused.length, 34);
       for (const error of refused) assert.equal(asGridError(error)?.code, 'QUOTA_EXCEEDED');
       const expected = { targetSystems: 6, cpus: 12, memoryMiB: 6 * 512, diskMiB: 6 * 1024 };
@@ -69,6 +72,19 @@ for (const [name, create, skip] of databases)
       await ask();
       await ask(); // the same record counts once
       assert.equal((await stores[0].used(user(dn))).targetSystems, 1);
+    });
+
+    it('count what target systems of an earlier version have', async () => {
+      const [{ sequelize }] = databases;
+      const dn = 'CN=Earlier,O=Grid';
+      await stores[0].save(system(dn, 3));
+      await sequelize.query('DROP TABLE quota_claims');
+      const [migration] = claimMigrations;
+      await databases[0].transaction((transaction) =>
+        migration!.up(sequelize.getQueryInterface(), transaction),
+      );
+      const { targetSystems, cpus } = await stores[1].used(user(dn));
+      assert.deepEqual([targetSystems, cpus], [1, 3]);
     });
 
     it('are counted for users, virtual organisations, groups and the site', async () => {
