@@ -82,8 +82,7 @@ export function renderSite(
     readonly usage?: Usage | undefined;
   },
 ): Rendered<typeof Site> {
-  const { choice, flavour, countsFor = {} } = system;
-  const { metadata } = system.image;
+  const { flavour, countsFor = {} } = system;
   const self = links.site(system.id);
   return {
     ...ownedProperties(system),
@@ -97,14 +96,7 @@ export function renderSite(
     applications: idb.applications.map(applicationId),
     otherInfo: idb.info,
     remainingComputeTime: {},
-    image: {
-      id: system.image.id,
-      name: metadata.name,
-      version: metadata.version,
-      os: metadata.os,
-      ...(choice !== undefined && { why: choice }),
-      digests: digestsOf(system),
-    },
+    image: renderImage(system),
     ...(flavour !== undefined && { flavour }),
     parameters: system.parameters,
     countsFor,
@@ -122,6 +114,15 @@ export function renderSite(
       ),
     }),
   };
+}
+
+/** What it is made from, and why from that. */
+function renderImage(system: TargetSystem): Rendered<typeof Site>['image'] {
+  const { choice } = system;
+  const { id, metadata } = system.image;
+  const { name, version, os } = metadata;
+  const why = choice !== undefined && { why: choice };
+  return { ...{ id, name, version, os }, ...why, digests: digestsOf(system) };
 }
 
 /** How the machine is, who says so, and how it came up. */
