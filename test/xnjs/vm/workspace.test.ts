@@ -55,17 +55,18 @@ describe('the files of a target system', () => {
     const base = join(directory, 'small.qcow2');
     execFileSync('qemu-img', ['create', '-q', '-f', 'qcow2', base, '8M']);
     const sizeOf = async (virtualBytes?: number): Promise<number> => {
-      const system = systemOf('qcow2');
+      const [system, id] = [systemOf('qcow2'), randomUUID()];
       const part = { sha256: 'a'.repeat(64), sizeBytes: 1, ...(virtualBytes && { virtualBytes }) };
       const { disk } = await workspace.prepare(
         {
-          ...{ ...system, id: randomUUID() },
+          ...{ ...system, id },
           image: { ...system.image, parts: { disk: part } },
           parameters: { ...system.parameters, diskMiB: 16 },
         },
         { disk: base },
       );
       const told = execFileSync('qemu-img', ['info', '--output=json', disk!]).toString();
+      await workspace.remove(id);
       return (JSON.parse(told) as { 'virtual-size': number })['virtual-size'];
     };
     assert.equal(await sizeOf(8 * 1024 ** 2), 16 * 1024 ** 2);
