@@ -45,6 +45,9 @@ export const XnjsConfig = z.strictObject({
     .strictObject({
       bootTimeoutSeconds: z.number().positive().default(120),
       heartbeatSeconds: z.number().positive().default(1),
+      /** How often hypervisors are asked how their machines are, and agents how their guests are. */
+      watchSeconds: z.number().positive().default(2),
+      guestSeconds: z.number().positive().default(30),
       /** How often batch systems are asked for their queues, and what these allow. */
       queuesSeconds: z.number().positive().default(300),
       /** How often it is read what machines use, and how long that is kept after their end. */

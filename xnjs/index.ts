@@ -36,6 +36,8 @@ export { Storages, type StorageChange } from './storage/storages.js';
 export type { AclEntry } from './tsi/tsi.js';
 export type { Usage, UsageOfOwner } from './vm/usage.js';
 export type { TargetSystems } from './vm/target-systems.js';
+export { isUsable } from './vm/state.js';
+export { resourceStatusOf, toResourceStatus } from './vm/resource-status.js';
 export { idbSubject, type TargetSystem } from './vm/target-system.js';
 export { parseImageWish, readImageWish } from './vm/image-wish.js';
 export type { Cost, Prices } from './vm/placement/cost.js';

@@ -5,6 +5,7 @@ import { z } from 'zod';
 import { systemClock, type Clock } from '#kernel/clock.js';
 import { createHttpClient } from '#kernel/http/client.js';
 import { LibvirtClient } from '#kernel/libvirt/client.js';
+import type { EventName } from '#kernel/libvirt/events.js';
 import type { Log } from '#kernel/log.js';
 import { ChangeFeed } from '#kernel/persistence/change-feed.js';
 import { ChangeLog } from '#kernel/persistence/change-log.js';
@@ -35,6 +36,7 @@ import { Reservations } from './reservation/reservations.js';
 import { createStaging } from './staging/create-staging.js';
 import { Outside } from './staging/outside.js';
 import { createSiteStorages } from './staging/site-storages.js';
+import { createSiteTokens, type IssueToken } from './staging/site-tokens.js';
 import type { SingleTransfers, Staging } from './staging/staging.js';
 import { Storages } from './storage/storages.js';
 import { HttpImageSource } from './vm/http-image-source.js';
@@ -51,6 +53,8 @@ export type XnjsDeps = {
   readonly log: Log;
   /** Headers that prove to the image repository for whom we ask. */
   readonly onBehalfOf: (dn: string) => Record<string, string>;
+  /** Signs our word for a user, for a site that gets it. */
+  readonly issueToken: IssueToken;
   /** `https://host:port/VSITE`, as users know this site. */
   readonly siteUrl: string;
   /** Who we are to the image repository, when we ask for ourselves. */
@@ -212,10 +216,11 @@ async function connectHypervisors(
   { hypervisor: { machines, acceleration, containers } }: XnjsConfig,
   scope: Scope,
   log: Log,
+  events?: readonly EventName[],
 ): Promise<Clients> {
   const [forMachines, forContainers] = await Promise.all([
-    connect(machines, log, scope),
-    connect(containers, log, scope),
+    connect(machines, log, scope, events),
+    connect(containers, log, scope, events),
   ]);
   return {
     ...(forMachines && { [acceleration]: forMachines }),
@@ -237,6 +242,7 @@ async function openSystems(
 ): Promise<TargetSystems> {
   const { scope, database, idb, clients, images, feed } = parts;
   const { stateDirectory, targetSystems } = config;
+  const probes = await connectHypervisors(config, scope, log, []);
   const installationId = await readInstallationId(stateDirectory);
   const network = await openNetwork(config, scope, log);
   const common = { clock: systemClock, log };
@@ -244,12 +250,14 @@ async function openSystems(
   const systems = scope.use(
     new TargetSystems({
       store: createTargetStore(database, () => feed.wake()),
-      hypervisor: new LibvirtHypervisor({ clients, installationId, ...common }),
+      hypervisor: new LibvirtHypervisor({ clients, probes, installationId, ...common }),
       images,
       workspace: new Workspace(stateDirectory),
       installationId,
       bootTimeoutMs: targetSystems.bootTimeoutSeconds * 1_000,
       heartbeatMs: targetSystems.heartbeatSeconds * 1_000,
+      watchMs: targetSystems.watchSeconds * 1_000,
+      guestMs: targetSystems.guestSeconds * 1_000,
       queuesIntervalMs: targetSystems.queuesSeconds * 1_000,
       limits: targetSystems.limits,
       usage: {
@@ -297,9 +305,10 @@ async function connect(
   uri: string | undefined,
   log: Log,
   scope: Scope,
+  events?: readonly EventName[],
 ): Promise<LibvirtClient | undefined> {
   if (uri === undefined) return undefined;
-  const client = scope.use(new LibvirtClient({ uri, log }));
+  const client = scope.use(new LibvirtClient({ uri, log, ...(events && { events }) }));
   client.start();
   await client.ready(AbortSignal.timeout(5_000)).catch(() => undefined);
   return client;
@@ -307,7 +316,7 @@ async function connect(
 
 async function openStaging(
   { staging: config, stateDirectory }: XnjsConfig,
-  { log, siteUrl }: XnjsDeps,
+  { log, siteUrl, issueToken }: XnjsDeps,
   parts: {
     readonly scope: Scope;
     readonly database: Database;
@@ -327,7 +336,7 @@ async function openStaging(
       targets: systems,
       storages,
     }),
-    onBehalfOf: () => ({}), // no proof that other sites would take
+    onBehalfOf: createSiteTokens(config, issueToken),
     clock: systemClock,
     log: log.child({ part: 'xnjs.staging' }),
   });

@@ -18,6 +18,7 @@ import {
 import { printJson, printResult } from './print.js';
 import { openSession, type Session } from './profile.js';
 import { showOffer } from './offer.js';
+import { openScreen, type ScreenOptions } from './screen.js';
 import {
   createSite,
   deleteSites,
@@ -67,6 +68,12 @@ function positive(text: string): number {
   const number = Number(text);
   if (Number.isInteger(number) && number > 0) return number;
   throw new InvalidArgumentError('must be a whole number above 0');
+}
+
+function localPort(text: string): number {
+  const number = Number(text);
+  if (Number.isInteger(number) && number >= 0 && number <= 65_535) return number;
+  throw new InvalidArgumentError('must be a port, 0 to 65535');
 }
 
 function withSize(command: Command): Command {
@@ -208,6 +215,17 @@ function addSites(site: Command): void {
     (id: string, options: ConsoleOptions): Work =>
       (session, _json, signal) =>
         openConsole(session, id, options, signal),
+  );
+  online(
+    site
+      .command('screen <id>')
+      .description('its screen, for viewers of VNC that connect to a port here, until Ctrl-C')
+      .option('--picture <file>', 'only a picture of it, in PNG')
+      .option('--bind <address>', 'where to listen', '127.0.0.1')
+      .option('--port <number>', 'the port; 0: a free one', localPort, 0),
+    (id: string, options: ScreenOptions): Work =>
+      (session, asJson, signal) =>
+        openScreen(session, id, options, { asJson, signal }),
   );
   online(
     site.command('delete <id...>').description('end target systems with their machines and jobs'),

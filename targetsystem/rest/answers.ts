@@ -16,6 +16,8 @@ export const date = z.string().describe('such as 2026-06-17T14:54:15+0200');
 export const text = z.string();
 export const texts = z.array(z.string());
 const anything = z.record(z.string(), z.unknown());
+/** DISABLED: paused or suspended. */
+const resourceStatus = z.enum(['INITIALIZING', 'READY', 'DISABLED', 'ERROR', 'SHUTTING_DOWN']);
 
 export const page = {
   _links: z
@@ -151,7 +153,7 @@ export const Site = z
   .object({
     ...owned,
     ...offer,
-    resourceStatus: z.enum(['INITIALIZING', 'READY', 'ERROR', 'SHUTTING_DOWN']),
+    resourceStatus,
     resourceStatusMessage: text,
     umask: text,
     numberOfJobs: z.number(),
@@ -178,6 +180,10 @@ export const Site = z
         evidence: z
           .object({ source: text, fact: text, at: date })
           .describe('Why the state is believed'),
+        views: z
+          .array(z.object({ source: text, says: text, fact: text, since: date, confirmed: date }))
+          .optional()
+          .describe('What each source says, since when, and when it was last heard to'),
         boot: z.record(z.string(), z.number()).describe('Marks of the start, in ms since it began'),
         unappliedParameters: texts
           .optional()
@@ -255,7 +261,7 @@ export const Storage = z
     umask: text,
     metadataSupported: z.boolean(),
     filesystemDescription: text,
-    resourceStatus: z.enum(['INITIALIZING', 'READY', 'ERROR', 'SHUTTING_DOWN']),
+    resourceStatus,
     resourceStatusMessage: text,
     mountPoint: text.optional(),
     freeSpace: size,

@@ -5,7 +5,13 @@ import { everybody, operations, RequestError, type Context } from '#kernel/http/
 import type { Caller } from '#kernel/http/caller.js';
 import { created, json, noContent, type Reply } from '#kernel/http/reply.js';
 import { aclSubjectsOf, isOwner } from '#kernel/security/acl.js';
-import { idbSubject, readImageWish, type RawDescription, type TargetSystem } from '#xnjs/index.js';
+import {
+  idbSubject,
+  isUsable,
+  readImageWish,
+  type RawDescription,
+  type TargetSystem,
+} from '#xnjs/index.js';
 import { answersCreated, answersJson, answersNothing } from '#kernel/http/answers.js';
 import {
   Changes,
@@ -101,7 +107,7 @@ async function chooseTarget(
     .list({ ownerDn })
     // one that was made for a job ends with it
     .filter(({ jobId }) => jobId === undefined)
-    .filter(({ state }) => state === 'READY' || state === 'INITIALIZING')
+    .filter((system) => isUsable(system) || system.state === 'INITIALIZING')
     .sort((a, b) => Number(b.state === 'READY') - Number(a.state === 'READY'));
   const offers = (system: TargetSystem): boolean =>
     idb.of(idbSubject(system)).applications.some(({ Name }) => Name === application);

@@ -87,6 +87,7 @@ const getSite = operation({
       storages: storages.ofTarget(system),
       queues: attributesOf(caller).queues,
       usage: systems.usage(siteId),
+      heard: systems.heard(siteId),
     });
     return json(selectFields(properties, fields));
   },

@@ -75,6 +75,7 @@ export class ProcessHypervisor implements Hypervisor {
   onDomain = () => () => undefined;
   onAvailable = () => () => undefined;
   openChannel = () => Promise.reject(new Error('only by its socket'));
+  screenshot = () => Promise.reject(new Error('a process has no screen'));
   openConsole = () => Promise.reject(new Error('has none'));
   ensureNetwork = () => Promise.resolve();
   addresses = () => Promise.resolve([]);
@@ -82,6 +83,7 @@ export class ProcessHypervisor implements Hypervisor {
   usage: Hypervisor['usage'] = () => Promise.resolve([]);
   setControls: Hypervisor['setControls'] = () => Promise.resolve(true);
   list = () => Promise.resolve([...this.#agents.keys()].map((id) => this.#view(id)));
+  look: Hypervisor['look'] = () => this.list();
   find = (_driver: string, id: string) =>
     Promise.resolve(this.#agents.has(id) ? this.#view(id) : undefined);
 
@@ -296,7 +298,7 @@ async function startService(
       targets: systems,
       storages: () => storages,
     }),
-    onBehalfOf: () => ({}),
+    onBehalfOf: () => Promise.resolve(undefined),
     clock: systemClock,
     log,
   });

@@ -9,12 +9,7 @@ import type { Job } from '../job/job.js';
 import type { JobSubmission } from '../job/job-submission.js';
 import type { NewJob } from '../job/new-job.js';
 import { nameOf, satisfies } from './choose-image.js';
-import {
-  readFlavour,
-  readImageWish,
-  type ImageRequirements,
-  type ImageWish,
-} from './image-wish.js';
+import { readFlavour, readImageWish, type ImageWish } from './image-wish.js';
 import { readMachineSize, type MachineSize } from './machine-size.js';
 import type { Estimate } from './placement/planner.js';
 import type { Requester } from './placement/requester.js';
@@ -172,7 +167,7 @@ function newMachine(
 }
 
 function imageWishOf(description: RawDescription): ImageWish {
-  return completed(readImageWish(description) ?? {}, description);
+  return completed(readImageWish(description) ?? { requirements: {} }, description);
 }
 
 /** The image has to have the job's application, where nothing else is said. */
@@ -180,14 +175,14 @@ function completed(
   wish: ImageWish,
   { ApplicationName, ApplicationVersion }: RawDescription,
 ): ImageWish {
-  if (typeof wish === 'string' || wish.application !== undefined) return wish;
+  if (wish.reference !== undefined || wish.requirements.application !== undefined) return wish;
   if (typeof ApplicationName !== 'string' || ApplicationName === '') return wish;
   const version = typeof ApplicationVersion === 'string' ? ApplicationVersion : '';
-  return {
-    ...wish,
+  const application = {
     application: ApplicationName,
     ...(version !== '' && { applicationVersion: version }),
-  } satisfies ImageRequirements;
+  };
+  return { requirements: { ...wish.requirements, ...application } };
 }
 
 /** By proper names, as the job's resources are read later; these must say the same. */

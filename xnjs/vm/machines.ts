@@ -5,18 +5,22 @@ import type { Log } from '#kernel/log.js';
 import type { AgentFacts } from '#tsi/protocol/facts.js';
 import { completeTimeline } from './boot.js';
 import { createBinding } from './create-binding.js';
+import { DomainWatch } from './domain-watch.js';
 import { domainXml } from './domain-xml.js';
 import type { DomainView } from './hypervisor.js';
 import { networkDefinition } from './network.js';
+import { GuestWatch, judge } from './guest-watch.js';
 import { Queues } from './queues.js';
-import type { VmEvent } from './state.js';
+import { isUsable, type VmEvent } from './state.js';
 import type { TargetBinding } from './target-binding.js';
 import type { Driver, Evidence, TargetSystem } from './target-system.js';
 import type { TargetSystemsOptions } from './target-systems-options.js';
 import type { UsageMeter } from './usage-meter.js';
+import type { Views } from './views.js';
 
 /** The durable records, as the machines behind them need them. */
 export type MachineRecords = {
+  all(): Iterable<TargetSystem>;
   find(id: string): TargetSystem | undefined;
   /** @throws `NOT_FOUND` */
   get(id: string): TargetSystem;
@@ -45,6 +49,10 @@ export class Machines implements AsyncDisposable {
   /** By target system: ids of jobs whose end its agent has told. */
   readonly #exits = new EventEmitter();
   readonly #queues: Queues;
+  readonly #watch: DomainWatch;
+  readonly #guests: GuestWatch;
+  /** Whose agents answer at present. */
+  readonly #answering = new Set<string>();
   readonly #meter: UsageMeter | undefined;
   readonly #unsubscribe: (() => void)[] = [];
 
@@ -67,6 +75,32 @@ export class Machines implements AsyncDisposable {
       log: this.#log,
       stopping,
     });
+    const common = { records, clock: options.clock, log: this.#log, stopping };
+    this.#watch = new DomainWatch({
+      hypervisor: options.hypervisor,
+      started: () => this.#bindings.keys(),
+      onStopped: (id, reason) => this.#onDomain({ id, state: 'stopped', reason }),
+      intervalMs: options.watchMs ?? 2_000,
+      ...common,
+    });
+    this.#guests = new GuestWatch({
+      bindings: () => [...this.#bindings].filter(([id]) => this.#answering.has(id)),
+      intervalMs: options.guestMs ?? 30_000,
+      learn: (id, facts) => this.#records.queue(id, () => this.#learn(id, facts)),
+      ...common,
+    });
+  }
+
+  /** When each source was last heard of a machine; ms since the epoch. */
+  heard({ id, driver }: TargetSystem): Partial<Record<keyof Views, number>> {
+    const hypervisor = this.#watch.heardMs(driver);
+    const agent = this.#bindings.get(id)?.heardMs;
+    const guest = this.#guests.heardMs(id);
+    return {
+      ...(hypervisor !== undefined && { hypervisor }),
+      ...(agent !== undefined && { agent }),
+      ...(guest !== undefined && { guest }),
+    };
   }
 
   /** Listens to the hypervisors, and compares what they have with the records. */
@@ -78,6 +112,8 @@ export class Machines implements AsyncDisposable {
     );
     for (const driver of hypervisor.available()) this.#spawn(this.#compare(driver));
     this.#spawn(this.#queues.watch());
+    this.#spawn(this.#watch.watch());
+    this.#spawn(this.#guests.watch());
   }
 
   /** Hears of nothing any more; what is bound stays so. */
@@ -138,7 +174,9 @@ export class Machines implements AsyncDisposable {
         await this.#startUp(record);
         break;
       case 'READY':
+      case 'DEGRADED':
       case 'UNREACHABLE':
+      case 'PAUSED':
         await this.#attach(record);
         break;
       case 'FAILED':
@@ -147,6 +185,7 @@ export class Machines implements AsyncDisposable {
       case 'DESTROYING':
         await this.#remove(record);
         break;
+      case 'SUSPENDED':
       case 'DESTROYED':
         break;
     }
@@ -191,9 +230,10 @@ export class Machines implements AsyncDisposable {
       return;
     }
     const domain = await this.#options.hypervisor.find(record.driver, record.id);
-    if (domain?.state === 'running' || domain?.state === 'paused') {
+    if (domain && domain.state !== 'stopped') {
       await this.reapplyParameters(record.id);
       this.#bind(record);
+      this.#spawn(this.#afterSilence(record));
       return;
     }
     await this.#records.applyNow(record.id, {
@@ -225,18 +265,33 @@ export class Machines implements AsyncDisposable {
     this.#bindings.set(record.id, binding);
     binding.onExit?.((bssId) => this.#exits.emit(record.id, bssId));
     binding.onChange((up) => {
-      const evidence = this.#evidence('agent', 'the agent does not answer');
-      this.#spawn(
-        up
-          ? this.#onAgentUp(record.id, binding)
-          : this.#records.apply(record.id, { type: 'agentDown', evidence }),
-      );
+      if (up) this.#answering.add(record.id);
+      else this.#answering.delete(record.id);
+      this.#spawn(up ? this.#onAgentUp(record.id, binding) : this.#onAgentDown(record));
     });
+  }
+
+  /** Why it may be silent is asked at once. */
+  async #onAgentDown({ id, driver }: TargetSystem): Promise<void> {
+    const evidence = this.#evidence('agent', 'the agent does not answer');
+    await this.#records.apply(id, { type: 'agentDown', evidence });
+    await this.#watch.look(driver);
+  }
+
+  /** An agent that was known to answer, and does not answer this server either. */
+  async #afterSilence(record: TargetSystem): Promise<void> {
+    const { clock, heartbeatMs } = this.#options;
+    await clock.sleep(Math.max(3 * heartbeatMs, 10_000), this.#stopping).catch(() => undefined);
+    if (this.#stopping.aborted || this.#answering.has(record.id)) return;
+    await this.#onAgentDown(record);
   }
 
   async #unbind(id: string): Promise<void> {
     const binding = this.#bindings.get(id);
     this.#bindings.delete(id);
+    this.#answering.delete(id);
+    this.#watch.forget(id);
+    this.#guests.forget(id);
     await binding?.[Symbol.asyncDispose]();
   }
 
@@ -265,22 +320,34 @@ export class Machines implements AsyncDisposable {
   /** Only from inside the record's queue. */
   async #learn(id: string, facts: AgentFacts): Promise<void> {
     const record = this.#records.find(id);
-    if (record?.state !== 'READY') return;
+    if (!record || !isUsable(record)) return;
     const isMachine = record.driver !== 'lxc';
     const now = this.#options.clock.now();
     const first = record.boot.agentMs === undefined;
     const boot = first
       ? completeTimeline(record.boot, facts, record.createdMs, now, isMachine)
       : record.boot;
-    await this.#records.save({ ...record, facts, boot });
+    this.#guests.heard(id);
+    const next = { ...record, facts, boot };
+    if (first) await this.#records.save(next);
+    else this.#records.show(next);
+    const { says, fact } = judge(facts);
+    await this.#records.applyNow(id, {
+      type: 'guest',
+      says,
+      evidence: this.#evidence('guest', fact),
+    });
   }
 
   /**
    * That a domain does not run is news only of one that we know to have run: what is about to be started,
    * or started again after a crash of ours, does not run either.
    */
-  #onDomain({ id, state, reason }: DomainView): void {
-    if (state === 'stopped' && this.#bindings.has(id)) this.#spawn(this.#onStopped(id, reason));
+  #onDomain(domain: DomainView): void {
+    const { id, state, reason } = domain;
+    if (!this.#bindings.has(id)) return;
+    this.#watch.onEvent(domain);
+    if (state === 'stopped') this.#spawn(this.#onStopped(id, reason));
   }
 
   async #onStopped(id: string, reason: string): Promise<void> {

@@ -6,10 +6,11 @@ import type { CountsFor } from './placement/quota.js';
 import type { ControlName, Controls, ControlWishes } from './resource-controls.js';
 import type { TsiIdentity } from '../tsi/tsi.js';
 import type { VmState } from './state.js';
+import type { Views } from './views.js';
 
 /** Why a state is believed: who said what, and when (ms since the epoch). */
 export type Evidence = {
-  readonly source: 'agent' | 'hypervisor' | 'server' | 'user';
+  readonly source: 'agent' | 'guest' | 'hypervisor' | 'server' | 'user';
   readonly fact: string;
   readonly atMs: number;
 };
@@ -62,6 +63,8 @@ export type TargetSystem = {
   readonly driver: Driver;
   readonly state: VmState;
   readonly evidence: Evidence;
+  /** What each source says of the machine while there is one: what the state is made of. */
+  readonly views?: Views;
   readonly boot: BootTimeline;
   /** What the guest says of itself. For display only; nothing is decided by it. */
   readonly facts?: AgentFacts;

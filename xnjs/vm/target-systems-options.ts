@@ -24,6 +24,9 @@ export type TargetSystemsOptions = {
   readonly installationId: string;
   readonly bootTimeoutMs: number;
   readonly heartbeatMs: number;
+  /** How often hypervisors are asked how machines are, and agents how their guests are. */
+  readonly watchMs?: number;
+  readonly guestMs?: number;
   /** How often batch systems are asked for their queues. */
   readonly queuesIntervalMs?: number;
   /** The site's IDB. */
@@ -48,7 +51,8 @@ export type NewTargetSystem = {
   readonly ownerDn: string;
   /** For whom; absent: one of whom nothing is known but the name. */
   readonly requester?: Requester;
-  readonly image: ImageWish;
+  /** An image's id, name or `name:version`; or what it must have. */
+  readonly image: string | ImageWish;
   /** A size by name; absent: the site's default. */
   readonly flavour?: string;
   readonly parameters: MachineSize;

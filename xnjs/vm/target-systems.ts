@@ -11,7 +11,8 @@ import { siteChange, type SiteChange } from '../changes/site-change.js';
 import { changeParameters } from './parameters.js';
 import { Planner } from './placement/planner.js';
 import type { Quota } from './placement/quota.js';
-import { step, VmError, type VmEvent, type VmState } from './state.js';
+import { connectScreen, readPng } from './screen.js';
+import { isUsable, step, VmError, type VmEvent, type VmState } from './state.js';
 import type { TargetBinding } from './target-binding.js';
 import {
   idbSubject,
@@ -24,6 +25,7 @@ import {
 import type { NewTargetSystem, TargetSystemsOptions } from './target-systems-options.js';
 import type { Usage, UsageFilter, UsageOfOwner } from './usage.js';
 import { UsageMeter } from './usage-meter.js';
+import type { Views } from './views.js';
 
 /** How long a reconciliation waits after a failure before it tries again. */
 const retryMs = 1_000;
@@ -56,6 +58,7 @@ export class TargetSystems implements Targets, AsyncDisposable {
     this.#log = options.log.child({ part: 'xnjs.vm' });
     this.planner = new Planner({ ...options, ...options.placement });
     const records = {
+      all: () => this.#records.values(),
       find: (id: string) => this.#records.get(id),
       get: (id: string) => this.get(id),
       queue: (id: string, work: () => Promise<void>) => this.#queue(id, work),
@@ -95,6 +98,11 @@ export class TargetSystems implements Targets, AsyncDisposable {
   /** The most that one target system may have. */
   get limits(): TargetSystemsOptions['limits'] {
     return this.#options.limits;
+  }
+
+  /** When each source was last heard of it; ms since the epoch. */
+  heard(id: string): Partial<Record<keyof Views, number>> {
+    return this.#machines.heard(this.get(id));
   }
 
   /** What it has used as far as measured; `undefined`: nothing was yet. */
@@ -229,6 +237,31 @@ export class TargetSystems implements Targets, AsyncDisposable {
     return await this.#options.hypervisor.openConsole(driver, id, force);
   }
 
+  /** The screen as it is, in PNG. @throws as {@link openScreen} */
+  async screenshot(id: string): Promise<Buffer> {
+    const { driver } = this.#withScreen(id);
+    return await readPng(await this.#options.hypervisor.screenshot(driver, id));
+  }
+
+  /**
+   * A connection to its screen, by VNC.
+   * @throws `CONFLICT` it has none, does not run, or runs on a host whose sockets are not here
+   */
+  async openScreen(id: string): Promise<Duplex> {
+    return await connectScreen(this.#options.workspace.screenSocket(this.#withScreen(id)));
+  }
+
+  #withScreen(id: string): TargetSystem {
+    const system = this.get(id);
+    if (gone.has(system.state))
+      throw new GridError('CONFLICT', 'the machine does not run any more', { vmId: id });
+    if (!system.image.metadata.display)
+      throw new GridError('CONFLICT', 'the image has no screen: its metadata say no display', {
+        vmId: id,
+      });
+    return system;
+  }
+
   find(targetId: string): Target | undefined {
     const record = this.#records.get(targetId);
     if (!record || gone.has(record.state)) return undefined;
@@ -263,7 +296,7 @@ export class TargetSystems implements Targets, AsyncDisposable {
 
   #answering(targetId: string): TargetBinding {
     const binding = this.#machines.binding(targetId);
-    if (binding && this.get(targetId).state === 'READY') return binding;
+    if (binding && isUsable(this.get(targetId))) return binding;
     const text = `the TSI of target system ${targetId} is not reachable`;
     throw new GridError('TSI_UNAVAILABLE', text, { vmId: targetId });
   }
@@ -302,15 +335,16 @@ export class TargetSystems implements Targets, AsyncDisposable {
     const before = this.#records.get(id);
     if (!before) return;
     const after = step(before, event);
-    if (after.state === before.state && after.evidence.fact === before.evidence.fact) return;
+    if (after === before) return;
+    const isNews = after.state !== before.state || after.evidence.fact !== before.evidence.fact;
     if (after.state === 'DESTROYED') {
       await this.#options.store.remove(after, siteChange('deleted', after));
       this.#records.delete(id);
       this.#meter?.forget(id);
     } else {
-      await this.#save(after, siteChange('state', after));
+      await this.#save(after, isNews ? siteChange('state', after) : undefined);
     }
-    if (after.state === before.state) return;
+    if (!isNews) return;
     this.#log.info(
       { vmId: id, from: before.state, to: after.state, fact: event.evidence.fact },
       'target system changed',
@@ -326,7 +360,7 @@ export class TargetSystems implements Targets, AsyncDisposable {
 
   #announce(before: TargetSystem, after: TargetSystem): void {
     const event: TargetEvent | undefined =
-      after.state === 'READY'
+      isUsable(after) && !isUsable(before)
         ? { type: 'ready', targetId: after.id }
         : gone.has(after.state) && !gone.has(before.state)
           ? { type: 'lost', targetId: after.id, reason: after.evidence.fact }

@@ -58,6 +58,11 @@ export class Workspace {
     return join(this.directoryOf(system.id), 'run', 'agent.sock');
   }
 
+  /** Host side of its screen, if it has one. */
+  screenSocket(system: Pick<TargetSystem, 'id'>): string {
+    return join(this.directoryOf(system.id), 'run', 'vnc.sock');
+  }
+
   /**
    * Makes what the domain needs. May be repeated: what is complete stays as it is.
    * @param parts local, read-only files of the image
@@ -74,6 +79,7 @@ export class Workspace {
     const paths = {
       console: join(directory, 'console.log'),
       agentSocket: this.agentSocket(system),
+      ...(system.image.metadata.display && { screenSocket: this.screenSocket(system) }),
     };
     try {
       switch (system.image.metadata.format) {

@@ -1,6 +1,6 @@
 import type { ImageRecord } from '#imagerepo/contract.js';
 import { formatDate, type Clock } from '#kernel/clock.js';
-import { chooseImage, nameOf, roomyEnough, type ChosenImage } from '../choose-image.js';
+import { chooseImage, nameOf, roomyEnough, unlike, type ChosenImage } from '../choose-image.js';
 import type { Hypervisor } from '../hypervisor.js';
 import type { ImageSearch } from '../image-source.js';
 import type { NewTargetSystem } from '../target-systems-options.js';
@@ -146,12 +146,16 @@ export class Planner {
   async #choose(wish: NewTargetSystem, bounds: Bounds): Promise<ChosenImage> {
     const { images, hypervisor, limits } = this.#options;
     const { ownerDn: callerDn, image: wanted, parameters: size } = wish;
-    if (typeof wanted === 'string') {
-      const image = await images.find(wanted, callerDn);
-      return { image, why: `${nameOf(image)} was asked for` };
+    const { reference, requirements } =
+      typeof wanted === 'string' ? { reference: wanted, requirements: {} } : wanted;
+    if (reference !== undefined) {
+      const image = await images.find(reference, callerDn);
+      const reason = unlike(image.metadata, requirements);
+      if (reason === undefined) return { image, why: `${nameOf(image)} was asked for` };
+      throw new VmError('IMAGE_UNKNOWN', `Image: ${nameOf(image)} does not fit: ${reason}`);
     }
-    return chooseImage(await images.search(wanted, callerDn), {
-      requirements: wanted,
+    return chooseImage(await images.search(requirements, callerDn), {
+      requirements,
       ...{ size, callerDn, drivers: hypervisor.available() },
       atLeast: wish.atLeast === true,
       limits: {
