@@ -39,7 +39,7 @@ export type { TargetSystems } from './vm/target-systems.js';
 export { isUsable } from './vm/state.js';
 export { resourceStatusOf, toResourceStatus } from './vm/resource-status.js';
 export { idbSubject, type TargetSystem } from './vm/target-system.js';
-export { parseImageWish, readImageWish } from './vm/image-wish.js';
+export { parseImageWish, readFlavour, readImageWish } from './vm/image-wish.js';
 export type { Cost, Prices } from './vm/placement/cost.js';
 export type { OfferedFlavour, Range } from './vm/placement/flavours.js';
 export type { Estimate, QuotaUse } from './vm/placement/planner.js';

@@ -8,6 +8,7 @@ import { aclSubjectsOf, isOwner } from '#kernel/security/acl.js';
 import {
   idbSubject,
   isUsable,
+  readFlavour,
   readImageWish,
   type RawDescription,
   type TargetSystem,
@@ -81,6 +82,8 @@ async function submit(
   const wish = { ownerDn: caller.dn, description, preferences, urlOf };
   const requester = requesterOf(caller);
   const namesImage = readImageWish(description) !== undefined;
+  if (!namesImage && readFlavour(description) !== undefined)
+    throw new RequestError('BAD_REQUEST', 'Flavour: only of jobs that name an image');
   if (isDry) {
     if (!namesImage)
       throw new RequestError('BAD_REQUEST', 'dryRun: only of jobs that name an image');

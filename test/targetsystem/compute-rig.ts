@@ -46,15 +46,14 @@ import { restDeps } from './rest-deps.js';
 import { ShiftedClock } from './shifted-clock.js';
 import { login, ProcessHypervisor } from './storages-rig.js';
 
-/** A member of a virtual organisation. */
-const inVo = (dn: string, vo: string): AuthenticatedCaller => ({
-  ...{ dn, role: 'user', login: 'carol', preferences: {}, peer: '' },
+/** A member of a virtual organisation; of several, he comes as one of that, and has a group. */
+const inVo = (dn: string, vo: string, ...others: readonly string[]): AuthenticatedCaller => ({
+  ...{ dn, role: 'user', login: 'carol', peer: '' },
+  preferences: others.length > 0 ? { vo } : {},
   attributes: {
-    roles: ['user'],
-    logins: ['carol'],
-    groups: [],
-    supplementaryGroups: [],
-    vos: [vo],
+    ...{ roles: ['user'], logins: ['carol'], groups: [], supplementaryGroups: [] },
+    vos: [...others, vo],
+    ...(others.length > 0 && { group: 'physics' }),
   },
 });
 
@@ -66,6 +65,7 @@ export const callers: Readonly<Record<string, Caller>> = {
   server: { dn: 'CN=Other Server,O=Grid', role: 'anonymous' },
   carol: inVo('CN=Carol,O=Grid', '/astro'),
   dave: inVo('CN=Dave,O=Grid', '/bio'),
+  erin: inVo('CN=Erin,O=Grid', '/astro', '/bio'),
   stranger: { dn: 'CN=Stranger,O=Grid', role: 'anonymous' },
 };
 

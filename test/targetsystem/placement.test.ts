@@ -31,6 +31,7 @@ const targetSystems = {
     user: { cpus: 6, targetSystems: 3 },
     users: { 'cn=Bob, o=Grid': { cpus: 8 }, 'CN=Dave,O=Grid': { cpus: 16 } },
     vos: { '/astro': { memoryMiB: 3_000 } },
+    groups: { physics: { memoryMiB: 1_500 } },
   },
   prices: { currency: 'EUR', coreHour: 0.02, memoryGiBHour: 0.01 },
 };
@@ -118,6 +119,12 @@ describe('what users may have of a site', { timeout: 60_000 }, () => {
     const [, ofVo] = (await shown('carol')).quota!;
     assert.deepEqual([ofVo?.kind, ofVo?.name, ofVo?.used.memoryMiB], ['vo', '/astro', 1_024]);
     assert.deepEqual(ofVo?.allowed, { memoryMiB: 3_000 });
+    await removeAll();
+    // whoever is in several organisations and says as whose member he comes
+    const erin = rig.as('erin');
+    await refused(erin, { flavour: 'huge' }, 403, /yours are small, large/);
+    const ofErin = await made({ flavour: 'large', parameters: { cpus: 6 } }, erin);
+    assert.deepEqual(rig.systems.get(ofErin).countsFor, { vo: '/astro', group: 'physics' });
     const ofStranger = (await rig.as('stranger')('GET', factory)).body;
     assert.equal(ofStranger['quota'], undefined);
     await removeAll();
@@ -135,6 +142,12 @@ describe('what users may have of a site', { timeout: 60_000 }, () => {
     const wish = { flavour: 'large', parameters: { cpus: 2, memoryMiB: 2_000 } };
     await made(wish, carol);
     await refused(carol, wish, 429, /organisation \/astro.*memoryMiB: 2000 used, 2000 asked for, 3000/); // prettier-ignore
+    const two = { flavour: 'large', parameters: { cpus: 2, memoryMiB: 900 } };
+    const erin = rig.as('erin');
+    const hers = await made(two, erin);
+    await refused(erin, two, 429, /the group physics.*memoryMiB: 900 used, 900 asked for, 1500/);
+    await erin('DELETE', `/sites/${hers}`);
+    await until('hers is gone', () => rig.systems.list().every(({ id }) => id !== hers));
     const full = { flavour: 'huge', parameters: { memoryMiB: 512 } };
     await refused(rig.as('dave'), full, 429, /this site.*cpus: 14 used, 16 asked for, 20 allowed/);
     await removeAll();
@@ -198,10 +211,11 @@ describe('what users may have of a site', { timeout: 60_000 }, () => {
         await dry({ ...large, parameters: { memoryMiB: 4_000 } }, rig.as('carol')),
         await alice('POST', '/jobs?dryRun=true', { Executable: 'date' }),
         await alice('POST', '/jobs?dryRun=perhaps', { Image: 'wide' }),
+        await alice('POST', '/jobs', { Executable: 'date', Flavour: 'small' }),
       ];
       assert.deepEqual(
         answers.map(({ status }) => status),
-        [404, 403, 400, 429, 400, 400],
+        [404, 403, 400, 429, 400, 400, 400],
       );
       nothingIsMade();
     });
