@@ -56,6 +56,7 @@ export async function startTargetsystem(
       onBehalfOf: (dn) => ({ [consignorHeader]: sign(parseDn(dn)) }),
     });
     scope.defer(() => xnjs.close());
+    void xnjs.lost.then(() => scope.close()); // what it began is the other server's now
     const direct = 'tls' in config.listen && config.listen.tls.trustFiles.length > 0;
     const own = { dn: serverDn, certificate };
     const { siteName } = config;

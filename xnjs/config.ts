@@ -48,6 +48,11 @@ export const XnjsConfig = z.strictObject({
       /** How often hypervisors are asked how their machines are, and agents how their guests are. */
       watchSeconds: z.number().positive().default(2),
       guestSeconds: z.number().positive().default(30),
+      /** How often hypervisors are compared with the records, and how long an orphan is only watched. */
+      compareSeconds: z.number().positive().default(30),
+      orphanGraceSeconds: z.number().positive().default(60),
+      /** Target systems that nobody has worked with for so long are ended; absent: they are kept. */
+      idleSeconds: z.number().positive().optional(),
       /** How often batch systems are asked for their queues, and what these allow. */
       queuesSeconds: z.number().positive().default(300),
       /** How often it is read what machines use, and how long that is kept after their end. */

@@ -19,6 +19,7 @@ import { IdbSource } from './idb/idb-source.js';
 import { JobEngine } from './job/engine.js';
 import { JobSubmission } from './job/job-submission.js';
 import { createNoticeSender } from './job/notice-sender.js';
+import type { JobStore } from './job/store.js';
 import { changesTable, jobMigrations } from './persistence/job-models.js';
 import { createJobStore } from './persistence/job-store.js';
 import {
@@ -26,6 +27,7 @@ import {
   reservationMigrations,
 } from './persistence/sql-reservation-store.js';
 import { createSettingsStore, settingsMigrations } from './persistence/settings-store.js';
+import { Lease, leaseMigrations } from './persistence/sql-lease.js';
 import { recordMigrations } from './persistence/sql-record-store.js';
 import { createStorageStore, storageMigrations } from './persistence/sql-storage-store.js';
 import { createTargetStore, targetMigrations } from './persistence/sql-target-store.js';
@@ -75,6 +77,8 @@ export type Xnjs = {
   readonly idb: IdbSource;
   /** What becomes of jobs, target systems and images. */
   readonly feed: ChangeFeed;
+  /** Resolves when another server on the same database has taken over: this one must not act any more. */
+  readonly lost: Promise<void>;
   /** What the engine depends on, and whether it answers. */
   readonly connections: () => Record<string, 'OK' | 'DOWN'>;
   /** Machines and jobs run on. Closing twice is fine. */
@@ -91,13 +95,15 @@ export async function startXnjs(config: XnjsConfig, deps: XnjsDeps): Promise<Xnj
     await mkdir(config.stateDirectory, { recursive: true, mode: 0o711 });
     const common = { clock: systemClock, log: deps.log };
     const database = await openTables(config, scope, deps.log);
+    const lease = scope.use(await Lease.take({ database, name: 'xnjs', ...common }));
+    const jobStore = createJobStore(database);
     const submission = await JobSubmission.open(createSettingsStore(database));
     const idb = scope.use(await IdbSource.open({ config: config.idb, ...common }));
     const clients = await connectHypervisors(config, scope, deps.log);
     const { feed, changes } = openFeed(config, database, scope, common);
     const images = imageSource(config, deps.onBehalfOf, scope);
     const systems = await openSystems(config, deps, {
-      ...{ scope, database, idb, clients, images, feed },
+      ...{ scope, database, idb, clients, images, feed, lease, jobStore },
     });
     const staging = await openStaging(config, deps, {
       ...{ scope, database, systems },
@@ -105,7 +111,7 @@ export async function startXnjs(config: XnjsConfig, deps: XnjsDeps): Promise<Xnj
     });
     const jobs: JobEngine = scope.use(
       new JobEngine({
-        store: createJobStore(database),
+        store: jobStore,
         targets: systems,
         submission,
         staging,
@@ -129,6 +135,7 @@ export async function startXnjs(config: XnjsConfig, deps: XnjsDeps): Promise<Xnj
     return {
       ...{ database, systems, jobs, machines, submission, reservations, storages, data, idb, feed },
       connections: () => statusOf(clients),
+      lost: lease.lost,
       close: () => scope.close(),
     };
   } catch (error) {
@@ -195,6 +202,7 @@ async function openTables(
       ...settingsMigrations,
       ...reservationMigrations,
       ...recordMigrations,
+      ...leaseMigrations,
     ],
     log,
   );
@@ -238,10 +246,13 @@ async function openSystems(
     readonly clients: Clients;
     readonly images: HttpImageSource;
     readonly feed: ChangeFeed;
+    readonly lease: Lease;
+    readonly jobStore: JobStore;
   },
 ): Promise<TargetSystems> {
-  const { scope, database, idb, clients, images, feed } = parts;
+  const { scope, database, idb, clients, images, feed, lease, jobStore } = parts;
   const { stateDirectory, targetSystems } = config;
+  const { idleSeconds } = targetSystems;
   const probes = await connectHypervisors(config, scope, log, []);
   const installationId = await readInstallationId(stateDirectory);
   const network = await openNetwork(config, scope, log);
@@ -249,7 +260,8 @@ async function openSystems(
   const starts = createStartStore(database);
   const systems = scope.use(
     new TargetSystems({
-      store: createTargetStore(database, () => feed.wake()),
+      store: createTargetStore(database, () => feed.wake(), lease),
+      lease,
       hypervisor: new LibvirtHypervisor({ clients, probes, installationId, ...common }),
       images,
       workspace: new Workspace(stateDirectory),
@@ -257,6 +269,14 @@ async function openSystems(
       bootTimeoutMs: targetSystems.bootTimeoutSeconds * 1_000,
       heartbeatMs: targetSystems.heartbeatSeconds * 1_000,
       watchMs: targetSystems.watchSeconds * 1_000,
+      compareMs: targetSystems.compareSeconds * 1_000,
+      orphanGraceMs: targetSystems.orphanGraceSeconds * 1_000,
+      ...(idleSeconds !== undefined && {
+        idle: {
+          afterMs: idleSeconds * 1_000,
+          isBusy: async (targetId) => (await jobStore.unfinished({ targetId, num: 1 })).length > 0,
+        },
+      }),
       guestMs: targetSystems.guestSeconds * 1_000,
       queuesIntervalMs: targetSystems.queuesSeconds * 1_000,
       limits: targetSystems.limits,

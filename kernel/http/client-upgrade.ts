@@ -43,9 +43,9 @@ export function openUpgrade(options: UpgradeOptions): Promise<Duplex> {
       }),
     );
     // its text, too, has to come in time
-    request.once('response', (answer: IncomingMessage) =>
-      refusal(answer, url).then((error) => settle(() => reject(error)), reject),
-    );
+    request.once('response', (answer: IncomingMessage) => {
+      void refusal(answer, url).then((error) => settle(() => reject(error)), reject);
+    });
     request.on('error', (error) => settle(() => reject(toError(unavailable(error, url.host)))));
     request.end();
   });

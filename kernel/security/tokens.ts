@@ -33,6 +33,10 @@ export function algorithmOf(key: KeyObject): string {
   throw new TypeError(`no tokens are signed with ${asymmetricKeyType ?? 'symmetric'} keys`);
 }
 
+/** What tokens may say of it. Ed25519 has a second name (RFC 9864), which newer clients use. */
+const namesOf = (algorithm: string): string[] =>
+  algorithm === 'EdDSA' ? [algorithm, 'Ed25519'] : [algorithm];
+
 export type NewToken = {
   /** DN of the user. */
   readonly subject: string;
@@ -158,7 +162,7 @@ export async function verifyByAny(
   for (const key of keys)
     try {
       const { payload } = await jwtVerify(token, key, {
-        algorithms: [algorithmOf(key)],
+        algorithms: namesOf(algorithmOf(key)),
         requiredClaims: ['exp', 'sub', 'iss'],
         clockTolerance: clockSkewSeconds,
         currentDate: new Date(clock.now()),

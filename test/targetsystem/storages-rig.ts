@@ -82,8 +82,13 @@ export class ProcessHypervisor implements Hypervisor {
   // of a hypervisor's type, so that tests can put others in their place
   usage: Hypervisor['usage'] = () => Promise.resolve([]);
   setControls: Hypervisor['setControls'] = () => Promise.resolve(true);
-  list = () => Promise.resolve([...this.#agents.keys()].map((id) => this.#view(id)));
-  look: Hypervisor['look'] = () => this.list();
+  mark = () => Promise.resolve();
+  list: Hypervisor['list'] = () => {
+    const mark = { installation: '', owner: '', epoch: 0, generation: 1 };
+    return Promise.resolve([...this.#agents.keys()].map((id) => ({ ...this.#view(id), mark })));
+  };
+  look: Hypervisor['look'] = () =>
+    Promise.resolve([...this.#agents.keys()].map((id) => this.#view(id)));
   find = (_driver: string, id: string) =>
     Promise.resolve(this.#agents.has(id) ? this.#view(id) : undefined);
 

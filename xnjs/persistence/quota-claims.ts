@@ -14,7 +14,7 @@ import type { TargetSystem } from '../vm/target-system.js';
 /** What each target system takes of whose quota, beside its record: sums of documents would be slow. */
 export const claimMigrations: readonly Migration[] = [
   {
-    name: '002-quota-claims',
+    name: '003-quota-claims',
     up: async (schema, transaction) => {
       const columns = {
         target_id: column.id({ primaryKey: true }),

@@ -1,4 +1,5 @@
-import type { Model, Transaction } from 'sequelize';
+import { Op, type Model, type Transaction } from 'sequelize';
+import { systemClock } from '#kernel/clock.js';
 import type { Database } from '#kernel/persistence/database.js';
 import { ChangeLog } from '#kernel/persistence/change-log.js';
 import { column, type Migration } from '#kernel/persistence/migrate.js';
@@ -7,6 +8,7 @@ import type { TargetStore } from '../vm/target-store.js';
 import type { TargetSystem } from '../vm/target-system.js';
 import { changesTable } from './job-models.js';
 import { claim, claimMigrations, release, sumOf } from './quota-claims.js';
+import type { Lease } from './sql-lease.js';
 
 export const targetMigrations: readonly Migration[] = [
   {
@@ -18,22 +20,45 @@ export const targetMigrations: readonly Migration[] = [
         { transaction },
       ),
   },
+  {
+    name: '002-removed-target-systems',
+    up: (schema, transaction) =>
+      schema.createTable(
+        'removed_target_systems',
+        { id: column.id({ primaryKey: true }), removed_ms: column.number() },
+        { transaction },
+      ),
+  },
   ...claimMigrations,
 ];
 
+/** By then whatever was under way when a target system was removed has ended. */
+const keepRemovedMs = 90 * 86_400_000;
+
 /** One document a row: target systems are all kept in memory, nothing is searched for here. */
 type TargetRow = { id: string; document: string };
+type RemovedRow = { id: string; removedMs: number };
 
 /**
  * {@link TargetStore} in the service's database, after {@link targetMigrations} and the jobs'.
  * @param onLogged called after a commit that has logged a change
+ * @param lease without which nothing is written; absent: this server is alone
  */
-export function createTargetStore(database: Database, onLogged?: () => void): TargetStore {
+export function createTargetStore(
+  database: Database,
+  onLogged?: () => void,
+  lease?: Pick<Lease, 'require'>,
+): TargetStore {
   const changes = new ChangeLog(database, changesTable);
   const rows = database.sequelize.define<Model<TargetRow> & TargetRow>(
     'targetSystem',
     { id: column.id({ primaryKey: true }), document: column.text() },
     { tableName: 'target_systems' },
+  );
+  const removed = database.sequelize.define<Model<RemovedRow> & RemovedRow>(
+    'removedTargetSystem',
+    { id: column.id({ primaryKey: true }), removedMs: column.number() },
+    { tableName: 'removed_target_systems' },
   );
   type Logged = {
     readonly subject: string;
@@ -45,6 +70,7 @@ export function createTargetStore(database: Database, onLogged?: () => void): Ta
     work: (transaction: Transaction) => Promise<unknown>,
   ): Promise<void> => {
     await database.transaction(async (transaction) => {
+      await lease?.require(transaction);
       await work(transaction);
       if (body) await changes.append({ type: 'site', ...about, body }, transaction);
     });
@@ -65,8 +91,15 @@ export function createTargetStore(database: Database, onLogged?: () => void): Ta
     async remove({ id, ownerDn }, body) {
       await commit({ subject: id, ownerDn, body }, async (transaction) => {
         await release(database.sequelize, id, transaction);
-        await rows.destroy({ where: { id }, transaction });
+        if ((await rows.destroy({ where: { id }, transaction })) === 0) return;
+        const removedMs = systemClock.now();
+        await removed.upsert({ id, removedMs }, { transaction });
+        const old = { [Op.lt]: removedMs - keepRemovedMs };
+        await removed.destroy({ where: { removedMs: old }, transaction });
       });
+    },
+    async wasRemoved(id) {
+      return (await removed.findByPk(id)) !== null;
     },
     used: async (scope) => await sumOf(database.sql, scope),
   };

@@ -1,5 +1,6 @@
 import { element, toXml, type XmlNode } from '#kernel/xml/build.js';
 import { diskTarget, iotuneXml, sizeXml } from './controls-xml.js';
+import { markElement } from './domain-mark.js';
 import { interfaceXml, type MachineNetwork } from './network.js';
 import type { TargetSystem } from './target-system.js';
 
@@ -9,8 +10,6 @@ export const agentPort = 'org.vsite.tsi.0';
 export const containerRunDirectory = '/run/vsite';
 /** A container's ids 0…65535 are these on the host: its root is nobody here. */
 export const containerIds = { first: 100_000, count: 65_536 } as const;
-/** Marks the domains of one installation (libvirt domain metadata). */
-export const metadataNamespace = 'urn:vsite:domain:1';
 
 /** Of the kernel's start-up, what a guest that lives for some jobs can do without. */
 const commandLine =
@@ -38,15 +37,12 @@ export function domainXml(
   paths: DomainPaths,
   installationId: string,
   network?: MachineNetwork,
+  epoch = 0,
 ): string {
   const common = [
     element('name', {}, `vsite-${system.id}`),
     element('uuid', {}, system.id),
-    element(
-      'metadata',
-      {},
-      element('vsite:domain', { 'xmlns:vsite': metadataNamespace, installation: installationId }),
-    ),
+    element('metadata', {}, markElement(system, installationId, epoch)),
     ...sizeXml(system),
   ];
   const body = system.driver === 'lxc' ? container(system, paths) : machine(system, paths, network);

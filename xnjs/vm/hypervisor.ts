@@ -1,4 +1,5 @@
 import type { Duplex, Readable } from 'node:stream';
+import type { DomainMark } from './domain-mark.js';
 import type { ChangeableName, Driver, TargetSystem } from './target-system.js';
 import type { UsageSample } from './usage.js';
 
@@ -11,6 +12,9 @@ export type DomainView = {
   readonly state: DomainState;
   readonly reason: string;
 };
+
+/** A domain that carries the mark of this installation. */
+export type OwnDomain = DomainView & { readonly mark: DomainMark };
 
 /** How a domain is, by the hypervisor and by the machine's own process. */
 export type DomainLook = DomainView & {
@@ -58,7 +62,9 @@ export type Hypervisor = {
    */
   look(driver: Driver): Promise<DomainLook[]>;
   /** The domains of this installation only. */
-  list(driver: Driver): Promise<DomainView[]>;
+  list(driver: Driver): Promise<OwnDomain[]>;
+  /** Writes on a domain whose it is now. One that is not there is fine. */
+  mark(system: TargetSystem, epoch: number): Promise<void>;
   /** The byte stream to the guest's virtio port, by the hypervisor's own means. */
   openChannel(driver: Driver, id: string, portName: string): Promise<Duplex>;
   /**

@@ -5,7 +5,7 @@ import type { LibvirtClient } from '#kernel/libvirt/client.js';
 import type { Lifecycle } from '#kernel/libvirt/events.js';
 import type { Domain } from '#kernel/libvirt/procedures.js';
 import type { Log } from '#kernel/log.js';
-import { metadataNamespace } from './domain-xml.js';
+import { markXml, metadataNamespace, readMark, type DomainMark } from './domain-mark.js';
 import {
   activeOnly,
   statsFlags,
@@ -13,7 +13,13 @@ import {
   toContainerSample,
   toSample,
 } from './domain-stats.js';
-import type { DomainLook, DomainView, Hypervisor, NetworkDefinition } from './hypervisor.js';
+import type {
+  DomainLook,
+  DomainView,
+  Hypervisor,
+  NetworkDefinition,
+  OwnDomain,
+} from './hypervisor.js';
 import { setControls } from './libvirt-controls.js';
 import { lookAtContainers, lookAtMachines, toPause, toState } from './libvirt-look.js';
 import type { ChangeableName, Driver, TargetSystem } from './target-system.js';
@@ -43,6 +49,9 @@ const forceConsole = 1;
 const consoleRefusals: ReadonlySet<unknown> = new Set([operationInvalid, 9, 1]);
 /** Source of addresses: the network's DHCP server. */
 const leases = 0;
+/** Whether a change counts for the machine that runs, for when it is started again. */
+const live = 1;
+const config = 2;
 /** They are read again soon. */
 const statsTimeoutMs = 5_000;
 
@@ -129,17 +138,29 @@ export class LibvirtHypervisor implements Hypervisor {
       : lookAtMachines(client, isOurs));
   }
 
-  async list(driver: Driver): Promise<DomainView[]> {
+  async list(driver: Driver): Promise<OwnDomain[]> {
     const client = this.#client(driver);
     const { domains } = await client.call('connect_list_all_domains', {
       need_results: 1,
       flags: 0,
     });
-    const ours: DomainView[] = [];
-    for (const dom of domains)
-      if (dom.name.startsWith(domainPrefix) && (await this.#isOurs(client, dom)))
-        ours.push(await this.#view(client, dom));
+    const ours: OwnDomain[] = [];
+    for (const dom of domains) {
+      const mark = dom.name.startsWith(domainPrefix) && (await this.#markOf(client, dom));
+      if (mark) ours.push({ ...(await this.#view(client, dom)), mark });
+    }
     return ours;
+  }
+
+  async mark(system: TargetSystem, epoch: number): Promise<void> {
+    const client = this.#client(system.driver);
+    const dom = await this.#lookUp(client, system.id);
+    if (!dom) return;
+    await client.call('domain_set_metadata', {
+      ...{ dom, type: metadataElement, key: 'vsite', uri: metadataNamespace },
+      metadata: markXml(system, this.#options.installationId, epoch),
+      flags: dom.id === -1 ? config : config | live,
+    });
   }
 
   async openChannel(driver: Driver, id: string, portName: string): Promise<Duplex> {
@@ -242,20 +263,13 @@ export class LibvirtHypervisor implements Hypervisor {
   }
 
   /** Domains of other installations on the same host are none of our business. */
-  async #isOurs(client: LibvirtClient, dom: Domain): Promise<boolean> {
+  async #markOf(client: LibvirtClient, dom: Domain): Promise<DomainMark | undefined> {
+    const about = { dom, type: metadataElement, uri: metadataNamespace, flags: 0 };
     try {
-      const { metadata } = await client.call('domain_get_metadata', {
-        dom,
-        type: metadataElement,
-        uri: metadataNamespace,
-        flags: 0,
-      });
-      return (
-        metadata.includes(`installation="${this.#options.installationId}"`) ||
-        metadata.includes(`installation='${this.#options.installationId}'`)
-      );
+      const mark = readMark((await client.call('domain_get_metadata', about)).metadata);
+      return mark?.installation === this.#options.installationId ? mark : undefined;
     } catch (error) {
-      if (libvirtCode(error) === noMetadata || isUnknown(error)) return false;
+      if (libvirtCode(error) === noMetadata || isUnknown(error)) return undefined;
       throw error;
     }
   }

@@ -6,9 +6,11 @@ import type { AgentFacts } from '#tsi/protocol/facts.js';
 import { completeTimeline } from './boot.js';
 import { createBinding } from './create-binding.js';
 import { DomainWatch } from './domain-watch.js';
+import type { MarkedRecord } from './domain-mark.js';
 import { domainXml } from './domain-xml.js';
 import type { DomainView } from './hypervisor.js';
 import { networkDefinition } from './network.js';
+import { Orphans } from './orphans.js';
 import { GuestWatch, judge } from './guest-watch.js';
 import { Queues } from './queues.js';
 import { isUsable, type VmEvent } from './state.js';
@@ -24,6 +26,10 @@ export type MachineRecords = {
   find(id: string): TargetSystem | undefined;
   /** @throws `NOT_FOUND` */
   get(id: string): TargetSystem;
+  /** What the database has lost is a target system again. */
+  adopt(record: MarkedRecord): Promise<void>;
+  /** Makes the machine look like the record, by way of the record's queue. Never fails. */
+  reconcile(id: string): Promise<void>;
   /** Work on one record, one piece after the other. */
   queue(id: string, work: () => Promise<void>): Promise<void>;
   /** By way of the record's queue, after which the machine is made to look like the record. */
@@ -51,6 +57,7 @@ export class Machines implements AsyncDisposable {
   readonly #queues: Queues;
   readonly #watch: DomainWatch;
   readonly #guests: GuestWatch;
+  readonly #orphans: Orphans;
   /** Whose agents answer at present. */
   readonly #answering = new Set<string>();
   readonly #meter: UsageMeter | undefined;
@@ -89,6 +96,35 @@ export class Machines implements AsyncDisposable {
       learn: (id, facts) => this.#records.queue(id, () => this.#learn(id, facts)),
       ...common,
     });
+    this.#orphans = new Orphans({
+      ...options,
+      isKnown: (id) => records.find(id) !== undefined,
+      adopt: (record) => records.adopt(record),
+      graceMs: options.orphanGraceMs ?? 60_000,
+      require: () => this.#require(),
+    });
+  }
+
+  /** Domains of ours that belong to nobody, and that nothing is known of. */
+  get orphans(): readonly string[] {
+    return this.#orphans.left;
+  }
+
+  /** Writes on its domain what has changed of whose it is, should the database be lost. Never fails. */
+  async mark(record: TargetSystem): Promise<void> {
+    if (!this.#bindings.has(record.id)) return;
+    await this.#options.hypervisor.mark(record, this.#epoch).catch((error: unknown) => {
+      this.#log.info({ vmId: record.id, err: errorText(error) }, 'a domain could not be marked');
+    });
+  }
+
+  get #epoch(): number {
+    return this.#options.lease?.epoch ?? 0;
+  }
+
+  /** @throws `SITE_UNAVAILABLE` another server acts in our place */
+  async #require(): Promise<void> {
+    await this.#options.lease?.require();
   }
 
   /** When each source was last heard of a machine; ms since the epoch. */
@@ -113,6 +149,7 @@ export class Machines implements AsyncDisposable {
     for (const driver of hypervisor.available()) this.#spawn(this.#compare(driver));
     this.#spawn(this.#queues.watch());
     this.#spawn(this.#watch.watch());
+    this.#spawn(this.#compareAgainAndAgain());
     this.#spawn(this.#guests.watch());
   }
 
@@ -202,7 +239,8 @@ export class Machines implements AsyncDisposable {
       const { network } = this.#options;
       if (network && record.image.metadata.tsi.transport === 'tcp')
         await hypervisor.ensureNetwork(record.driver, networkDefinition(network));
-      const xml = domainXml(record, paths, installationId, network);
+      const xml = domainXml(record, paths, installationId, network, this.#epoch);
+      await this.#require();
       const { definedMs } = await hypervisor.start(record.driver, record.id, xml);
       const startedMs = clock.now() - record.createdMs;
       const boot = { definedMs: definedMs - record.createdMs, startedMs };
@@ -233,6 +271,7 @@ export class Machines implements AsyncDisposable {
     if (domain && domain.state !== 'stopped') {
       await this.reapplyParameters(record.id);
       this.#bind(record);
+      this.#spawn(this.mark(record));
       this.#spawn(this.#afterSilence(record));
       return;
     }
@@ -247,6 +286,7 @@ export class Machines implements AsyncDisposable {
   async #release(record: TargetSystem): Promise<void> {
     await this.#unbind(record.id);
     await this.#meter?.measureLast(record);
+    await this.#require();
     await this.#options.hypervisor.remove(record.driver, record.id);
     await this.#meter?.end(record.id);
   }
@@ -377,7 +417,17 @@ export class Machines implements AsyncDisposable {
     await this.#records.apply(id, { type: 'failed', evidence: this.#evidence('server', fact) });
   }
 
-  /** After start-up or a lost connection: what does the hypervisor have, what do we? */
+  async #compareAgainAndAgain(): Promise<void> {
+    const { clock, compareMs = 30_000, hypervisor } = this.#options;
+    for (;;) {
+      await clock.sleep(compareMs, this.#stopping).catch(() => undefined);
+      if (this.#stopping.aborted) return;
+      for (const driver of hypervisor.available()) await this.#compare(driver);
+      for (const { id } of this.#records.all()) await this.#records.reconcile(id);
+    }
+  }
+
+  /** After start-up or a lost connection, and now and then: what does the hypervisor have, what do we? */
   async #compare(driver: Driver): Promise<void> {
     try {
       // Those only: what is started while the list is on its way may be missing from it.
@@ -385,15 +435,9 @@ export class Machines implements AsyncDisposable {
         (id) => this.#records.get(id).driver === driver,
       );
       const domains = await this.#options.hypervisor.list(driver);
-      for (const domain of domains) {
-        if (this.#records.find(domain.id)) this.#onDomain(domain);
-        else {
-          // The record is stored before its domain is defined, and removed after it: this is a leftover.
-          this.#log.warn({ vmId: domain.id }, 'a domain of ours without a record is removed');
-          await this.#options.hypervisor.remove(driver, domain.id);
-          await this.#options.workspace.remove(domain.id);
-        }
-      }
+      for (const domain of domains) if (this.#records.find(domain.id)) this.#onDomain(domain);
+      await this.#orphans.judge(driver, domains);
+      await this.#orphans.sweep(domains);
       const known = new Set(domains.map(({ id }) => id));
       for (const id of bound)
         if (!known.has(id))

@@ -72,6 +72,8 @@ export type TargetSystem = {
   readonly queues?: NonNullable<IdbSubject['queues']>;
   /** Whether its TSI runs job arrays, as it says itself; absent: it does, or has not been asked yet. */
   readonly arrays?: boolean;
+  /** Counts the domains that it has had; absent: one. */
+  readonly generation?: number;
   readonly tags: readonly string[];
   /** The job that it was made for, and ends with (ADR 024). */
   readonly jobId?: string;

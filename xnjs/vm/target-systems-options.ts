@@ -22,6 +22,13 @@ export type TargetSystemsOptions = {
   readonly log: Log;
   /** Marks our domains among those of a host. */
   readonly installationId: string;
+  /** Ends what nobody has worked with for so long; absent: it is kept. */
+  readonly idle?: { readonly afterMs: number; readonly isBusy: (id: string) => Promise<boolean> };
+  /** What makes this server the one that acts; absent: it is alone. */
+  readonly lease?: { readonly epoch: number; readonly require: () => Promise<void> };
+  /** How often hypervisors are compared with the records, and how long an orphan is only watched. */
+  readonly compareMs?: number;
+  readonly orphanGraceMs?: number;
   readonly bootTimeoutMs: number;
   readonly heartbeatMs: number;
   /** How often hypervisors are asked how machines are, and agents how their guests are. */

@@ -1,11 +1,12 @@
 import { randomUUID } from 'node:crypto';
 import type { Duplex } from 'node:stream';
-import { asGridError, GridError } from '#kernel/errors.js';
+import { asGridError, errorText, GridError } from '#kernel/errors.js';
 import type { Log } from '#kernel/log.js';
 import { createSerial } from '#kernel/persistence/serial.js';
 import { mergeIdb, type TargetIdb } from '../idb/idb.js';
 import { Reaper } from '../reaper.js';
 import type { Target, TargetEvent, Targets } from '../target.js';
+import type { MarkedRecord } from './domain-mark.js';
 import { Machines } from './machines.js';
 import { siteChange, type SiteChange } from '../changes/site-change.js';
 import { changeParameters } from './parameters.js';
@@ -31,6 +32,8 @@ import type { Views } from './views.js';
 const retryMs = 1_000;
 /** States whose machine is proven gone, or about to be. */
 const gone: ReadonlySet<VmState> = new Set(['FAILED', 'DESTROYING', 'DESTROYED']);
+/** The least that one lives on that was found again. */
+const adoptedForMs = 86_400_000;
 /** How often expired target systems are looked for. */
 const reaperMs = 1_000;
 
@@ -52,6 +55,8 @@ export class TargetSystems implements Targets, AsyncDisposable {
   readonly #listeners = new Set<(event: TargetEvent) => void>();
   readonly #stopping = new AbortController();
   readonly #reaper: Reaper;
+  /** When somebody last wanted to work there. */
+  readonly #usedMs = new Map<string, number>();
 
   constructor(options: TargetSystemsOptions) {
     this.#options = options;
@@ -61,6 +66,8 @@ export class TargetSystems implements Targets, AsyncDisposable {
       all: () => this.#records.values(),
       find: (id: string) => this.#records.get(id),
       get: (id: string) => this.get(id),
+      adopt: (record: MarkedRecord) => this.#adopt(record),
+      reconcile: (id: string) => this.#reconcile(id),
       queue: (id: string, work: () => Promise<void>) => this.#queue(id, work),
       apply: (id: string, event: VmEvent) => this.#apply(id, event),
       applyNow: (id: string, event: VmEvent) => this.#applyNow(id, event),
@@ -78,10 +85,12 @@ export class TargetSystems implements Targets, AsyncDisposable {
       {
         what: 'target system',
         expired: (nowMs) => this.#expired(nowMs),
-        end: (id) => {
-          const evidence = this.#evidence('server', 'its life time is over');
-          return this.#apply(id, { type: 'destroy', evidence });
-        },
+        end: (id) => this.#end(id, 'its life time is over'),
+      },
+      {
+        what: 'unused target system',
+        expired: (nowMs) => this.#unused(nowMs),
+        end: (id) => this.#endUnused(id),
       },
     );
   }
@@ -120,6 +129,11 @@ export class TargetSystems implements Targets, AsyncDisposable {
 
   async usageByOwner(): Promise<UsageOfOwner[]> {
     return (await this.#options.usage?.store.sums()) ?? [];
+  }
+
+  /** Domains of ours that belong to no target system, and that nothing is known of. */
+  get orphans(): readonly string[] {
+    return this.#machines.orphans;
   }
 
   /** Every record, the newest first. */
@@ -173,6 +187,7 @@ export class TargetSystems implements Targets, AsyncDisposable {
     return await this.#queue(id, async () => {
       const next = { ...this.get(id), ...change };
       await this.#save(next);
+      void this.#machines.mark(next);
       return next;
     });
   }
@@ -295,6 +310,7 @@ export class TargetSystems implements Targets, AsyncDisposable {
   }
 
   #answering(targetId: string): TargetBinding {
+    this.#usedMs.set(targetId, this.#options.clock.now());
     const binding = this.#machines.binding(targetId);
     if (binding && isUsable(this.get(targetId))) return binding;
     const text = `the TSI of target system ${targetId} is not reachable`;
@@ -325,6 +341,60 @@ export class TargetSystems implements Targets, AsyncDisposable {
       if (terminationMs <= nowMs && state !== 'DESTROYING') yield id;
   }
 
+  /** Not those that were made for a job, which end with it. */
+  *#unused(nowMs: number): Iterable<string> {
+    const { idle } = this.#options;
+    if (!idle) return;
+    for (const { id, jobId, state } of this.#records.values()) {
+      if (jobId !== undefined || gone.has(state) || state === 'INITIALIZING') continue;
+      const usedMs = this.#usedMs.get(id);
+      if (usedMs === undefined) this.#usedMs.set(id, nowMs);
+      else if (nowMs - usedMs >= idle.afterMs) yield id;
+    }
+  }
+
+  async #endUnused(id: string): Promise<void> {
+    const { idle, clock } = this.#options;
+    if (!idle) return;
+    if (await idle.isBusy(id)) this.#usedMs.set(id, clock.now());
+    else await this.#end(id, `nobody has used it for ${Math.round(idle.afterMs / 1_000)} s`);
+  }
+
+  async #end(id: string, fact: string): Promise<void> {
+    await this.#apply(id, { type: 'destroy', evidence: this.#evidence('server', fact) });
+  }
+
+  async #adopt(record: MarkedRecord): Promise<void> {
+    await this.#queue(record.id, async () => {
+      if (this.#records.has(record.id)) return;
+      const evidence = this.#evidence(
+        'server',
+        'found again: the database did not know it any more',
+      );
+      const { fact, atMs } = evidence;
+      const { terminationMs } = record;
+      const adopted: TargetSystem = {
+        ...record,
+        state: 'UNREACHABLE',
+        ...{ evidence, views: { agent: { says: 'down', fact, sinceMs: atMs } }, boot: {} },
+        // what was put off since may have been lost with the rest
+        ...(terminationMs !== undefined && {
+          terminationMs: Math.max(terminationMs, atMs + adoptedForMs),
+        }),
+      };
+      // it counts again, on quotas that need not be enough
+      await this.#save(adopted, siteChange('created', adopted), []);
+    });
+    this.#schedule(record.id);
+  }
+
+  /** Never fails: there is a next time. */
+  async #reconcile(id: string): Promise<void> {
+    await this.#queue(id, () => this.#machines.reconcile(id)).catch((error: unknown) => {
+      this.#log.info({ vmId: id, err: errorText(error) }, 'a machine could not be reconciled');
+    });
+  }
+
   async #apply(id: string, event: VmEvent): Promise<void> {
     await this.#queue(id, () => this.#applyNow(id, event));
     this.#schedule(id);
@@ -341,6 +411,7 @@ export class TargetSystems implements Targets, AsyncDisposable {
       await this.#options.store.remove(after, siteChange('deleted', after));
       this.#records.delete(id);
       this.#meter?.forget(id);
+      this.#usedMs.delete(id);
     } else {
       await this.#save(after, isNews ? siteChange('state', after) : undefined);
     }
@@ -352,7 +423,7 @@ export class TargetSystems implements Targets, AsyncDisposable {
     this.#announce(before, after);
   }
 
-  /** @param quotas of a new record */
+  /** @param quotas of a record that is new to the database */
   async #save(record: TargetSystem, change?: SiteChange, quotas?: readonly Quota[]): Promise<void> {
     await this.#options.store.save(record, change, quotas);
     this.#records.set(record.id, record);

@@ -33,6 +33,7 @@ describe('target systems', { timeout: 30_000 }, () => {
         if (refusals++ > 0) return Promise.resolve();
         return Promise.reject(new GridError('DATABASE_UNAVAILABLE', 'the database is away'));
       },
+      wasRemoved: () => Promise.resolve(false),
       remove: ({ id }) => Promise.resolve(void removed.push(id)),
       used: () => Promise.reject(new TypeError('nothing is made here')),
     };
