@@ -30,7 +30,7 @@ const targetSystems = {
     site: { cpus: 20 },
     user: { cpus: 6, targetSystems: 3 },
     users: { 'cn=Bob, o=Grid': { cpus: 8 }, 'CN=Dave,O=Grid': { cpus: 16 } },
-    vos: { '/astro': { memoryMiB: 3_000 } },
+    vos: { '/astro': { memoryMiB: 3_800 } },
     groups: { physics: { memoryMiB: 1_500 } },
   },
   prices: { currency: 'EUR', coreHour: 0.02, memoryGiBHour: 0.01 },
@@ -118,7 +118,7 @@ describe('what users may have of a site', { timeout: 60_000 }, () => {
     assert.deepEqual(rig.systems.get(id).countsFor, { vo: '/astro' });
     const [, ofVo] = (await shown('carol')).quota!;
     assert.deepEqual([ofVo?.kind, ofVo?.name, ofVo?.used.memoryMiB], ['vo', '/astro', 1_024]);
-    assert.deepEqual(ofVo?.allowed, { memoryMiB: 3_000 });
+    assert.deepEqual(ofVo?.allowed, { memoryMiB: 3_800 });
     await removeAll();
     // whoever is in several organisations and says as whose member he comes
     const erin = rig.as('erin');
@@ -141,7 +141,7 @@ describe('what users may have of a site', { timeout: 60_000 }, () => {
     const carol = rig.as('carol');
     const wish = { flavour: 'large', parameters: { cpus: 2, memoryMiB: 2_000 } };
     await made(wish, carol);
-    await refused(carol, wish, 429, /organisation \/astro.*memoryMiB: 2000 used, 2000 asked for, 3000/); // prettier-ignore
+    await refused(carol, wish, 429, /organisation \/astro.*memoryMiB: 2000 used, 2000 asked for, 3800/); // prettier-ignore
     const two = { flavour: 'large', parameters: { cpus: 2, memoryMiB: 900 } };
     const erin = rig.as('erin');
     const hers = await made(two, erin);
