@@ -17,7 +17,16 @@ import {
 } from './jobs.js';
 import { printJson, printResult } from './print.js';
 import { openSession, type Session } from './profile.js';
-import { createSite, deleteSites, listSites, showSite, type NewSite } from './sites.js';
+import {
+  createSite,
+  deleteSites,
+  freezeSite,
+  listSites,
+  setRecovery,
+  showSite,
+  thawSite,
+  type NewSite,
+} from './sites.js';
 
 /** What users and image creators do, over the public interface of an installation. */
 export function addClientCommands(vsite: Command, image: Command): void {
@@ -169,6 +178,26 @@ function addSites(site: Command): void {
     (id: string, options: ConsoleOptions): Work =>
       (session, _json, signal) =>
         openConsole(session, id, options, signal),
+  );
+  online(
+    site.command('freeze <id>').description('park one on disk with its running jobs'),
+    (id: string): Work =>
+      (session, _json, signal) =>
+        freezeSite(session, id, signal),
+  );
+  online(
+    site.command('thaw <id>').description('bring one back from disk; its jobs go on'),
+    (id: string): Work =>
+      (session, _json, signal) =>
+        thawSite(session, id, signal),
+  );
+  online(
+    site
+      .command('recovery <id> <policy>')
+      .description('what is done when its machine stops by itself: none or restart'),
+    (id: string, policy: string): Work =>
+      (session) =>
+        setRecovery(session, id, policy),
   );
   online(
     site.command('delete <id...>').description('end target systems with their machines and jobs'),

@@ -113,6 +113,8 @@ export function renderSite(
       jobs: `${self}/jobs`,
       applications: `${self}/applications`,
       console: `${self}/console`,
+      'action:freeze': `${self}/actions/freeze`,
+      'action:thaw': `${self}/actions/thaw`,
       parent: links.factory(),
       ...(system.jobId !== undefined && { job: links.job(system.jobId) }),
       ...Object.fromEntries(
@@ -131,6 +133,7 @@ function renderMachine(
   heard: Heard,
 ): Rendered<typeof Site>['vm'] {
   const { state, driver, evidence, boot, facts, unapplied } = system;
+  const { recovery = 'none', generation = 1 } = system;
   return {
     state,
     driver,
@@ -139,6 +142,7 @@ function renderMachine(
     evidence: { source: evidence.source, fact: evidence.fact, at: formatDate(evidence.atMs) },
     views: renderViews(system, heard),
     boot,
+    ...{ recovery, generation },
     guest: facts,
     unappliedParameters: unapplied,
   };
