@@ -83,6 +83,9 @@ export class ProcessHypervisor implements Hypervisor {
   usage: Hypervisor['usage'] = () => Promise.resolve([]);
   setControls: Hypervisor['setControls'] = () => Promise.resolve(true);
   mark = () => Promise.resolve();
+  save = () => Promise.resolve(false);
+  restore = () => Promise.resolve(false);
+  removeOlder = () => Promise.resolve();
   list: Hypervisor['list'] = () => {
     const mark = { installation: '', owner: '', epoch: 0, generation: 1 };
     return Promise.resolve([...this.#agents.keys()].map((id) => ({ ...this.#view(id), mark })));

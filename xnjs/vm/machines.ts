@@ -15,7 +15,7 @@ import { GuestWatch, judge } from './guest-watch.js';
 import { Queues } from './queues.js';
 import { isUsable, type VmEvent } from './state.js';
 import type { TargetBinding } from './target-binding.js';
-import type { Driver, Evidence, TargetSystem } from './target-system.js';
+import { bootBaseMs, type Driver, type Evidence, type TargetSystem } from './target-system.js';
 import type { TargetSystemsOptions } from './target-systems-options.js';
 import type { UsageMeter } from './usage-meter.js';
 import type { Views } from './views.js';
@@ -52,6 +52,8 @@ export class Machines implements AsyncDisposable {
   readonly #records: MachineRecords;
   readonly #stopping: AbortSignal;
   readonly #bindings = new Map<string, TargetBinding>();
+  /** Which of the machines that a target system has had is bound. */
+  readonly #generations = new Map<string, number | undefined>();
   /** By target system: ids of jobs whose end its agent has told. */
   readonly #exits = new EventEmitter();
   readonly #queues: Queues;
@@ -214,7 +216,10 @@ export class Machines implements AsyncDisposable {
       case 'DEGRADED':
       case 'UNREACHABLE':
       case 'PAUSED':
-        await this.#attach(record);
+        await (record.desired === 'suspended' ? this.#park(record) : this.#attach(record));
+        break;
+      case 'SUSPENDED':
+        await this.#leaveParked(record);
         break;
       case 'FAILED':
         await this.#release(record);
@@ -222,14 +227,16 @@ export class Machines implements AsyncDisposable {
       case 'DESTROYING':
         await this.#remove(record);
         break;
-      case 'SUSPENDED':
       case 'DESTROYED':
         break;
     }
   }
 
   async #startUp(record: TargetSystem): Promise<void> {
-    if (this.#bindings.has(record.id)) return;
+    if (this.#bindings.has(record.id)) {
+      if (this.#generations.get(record.id) === record.generation) return;
+      await this.#unbind(record.id);
+    }
     const { hypervisor, images, workspace, clock, installationId } = this.#options;
     try {
       const parts: Record<string, string> = {};
@@ -241,9 +248,10 @@ export class Machines implements AsyncDisposable {
         await hypervisor.ensureNetwork(record.driver, networkDefinition(network));
       const xml = domainXml(record, paths, installationId, network, this.#epoch);
       await this.#require();
+      if (record.generation !== undefined) await hypervisor.removeOlder(record);
       const { definedMs } = await hypervisor.start(record.driver, record.id, xml);
-      const startedMs = clock.now() - record.createdMs;
-      const boot = { definedMs: definedMs - record.createdMs, startedMs };
+      const startedMs = clock.now() - bootBaseMs(record);
+      const boot = { definedMs: definedMs - bootBaseMs(record), startedMs };
       this.#records.show({ ...record, boot });
     } catch (error) {
       if (isPassing(error)) throw error;
@@ -268,6 +276,10 @@ export class Machines implements AsyncDisposable {
       return;
     }
     const domain = await this.#options.hypervisor.find(record.driver, record.id);
+    if (domain?.isSaved === true) {
+      await this.#unpark(record);
+      return;
+    }
     if (domain && domain.state !== 'stopped') {
       await this.reapplyParameters(record.id);
       this.#bind(record);
@@ -279,7 +291,49 @@ export class Machines implements AsyncDisposable {
       type: 'stopped',
       evidence: this.#evidence('hypervisor', domain?.reason ?? 'the domain no longer exists'),
     });
-    await this.#release(this.#records.get(record.id));
+    await this.reconcile(record.id);
+  }
+
+  /** Its memory goes to disk; may be repeated at any time. */
+  async #park(record: TargetSystem): Promise<void> {
+    const { id, driver } = record;
+    await this.#unbind(id);
+    await this.#require();
+    try {
+      const isSaved = await this.#options.hypervisor.save(driver, id);
+      const evidence = this.#evidence(
+        'hypervisor',
+        isSaved ? 'parked on disk' : 'the machine stopped before it was parked',
+      );
+      await this.#records.applyNow(id, { type: isSaved ? 'frozen' : 'stopped', evidence });
+    } catch (error) {
+      if (isPassing(error)) throw error;
+      const evidence = this.#evidence('server', `could not be parked: ${errorText(error)}`);
+      await this.#records.applyNow(id, { type: 'thaw', evidence });
+    }
+    await this.reconcile(id);
+  }
+
+  async #unpark({ id, driver }: TargetSystem): Promise<void> {
+    await this.#require();
+    try {
+      await this.#options.hypervisor.restore(driver, id);
+    } catch (error) {
+      if (isPassing(error)) throw error;
+      const evidence = this.#evidence('server', `could not be brought back: ${errorText(error)}`);
+      await this.#records.applyNow(id, { type: 'frozen', evidence });
+    }
+    await this.reconcile(id);
+  }
+
+  /** Unless somebody else has started it. */
+  async #leaveParked({ id, driver }: TargetSystem): Promise<void> {
+    await this.#unbind(id);
+    const domain = await this.#options.hypervisor.find(driver, id);
+    if (!domain || domain.state === 'stopped') return;
+    const evidence = this.#evidence('hypervisor', 'the machine was started by somebody else');
+    await this.#records.applyNow(id, { type: 'thaw', evidence });
+    await this.reconcile(id);
   }
 
   /** What is left of a failed machine is taken down; its console and its record stay to be read. */
@@ -303,6 +357,7 @@ export class Machines implements AsyncDisposable {
   #bind(record: TargetSystem): void {
     const binding = createBinding(record, this.#options);
     this.#bindings.set(record.id, binding);
+    this.#generations.set(record.id, record.generation);
     binding.onExit?.((bssId) => this.#exits.emit(record.id, bssId));
     binding.onChange((up) => {
       if (up) this.#answering.add(record.id);
@@ -329,6 +384,7 @@ export class Machines implements AsyncDisposable {
   async #unbind(id: string): Promise<void> {
     const binding = this.#bindings.get(id);
     this.#bindings.delete(id);
+    this.#generations.delete(id);
     this.#answering.delete(id);
     this.#watch.forget(id);
     this.#guests.forget(id);
@@ -339,7 +395,7 @@ export class Machines implements AsyncDisposable {
   async #onAgentUp(id: string, binding: TargetBinding): Promise<void> {
     const starting = this.#records.find(id);
     if (!starting) return;
-    const boot = { ...starting.boot, readyMs: this.#options.clock.now() - starting.createdMs };
+    const boot = { ...starting.boot, readyMs: this.#options.clock.now() - bootBaseMs(starting) };
     const evidence = this.#evidence('agent', 'its agent answers');
     await this.#records.queue(id, () => this.#learnArrays(id, binding.arrays));
     await this.#records.apply(id, { type: 'agentUp', evidence, boot });
@@ -365,7 +421,7 @@ export class Machines implements AsyncDisposable {
     const now = this.#options.clock.now();
     const first = record.boot.agentMs === undefined;
     const boot = first
-      ? completeTimeline(record.boot, facts, record.createdMs, now, isMachine)
+      ? completeTimeline(record.boot, facts, bootBaseMs(record), now, isMachine)
       : record.boot;
     this.#guests.heard(id);
     const next = { ...record, facts, boot };
@@ -391,7 +447,17 @@ export class Machines implements AsyncDisposable {
   }
 
   async #onStopped(id: string, reason: string): Promise<void> {
-    const starting = this.#records.find(id)?.state === 'INITIALIZING';
+    const record = this.#records.find(id);
+    if (!record) return;
+    // the news may be of its last machine
+    const now = await this.#options.hypervisor.find(record.driver, id);
+    if (now && now.state !== 'stopped') return;
+    if (now?.isSaved) {
+      const evidence = this.#evidence('hypervisor', 'parked on disk by somebody else');
+      await this.#records.apply(id, { type: 'frozen', evidence });
+      return;
+    }
+    const starting = record.state === 'INITIALIZING';
     const console = starting ? await this.#options.workspace.consoleTail(id, 400) : '';
     const fact = console === '' ? reason : `${reason}; its console ends: ${console}`;
     await this.#records.apply(id, {
