@@ -1,7 +1,6 @@
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
-import { once } from 'node:events';
 import { chmod, mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { connect } from 'node:net';
 import { tmpdir } from 'node:os';
@@ -180,8 +179,7 @@ describe(
       socket.write(sent);
       await eventually('it comes back', () => Promise.resolve(got === sent));
       socket.destroy();
-      tunnel.kill();
-      await once(tunnel, 'close');
+      await client.stop(tunnel);
     });
 
     it('has no command that this does not give, but those with a reason', async () => {

@@ -47,8 +47,16 @@ export class Ucc {
     this.used.add(args[0]!);
     const words = args.map((word) => this.fill(word));
     const env = { ...process.env, HOME: this.home, UCC_OPTS: `-Duser.home=${this.home} ${quick}` };
-    const options = { cwd: this.home, env, stdio: ['ignore', 'pipe', 'pipe'] as const };
-    return spawn(join(ucc!, 'bin', 'ucc'), words, { ...options, stdio: [...options.stdio] });
+    return spawn(join(ucc!, 'bin', 'ucc'), words, {
+      ...{ cwd: this.home, env, stdio: ['ignore', 'pipe', 'pipe'] },
+      detached: true, // a group of its own: the script starts Java, which has to end too
+    });
+  }
+
+  /** Ends one that would go on. */
+  async stop(child: ChildProcess): Promise<void> {
+    process.kill(-child.pid!);
+    await once(child, 'close');
   }
 
   /** What it prints, errors too; of a progress bar the last state. */
