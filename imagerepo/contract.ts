@@ -141,7 +141,12 @@ export const ImageRecord = z.object({
   metadata: ImageMetadata,
   parts: z.partialRecord(
     z.enum(partNames),
-    z.object({ sha256: z.string().regex(/^[0-9a-f]{64}$/), sizeBytes: z.number() }),
+    z.object({
+      sha256: z.string().regex(/^[0-9a-f]{64}$/),
+      sizeBytes: z.number(),
+      /** Of a disk: what a machine sees; known since it was published. */
+      virtualBytes: z.number().optional(),
+    }),
   ),
 });
 export type ImageRecord = z.output<typeof ImageRecord>;

@@ -31,6 +31,7 @@ import { Lease, leaseMigrations } from './persistence/sql-lease.js';
 import { recordMigrations } from './persistence/sql-record-store.js';
 import { createStorageStore, storageMigrations } from './persistence/sql-storage-store.js';
 import { createTargetStore, targetMigrations } from './persistence/sql-target-store.js';
+import { createStartStore, startMigrations } from './persistence/sql-start-store.js';
 import { createUsageStore, usageMigrations } from './persistence/sql-usage-store.js';
 import { createTransferStore, transferMigrations } from './persistence/transfer-store.js';
 import { Reservations } from './reservation/reservations.js';
@@ -44,7 +45,9 @@ import { HttpImageSource } from './vm/http-image-source.js';
 import { JobMachines } from './vm/job-machines.js';
 import { LibvirtHypervisor } from './vm/libvirt-hypervisor.js';
 import { openNetwork } from './vm/network-config.js';
-import { drivers, type Driver } from './vm/target-system.js';
+import type { Driver } from './vm/target-system.js';
+import { placementOf } from './vm/placement/config.js';
+import { recordStarts } from './vm/placement/starts.js';
 import { TargetSystems } from './vm/target-systems.js';
 import { Workspace } from './vm/workspace.js';
 
@@ -123,10 +126,7 @@ export async function startXnjs(config: XnjsConfig, deps: XnjsDeps): Promise<Xnj
     const data = scope.use(new DataServices({ config: config.data, ...parts }));
     await systems.start();
     await jobs.attach();
-    const ofMachines = { systems, jobs, submission, images, ...common };
-    const machines = scope.use(
-      new JobMachines({ ...ofMachines, drivers: () => connected(clients) }),
-    );
+    const machines = scope.use(new JobMachines({ systems, jobs, submission, ...common }));
     await machines.start();
     await storages.start();
     await data.start();
@@ -195,6 +195,7 @@ async function openTables(
     [
       ...targetMigrations,
       ...usageMigrations,
+      ...startMigrations,
       ...jobMigrations,
       ...transferMigrations,
       ...storageMigrations,
@@ -217,10 +218,6 @@ function statusOf(clients: Clients): Record<string, 'OK' | 'DOWN'> {
       connected ? 'OK' : 'DOWN',
     ]),
   );
-}
-
-function connected(clients: Clients): Driver[] {
-  return drivers.filter((driver) => clients[driver]?.connected);
 }
 
 async function connectHypervisors(
@@ -260,7 +257,8 @@ async function openSystems(
   const installationId = await readInstallationId(stateDirectory);
   const network = await openNetwork(config, scope, log);
   const common = { clock: systemClock, log };
-  return scope.use(
+  const starts = createStartStore(database);
+  const systems = scope.use(
     new TargetSystems({
       store: createTargetStore(database, () => feed.wake(), lease),
       lease,
@@ -287,11 +285,14 @@ async function openSystems(
         intervalMs: targetSystems.usageSeconds * 1_000,
         keepMs: targetSystems.accountingDays * 86_400_000,
       },
+      placement: { ...placementOf(targetSystems), starts },
       ...(network && { network }),
       idb,
       ...common,
     }),
   );
+  scope.defer(recordStarts(systems, starts, log));
+  return systems;
 }
 
 function openStorages(

@@ -93,6 +93,10 @@ export class ProcessHypervisor implements Hypervisor {
     Promise.resolve(this.#agents.has(id) ? this.#view(id) : undefined);
 
   start(_driver: string, id: string): Promise<{ definedMs: number }> {
+    const former = this.#agents.get(id);
+    // as a hypervisor does: what a server has begun before it ended is there already
+    if (former?.exitCode === null && former.signalCode === null)
+      return Promise.resolve({ definedMs: Date.now() });
     const directory = this.#workspace.directoryOf(id);
     const properties = join(directory, 'tsi.properties');
     const socket = this.#workspace.agentSocket({ id });
@@ -250,6 +254,7 @@ async function startService(
       images: {
         find: () => Promise.resolve({ ...image, state: 'PUBLISHED' as const }),
         fetch: () => Promise.resolve(part),
+        search: () => Promise.resolve([]),
       },
       workspace,
       clock: systemClock,

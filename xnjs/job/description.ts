@@ -138,7 +138,7 @@ export type JobDescription = Readonly<z.output<typeof schema>>;
 
 /** @throws {@link JobError} `JOB_INVALID` naming each wrong field and the reason */
 export function parseDescription(raw: RawDescription): JobDescription {
-  const result = schema.safeParse(withoutImage(withoutNulls(raw)));
+  const result = schema.safeParse(withoutMachine(withoutNulls(raw)));
   if (result.success) return result.data;
   throw new JobError('JOB_INVALID', `Invalid job description: ${describeIssues(result.error)}`);
 }
@@ -183,10 +183,12 @@ export function withoutInlineData(raw: RawDescription): RawDescription {
 }
 
 /** What has decided about the machine that the job is on already (ADR 024). */
-function withoutImage(raw: unknown): unknown {
+function withoutMachine(raw: unknown): unknown {
   if (!isMap(raw) || !isMap(raw['Resources'])) return raw;
   const { Resources: resources } = raw;
-  const names: readonly string[] = namesImage(raw) ? ['Image', ...imageResources] : ['Image'];
+  const names: readonly string[] = namesImage(raw)
+    ? ['Image', 'Flavour', ...imageResources]
+    : ['Image', 'Flavour'];
   const others = Object.entries(resources).filter(([name]) => !names.includes(name));
   return { ...raw, Resources: Object.fromEntries(others) };
 }

@@ -12,6 +12,8 @@ export type Choice = {
   readonly callerDn: string;
   readonly limits: { readonly cpus: number; readonly memoryMiB: number };
   readonly drivers: readonly Driver[];
+  /** A machine larger than was asked for will do. */
+  readonly atLeast: boolean;
 };
 
 /** For the log of the job: which, and why. */
@@ -114,7 +116,10 @@ function missing({ application, applicationVersion }: ImageRequirements): string
 }
 
 /** Why a machine of the size cannot be made of it; `undefined`: it can. */
-function unfit(metadata: ImageMetadata, { size, limits, drivers }: Choice): string | undefined {
+function unfit(
+  metadata: ImageMetadata,
+  { size, limits, drivers, atLeast }: Choice,
+): string | undefined {
   const possible: readonly Driver[] = imageFormats[metadata.format].drivers;
   if (!possible.some((driver) => drivers.includes(driver)))
     return `nothing here runs the format ${metadata.format} at present`;
@@ -122,7 +127,10 @@ function unfit(metadata: ImageMetadata, { size, limits, drivers }: Choice): stri
     const most = Math.min(metadata.requirements[name].max, limits[name]);
     const asked = size[name];
     if (asked && asked.value > most) return `${asked.field}: ${asked.value} is above ${most}`;
-    if (metadata.requirements[name].min > limits[name])
+    const { min } = metadata.requirements[name];
+    if (asked && asked.value < min && !atLeast)
+      return `${asked.field}: ${asked.value} is below ${min}`;
+    if (min > limits[name])
       return `needs more ${name} than ${limits[name]}, the limit of this site`;
   }
   return undefined;

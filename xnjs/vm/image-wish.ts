@@ -68,11 +68,22 @@ export function namesImage(description: Readonly<Record<string, unknown>>): bool
 export function readImageWish(
   description: Readonly<Record<string, unknown>>,
 ): ImageWish | undefined {
-  const { Image: top, Resources: resources } = description;
-  const inner = isMap(resources) ? resources['Image'] : undefined;
-  const [field, wish] = isGiven(top) ? ['Image', top] : ['Resources.Image', inner];
-  if (!isGiven(wish)) return undefined;
-  const beside = isMap(resources) ? besideImage(resources) : {};
+  const [field, wish] = findMember(description, 'Image');
+  if (wish === undefined) return undefined;
+  const { Resources: resources } = description;
+  return parseImageWish(field, wish, isMap(resources) ? besideImage(resources) : {});
+}
+
+/**
+ * An image by its name, or what it must have.
+ * @param beside what else it must have
+ * @throws {@link VmError} `BAD_REQUEST` naming the field
+ */
+export function parseImageWish(
+  field: string,
+  wish: unknown,
+  beside: ImageRequirements = {},
+): ImageWish {
   if (isMap(wish)) return { requirements: { ...beside, ...requirementsOf(field, wish) } };
   const reference = checked(field, word, wish);
   return { requirements: beside, ...(reference !== anyImage && { reference }) };
@@ -107,6 +118,23 @@ function toMember(name: string, value: unknown): [string, unknown] {
   if (name === 'architecture' && value === 'arm') return [name, 'aarch64'];
   const type = name === 'os' && osTypes.find((each) => each === String(value).toUpperCase());
   return type ? ['osType', type] : [name, value];
+}
+
+/** The size by name that a job's machine is to have. @throws as {@link readImageWish} */
+export function readFlavour(description: Readonly<Record<string, unknown>>): string | undefined {
+  const [field, wish] = findMember(description, 'Flavour');
+  return wish === undefined ? undefined : checked(field, word, wish);
+}
+
+/** At the top of a job description, else among its resources; where it was found, and what. */
+function findMember(
+  description: Readonly<Record<string, unknown>>,
+  name: 'Image' | 'Flavour',
+): [field: string, wish: unknown] {
+  const { [name]: top, Resources: resources } = description;
+  const inner = isMap(resources) ? resources[name] : undefined;
+  if (isGiven(top)) return [name, top];
+  return [`Resources.${name}`, isGiven(inner) ? inner : undefined];
 }
 
 function checked<T>(field: string, schema: z.ZodType<T>, value: unknown): T {
