@@ -6,6 +6,8 @@ import { IdbConfig } from './idb/config.js';
 import { JobConfig } from './job/config.js';
 import { StagingConfig } from './staging/config.js';
 import { StoragesConfig } from './storage/config.js';
+import { placementConfig } from './vm/placement/config.js';
+import { flavourFaults } from './vm/placement/flavours.js';
 import { controlNames, controls, type ControlName } from './vm/resource-controls.js';
 import { NetworkConfig, TsiConfig } from './vm/network-config.js';
 import { recoveries } from './vm/target-system.js';
@@ -64,6 +66,8 @@ export const XnjsConfig = z.strictObject({
         .strictObject({
           cpus: z.int().positive().default(8),
           memoryMiB: z.int().positive().default(16_384),
+          /** Absent: what the image's disk has. */
+          diskMiB: z.int().positive().optional(),
           perUser: z.int().positive().default(16),
           /** How long one lives that nobody names an end for; absent: until it is deleted. */
           lifetimeSeconds: z.int().positive().optional(),
@@ -73,6 +77,11 @@ export const XnjsConfig = z.strictObject({
           ...controlLimits,
         })
         .prefault({}),
+      ...placementConfig,
+    })
+    .superRefine((config, context) => {
+      for (const fault of flavourFaults(config, config.limits))
+        context.addIssue({ code: 'custom', ...fault });
     })
     .prefault({}),
   jobs: JobConfig.prefault({}),

@@ -39,7 +39,11 @@ export type { TargetSystems } from './vm/target-systems.js';
 export { isUsable } from './vm/state.js';
 export { resourceStatusOf, toResourceStatus } from './vm/resource-status.js';
 export { idbSubject, recoveries, type TargetSystem } from './vm/target-system.js';
-export { readImageWish } from './vm/image-wish.js';
+export { parseImageWish, readFlavour, readImageWish } from './vm/image-wish.js';
+export type { Cost, Prices } from './vm/placement/cost.js';
+export type { OfferedFlavour, Range } from './vm/placement/flavours.js';
+export type { Estimate, QuotaUse } from './vm/placement/planner.js';
+export type { Requester } from './vm/placement/requester.js';
 export type { JobMachines } from './vm/job-machines.js';
 export {
   joinSizes,

@@ -31,12 +31,14 @@ import { Lease, leaseMigrations } from './persistence/sql-lease.js';
 import { recordMigrations } from './persistence/sql-record-store.js';
 import { createStorageStore, storageMigrations } from './persistence/sql-storage-store.js';
 import { createTargetStore, targetMigrations } from './persistence/sql-target-store.js';
+import { createStartStore, startMigrations } from './persistence/sql-start-store.js';
 import { createUsageStore, usageMigrations } from './persistence/sql-usage-store.js';
 import { createTransferStore, transferMigrations } from './persistence/transfer-store.js';
 import { Reservations } from './reservation/reservations.js';
 import { createStaging } from './staging/create-staging.js';
 import { Outside } from './staging/outside.js';
 import { createSiteStorages } from './staging/site-storages.js';
+import { createSiteTokens, type IssueToken } from './staging/site-tokens.js';
 import type { SingleTransfers, Staging } from './staging/staging.js';
 import { Storages } from './storage/storages.js';
 import { HttpImageSource } from './vm/http-image-source.js';
@@ -44,7 +46,9 @@ import { JobMachines } from './vm/job-machines.js';
 import { JobReplacements } from './vm/job-replacements.js';
 import { LibvirtHypervisor } from './vm/libvirt-hypervisor.js';
 import { openNetwork } from './vm/network-config.js';
-import { drivers, type Driver } from './vm/target-system.js';
+import type { Driver } from './vm/target-system.js';
+import { placementOf } from './vm/placement/config.js';
+import { recordStarts } from './vm/placement/starts.js';
 import { TargetSystems } from './vm/target-systems.js';
 import { Workspace } from './vm/workspace.js';
 
@@ -52,6 +56,8 @@ export type XnjsDeps = {
   readonly log: Log;
   /** Headers that prove to the image repository for whom we ask. */
   readonly onBehalfOf: (dn: string) => Record<string, string>;
+  /** Signs our word for a user, for a site that gets it. */
+  readonly issueToken: IssueToken;
   /** `https://host:port/VSITE`, as users know this site. */
   readonly siteUrl: string;
   /** Who we are to the image repository, when we ask for ourselves. */
@@ -123,10 +129,7 @@ export async function startXnjs(config: XnjsConfig, deps: XnjsDeps): Promise<Xnj
     await jobs.attach();
     const replacements = scope.use(new JobReplacements({ systems, jobs, ...common }));
     replacements.start();
-    const ofMachines = { systems, jobs, submission, images, ...common };
-    const machines = scope.use(
-      new JobMachines({ ...ofMachines, drivers: () => connected(clients) }),
-    );
+    const machines = scope.use(new JobMachines({ systems, jobs, submission, ...common }));
     await machines.start();
     await storages.start();
     await data.start();
@@ -195,6 +198,7 @@ async function openTables(
     [
       ...targetMigrations,
       ...usageMigrations,
+      ...startMigrations,
       ...jobMigrations,
       ...transferMigrations,
       ...storageMigrations,
@@ -217,10 +221,6 @@ function statusOf(clients: Clients): Record<string, 'OK' | 'DOWN'> {
       connected ? 'OK' : 'DOWN',
     ]),
   );
-}
-
-function connected(clients: Clients): Driver[] {
-  return drivers.filter((driver) => clients[driver]?.connected);
 }
 
 async function connectHypervisors(
@@ -260,7 +260,8 @@ async function openSystems(
   const installationId = await readInstallationId(stateDirectory);
   const network = await openNetwork(config, scope, log);
   const common = { clock: systemClock, log };
-  return scope.use(
+  const starts = createStartStore(database);
+  const systems = scope.use(
     new TargetSystems({
       store: createTargetStore(database, () => feed.wake(), lease),
       lease,
@@ -289,11 +290,14 @@ async function openSystems(
         intervalMs: targetSystems.usageSeconds * 1_000,
         keepMs: targetSystems.accountingDays * 86_400_000,
       },
+      placement: { ...placementOf(targetSystems), starts },
       ...(network && { network }),
       idb,
       ...common,
     }),
   );
+  scope.defer(recordStarts(systems, starts, log));
+  return systems;
 }
 
 function openStorages(
@@ -337,7 +341,7 @@ async function connect(
 
 async function openStaging(
   { staging: config, stateDirectory }: XnjsConfig,
-  { log, siteUrl }: XnjsDeps,
+  { log, siteUrl, issueToken }: XnjsDeps,
   parts: {
     readonly scope: Scope;
     readonly database: Database;
@@ -357,7 +361,7 @@ async function openStaging(
       targets: systems,
       storages,
     }),
-    onBehalfOf: () => ({}), // no proof that other sites would take
+    onBehalfOf: createSiteTokens(config, issueToken),
     clock: systemClock,
     log: log.child({ part: 'xnjs.staging' }),
   });

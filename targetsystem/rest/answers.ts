@@ -120,7 +120,7 @@ export const AdminOutcome = z.object({
 });
 
 /** What jobs may ask for and run. */
-const offer = {
+export const offer = {
   siteName: text,
   supportsReservation: text,
   resources: z
@@ -130,7 +130,6 @@ const offer = {
   otherInfo: anything,
   remainingComputeTime: anything,
 };
-export const Factory = z.object({ ...owned, ...offer }).meta({ id: 'Factory' });
 
 export const Usage = z.object({
   cpuSeconds: z.number(),
@@ -160,12 +159,17 @@ export const Site = z
     numberOfJobs: z.number(),
     image: z.object({
       ...{ id: text, name: text, version: text, os: anything },
+      why: text.optional().describe('It was chosen'),
       digests: z.record(z.string(), text).describe('By part: sha256:…'),
     }),
     parameters: z
       .object({ cpus: z.number(), memoryMiB: z.number() })
       .catchall(z.number().optional())
       .describe('What the machine has; memoryMaxMiB and its resource controls if there are'),
+    flavour: text.optional().describe('The size by name that it was asked for'),
+    countsFor: z
+      .object({ vo: text.optional(), group: text.optional() })
+      .describe("On whose quota, beside its owner's and the site's"),
     usage: Usage.optional().describe('As measured; absent: not yet'),
     vm: z
       .object({
@@ -337,4 +341,5 @@ export const imageErrors: readonly ErrorCode[] = [
   'SITE_UNAVAILABLE',
   'PEER_FAILED',
   'JOB_LIMIT',
+  'QUOTA_EXCEEDED',
 ];

@@ -84,7 +84,7 @@ export function renderSite(
     readonly heard: Heard;
   },
 ): Rendered<typeof Site> {
-  const { metadata } = system.image;
+  const { flavour, countsFor = {} } = system;
   const self = links.site(system.id);
   return {
     ...ownedProperties(system),
@@ -98,14 +98,10 @@ export function renderSite(
     applications: idb.applications.map(applicationId),
     otherInfo: idb.info,
     remainingComputeTime: {},
-    image: {
-      id: system.image.id,
-      name: metadata.name,
-      version: metadata.version,
-      os: metadata.os,
-      digests: digestsOf(system),
-    },
+    image: renderImage(system),
+    ...(flavour !== undefined && { flavour }),
     parameters: system.parameters,
+    countsFor,
     ...(usage && { usage: renderUsage(usage) }),
     vm: renderMachine(system, addresses, heard),
     _links: hrefs({
@@ -113,6 +109,7 @@ export function renderSite(
       jobs: `${self}/jobs`,
       applications: `${self}/applications`,
       console: `${self}/console`,
+      ...(system.image.metadata.display && { screen: `${self}/screen` }),
       'action:freeze': `${self}/actions/freeze`,
       'action:thaw': `${self}/actions/thaw`,
       parent: links.factory(),
@@ -125,6 +122,15 @@ export function renderSite(
 }
 
 type Heard = ReturnType<TargetSystems['heard']>;
+
+/** What it is made from, and why from that. */
+function renderImage(system: TargetSystem): Rendered<typeof Site>['image'] {
+  const { choice } = system;
+  const { id, metadata } = system.image;
+  const { name, version, os } = metadata;
+  const why = choice !== undefined && { why: choice };
+  return { ...{ id, name, version, os }, ...why, digests: digestsOf(system) };
+}
 
 /** How the machine is, who says so, and how it came up. */
 function renderMachine(

@@ -1,5 +1,5 @@
 import { z } from 'zod';
-import { answersCreated, answersJson, answersNothing } from '#kernel/http/answers.js';
+import { answersJson, answersNothing } from '#kernel/http/answers.js';
 import { fieldsParameter, selectFields } from '#kernel/http/fields.js';
 import { everybody, operations } from '#kernel/http/operation.js';
 import { json, noContent } from '#kernel/http/reply.js';
@@ -15,6 +15,7 @@ import {
   Site,
   SiteList,
 } from './answers.js';
+import { answersCreatedOrPlan } from './answers-placement.js';
 import { changeMembers, member, type Changeable } from './changes.js';
 import type { RestDeps } from './deps.js';
 import { linksFrom } from './links.js';
@@ -38,7 +39,7 @@ const createSiteInList = operation({
   summary: 'Makes a target system from an image, as the factory does',
   input: z.object(newSite),
   body: 'json',
-  answers: answersCreated,
+  answers: answersCreatedOrPlan,
   errors: imageErrors,
   id: 'createSite',
   policy: users,
@@ -117,8 +118,9 @@ const changeSite = operation({
       parameters === undefined
         ? {}
         : { parameters: await changeSiteParameters(systems, siteId, parameters) };
+    const system = systems.get(siteId);
     const changeable: Changeable<Parameters<typeof systems.update>[1]> = {
-      ...ownedMembers(isOwner(systems.get(siteId), caller), latestTerminationOf(deps)),
+      ...ownedMembers(isOwner(system, caller), latestTerminationOf(deps, system)),
       recovery: member(z.enum(recoveries), (change, recovery) => {
         change.recovery = recovery;
       }),

@@ -75,6 +75,7 @@ export class ProcessHypervisor implements Hypervisor {
   onDomain = () => () => undefined;
   onAvailable = () => () => undefined;
   openChannel = () => Promise.reject(new Error('only by its socket'));
+  screenshot = () => Promise.reject(new Error('a process has no screen'));
   openConsole = () => Promise.reject(new Error('has none'));
   ensureNetwork = () => Promise.resolve();
   addresses = () => Promise.resolve([]);
@@ -95,6 +96,10 @@ export class ProcessHypervisor implements Hypervisor {
     Promise.resolve(this.#agents.has(id) ? this.#view(id) : undefined);
 
   start(_driver: string, id: string): Promise<{ definedMs: number }> {
+    const former = this.#agents.get(id);
+    // as a hypervisor does: what a server has begun before it ended is there already
+    if (former?.exitCode === null && former.signalCode === null)
+      return Promise.resolve({ definedMs: Date.now() });
     const directory = this.#workspace.directoryOf(id);
     const properties = join(directory, 'tsi.properties');
     const socket = this.#workspace.agentSocket({ id });
@@ -252,6 +257,7 @@ async function startService(
       images: {
         find: () => Promise.resolve({ ...image, state: 'PUBLISHED' as const }),
         fetch: () => Promise.resolve(part),
+        search: () => Promise.resolve([]),
       },
       workspace,
       clock: systemClock,
@@ -300,7 +306,7 @@ async function startService(
       targets: systems,
       storages: () => storages,
     }),
-    onBehalfOf: () => ({}),
+    onBehalfOf: () => Promise.resolve(undefined),
     clock: systemClock,
     log,
   });

@@ -10,10 +10,13 @@ export type SiteChange = {
   /** Why it is believed. */
   readonly evidence: Evidence;
   readonly image: string;
+  /** Whom it may be told beside the owner, if they may still read it; absent: nobody. */
+  readonly acl?: readonly string[];
 };
 
 export function siteChange(change: SiteChange['change'], system: TargetSystem): SiteChange {
-  const { state, evidence, image } = system;
+  const { state, evidence, image, acl = [] } = system;
   const { name, version } = image.metadata;
-  return { change, state, usable: isUsable(system), evidence, image: `${name}:${version}` };
+  const told = { change, state, usable: isUsable(system), evidence, image: `${name}:${version}` };
+  return acl.length > 0 ? { ...told, acl } : told;
 }

@@ -7,6 +7,7 @@ import type { SiteChange } from '../changes/site-change.js';
 import type { TargetStore } from '../vm/target-store.js';
 import type { TargetSystem } from '../vm/target-system.js';
 import { changesTable } from './job-models.js';
+import { claim, claimMigrations, release, sumOf } from './quota-claims.js';
 import type { Lease } from './sql-lease.js';
 
 export const targetMigrations: readonly Migration[] = [
@@ -28,6 +29,7 @@ export const targetMigrations: readonly Migration[] = [
         { transaction },
       ),
   },
+  ...claimMigrations,
 ];
 
 /** By then whatever was under way when a target system was removed has ended. */
@@ -79,14 +81,16 @@ export function createTargetStore(
       const found = await rows.findAll();
       return found.map(({ document }) => JSON.parse(document) as TargetSystem); // written below
     },
-    async save(system, body) {
+    async save(system, body, quotas) {
       const row = { id: system.id, document: JSON.stringify(system) };
-      await commit({ subject: system.id, ownerDn: system.ownerDn, body }, (transaction) =>
-        rows.upsert(row, { transaction }),
-      );
+      await commit({ subject: system.id, ownerDn: system.ownerDn, body }, async (transaction) => {
+        if (quotas) await claim(database, system, quotas, transaction);
+        await rows.upsert(row, { transaction });
+      });
     },
     async remove({ id, ownerDn }, body) {
       await commit({ subject: id, ownerDn, body }, async (transaction) => {
+        await release(database.sequelize, id, transaction);
         if ((await rows.destroy({ where: { id }, transaction })) === 0) return;
         const removedMs = systemClock.now();
         await removed.upsert({ id, removedMs }, { transaction });
@@ -97,5 +101,6 @@ export function createTargetStore(
     async wasRemoved(id) {
       return (await removed.findByPk(id)) !== null;
     },
+    used: async (scope) => await sumOf(database.sql, scope),
   };
 }

@@ -37,6 +37,9 @@ const MarkedRecord = z.object({
   createdMs: z.number(),
   terminationMs: z.number().optional(),
   generation: z.number().optional(),
+  flavour: z.string().optional(),
+  limits: z.record(z.string(), z.number()).optional(),
+  countsFor: z.object({ vo: z.string().optional(), group: z.string().optional() }).optional(),
 });
 export type MarkedRecord = Pick<
   TargetSystem,
@@ -51,6 +54,9 @@ export type MarkedRecord = Pick<
   | 'createdMs'
   | 'terminationMs'
   | 'generation'
+  | 'flavour'
+  | 'limits'
+  | 'countsFor'
 >;
 
 /** @param prefix of the namespace; without one, libvirt adds it */
@@ -61,12 +67,15 @@ export function markElement(
   prefix: 'vsite:' | '' = 'vsite:',
 ): XmlNode {
   const { id, ownerDn, image, parameters, driver, tags, jobId, acl } = system;
-  const { createdMs, terminationMs, generation = 1 } = system;
+  const { createdMs, terminationMs, generation = 1, flavour, limits, countsFor } = system;
   const record: MarkedRecord = {
     ...{ id, ownerDn, image, parameters, driver, tags, createdMs, generation },
     ...(jobId !== undefined && { jobId }),
     ...(acl && { acl }),
     ...(terminationMs !== undefined && { terminationMs }),
+    ...(flavour !== undefined && { flavour }),
+    ...(limits && { limits }),
+    ...(countsFor && { countsFor }),
   };
   // not every character of a name or a tag is one of XML
   const owner = ownerDn.replace(/\p{C}/gu, '?');

@@ -27,6 +27,8 @@ export type DomainPaths = {
   /** Directories of this container alone, mounted over the root: guest path to host path. */
   readonly mounts?: Readonly<Record<string, string>>;
   readonly agentSocket: string;
+  /** Where VNC listens, of a machine with a display. */
+  readonly screenSocket?: string;
 };
 
 /** The libvirt domain of a target system. Its name and UUID follow from the target system's id. */
@@ -90,10 +92,24 @@ function machine(
         element('target', { type: 'virtio', name: agentPort }),
       ),
       element('rng', { model: 'virtio' }, element('backend', { model: 'random' }, '/dev/urandom')),
+      ...(paths.screenSocket === undefined ? [] : display(paths.screenSocket)),
       // by which a guest with its driver gives memory back while it runs
       element('memballoon', { model: 'virtio' }),
     ),
   ].filter((node) => node !== false);
+}
+
+/** Without a password: whoever reaches the socket's directory is root or QEMU, and the server asks who is there. */
+function display(socket: string): XmlNode[] {
+  return [
+    element('input', { type: 'tablet', bus: 'virtio' }),
+    element(
+      'graphics',
+      { type: 'vnc', sharePolicy: 'force-shared' },
+      element('listen', { type: 'socket', socket }),
+    ),
+    element('video', {}, element('model', { type: 'vga', vram: 16_384, heads: 1 })),
+  ];
 }
 
 function disk(system: TargetSystem, path: string): XmlNode {

@@ -1,4 +1,4 @@
-import type { Duplex } from 'node:stream';
+import type { Duplex, Readable } from 'node:stream';
 import type { DomainMark } from './domain-mark.js';
 import type { ChangeableName, Driver, TargetSystem } from './target-system.js';
 import type { UsageSample } from './usage.js';
@@ -83,6 +83,8 @@ export type Hypervisor = {
    * @param force takes it away from whoever has it
    */
   openConsole(driver: Driver, id: string, force: boolean): Promise<Duplex>;
+  /** The screen of a machine that runs, as a picture. */
+  screenshot(driver: Driver, id: string): Promise<Readable>;
   /** Makes a network and its filter if they are missing. May be repeated. */
   ensureNetwork(driver: Driver, network: NetworkDefinition): Promise<void>;
   /** Those that the hypervisor has given to the domain's network cards; what the guest says counts nothing. */

@@ -1,4 +1,4 @@
-import type { Duplex } from 'node:stream';
+import type { Duplex, Readable } from 'node:stream';
 import type { Clock } from '#kernel/clock.js';
 import { errorText, GridError } from '#kernel/errors.js';
 import type { LibvirtClient } from '#kernel/libvirt/client.js';
@@ -222,6 +222,17 @@ export class LibvirtHypervisor implements Hypervisor {
       if (!isUnknown(error) && !consoleRefusals.has(libvirtCode(error))) throw error;
       const text = `the console cannot be opened: ${errorText(error)}`;
       throw new GridError('CONFLICT', text, { vmId: id }, { cause: error });
+    }
+  }
+
+  async screenshot(driver: Driver, id: string): Promise<Readable> {
+    const client = this.#client(driver);
+    try {
+      const { dom } = await client.call('domain_lookup_by_uuid', { uuid: id });
+      return await client.openStream('domain_screenshot', { dom, screen: 0, flags: 0 });
+    } catch (error) {
+      if (!isUnknown(error) && libvirtCode(error) !== operationInvalid) throw error;
+      throw new GridError('CONFLICT', errorText(error), { vmId: id }, { cause: error });
     }
   }
 

@@ -2,6 +2,7 @@ import type { ImageRecord } from '#imagerepo/contract.js';
 import type { AgentFacts } from '#tsi/protocol/facts.js';
 import type { IdbSubject } from '../idb/idb.js';
 import type { Asked, MachineSize } from './machine-size.js';
+import type { CountsFor } from './placement/quota.js';
 import type { ControlName, Controls, ControlWishes } from './resource-controls.js';
 import type { TsiIdentity } from '../tsi/tsi.js';
 import type { VmState } from './state.js';
@@ -50,7 +51,17 @@ export type TargetSystem = {
     readonly memoryMiB: number;
     /** What the machine was made with; absent: `memoryMiB`. */
     readonly memoryMaxMiB?: number;
+    /** Of its own disk; absent: it has none, or as much as is written to it. */
+    readonly diskMiB?: number;
   };
+  /** The size by name that it was asked for. */
+  readonly flavour?: string;
+  /** Where that allows less than the site does. */
+  readonly limits?: Controls & { readonly maxLifetimeSeconds?: number | undefined };
+  /** On whose quota it counts, beside its owner's and the site's. */
+  readonly countsFor?: CountsFor;
+  /** Why it is made from this image. */
+  readonly choice?: string;
   /** Changes of parameters that the hypervisor has not confirmed yet. */
   readonly unapplied?: readonly ChangeableName[];
   readonly driver: Driver;

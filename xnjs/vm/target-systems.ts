@@ -11,7 +11,10 @@ import type { Target, TargetEvent, Targets } from '../target.js';
 import type { MarkedRecord } from './domain-mark.js';
 import { Machines } from './machines.js';
 import { siteChange, type SiteChange } from '../changes/site-change.js';
-import { changeParameters, chooseDriver, chooseParameters } from './parameters.js';
+import { changeParameters } from './parameters.js';
+import { Planner } from './placement/planner.js';
+import type { Quota } from './placement/quota.js';
+import { connectScreen, readPng } from './screen.js';
 import { isUsable, step, VmError, type VmEvent, type VmState } from './state.js';
 import type { TargetBinding } from './target-binding.js';
 import {
@@ -26,7 +29,6 @@ import {
 import type { NewTargetSystem, TargetSystemsOptions } from './target-systems-options.js';
 import type { Usage, UsageFilter, UsageOfOwner } from './usage.js';
 import { UsageMeter } from './usage-meter.js';
-import { requireNetwork } from './tsi-network.js';
 import type { Views } from './views.js';
 
 /** How long a reconciliation waits after a failure before it tries again. */
@@ -46,6 +48,8 @@ const reaperMs = 1_000;
  * look like the record, which may be repeated at any time.
  */
 export class TargetSystems implements Targets, AsyncDisposable {
+  /** What users may have, and what becomes of a wish. */
+  readonly planner: Planner;
   readonly #options: TargetSystemsOptions;
   readonly #log: Log;
   readonly #records = new Map<string, TargetSystem>();
@@ -62,6 +66,7 @@ export class TargetSystems implements Targets, AsyncDisposable {
   constructor(options: TargetSystemsOptions) {
     this.#options = options;
     this.#log = options.log.child({ part: 'xnjs.vm' });
+    this.planner = new Planner({ ...options, ...options.placement });
     const records = {
       all: () => this.#records.values(),
       find: (id: string) => this.#records.get(id),
@@ -154,31 +159,17 @@ export class TargetSystems implements Targets, AsyncDisposable {
 
   /**
    * Stores the wish and returns; the virtual machine starts behind the caller's back.
-   * @throws `IMAGE_UNKNOWN`; `BAD_REQUEST` naming the parameter and its range; `HYPERVISOR_UNAVAILABLE`
+   * @throws what {@link Planner.plan} does; `QUOTA_EXCEEDED`
    */
   async create(wish: NewTargetSystem): Promise<TargetSystem> {
-    // One after the other for each user, so that two at once do not both pass the limit.
-    return await this.#queue(`user ${wish.ownerDn}`, () => this.#create(wish));
-  }
-
-  async #create(wish: NewTargetSystem): Promise<TargetSystem> {
-    const { images, clock, limits, hypervisor } = this.#options;
-    const mine = this.list({ ownerDn: wish.ownerDn }).filter(({ state }) => state !== 'DESTROYING');
-    if (mine.length >= limits.perUser)
-      throw new VmError(
-        'BAD_REQUEST',
-        `the limit of ${limits.perUser} target systems per user is reached`,
-      );
-    const image = await images.find(wish.image, wish.ownerDn);
-    requireNetwork(image.metadata.tsi, this.#options.network);
-    const requestedMs = clock.now();
-    const driver = chooseDriver(image.metadata, hypervisor.available());
+    const requestedMs = this.#options.clock.now();
+    const { image, why, quotas, ...plan } = await this.planner.plan(wish);
     const record: TargetSystem = {
       id: randomUUID(),
       ownerDn: wish.ownerDn,
       image: { id: image.id, metadata: image.metadata, parts: image.parts },
-      parameters: chooseParameters(wish.parameters, image.metadata, driver, limits),
-      driver,
+      choice: why,
+      ...plan,
       state: 'INITIALIZING',
       evidence: { source: 'user', fact: 'requested', atMs: requestedMs },
       boot: {},
@@ -186,9 +177,8 @@ export class TargetSystems implements Targets, AsyncDisposable {
       ...(this.#options.recovery && { recovery: this.#options.recovery }),
       ...(wish.jobId !== undefined && { jobId: wish.jobId }),
       createdMs: requestedMs,
-      ...(wish.terminationMs !== undefined && { terminationMs: wish.terminationMs }),
     };
-    await this.#save(record, siteChange('created', record));
+    await this.#save(record, siteChange('created', record), quotas);
     this.#log.info(
       { vmId: record.id, imageId: image.id, dn: wish.ownerDn },
       'target system requested',
@@ -306,6 +296,31 @@ export class TargetSystems implements Targets, AsyncDisposable {
     return await this.#options.hypervisor.openConsole(driver, id, force);
   }
 
+  /** The screen as it is, in PNG. @throws as {@link openScreen} */
+  async screenshot(id: string): Promise<Buffer> {
+    const { driver } = this.#withScreen(id);
+    return await readPng(await this.#options.hypervisor.screenshot(driver, id));
+  }
+
+  /**
+   * A connection to its screen, by VNC.
+   * @throws `CONFLICT` it has none, does not run, or runs on a host whose sockets are not here
+   */
+  async openScreen(id: string): Promise<Duplex> {
+    return await connectScreen(this.#options.workspace.screenSocket(this.#withScreen(id)));
+  }
+
+  #withScreen(id: string): TargetSystem {
+    const system = this.get(id);
+    if (gone.has(system.state))
+      throw new GridError('CONFLICT', 'the machine does not run any more', { vmId: id });
+    if (!system.image.metadata.display)
+      throw new GridError('CONFLICT', 'the image has no screen: its metadata say no display', {
+        vmId: id,
+      });
+    return system;
+  }
+
   find(targetId: string): Target | undefined {
     const record = this.#records.get(targetId);
     if (!record || gone.has(record.state)) return undefined;
@@ -415,7 +430,8 @@ export class TargetSystems implements Targets, AsyncDisposable {
           terminationMs: Math.max(terminationMs, atMs + adoptedForMs),
         }),
       };
-      await this.#save(adopted, siteChange('created', adopted));
+      // it counts again, on quotas that need not be enough
+      await this.#save(adopted, siteChange('created', adopted), []);
     });
     this.#schedule(record.id);
   }
@@ -455,8 +471,9 @@ export class TargetSystems implements Targets, AsyncDisposable {
     this.#announce(before, after);
   }
 
-  async #save(record: TargetSystem, change?: SiteChange): Promise<void> {
-    await this.#options.store.save(record, change);
+  /** @param quotas of a record that is new to the database */
+  async #save(record: TargetSystem, change?: SiteChange, quotas?: readonly Quota[]): Promise<void> {
+    await this.#options.store.save(record, change, quotas);
     this.#records.set(record.id, record);
   }
 
