@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
+import { once } from 'node:events';
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { text as readText } from 'node:stream/consumers';
@@ -54,6 +55,11 @@ describe('faults of machines and hypervisors', { skip: noMachines, timeout: 240_
     } catch {
       return false;
     }
+  };
+  const vsite = async (...args: string[]) => {
+    const child = grid.vsite(args);
+    const [said, [code]] = await Promise.all([readText(child.stderr), once(child, 'close')]);
+    assert.equal(code, 0, said);
   };
   const qemuOf = (path: string) =>
     Number(execFileSync('pgrep', ['-o', '-f', `guest=${domainOf(path)}`], { encoding: 'utf8' }));
@@ -126,7 +132,7 @@ describe('faults of machines and hypervisors', { skip: noMachines, timeout: 240_
     const count = 'n=0; while [ $n -lt 30 ]; do n=$((n+1)); echo $n; sleep 0.1; done';
     const job = await submit({ Executable: count });
     await jobIs(job, 'RUNNING');
-    await user.json('POST', `${one}/actions/freeze`, {});
+    await vsite('site', 'freeze', one.split('/').at(-1)!);
     const parked = await becomes(one, 'SUSPENDED', /parked on disk/, 10_000);
     assert.equal(parked.resourceStatus, 'DISABLED');
     assert.throws(() => qemuOf(one), 'it takes no memory');
@@ -134,8 +140,8 @@ describe('faults of machines and hypervisors', { skip: noMachines, timeout: 240_
     await grid.startServer();
     assert.equal((await readSite(one)).vm.state, 'SUSPENDED');
     assert.equal((await jobIs(job, 'RUNNING')).status, 'RUNNING');
-    await user.json('POST', `${one}/actions/thaw`, {});
-    await becomes(one, 'READY', /./, 10_000);
+    await vsite('site', 'thaw', one.split('/').at(-1)!);
+    assert.equal((await readSite(one)).vm.state, 'READY');
     await jobIs(job, 'SUCCESSFUL');
     const id = job.split('/').at(-1)!;
     const { body } = await user.download(`${sitePath}/storages/${id}-uspace/files/stdout`);
@@ -146,12 +152,12 @@ describe('faults of machines and hypervisors', { skip: noMachines, timeout: 240_
   it('QEMU killed, and its owner wants another: started again, with the jobs that may be', async () => {
     const { body } = await user.json('PUT', one, { recovery: 'restart' });
     assert.deepEqual(body, { recovery: 'OK' });
-    const once = await submit({ Executable: 'sleep 600' });
+    const single = await submit({ Executable: 'sleep 600' });
     const again = await submit({ Executable: 'sleep 600', Restartable: true });
-    await jobIs(once, 'RUNNING');
+    await jobIs(single, 'RUNNING');
     await jobIs(again, 'RUNNING');
     process.kill(qemuOf(one), 'SIGKILL');
-    assert.match((await jobIs(once, 'FAILED')).statusMessage, /lost: .*ended unexpectedly/);
+    assert.match((await jobIs(single, 'FAILED')).statusMessage, /lost: .*ended unexpectedly/);
     const site = await becomes(one, 'READY', /./, 20_000);
     assert.equal(site.vm.generation, 2);
     await jobIs(again, 'RUNNING');
