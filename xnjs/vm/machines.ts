@@ -30,6 +30,8 @@ export type MachineRecords = {
   adopt(record: MarkedRecord): Promise<void>;
   /** Makes the machine look like the record, by way of the record's queue. Never fails. */
   reconcile(id: string): Promise<void>;
+  /** The machine is made to look like the record soon, and again until that works. */
+  schedule(id: string): void;
   /** Work on one record, one piece after the other. */
   queue(id: string, work: () => Promise<void>): Promise<void>;
   /** By way of the record's queue, after which the machine is made to look like the record. */
@@ -264,7 +266,7 @@ export class Machines implements AsyncDisposable {
     }
     await this.reapplyParameters(record.id);
     this.#bind(record);
-    this.#spawn(this.#afterBootTimeout(record.id));
+    this.#spawn(this.#afterBootTimeout(record));
     // It may have stopped before anybody listened for that.
     const domain = await hypervisor.find(record.driver, record.id);
     if (domain?.state === 'stopped') this.#onDomain(domain);
@@ -447,34 +449,44 @@ export class Machines implements AsyncDisposable {
   }
 
   async #onStopped(id: string, reason: string): Promise<void> {
+    await this.#records.queue(id, () => this.#stopped(id, reason));
+    this.#records.schedule(id);
+  }
+
+  /**
+   * The news may be old, or of a machine that another has taken the place of: it is looked again. Only from
+   * inside the record's queue.
+   */
+  async #stopped(id: string, reason: string): Promise<void> {
     const record = this.#records.find(id);
-    if (!record) return;
-    // the news may be of its last machine
+    if (!record || !this.#bindings.has(id)) return;
+    if (this.#generations.get(id) !== record.generation) return;
     const now = await this.#options.hypervisor.find(record.driver, id);
     if (now && now.state !== 'stopped') return;
     if (now?.isSaved) {
       const evidence = this.#evidence('hypervisor', 'parked on disk by somebody else');
-      await this.#records.apply(id, { type: 'frozen', evidence });
+      await this.#records.applyNow(id, { type: 'frozen', evidence });
       return;
     }
     const starting = record.state === 'INITIALIZING';
     const console = starting ? await this.#options.workspace.consoleTail(id, 400) : '';
     const fact = console === '' ? reason : `${reason}; its console ends: ${console}`;
-    await this.#records.apply(id, {
+    await this.#records.applyNow(id, {
       type: 'stopped',
       evidence: this.#evidence('hypervisor', fact),
     });
   }
 
-  async #afterBootTimeout(id: string): Promise<void> {
+  async #afterBootTimeout({ id, generation }: TargetSystem): Promise<void> {
     const { clock, bootTimeoutMs, workspace } = this.#options;
-    try {
-      await clock.sleep(bootTimeoutMs, this.#stopping);
-    } catch {
-      return; // stopping
-    }
-    const record = this.#records.find(id);
-    if (record?.state !== 'INITIALIZING') return;
+    let record: TargetSystem | undefined;
+    do {
+      await clock.sleep(bootTimeoutMs, this.#stopping).catch(() => undefined);
+      if (this.#stopping.aborted) return;
+      record = this.#records.find(id);
+      // one that was halted while it booted has its time anew
+    } while (record?.state === 'PAUSED' && record.views?.agent === undefined);
+    if (record?.state !== 'INITIALIZING' || record.generation !== generation) return;
     const console = await workspace.consoleTail(id, 400);
     const seconds = Math.round(bootTimeoutMs / 1_000);
     const fact =

@@ -1,4 +1,5 @@
 import { randomUUID } from 'node:crypto';
+import { setMaxListeners } from 'node:events';
 import type { Duplex } from 'node:stream';
 import { asGridError, errorText, GridError } from '#kernel/errors.js';
 import { without } from '../job/without.js';
@@ -72,6 +73,7 @@ export class TargetSystems implements Targets, AsyncDisposable {
       get: (id: string) => this.get(id),
       adopt: (record: MarkedRecord) => this.#adopt(record),
       reconcile: (id: string) => this.#reconcile(id),
+      schedule: (id: string) => this.#schedule(id),
       queue: (id: string, work: () => Promise<void>) => this.#queue(id, work),
       apply: (id: string, event: VmEvent) => this.#apply(id, event),
       applyNow: (id: string, event: VmEvent) => this.#applyNow(id, event),
@@ -79,6 +81,7 @@ export class TargetSystems implements Targets, AsyncDisposable {
       show: (record: TargetSystem) => void this.#records.set(record.id, record),
     };
     const stopping = this.#stopping.signal;
+    setMaxListeners(0, stopping); // each machine waits for something
     const { usage, hypervisor, clock, log } = options;
     const findSystem = records.find;
     this.#meter =
