@@ -233,6 +233,7 @@ describe('faults of machines and hypervisors', { skip: noMachines, timeout: 240_
           () => true,
         ),
       );
+      await lease.require();
       await database.sequelize.query('DELETE FROM target_systems');
     }
     assert.equal(qemuOf(one), machine);

@@ -30,7 +30,7 @@ describe('files by REST', { timeout: 120_000 }, () => {
   after(() => scope.close());
 
   const contents = async (ask: Ask, path: string): Promise<string[]> =>
-    Object.keys(((await ask('GET', path)).body['content'] ?? {}));
+    Object.keys((await ask('GET', path)).body['content'] ?? {});
 
   const roots = [
     ['a target system', () => `/storages/${site}-SCRATCH`],
