@@ -1,6 +1,6 @@
 import { EventEmitter } from 'node:events';
 import { imageFormats } from '#imagerepo/contract.js';
-import { asGridError, errorText } from '#kernel/errors.js';
+import { errorText } from '#kernel/errors.js';
 import type { Log } from '#kernel/log.js';
 import type { AgentFacts } from '#tsi/protocol/facts.js';
 import { completeTimeline } from './boot.js';
@@ -11,11 +11,13 @@ import { domainXml } from './domain-xml.js';
 import type { DomainView } from './hypervisor.js';
 import { networkDefinition } from './network.js';
 import { Orphans } from './orphans.js';
+import { isPassing } from './passing.js';
+import { Parking } from './parking.js';
 import { GuestWatch, judge } from './guest-watch.js';
 import { Queues } from './queues.js';
 import { isUsable, type VmEvent } from './state.js';
 import type { TargetBinding } from './target-binding.js';
-import type { Driver, Evidence, TargetSystem } from './target-system.js';
+import { bootBaseMs, type Driver, type Evidence, type TargetSystem } from './target-system.js';
 import type { TargetSystemsOptions } from './target-systems-options.js';
 import type { UsageMeter } from './usage-meter.js';
 import type { Views } from './views.js';
@@ -30,6 +32,8 @@ export type MachineRecords = {
   adopt(record: MarkedRecord): Promise<void>;
   /** Makes the machine look like the record, by way of the record's queue. Never fails. */
   reconcile(id: string): Promise<void>;
+  /** The machine is made to look like the record soon, and again until that works. */
+  schedule(id: string): void;
   /** Work on one record, one piece after the other. */
   queue(id: string, work: () => Promise<void>): Promise<void>;
   /** By way of the record's queue, after which the machine is made to look like the record. */
@@ -52,12 +56,15 @@ export class Machines implements AsyncDisposable {
   readonly #records: MachineRecords;
   readonly #stopping: AbortSignal;
   readonly #bindings = new Map<string, TargetBinding>();
+  /** Which of the machines that a target system has had is bound. */
+  readonly #generations = new Map<string, number | undefined>();
   /** By target system: ids of jobs whose end its agent has told. */
   readonly #exits = new EventEmitter();
   readonly #queues: Queues;
   readonly #watch: DomainWatch;
   readonly #guests: GuestWatch;
   readonly #orphans: Orphans;
+  readonly #parking: Parking;
   /** Whose agents answer at present. */
   readonly #answering = new Set<string>();
   readonly #meter: UsageMeter | undefined;
@@ -95,6 +102,12 @@ export class Machines implements AsyncDisposable {
       intervalMs: options.guestMs ?? 30_000,
       learn: (id, facts) => this.#records.queue(id, () => this.#learn(id, facts)),
       ...common,
+    });
+    this.#parking = new Parking({
+      ...{ records, hypervisor: options.hypervisor, clock: options.clock },
+      unbind: (id) => this.#unbind(id),
+      reconcile: (id) => this.reconcile(id),
+      require: () => this.#require(),
     });
     this.#orphans = new Orphans({
       ...options,
@@ -214,7 +227,10 @@ export class Machines implements AsyncDisposable {
       case 'DEGRADED':
       case 'UNREACHABLE':
       case 'PAUSED':
-        await this.#attach(record);
+        await (record.desired === 'suspended' ? this.#parking.park(record) : this.#attach(record));
+        break;
+      case 'SUSPENDED':
+        await this.#parking.leave(record);
         break;
       case 'FAILED':
         await this.#release(record);
@@ -222,14 +238,16 @@ export class Machines implements AsyncDisposable {
       case 'DESTROYING':
         await this.#remove(record);
         break;
-      case 'SUSPENDED':
       case 'DESTROYED':
         break;
     }
   }
 
   async #startUp(record: TargetSystem): Promise<void> {
-    if (this.#bindings.has(record.id)) return;
+    if (this.#bindings.has(record.id)) {
+      if (this.#generations.get(record.id) === record.generation) return;
+      await this.#unbind(record.id);
+    }
     const { hypervisor, images, workspace, clock, installationId } = this.#options;
     try {
       const parts: Record<string, string> = {};
@@ -241,9 +259,10 @@ export class Machines implements AsyncDisposable {
         await hypervisor.ensureNetwork(record.driver, networkDefinition(network));
       const xml = domainXml(record, paths, installationId, network, this.#epoch);
       await this.#require();
+      if (record.generation !== undefined) await hypervisor.removeOlder(record);
       const { definedMs } = await hypervisor.start(record.driver, record.id, xml);
-      const startedMs = clock.now() - record.createdMs;
-      const boot = { definedMs: definedMs - record.createdMs, startedMs };
+      const startedMs = clock.now() - bootBaseMs(record);
+      const boot = { definedMs: definedMs - bootBaseMs(record), startedMs };
       this.#records.show({ ...record, boot });
     } catch (error) {
       if (isPassing(error)) throw error;
@@ -256,7 +275,7 @@ export class Machines implements AsyncDisposable {
     }
     await this.reapplyParameters(record.id);
     this.#bind(record);
-    this.#spawn(this.#afterBootTimeout(record.id));
+    this.#spawn(this.#afterBootTimeout(record));
     // It may have stopped before anybody listened for that.
     const domain = await hypervisor.find(record.driver, record.id);
     if (domain?.state === 'stopped') this.#onDomain(domain);
@@ -268,6 +287,10 @@ export class Machines implements AsyncDisposable {
       return;
     }
     const domain = await this.#options.hypervisor.find(record.driver, record.id);
+    if (domain?.isSaved === true) {
+      await this.#parking.bringBack(record);
+      return;
+    }
     if (domain && domain.state !== 'stopped') {
       await this.reapplyParameters(record.id);
       this.#bind(record);
@@ -279,7 +302,7 @@ export class Machines implements AsyncDisposable {
       type: 'stopped',
       evidence: this.#evidence('hypervisor', domain?.reason ?? 'the domain no longer exists'),
     });
-    await this.#release(this.#records.get(record.id));
+    await this.reconcile(record.id);
   }
 
   /** What is left of a failed machine is taken down; its console and its record stay to be read. */
@@ -303,6 +326,7 @@ export class Machines implements AsyncDisposable {
   #bind(record: TargetSystem): void {
     const binding = createBinding(record, this.#options);
     this.#bindings.set(record.id, binding);
+    this.#generations.set(record.id, record.generation);
     binding.onExit?.((bssId) => this.#exits.emit(record.id, bssId));
     binding.onChange((up) => {
       if (up) this.#answering.add(record.id);
@@ -329,6 +353,7 @@ export class Machines implements AsyncDisposable {
   async #unbind(id: string): Promise<void> {
     const binding = this.#bindings.get(id);
     this.#bindings.delete(id);
+    this.#generations.delete(id);
     this.#answering.delete(id);
     this.#watch.forget(id);
     this.#guests.forget(id);
@@ -339,7 +364,7 @@ export class Machines implements AsyncDisposable {
   async #onAgentUp(id: string, binding: TargetBinding): Promise<void> {
     const starting = this.#records.find(id);
     if (!starting) return;
-    const boot = { ...starting.boot, readyMs: this.#options.clock.now() - starting.createdMs };
+    const boot = { ...starting.boot, readyMs: this.#options.clock.now() - bootBaseMs(starting) };
     const evidence = this.#evidence('agent', 'its agent answers');
     await this.#records.queue(id, () => this.#learnArrays(id, binding.arrays));
     await this.#records.apply(id, { type: 'agentUp', evidence, boot });
@@ -365,7 +390,7 @@ export class Machines implements AsyncDisposable {
     const now = this.#options.clock.now();
     const first = record.boot.agentMs === undefined;
     const boot = first
-      ? completeTimeline(record.boot, facts, record.createdMs, now, isMachine)
+      ? completeTimeline(record.boot, facts, bootBaseMs(record), now, isMachine)
       : record.boot;
     this.#guests.heard(id);
     const next = { ...record, facts, boot };
@@ -391,24 +416,44 @@ export class Machines implements AsyncDisposable {
   }
 
   async #onStopped(id: string, reason: string): Promise<void> {
-    const starting = this.#records.find(id)?.state === 'INITIALIZING';
+    await this.#records.queue(id, () => this.#stopped(id, reason));
+    this.#records.schedule(id);
+  }
+
+  /**
+   * The news may be old, or of a machine that another has taken the place of: it is looked again. Only from
+   * inside the record's queue.
+   */
+  async #stopped(id: string, reason: string): Promise<void> {
+    const record = this.#records.find(id);
+    if (!record || !this.#bindings.has(id)) return;
+    if (this.#generations.get(id) !== record.generation) return;
+    const now = await this.#options.hypervisor.find(record.driver, id);
+    if (now && now.state !== 'stopped') return;
+    if (now?.isSaved) {
+      const evidence = this.#evidence('hypervisor', 'parked on disk by somebody else');
+      await this.#records.applyNow(id, { type: 'frozen', evidence });
+      return;
+    }
+    const starting = record.state === 'INITIALIZING';
     const console = starting ? await this.#options.workspace.consoleTail(id, 400) : '';
     const fact = console === '' ? reason : `${reason}; its console ends: ${console}`;
-    await this.#records.apply(id, {
+    await this.#records.applyNow(id, {
       type: 'stopped',
       evidence: this.#evidence('hypervisor', fact),
     });
   }
 
-  async #afterBootTimeout(id: string): Promise<void> {
+  async #afterBootTimeout({ id, generation }: TargetSystem): Promise<void> {
     const { clock, bootTimeoutMs, workspace } = this.#options;
-    try {
-      await clock.sleep(bootTimeoutMs, this.#stopping);
-    } catch {
-      return; // stopping
-    }
-    const record = this.#records.find(id);
-    if (record?.state !== 'INITIALIZING') return;
+    let record: TargetSystem | undefined;
+    do {
+      await clock.sleep(bootTimeoutMs, this.#stopping).catch(() => undefined);
+      if (this.#stopping.aborted) return;
+      record = this.#records.find(id);
+      // one that was halted while it booted has its time anew
+    } while (record?.state === 'PAUSED' && record.views?.agent === undefined);
+    if (record?.state !== 'INITIALIZING' || record.generation !== generation) return;
     const console = await workspace.consoleTail(id, 400);
     const seconds = Math.round(bootTimeoutMs / 1_000);
     const fact =
@@ -458,10 +503,4 @@ export class Machines implements AsyncDisposable {
   #spawn(work: Promise<unknown>): void {
     work.catch((error: unknown) => this.#log.error({ err: error }, 'news of a machine were lost'));
   }
-}
-
-/** Worth another try without a word to the user: the hypervisor or the image repository is away. */
-function isPassing(error: unknown): boolean {
-  const known = asGridError(error);
-  return known?.row.retry === true && known.code !== 'STORAGE_FULL';
 }
