@@ -7,6 +7,7 @@ import { JobConfig } from './job/config.js';
 import { StagingConfig } from './staging/config.js';
 import { StoragesConfig } from './storage/config.js';
 import { controlNames, controls, type ControlName } from './vm/resource-controls.js';
+import { SparesConfig } from './vm/tiers/config.js';
 import { NetworkConfig, TsiConfig } from './vm/network-config.js';
 
 const controlLimits = Object.fromEntries(
@@ -48,6 +49,8 @@ export const XnjsConfig = z.strictObject({
       /** How often it is read what machines use, and how long that is kept after their end. */
       usageSeconds: z.number().positive().default(30),
       accountingDays: z.number().positive().default(400),
+      /** Machines that run before anybody asks for them (ADR 035). */
+      spares: SparesConfig.prefault({}),
       limits: z
         .strictObject({
           cpus: z.int().positive().default(8),

@@ -1,5 +1,6 @@
 import { randomUUID } from 'node:crypto';
 import { mkdir, readFile, rm, writeFile } from 'node:fs/promises';
+import { freemem } from 'node:os';
 import { join } from 'node:path';
 import { z } from 'zod';
 import { systemClock, type Clock } from '#kernel/clock.js';
@@ -27,7 +28,11 @@ import {
 import { createSettingsStore, settingsMigrations } from './persistence/settings-store.js';
 import { recordMigrations } from './persistence/sql-record-store.js';
 import { createStorageStore, storageMigrations } from './persistence/sql-storage-store.js';
-import { createTargetStore, targetMigrations } from './persistence/sql-target-store.js';
+import {
+  createTargetStores,
+  spareMigrations,
+  targetMigrations,
+} from './persistence/sql-target-store.js';
 import { createUsageStore, usageMigrations } from './persistence/sql-usage-store.js';
 import { createTransferStore, transferMigrations } from './persistence/transfer-store.js';
 import { Reservations } from './reservation/reservations.js';
@@ -183,6 +188,7 @@ async function openTables(
     'xnjs',
     [
       ...targetMigrations,
+      ...spareMigrations,
       ...usageMigrations,
       ...jobMigrations,
       ...transferMigrations,
@@ -243,9 +249,10 @@ async function openSystems(
   const installationId = await readInstallationId(stateDirectory);
   const network = await openNetwork(config, scope, log);
   const common = { clock: systemClock, log };
+  const { targets, spares } = createTargetStores(database, () => feed.wake());
   return scope.use(
     new TargetSystems({
-      store: createTargetStore(database, () => feed.wake()),
+      store: targets,
       hypervisor: new LibvirtHypervisor({ clients, installationId, ...common }),
       images,
       workspace: new Workspace(stateDirectory),
@@ -259,11 +266,17 @@ async function openSystems(
         intervalMs: targetSystems.usageSeconds * 1_000,
         keepMs: targetSystems.accountingDays * 86_400_000,
       },
+      spares: { store: spares, config: targetSystems.spares, availableMiB },
       ...(network && { network }),
       idb,
       ...common,
     }),
   );
+}
+
+/** What this host could give to machines: their hypervisors are here. */
+function availableMiB(): number {
+  return Math.floor(freemem() / 1024 ** 2);
 }
 
 function openStorages(

@@ -164,6 +164,10 @@ export const Site = z
       .object({ cpus: z.number(), memoryMiB: z.number() })
       .catchall(z.number().optional())
       .describe('What the machine has; memoryMaxMiB and its resource controls if there are'),
+    start: z
+      .object({ tier: z.enum(['spare', 'warm', 'cold', 'fetch']), reason: text })
+      .optional()
+      .describe('How it came by its machine, and why so'),
     usage: Usage.optional().describe('As measured; absent: not yet'),
     vm: z
       .object({

@@ -49,12 +49,12 @@ const renderers: Record<EventType, (change: Change, viewer: Viewer) => object | 
   },
   site({ subject, ownerDn, body }, viewer) {
     if (!isOwner(viewer, ownerDn)) return undefined;
-    const { change, state, evidence, image } = body as SiteChange; // by the target systems
+    const { change, state, evidence, image, start } = body as SiteChange; // by the target systems
     const { source, fact, atMs } = evidence;
     return {
       ...{ change, state, resourceStatus: resourceStatus[state] },
       evidence: { source, fact, at: formatDate(atMs) },
-      ...{ image, href: viewer.links.site(subject) },
+      ...{ image, start, href: viewer.links.site(subject) },
     };
   },
   image({ subject, ownerDn, body }, viewer) {

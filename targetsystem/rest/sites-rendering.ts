@@ -104,6 +104,7 @@ export function renderSite(
       digests: digestsOf(system),
     },
     parameters: system.parameters,
+    start: system.start,
     ...(usage && { usage: renderUsage(usage) }),
     vm: renderMachine(system, addresses),
     _links: hrefs({

@@ -242,6 +242,7 @@ async function startService(
       hypervisor,
       images: {
         find: () => Promise.resolve({ ...image, state: 'PUBLISHED' as const }),
+        isHere: () => Promise.resolve(true),
         fetch: () => Promise.resolve(part),
       },
       workspace,

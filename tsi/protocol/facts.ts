@@ -10,6 +10,9 @@ export type AgentFacts = {
   readonly os: string;
   /** Whether its batch system makes reservations; absent: an older agent. */
   readonly reservations?: boolean;
+  /** Whether its machine can be made another one, and that of a copy of its memory too; absent: an older agent. */
+  readonly identity?: boolean;
+  readonly copies?: boolean;
   readonly cores: number;
   readonly memoryBytes: number;
   /** at the answer; a container has the host's */
@@ -21,6 +24,7 @@ export type AgentFacts = {
 };
 
 const texts = ['agentVersion', 'tsiVersion', 'kernel', 'os'] as const;
+const flags = ['reservations', 'identity', 'copies'] as const;
 const numbers = ['cores', 'memoryBytes', 'uptimeMs', 'agentMs', 'userSpaceMs'] as const;
 
 /** @throws {@link TsiError} `TSI_PROTOCOL` naming the field */
@@ -36,7 +40,7 @@ export function decodeFacts(json: string): AgentFacts {
     if (value === undefined && name === 'userSpaceMs') continue;
     facts[name] = Number.isFinite(value) && Number(value) >= 0 ? value : refuse(name);
   }
-  if (typeof raw['reservations'] === 'boolean') facts['reservations'] = raw['reservations'];
+  for (const name of flags) if (typeof raw[name] === 'boolean') facts[name] = raw[name];
   return facts as AgentFacts; // each field was checked above
 }
 

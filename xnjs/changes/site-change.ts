@@ -1,4 +1,4 @@
-import type { Evidence, TargetSystem } from '../vm/target-system.js';
+import type { Evidence, Start, TargetSystem } from '../vm/target-system.js';
 
 /** What is told of a target system. */
 export type SiteChange = {
@@ -7,11 +7,14 @@ export type SiteChange = {
   /** Why it is believed. */
   readonly evidence: Evidence;
   readonly image: string;
+  /** How it came by its machine; absent until that is known. */
+  readonly start?: Start;
 };
 
 export function siteChange(
   change: SiteChange['change'],
-  { state, evidence, image: { metadata } }: TargetSystem,
+  { state, evidence, image: { metadata }, start }: TargetSystem,
 ): SiteChange {
-  return { change, state, evidence, image: `${metadata.name}:${metadata.version}` };
+  const image = `${metadata.name}:${metadata.version}`;
+  return { change, state, evidence, image, ...(start && { start }) };
 }

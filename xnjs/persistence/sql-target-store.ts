@@ -1,9 +1,11 @@
 import type { Model, Transaction } from 'sequelize';
+import { GridError } from '#kernel/errors.js';
 import type { Database } from '#kernel/persistence/database.js';
 import { ChangeLog } from '#kernel/persistence/change-log.js';
 import { column, type Migration } from '#kernel/persistence/migrate.js';
 import type { SiteChange } from '../changes/site-change.js';
 import type { TargetStore } from '../vm/target-store.js';
+import type { Spare, SpareStore } from '../vm/tiers/spare.js';
 import type { TargetSystem } from '../vm/target-system.js';
 import { changesTable } from './job-models.js';
 
@@ -19,6 +21,19 @@ export const targetMigrations: readonly Migration[] = [
   },
 ];
 
+/** Machines that are nobody's yet (ADR 035). */
+export const spareMigrations: readonly Migration[] = [
+  {
+    name: '001-spares',
+    up: (schema, transaction) =>
+      schema.createTable(
+        'spares',
+        { id: column.id({ primaryKey: true }), document: column.text() },
+        { transaction },
+      ),
+  },
+];
+
 /** One document a row: target systems are all kept in memory, nothing is searched for here. */
 type TargetRow = { id: string; document: string };
 
@@ -27,11 +42,24 @@ type TargetRow = { id: string; document: string };
  * @param onLogged called after a commit that has logged a change
  */
 export function createTargetStore(database: Database, onLogged?: () => void): TargetStore {
+  return createTargetStores(database, onLogged).targets;
+}
+
+/** Beside it the spares, which become target systems: after {@link spareMigrations} too. */
+export function createTargetStores(
+  database: Database,
+  onLogged?: () => void,
+): { readonly targets: TargetStore; readonly spares: SpareStore } {
   const changes = new ChangeLog(database, changesTable);
   const rows = database.sequelize.define<Model<TargetRow> & TargetRow>(
     'targetSystem',
     { id: column.id({ primaryKey: true }), document: column.text() },
     { tableName: 'target_systems' },
+  );
+  const spareRows = database.sequelize.define<Model<TargetRow> & TargetRow>(
+    'spare',
+    { id: column.id({ primaryKey: true }), document: column.text() },
+    { tableName: 'spares' },
   );
   type Logged = {
     readonly subject: string;
@@ -48,7 +76,7 @@ export function createTargetStore(database: Database, onLogged?: () => void): Ta
     });
     if (body) onLogged?.();
   };
-  return {
+  const targets: TargetStore = {
     async all() {
       const found = await rows.findAll();
       return found.map(({ document }) => JSON.parse(document) as TargetSystem); // written below
@@ -65,4 +93,28 @@ export function createTargetStore(database: Database, onLogged?: () => void): Ta
       );
     },
   };
+  const spares: SpareStore = {
+    async all() {
+      const found = await spareRows.findAll();
+      return found.map(({ document }) => JSON.parse(document) as Spare); // written below
+    },
+    async save(spare) {
+      const row = { id: spare.id, document: JSON.stringify(spare) };
+      await database.transaction((transaction) => spareRows.upsert(row, { transaction }));
+    },
+    async remove(id) {
+      await database.transaction((transaction) =>
+        spareRows.destroy({ where: { id }, transaction }),
+      );
+    },
+    async claim(system, body) {
+      const row = { id: system.id, document: JSON.stringify(system) };
+      await commit({ subject: system.id, ownerDn: system.ownerDn, body }, async (transaction) => {
+        const count = await spareRows.destroy({ where: { id: system.id }, transaction });
+        if (count !== 1) throw new GridError('CONFLICT', 'the spare machine is gone');
+        await rows.create(row, { transaction });
+      });
+    },
+  };
+  return { targets, spares };
 }

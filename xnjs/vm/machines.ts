@@ -1,18 +1,18 @@
 import { EventEmitter } from 'node:events';
-import { imageFormats } from '#imagerepo/contract.js';
 import { asGridError, errorText } from '#kernel/errors.js';
 import type { Log } from '#kernel/log.js';
 import type { AgentFacts } from '#tsi/protocol/facts.js';
 import { completeTimeline } from './boot.js';
 import { createBinding } from './create-binding.js';
-import { domainXml } from './domain-xml.js';
 import type { DomainView } from './hypervisor.js';
-import { networkDefinition } from './network.js';
 import { Queues } from './queues.js';
 import type { VmEvent } from './state.js';
 import type { TargetBinding } from './target-binding.js';
 import type { Driver, Evidence, TargetSystem } from './target-system.js';
 import type { TargetSystemsOptions } from './target-systems-options.js';
+import { needsIdentity, newIdentity } from './tiers/identity.js';
+import type { SparePool } from './tiers/spare-pool.js';
+import { startDomain } from './tiers/start-domain.js';
 import type { UsageMeter } from './usage-meter.js';
 
 /** The durable records, as the machines behind them need them. */
@@ -30,6 +30,8 @@ export type MachineRecords = {
   save(record: TargetSystem): Promise<void>;
   /** Seen at once, stored with the next event. */
   show(record: TargetSystem): void;
+  /** The machine is made to look like the record soon. */
+  schedule(id: string): void;
 };
 
 /**
@@ -46,15 +48,25 @@ export class Machines implements AsyncDisposable {
   readonly #exits = new EventEmitter();
   readonly #queues: Queues;
   readonly #meter: UsageMeter | undefined;
+  readonly #spares: SparePool | undefined;
   readonly #unsubscribe: (() => void)[] = [];
 
   constructor(
     options: TargetSystemsOptions,
     records: MachineRecords,
-    { stopping, meter }: { stopping: AbortSignal; meter: UsageMeter | undefined },
+    {
+      stopping,
+      meter,
+      spares,
+    }: {
+      readonly stopping: AbortSignal;
+      readonly meter: UsageMeter | undefined;
+      readonly spares: SparePool | undefined;
+    },
   ) {
     this.#options = options;
     this.#meter = meter;
+    this.#spares = spares;
     this.#log = options.log.child({ part: 'xnjs.vm' });
     this.#records = records;
     this.#stopping = stopping;
@@ -88,6 +100,13 @@ export class Machines implements AsyncDisposable {
   async [Symbol.asyncDispose](): Promise<void> {
     this.stopListening();
     await Promise.allSettled([...this.#bindings.keys()].map((id) => this.#unbind(id)));
+  }
+
+  /** A machine that ran before became a target system's, with the link to its agent. */
+  adopt(record: TargetSystem, binding: TargetBinding): void {
+    this.#watch(record, binding);
+    this.#spawn(this.#onAgentUp(record.id, binding));
+    if (this.#meter) this.#spawn(this.#meter.measure(record.driver));
   }
 
   /** What is bound to a machine that has been started. */
@@ -152,22 +171,13 @@ export class Machines implements AsyncDisposable {
     }
   }
 
-  async #startUp(record: TargetSystem): Promise<void> {
-    if (this.#bindings.has(record.id)) return;
-    const { hypervisor, images, workspace, clock, installationId } = this.#options;
+  async #startUp(found: TargetSystem): Promise<void> {
+    if (this.#bindings.has(found.id)) return;
+    const { hypervisor } = this.#options;
+    let record = found;
     try {
-      const parts: Record<string, string> = {};
-      for (const name of imageFormats[record.image.metadata.format].parts)
-        parts[name] = await images.fetch(record.image, name, record.ownerDn);
-      const paths = await workspace.prepare(record, parts);
-      const { network } = this.#options;
-      if (network && record.image.metadata.tsi.transport === 'tcp')
-        await hypervisor.ensureNetwork(record.driver, networkDefinition(network));
-      const xml = domainXml(record, paths, installationId, network);
-      const { definedMs } = await hypervisor.start(record.driver, record.id, xml);
-      const startedMs = clock.now() - record.createdMs;
-      const boot = { definedMs: definedMs - record.createdMs, startedMs };
-      this.#records.show({ ...record, boot });
+      record = await this.#begin(found);
+      this.#records.show(record);
     } catch (error) {
       if (isPassing(error)) throw error;
       await this.#records.applyNow(record.id, {
@@ -183,6 +193,43 @@ export class Machines implements AsyncDisposable {
     // It may have stopped before anybody listened for that.
     const domain = await hypervisor.find(record.driver, record.id);
     if (domain?.state === 'stopped') this.#onDomain(domain);
+  }
+
+  /** By the tier that the record says, or one that is slower. @returns the record as it is then */
+  async #begin(found: TargetSystem): Promise<TargetSystem> {
+    const { hypervisor, clock } = this.#options;
+    const { driver, id, createdMs } = found;
+    if (needsIdentity(found)) {
+      if ((await hypervisor.find(driver, id))?.state === 'running') return found;
+      await this.#fallBack(found, 'the machine had stopped before it was ready');
+    }
+    const record = await this.#cleared(this.#records.get(id));
+    await this.#spares?.makeRoom(record.parameters.memoryMiB);
+    const { definedMs, isFetched } = await startDomain(record, record.ownerDn, this.#options);
+    const boot = { definedMs: definedMs - createdMs, startedMs: clock.now() - createdMs };
+    const start = record.start && isFetched && { ...record.start, tier: 'fetch' as const };
+    return { ...record, boot, ...(start && { start }) };
+  }
+
+  /** Stored: from now on it is started anew, whatever happens. Only from inside the record's queue. */
+  async #fallBack(record: TargetSystem, why: string): Promise<void> {
+    const { id, start } = record;
+    this.#log.warn({ vmId: id, tier: start?.tier, reason: why }, 'a start falls back a tier');
+    const reason = `${start?.tier ?? 'another tier'} failed: ${why}`;
+    await this.#records.save({
+      ...{ ...record, start: { tier: 'cold', reason } },
+      ...{ boot: {}, isSpoilt: true },
+    });
+  }
+
+  /** Without what a faster tier has left. */
+  async #cleared(found: TargetSystem): Promise<TargetSystem> {
+    const { isSpoilt = false, ...record } = found;
+    if (!isSpoilt) return found;
+    await this.#options.hypervisor.remove(record.driver, record.id);
+    await this.#options.workspace.remove(record.id);
+    await this.#records.save(record);
+    return record;
   }
 
   async #attach(record: TargetSystem): Promise<void> {
@@ -221,7 +268,10 @@ export class Machines implements AsyncDisposable {
   }
 
   #bind(record: TargetSystem): void {
-    const binding = createBinding(record, this.#options);
+    this.#watch(record, createBinding(record, this.#options));
+  }
+
+  #watch(record: TargetSystem, binding: TargetBinding): void {
     this.#bindings.set(record.id, binding);
     binding.onExit?.((bssId) => this.#exits.emit(record.id, bssId));
     binding.onChange((up) => {
@@ -244,7 +294,13 @@ export class Machines implements AsyncDisposable {
   async #onAgentUp(id: string, binding: TargetBinding): Promise<void> {
     const starting = this.#records.find(id);
     if (!starting) return;
-    const boot = { ...starting.boot, readyMs: this.#options.clock.now() - starting.createdMs };
+    if (needsIdentity(starting)) {
+      await this.#records.queue(id, () => this.#identify(id, binding));
+      const record = this.#records.find(id);
+      if (!record || needsIdentity(record)) return;
+    }
+    const { boot: begun } = this.#records.find(id) ?? starting;
+    const boot = { ...begun, readyMs: this.#options.clock.now() - starting.createdMs };
     const evidence = this.#evidence('agent', 'its agent answers');
     await this.#records.queue(id, () => this.#learnArrays(id, binding.arrays));
     await this.#records.apply(id, { type: 'agentUp', evidence, boot });
@@ -253,6 +309,26 @@ export class Machines implements AsyncDisposable {
     });
     const facts = await binding.facts();
     if (facts) await this.#records.queue(id, () => this.#learn(id, facts));
+  }
+
+  /** Makes a machine that ran before another one. Only from inside the record's queue. */
+  async #identify(id: string, binding: TargetBinding): Promise<void> {
+    const record = this.#records.find(id);
+    if (!record || this.#bindings.get(id) !== binding) return;
+    if (!needsIdentity(record)) return;
+    const { clock } = this.#options;
+    try {
+      if (!binding.assume) throw new Error('its TSI cannot make its machine another one');
+      await this.reapplyParameters(id);
+      await binding.assume(newIdentity(record, clock.now()));
+      const boot = { ...record.boot, identityMs: clock.now() - record.createdMs };
+      this.#records.show({ ...this.#records.get(id), boot });
+    } catch (error) {
+      if (this.#stopping.aborted) return;
+      await this.#unbind(id);
+      await this.#fallBack(record, errorText(error));
+      this.#records.schedule(id);
+    }
   }
 
   /** Only from inside the record's queue. */
@@ -268,7 +344,8 @@ export class Machines implements AsyncDisposable {
     if (record?.state !== 'READY') return;
     const isMachine = record.driver !== 'lxc';
     const now = this.#options.clock.now();
-    const first = record.boot.agentMs === undefined;
+    const isBooted = record.start?.tier === 'cold' || record.start?.tier === 'fetch';
+    const first = isBooted && record.boot.agentMs === undefined;
     const boot = first
       ? completeTimeline(record.boot, facts, record.createdMs, now, isMachine)
       : record.boot;
@@ -320,7 +397,7 @@ export class Machines implements AsyncDisposable {
       const domains = await this.#options.hypervisor.list(driver);
       for (const domain of domains) {
         if (this.#records.find(domain.id)) this.#onDomain(domain);
-        else {
+        else if (!this.#spares?.has(domain.id)) {
           // The record is stored before its domain is defined, and removed after it: this is a leftover.
           this.#log.warn({ vmId: domain.id }, 'a domain of ours without a record is removed');
           await this.#options.hypervisor.remove(driver, domain.id);

@@ -6,6 +6,7 @@ import type { ImageSource } from './image-source.js';
 import type { Controls } from './resource-controls.js';
 import type { TargetStore } from './target-store.js';
 import type { TargetSystemParameters } from './target-system.js';
+import type { SparesOptions } from './tiers/spare-pool.js';
 import type { TsiNetwork } from './tsi-network.js';
 import type { UsageStore } from './usage.js';
 import type { Workspace } from './workspace.js';
@@ -39,6 +40,8 @@ export type TargetSystemsOptions = {
     /** How long those that have ended are kept. */
     readonly keepMs: number;
   };
+  /** Machines that run before anybody asks for them; absent: there are none. */
+  readonly spares?: SparesOptions;
   /** Absent: images whose TSI is reached over a network are refused. */
   readonly network?: TsiNetwork;
 };

@@ -21,6 +21,7 @@ import {
 } from './target-system.js';
 import type { NewTargetSystem, TargetSystemsOptions } from './target-systems-options.js';
 import type { Usage, UsageFilter, UsageOfOwner } from './usage.js';
+import { SparePool, type Claimed } from './tiers/spare-pool.js';
 import { UsageMeter } from './usage-meter.js';
 import { requireNetwork } from './tsi-network.js';
 
@@ -42,6 +43,7 @@ export class TargetSystems implements Targets, AsyncDisposable {
   readonly #records = new Map<string, TargetSystem>();
   readonly #machines: Machines;
   readonly #meter: UsageMeter | undefined;
+  readonly #spares: SparePool | undefined;
   /** One piece of work after the other for each record. */
   readonly #queue = createSerial();
   readonly #listeners = new Set<(event: TargetEvent) => void>();
@@ -59,13 +61,19 @@ export class TargetSystems implements Targets, AsyncDisposable {
       applyNow: (id: string, event: VmEvent) => this.#applyNow(id, event),
       save: (record: TargetSystem) => this.#save(record),
       show: (record: TargetSystem) => void this.#records.set(record.id, record),
+      schedule: (id: string) => this.#schedule(id),
     };
     const stopping = this.#stopping.signal;
     const { usage, hypervisor, clock, log } = options;
     const findSystem = records.find;
     this.#meter =
       usage && new UsageMeter({ ...usage, hypervisor, findSystem, clock, log, stopping });
-    this.#machines = new Machines(options, records, { stopping, meter: this.#meter });
+    const isBusy = (): boolean =>
+      [...this.#records.values()].some(({ state }) => state === 'INITIALIZING');
+    this.#spares =
+      options.spares && new SparePool({ ...options, spares: options.spares, isBusy, stopping });
+    const others = { stopping, meter: this.#meter, spares: this.#spares };
+    this.#machines = new Machines(options, records, others);
     this.#reaper = new Reaper(
       { clock, log: this.#log, intervalMs: reaperMs },
       {
@@ -82,9 +90,11 @@ export class TargetSystems implements Targets, AsyncDisposable {
   /** Re-attaches to what ran before, finishes what was begun, removes what nobody owns. */
   async start(): Promise<void> {
     for (const record of await this.#options.store.all()) this.#records.set(record.id, record);
+    await this.#spares?.load();
     await this.#meter?.start([...this.#records.keys()]);
     for (const record of this.#records.values()) this.#schedule(record.id);
     this.#machines.start();
+    this.#spares?.start();
     this.#reaper.start();
   }
 
@@ -145,7 +155,7 @@ export class TargetSystems implements Targets, AsyncDisposable {
     requireNetwork(image.metadata.tsi, this.#options.network);
     const requestedMs = clock.now();
     const driver = chooseDriver(image.metadata, hypervisor.available());
-    const record: TargetSystem = {
+    const draft: TargetSystem = {
       id: randomUUID(),
       ownerDn: wish.ownerDn,
       image: { id: image.id, metadata: image.metadata, parts: image.parts },
@@ -159,12 +169,28 @@ export class TargetSystems implements Targets, AsyncDisposable {
       createdMs: requestedMs,
       ...(wish.terminationMs !== undefined && { terminationMs: wish.terminationMs }),
     };
-    await this.#save(record, siteChange('created', record));
+    const claimed = (await this.#spares?.claim(draft)) ?? 'no spares are kept here';
+    const record =
+      typeof claimed === 'string'
+        ? await this.#begin({ ...draft, start: { tier: 'cold', reason: claimed } })
+        : this.#adopt(claimed);
     this.#log.info(
-      { vmId: record.id, imageId: image.id, dn: wish.ownerDn },
+      { vmId: record.id, imageId: image.id, dn: wish.ownerDn, start: record.start },
       'target system requested',
     );
+    return record;
+  }
+
+  async #begin(record: TargetSystem): Promise<TargetSystem> {
+    await this.#save(record, siteChange('created', record));
     this.#schedule(record.id);
+    return record;
+  }
+
+  #adopt({ record, binding }: Claimed): TargetSystem {
+    this.#records.set(record.id, record);
+    this.#spares?.forget(record.id);
+    this.#machines.adopt(record, binding);
     return record;
   }
 
@@ -289,6 +315,7 @@ export class TargetSystems implements Targets, AsyncDisposable {
     this.#stopping.abort();
     this.#machines.stopListening();
     await this.#reaper[Symbol.asyncDispose]();
+    await this.#spares?.[Symbol.asyncDispose]();
     const idle = [...this.#records.keys()].map((id) => this.#queue(id, () => Promise.resolve()));
     await Promise.allSettled(idle);
     await this.#machines[Symbol.asyncDispose]();

@@ -8,7 +8,7 @@ import type { Scope } from '#kernel/scope.js';
 import { jobMigrations } from '#xnjs/persistence/job-models.js';
 import { recordMigrations } from '#xnjs/persistence/sql-record-store.js';
 import { storageMigrations } from '#xnjs/persistence/sql-storage-store.js';
-import { targetMigrations } from '#xnjs/persistence/sql-target-store.js';
+import { spareMigrations, targetMigrations } from '#xnjs/persistence/sql-target-store.js';
 import { transferMigrations } from '#xnjs/persistence/transfer-store.js';
 import { noPostgres, startPostgres } from '../../kernel/persistence/postgres.js';
 
@@ -32,6 +32,7 @@ export async function openTables(scope: Scope, url: string): Promise<Database> {
     'xnjs',
     [
       ...targetMigrations,
+      ...spareMigrations,
       ...jobMigrations,
       ...transferMigrations,
       ...storageMigrations,
