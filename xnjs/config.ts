@@ -7,7 +7,7 @@ import { JobConfig } from './job/config.js';
 import { StagingConfig } from './staging/config.js';
 import { StoragesConfig } from './storage/config.js';
 import { controlNames, controls, type ControlName } from './vm/resource-controls.js';
-import { SparesConfig } from './vm/tiers/config.js';
+import { SparesConfig, WarmConfig } from './vm/tiers/config.js';
 import { NetworkConfig, TsiConfig } from './vm/network-config.js';
 
 const controlLimits = Object.fromEntries(
@@ -51,6 +51,8 @@ export const XnjsConfig = z.strictObject({
       accountingDays: z.number().positive().default(400),
       /** Machines that run before anybody asks for them (ADR 035). */
       spares: SparesConfig.prefault({}),
+      /** Machines that start from the saved memory of others (ADR 035). */
+      warm: WarmConfig.prefault({}),
       limits: z
         .strictObject({
           cpus: z.int().positive().default(8),

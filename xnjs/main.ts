@@ -26,7 +26,7 @@ import {
   reservationMigrations,
 } from './persistence/sql-reservation-store.js';
 import { createSettingsStore, settingsMigrations } from './persistence/settings-store.js';
-import { recordMigrations } from './persistence/sql-record-store.js';
+import { createRecordStores, recordMigrations } from './persistence/sql-record-store.js';
 import { createStorageStore, storageMigrations } from './persistence/sql-storage-store.js';
 import {
   createTargetStores,
@@ -46,6 +46,7 @@ import { JobMachines } from './vm/job-machines.js';
 import { LibvirtHypervisor } from './vm/libvirt-hypervisor.js';
 import { openNetwork } from './vm/network-config.js';
 import { drivers, type Driver } from './vm/target-system.js';
+import type { Template } from './vm/tiers/template.js';
 import { TargetSystems } from './vm/target-systems.js';
 import { Workspace } from './vm/workspace.js';
 
@@ -267,6 +268,11 @@ async function openSystems(
         keepMs: targetSystems.accountingDays * 86_400_000,
       },
       spares: { store: spares, config: targetSystems.spares, availableMiB },
+      warm: {
+        store: createRecordStores(database)<Template>('template'),
+        config: targetSystems.warm,
+        availableMiB,
+      },
       ...(network && { network }),
       idb,
       ...common,

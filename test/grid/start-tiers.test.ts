@@ -1,10 +1,12 @@
 import assert from 'node:assert/strict';
+import { truncate } from 'node:fs/promises';
+import { join } from 'node:path';
 import { text } from 'node:stream/consumers';
 import { after, before, describe, it } from 'node:test';
 import { deleteAndWait } from '#cli/client/resources.js';
 import { createTargetSystem, waitUntilReady } from '#cli/quickstart/main-job.js';
 import type { HttpClient } from '#kernel/http/client.js';
-import { eventually, Grid, noMachines, sitePath } from './grid.js';
+import { eventually, exists, Grid, noMachines, sitePath } from './grid.js';
 
 const signal = AbortSignal.timeout(300_000);
 
@@ -15,27 +17,28 @@ type Site = {
 };
 type Started = Site & { readonly path: string; readonly id: string };
 
-describe('target systems on spare machines', { skip: noMachines }, () => {
+describe('target systems that start from what runs or was saved', { skip: noMachines }, () => {
   let grid: Grid;
   let user: HttpClient;
   let image: string;
   before(async () => {
-    grid = await Grid.start({
-      prepare: (each) =>
-        each.set('targetsystem', 'xnjs.targetSystems.spares', {
-          images: { 'vsite-demo': 1 },
-          readAs: 'CN=Image Creator,O=VSite,C=EU',
-        }),
-    });
+    grid = await Grid.start();
     user = await grid.user();
     image = await grid.publishDemo('vm');
   });
   after(() => grid[Symbol.asyncDispose]());
 
+  const spares = { images: { 'vsite-demo': 1 }, readAs: 'CN=Image Creator,O=VSite,C=EU' };
+  const configure = async (settings: Record<string, object | undefined>): Promise<void> => {
+    await grid.stopServer();
+    for (const [name, value] of Object.entries(settings))
+      await grid.set('targetsystem', `xnjs.targetSystems.${name}`, value);
+    await grid.startServer();
+  };
   const told = async (fact: string): Promise<number> =>
     (await grid.logText()).split(`"msg":"${fact}"`).length - 1;
   const waitFor = (fact: string, times: number): Promise<boolean> =>
-    eventually(`${fact}, ${times} times`, async () => (await told(fact)) >= times);
+    eventually(`${fact}, ${times} times`, async () => (await told(fact)) >= times, 120_000);
   const started = async (path: string): Promise<Started> => {
     await waitUntilReady(user, path, signal, () => undefined);
     return { path, id: path.split('/').at(-1)!, ...((await user.json('GET', path)).body as Site) };
@@ -57,7 +60,47 @@ describe('target systems on spare machines', { skip: noMachines }, () => {
   const identity = async (site: Started): Promise<string[]> =>
     (await run(site, 'hostname; cat /etc/hostname /etc/machine-id')).trim().split('\n');
 
+  it('restore a copy of a saved machine, which is another one than every other copy', async () => {
+    await configure({ warm: { maxImages: 1 } });
+    const cold = await start({});
+    assert.equal(cold.start.tier, 'cold', cold.start.reason);
+    await deleteAndWait(user, cold.path, signal);
+    await waitFor('the memory of a machine was saved for others', 1);
+    assert.deepEqual(await grid.domains('qemu'), [], 'it is no machine any more');
+    await grid.killServer();
+    await grid.startServer();
+    const [one, other] = [await start({}), await start({})];
+    for (const { start: how } of [one, other]) assert.equal(how.tier, 'warm', how.reason);
+    const script =
+      'hostname; cat /etc/machine-id /proc/sys/kernel/random/boot_id; head -c 16 /dev/urandom | od -An -tx1; cat /proc/cmdline; date +%s';
+    const [mine = [], theirs = []] = await Promise.all(
+      [one, other].map(async (site) => {
+        const lines = (await run(site, script)).trim().split('\n');
+        assert.equal(lines[0], `vsite-${site.id.slice(0, 8)}`);
+        assert.ok(lines[4]?.includes(`vsite.name=${lines[0]}`), lines[4]);
+        const late = Math.abs(Number(lines.pop()) - Date.now() / 1_000);
+        assert.ok(late < 60, `its clock is right: ${late} s`);
+        return lines;
+      }),
+    );
+    assert.equal(mine.length, 5);
+    mine.forEach((line, at) => assert.notEqual(line, theirs[at]));
+
+    const [template] = (await grid.machineDirectories()).filter(
+      (id) => id !== one.id && id !== other.id,
+    );
+    const memory = join(grid.layout.state, 'vms', template!, 'memory.save');
+    await truncate(memory, 1_000_000);
+    const spoilt = await start({});
+    assert.equal(spoilt.start.tier, 'cold');
+    assert.match(spoilt.start.reason, /^warm failed: /);
+    for (const { path } of [one, other, spoilt]) await deleteAndWait(user, path, signal);
+    await configure({ warm: undefined });
+    await eventually('no saved memory is left', async () => !(await exists(memory)));
+  });
+
   it('get one that runs already, with an identity of its own, over crashes of the server', async () => {
+    await configure({ spares });
     await waitFor('a spare machine is ready', 1);
     const first = await start({ cpuQuotaPercent: 90 });
     assert.deepEqual(first.start.tier, 'spare', first.start.reason);
@@ -83,9 +126,7 @@ describe('target systems on spare machines', { skip: noMachines }, () => {
     const larger = await start({ cpus: 2 });
     assert.equal(larger.start.tier, 'cold');
     for (const { path } of [first, second, larger]) await deleteAndWait(user, path, signal);
-    await grid.stopServer();
-    await grid.set('targetsystem', 'xnjs.targetSystems.spares', undefined);
-    await grid.startServer();
+    await configure({ spares: undefined });
     await eventually('no spare is left', async () => {
       const [domains, directories] = [await grid.domains('qemu'), await grid.machineDirectories()];
       return domains.length + directories.length === 0;

@@ -76,6 +76,9 @@ export class ProcessHypervisor implements Hypervisor {
   onAvailable = () => () => undefined;
   openChannel = () => Promise.reject(new Error('only by its socket'));
   openConsole = () => Promise.reject(new Error('has none'));
+  save = () => Promise.reject(new Error('has no memory to save'));
+  restore = () => Promise.reject(new Error('has none to restore'));
+  describe = () => Promise.resolve('processes');
   ensureNetwork = () => Promise.resolve();
   addresses = () => Promise.resolve([]);
   // of a hypervisor's type, so that tests can put others in their place

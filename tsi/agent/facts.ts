@@ -25,6 +25,7 @@ export function collectFacts(settings: Settings): AgentFacts {
     uptimeMs: uptimeMs(),
     ...(userSpaceMs !== undefined && { userSpaceMs }),
     agentMs,
+    bootId: readText('/proc/sys/kernel/random/boot_id').trim(),
     ...identityFacts(settings),
   };
 }

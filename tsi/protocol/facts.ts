@@ -13,6 +13,8 @@ export type AgentFacts = {
   /** Whether its machine can be made another one, and that of a copy of its memory too; absent: an older agent. */
   readonly identity?: boolean;
   readonly copies?: boolean;
+  /** The kernel's own name of this boot; absent: an older agent. */
+  readonly bootId?: string;
   readonly cores: number;
   readonly memoryBytes: number;
   /** at the answer; a container has the host's */
@@ -24,6 +26,7 @@ export type AgentFacts = {
 };
 
 const texts = ['agentVersion', 'tsiVersion', 'kernel', 'os'] as const;
+const uuid = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/;
 const flags = ['reservations', 'identity', 'copies'] as const;
 const numbers = ['cores', 'memoryBytes', 'uptimeMs', 'agentMs', 'userSpaceMs'] as const;
 
@@ -41,6 +44,8 @@ export function decodeFacts(json: string): AgentFacts {
     facts[name] = Number.isFinite(value) && Number(value) >= 0 ? value : refuse(name);
   }
   for (const name of flags) if (typeof raw[name] === 'boolean') facts[name] = raw[name];
+  const { bootId } = raw;
+  if (typeof bootId === 'string' && uuid.test(bootId)) facts['bootId'] = bootId;
   return facts as AgentFacts; // each field was checked above
 }
 

@@ -12,6 +12,7 @@ import type { Driver, Evidence, TargetSystem } from './target-system.js';
 import type { TargetSystemsOptions } from './target-systems-options.js';
 import { needsIdentity, newIdentity } from './tiers/identity.js';
 import type { SparePool } from './tiers/spare-pool.js';
+import type { Templates } from './tiers/templates.js';
 import { startDomain } from './tiers/start-domain.js';
 import type { UsageMeter } from './usage-meter.js';
 
@@ -49,6 +50,7 @@ export class Machines implements AsyncDisposable {
   readonly #queues: Queues;
   readonly #meter: UsageMeter | undefined;
   readonly #spares: SparePool | undefined;
+  readonly #templates: Templates | undefined;
   readonly #unsubscribe: (() => void)[] = [];
 
   constructor(
@@ -58,15 +60,18 @@ export class Machines implements AsyncDisposable {
       stopping,
       meter,
       spares,
+      templates,
     }: {
       readonly stopping: AbortSignal;
       readonly meter: UsageMeter | undefined;
       readonly spares: SparePool | undefined;
+      readonly templates: Templates | undefined;
     },
   ) {
     this.#options = options;
     this.#meter = meter;
     this.#spares = spares;
+    this.#templates = templates;
     this.#log = options.log.child({ part: 'xnjs.vm' });
     this.#records = records;
     this.#stopping = stopping;
@@ -200,24 +205,53 @@ export class Machines implements AsyncDisposable {
     const { hypervisor, clock } = this.#options;
     const { driver, id, createdMs } = found;
     if (needsIdentity(found)) {
-      if ((await hypervisor.find(driver, id))?.state === 'running') return found;
-      await this.#fallBack(found, 'the machine had stopped before it was ready');
+      const domain = await hypervisor.find(driver, id);
+      if (domain?.state === 'running') return found;
+      const restored = domain ? undefined : await this.#restore(found);
+      if (restored) return restored;
+      if (this.#records.get(id).isSpoilt !== true)
+        await this.#fallBack(found, 'the machine had stopped before it was ready');
     }
     const record = await this.#cleared(this.#records.get(id));
-    await this.#spares?.makeRoom(record.parameters.memoryMiB);
+    await this.#makeRoom(record);
     const { definedMs, isFetched } = await startDomain(record, record.ownerDn, this.#options);
     const boot = { definedMs: definedMs - createdMs, startedMs: clock.now() - createdMs };
     const start = record.start && isFetched && { ...record.start, tier: 'fetch' as const };
     return { ...record, boot, ...(start && { start }) };
   }
 
+  /** @returns `undefined`: it is not to be restored, or could not be, which is stored then */
+  async #restore(record: TargetSystem): Promise<TargetSystem | undefined> {
+    if (record.start?.tier !== 'warm' || !this.#templates) return undefined;
+    const { clock } = this.#options;
+    try {
+      await this.#makeRoom(record);
+      const { definedMs } = await this.#templates.restore(record);
+      const restoredMs = clock.now() - record.createdMs;
+      return { ...record, boot: { definedMs: definedMs - record.createdMs, restoredMs } };
+    } catch (error) {
+      if (isPassing(error)) throw error;
+      await this.#fallBack(record, errorText(error));
+      return undefined;
+    }
+  }
+
+  async #makeRoom({ parameters }: TargetSystem): Promise<void> {
+    this.#templates?.yield();
+    await this.#spares?.makeRoom(parameters.memoryMiB);
+  }
+
   /** Stored: from now on it is started anew, whatever happens. Only from inside the record's queue. */
   async #fallBack(record: TargetSystem, why: string): Promise<void> {
-    const { id, start } = record;
-    this.#log.warn({ vmId: id, tier: start?.tier, reason: why }, 'a start falls back a tier');
+    const { template, ...own } = record;
+    const { id, start } = own;
+    this.#log.warn(
+      { vmId: id, tier: start?.tier, template, reason: why },
+      'a start falls back a tier',
+    );
     const reason = `${start?.tier ?? 'another tier'} failed: ${why}`;
     await this.#records.save({
-      ...{ ...record, start: { tier: 'cold', reason } },
+      ...{ ...own, start: { tier: 'cold', reason } },
       ...{ boot: {}, isSpoilt: true },
     });
   }
@@ -397,7 +431,7 @@ export class Machines implements AsyncDisposable {
       const domains = await this.#options.hypervisor.list(driver);
       for (const domain of domains) {
         if (this.#records.find(domain.id)) this.#onDomain(domain);
-        else if (!this.#spares?.has(domain.id)) {
+        else if (!this.#spares?.has(domain.id) && !this.#templates?.has(domain.id)) {
           // The record is stored before its domain is defined, and removed after it: this is a leftover.
           this.#log.warn({ vmId: domain.id }, 'a domain of ours without a record is removed');
           await this.#options.hypervisor.remove(driver, domain.id);

@@ -17,6 +17,8 @@ export type Evidence = {
 export type BootTimeline = {
   /** A machine that ran before became this one's. */
   readonly claimedMs?: number;
+  /** It runs, from saved memory. */
+  readonly restoredMs?: number;
   /** It has become another one: name, keys, random seed, clock. */
   readonly identityMs?: number;
   readonly definedMs?: number;
@@ -65,6 +67,8 @@ export type TargetSystem = {
   readonly boot: BootTimeline;
   /** Absent: a machine of an earlier version of this server. */
   readonly start?: Start;
+  /** Whose saved memory it starts from (`warm`). */
+  readonly template?: string;
   /** What a faster tier has left is to be removed before a machine is made. */
   readonly isSpoilt?: boolean;
   /** What the guest says of itself. For display only; nothing is decided by it. */

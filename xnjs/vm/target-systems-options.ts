@@ -7,6 +7,7 @@ import type { Controls } from './resource-controls.js';
 import type { TargetStore } from './target-store.js';
 import type { TargetSystemParameters } from './target-system.js';
 import type { SparesOptions } from './tiers/spare-pool.js';
+import type { WarmOptions } from './tiers/templates.js';
 import type { TsiNetwork } from './tsi-network.js';
 import type { UsageStore } from './usage.js';
 import type { Workspace } from './workspace.js';
@@ -42,6 +43,8 @@ export type TargetSystemsOptions = {
   };
   /** Machines that run before anybody asks for them; absent: there are none. */
   readonly spares?: SparesOptions;
+  /** Saved memory of booted machines; absent: there is none. */
+  readonly warm?: WarmOptions;
   /** Absent: images whose TSI is reached over a network are refused. */
   readonly network?: TsiNetwork;
 };

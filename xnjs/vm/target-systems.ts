@@ -22,6 +22,7 @@ import {
 import type { NewTargetSystem, TargetSystemsOptions } from './target-systems-options.js';
 import type { Usage, UsageFilter, UsageOfOwner } from './usage.js';
 import { SparePool, type Claimed } from './tiers/spare-pool.js';
+import { Templates } from './tiers/templates.js';
 import { UsageMeter } from './usage-meter.js';
 import { requireNetwork } from './tsi-network.js';
 
@@ -44,6 +45,7 @@ export class TargetSystems implements Targets, AsyncDisposable {
   readonly #machines: Machines;
   readonly #meter: UsageMeter | undefined;
   readonly #spares: SparePool | undefined;
+  readonly #templates: Templates | undefined;
   /** One piece of work after the other for each record. */
   readonly #queue = createSerial();
   readonly #listeners = new Set<(event: TargetEvent) => void>();
@@ -72,7 +74,10 @@ export class TargetSystems implements Targets, AsyncDisposable {
       [...this.#records.values()].some(({ state }) => state === 'INITIALIZING');
     this.#spares =
       options.spares && new SparePool({ ...options, spares: options.spares, isBusy, stopping });
-    const others = { stopping, meter: this.#meter, spares: this.#spares };
+    this.#templates =
+      options.warm && new Templates({ ...options, warm: options.warm, isBusy, stopping });
+    const pools = { spares: this.#spares, templates: this.#templates };
+    const others = { stopping, meter: this.#meter, ...pools };
     this.#machines = new Machines(options, records, others);
     this.#reaper = new Reaper(
       { clock, log: this.#log, intervalMs: reaperMs },
@@ -91,10 +96,12 @@ export class TargetSystems implements Targets, AsyncDisposable {
   async start(): Promise<void> {
     for (const record of await this.#options.store.all()) this.#records.set(record.id, record);
     await this.#spares?.load();
+    await this.#templates?.load();
     await this.#meter?.start([...this.#records.keys()]);
     for (const record of this.#records.values()) this.#schedule(record.id);
     this.#machines.start();
     this.#spares?.start();
+    this.#templates?.start();
     this.#reaper.start();
   }
 
@@ -172,13 +179,20 @@ export class TargetSystems implements Targets, AsyncDisposable {
     const claimed = (await this.#spares?.claim(draft)) ?? 'no spares are kept here';
     const record =
       typeof claimed === 'string'
-        ? await this.#begin({ ...draft, start: { tier: 'cold', reason: claimed } })
+        ? await this.#begin(await this.#chosenTier(draft, claimed))
         : this.#adopt(claimed);
     this.#log.info(
       { vmId: record.id, imageId: image.id, dn: wish.ownerDn, start: record.start },
       'target system requested',
     );
     return record;
+  }
+
+  /** @param noSpare why it is not a spare */
+  async #chosenTier(draft: TargetSystem, noSpare: string): Promise<TargetSystem> {
+    const warm = (await this.#templates?.choose(draft)) ?? 'no memory of machines is saved here';
+    if (typeof warm !== 'string') return warm;
+    return { ...draft, start: { tier: 'cold', reason: `${noSpare}; ${warm}` } };
   }
 
   async #begin(record: TargetSystem): Promise<TargetSystem> {
@@ -316,6 +330,7 @@ export class TargetSystems implements Targets, AsyncDisposable {
     this.#machines.stopListening();
     await this.#reaper[Symbol.asyncDispose]();
     await this.#spares?.[Symbol.asyncDispose]();
+    await this.#templates?.[Symbol.asyncDispose]();
     const idle = [...this.#records.keys()].map((id) => this.#queue(id, () => Promise.resolve()));
     await Promise.allSettled(idle);
     await this.#machines[Symbol.asyncDispose]();

@@ -27,3 +27,11 @@ export const SparesConfig = z
     error: 'must name a user who may read the images',
   });
 export type SparesConfig = z.output<typeof SparesConfig>;
+
+export const WarmConfig = z.strictObject({
+  /** Of how many images the memory of a booted machine is kept on disk; 0: of none. */
+  maxImages: z.int().min(0).default(0),
+  /** What the host has free beside the machine whose memory is saved, for users. */
+  reserveMiB: z.int().min(0).default(1_024),
+});
+export type WarmConfig = z.output<typeof WarmConfig>;

@@ -1,7 +1,6 @@
 import { randomUUID } from 'node:crypto';
 import { errorText } from '#kernel/errors.js';
 import type { Log } from '#kernel/log.js';
-import { orAborted, withDeadline } from '#kernel/net/deadline.js';
 import { siteChange } from '../../changes/site-change.js';
 import { nameOf } from '../choose-image.js';
 import { createBinding } from '../create-binding.js';
@@ -11,7 +10,9 @@ import { controlNames } from '../resource-controls.js';
 import type { TargetBinding } from '../target-binding.js';
 import type { TargetSystem } from '../target-system.js';
 import type { TargetSystemsOptions } from '../target-systems-options.js';
+import { awaitAgent } from './await-agent.js';
 import type { SparesConfig } from './config.js';
+import { differenceFrom, isSameImage } from './same-machine.js';
 import type { Spare, SpareStore } from './spare.js';
 import { startDomain } from './start-domain.js';
 import { WantedImages, type Wanted } from './wanted-images.js';
@@ -112,8 +113,9 @@ export class SparePool implements AsyncDisposable {
     if (sameImage.length === 0) return 'no spare of this image is kept';
     const free = sameImage.filter((held) => isFree(held) && held.spare.driver === driver);
     if (free.length === 0) return 'no spare of this image is free';
-    const fits = free.find(({ spare }) => difference(spare, draft) === undefined);
-    if (!fits?.binding) return free[0] ? (difference(free[0].spare, draft) ?? '') : '';
+    const fits = free.find(({ spare }) => differenceFrom(spare, draft) === undefined);
+    if (!fits?.binding)
+      return `${free[0] ? differenceFrom(free[0].spare, draft) : ''} of the spares`;
     fits.phase = 'taken';
     const unapplied = controlNames.filter(
       (name) => draft.parameters[name] !== fits.spare.parameters[name],
@@ -274,19 +276,9 @@ export class SparePool implements AsyncDisposable {
     held.gone.signal.throwIfAborted();
     const binding = createBinding(held.spare, this.#options);
     held.binding = binding;
-    const late = (): Error => new Error('its agent has not answered in time');
-    await withDeadline(bootTimeoutMs, [held.gone.signal], late, async (signal) => {
-      const up = new Promise<void>((resolve) => {
-        binding.onChange((isUp) => {
-          held.isUp = isUp;
-          if (isUp) resolve();
-        });
-      });
-      await orAborted(up, signal);
-      const facts = await binding.facts();
-      if (facts?.identity !== true)
-        throw new Error('its agent cannot make its machine another one');
-    });
+    binding.onChange((isUp) => (held.isUp = isUp));
+    const facts = await awaitAgent(binding, bootTimeoutMs, held.gone.signal);
+    if (facts?.identity !== true) throw new Error('its agent cannot make its machine another one');
     held.phase = 'ready';
   }
 
@@ -327,16 +319,4 @@ export class SparePool implements AsyncDisposable {
 
 function isFree({ phase, isUp }: Held): boolean {
   return phase === 'ready' && isUp;
-}
-
-function isSameImage(a: Spare['image'], b: Spare['image']): boolean {
-  return a.id === b.id && JSON.stringify(a.parts) === JSON.stringify(b.parts);
-}
-
-/** What of the machine itself would have to be another one; `undefined`: it fits, or can be changed. */
-function difference(spare: Spare, { parameters }: TargetSystem): string | undefined {
-  const names = ['cpus', 'memoryMiB', 'memoryMaxMiB'] as const;
-  const other = names.find((name) => spare.parameters[name] !== parameters[name]);
-  if (other === undefined) return undefined;
-  return `${other} is not that of the spares, ${spare.parameters[other] ?? spare.parameters.memoryMiB}`;
 }
