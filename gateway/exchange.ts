@@ -1,5 +1,6 @@
 import type { ClientRequest, IncomingMessage, ServerResponse } from 'node:http';
 import { TLSSocket } from 'node:tls';
+import { hasBody } from '#kernel/http/upgrade.js';
 import type { Log } from '#kernel/log.js';
 import type { Client } from './clients.js';
 import { isUnreached, type HeadersFor } from './backend.js';
@@ -234,10 +235,4 @@ function whenConnected(upstream: ClientRequest, run: () => void): void {
 
 export function bodyTooLarge(maxBytes: number): GatewayError {
   return new GatewayError('TOO_LARGE', `the body may have ${maxBytes} bytes here`);
-}
-
-/** A request without these has no body (RFC 9112, 6.3). */
-export function hasBody({ headers }: IncomingMessage): boolean {
-  const length = headers['content-length'];
-  return (length !== undefined && length !== '0') || headers['transfer-encoding'] !== undefined;
 }

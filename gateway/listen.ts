@@ -1,20 +1,26 @@
 import type { AddressInfo, ListenOptions, Server } from 'node:net';
-import { ListenError } from '#kernel/http/listen.js';
+import { listenError } from '#kernel/http/listen.js';
+import type { Log } from '#kernel/log.js';
 
-/** @param where with a name for messages, or a socket that listens already. @returns the port; @throws {@link ListenError} */
-export function listen(server: Server, where: ListenOptions & { fd?: number }): Promise<number> {
+/**
+ * @param where with a name for messages, or a socket that listens already
+ * @param log told of what goes wrong from then on, which must not end the process
+ * @returns the port
+ * @throws `ADDRESS_IN_USE`, `CONFIG_INVALID`
+ */
+export function listen(
+  server: Server,
+  where: ListenOptions & { fd?: number },
+  log: Log,
+): Promise<number> {
   return new Promise((resolve, reject) => {
-    server.once('error', (cause: NodeJS.ErrnoException) => {
-      const { host, port } = where;
-      const address = `${host}:${port}`;
-      const used = cause.code === 'EADDRINUSE';
-      const reason = used
-        ? `${address} is used by another program`
-        : `cannot listen on ${address}: ${cause.message}`;
-      const code = used ? 'ADDRESS_IN_USE' : 'CONFIG_INVALID';
-      reject(new ListenError(code, reason, { host, port }, { cause }));
+    const refuse = (cause: Error) => reject(listenError(cause, `${where.host}:${where.port}`));
+    server.once('error', refuse);
+    server.listen(where, () => {
+      server.off('error', refuse);
+      server.on('error', (err) => log.error({ err }, 'a connection could not be accepted'));
+      resolve((server.address() as AddressInfo).port);
     });
-    server.listen(where, () => resolve((server.address() as AddressInfo).port));
   });
 }
 

@@ -1,6 +1,7 @@
 import { createHash, timingSafeEqual } from 'node:crypto';
 import type { IncomingMessage } from 'node:http';
 import { ConfigError } from '#kernel/config.js';
+import { collectText } from '#kernel/net/collect-text.js';
 import { readText } from '#kernel/security/tls.js';
 import { siteName, type GatewayConfig } from './config.js';
 import { GatewayError } from './reply.js';
@@ -17,6 +18,8 @@ export type RegistrationRules = {
 
 export const registrationPath = 'VSITE_REGISTRATION_REQUEST';
 const largestForm = 8_192;
+/** Anybody may begin one: the secret is in it. */
+const formTimeoutMs = 15_000;
 const shortestSecret = 16;
 export const mostRegistered = 1_000;
 
@@ -69,14 +72,18 @@ function fits(pattern: string, url: URL): boolean {
 }
 
 async function readForm(request: IncomingMessage): Promise<string> {
-  const chunks: Buffer[] = [];
-  let bytes = 0;
-  for await (const chunk of request as AsyncIterable<Buffer>) {
-    bytes += chunk.length;
-    if (bytes > largestForm) throw new GatewayError('TOO_LARGE', 'the form is too long');
-    chunks.push(chunk);
+  const timer = setTimeout(
+    () => request.destroy(new GatewayError('BAD_REQUEST', 'the form came too slowly')),
+    formTimeoutMs,
+  );
+  try {
+    // Not destroyed at the limit, so that the answer can still be sent
+    const text = await collectText(request.iterator({ destroyOnReturn: false }), largestForm);
+    if (text === undefined) throw new GatewayError('TOO_LARGE', 'the form is too long');
+    return text;
+  } finally {
+    clearTimeout(timer);
   }
-  return Buffer.concat(chunks).toString('utf8');
 }
 
 function digest(text: string): Buffer {

@@ -1,6 +1,7 @@
 import { randomUUID } from 'node:crypto';
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import type { Duplex } from 'node:stream';
+import { responseAfterUpgrade } from '#kernel/http/upgrade.js';
 import type { Log } from '#kernel/log.js';
 import { acmeToken, sendAcmeToken } from './acme.js';
 import type { HeadersFor } from './backend.js';
@@ -13,7 +14,7 @@ import { GatewayError, ownHeaders, sendBody, sendError } from './reply.js';
 import type { Settings } from './settings.js';
 import type { Site, SiteTable } from './site.js';
 import { parseTarget, type Target } from './target.js';
-import { checkUpgrade, openTunnel, responseAfterUpgrade } from './tunnel.js';
+import { checkUpgrade, openTunnel } from './tunnel.js';
 
 export type RouterDeps = {
   /** Those that count now. */
@@ -230,7 +231,8 @@ export class Router {
   /** A refusal ends its connection: what else is in it was not looked at. */
   #refuse(response: ServerResponse, { reqId, client, own }: Asked, thrown: unknown): void {
     const known = thrown instanceof GatewayError;
-    if (!known) this.#log.error({ reqId, err: thrown }, 'request failed unexpectedly');
+    if (!known && response.destroyed) this.#log.debug({ reqId, err: thrown }, 'client left');
+    else if (!known) this.#log.error({ reqId, err: thrown }, 'request failed unexpectedly');
     else if (thrown.code === 'FORBIDDEN')
       this.#log.warn({ reqId, peer: client.peer, reason: thrown.message }, 'refused');
     response.shouldKeepAlive = false;

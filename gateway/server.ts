@@ -29,7 +29,8 @@ export type ServerDeps = {
   /** Shared by processes that serve the same clients. */
   readonly ticketSecret?: Buffer | undefined;
   readonly registered?: readonly Registered[] | undefined;
-  readonly onRegistered?: ((site: Registered) => void) | undefined;
+  /** `key`: what a later one with the same takes the place of. */
+  readonly onRegistered?: ((site: Registered, key: string) => void) | undefined;
 };
 
 /** One process's gateway. */
@@ -71,15 +72,15 @@ export class GatewayServer {
     this.#settings = settings;
     this.#ticketSecret = ticketSecret;
     this.#clients = new Clients(settings.proxies);
-    for (const site of deps.registered ?? []) this.#registered.set(keyOf(site), site);
-    this.#sites.replace(siteOptions(settings, [...this.#registered.values()]));
+    for (const site of deps.registered ?? []) this.#keepKnown(site);
+    this.#showSites();
     this.#router = new Router({
       settings: () => this.#settings,
       clients: () => this.#clients,
       sites: this.#sites,
       register: (site) => {
-        this.register(site);
-        deps.onRegistered?.(site);
+        const key = this.#register(site);
+        deps.onRegistered?.(site, key);
       },
       log: deps.log,
     });
@@ -101,33 +102,9 @@ export class GatewayServer {
     return (this.#reloading = this.#reloading.then(() => this.#reload()));
   }
 
-  /**
-   * Takes a site that has registered, in place of an earlier one of that name.
-   * @throws {@link GatewayError} `CONFLICT` for the name of a site that the configuration has elsewhere
-   */
-  register(site: Registered): void {
-    const { sites } = this.#settings.config;
-    const configured = Object.entries(sites).find(([name]) => keyOf({ name }) === keyOf(site))?.[1];
-    if (typeof configured === 'string' && configured.replace(/\/+$/, '') !== site.address)
-      throw new GatewayError('CONFLICT', 'name: a site of the configuration has it');
-    // Addresses of a group add up; an earlier one of any other site gives way
-    const key = typeof configured === 'object' ? `${keyOf(site)} ${site.address}` : keyOf(site);
-    if (this.#registered.size >= mostRegistered && !this.#registered.has(key))
-      throw new GatewayError('CONFLICT', 'too many sites have registered');
-    const before = this.#registered.get(key);
-    this.#registered.set(key, site);
-    this.#sites.replace(siteOptions(this.#settings, [...this.#registered.values()]));
-    if (before?.address !== site.address)
-      this.#log.info({ vsite: site.name, address: site.address }, 'site registered');
-  }
-
   /** Takes a site that has registered with another process. */
   learn(site: Registered): void {
-    try {
-      this.register(site);
-    } catch (err) {
-      this.#log.warn({ vsite: site.name, err }, 'site registered elsewhere, not here');
-    }
+    if (this.#keepKnown(site)) this.#showSites();
   }
 
   /** A connection that another process has accepted. */
@@ -138,6 +115,48 @@ export class GatewayServer {
   /** Requests under way may finish; nothing new is taken. Closing twice is fine. */
   close(): Promise<void> {
     return (this.#closing ??= this.#drain().finally(() => this.#scope.close()));
+  }
+
+  /** @throws {@link GatewayError} `CONFLICT`, as {@link #keep} does */
+  #register(site: Registered): string {
+    const key = this.#keep(site);
+    this.#showSites();
+    return key;
+  }
+
+  #keepKnown(site: Registered): boolean {
+    try {
+      this.#keep(site);
+      return true;
+    } catch (err) {
+      this.#log.warn({ vsite: site.name, err }, 'site registered elsewhere, not here');
+      return false;
+    }
+  }
+
+  /**
+   * Remembers a site that has registered, in place of an earlier one of that name.
+   * @returns under which key
+   * @throws {@link GatewayError} `CONFLICT` for the name of a site that the configuration has elsewhere
+   */
+  #keep(site: Registered): string {
+    const { sites } = this.#settings.config;
+    const configured = Object.entries(sites).find(([name]) => keyOf({ name }) === keyOf(site))?.[1];
+    if (typeof configured === 'string' && configured.replace(/\/+$/, '') !== site.address)
+      throw new GatewayError('CONFLICT', 'name: a site of the configuration has it');
+    // Addresses of a group add up; an earlier one of any other site gives way
+    const key = typeof configured === 'object' ? `${keyOf(site)} ${site.address}` : keyOf(site);
+    if (this.#registered.size >= mostRegistered && !this.#registered.has(key))
+      throw new GatewayError('CONFLICT', 'too many sites have registered');
+    const before = this.#registered.get(key);
+    this.#registered.set(key, site);
+    if (before?.address !== site.address)
+      this.#log.info({ vsite: site.name, address: site.address }, 'site registered');
+    return key;
+  }
+
+  #showSites(): void {
+    this.#sites.replace(siteOptions(this.#settings, [...this.#registered.values()]));
   }
 
   #createServer(): Server {
@@ -186,7 +205,7 @@ export class GatewayServer {
     if (acme?.httpPort !== undefined) {
       const server = createAcmeServer(() => this.#settings.acmeDir);
       this.#scope.defer(() => void server.close());
-      this.#acmePort = await listen(server, { host: where.host, port: acme.httpPort });
+      this.#acmePort = await listen(server, { host: where.host, port: acme.httpPort }, this.#log);
     }
     this.#url = urlOf(where.host, await this.#listen());
     const stop = watchPaths(
@@ -205,7 +224,7 @@ export class GatewayServer {
     const { fd, listensElsewhere } = this.#deps;
     const { listen: where } = this.#settings.config;
     if (listensElsewhere === undefined)
-      return await listen(this.#server, fd === undefined ? where : { ...where, fd });
+      return await listen(this.#server, fd === undefined ? where : { ...where, fd }, this.#log);
     // Node begins to watch for slow clients with this event
     this.#server.emit('listening');
     return listensElsewhere;
@@ -229,7 +248,7 @@ export class GatewayServer {
     if (!sameTrust || next.config.proxies.join() !== this.#settings.config.proxies.join())
       this.#clients = new Clients(next.proxies);
     this.#settings = next;
-    this.#sites.replace(siteOptions(next, [...this.#registered.values()]));
+    this.#showSites();
     if (sameTrust) return;
     // Whoever is believed no more was let in by a handshake of before
     this.#router.endConnections();

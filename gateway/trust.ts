@@ -35,7 +35,12 @@ async function readFolder(directory: string): Promise<string[]> {
       (entry) => ({ size: entry.size, isFile: entry.isFile() }),
       unreadable(path),
     );
-    if (!isFile || size > largestFile) continue;
+    if (!isFile) continue;
+    // It may be a revocation list: without it, whoever is withdrawn would be let in
+    if (size > largestFile) {
+      const reason = `${path}: larger than ${largestFile} bytes`;
+      throw new ConfigError('CONFIG_INVALID', reason, { path });
+    }
     const content = await readFile(path).catch(unreadable(path));
     for (const pem of content[0] === 0x30 ? [toPem(content)] : pemBlocks(content)) {
       check(pem, path);

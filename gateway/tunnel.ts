@@ -1,5 +1,6 @@
-import { ServerResponse, type IncomingMessage } from 'node:http';
+import type { IncomingMessage } from 'node:http';
 import type { Duplex } from 'node:stream';
+import { responseAfterUpgrade } from '#kernel/http/upgrade.js';
 import type { HeadersFor } from './backend.js';
 import { keepResponseHeaders } from './headers.js';
 import type { ExchangeFacts } from './exchange.js';
@@ -13,15 +14,6 @@ export function checkUpgrade({ method, headers }: IncomingMessage): string {
   const { upgrade = '' } = headers;
   if (method === 'GET' && protocols.has(upgrade.toLowerCase())) return upgrade;
   throw new GatewayError('NOT_IMPLEMENTED', 'this protocol upgrade is not supported');
-}
-
-/** An answer on a connection that Node has let go of. */
-export function responseAfterUpgrade(request: IncomingMessage): ServerResponse {
-  const response = new ServerResponse(request);
-  response.shouldKeepAlive = false;
-  response.assignSocket(request.socket);
-  response.once('finish', () => request.socket.end());
-  return response;
 }
 
 /** Asks the site for the upgrade; once it agrees, connects both ends until either is done. */

@@ -41,7 +41,7 @@ async function start(order: Extract<z.output<typeof ToWorker>, { type: 'start' }
     listensElsewhere: port,
     ticketSecret: Buffer.from(ticketSecret, 'base64'),
     registered: order.registered,
-    onRegistered: (site) => say({ type: 'registered', site }),
+    onRegistered: (site, key) => say({ type: 'registered', key, site }),
   });
   say({ type: 'listening', acmePort: gateway.acmePort });
 }

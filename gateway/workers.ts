@@ -17,7 +17,7 @@ export type FromWorker =
   | { type: 'ready' }
   | { type: 'listening'; acmePort?: number | undefined }
   | { type: 'failed'; code?: string | undefined; reason: string }
-  | { type: 'registered'; site: Registered };
+  | { type: 'registered'; key: string; site: Registered };
 
 export type PoolDeps = {
   readonly log: Log;
@@ -49,6 +49,8 @@ export class WorkerPool {
   #ready: Worker[] = [];
   /** Accepted while no worker was there. */
   #waiting: Socket[] = [];
+  /** Given to a worker and not sent yet: Node sends one at a time, and forgets the others when the worker dies. */
+  readonly #unsent = new Map<Socket, Worker>();
   #port = 0;
   #acmePort: number | undefined;
 
@@ -106,13 +108,14 @@ export class WorkerPool {
   async #listen(): Promise<void> {
     const { fd } = this.#deps;
     const { listen: where } = this.#config;
-    this.#port = await listen(this.#server, fd === undefined ? where : { ...where, fd });
+    this.#port = await listen(this.#server, fd === undefined ? where : { ...where, fd }, this.#log);
   }
 
   /** What is accepted already has gone to a worker; what is not stays with the socket for whoever has it next. */
   async #close(): Promise<void> {
     this.#server.close();
-    await Promise.all([...this.#workers].map((each) => this.#end(each)));
+    // A restart under way has workers of its own to wait for
+    await Promise.all([...[...this.#workers].map((each) => this.#end(each)), this.#restarting]);
     for (const socket of this.#waiting.splice(0)) socket.destroy();
   }
 
@@ -127,12 +130,27 @@ export class WorkerPool {
       return;
     }
     this.#ready.push(worker);
+    this.#unsent.set(socket, worker);
     worker.send({ type: 'connection' } satisfies ToWorker, socket, (err) => {
+      this.#unsent.delete(socket);
       if (err) this.#log.debug({ err }, 'connection lost with its worker');
     });
   }
 
+  /** What a worker that is gone was never sent. */
+  #handOutAgain(gone: Worker): void {
+    this.#ready = this.#ready.filter((each) => each !== gone);
+    for (const [socket, worker] of this.#unsent) {
+      if (worker !== gone) continue;
+      this.#unsent.delete(socket);
+      if (this.#closing) socket.destroy();
+      else this.#handOut(socket);
+    }
+  }
+
+  /** Not one that was told to end before it listened. */
   #join(worker: Worker): void {
+    if (!this.#workers.has(worker)) return;
     this.#ready.push(worker);
     for (const socket of this.#waiting.splice(0)) this.#handOut(socket);
   }
@@ -155,6 +173,7 @@ export class WorkerPool {
       }
       this.#log.info({ workers: this.#workers.size }, 'workers replaced');
     } catch (err) {
+      if (this.#closing) return;
       this.#log.error({ err }, 'workers not replaced, those that are there go on');
     }
   }
@@ -163,7 +182,19 @@ export class WorkerPool {
   async #spawn(): Promise<void> {
     const worker = cluster.fork();
     this.#workers.add(worker);
+    // Either may come first, and of one that is killed with more to be sent to it only the end is heard
+    for (const over of ['disconnect', 'exit']) worker.once(over, () => this.#handOutAgain(worker));
+    try {
+      await this.#started(worker);
+    } catch (error) {
+      this.#leave(worker);
+      worker.process.kill('SIGKILL');
+      throw error;
+    }
     worker.once('exit', (code, signal) => this.#lost(worker, code, signal));
+  }
+
+  async #started(worker: Worker): Promise<void> {
     let timer: NodeJS.Timeout | undefined;
     try {
       await new Promise<void>((resolve, reject) => {
@@ -172,7 +203,7 @@ export class WorkerPool {
         worker.once('exit', () => fail('a worker ended at its start'));
         worker.on('message', (message: FromWorker) => {
           if (message.type === 'ready') tell(worker, this.#order());
-          else if (message.type === 'registered') this.#share(worker, message.site);
+          else if (message.type === 'registered') this.#share(worker, message);
           else if (message.type === 'failed') reject(toError(message));
           else {
             this.#acmePort = message.acmePort;
@@ -181,10 +212,6 @@ export class WorkerPool {
           }
         });
       });
-    } catch (error) {
-      this.#leave(worker);
-      worker.process.kill('SIGKILL');
-      throw error;
     } finally {
       clearTimeout(timer);
     }
@@ -211,8 +238,8 @@ export class WorkerPool {
   }
 
   /** What one worker was told all have to know. */
-  #share(from: Worker, site: Registered): void {
-    this.#registered.set(`${site.name.toLowerCase()} ${site.address}`, site);
+  #share(from: Worker, { key, site }: { key: string; site: Registered }): void {
+    this.#registered.set(key, site);
     for (const worker of this.#workers)
       if (worker !== from) tell(worker, { type: 'register', site });
   }
@@ -225,9 +252,18 @@ export class WorkerPool {
       { pid: worker.process.pid, code, signal },
       'worker died, another takes its place',
     );
+    this.#replaceLater();
+  }
+
+  /** Tried until it is done: what a worker reads at its start may be wrong for a while only. */
+  #replaceLater(): void {
     setTimeout(() => {
       if (this.#closing || this.#workers.size >= this.#config.workers) return;
-      this.#spawn().catch((err: unknown) => this.#log.error({ err }, 'no worker takes its place'));
+      this.#spawn().catch((err: unknown) => {
+        if (this.#closing) return;
+        this.#log.error({ err }, 'no worker takes its place, trying again');
+        this.#replaceLater();
+      });
     }, respawnMs).unref();
   }
 

@@ -71,6 +71,8 @@ export const ImageMetadata = z
       cpus: range('virtual CPUs', 512),
       memoryMiB: range('MiB', 16_777_216),
     }),
+    /** Whether the machine has a display adapter, a keyboard and a pointer (`kernel`, `qcow2`). */
+    display: z.boolean().optional(),
     tsi: z.strictObject({
       /**
        * `channel`: our agent, over the hypervisor's own channel, no network needed. `tcp`: any UNICORE TSI
@@ -121,6 +123,10 @@ export const ImageMetadata = z
   .refine(({ format, tsi }) => format !== 'rootfs' || tsi.transport === 'channel', {
     path: ['tsi', 'transport'],
     error: 'must be channel for the format rootfs: containers have no network',
+  })
+  .refine(({ format, display }) => format !== 'rootfs' || display !== true, {
+    path: ['display'],
+    error: 'must not be for the format rootfs: containers have no screen',
   });
 export type ImageMetadata = z.output<typeof ImageMetadata>;
 
@@ -135,7 +141,12 @@ export const ImageRecord = z.object({
   metadata: ImageMetadata,
   parts: z.partialRecord(
     z.enum(partNames),
-    z.object({ sha256: z.string().regex(/^[0-9a-f]{64}$/), sizeBytes: z.number() }),
+    z.object({
+      sha256: z.string().regex(/^[0-9a-f]{64}$/),
+      sizeBytes: z.number(),
+      /** Of a disk: what a machine sees; known since it was published. */
+      virtualBytes: z.number().optional(),
+    }),
   ),
 });
 export type ImageRecord = z.output<typeof ImageRecord>;

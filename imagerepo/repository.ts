@@ -13,6 +13,7 @@ import { imageFormats, ImageMetadata, type ImageRecord, type PartName } from './
 import { ImageError, unknownImage } from './errors.js';
 import type { BlobStore, Incoming } from './store/blob-store.js';
 import { checkContent, type ContentLimits } from './store/content.js';
+import { virtualBytesOf } from './store/qcow2.js';
 
 export type RepositoryDeps = {
   readonly catalogue: Catalogue;
@@ -115,12 +116,14 @@ export class ImageRepository {
     const image = await this.#existing(id);
     if (image.state === 'PUBLISHED') return image;
     const { format, os } = image.metadata;
+    let diskBytes = 0;
     for (const part of imageFormats[format].parts) {
       const content = image.parts[part];
       if (!content) throw new ImageError('IMAGE_INVALID', `${part} is missing`, { imageId: id });
-      await this.#store.inspect(content.sha256, (bytes) =>
-        checkContent(part, bytes, os.architecture, this.#deps.limits),
-      );
+      await this.#store.inspect(content.sha256, async (bytes) => {
+        await checkContent(part, bytes, os.architecture, this.#deps.limits);
+        if (part === 'disk') diskBytes = await virtualBytesOf(bytes);
+      });
     }
     await this.#change(async (transaction) => {
       const now = await this.#existing(id, transaction);
@@ -129,6 +132,7 @@ export class ImageRepository {
       )
         throw new ImageError('CONFLICT', 'the image changed meanwhile', { imageId: id });
       await this.#catalogue.setState(id, 'PUBLISHED', transaction);
+      if (diskBytes > 0) await this.#catalogue.setVirtualSize(id, 'disk', diskBytes, transaction);
       await this.#catalogue.note(now, id, transaction);
     });
     this.#deps.log.info({ imageId: id }, 'image published');

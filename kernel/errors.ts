@@ -37,6 +37,7 @@ export const errorCatalog = {
   IMAGE_INVALID: { http: 400, fault: 'BadRequestFault', retry: false },
   IMAGE_IN_USE: { http: 409, fault: 'ResourceNotReadyFault', retry: true },
 
+  QUOTA_EXCEEDED: { http: 429, fault: 'ServerBusyFault', retry: true },
   VM_ILLEGAL_EVENT: { http: 409, fault: 'ResourceNotReadyFault', retry: false },
   VM_NOT_READY: { http: 503, fault: 'ResourceNotReadyFault', retry: true },
 

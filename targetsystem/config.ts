@@ -4,9 +4,9 @@ import { normalizeDn } from '#kernel/security/dn.js';
 import { file, port } from '#kernel/config.js';
 import { identityConfig } from '#kernel/security/open-identity.js';
 import { XnjsConfig } from '#xnjs/index.js';
+import { CarryingConfig } from './rest/carried-connections.js';
 import { ConsoleConfig } from './rest/consoles.js';
 import { EventsConfig } from './rest/event-streams.js';
-import { ForwardingConfig } from './rest/forwarding-connections.js';
 
 const distinguishedName = z.string().transform((text, context) => {
   try {
@@ -21,18 +21,27 @@ const distinguishedName = z.string().transform((text, context) => {
 export const RegistryConfig = z.strictObject({
   /** DNs of servers that may add entries here, besides administrators and those with the role `server`. */
   trustedDns: z.array(distinguishedName).default([]),
+  /** Servers that have added an entry here may speak for users, by the key in it (delegation tokens). */
+  trustKeys: z.boolean().default(false),
   /** An entry vanishes that is not refreshed within this time. */
   lifetimeSeconds: z.int().min(60).default(1_800),
   maxEntries: z.int().min(0).default(1_000),
   /** Registries that this site adds itself to. */
   external: z
     .array(
-      z.strictObject({
-        /** `https://host:port/SITE/rest/registries/default_registry` */
-        url: z.url({ protocol: /^https?$/, error: 'must be a URL with http or https' }),
-        /** Authority that its certificate comes from; absent: those that the system trusts. */
-        caFile: file.optional(),
-      }),
+      z
+        .strictObject({
+          /** `https://host:port/SITE/rest/registries/default_registry` */
+          url: z.url({ protocol: /^https?$/, error: 'must be a URL with http or https' }),
+          /** Authority that its certificate comes from; absent: those that the system trusts. */
+          caFile: file.optional(),
+          /** Servers that are listed there may speak for users here, by the keys that are listed. */
+          trustKeys: z.boolean().default(false),
+        })
+        .refine(({ url, trustKeys }) => !trustKeys || url.startsWith('https:'), {
+          path: ['url'],
+          error: 'must be https where keys are trusted',
+        }),
     )
     .max(16)
     .default([]),
@@ -67,7 +76,8 @@ export const TargetsystemConfig = z.strictObject({
   events: EventsConfig.prefault({}),
   registry: RegistryConfig.prefault({}),
   console: ConsoleConfig.prefault({}),
-  forwarding: ForwardingConfig.prefault({}),
+  forwarding: CarryingConfig.prefault({}),
+  screen: CarryingConfig.prefault({ perUser: 8, total: 128 }),
   xnjs: XnjsConfig,
 });
 export type TargetsystemConfig = z.output<typeof TargetsystemConfig>;

@@ -10,16 +10,18 @@ import { consignorHeader, createConsignorSigner } from '#kernel/security/consign
 import { formatDn, issuerDn, parseDn, subjectDn } from '#kernel/security/dn.js';
 import { openIdentity } from '#kernel/security/open-identity.js';
 import { loadTls, serverTls } from '#kernel/security/tls.js';
-import { createTokenIssuer } from '#kernel/security/tokens.js';
+import { createTokenIssuer, type LearnedKeys, type TokenIssuer } from '#kernel/security/tokens.js';
 import { startXnjs, type Xnjs } from '#xnjs/index.js';
 import type { TargetsystemConfig } from './config.js';
-import { openRegistry, readExternal } from './registry/open-registry.js';
-import { RegistryPublisher } from './registry/publisher.js';
+import { openRegistry, readExternal, type Registry } from './registry/open-registry.js';
+import { RegistryPublisher, type ExternalRegistry } from './registry/publisher.js';
+import { ServerKeys } from './registry/server-keys.js';
 import type { RestDeps } from './rest/deps.js';
 import { restOperations } from './rest/operations.js';
 import { EventStreams } from './rest/event-streams.js';
 import { Consoles } from './rest/consoles.js';
-import { ForwardingConnections } from './rest/forwarding-connections.js';
+import { openForwardings } from './rest/forwarding.js';
+import { openScreens } from './rest/screen.js';
 import { ownEntries } from './rest/registry.js';
 
 export { TargetsystemConfig } from './config.js';
@@ -45,18 +47,24 @@ export async function startTargetsystem(
     const credential = await readCredential(config.credential);
     const { certificate, key, dn: serverDn } = credential;
     const sign = createConsignorSigner(key);
+    const issueToken = createTokenIssuer(key, serverDn, systemClock);
     const xnjs = await startXnjs(config.xnjs, {
       log: deps.log,
       siteUrl: config.externalUrl,
       serverDn,
+      issueToken,
       onBehalfOf: (dn) => ({ [consignorHeader]: sign(parseDn(dn)) }),
     });
     scope.defer(() => xnjs.close());
+    void xnjs.lost.then(() => scope.close()); // what it began is the other server's now
     const direct = 'tls' in config.listen && config.listen.tls.trustFiles.length > 0;
     const own = { dn: serverDn, certificate };
     const { siteName } = config;
-    const identity = await openIdentity(config, { log, scope, own, siteName, direct });
-    const rest = await openRest(config, { xnjs, credential, scope, log: deps.log });
+    const external = await readExternal(config.registry);
+    const parts = { xnjs, credential, issueToken, external, scope, log: deps.log };
+    const rest = await openRest(config, parts);
+    const learned = learnKeys(config.registry, external, rest.registry, parts);
+    const identity = await openIdentity(config, { log, scope, own, learned, siteName, direct });
     const app = createRestApp({
       mounts: Object.entries(restOperations).map(([prefix, operations]) =>
         mount(prefix, operations, rest),
@@ -94,6 +102,8 @@ async function readCredential(files: TargetsystemConfig['credential']): Promise<
 type RestParts = {
   readonly xnjs: Xnjs;
   readonly credential: Credential;
+  readonly issueToken: TokenIssuer;
+  readonly external: readonly ExternalRegistry[];
   readonly scope: Scope;
   readonly log: Log;
 };
@@ -101,10 +111,9 @@ type RestParts = {
 /** What the operations work with; tells other registries of this site. */
 async function openRest(
   config: TargetsystemConfig,
-  { xnjs, credential: { certificate, key, dn }, scope, log }: RestParts,
+  { xnjs, credential: { certificate, dn }, issueToken, external, scope, log }: RestParts,
 ): Promise<RestDeps> {
   const { systems, jobs, machines, submission, reservations, storages, data, idb } = xnjs;
-  const connections = { jobs, targets: systems, config: config.forwarding };
   const rest: RestDeps = {
     ...{ systems, jobs, machines, submission, reservations, storages, data, idb },
     events: new EventStreams(xnjs.feed, config.events),
@@ -114,12 +123,13 @@ async function openRest(
     startedMs: systemClock.now(),
     clock: systemClock,
     consoles: scope.use(new Consoles({ systems, config: config.console })),
-    forwardings: scope.use(new ForwardingConnections(connections)),
+    forwardings: scope.use(openForwardings(jobs, config.forwarding)),
+    screens: scope.use(openScreens(systems, config.screen)),
     connections: () => ({ ...xnjs.connections(), ...publisher.status() }),
     defaultImage: config.defaultImage,
     imagesUrl: (baseUrl) =>
       `${baseUrl.slice(0, baseUrl.lastIndexOf('/'))}/${config.imagesSite}/rest/images`,
-    issueToken: createTokenIssuer(key, dn, systemClock),
+    issueToken,
     credential: {
       dn,
       issuer: formatDn(issuerDn(certificate)),
@@ -129,14 +139,30 @@ async function openRest(
   };
   const publisher = scope.use(
     new RegistryPublisher({
-      registries: await readExternal(config.registry),
+      registries: external,
       entries: () => ownEntries(rest, config.externalUrl.replace(/\/+$/, '')),
-      token: () => rest.issueToken({ subject: dn, lifetimeSeconds: 300 }),
+      token: () => issueToken({ subject: dn, lifetimeSeconds: 300 }),
       clock: systemClock,
       log,
     }),
   );
   return rest;
+}
+
+/** Of servers that may speak for users, where a registry is trusted with that. */
+function learnKeys(
+  { trustKeys }: TargetsystemConfig['registry'],
+  external: readonly ExternalRegistry[],
+  { entries }: Registry,
+  { scope, log }: Pick<RestParts, 'scope' | 'log'>,
+): LearnedKeys {
+  const keys = new ServerKeys({
+    registries: external.filter((registry) => registry.trustKeys),
+    own: () => (trustKeys ? entries.list() : []),
+    clock: systemClock,
+    log,
+  });
+  return scope.use(keys).of;
 }
 
 function describe(siteName: string): ApiInfo {

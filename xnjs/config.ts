@@ -6,6 +6,8 @@ import { IdbConfig } from './idb/config.js';
 import { JobConfig } from './job/config.js';
 import { StagingConfig } from './staging/config.js';
 import { StoragesConfig } from './storage/config.js';
+import { placementConfig } from './vm/placement/config.js';
+import { flavourFaults } from './vm/placement/flavours.js';
 import { controlNames, controls, type ControlName } from './vm/resource-controls.js';
 import { SparesConfig, WarmConfig } from './vm/tiers/config.js';
 import { NetworkConfig, TsiConfig } from './vm/network-config.js';
@@ -44,6 +46,14 @@ export const XnjsConfig = z.strictObject({
     .strictObject({
       bootTimeoutSeconds: z.number().positive().default(120),
       heartbeatSeconds: z.number().positive().default(1),
+      /** How often hypervisors are asked how their machines are, and agents how their guests are. */
+      watchSeconds: z.number().positive().default(2),
+      guestSeconds: z.number().positive().default(30),
+      /** How often hypervisors are compared with the records, and how long an orphan is only watched. */
+      compareSeconds: z.number().positive().default(30),
+      orphanGraceSeconds: z.number().positive().default(60),
+      /** Target systems that nobody has worked with for so long are ended; absent: they are kept. */
+      idleSeconds: z.number().positive().optional(),
       /** How often batch systems are asked for their queues, and what these allow. */
       queuesSeconds: z.number().positive().default(300),
       /** How often it is read what machines use, and how long that is kept after their end. */
@@ -57,6 +67,8 @@ export const XnjsConfig = z.strictObject({
         .strictObject({
           cpus: z.int().positive().default(8),
           memoryMiB: z.int().positive().default(16_384),
+          /** Absent: what the image's disk has. */
+          diskMiB: z.int().positive().optional(),
           perUser: z.int().positive().default(16),
           /** How long one lives that nobody names an end for; absent: until it is deleted. */
           lifetimeSeconds: z.int().positive().optional(),
@@ -66,6 +78,11 @@ export const XnjsConfig = z.strictObject({
           ...controlLimits,
         })
         .prefault({}),
+      ...placementConfig,
+    })
+    .superRefine((config, context) => {
+      for (const fault of flavourFaults(config, config.limits))
+        context.addIssue({ code: 'custom', ...fault });
     })
     .prefault({}),
   jobs: JobConfig.prefault({}),

@@ -36,8 +36,14 @@ export { Storages, type StorageChange } from './storage/storages.js';
 export type { AclEntry } from './tsi/tsi.js';
 export type { Usage, UsageOfOwner } from './vm/usage.js';
 export type { TargetSystems } from './vm/target-systems.js';
+export { isUsable } from './vm/state.js';
+export { resourceStatusOf, toResourceStatus } from './vm/resource-status.js';
 export { idbSubject, type TargetSystem } from './vm/target-system.js';
-export { readImageWish } from './vm/image-wish.js';
+export { parseImageWish, readFlavour, readImageWish } from './vm/image-wish.js';
+export type { Cost, Prices } from './vm/placement/cost.js';
+export type { OfferedFlavour, Range } from './vm/placement/flavours.js';
+export type { Estimate, QuotaUse } from './vm/placement/planner.js';
+export type { Requester } from './vm/placement/requester.js';
 export type { JobMachines } from './vm/job-machines.js';
 export {
   joinSizes,

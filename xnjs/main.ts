@@ -6,6 +6,7 @@ import { z } from 'zod';
 import { systemClock, type Clock } from '#kernel/clock.js';
 import { createHttpClient } from '#kernel/http/client.js';
 import { LibvirtClient } from '#kernel/libvirt/client.js';
+import type { EventName } from '#kernel/libvirt/events.js';
 import type { Log } from '#kernel/log.js';
 import { ChangeFeed } from '#kernel/persistence/change-feed.js';
 import { ChangeLog } from '#kernel/persistence/change-log.js';
@@ -19,6 +20,7 @@ import { IdbSource } from './idb/idb-source.js';
 import { JobEngine } from './job/engine.js';
 import { JobSubmission } from './job/job-submission.js';
 import { createNoticeSender } from './job/notice-sender.js';
+import type { JobStore } from './job/store.js';
 import { changesTable, jobMigrations } from './persistence/job-models.js';
 import { createJobStore } from './persistence/job-store.js';
 import {
@@ -26,6 +28,7 @@ import {
   reservationMigrations,
 } from './persistence/sql-reservation-store.js';
 import { createSettingsStore, settingsMigrations } from './persistence/settings-store.js';
+import { Lease, leaseMigrations } from './persistence/sql-lease.js';
 import { createRecordStores, recordMigrations } from './persistence/sql-record-store.js';
 import { createStorageStore, storageMigrations } from './persistence/sql-storage-store.js';
 import {
@@ -33,19 +36,23 @@ import {
   spareMigrations,
   targetMigrations,
 } from './persistence/sql-target-store.js';
+import { createStartStore, startMigrations } from './persistence/sql-start-store.js';
 import { createUsageStore, usageMigrations } from './persistence/sql-usage-store.js';
 import { createTransferStore, transferMigrations } from './persistence/transfer-store.js';
 import { Reservations } from './reservation/reservations.js';
 import { createStaging } from './staging/create-staging.js';
 import { Outside } from './staging/outside.js';
 import { createSiteStorages } from './staging/site-storages.js';
+import { createSiteTokens, type IssueToken } from './staging/site-tokens.js';
 import type { SingleTransfers, Staging } from './staging/staging.js';
 import { Storages } from './storage/storages.js';
 import { HttpImageSource } from './vm/http-image-source.js';
 import { JobMachines } from './vm/job-machines.js';
 import { LibvirtHypervisor } from './vm/libvirt-hypervisor.js';
 import { openNetwork } from './vm/network-config.js';
-import { drivers, type Driver } from './vm/target-system.js';
+import type { Driver } from './vm/target-system.js';
+import { placementOf } from './vm/placement/config.js';
+import { recordStarts } from './vm/placement/starts.js';
 import type { Template } from './vm/tiers/template.js';
 import { TargetSystems } from './vm/target-systems.js';
 import { Workspace } from './vm/workspace.js';
@@ -54,6 +61,8 @@ export type XnjsDeps = {
   readonly log: Log;
   /** Headers that prove to the image repository for whom we ask. */
   readonly onBehalfOf: (dn: string) => Record<string, string>;
+  /** Signs our word for a user, for a site that gets it. */
+  readonly issueToken: IssueToken;
   /** `https://host:port/VSITE`, as users know this site. */
   readonly siteUrl: string;
   /** Who we are to the image repository, when we ask for ourselves. */
@@ -74,6 +83,8 @@ export type Xnjs = {
   readonly idb: IdbSource;
   /** What becomes of jobs, target systems and images. */
   readonly feed: ChangeFeed;
+  /** Resolves when another server on the same database has taken over: this one must not act any more. */
+  readonly lost: Promise<void>;
   /** What the engine depends on, and whether it answers. */
   readonly connections: () => Record<string, 'OK' | 'DOWN'>;
   /** Machines and jobs run on. Closing twice is fine. */
@@ -90,13 +101,15 @@ export async function startXnjs(config: XnjsConfig, deps: XnjsDeps): Promise<Xnj
     await mkdir(config.stateDirectory, { recursive: true, mode: 0o711 });
     const common = { clock: systemClock, log: deps.log };
     const database = await openTables(config, scope, deps.log);
+    const lease = scope.use(await Lease.take({ database, name: 'xnjs', ...common }));
+    const jobStore = createJobStore(database);
     const submission = await JobSubmission.open(createSettingsStore(database));
     const idb = scope.use(await IdbSource.open({ config: config.idb, ...common }));
     const clients = await connectHypervisors(config, scope, deps.log);
     const { feed, changes } = openFeed(config, database, scope, common);
     const images = imageSource(config, deps.onBehalfOf, scope);
     const systems = await openSystems(config, deps, {
-      ...{ scope, database, idb, clients, images, feed },
+      ...{ scope, database, idb, clients, images, feed, lease, jobStore },
     });
     const staging = await openStaging(config, deps, {
       ...{ scope, database, systems },
@@ -104,7 +117,7 @@ export async function startXnjs(config: XnjsConfig, deps: XnjsDeps): Promise<Xnj
     });
     const jobs: JobEngine = scope.use(
       new JobEngine({
-        store: createJobStore(database),
+        store: jobStore,
         targets: systems,
         submission,
         staging,
@@ -119,10 +132,7 @@ export async function startXnjs(config: XnjsConfig, deps: XnjsDeps): Promise<Xnj
     const data = scope.use(new DataServices({ config: config.data, ...parts }));
     await systems.start();
     await jobs.attach();
-    const ofMachines = { systems, jobs, submission, images, ...common };
-    const machines = scope.use(
-      new JobMachines({ ...ofMachines, drivers: () => connected(clients) }),
-    );
+    const machines = scope.use(new JobMachines({ systems, jobs, submission, ...common }));
     await machines.start();
     await storages.start();
     await data.start();
@@ -131,6 +141,7 @@ export async function startXnjs(config: XnjsConfig, deps: XnjsDeps): Promise<Xnj
     return {
       ...{ database, systems, jobs, machines, submission, reservations, storages, data, idb, feed },
       connections: () => statusOf(clients),
+      lost: lease.lost,
       close: () => scope.close(),
     };
   } catch (error) {
@@ -191,12 +202,14 @@ async function openTables(
       ...targetMigrations,
       ...spareMigrations,
       ...usageMigrations,
+      ...startMigrations,
       ...jobMigrations,
       ...transferMigrations,
       ...storageMigrations,
       ...settingsMigrations,
       ...reservationMigrations,
       ...recordMigrations,
+      ...leaseMigrations,
     ],
     log,
   );
@@ -214,18 +227,15 @@ function statusOf(clients: Clients): Record<string, 'OK' | 'DOWN'> {
   );
 }
 
-function connected(clients: Clients): Driver[] {
-  return drivers.filter((driver) => clients[driver]?.connected);
-}
-
 async function connectHypervisors(
   { hypervisor: { machines, acceleration, containers } }: XnjsConfig,
   scope: Scope,
   log: Log,
+  events?: readonly EventName[],
 ): Promise<Clients> {
   const [forMachines, forContainers] = await Promise.all([
-    connect(machines, log, scope),
-    connect(containers, log, scope),
+    connect(machines, log, scope, events),
+    connect(containers, log, scope, events),
   ]);
   return {
     ...(forMachines && { [acceleration]: forMachines }),
@@ -243,23 +253,39 @@ async function openSystems(
     readonly clients: Clients;
     readonly images: HttpImageSource;
     readonly feed: ChangeFeed;
+    readonly lease: Lease;
+    readonly jobStore: JobStore;
   },
 ): Promise<TargetSystems> {
-  const { scope, database, idb, clients, images, feed } = parts;
+  const { scope, database, idb, clients, images, feed, lease, jobStore } = parts;
   const { stateDirectory, targetSystems } = config;
+  const { idleSeconds } = targetSystems;
+  const probes = await connectHypervisors(config, scope, log, []);
   const installationId = await readInstallationId(stateDirectory);
   const network = await openNetwork(config, scope, log);
   const common = { clock: systemClock, log };
-  const { targets, spares } = createTargetStores(database, () => feed.wake());
-  return scope.use(
+  const starts = createStartStore(database);
+  const { targets, spares } = createTargetStores(database, () => feed.wake(), lease);
+  const systems = scope.use(
     new TargetSystems({
       store: targets,
-      hypervisor: new LibvirtHypervisor({ clients, installationId, ...common }),
+      lease,
+      hypervisor: new LibvirtHypervisor({ clients, probes, installationId, ...common }),
       images,
       workspace: new Workspace(stateDirectory),
       installationId,
       bootTimeoutMs: targetSystems.bootTimeoutSeconds * 1_000,
       heartbeatMs: targetSystems.heartbeatSeconds * 1_000,
+      watchMs: targetSystems.watchSeconds * 1_000,
+      compareMs: targetSystems.compareSeconds * 1_000,
+      orphanGraceMs: targetSystems.orphanGraceSeconds * 1_000,
+      ...(idleSeconds !== undefined && {
+        idle: {
+          afterMs: idleSeconds * 1_000,
+          isBusy: async (targetId) => (await jobStore.unfinished({ targetId, num: 1 })).length > 0,
+        },
+      }),
+      guestMs: targetSystems.guestSeconds * 1_000,
       queuesIntervalMs: targetSystems.queuesSeconds * 1_000,
       limits: targetSystems.limits,
       usage: {
@@ -273,11 +299,14 @@ async function openSystems(
         config: targetSystems.warm,
         availableMiB,
       },
+      placement: { ...placementOf(targetSystems), starts },
       ...(network && { network }),
       idb,
       ...common,
     }),
   );
+  scope.defer(recordStarts(systems, starts, log));
+  return systems;
 }
 
 /** What this host could give to machines: their hypervisors are here. */
@@ -315,9 +344,10 @@ async function connect(
   uri: string | undefined,
   log: Log,
   scope: Scope,
+  events?: readonly EventName[],
 ): Promise<LibvirtClient | undefined> {
   if (uri === undefined) return undefined;
-  const client = scope.use(new LibvirtClient({ uri, log }));
+  const client = scope.use(new LibvirtClient({ uri, log, ...(events && { events }) }));
   client.start();
   await client.ready(AbortSignal.timeout(5_000)).catch(() => undefined);
   return client;
@@ -325,7 +355,7 @@ async function connect(
 
 async function openStaging(
   { staging: config, stateDirectory }: XnjsConfig,
-  { log, siteUrl }: XnjsDeps,
+  { log, siteUrl, issueToken }: XnjsDeps,
   parts: {
     readonly scope: Scope;
     readonly database: Database;
@@ -345,7 +375,7 @@ async function openStaging(
       targets: systems,
       storages,
     }),
-    onBehalfOf: () => ({}), // no proof that other sites would take
+    onBehalfOf: createSiteTokens(config, issueToken),
     clock: systemClock,
     log: log.child({ part: 'xnjs.staging' }),
   });

@@ -17,7 +17,17 @@ import {
 } from './jobs.js';
 import { printJson, printResult } from './print.js';
 import { openSession, type Session } from './profile.js';
-import { createSite, deleteSites, listSites, showSite, type NewSite } from './sites.js';
+import { showOffer } from './offer.js';
+import { openScreen, type ScreenOptions } from './screen.js';
+import {
+  createSite,
+  deleteSites,
+  listSites,
+  planSite,
+  showSite,
+  type NewSite,
+  type Wanted,
+} from './sites.js';
 
 /** What users and image creators do, over the public interface of an installation. */
 export function addClientCommands(vsite: Command, image: Command): void {
@@ -52,7 +62,7 @@ function deleting(
 
 type GlobalOptions = { readonly profile?: string; readonly json?: boolean };
 
-const repeated = (word: string, words: string[]): string[] => [...words, word];
+const repeated = (word: string, words: string[] = []): string[] => [...words, word];
 
 function positive(text: string): number {
   const number = Number(text);
@@ -60,10 +70,18 @@ function positive(text: string): number {
   throw new InvalidArgumentError('must be a whole number above 0');
 }
 
+function localPort(text: string): number {
+  const number = Number(text);
+  if (Number.isInteger(number) && number >= 0 && number <= 65_535) return number;
+  throw new InvalidArgumentError('must be a port, 0 to 65535');
+}
+
 function withSize(command: Command): Command {
   return command
     .option('--cpus <number>', 'cores of the machine', positive)
     .option('--memory <MiB>', 'memory of the machine', positive)
+    .option('--disk <MiB>', 'its disk, where the image has one', positive)
+    .option('--flavour <name>', 'its size by name: vsite site offer')
     .option('--until <time>', 'when it ends: 18:00, 2030-01-31 18:00')
     .option('--tag <word>', 'to find it again; may be repeated', repeated, []);
 }
@@ -140,6 +158,21 @@ function addLive(vsite: Command): void {
   );
 }
 
+type CreateOptions = { readonly require?: readonly string[]; readonly dryRun?: boolean };
+
+function wantedImage(image: string | undefined, required: readonly string[] = []): Wanted {
+  if ((image === undefined) === (required.length === 0))
+    throw new InvalidArgumentError('name an image, or what it must have by --require');
+  if (image !== undefined) return image;
+  return Object.fromEntries(
+    required.map((entry) => {
+      const at = entry.indexOf('=');
+      if (at < 1) throw new InvalidArgumentError(`--require ${entry}: must be name=value`);
+      return [entry.slice(0, at), entry.slice(at + 1)];
+    }),
+  );
+}
+
 function addSites(site: Command): void {
   online(
     site.command('list').description('your target systems'),
@@ -152,10 +185,23 @@ function addSites(site: Command): void {
         showSite(session, id),
   );
   online(
-    withSize(site.command('create <image>').description('make one and wait until it is ready')),
-    (image: string, options: NewSite): Work =>
+    site.command('offer').description('what you may have: flavours, quotas, prices'),
+    (): Work => (session, json) => showOffer(session, json),
+  );
+  const create = withSize(site.command('create [image]'))
+    .description('make one and wait until it is ready')
+    .option('--require <name=value>', 'instead of an image: os=Debian; may be repeated', repeated)
+    .option('--dry-run', 'tell what would be made, what it costs and how long it takes');
+  online(
+    create,
+    (image: string | undefined, options: NewSite & CreateOptions): Work =>
       async (session, json, signal) => {
-        const id = await createSite(session, image, options, signal);
+        const wanted = wantedImage(image, options.require);
+        if (options.dryRun) {
+          await planSite(session, wanted, options, json);
+          return;
+        }
+        const id = await createSite(session, wanted, options, signal);
         printResult({ id }, id, json);
       },
   );
@@ -169,6 +215,17 @@ function addSites(site: Command): void {
     (id: string, options: ConsoleOptions): Work =>
       (session, _json, signal) =>
         openConsole(session, id, options, signal),
+  );
+  online(
+    site
+      .command('screen <id>')
+      .description('its screen, for viewers of VNC that connect to a port here, until Ctrl-C')
+      .option('--picture <file>', 'only a picture of it, in PNG')
+      .option('--bind <address>', 'where to listen', '127.0.0.1')
+      .option('--port <number>', 'the port; 0: a free one', localPort, 0),
+    (id: string, options: ScreenOptions): Work =>
+      (session, asJson, signal) =>
+        openScreen(session, id, options, { asJson, signal }),
   );
   online(
     site.command('delete <id...>').description('end target systems with their machines and jobs'),

@@ -1,4 +1,5 @@
 import { createServer, type AddressInfo, type Server, type Socket } from 'node:net';
+import type { Duplex } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
 import { errorText, GridError } from '#kernel/errors.js';
 import { printJson, tell } from './print.js';
@@ -42,18 +43,34 @@ export async function forwardPort(
   const { localPort, query } = parseForward(wish, options);
   const path = `${session.core}/jobs/${encodeURIComponent(jobId)}/forward-port?${query.toString()}`;
   await session.client.json('GET', path, undefined, { signal }); // may we, and does it make sense?
+  await carryAll(
+    { bind: options.bind, port: localPort, signal },
+    () => session.client.upgrade(path, protocol, { signal }),
+    (port) => {
+      if (asJson) printJson({ host: options.bind, port });
+      else tell(`forwarding ${options.bind}:${port} to job ${jobId}; Ctrl-C ends it`);
+    },
+  );
+}
+
+type Listening = { readonly bind: string; readonly port: number; readonly signal: AbortSignal };
+
+/** Listens here, and carries the bytes of whoever comes, until the signal. @param tellPort hears where */
+export async function carryAll(
+  { bind, port, signal }: Listening,
+  connect: () => Promise<Duplex>,
+  tellPort: (port: number) => void,
+): Promise<void> {
   const open = new Set<Socket>();
   const server = createServer({ allowHalfOpen: true }, (socket) => {
     open.add(socket.on('error', () => undefined));
     socket.once('close', () => open.delete(socket));
-    carry(session, path, socket, signal).catch((error: unknown) => {
+    carry(connect, socket, signal).catch((error: unknown) => {
       if (!signal.aborted) tell(`a connection ended: ${errorText(error)}`);
       socket.destroy();
     });
   });
-  const port = await listening(server, localPort, options.bind);
-  if (asJson) printJson({ host: options.bind, port });
-  else tell(`forwarding ${options.bind}:${port} to job ${jobId}; Ctrl-C ends it`);
+  tellPort(await listening(server, port, bind));
   if (!signal.aborted)
     await new Promise((resolve) => signal.addEventListener('abort', resolve, { once: true }));
   server.close();
@@ -61,12 +78,11 @@ export async function forwardPort(
 }
 
 async function carry(
-  { client }: Session,
-  path: string,
+  connect: () => Promise<Duplex>,
   near: Socket,
   signal: AbortSignal,
 ): Promise<void> {
-  const far = await client.upgrade(path, protocol, { signal });
+  const far = await connect();
   try {
     await Promise.all([pipeline(near, far, { signal }), pipeline(far, near, { signal })]);
   } finally {

@@ -2,6 +2,7 @@ import type { z } from 'zod';
 import type { Site as SiteAnswer } from '#targetsystem/rest/answers.js';
 import { GridError } from '#kernel/errors.js';
 import { drawTimeline, lastMark } from '../quickstart/timeline.js';
+import { printPlan } from './offer.js';
 import { printJson, printRows, tell } from './print.js';
 import type { Session } from './profile.js';
 import { deleteAndWait, idOf, listPaths, pathOf, pollUntil } from './resources.js';
@@ -11,6 +12,8 @@ type Site = z.output<typeof SiteAnswer>;
 export type NewSite = {
   readonly cpus?: number;
   readonly memory?: number;
+  readonly disk?: number;
+  readonly flavour?: string;
   readonly until?: string;
   readonly tag?: readonly string[];
 };
@@ -38,23 +41,51 @@ export async function showSite(session: Session, id: string): Promise<void> {
   printJson(await readSite(session, id));
 }
 
+/** An image by its name, or what it must have. */
+export type Wanted = string | Readonly<Record<string, string>>;
+
 /** Asks for a target system and waits until jobs can run there. @returns its id */
 export async function createSite(
   session: Session,
-  image: string,
-  { cpus, memory, until, tag = [] }: NewSite,
+  image: Wanted,
+  options: NewSite,
   signal: AbortSignal,
 ): Promise<string> {
-  const wish = {
-    image,
-    parameters: { ...(cpus && { cpus }), ...(memory && { memoryMiB: memory }) },
-    ...(until !== undefined && { terminationTime: until }),
-    tags: [...tag],
-  };
-  const id = idOf(pathOf(await session.service.call('POST', '/sites', wish)));
-  tell(`target system ${id} from ${image}`);
+  const id = idOf(pathOf(await session.service.call('POST', '/sites', wishOf(image, options))));
+  tell(
+    `target system ${id} from ${typeof image === 'string' ? image : await imageOf(session, id)}`,
+  );
   await waitForSite(session, id, signal);
   return id;
+}
+
+/** What would be made. */
+export async function planSite(
+  session: Session,
+  image: Wanted,
+  options: NewSite,
+  asJson: boolean,
+): Promise<void> {
+  const wish = { ...wishOf(image, options), dryRun: true };
+  printPlan((await session.service.call('POST', '/sites', wish)).body, asJson);
+}
+
+function wishOf(image: Wanted, { cpus, memory, disk, flavour, until, tag = [] }: NewSite) {
+  const parameters = {
+    ...(cpus && { cpus }),
+    ...(memory && { memoryMiB: memory }),
+    ...(disk && { diskMiB: disk }),
+  };
+  return {
+    ...{ image, parameters, tags: [...tag] },
+    ...(flavour !== undefined && { flavour }),
+    ...(until !== undefined && { terminationTime: until }),
+  };
+}
+
+async function imageOf(session: Session, id: string): Promise<string> {
+  const { image } = await readSite(session, id);
+  return image.why ?? image.name;
 }
 
 async function waitForSite(session: Session, id: string, signal: AbortSignal): Promise<void> {

@@ -49,7 +49,11 @@ mount -t tmpfs -o mode=0755 tmpfs /run/libvirt
 mount -t tmpfs -o mode=1777 tmpfs /run/lock
 state="$1"
 shift 2
-exec libvirtd --config "$state/etc/libvirtd.conf" --pid-file "$state/libvirtd.pid" "$@"
+# guests outlive a libvirtd that is killed, and the next one finds them; one that cannot start is not tried again
+while began=$(date +%s); do
+  libvirtd --config "$state/etc/libvirtd.conf" --pid-file "$state/libvirtd.pid" "$@" && exit
+  [ $(($(date +%s) - began)) -gt 1 ] || exit 1
+done
 `;
 
 /**

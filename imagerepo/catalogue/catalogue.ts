@@ -101,7 +101,17 @@ export class Catalogue {
 
   async setPart(imageId: string, part: PartName, content: Part, transaction: Transaction) {
     await this.removePart(imageId, part, transaction);
-    await this.#models.parts.create({ imageId, part, ...content }, { transaction });
+    await this.#models.parts.create(
+      { imageId, part, ...content, virtualBytes: 0 },
+      { transaction },
+    );
+  }
+
+  async setVirtualSize(imageId: string, part: PartName, bytes: number, transaction: Transaction) {
+    await this.#models.parts.update(
+      { virtualBytes: bytes },
+      { where: { imageId, part }, transaction },
+    );
   }
 
   async removePart(imageId: string, part: PartName, transaction: Transaction) {
@@ -174,7 +184,10 @@ function toRecord(row: ImageColumns, parts: readonly PartColumns[]): ImageRecord
     created: formatDate(row.createdMs),
     metadata: ImageMetadata.parse(JSON.parse(row.metadata)),
     parts: Object.fromEntries(
-      parts.map(({ part, sha256, sizeBytes }) => [part, { sha256, sizeBytes }]),
+      parts.map(({ part, sha256, sizeBytes, virtualBytes }) => [
+        part,
+        { sha256, sizeBytes, ...(virtualBytes > 0 && { virtualBytes }) },
+      ]),
     ),
   };
 }

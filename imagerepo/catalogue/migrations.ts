@@ -65,4 +65,11 @@ export const migrations: readonly Migration[] = [
     name: '002-image-changes',
     up: (schema, transaction) => createChangeTable(schema, changesTable, transaction),
   },
+  {
+    name: '003-virtual-sizes',
+    up: (schema, transaction) =>
+      schema.addColumn('image_parts', 'virtual_bytes', column.number({ defaultValue: 0 }), {
+        transaction,
+      }),
+  },
 ];

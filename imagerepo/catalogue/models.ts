@@ -17,7 +17,14 @@ export type ImageColumns = {
   /** JSON; the columns above repeat from it what is searched */
   metadata: string;
 };
-export type PartColumns = { imageId: string; part: PartName; sha256: string; sizeBytes: number };
+export type PartColumns = {
+  imageId: string;
+  part: PartName;
+  sha256: string;
+  sizeBytes: number;
+  /** Of a disk; 0: it is none, or was published before this was noted. */
+  virtualBytes: number;
+};
 export type ApplicationColumns = { imageId: string; name: string; version: string };
 
 type Table<Columns extends object> = ModelStatic<Model<Columns> & Columns>;
@@ -57,6 +64,7 @@ export function defineModels(sequelize: Sequelize): Models {
         part: column.word(key),
         sha256: column.word(),
         sizeBytes: column.number(),
+        virtualBytes: column.number({ defaultValue: 0 }),
       },
       { tableName: 'image_parts' },
     ),

@@ -39,6 +39,11 @@ export async function checkQcow2(
   return checkTable(head, content.sizeBytes) ?? checkVersion3(head, version, clusterBits);
 }
 
+/** What a machine sees of a disk that {@link checkQcow2} has found well. */
+export async function virtualBytesOf(content: Content): Promise<number> {
+  return Number((await content.read(0, headerLengthV2)).readBigUInt64BE(24));
+}
+
 /** The L1 table must lie in the file. */
 function checkTable(head: Buffer, sizeBytes: number): string | undefined {
   const end = head.readBigUInt64BE(40) + 8n * BigInt(head.readUInt32BE(36));

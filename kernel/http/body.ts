@@ -1,7 +1,7 @@
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import type { Readable } from 'node:stream';
-import json5 from 'json5';
-import { errorText } from '#kernel/errors.js';
+import { collectText } from '#kernel/net/collect-text.js';
+import { readLenientJson } from './lenient-json.js';
 import { RequestError, type Converters } from './operation.js';
 import { jsonType } from './reply.js';
 
@@ -34,65 +34,69 @@ export async function readJsonBody(
   if (encoding !== 'identity')
     throw new RequestError('UNSUPPORTED_MEDIA_TYPE', `content coding ${encoding} is not supported`);
   acceptBody(request, response);
-  return convert ? convert(await readText(request, limit)) : readJson(request, limit);
+  return convert ? convert(await readBody(request, limit)) : readJson(request, limit);
 }
 
 /** The same for a raw operation that found out that its body is JSON. */
 export async function readJson(source: Readable, limit = defaultLimit): Promise<object> {
-  const text = await readText(source, limit);
+  const text = await readBody(source, limit);
   return text.trim() === '' ? {} : parseLenientJson(text);
 }
 
 /**
- * JSON as UNICORE's clients write it (unicore-rest 1.6): single quotes, bare keys and trailing commas
- * pass. @throws {@link RequestError} `BAD_REQUEST` also for numbers that lose digits and for deep nesting
+ * JSON as UNICORE's clients write it (unicore-rest 1.6).
+ * @throws {@link RequestError} `BAD_REQUEST` also for numbers that lose digits and for deep nesting
  */
 export function parseLenientJson(text: string): object {
   let value: unknown;
+  let isStrict = true;
   try {
     value = JSON.parse(text);
   } catch {
-    try {
-      value = json5.parse(text);
-    } catch (cause) {
-      throw new RequestError('BAD_REQUEST', `malformed JSON: ${errorText(cause)}`, {}, { cause });
-    }
+    isStrict = false;
+    value = readLenientJson(text, deepest);
   }
   if (typeof value !== 'object' || value === null || Array.isArray(value))
     throw new RequestError('BAD_REQUEST', 'expected a JSON object');
-  refuseExtremes(value, 0);
-  return value;
+  // of two members with one name JSON.parse takes the last: the other reader says where they are
+  const count = countMembers(value, 1);
+  return isStrict && count < countKeys(text) ? readLenientJson(text, deepest) : value;
 }
 
-function refuseExtremes(value: unknown, depth: number): void {
-  if (depth > deepest)
-    throw new RequestError('BAD_REQUEST', `JSON is deeper than ${deepest} levels`);
+/** @throws {@link RequestError} `BAD_REQUEST` for what is extreme */
+function countMembers(value: unknown, depth: number): number {
   if (typeof value === 'number' && !(Math.abs(value) <= Number.MAX_SAFE_INTEGER))
     throw new RequestError('BAD_REQUEST', `number out of range: ${value}`);
-  if (typeof value !== 'object' || value === null) return;
-  for (const member of Object.values(value)) refuseExtremes(member, depth + 1);
+  if (typeof value !== 'object' || value === null) return 0;
+  if (depth > deepest)
+    throw new RequestError('BAD_REQUEST', `JSON is deeper than ${deepest} levels`);
+  const members = Object.values(value);
+  let count = Array.isArray(value) ? 0 : members.length;
+  for (const member of members) count += countMembers(member, depth + 1);
+  return count;
 }
 
-async function readText(source: Readable, limit: number): Promise<string> {
-  const chunks: Buffer[] = [];
-  let size = 0;
+/** Of what is JSON: a text is a key if a colon follows. */
+function countKeys(text: string): number {
+  let count = 0;
+  for (const [, colon] of text.matchAll(/"[^"\\]*(?:\\.[^"\\]*)*"\s*(:?)/g))
+    if (colon !== '') count++;
+  return count;
+}
+
+async function readBody(source: Readable, limit: number): Promise<string> {
   const timer = setTimeout(
     () => source.destroy(new RequestError('BAD_REQUEST', 'the body came too slowly')),
     readTimeoutMs,
   );
   try {
-    // not destroyed at a limit, so that the answer can still be sent
-    for await (const chunk of source.iterator({
-      destroyOnReturn: false,
-    }) as AsyncIterable<Buffer>) {
-      size += chunk.length;
-      if (size > limit) throw tooLarge(limit);
-      chunks.push(chunk);
-    }
+    // not destroyed at the limit, so that the answer can still be sent
+    const text = await collectText(source.iterator({ destroyOnReturn: false }), limit);
+    if (text === undefined) throw tooLarge(limit);
+    return text;
   } finally {
     clearTimeout(timer);
   }
-  return Buffer.concat(chunks).toString('utf8');
 }
 
 function tooLarge(limit: number): RequestError {

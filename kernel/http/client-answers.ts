@@ -2,6 +2,7 @@ import type { Readable } from 'node:stream';
 import type { Dispatcher } from 'undici';
 import { z } from 'zod';
 import { errorCatalog, errorText, GridError, type ErrorCode } from '#kernel/errors.js';
+import { collectText } from '#kernel/net/collect-text.js';
 
 export class PeerError extends GridError<'SITE_UNAVAILABLE' | 'PEER_FAILED'> {}
 
@@ -23,7 +24,7 @@ export async function readAnswer(
   host: string,
 ): Promise<JsonAnswer> {
   const { statusCode: status, headers } = answer;
-  const text = await readText(answer.body, limit).catch((cause: unknown) => {
+  const text = await collectText(answer.body, limit).catch((cause: unknown) => {
     throw unavailable(cause, host);
   });
   if (text === undefined)
@@ -34,18 +35,6 @@ export async function readAnswer(
   } catch (cause) {
     throw new PeerError('PEER_FAILED', `${host} sent no JSON`, { status }, { cause });
   }
-}
-
-/** @returns `undefined` when there is more than `limit` bytes; the connection is then given up */
-async function readText(body: Readable, limit: number): Promise<string | undefined> {
-  const chunks: Buffer[] = [];
-  let size = 0;
-  for await (const chunk of body as AsyncIterable<Buffer>) {
-    size += chunk.length;
-    if (size > limit) return undefined;
-    chunks.push(chunk);
-  }
-  return Buffer.concat(chunks).toString('utf8');
 }
 
 const errorBody = z.object({ errorMessage: z.string() });
@@ -70,22 +59,22 @@ const codes = new Map<number, ErrorCode>(
   ).map((code) => [errorCatalog[code].http, code]),
 );
 
-export function codeOf(status: number): ErrorCode {
+function codeOf(status: number): ErrorCode {
   return codes.get(status) ?? (status === 401 ? 'UNAUTHENTICATED' : 'PEER_FAILED');
 }
 
-/** An answer from 400 on as an error, with the peer's text. */
+/** An answer that is not the one asked for as an error, with the peer's text. */
 export async function toGridError(
-  answer: Dispatcher.ResponseData,
+  status: number,
+  body: Readable,
   call: string,
 ): Promise<GridError> {
-  const { statusCode: status } = answer;
-  const text = await readText(answer.body, longestErrorBytes).catch(() => undefined);
+  const text = await collectText(body, longestErrorBytes).catch(() => undefined);
   const reason = errorMessageIn(text ?? '') ?? `${call} answered ${status}`;
   return new GridError(codeOf(status), reason.slice(0, longestErrorText), { call, status });
 }
 
-export function errorMessageIn(text: string): string | undefined {
+function errorMessageIn(text: string): string | undefined {
   try {
     return errorBody.safeParse(JSON.parse(text)).data?.errorMessage;
   } catch {

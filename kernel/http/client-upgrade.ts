@@ -3,8 +3,8 @@ import { request as httpRequest, type IncomingMessage } from 'node:http';
 import type { SecureContextOptions } from 'node:tls';
 import type { Socket } from 'node:net';
 import type { Duplex } from 'node:stream';
-import { GridError } from '#kernel/errors.js';
-import { codeOf, errorMessageIn, PeerError, unavailable } from './client-answers.js';
+import type { GridError } from '#kernel/errors.js';
+import { toGridError, unavailable } from './client-answers.js';
 
 export type UpgradeOptions = {
   readonly url: URL;
@@ -14,8 +14,6 @@ export type UpgradeOptions = {
   readonly timeoutMs: number;
   readonly signal?: AbortSignal | undefined;
 };
-
-const longestErrorBytes = 65_536;
 
 /**
  * Asks for another protocol on a connection of its own. Either side may end its half first.
@@ -44,9 +42,10 @@ export function openUpgrade(options: UpgradeOptions): Promise<Duplex> {
         resolve(socket);
       }),
     );
-    request.once('response', (answer: IncomingMessage) =>
-      settle(() => void refusal(answer, url).then(reject, reject)),
-    );
+    // its text, too, has to come in time
+    request.once('response', (answer: IncomingMessage) => {
+      void refusal(answer, url).then((error) => settle(() => reject(error)), reject);
+    });
     request.on('error', (error) => settle(() => reject(toError(unavailable(error, url.host)))));
     request.end();
   });
@@ -61,14 +60,5 @@ export async function refusal(
   answer: IncomingMessage,
   { host, pathname }: URL,
 ): Promise<GridError> {
-  const { statusCode: status = 0 } = answer;
-  let text = '';
-  for await (const chunk of answer as AsyncIterable<Buffer>) {
-    text += chunk.toString();
-    if (text.length > longestErrorBytes) break;
-  }
-  const said = errorMessageIn(text);
-  const reason = said ?? `GET ${pathname}: ${host} answered ${status}`;
-  if (status < 400) return new PeerError('PEER_FAILED', reason, { status });
-  return new GridError(codeOf(status), reason, { status });
+  return await toGridError(answer.statusCode ?? 0, answer, `GET ${pathname}: ${host}`);
 }

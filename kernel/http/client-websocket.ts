@@ -1,9 +1,17 @@
 import type { IncomingMessage } from 'node:http';
-import { WebSocket } from 'ws';
+import type { Duplex } from 'node:stream';
+import { createWebSocketStream, WebSocket } from 'ws';
 import { unavailable } from './client-answers.js';
 import { refusal, toError, type UpgradeOptions } from './client-upgrade.js';
 
 export type { WebSocket } from 'ws';
+
+/** Its messages as a stream of bytes, with back-pressure both ways. */
+export function socketStream(socket: WebSocket): Duplex {
+  const stream = createWebSocketStream(socket);
+  socket.resume();
+  return stream;
+}
 
 /** Paused until somebody reads: `resume`. @throws what the server says instead; `SITE_UNAVAILABLE` */
 export function openWebSocket(options: Omit<UpgradeOptions, 'protocol'>): Promise<WebSocket> {

@@ -9,8 +9,7 @@ import {
   type JsonAnswer,
   type StreamAnswer,
 } from './client-answers.js';
-
-import { openUpgrade } from './client-upgrade.js';
+import { openUpgrade, type UpgradeOptions } from './client-upgrade.js';
 import { openWebSocket, type WebSocket } from './client-websocket.js';
 
 export type { HttpAnswer, JsonAnswer, StreamAnswer } from './client-answers.js';
@@ -66,31 +65,9 @@ const uploadAnswerTimeoutMs = 300_000;
 export function createHttpClient(options: HttpClientOptions): HttpClient {
   const { timeoutMs = 30_000, maxBytes = 16 * 1024 * 1024 } = options;
   const base = new URL(options.baseUrl);
-  const prefix = base.pathname.replace(/\/+$/, '');
   const common = { accept: 'application/json', ...options.headers, ...authorization(options.auth) };
   const pool = createPool(base.origin, options, timeoutMs);
-
-  async function send(
-    method: Method,
-    path: string,
-    { headers, signal }: CallOptions,
-    content: Pick<Dispatcher.RequestOptions, 'body' | 'headersTimeout'> = {},
-  ): Promise<Dispatcher.ResponseData> {
-    const answer = await pool
-      .request({
-        method,
-        path: prefix + path,
-        headers: { ...common, ...headers },
-        ...content,
-        ...(signal && { signal }),
-      })
-      .catch((cause: unknown) => {
-        throw unavailable(cause, base.host);
-      });
-    if (answer.statusCode < 400) return answer;
-    throw await toGridError(answer, `${method} ${path}`);
-  }
-
+  const send = createSend(pool, base, common);
   return {
     async json(method, path, body, { headers, signal } = {}) {
       const type = body && { 'content-type': 'application/json' };
@@ -116,21 +93,59 @@ export function createHttpClient(options: HttpClientOptions): HttpClient {
       });
       return { status: answer.statusCode, headers: answer.headers, body: answer.body };
     },
+    ...createUpgrades(base, { headers: common, tls: options.tls, timeoutMs }),
+    close: () => pool.destroy(),
+    [Symbol.asyncDispose]: () => pool.destroy(),
+  };
+}
+
+type Send = (
+  method: Method,
+  path: string,
+  options: CallOptions,
+  content?: Pick<Dispatcher.RequestOptions, 'body' | 'headersTimeout'>,
+) => Promise<Dispatcher.ResponseData>;
+
+function createSend(pool: Pool, base: URL, common: NonNullable<CallOptions['headers']>): Send {
+  return async (method, path, { headers, signal }, content = {}) => {
+    const answer = await pool
+      .request({
+        method,
+        path: pathBelow(base, path),
+        headers: { ...common, ...headers },
+        ...content,
+        ...(signal && { signal }),
+      })
+      .catch((cause: unknown) => {
+        throw unavailable(cause, base.host);
+      });
+    if (answer.statusCode < 400) return answer;
+    throw await toGridError(answer.statusCode, answer.body, `${method} ${path}`);
+  };
+}
+
+/** What takes a connection of its own. */
+function createUpgrades(
+  base: URL,
+  { headers: common, tls, timeoutMs }: Pick<UpgradeOptions, 'headers' | 'tls' | 'timeoutMs'>,
+): Pick<HttpClient, 'upgrade' | 'webSocket'> {
+  const urlOf = (path: string): URL => new URL(base.origin + pathBelow(base, path));
+  return {
     upgrade: (path, protocol, { headers, signal } = {}) =>
       openUpgrade({
-        url: new URL(base.origin + prefix + path),
-        ...{ protocol, timeoutMs, signal, tls: options.tls },
+        ...{ url: urlOf(path), protocol, timeoutMs, signal, tls },
         headers: { ...common, ...headers },
       }),
     webSocket: (path, { headers, signal } = {}) =>
       openWebSocket({
-        url: new URL(base.origin + prefix + path),
-        ...{ timeoutMs, signal, tls: options.tls },
+        ...{ url: urlOf(path), timeoutMs, signal, tls },
         headers: { ...common, accept: '*/*', ...headers },
       }),
-    close: () => pool.destroy(),
-    [Symbol.asyncDispose]: () => pool.destroy(),
   };
+}
+
+function pathBelow({ pathname }: URL, path: string): string {
+  return pathname.replace(/\/+$/, '') + path;
 }
 
 function createPool(

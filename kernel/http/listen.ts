@@ -72,22 +72,20 @@ function start(server: Server, where: ListenAddress): Promise<void> {
   const options: SocketOptions =
     'unix' in where ? { path: where.unix } : { host: where.host, port: where.port };
   return new Promise((resolve, reject) => {
-    server.once('error', (cause: NodeJS.ErrnoException) => {
-      const name = 'unix' in where ? where.unix : `${where.host}:${where.port}`;
-      const used = cause.code === 'EADDRINUSE';
-      reject(
-        new ListenError(
-          used ? 'ADDRESS_IN_USE' : 'CONFIG_INVALID',
-          used
-            ? `${name} is used by another program`
-            : `cannot listen on ${name}: ${cause.message}`,
-          { address: name },
-          { cause },
-        ),
-      );
+    server.once('error', (cause) => {
+      reject(listenError(cause, 'unix' in where ? where.unix : `${where.host}:${where.port}`));
     });
     server.listen(options, resolve);
   });
+}
+
+/** Why a server cannot listen on `address`. */
+export function listenError(cause: NodeJS.ErrnoException, address: string): ListenError {
+  const [code, reason] =
+    cause.code === 'EADDRINUSE'
+      ? (['ADDRESS_IN_USE', `${address} is used by another program`] as const)
+      : (['CONFIG_INVALID', `cannot listen on ${address}: ${cause.message}`] as const);
+  return new ListenError(code, reason, { address }, { cause });
 }
 
 /** What a killed server left behind is removed; what answers, or is no socket, stays. */

@@ -24,12 +24,17 @@ export function serveUpgrades(server: Server): void {
     }
     released.add(request);
     if (head.length > 0) socket.unshift(head);
-    const response = new ServerResponse(request);
-    response.shouldKeepAlive = false;
-    response.assignSocket(request.socket);
-    response.once('finish', () => request.socket.end());
-    server.emit('request', request, response);
+    server.emit('request', request, responseAfterUpgrade(request));
   });
+}
+
+/** An answer on a connection that Node has let go of. */
+export function responseAfterUpgrade(request: IncomingMessage): ServerResponse {
+  const response = new ServerResponse(request);
+  response.shouldKeepAlive = false;
+  response.assignSocket(request.socket);
+  response.once('finish', () => request.socket.end());
+  return response;
 }
 
 /** To be called instead of an answer, with its headers set: sends 101 and gives the connection away. */
@@ -62,7 +67,8 @@ export function takeOver(
   });
 }
 
-function hasBody({ headers }: IncomingMessage): boolean {
+/** A request without these has no body (RFC 9112, 6.3). */
+export function hasBody({ headers }: IncomingMessage): boolean {
   const length = headers['content-length'];
   return (length !== undefined && length !== '0') || headers['transfer-encoding'] !== undefined;
 }

@@ -1,5 +1,6 @@
 import type { IncomingMessage } from 'node:http';
-import { WebSocketServer, type WebSocket } from 'ws';
+import type { Duplex } from 'node:stream';
+import { createWebSocketStream, WebSocketServer, type WebSocket } from 'ws';
 import { RequestError, type Context } from './operation.js';
 import type { Reply } from './reply.js';
 
@@ -53,6 +54,11 @@ export function webSocket(accept: (socket: WebSocket) => void): Reply {
       },
     },
   };
+}
+
+/** Its messages as a stream of bytes, with back-pressure both ways. */
+export function asStream(socket: WebSocket): Duplex {
+  return createWebSocketStream(socket);
 }
 
 export function isOpen({ readyState, OPEN }: WebSocket): boolean {

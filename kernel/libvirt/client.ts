@@ -122,6 +122,17 @@ export class LibvirtClient implements AsyncDisposable {
     return this.#current().call(name, args, options);
   }
 
+  /**
+   * Gives up the connection with the calls that are stuck in it, and makes a new one.
+   * @throws when there is none in time; it is tried on
+   */
+  async renew(timeoutMs: number): Promise<void> {
+    const old = this.#connection;
+    old?.destroy(unavailable('the connection was given up for a new one'));
+    await old?.end;
+    await this.ready(AbortSignal.timeout(timeoutMs));
+  }
+
   /** The stream has a connection of its own: a slow reader holds up nobody else. Close it, or end it. */
   async openStream<N extends StreamProcedureName>(
     name: N,

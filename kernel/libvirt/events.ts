@@ -80,6 +80,24 @@ export function toLifecycle({
   return { dom, event: name, detail: details[detail] ?? `${event}/${detail}` };
 }
 
+/** Why a domain is paused, as `domain_get_state` says it: the place in the list is the number. */
+export const pausedReasons = [
+  'unknown',
+  'by order',
+  'migration',
+  'save',
+  'dump',
+  'I/O error',
+  'watchdog',
+  'from snapshot',
+  'shutting down',
+  'snapshot',
+  'crashed',
+  'starting up',
+  'post-copy',
+  'post-copy failed',
+] as const;
+
 /** `domain_get_state`: the place in the list is the number. */
 export const domainStates = [
   'none',

@@ -228,6 +228,10 @@ export const procedures = {
 export const streamProcedures = {
   domain_open_channel: { ...row(296, { dom, name: maybeText, flags }, {}), direction: 'both' },
   domain_open_console: { ...row(201, { dom, dev_name: maybeText, flags }, {}), direction: 'both' },
+  domain_screenshot: {
+    ...row(211, { dom, screen: uint, flags }, { mime: maybeText }),
+    direction: 'receive',
+  },
   storage_vol_upload: {
     ...row(208, { vol: volume, offset: uhyper, length: uhyper, flags }, {}),
     direction: 'send',

@@ -25,6 +25,9 @@ export class ByteSource implements ByteInput {
       this.#ended = true;
       this.#wake?.();
     };
+    // what is over by now tells nobody any more
+    if (stream.errored) this.#failure = stream.errored;
+    this.#ended = stream.readableEnded || stream.destroyed;
     stream.on('data', (piece: Buffer) => {
       this.#pieces.push(piece);
       this.#waitingBytes += piece.length;

@@ -7,7 +7,17 @@ import { ByteSource } from './byte-source.js';
 const slabBytes = 256 * 1024;
 
 /** What carries a socket; node's types do not know it. */
-type Handle = { reading: boolean; readStop(): void };
+type Handle = { reading: boolean; readStop(): void; useUserBuffer(buffer: Buffer): void };
+
+function isHandle(value: unknown): value is Handle {
+  if (typeof value !== 'object' || value === null) return false;
+  const { reading, readStop, useUserBuffer } = value as Partial<Record<keyof Handle, unknown>>;
+  return (
+    typeof reading === 'boolean' &&
+    typeof readStop === 'function' &&
+    typeof useUserBuffer === 'function'
+  );
+}
 
 /**
  * Reads a connection into memory that is used again and again. Node's own way takes 64 KiB of fresh memory for
@@ -26,13 +36,17 @@ export class SocketSource implements ByteInput {
   #failure: Error | undefined;
   #wake: (() => void) | undefined;
 
-  /** @returns `undefined` for what is no plain connection, or has bytes in it already */
+  /**
+   * @returns `undefined` for what is no plain connection, has bytes in it already in either direction, has ended on
+   *   one side, or does not look inside as we know it
+   */
   static of(stream: unknown): SocketSource | undefined {
     if (!(stream instanceof Socket) || Object.getPrototypeOf(stream) !== Socket.prototype)
       return undefined; // TLS
-    const { _handle: handle } = stream as unknown as { _handle: Handle | null };
-    if (!handle || stream.readableLength > 0 || !stream.writable) return undefined;
-    return new SocketSource(stream, handle);
+    if (stream.connecting || !stream.readable || !stream.writable) return undefined;
+    if (stream.readableLength > 0 || stream.writableLength > 0) return undefined;
+    const { _handle: handle } = stream as unknown as { _handle?: unknown };
+    return isHandle(handle) ? new SocketSource(stream, handle) : undefined;
   }
 
   private constructor(first: Socket, handle: Handle) {

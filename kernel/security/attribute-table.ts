@@ -78,42 +78,11 @@ export function createMappingTable(
   database: Database,
   { clock = systemClock, recheckMs = 1_000 }: { clock?: Clock; recheckMs?: number } = {},
 ): MappingTable {
-  const rows = database.sequelize.define<Model<Row> & Row>(
-    'userMapping',
-    {
-      id: column.id({ primaryKey: true }),
-      nameKey: column.text(),
-      isPattern: column.flag(),
-      createdMs: column.number(),
-      document: column.text(),
-    },
-    { tableName: 'user_mappings' },
-  );
-  type Known = { exact: Map<string, Mapping>; patterns: { fits: DnPattern; mapping: Mapping }[] };
-  let known: { readonly atMs: number; readonly content: Promise<Known> } | undefined;
-
-  async function read(): Promise<Known> {
-    const found = await rows.findAll({ order: [['createdMs', 'ASC'], ['id', 'ASC']] }); // prettier-ignore
-    const all = found.map((row) => ({ row, mapping: JSON.parse(row.document) as Mapping }));
-    const patterns = all.filter(({ row }) => row.isPattern);
-    return {
-      exact: new Map(all.map(({ row, mapping }) => [row.nameKey, mapping])),
-      patterns: patterns.map(({ mapping }) => ({ fits: parseDnPattern(mapping.dn), mapping })),
-    };
-  }
-  /** Everything, since it is asked for with every request; others may change it, so not for long. */
-  async function current(): Promise<Known> {
-    if (!known || clock.now() - known.atMs >= recheckMs) {
-      const content = read();
-      known = { atMs: clock.now(), content };
-      content.catch(() => (known = undefined));
-    }
-    return await known.content;
-  }
-  const keyOf = (dn: string): string => (isDnPattern(dn) ? dn : dnKey(dn));
+  const rows = defineRows(database);
+  const cache = cached(() => readMappings(rows), clock, recheckMs);
   return {
     async find(dn) {
-      const { exact, patterns } = await current();
+      const { exact, patterns } = await cache.get();
       const mapping = exact.get(dnKey(dn)) ?? patterns.find(({ fits }) => fits(dn))?.mapping;
       return mapping && toValues(mapping);
     },
@@ -137,7 +106,7 @@ export function createMappingTable(
         if (taken) throw new GridError('CONFLICT', `there is a mapping of ${mapping.dn}`);
         await rows.create(row, { transaction });
       });
-      known = undefined;
+      cache.forget();
       return mapping;
     },
     async remove(dn) {
@@ -145,9 +114,63 @@ export function createMappingTable(
       const removed = await database.transaction((transaction) =>
         rows.destroy({ where, transaction }),
       );
-      known = undefined;
+      cache.forget();
       if (removed === 0) throw new GridError('NOT_FOUND', `there is no mapping of ${dn}`);
     },
+  };
+}
+
+function keyOf(dn: string): string {
+  return isDnPattern(dn) ? dn : dnKey(dn);
+}
+
+function defineRows({ sequelize }: Database) {
+  return sequelize.define<Model<Row> & Row>(
+    'userMapping',
+    {
+      id: column.id({ primaryKey: true }),
+      nameKey: column.text(),
+      isPattern: column.flag(),
+      createdMs: column.number(),
+      document: column.text(),
+    },
+    { tableName: 'user_mappings' },
+  );
+}
+
+type Known = {
+  readonly exact: ReadonlyMap<string, Mapping>;
+  readonly patterns: readonly { readonly fits: DnPattern; readonly mapping: Mapping }[];
+};
+
+/** Everything, since it is asked for with every request. */
+async function readMappings(rows: ReturnType<typeof defineRows>): Promise<Known> {
+  const found = await rows.findAll({ order: [['createdMs', 'ASC'], ['id', 'ASC']] }); // prettier-ignore
+  const all = found.map((row) => ({ row, mapping: JSON.parse(row.document) as Mapping }));
+  const patterns = all.filter(({ row }) => row.isPattern);
+  return {
+    exact: new Map(all.map(({ row, mapping }) => [row.nameKey, mapping])),
+    patterns: patterns.map(({ mapping }) => ({ fits: parseDnPattern(mapping.dn), mapping })),
+  };
+}
+
+/** Others may change it, so it is not believed for long. */
+function cached<T>(read: () => Promise<T>, clock: Clock, maxAgeMs: number) {
+  let known: { readonly atMs: number; readonly content: Promise<T> } | undefined;
+  const forget = (): void => {
+    known = undefined;
+  };
+  return {
+    get(): Promise<T> {
+      if (known && clock.now() - known.atMs < maxAgeMs) return known.content;
+      const content = read();
+      const entry = { atMs: clock.now(), content };
+      known = entry;
+      // Not a later one, which may be better
+      content.catch(() => known === entry && forget());
+      return content;
+    },
+    forget,
   };
 }
 

@@ -1,5 +1,5 @@
 import type { Role } from '#kernel/http/caller.js';
-import { asGridError, errorText, GridError } from '#kernel/errors.js';
+import { errorText, GridError } from '#kernel/errors.js';
 import type { Log } from '#kernel/log.js';
 import type { Identity } from './identity.js';
 import type { Users } from './users.js';
@@ -62,7 +62,6 @@ export function createAttributeChain(
     try {
       return (await source.find(subject)) ?? unknown;
     } catch (cause) {
-      if (asGridError(cause)?.row.http === 403) throw cause;
       log.error({ source: source.name, reason: errorText(cause) }, 'attribute source failed');
       const text = `the attribute source ${source.name} cannot be asked`;
       throw new GridError('SITE_UNAVAILABLE', text, { source: source.name }, { cause });

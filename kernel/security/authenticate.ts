@@ -9,7 +9,7 @@ import {
   type AttributeValues,
   type Subject,
 } from './attributes.js';
-import { auditToLog, type Audit } from './audit.js';
+import { auditToLog, type Audit, type SecurityDecision } from './audit.js';
 import { basicMethod, wrongCredentials } from './basic.js';
 import type { BearerVerifier } from './bearers.js';
 import type { Attributes, AuthenticatedCaller } from './caller.js';
@@ -74,8 +74,7 @@ export function createAuthenticator(deps: AuthenticatorDeps): Authenticate {
   const { users, sessions, passwords = new PasswordChecker(), backends = [] } = deps;
   const log = deps.log.child({ part: 'security' });
   const audit = deps.audit ?? auditToLog(deps.log);
-  const attributes =
-    deps.attributes ?? createAttributeChain([usersSource(users)], 'FIRST_APPLICABLE', log);
+  const attributesOf = createLookUp(deps, log);
   // The order counts: the first one that recognises its credentials decides
   const methods: readonly Method[] = [
     basicMethod({ users, passwords, backends, log }),
@@ -89,7 +88,7 @@ export function createAuthenticator(deps: AuthenticatorDeps): Authenticate {
     const known = await findSession(request, deps);
     const identity = known?.identity ?? (await identify(request, methods));
     const chosen = choose(identity, known, request);
-    const values = await attributesOf(identity, chosen);
+    const values = identity === anonymous ? {} : await attributesOf(identity, chosen);
     if (values.roles?.includes('banned'))
       throw new AuthenticationError('FORBIDDEN', 'this user is banned', { dn: identity.dn });
     const available = toAvailable(values);
@@ -106,34 +105,40 @@ export function createAuthenticator(deps: AuthenticatorDeps): Authenticate {
     return caller;
   };
 
-  /** Nobody knows him, but whoever vouches for him may. */
-  async function attributesOf(identity: Identity, { vo }: Preferences): Promise<AttributeValues> {
-    if (identity === anonymous) return {};
-    const { dn, claims } = identity;
+  return async (request, response) => {
+    try {
+      return await authenticate(request, response);
+    } catch (error) {
+      audit({ ...refusalOf(error), peer: peerOf(request, deps), reqId: requestId(request) });
+      throw error;
+    }
+  };
+}
+
+/** What is known about whoever proved an identity: what sources say, or else whoever vouches for him. */
+function createLookUp(
+  { users, attributes: given }: AuthenticatorDeps,
+  log: Log,
+): (identity: Identity, chosen: Preferences) => Promise<AttributeValues> {
+  const attributes = given ?? createAttributeChain([usersSource(users)], 'FIRST_APPLICABLE', log);
+  return async ({ dn, claims }, { vo }) => {
     const found = await attributes({ dn, claims, vo });
     if (found) return found;
     if (claims?.role === undefined) return {};
     const { role, login, vos = [] } = claims;
     return { roles: [role], logins: login === undefined ? [] : [login], vos };
-  }
+  };
+}
 
-  return async (request, response) => {
-    try {
-      return await authenticate(request, response);
-    } catch (error) {
-      const known: GridError | undefined = error instanceof GridError ? error : undefined;
-      const { user, dn = user } = known?.details ?? {};
-      audit({
-        what: 'login',
-        allowed: false,
-        ...(known && { code: known.code }),
-        why: errorText(error),
-        ...(typeof dn === 'string' && { subject: dn }),
-        peer: peerOf(request, deps),
-        reqId: requestId(request),
-      });
-      throw error;
-    }
+function refusalOf(error: unknown): SecurityDecision {
+  const known: GridError | undefined = error instanceof GridError ? error : undefined;
+  const { user, dn = user } = known?.details ?? {};
+  return {
+    what: 'login',
+    allowed: false,
+    ...(known && { code: known.code }),
+    why: errorText(error),
+    ...(typeof dn === 'string' && { subject: dn }),
   };
 }
 

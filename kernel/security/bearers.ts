@@ -7,7 +7,7 @@ import type { Identity } from './identity.js';
 import { createOidcVerifier, OidcProvider } from './oidc.js';
 import { createSshTokenVerifier } from './ssh-token.js';
 import { readText } from './tls.js';
-import { createDelegationVerifier, isDelegation } from './tokens.js';
+import { createDelegationVerifier, isDelegation, type LearnedKeys } from './tokens.js';
 import type { Users } from './users.js';
 
 /** Whose bearer tokens a service accepts, besides those that users sign with their SSH keys. */
@@ -36,12 +36,13 @@ export type BearerDeps = {
   readonly serverDn?: string;
   /** Ours, whose tokens come back to us. */
   readonly certificate?: X509Certificate;
+  readonly learned?: LearnedKeys | undefined;
 };
 
 /** The kinds of bearer tokens that are accepted, in the order in which they are tried. */
 export async function createBearers(
   { issuerFiles, sharedSecrets, oidc }: BearerConfig,
-  { users, clock, serverDn, certificate }: BearerDeps,
+  { users, clock, serverDn, certificate, learned }: BearerDeps,
 ): Promise<BearerVerifier[]> {
   const pems = await Promise.all(issuerFiles.map(readText));
   const issuers = pems.map((pem) => new X509Certificate(pem));
@@ -49,6 +50,7 @@ export async function createBearers(
     issuers: certificate ? [certificate, ...issuers] : issuers,
     secrets: await Promise.all(sharedSecrets.map(readSecret)),
     ...(serverDn !== undefined && { serverDn }),
+    learned,
     clock,
   });
   const verifySshToken = createSshTokenVerifier(users, clock);

@@ -37,3 +37,8 @@ export function attributesOf(caller: Caller): Attributes {
   const logins = caller.login === undefined ? [] : [caller.login];
   return { roles: [caller.role], logins, groups: [], supplementaryGroups: [], vos: [] };
 }
+
+/** The virtual organisation as whose member he chose to come. */
+export function chosenVo(caller: Caller): string | undefined {
+  return 'preferences' in caller ? (caller as AuthenticatedCaller).preferences.vo : undefined;
+}

@@ -4,6 +4,7 @@ import { Agent, fetch } from 'undici';
 import { z } from 'zod';
 import type { Clock } from '#kernel/clock.js';
 import { errorText, GridError } from '#kernel/errors.js';
+import { accountPattern } from './account.js';
 import { BoundedMap } from './bounded-map.js';
 import { normalizeDn } from './dn.js';
 import type { Identity } from './identity.js';
@@ -42,7 +43,6 @@ const callSeconds = 10;
 const retryMs = 10_000;
 const mostGroups = 500;
 const groupName = /^[\w\p{L}./@=+#& -]{1,256}$/u;
-const accountName = /^[A-Za-z_][A-Za-z0-9_.-]{0,63}$/;
 
 /**
  * Asks a provider about tokens; what it says is believed for a while.
@@ -127,7 +127,7 @@ function toIdentity(
     throw new GridError('UNAUTHENTICATED', `${issuer} says nothing of ${name}`, { issuer });
   });
   const login = loginClaim === undefined ? undefined : claims[loginClaim];
-  const valid = typeof login === 'string' && accountName.test(login);
+  const valid = typeof login === 'string' && accountPattern.test(login);
   return {
     dn: normalizeDn(text),
     method: 'OAUTH',

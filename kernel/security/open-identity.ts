@@ -21,6 +21,7 @@ import { BearerConfig, createBearers } from './bearers.js';
 import { createPasswordCommand, PasswordCommand } from './password-backend.js';
 import { Sessions } from './sessions.js';
 import { readText } from './tls.js';
+import type { LearnedKeys } from './tokens.js';
 import { openUsers, type Users } from './users.js';
 import { openVos } from './vos.js';
 
@@ -74,6 +75,8 @@ export type IdentityDeps = {
   readonly clock?: Clock;
   /** Who we are in tokens, and the certificate that ours are signed with. */
   readonly own?: { readonly dn: string; readonly certificate: X509Certificate };
+  /** Keys of further servers that may speak for users. */
+  readonly learned?: LearnedKeys;
   /** Our name at the gateways. */
   readonly siteName?: string;
   /** Clients may come to us without a gateway. */
@@ -83,7 +86,7 @@ export type IdentityDeps = {
 /** All that is needed to know who asks, and to write down what was decided. */
 export async function openIdentity(
   config: IdentityConfig,
-  { log, scope, clock = systemClock, own, siteName, direct }: IdentityDeps,
+  { log, scope, clock = systemClock, own, learned, siteName, direct }: IdentityDeps,
 ): Promise<{ readonly authenticate: Authenticate; readonly audit: Audit }> {
   const users = await openUsers(config.usersFile, { log, clock });
   const audit = openAudit(config.audit, log, (resource) => scope.use(resource));
@@ -98,7 +101,7 @@ export async function openIdentity(
     backends: config.passwordCommands.map(createPasswordCommand),
     bearers: await createBearers(config.bearers, {
       users,
-      clock,
+      ...{ clock, learned },
       ...(own && { serverDn: own.dn, certificate: own.certificate }),
     }),
     log,

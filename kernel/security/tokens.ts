@@ -2,6 +2,7 @@ import { createPublicKey, type KeyObject, type X509Certificate } from 'node:cryp
 import { decodeJwt, jwtVerify, SignJWT, type JWTPayload } from 'jose';
 import type { Clock } from '#kernel/clock.js';
 import { errorText, GridError } from '#kernel/errors.js';
+import { accountPattern } from './account.js';
 import { dnKey, formatDn, normalizeDn, subjectDn } from './dn.js';
 import type { Identity } from './identity.js';
 import { parsePreferences } from './preferences.js';
@@ -32,6 +33,10 @@ export function algorithmOf(key: KeyObject): string {
   throw new TypeError(`no tokens are signed with ${asymmetricKeyType ?? 'symmetric'} keys`);
 }
 
+/** What tokens may say of it. Ed25519 has a second name (RFC 9864), which newer clients use. */
+const namesOf = (algorithm: string): string[] =>
+  algorithm === 'EdDSA' ? [algorithm, 'Ed25519'] : [algorithm];
+
 export type NewToken = {
   /** DN of the user. */
   readonly subject: string;
@@ -39,6 +44,8 @@ export type NewToken = {
   readonly renewable?: boolean | undefined;
   /** For this server only. */
   readonly limited?: boolean | undefined;
+  /** DN of the one server that it is for, where that is another one. */
+  readonly audience?: string | undefined;
   readonly login?: string | undefined;
   /** As in `X-UNICORE-User-Preferences`. */
   readonly preferences?: string | undefined;
@@ -49,14 +56,14 @@ export type TokenIssuer = (token: NewToken) => Promise<string>;
 /** Issues trust delegation tokens in the server's name (unicore-rest 2.4, 2.9). */
 export function createTokenIssuer(key: KeyObject, serverDn: string, clock: Clock): TokenIssuer {
   const alg = algorithmOf(createPublicKey(key));
-  return ({ subject, lifetimeSeconds, renewable, limited, login, preferences }) => {
+  return ({ subject, lifetimeSeconds, renewable, limited, audience, login, preferences }) => {
     const now = Math.floor(clock.now() / 1_000);
     const claims: JWTPayload = {
       etd: 'true',
       ...(renewable && { renewable: 'true' }),
       ...(login !== undefined && { uid: login }),
       ...(preferences !== undefined && { preferences }),
-      ...(limited && { aud: serverDn }),
+      ...(audience !== undefined ? { aud: audience } : limited && { aud: serverDn }),
     };
     return new SignJWT(claims)
       .setProtectedHeader({ alg, typ: 'JWT' })
@@ -87,16 +94,21 @@ export type VerifierOptions = {
   readonly issuers: readonly X509Certificate[];
   /** Servers that share a secret with us instead. */
   readonly secrets?: readonly { readonly issuerDn: string; readonly key: KeyObject }[];
+  /** Keys of servers that are not among those above, by `dnKey` of their names. */
+  readonly learned?: LearnedKeys | undefined;
   readonly serverDn?: string;
   readonly clock: Clock;
 };
+
+/** Whose word counts may change while the service runs. */
+export type LearnedKeys = (issuer: string) => readonly KeyObject[];
 
 /**
  * Verifies delegation tokens.
  * @throws {@link TokenError} `UNAUTHENTICATED`: signed by nobody we trust, expired, for another server
  */
 export function createDelegationVerifier(options: VerifierOptions) {
-  const { issuers, secrets = [], serverDn, clock } = options;
+  const { issuers, secrets = [], learned = () => [], serverDn, clock } = options;
   const keys = new Map<string, KeyObject[]>();
   for (const { issuerDn, key } of secrets) keys.set(dnKey(issuerDn), [key]);
   for (const certificate of issuers) {
@@ -105,12 +117,14 @@ export function createDelegationVerifier(options: VerifierOptions) {
   }
   return async (token: string, claimed: JWTPayload): Promise<Identity> => {
     const issuer = claimed.iss ?? '';
-    const trusted = keys.get(keyOf(issuer)) ?? [];
-    const payload = await verifyByAny(token, trusted, clock);
     const own = serverDn === undefined ? undefined : dnKey(serverDn);
+    const name = keyOf(issuer);
+    // what is configured is not added to, and nobody but we speaks in our name
+    const trusted = keys.get(name) ?? (name === '' || name === own ? [] : learned(name));
+    const payload = await verifyByAny(token, trusted, clock);
     if (payload.aud !== undefined && ![payload.aud].flat().some((name) => keyOf(name) === own))
       throw refused('it is for another server');
-    const ours = keyOf(issuer) === own;
+    const ours = name === own;
     const { sub, uid, preferences, renewable } = payload;
     return {
       dn: subjectOf(sub),
@@ -135,7 +149,7 @@ function subjectOf(sub: unknown): string {
 }
 
 function isAccount(uid: unknown): uid is string {
-  return typeof uid === 'string' && /^[A-Za-z_][A-Za-z0-9_.-]{0,63}$/.test(uid);
+  return typeof uid === 'string' && accountPattern.test(uid);
 }
 
 /** Verifies a token with each key. @throws {@link TokenError} `UNAUTHENTICATED` if none fits */
@@ -148,7 +162,7 @@ export async function verifyByAny(
   for (const key of keys)
     try {
       const { payload } = await jwtVerify(token, key, {
-        algorithms: [algorithmOf(key)],
+        algorithms: namesOf(algorithmOf(key)),
         requiredClaims: ['exp', 'sub', 'iss'],
         clockTolerance: clockSkewSeconds,
         currentDate: new Date(clock.now()),

@@ -5,6 +5,7 @@ import { parseDocument, type Document } from 'yaml';
 import { z } from 'zod';
 import { describeIssues, loadConfig } from '#kernel/config.js';
 import { errorText, GridError } from '#kernel/errors.js';
+import { account } from './account.js';
 import { dnKey, normalizeDn } from './dn.js';
 import { hashPassword, storedPasswordPattern } from './password.js';
 import { readSshKey } from './ssh-key.js';
@@ -23,7 +24,6 @@ const dn = z
       return z.NEVER;
     }
   });
-const account = z.string().regex(/^[A-Za-z_][A-Za-z0-9_.-]{0,63}$/, 'must be an account name');
 
 const UserEntry = z.strictObject({
   /** What the user types; no colon, which ends it in a login. */

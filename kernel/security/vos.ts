@@ -1,11 +1,11 @@
 import { z } from 'zod';
 import { loadConfig } from '#kernel/config.js';
-import { errorText, GridError } from '#kernel/errors.js';
+import { errorText } from '#kernel/errors.js';
+import { account } from './account.js';
 import type { AttributeSource, AttributeValues } from './attributes.js';
 import { parseDnPattern } from './dn-pattern.js';
 import { watchFile, type WatchOptions } from './watched-file.js';
 
-const account = z.string().regex(/^[A-Za-z_][A-Za-z0-9_.-]{0,63}$/, 'must be an account name');
 const member = z
   .string()
   .max(1024)
@@ -53,9 +53,9 @@ export async function openVos(
       );
       const vos = mine.map(({ name }) => name);
       const counted = chosen === undefined ? mine : mine.filter(({ name }) => name === chosen);
-      if (chosen !== undefined && counted.length === 0)
-        throw new GridError('FORBIDDEN', `vo: the user does not belong to ${chosen.slice(0, 100)}`);
-      return mine.length === 0 ? undefined : { vos, ...valuesOf(counted.map(({ vo }) => vo)) };
+      if (mine.length === 0) return undefined;
+      // Whether he may choose it is for whoever knows all sources
+      return counted.length === 0 ? { vos } : { vos, ...valuesOf(counted.map(({ vo }) => vo)) };
     },
   };
 }

@@ -28,9 +28,10 @@ export async function watchFile<T>(
   let version = await fileVersion(path);
   let content = await read(path);
   let checkedAt = clock.now();
-  let reading: Promise<void> | undefined;
+  /** One after the other: a slow reading must not put back what a later one has replaced. */
+  let reading = Promise.resolve();
 
-  async function reload(): Promise<void> {
+  async function readAgain(): Promise<void> {
     try {
       version = await fileVersion(path);
       content = await read(path);
@@ -39,18 +40,19 @@ export async function watchFile<T>(
       log.error({ path, err }, 'file not readable, the last good version stays in force');
     }
   }
+  async function readChange(): Promise<void> {
+    if ((await fileVersion(path)) !== version) await readAgain();
+  }
   return {
     async current() {
       if (clock.now() - checkedAt >= recheckMs) {
         checkedAt = clock.now();
-        reading = fileVersion(path)
-          .then((found) => (found === version ? undefined : reload()))
-          .finally(() => (reading = undefined));
+        reading = reading.then(readChange);
       }
       await reading;
       return content;
     },
-    reload,
+    reload: () => (reading = reading.then(readAgain)),
   };
 }
 

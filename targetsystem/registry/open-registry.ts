@@ -48,8 +48,8 @@ export function mayAdd({ dn, role }: Caller, trustedDns: readonly string[]): boo
 
 export async function readExternal({ external }: RegistryConfig): Promise<ExternalRegistry[]> {
   return await Promise.all(
-    external.map(async ({ url, caFile }) => ({
-      url,
+    external.map(async ({ url, caFile, trustKeys }) => ({
+      ...{ url, trustKeys },
       ca: caFile === undefined ? undefined : await readFile(caFile, 'utf8'),
     })),
   );

@@ -10,6 +10,8 @@ export type ExternalRegistry = {
   readonly url: string;
   /** PEM; absent: the authorities that the system trusts. */
   readonly ca?: string | undefined;
+  /** Servers that it tells of may speak for users here, by the keys that it tells. */
+  readonly trustKeys?: boolean;
 };
 
 export type PublisherOptions = {

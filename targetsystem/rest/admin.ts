@@ -9,6 +9,7 @@ import { accountingOperations } from './admin-accounting.js';
 import { adminActions } from './admin-actions.js';
 import { Admin, AdminOutcome, machineErrors, type Rendered } from './answers.js';
 import type { RestDeps } from './deps.js';
+import { isUsable, type TargetSystem } from '#xnjs/index.js';
 import { hrefs } from './links.js';
 
 const operation = operations<RestDeps>();
@@ -42,14 +43,20 @@ const getAdmin = operation({
   },
 });
 
+function byState(systems: readonly TargetSystem[]): [TargetSystem['state'], number][] {
+  const states = new Map<TargetSystem['state'], number>();
+  for (const { state } of systems) states.set(state, (states.get(state) ?? 0) + 1);
+  return [...states];
+}
+
 function subSystems({ submission, systems, idb }: RestDeps): Record<string, string> {
   const { enabled, message } = submission.state;
-  const states = new Map<string, number>();
-  for (const { state } of systems.list()) states.set(state, (states.get(state) ?? 0) + 1);
-  const counted = [...states].map(([state, number]) => `${number} ${state}`);
+  const orphans = systems.orphans.length;
+  const orphaned = orphans > 0 ? [`${orphans} domains that belong to nobody`] : [];
+  const counted = byState(systems.list()).map(([state, number]) => `${number} ${state}`);
   return {
     'Job submission': enabled ? 'OK' : `disabled: ${message}`,
-    'Target systems': counted.join(', ') || 'none',
+    'Target systems': [...counted, ...orphaned].join(', ') || 'none',
     'Incarnation database': idb.problem ?? 'OK',
   };
 }
@@ -63,7 +70,10 @@ async function metrics({ jobs, systems, clock, startedMs }: RestDeps) {
     'jobs.total': sum('total'),
     'jobs.unfinished': sum('unfinished'),
     'targetSystems.total': machines.length,
-    'targetSystems.ready': machines.filter(({ state }) => state === 'READY').length,
+    'targetSystems.ready': machines.filter(isUsable).length,
+    ...Object.fromEntries(
+      byState(machines).map(([state, number]) => [`targetSystems.state.${state}`, number]),
+    ),
     'memory.residentBytes': process.memoryUsage().rss,
     upSeconds: Math.floor((clock.now() - startedMs) / 1_000),
   };

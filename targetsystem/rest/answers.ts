@@ -16,6 +16,8 @@ export const date = z.string().describe('such as 2026-06-17T14:54:15+0200');
 export const text = z.string();
 export const texts = z.array(z.string());
 const anything = z.record(z.string(), z.unknown());
+/** DISABLED: paused or suspended. */
+const resourceStatus = z.enum(['INITIALIZING', 'READY', 'DISABLED', 'ERROR', 'SHUTTING_DOWN']);
 
 export const page = {
   _links: z
@@ -118,7 +120,7 @@ export const AdminOutcome = z.object({
 });
 
 /** What jobs may ask for and run. */
-const offer = {
+export const offer = {
   siteName: text,
   supportsReservation: text,
   resources: z
@@ -128,7 +130,6 @@ const offer = {
   otherInfo: anything,
   remainingComputeTime: anything,
 };
-export const Factory = z.object({ ...owned, ...offer }).meta({ id: 'Factory' });
 
 export const Usage = z.object({
   cpuSeconds: z.number(),
@@ -152,12 +153,13 @@ export const Site = z
   .object({
     ...owned,
     ...offer,
-    resourceStatus: z.enum(['INITIALIZING', 'READY', 'ERROR', 'SHUTTING_DOWN']),
+    resourceStatus,
     resourceStatusMessage: text,
     umask: text,
     numberOfJobs: z.number(),
     image: z.object({
       ...{ id: text, name: text, version: text, os: anything },
+      why: text.optional().describe('It was chosen'),
       digests: z.record(z.string(), text).describe('By part: sha256:…'),
     }),
     parameters: z
@@ -168,6 +170,10 @@ export const Site = z
       .object({ tier: z.enum(['spare', 'warm', 'cold', 'fetch']), reason: text })
       .optional()
       .describe('How it came by its machine, and why so'),
+    flavour: text.optional().describe('The size by name that it was asked for'),
+    countsFor: z
+      .object({ vo: text.optional(), group: text.optional() })
+      .describe("On whose quota, beside its owner's and the site's"),
     usage: Usage.optional().describe('As measured; absent: not yet'),
     vm: z
       .object({
@@ -178,6 +184,10 @@ export const Site = z
         evidence: z
           .object({ source: text, fact: text, at: date })
           .describe('Why the state is believed'),
+        views: z
+          .array(z.object({ source: text, says: text, fact: text, since: date, confirmed: date }))
+          .optional()
+          .describe('What each source says, since when, and when it was last heard to'),
         boot: z.record(z.string(), z.number()).describe('Marks of the start, in ms since it began'),
         unappliedParameters: texts
           .optional()
@@ -255,7 +265,7 @@ export const Storage = z
     umask: text,
     metadataSupported: z.boolean(),
     filesystemDescription: text,
-    resourceStatus: z.enum(['INITIALIZING', 'READY', 'ERROR', 'SHUTTING_DOWN']),
+    resourceStatus,
     resourceStatusMessage: text,
     mountPoint: text.optional(),
     freeSpace: size,
@@ -333,4 +343,5 @@ export const imageErrors: readonly ErrorCode[] = [
   'SITE_UNAVAILABLE',
   'PEER_FAILED',
   'JOB_LIMIT',
+  'QUOTA_EXCEEDED',
 ];

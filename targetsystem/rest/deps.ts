@@ -11,9 +11,9 @@ import type {
   TargetSystems,
 } from '#xnjs/index.js';
 import type { Registry } from '../registry/open-registry.js';
+import type { CarriedConnections } from './carried-connections.js';
 import type { Consoles } from './consoles.js';
 import type { EventStreams } from './event-streams.js';
-import type { ForwardingConnections } from './forwarding-connections.js';
 
 /** What the REST operations of this service work with. */
 export type RestDeps = {
@@ -33,7 +33,8 @@ export type RestDeps = {
   readonly data: DataServices;
   readonly events: EventStreams;
   readonly consoles: Consoles;
-  readonly forwardings: ForwardingConnections;
+  readonly forwardings: CarriedConnections;
+  readonly screens: CarriedConnections;
   readonly idb: Pick<IdbSource, 'of' | 'problem'>;
   /** Where people find images: the image repository's list, seen from outside. */
   readonly imagesUrl: (baseUrl: string) => string;

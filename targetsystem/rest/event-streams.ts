@@ -57,7 +57,7 @@ export class EventStreams implements Disposable {
     const from = since ?? (await this.#feed.newest());
     if (this.#closed) throw new GridError('SITE_UNAVAILABLE', 'the server closes');
     const { perUser, total } = this.#config;
-    const mine = [...this.#open].filter(({ dn }) => dn === viewer.dn).length;
+    const mine = [...this.#open].filter(({ dn }) => dn === viewer.caller.dn).length;
     if (mine >= perUser || this.#open.size >= total) {
       const text = mine >= perUser ? `${perUser} of each user` : `${total} at this server`;
       const details = { retryAfterSeconds: 30 };
@@ -107,7 +107,7 @@ class EventStream extends Readable {
   }
 
   get dn(): string {
-    return this.#options.viewer.dn;
+    return this.#options.viewer.caller.dn;
   }
 
   /** Ends it with a last event that says why. */
@@ -168,8 +168,10 @@ class EventStream extends Readable {
       const { feed, viewer } = this.#options;
       const changes = await feed.after(this.#position, batch);
       if (changes) {
+        let text = '';
+        for (const change of changes) text += (await renderChange(change, viewer)) ?? '';
+        // only now: a heart-beat meanwhile must not say that it is there already
         this.#position = changes.at(-1)?.seq ?? this.#position;
-        const text = changes.map((change) => renderChange(change, viewer) ?? '').join('');
         if (text !== '') this.#send(text);
         if (changes.length > 0) this.#again = true;
       } else {

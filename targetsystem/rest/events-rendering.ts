@@ -1,15 +1,22 @@
 import { formatDate } from '#kernel/clock.js';
 import type { Caller } from '#kernel/http/caller.js';
 import type { Change } from '#kernel/persistence/change-feed.js';
-import { equalDns } from '#kernel/security/dn.js';
-import type { JobChange, LoggedImage, SiteChange } from '#xnjs/index.js';
+import { findGrant, isOwner } from '#kernel/security/acl.js';
+import {
+  toResourceStatus,
+  type JobChange,
+  type LoggedImage,
+  type SiteChange,
+} from '#xnjs/index.js';
 import type { Links } from './links.js';
-import { resourceStatus } from './sites-rendering.js';
 
 export const eventTypes = ['job', 'site', 'image'] as const;
 export type EventType = (typeof eventTypes)[number];
 
-export type Viewer = Pick<Caller, 'dn' | 'role'> & {
+export type Viewer = {
+  readonly caller: Caller;
+  /** The ACL that a job or target system has now; `undefined`: it is gone. */
+  readonly aclOf: (type: 'job' | 'site', id: string) => Promise<readonly string[] | undefined>;
   readonly types: readonly EventType[];
   readonly links: Links;
   /** The list of images. */
@@ -23,7 +30,7 @@ export function sseEvent(event: string, data: object, id?: number): string {
 }
 
 /** @returns `undefined` for what the viewer has not asked for, or may not see */
-export function renderChange(change: Change, viewer: Viewer): string | undefined {
+export async function renderChange(change: Change, viewer: Viewer): Promise<string | undefined> {
   const { type, seq, subject: id, atMs, body } = change;
   if (type === 'lost') {
     const { types } = body as { types: EventType[] };
@@ -31,28 +38,39 @@ export function renderChange(change: Change, viewer: Viewer): string | undefined
     return sseEvent('reset', { types, reason: 'some changes were not heard of' }, seq);
   }
   const wanted = viewer.types.find((each) => each === type);
-  const told = wanted && renderers[wanted](change, viewer);
+  if (!wanted || !(await maySee(change, wanted, viewer))) return undefined;
+  const told = renderers[wanted](change, viewer);
   if (!told) return undefined;
   return sseEvent(type, { type, id, time: formatDate(atMs), ...told }, seq);
 }
 
+/** What was granted then and is granted still; of what is gone nobody can ask any more. */
+async function maySee(change: Change, type: EventType, viewer: Viewer): Promise<boolean> {
+  const { subject, ownerDn, body } = change;
+  const { caller, aclOf } = viewer;
+  if (type === 'image' || isOwner({ ownerDn }, caller)) return true;
+  const { change: what, acl = [] } = body as JobChange | SiteChange; // by their stores
+  if (findGrant(acl, caller, 'read') === undefined) return false;
+  if (what === 'deleted') return true;
+  const now = await aclOf(type, subject);
+  return now !== undefined && findGrant(now, caller, 'read') !== undefined;
+}
+
 const renderers: Record<EventType, (change: Change, viewer: Viewer) => object | undefined> = {
-  job({ subject, ownerDn, body }, viewer) {
-    if (!isOwner(viewer, ownerDn)) return undefined;
-    const { targetId, parentId, ...facts } = body as JobChange; // by the job store
+  job({ subject, body }, viewer) {
+    const { change, name, status, targetId, parentId, ...rest } = body as JobChange; // by the job store
     return {
-      ...facts,
+      ...{ change, name, status, statusMessage: rest.statusMessage, exitCode: rest.exitCode },
       href: viewer.links.job(subject),
       site: viewer.links.site(targetId),
       ...(parentId !== undefined && { parent: viewer.links.job(parentId) }),
     };
   },
-  site({ subject, ownerDn, body }, viewer) {
-    if (!isOwner(viewer, ownerDn)) return undefined;
-    const { change, state, evidence, image, start } = body as SiteChange; // by the target systems
+  site({ subject, body }, viewer) {
+    const { change, state, usable, evidence, image, start } = body as SiteChange; // by the target systems
     const { source, fact, atMs } = evidence;
     return {
-      ...{ change, state, resourceStatus: resourceStatus[state] },
+      ...{ change, state, resourceStatus: toResourceStatus(state, usable ?? state === 'READY') },
       evidence: { source, fact, at: formatDate(atMs) },
       ...{ image, start, href: viewer.links.site(subject) },
     };
@@ -60,14 +78,10 @@ const renderers: Record<EventType, (change: Change, viewer: Viewer) => object | 
   image({ subject, ownerDn, body }, viewer) {
     const { change, isPublic, wasPublic, ...facts } = body as LoggedImage; // by the image follower
     const href = `${viewer.images}/${subject}`;
-    if (isOwner(viewer, ownerDn)) return { change, ...facts, href };
+    if (isOwner({ ownerDn }, viewer.caller)) return { change, ...facts, href };
     // to the others an image begins and ends with being public
     if (!isPublic && !wasPublic) return undefined;
     const seen = !isPublic ? 'removed' : !wasPublic ? 'published' : change;
     return { change: seen, ...facts, href };
   },
 };
-
-function isOwner({ dn, role }: Viewer, ownerDn: string): boolean {
-  return role === 'admin' || dn === ownerDn || equalDns(dn, ownerDn);
-}

@@ -1,14 +1,18 @@
 import { z } from 'zod';
+import { asGridError } from '#kernel/errors.js';
 import { listParameter } from '#kernel/http/fields.js';
 import { operations, RequestError } from '#kernel/http/operation.js';
 import { stream } from '#kernel/http/reply.js';
 import { hasRole } from '#kernel/security/policy.js';
+import type { JobEngine, TargetSystems } from '#xnjs/index.js';
 import type { EventStreams } from './event-streams.js';
-import { eventTypes } from './events-rendering.js';
+import { eventTypes, type Viewer } from './events-rendering.js';
 import { linksFrom } from './links.js';
 
 export type EventsDeps = {
   readonly events: EventStreams;
+  readonly jobs: Pick<JobEngine, 'get'>;
+  readonly systems: Pick<TargetSystems, 'get'>;
   readonly imagesUrl: (baseUrl: string) => string;
 };
 const operation = operations<EventsDeps>();
@@ -26,7 +30,8 @@ const EventText = z
 const getEvents = operation({
   method: 'GET',
   path: '/events',
-  summary: 'What becomes of jobs, target systems and images of the caller, as it happens',
+  summary:
+    'What becomes of jobs, target systems and images that the caller may read, as it happens',
   input: z.object({
     types: listParameter.optional(),
     since: z
@@ -40,7 +45,7 @@ const getEvents = operation({
   errors: ['LIMIT_REACHED', 'SITE_UNAVAILABLE'],
   id: 'getEvents',
   tag: 'events',
-  run: async ({ events, imagesUrl }, input, { caller, baseUrl, headers, log }) => {
+  run: async ({ events, imagesUrl, ...resources }, input, { caller, baseUrl, headers, log }) => {
     const { types = eventTypes } = input;
     const unknown = types.find((name) => !eventTypes.some((each) => each === name));
     if (unknown !== undefined)
@@ -49,7 +54,7 @@ const getEvents = operation({
         `types: ${unknown}: must be of ${eventTypes.join(', ')}`,
       );
     const viewer = {
-      ...{ dn: caller.dn, role: caller.role, images: imagesUrl(baseUrl) },
+      ...{ caller, images: imagesUrl(baseUrl), aclOf: aclsOf(resources) },
       links: linksFrom(baseUrl),
       types: eventTypes.filter((name) => types.includes(name)),
     };
@@ -63,6 +68,20 @@ const getEvents = operation({
     });
   },
 });
+
+/** As they are now, not as they were when a change was logged. */
+function aclsOf({ jobs, systems }: Pick<EventsDeps, 'jobs' | 'systems'>): Viewer['aclOf'] {
+  return async (type, id) => {
+    try {
+      const { acl = [] } = type === 'job' ? await jobs.get(id) : systems.get(id);
+      return acl;
+    } catch (error) {
+      const code = asGridError(error)?.code;
+      if (code === 'JOB_UNKNOWN' || code === 'NOT_FOUND') return undefined;
+      throw error;
+    }
+  };
+}
 
 /** The header wins: clients that come again repeat the query. One that is none of ours is too old. */
 function positionOf(header: string | string[] | undefined, since?: string): number | undefined {

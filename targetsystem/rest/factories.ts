@@ -1,5 +1,5 @@
 import { z } from 'zod';
-import { answersCreated, answersJson } from '#kernel/http/answers.js';
+import { answersJson } from '#kernel/http/answers.js';
 import { fieldsParameter, selectFields } from '#kernel/http/fields.js';
 import { everybody, operations, type Context } from '#kernel/http/operation.js';
 import { pageParameters, renderPage, slicePage } from '#kernel/http/page.js';
@@ -9,13 +9,14 @@ import { idbSubject, type Idb, type IdbApplication } from '#xnjs/index.js';
 import {
   Application,
   ApplicationList,
-  Factory,
   FactoryList,
   imageErrors,
   type Rendered,
 } from './answers.js';
+import { answersCreatedOrPlan, Factory } from './answers-placement.js';
 import type { RestDeps } from './deps.js';
 import { factoryId, hrefs, linksFrom } from './links.js';
+import { renderPlacement } from './placement.js';
 import { users } from './policy.js';
 import { ownedProperties } from './properties.js';
 import { createSite, newSite } from './sites-creation.js';
@@ -64,7 +65,7 @@ const getFactory = operation({
   answers: answersJson(Factory),
   id: 'getFactory',
   policy: everybody,
-  run: (deps, { fields }, context) => {
+  run: async (deps, { fields }, context) => {
     const links = linksFrom(context.baseUrl);
     const properties = {
       ...ownedProperties({ ownerDn: deps.credential.dn, tags: [] }),
@@ -74,6 +75,7 @@ const getFactory = operation({
       applications: offeredApplications(deps, context).map(applicationId),
       otherInfo: idbOfFactory(deps).info,
       remainingComputeTime: {},
+      ...(await renderPlacement(deps, context.caller)),
       _links: hrefs({
         self: links.factory(),
         sites: links.collection('sites'),
@@ -115,7 +117,7 @@ const createSiteByFactory = operation({
   summary: 'Makes a target system from an image',
   input: z.object({ ...factoryInput, ...newSite }),
   body: 'json',
-  answers: answersCreated,
+  answers: answersCreatedOrPlan,
   errors: imageErrors,
   id: 'createSiteByFactory',
   policy: users,

@@ -3,8 +3,9 @@ import { z } from 'zod';
 import { GridError } from '#kernel/errors.js';
 import { operations, RequestError } from '#kernel/http/operation.js';
 import { json, upgraded } from '#kernel/http/reply.js';
-import type { Job } from '#xnjs/index.js';
+import type { Job, JobEngine } from '#xnjs/index.js';
 import { machineErrors } from './answers.js';
+import { CarriedConnections, type CarryingConfig } from './carried-connections.js';
 import type { RestDeps } from './deps.js';
 import { jobInput, onJob } from './policy.js';
 
@@ -40,7 +41,7 @@ const forwardPort = operation({
   errors: machineErrors,
   id: 'forwardPort',
   policy: onJob.modify,
-  run: async ({ jobs, forwardings }, input, { upgrade, caller, log, signal }) => {
+  run: async ({ jobs, systems, forwardings }, input, { upgrade, caller, log, signal }) => {
     if (upgrade?.toLowerCase() !== protocol.toLowerCase())
       return json({
         status: `ask for it with the headers Connection: Upgrade, Upgrade: ${protocol}`,
@@ -48,10 +49,30 @@ const forwardPort = operation({
     const job = await jobs.get(input.jobId);
     const service = serviceOf(job, input);
     const { loginNode } = input;
-    const opened = await forwardings.open(job, { service, loginNode, dn: caller.dn, signal });
+    const target = systems.find(job.targetId);
+    const forward = target?.forward?.bind(target);
+    if (!forward)
+      throw new GridError('CONFLICT', 'the target system of the job is gone', { jobId: job.id });
+    const wish = { subject: job.id, dn: caller.dn, facts: { jobId: job.id, service }, signal };
+    const opened = await forwardings.open(wish, (until) => forward(service, until, loginNode));
     return upgraded(protocol, (client) => void opened.join(client, log));
   },
 });
+
+/** The forwarded connections of this server; they end with their job. */
+export function openForwardings(
+  jobs: Pick<JobEngine, 'onChange'>,
+  config: CarryingConfig,
+): CarriedConnections {
+  const connections = new CarriedConnections('forwarded connection', config);
+  connections.follow(
+    jobs.onChange(({ id, state }) => {
+      if (state === 'DESTROYING' || state === 'DESTROYED')
+        connections.endOf(id, 'the job is destroyed');
+    }),
+  );
+  return connections;
+}
 
 /** What the TSI is asked for. @throws `CONFLICT`, `BAD_REQUEST` */
 function serviceOf(

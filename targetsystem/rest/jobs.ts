@@ -2,9 +2,17 @@ import { z } from 'zod';
 import { GridError } from '#kernel/errors.js';
 import { fieldsParameter, selectFields } from '#kernel/http/fields.js';
 import { everybody, operations, RequestError, type Context } from '#kernel/http/operation.js';
+import type { Caller } from '#kernel/http/caller.js';
 import { created, json, noContent, type Reply } from '#kernel/http/reply.js';
 import { aclSubjectsOf, isOwner } from '#kernel/security/acl.js';
-import { idbSubject, readImageWish, type RawDescription, type TargetSystem } from '#xnjs/index.js';
+import {
+  idbSubject,
+  isUsable,
+  readFlavour,
+  readImageWish,
+  type RawDescription,
+  type TargetSystem,
+} from '#xnjs/index.js';
 import { answersCreated, answersJson, answersNothing } from '#kernel/http/answers.js';
 import {
   Changes,
@@ -15,6 +23,7 @@ import {
   JobList,
   machineErrors,
 } from './answers.js';
+import { answersCreatedOrPlan } from './answers-placement.js';
 import { changeMembers } from './changes.js';
 import type { RestDeps } from './deps.js';
 import { fromJsdl, preferencesOf, refuseQueue, takeAccount } from './jobs-account.js';
@@ -28,6 +37,7 @@ import {
   type ListFilter,
   type ListWish,
 } from './lists.js';
+import { dryRun, renderPlan, requesterOf } from './placement.js';
 import { jobInput, knownUsers, onJob, onSite, siteInput } from './policy.js';
 import { ownedMembers } from './properties.js';
 
@@ -56,7 +66,7 @@ async function renderJobs(
 async function submit(
   deps: RestDeps,
   target: TargetSystem | undefined,
-  asked: RawDescription,
+  { dryRun: isDry = false, ...asked }: RawDescription & { readonly dryRun?: boolean },
   { caller, baseUrl }: Context,
 ): Promise<Reply> {
   const { jobs, systems, machines } = deps;
@@ -70,9 +80,19 @@ async function submit(
   refuseQueue(description, caller);
   const preferences = preferencesOf(caller, account);
   const wish = { ownerDn: caller.dn, description, preferences, urlOf };
-  if (readImageWish(description) !== undefined)
-    return created(urlOf((await machines.submit(wish, target)).id));
-  const { id: targetId } = target ?? (await chooseTarget(deps, description, caller.dn));
+  const requester = requesterOf(caller);
+  const namesImage = readImageWish(description) !== undefined;
+  if (!namesImage && readFlavour(description) !== undefined)
+    throw new RequestError('BAD_REQUEST', 'Flavour: only of jobs that name an image');
+  if (isDry) {
+    if (!namesImage)
+      throw new RequestError('BAD_REQUEST', 'dryRun: only of jobs that name an image');
+    const estimate = await machines.estimate(wish, { sentTo: target, requester });
+    return json(renderPlan(estimate, systems.planner.prices?.currency));
+  }
+  if (namesImage)
+    return created(urlOf((await machines.submit(wish, { sentTo: target, requester })).id));
+  const { id: targetId } = target ?? (await chooseTarget(deps, description, caller));
   return created(urlOf((await jobs.submit({ ...wish, targetId })).id));
 }
 
@@ -83,20 +103,23 @@ async function submit(
 async function chooseTarget(
   { systems, idb, defaultImage }: RestDeps,
   { ApplicationName: application }: RawDescription,
-  ownerDn: string,
+  caller: Caller,
 ): Promise<TargetSystem> {
+  const { dn: ownerDn } = caller;
   const mine = systems
     .list({ ownerDn })
     // one that was made for a job ends with it
     .filter(({ jobId }) => jobId === undefined)
-    .filter(({ state }) => state === 'READY' || state === 'INITIALIZING')
+    .filter((system) => isUsable(system) || system.state === 'INITIALIZING')
     .sort((a, b) => Number(b.state === 'READY') - Number(a.state === 'READY'));
   const offers = (system: TargetSystem): boolean =>
     idb.of(idbSubject(system)).applications.some(({ Name }) => Name === application);
   const chosen = mine.find(offers) ?? mine[0];
   if (chosen) return chosen;
-  if (defaultImage !== undefined)
-    return await systems.create({ ownerDn, image: defaultImage, parameters: {}, tags: [] });
+  if (defaultImage !== undefined) {
+    const wish = { ownerDn, requester: requesterOf(caller), image: defaultImage };
+    return await systems.create({ ...wish, parameters: {}, tags: [] });
+  }
   throw new RequestError(
     'BAD_REQUEST',
     'there is no target system for this job: make one with POST /rest/core/sites first',
@@ -120,10 +143,10 @@ const submitJob = operation({
   method: 'POST',
   path: '/jobs',
   summary: 'Submits a job to a target system of the caller that the server chooses',
-  input: z.looseObject({}),
+  input: z.looseObject({ dryRun }),
   body: 'json',
   converters,
-  answers: answersCreated,
+  answers: answersCreatedOrPlan,
   errors: [...imageErrors, 'JOB_INVALID'],
   id: 'submitJob',
   policy: knownUsers,
@@ -133,15 +156,15 @@ const submitJob = operation({
 const toSite = {
   method: 'POST',
   summary: 'Submits a job to this target system',
-  input: z.looseObject(siteInput),
+  input: z.looseObject({ ...siteInput, dryRun }),
   body: 'json',
   converters,
-  answers: answersCreated,
-  errors: [...machineErrors, 'JOB_INVALID', 'JOB_LIMIT'],
+  answers: answersCreatedOrPlan,
+  errors: [...imageErrors, 'JOB_INVALID'],
   policy: onSite.write,
   run: (
     deps: RestDeps,
-    { siteId, ...description }: { siteId: string } & RawDescription,
+    { siteId, ...description }: { siteId: string; dryRun: boolean } & RawDescription,
     context: Context,
   ) => submit(deps, deps.systems.get(siteId), description, context),
 } as const;

@@ -1,6 +1,7 @@
 import { adminOperations } from './admin.js';
 import { baseOperations } from './base.js';
 import { consoleOperations } from './console.js';
+import { screenOperations } from './screen.js';
 import { dataOperations, dataServices } from './data.js';
 import { eventOperations } from './events.js';
 import { factoryOperations } from './factories.js';
@@ -20,6 +21,7 @@ const coreOperations = [
   ...factoryOperations,
   ...siteOperations,
   ...consoleOperations,
+  ...screenOperations,
   ...jobOperations,
   ...eventOperations,
   ...forwardingOperations,

@@ -51,70 +51,76 @@ function policiesOf<R extends OwnedRecord>({ noun, service }: OwnedKind<R>) {
   }));
 }
 
-/** List, properties, change, deletion and, where there is something under way, `actions/abort`. */
+/** List, properties, change and deletion. */
 export function ownedOperations<R extends OwnedRecord>(
   kind: OwnedKind<R>,
 ): readonly Operation<RestDeps>[] {
-  const { collection, noun, name, answers, service, render } = kind;
-  const get = (deps: RestDeps, wanted: string): R => {
-    const engine = service(deps);
-    return engine.find?.(wanted) ?? engine.records.get(wanted);
-  };
-  const { own: owner } = policiesOf(kind);
-  const path = `/${collection}/:id`;
-  return [
-    listOperation(kind),
-    operation({
-      method: 'GET',
-      path,
-      summary: `One ${noun}`,
-      input: z.object({ ...id, fields: fieldsParameter }),
-      answers: answersJson(answers.one),
-      id: `get${name}`,
-      policy: owner,
-      run: (deps, { id: wanted, fields }, context) => {
-        const record = get(deps, wanted);
-        const properties = { ...ownedProperties(record), ...render(record, context) };
-        return json(selectFields(properties, fields));
-      },
-    }),
-    operation({
-      method: 'PUT',
-      path,
-      summary: `Changes tags or termination time of a ${noun}`,
-      input: z.looseObject(id),
-      body: 'json',
-      answers: answersJson(Changes),
-      id: `change${name}`,
-      policy: owner,
-      run: async (deps, { id: wanted, ...members }) => {
-        const engine = service(deps);
-        const latestMs = engine.latestTerminationMs();
-        const changeable: Changeable<Pick<PropertyChange, 'tags' | 'terminationMs'>> = {
-          tags: tagsMember,
-          terminationTime: terminationMember(latestMs, () => 'is later than it may live'),
-        };
-        const answers = await changeMembers(members, changeable, (change) =>
-          engine.records.update(wanted, (record) => ({ ...record, ...change })),
-        );
-        return json(answers);
-      },
-    }),
-    operation({
-      method: 'DELETE',
-      path,
-      summary: `Deletes a ${noun}; what is under way ends`,
-      input: z.object(id),
-      answers: answersNothing,
-      errors: machineErrors,
-      id: `delete${name}`,
-      policy: owner,
-      run: async (deps, { id: wanted }) => {
-        await service(deps).destroy(wanted);
-        return noContent();
-      },
-    }),
-  ];
+  return [listOperation(kind), getOperation(kind), changeOperation(kind), deleteOperation(kind)];
+}
+
+const pathOf = ({ collection }: { readonly collection: string }): string => `/${collection}/:id`;
+
+function getOperation<R extends OwnedRecord>(kind: OwnedKind<R>): Operation<RestDeps> {
+  const { noun, name, answers, service, render } = kind;
+  return operation({
+    method: 'GET',
+    path: pathOf(kind),
+    summary: `One ${noun}`,
+    input: z.object({ ...id, fields: fieldsParameter }),
+    answers: answersJson(answers.one),
+    id: `get${name}`,
+    policy: policiesOf(kind).own,
+    run: (deps, { id: wanted, fields }, context) => {
+      const engine = service(deps);
+      const record = engine.find?.(wanted) ?? engine.records.get(wanted);
+      const properties = { ...ownedProperties(record), ...render(record, context) };
+      return json(selectFields(properties, fields));
+    },
+  });
+}
+
+function changeOperation<R extends OwnedRecord>(kind: OwnedKind<R>): Operation<RestDeps> {
+  const { noun, name, service } = kind;
+  return operation({
+    method: 'PUT',
+    path: pathOf(kind),
+    summary: `Changes tags or termination time of a ${noun}`,
+    input: z.looseObject(id),
+    body: 'json',
+    answers: answersJson(Changes),
+    id: `change${name}`,
+    policy: policiesOf(kind).own,
+    run: async (deps, { id: wanted, ...members }) => {
+      const engine = service(deps);
+      const latestMs = engine.latestTerminationMs();
+      const changeable: Changeable<Pick<PropertyChange, 'tags' | 'terminationMs'>> = {
+        tags: tagsMember,
+        terminationTime: terminationMember(latestMs, () => 'is later than it may live'),
+      };
+      const answers = await changeMembers(members, changeable, (change) =>
+        engine.records.update(wanted, (record) => ({ ...record, ...change })),
+      );
+      return json(answers);
+    },
+  });
+}
+
+function deleteOperation<R extends OwnedRecord>(kind: OwnedKind<R>): Operation<RestDeps> {
+  const { noun, name, service } = kind;
+  return operation({
+    method: 'DELETE',
+    path: pathOf(kind),
+    summary: `Deletes a ${noun}; what is under way ends`,
+    input: z.object(id),
+    answers: answersNothing,
+    errors: machineErrors,
+    id: `delete${name}`,
+    policy: policiesOf(kind).own,
+    run: async (deps, { id: wanted }) => {
+      await service(deps).destroy(wanted);
+      return noContent();
+    },
+  });
 }
 
 function listOperation<R extends OwnedRecord>({

@@ -1,6 +1,5 @@
 import { z } from 'zod';
 import { formatDate } from '#kernel/clock.js';
-import { RequestError } from '#kernel/http/operation.js';
 import { parseDate } from '#kernel/dates.js';
 import { errorText } from '#kernel/errors.js';
 import { parseAcl } from '#kernel/security/acl.js';
@@ -80,12 +79,6 @@ export const terminationMember = (
     dateText.refine((ms) => ms <= latestMs, { error: tooLate }),
     (change, ms) => (change.terminationMs = ms),
   );
-
-/** @throws {@link RequestError} `BAD_REQUEST` when a time is later than the site allows */
-export function checkTermination(ms: number, latestMs: number): void {
-  if (ms > latestMs)
-    throw new RequestError('BAD_REQUEST', `terminationTime: ${afterLatest(latestMs)}`);
-}
 
 const afterLatest = (latestMs: number): string =>
   `must not be later than ${formatDate(latestMs)}, the longest life time of this site`;

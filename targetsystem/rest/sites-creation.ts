@@ -1,21 +1,29 @@
 import { z } from 'zod';
 import { RequestError, type Context } from '#kernel/http/operation.js';
-import { created, type Reply } from '#kernel/http/reply.js';
-import { joinSizes, readMachineSize, type MachineSize } from '#xnjs/index.js';
+import { created, json, type Reply } from '#kernel/http/reply.js';
+import { joinSizes, parseImageWish, readMachineSize, type TargetSystem } from '#xnjs/index.js';
 import type { RestDeps } from './deps.js';
 import { linksFrom } from './links.js';
-import { checkTermination, dateText, tagList } from './properties.js';
+import { dryRun, renderPlan, requesterOf } from './placement.js';
+import { dateText, tagList } from './properties.js';
 
-const image = z.string().min(1).max(256).optional();
+const image = z
+  .union([z.string().min(1).max(256), z.looseObject({})], 'must be an image, or what it must have')
+  .optional();
+const flavour = z.string().min(1).max(64).optional();
 const values = z.record(z.string().max(256), z.unknown());
-/** UCC sends `parameters: {}` and no image; the image may also be one of the parameters. */
+/** UCC sends `parameters: {}` and no image; image and flavour may also be among the parameters. */
 export const newSite = {
+  /** Id, name or `name:version`; or what it must have, as jobs say it. */
   image,
-  parameters: values.and(z.object({ image })).default({}),
+  /** A size by name. */
+  flavour,
+  parameters: values.and(z.object({ image, flavour })).default({}),
   /** As a job would ask for them: `CPUs`, `Memory`, … */
   resources: values.default({}),
   terminationTime: dateText.optional(),
   tags: tagList.default([]),
+  dryRun,
 };
 
 export async function createSite(
@@ -23,42 +31,35 @@ export async function createSite(
   input: z.output<z.ZodObject<typeof newSite>>,
   { caller, baseUrl }: Context,
 ): Promise<Reply> {
-  const { image: parameterImage, ...parameters } = input.parameters;
-  const image = input.image ?? parameterImage ?? deps.defaultImage;
+  const { systems, defaultImage } = deps;
+  const { image: otherImage, flavour: otherFlavour, ...parameters } = input.parameters;
+  const image = input.image ?? otherImage ?? defaultImage;
   if (image === undefined)
     throw new RequestError('BAD_REQUEST', 'image: name the image to make a target system from');
-  const { runtimeSeconds, ...size } = joinSizes(
-    readMachineSize('parameters', parameters, 'refuse'),
-    readMachineSize('resources', input.resources, 'refuse'),
-  );
-  const terminationMs = chooseTermination(deps, input.terminationTime, runtimeSeconds);
-  const system = await deps.systems.create({
+  const chosenFlavour = input.flavour ?? otherFlavour;
+  const wish = {
     ownerDn: caller.dn,
-    image,
-    parameters: size,
+    requester: requesterOf(caller),
+    image: parseImageWish('image', image),
+    parameters: joinSizes(
+      readMachineSize('parameters', parameters, 'refuse'),
+      readMachineSize('resources', input.resources, 'refuse'),
+    ),
     tags: input.tags,
-    ...(terminationMs !== undefined && { terminationMs }),
-  });
-  return created(linksFrom(baseUrl).site(system.id));
-}
-
-/** As it was asked for, else the site's default; within what the site allows. */
-function chooseTermination(
-  deps: RestDeps,
-  terminationMs: number | undefined,
-  runtime: MachineSize['runtimeSeconds'],
-): number | undefined {
-  const { lifetimeSeconds, maxLifetimeSeconds } = deps.systems.limits;
-  if (runtime && terminationMs !== undefined)
-    throw new RequestError('BAD_REQUEST', `${runtime.field}: terminationTime says when it ends`);
-  const seconds = runtime?.value ?? lifetimeSeconds ?? maxLifetimeSeconds;
-  const ms =
-    terminationMs ?? (seconds === undefined ? undefined : deps.clock.now() + seconds * 1_000);
-  if (ms !== undefined) checkTermination(ms, latestTerminationOf(deps));
-  return ms;
+    ...(chosenFlavour !== undefined && { flavour: chosenFlavour }),
+    ...(input.terminationTime !== undefined && { terminationMs: input.terminationTime }),
+  };
+  const { planner } = systems;
+  if (input.dryRun) return json(renderPlan(await planner.estimate(wish), planner.prices?.currency));
+  const { id } = await systems.create(wish);
+  return created(linksFrom(baseUrl).site(id));
 }
 
 /** The latest that a target system may live to. */
-export function latestTerminationOf({ systems, clock }: RestDeps): number {
-  return clock.now() + (systems.limits.maxLifetimeSeconds ?? Number.POSITIVE_INFINITY) * 1_000;
+export function latestTerminationOf(
+  { systems, clock }: RestDeps,
+  { limits }: Pick<TargetSystem, 'limits'>,
+): number {
+  const seconds = limits?.maxLifetimeSeconds ?? systems.limits.maxLifetimeSeconds ?? Infinity;
+  return clock.now() + seconds * 1_000;
 }

@@ -1,20 +1,19 @@
 import { formatDate } from '#kernel/clock.js';
 import { RequestError } from '#kernel/http/operation.js';
-import type { Idb, IdbApplication, IdbResource, TargetSystem, Usage } from '#xnjs/index.js';
+import {
+  isUsable,
+  resourceStatusOf,
+  type Idb,
+  type IdbApplication,
+  type IdbResource,
+  type TargetSystem,
+  type TargetSystems,
+  type Usage,
+} from '#xnjs/index.js';
 import type { Application, Rendered, Site } from './answers.js';
 import { hrefs, type Links } from './links.js';
 import { ownedProperties } from './properties.js';
 import { renderUsage } from './usage-rendering.js';
-
-/** How our states look to clients that know UNICORE's `resourceStatus` only. */
-export const resourceStatus = {
-  INITIALIZING: 'INITIALIZING',
-  READY: 'READY',
-  UNREACHABLE: 'ERROR',
-  FAILED: 'ERROR',
-  DESTROYING: 'SHUTTING_DOWN',
-  DESTROYED: 'SHUTTING_DOWN',
-} as const satisfies Record<TargetSystem['state'], string>;
 
 /** `Date---v1.0`, the id of an application in lists. */
 export function applicationId({ Name, Version }: Pick<IdbApplication, 'Name' | 'Version'>): string {
@@ -55,8 +54,8 @@ function renderResource(resource: IdbResource): string | readonly string[] {
 }
 
 /** Its agent says so; of other TSIs it is not known before one is asked for. */
-export function canReserve({ facts, state }: TargetSystem): boolean {
-  return state === 'READY' && facts?.reservations === true;
+export function canReserve(system: TargetSystem): boolean {
+  return isUsable(system) && system.facts?.reservations === true;
 }
 
 /** A target system as `GET /sites/{id}` shows it; `image`, `parameters` and `vm` are our extension. */
@@ -71,6 +70,7 @@ export function renderSite(
     storages,
     queues,
     usage,
+    heard,
   }: {
     readonly siteName: string;
     readonly numberOfJobs: number;
@@ -80,14 +80,16 @@ export function renderSite(
     readonly storages: Readonly<Record<string, string>>;
     readonly queues?: readonly string[] | undefined;
     readonly usage?: Usage | undefined;
+    /** When each source was last heard; ms since the epoch. */
+    readonly heard: Heard;
   },
 ): Rendered<typeof Site> {
-  const { metadata } = system.image;
+  const { flavour, countsFor = {} } = system;
   const self = links.site(system.id);
   return {
     ...ownedProperties(system),
     siteName,
-    resourceStatus: resourceStatus[system.state],
+    resourceStatus: resourceStatusOf(system),
     resourceStatusMessage: system.evidence.fact,
     umask: '077',
     supportsReservation: String(canReserve(system)),
@@ -96,22 +98,19 @@ export function renderSite(
     applications: idb.applications.map(applicationId),
     otherInfo: idb.info,
     remainingComputeTime: {},
-    image: {
-      id: system.image.id,
-      name: metadata.name,
-      version: metadata.version,
-      os: metadata.os,
-      digests: digestsOf(system),
-    },
+    image: renderImage(system),
+    ...(flavour !== undefined && { flavour }),
     parameters: system.parameters,
     start: system.start,
+    countsFor,
     ...(usage && { usage: renderUsage(usage) }),
-    vm: renderMachine(system, addresses),
+    vm: renderMachine(system, addresses, heard),
     _links: hrefs({
       self,
       jobs: `${self}/jobs`,
       applications: `${self}/applications`,
       console: `${self}/console`,
+      ...(system.image.metadata.display && { screen: `${self}/screen` }),
       parent: links.factory(),
       ...(system.jobId !== undefined && { job: links.job(system.jobId) }),
       ...Object.fromEntries(
@@ -121,10 +120,22 @@ export function renderSite(
   };
 }
 
+type Heard = ReturnType<TargetSystems['heard']>;
+
+/** What it is made from, and why from that. */
+function renderImage(system: TargetSystem): Rendered<typeof Site>['image'] {
+  const { choice } = system;
+  const { id, metadata } = system.image;
+  const { name, version, os } = metadata;
+  const why = choice !== undefined && { why: choice };
+  return { ...{ id, name, version, os }, ...why, digests: digestsOf(system) };
+}
+
 /** How the machine is, who says so, and how it came up. */
 function renderMachine(
   system: TargetSystem,
   addresses: readonly string[],
+  heard: Heard,
 ): Rendered<typeof Site>['vm'] {
   const { state, driver, evidence, boot, facts, unapplied } = system;
   return {
@@ -133,10 +144,22 @@ function renderMachine(
     transport: system.image.metadata.tsi.transport,
     addresses,
     evidence: { source: evidence.source, fact: evidence.fact, at: formatDate(evidence.atMs) },
+    views: renderViews(system, heard),
     boot,
     guest: facts,
     unappliedParameters: unapplied,
   };
+}
+
+function renderViews({ views = {} }: TargetSystem, heard: Heard) {
+  return (['hypervisor', 'agent', 'guest'] as const).flatMap((source) => {
+    const view = views[source];
+    if (!view) return [];
+    const { says, fact, sinceMs } = view;
+    // what it said last stands until it is heard again
+    const confirmed = formatDate(Math.max(sinceMs, heard[source] ?? 0));
+    return [{ source, says, fact, since: formatDate(sinceMs), confirmed }];
+  });
 }
 
 /** What the machine was made from, by part: `sha256:…`. */

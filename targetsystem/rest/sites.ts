@@ -1,5 +1,5 @@
 import { z } from 'zod';
-import { answersCreated, answersJson, answersNothing } from '#kernel/http/answers.js';
+import { answersJson, answersNothing } from '#kernel/http/answers.js';
 import { fieldsParameter, selectFields } from '#kernel/http/fields.js';
 import { everybody, operations } from '#kernel/http/operation.js';
 import { json, noContent } from '#kernel/http/reply.js';
@@ -15,6 +15,7 @@ import {
   Site,
   SiteList,
 } from './answers.js';
+import { answersCreatedOrPlan } from './answers-placement.js';
 import { changeMembers } from './changes.js';
 import type { RestDeps } from './deps.js';
 import { linksFrom } from './links.js';
@@ -38,7 +39,7 @@ const createSiteInList = operation({
   summary: 'Makes a target system from an image, as the factory does',
   input: z.object(newSite),
   body: 'json',
-  answers: answersCreated,
+  answers: answersCreatedOrPlan,
   errors: imageErrors,
   id: 'createSite',
   policy: users,
@@ -86,6 +87,7 @@ const getSite = operation({
       storages: storages.ofTarget(system),
       queues: attributesOf(caller).queues,
       usage: systems.usage(siteId),
+      heard: systems.heard(siteId),
     });
     return json(selectFields(properties, fields));
   },
@@ -116,10 +118,8 @@ const changeSite = operation({
       parameters === undefined
         ? {}
         : { parameters: await changeSiteParameters(systems, siteId, parameters) };
-    const changeable = ownedMembers(
-      isOwner(systems.get(siteId), caller),
-      latestTerminationOf(deps),
-    );
+    const system = systems.get(siteId);
+    const changeable = ownedMembers(isOwner(system, caller), latestTerminationOf(deps, system));
     const answers = await changeMembers(members, changeable, (change) =>
       systems.update(siteId, change),
     );

@@ -1,3 +1,4 @@
+import assert from 'node:assert/strict';
 import { once } from 'node:events';
 import type { IncomingMessage, RequestListener } from 'node:http';
 import { request as httpsRequest } from 'node:https';
@@ -30,7 +31,10 @@ export async function serveEvents(scope: Scope, rig: EngineRig): Promise<Request
   const events = scope.use(new EventStreams(feed, EventsConfig.parse({})));
   return createRestApp({
     mounts: [
-      mount('/rest/core', eventOperations, { events, imagesUrl: () => 'https://site/IMAGES' }),
+      mount('/rest/core', eventOperations, {
+        ...{ events, jobs: rig.engine, imagesUrl: () => 'https://site/IMAGES' },
+        systems: { get: () => assert.fail('jobs only') },
+      }),
     ],
     authenticate: () => ({ dn: ownerDn, role: 'user' }),
     externalUrl: 'https://site/VSITE',

@@ -66,7 +66,8 @@ describe('who a site believes is asking', () => {
       [{ path: '/VSITE/y' }, {}, other],
       [{ method: 'DELETE' }, {}, other],
       [{}, { 'x-unicore-consignor-ip': '192.0.2.1' }, other],
-      [{}, { 'x-unicore-gateway': 'https://localhost/OTHER' }, other],
+      [{}, { 'x-unicore-gateway': 'https://elsewhere/VSITE' }, other],
+      [{}, { 'x-unicore-gateway': 'https://localhost/OTHER' }, /refused: for another site/],
     ] as const;
     for (const [request, change, reason] of cases) {
       replay = { ...used, ...change };

@@ -1,10 +1,14 @@
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
 import { writeFile } from 'node:fs/promises';
-import { createServer, type Server } from 'node:http';
-import { Agent } from 'node:https';
+import { createServer, type IncomingMessage, type Server } from 'node:http';
+import { Agent, request as httpsRequest } from 'node:https';
 import { join } from 'node:path';
 import { describe, it } from 'node:test';
+import { loadConfig } from '#kernel/config.js';
+import { silentLog } from '#kernel/log.js';
+import { GatewayConfig } from '#gateway/main.js';
+import { GatewayServer } from '#gateway/server.js';
 import { eventually, startRig, type Answer, type Rig } from './rig.js';
 
 /** A server that says its name and what it was sent. */
@@ -159,6 +163,30 @@ describe('sites that register', () => {
     assert.deepEqual(await names(rig), ['VSITE', 'DOWN']);
     assert.doesNotMatch(JSON.stringify(rig.lines), new RegExp(secret));
   });
+  it('are told that a form is too long, also while it is still coming', async () => {
+    await using rig = await start();
+    const request = httpsRequest({
+      ...{ host: 'localhost', port: rig.port, ca: rig.ca, agent: false },
+      ...{ path: '/VSITE_REGISTRATION_REQUEST', method: 'POST' },
+      headers: { 'content-length': 1_000_000 },
+    });
+    request.write('name=BIG&address='.padEnd(20_000, 'x'));
+    const [answer] = (await once(request, 'response')) as [IncomingMessage];
+    assert.equal(answer.statusCode, 413);
+    request.destroy();
+  });
+  it('may go away in the middle, which is no failure of ours', async () => {
+    await using rig = await start();
+    const request = httpsRequest({
+      ...{ host: 'localhost', port: rig.port, ca: rig.ca, agent: false },
+      ...{ path: '/VSITE_REGISTRATION_REQUEST', method: 'POST' },
+      headers: { 'content-length': 1_000 },
+    });
+    request.on('error', () => undefined);
+    request.write('name=GONE', () => request.destroy());
+    await eventually(() => rig.lines.some(({ msg }) => msg === 'client left'), 'it was seen');
+    assert.ok(!rig.lines.some(({ msg }) => msg === 'request failed unexpectedly'));
+  });
   it('are refused while registration is off', async () => {
     await using rig = await startRig(() => undefined);
     assert.equal((await register(rig, {})).status, 403);
@@ -193,6 +221,25 @@ describe('sites that register', () => {
     for (const [form, status] of cases)
       assert.equal((await register(rig, form)).status, status, JSON.stringify(form).slice(0, 100));
     assert.deepEqual(await names(rig), ['VSITE', 'DOWN', 'NEW']);
+  });
+  it('are all known to a process that starts later', async () => {
+    await using behind = await startRig((_request, response) => response.end('behind'));
+    await using rig = await start();
+    await rig.reconfigure({ sites: { GRID: { addresses: [`unix:${rig.directory}/none`] } } });
+    const addresses = [`https://localhost:${behind.port}/VSITE`, 'https://localhost:1'];
+    const later = await GatewayServer.start(await loadConfig(rig.configFile, GatewayConfig), {
+      log: silentLog,
+      registered: addresses.map((address) => ({ name: 'GRID', address })),
+    });
+    const port = Number(new URL(later.url).port);
+    const agent = new Agent({ keepAlive: true });
+    const deadline = Date.now() + 10_000;
+    let body = '';
+    while (body !== 'behind' && Date.now() < deadline)
+      body = (await rig.request({ path: '/GRID/x', port, agent })).body;
+    agent.destroy();
+    await later.close();
+    assert.equal(body, 'behind');
   });
   it('join the others of a configured group', async () => {
     await using behind = await startRig((_request, response) => response.end('behind'));

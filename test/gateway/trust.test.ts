@@ -1,12 +1,23 @@
 import assert from 'node:assert/strict';
 import { execFile } from 'node:child_process';
-import { copyFile, mkdir, readFile, rename, writeFile } from 'node:fs/promises';
+import {
+  copyFile,
+  mkdir,
+  mkdtemp,
+  readFile,
+  rename,
+  rm,
+  truncate,
+  writeFile,
+} from 'node:fs/promises';
 import { Agent } from 'node:https';
+import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
 import { connect, type PeerCertificate } from 'node:tls';
 import { once } from 'node:events';
 import { promisify } from 'node:util';
+import { loadTrust } from '#gateway/trust.js';
 import { openAuthority, type Authority } from './authority.js';
 import { eventually, startRig, type Rig } from './rig.js';
 
@@ -54,6 +65,13 @@ describe('whom the gateway believes', () => {
     assert.deepEqual([await statusOf(rig, alice), await statusOf(rig, bob)], [200, 403]);
     const complaint = rig.lines.findLast(({ level }) => level === 50);
     assert.match(JSON.stringify(complaint), /half\.pem: neither certificate nor revocation list/);
+  });
+  it('refuses what is too large to be read, which may be a list', async () => {
+    const folder = await mkdtemp(join(tmpdir(), 'trust-'));
+    await writeFile(join(folder, 'huge.crl'), '');
+    await truncate(join(folder, 'huge.crl'), 65 * 1024 * 1024);
+    await assert.rejects(loadTrust([], folder), { code: 'CONFIG_INVALID', message: /huge\.crl/ });
+    await rm(folder, { recursive: true });
   });
   it('takes a list in DER, and none that is out of date', async () => {
     await using rig = await startWithFolder();

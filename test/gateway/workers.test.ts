@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
-import cluster from 'node:cluster';
+import cluster, { type Worker } from 'node:cluster';
 import { once } from 'node:events';
 import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { Agent } from 'node:https';
@@ -58,13 +58,23 @@ describe('a gateway of several processes', () => {
   let scratch: string;
   const secret = 'correct horse battery';
   const pids = () => Object.values(cluster.workers ?? {}).map((worker) => worker?.process.pid);
+  /** Workers that take connections: one is there before it does. */
+  const listening = new Set<Worker>();
+  const note = (worker: Worker, { type }: { type?: string }) =>
+    type === 'listening' && listening.add(worker);
+  const bothListen = () => {
+    const workers = Object.values(cluster.workers ?? {});
+    return workers.length === 2 && workers.every((worker) => worker && listening.has(worker));
+  };
   before(async () => {
     scratch = await mkdtemp(join(tmpdir(), 'gateway-secret-'));
     const secretFile = join(scratch, 'secret');
     await writeFile(secretFile, secret);
+    cluster.on('message', note);
     rig = await startEcho({ workers: 2, log: silentLog, registration: { secretFile } });
   });
   after(async () => {
+    cluster.off('message', note);
     await rig[Symbol.asyncDispose]();
     await rm(scratch, { recursive: true });
   });
@@ -88,7 +98,38 @@ describe('a gateway of several processes', () => {
     process.kill(victim!, 'SIGKILL');
     await eventually(() => !pids().includes(victim), 'it is gone');
     assert.equal((await rig.request({ path: '/VSITE/x' })).body, 'got');
-    await eventually(() => pids().length === 2, 'there are two again');
+    await eventually(bothListen, 'there are two again');
+  });
+  it('goes on trying to replace a worker while its files are wrong', async () => {
+    await writeFile(join(scratch, 'secret'), 'short');
+    process.kill(pids()[0]!, 'SIGKILL');
+    const [unlucky] = (await once(cluster, 'fork')) as [Worker];
+    await once(unlucky, 'exit');
+    await writeFile(join(scratch, 'secret'), secret);
+    await eventually(bothListen, 'another has taken its place');
+  });
+  it('gives to another what a worker did not take before it died', async () => {
+    const [stuck] = pids();
+    process.kill(stuck!, 'SIGSTOP');
+    let answered = 0;
+    const asked = Array.from({ length: 8 }, () =>
+      rig.request({ path: '/VSITE/x', signal: AbortSignal.timeout(10_000) }).then(
+        ({ body }) => {
+          answered++;
+          return body;
+        },
+        (error: unknown) => String(error),
+      ),
+    );
+    try {
+      await eventually(() => answered === 4, 'the other worker has answered its half');
+    } finally {
+      process.kill(stuck!, 'SIGKILL');
+    }
+    // One was on its way
+    const lost = (await Promise.all(asked)).filter((body) => body !== 'got');
+    assert.ok(lost.length <= 1, lost.join());
+    await eventually(bothListen, 'there are two again');
   });
   it('tells all its workers, later ones too, of a site that registered with one', async () => {
     const form = new URLSearchParams({ name: 'NEW', address: 'https://localhost:1', secret });

@@ -68,6 +68,18 @@ describe('the command line', { skip: noContainers, timeout: 240_000 }, () => {
     await succeed('site', 'delete', site);
   });
 
+  it('tells what may be had, and what would be made, before anything is', async () => {
+    assert.match(await succeed('site', 'offer'), /user CN=.* +0\/16 +0\/- /);
+    const create = ['site', 'create', '--require', 'application=Transform', '--dry-run'];
+    const plan = await succeed(...create);
+    assert.match(plan, /it has Transform 1\.0.*\nlxc: cpus 1, memoryMiB/);
+    assert.match(plan, /an hour: 1 core-hours/);
+    const { image } = JSON.parse(await succeed(...create, '--json')) as { image: object };
+    assert.match(JSON.stringify(image), /vsite-demo-container/);
+    assert.equal((await vsite('site', 'create', '--require', 'os')).code, 2);
+    assert.deepEqual(JSON.parse(await succeed('site', 'list', '--json')), []);
+  });
+
   it('tells by its exit code what went wrong', async () => {
     assert.equal((await vsite('job', 'nonsense')).code, 2);
     assert.equal((await vsite('ls', 'here')).code, 2);

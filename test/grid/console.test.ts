@@ -1,10 +1,13 @@
 import assert from 'node:assert/strict';
 import type { ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
+import { connect } from 'node:net';
+import { buffer } from 'node:stream/consumers';
 import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
+import { PNG } from 'pngjs';
 import { cpio } from '#cli/image/archive.js';
 import { buildDemoVm } from '#cli/image/build.js';
 import { defaultCacheDirectory } from '#cli/quickstart/layout.js';
@@ -56,6 +59,7 @@ describe('the serial console of a virtual machine', { skip: noMachines, timeout:
   let user: HttpClient;
   let work: string;
   let site: string;
+  let displayed: string;
   let child: ChildProcess | undefined;
   const path = (query = ''): string => `${site}/console${query}`;
   const open = async (query?: string, client = user, headers = {}): Promise<Screen> =>
@@ -84,8 +88,15 @@ describe('the serial console of a virtual machine', { skip: noMachines, timeout:
       metadata: { ...demo.metadata, boot: { commandLine: 'rdinit=/shell-init' } },
       parts: { ...demo.parts, initrd },
     });
+    const { metadata } = demo;
+    await publish(await grid.creator(), {
+      ...demo,
+      metadata: { ...metadata, name: 'vsite-screen', display: true },
+    });
     site = await createTargetSystem(user, 'vsite-demo', { cpus: 1 });
+    displayed = await createTargetSystem(user, 'vsite-screen', { cpus: 1 });
     await waitUntilReady(user, site, signal, () => undefined);
+    await waitUntilReady(user, displayed, signal, () => undefined);
   });
   after(async () => {
     child?.kill('SIGKILL');
@@ -187,6 +198,48 @@ describe('the serial console of a virtual machine', { skip: noMachines, timeout:
     await typist.shows(/is anybody there\?/); // its terminal echoes
     await user.json('DELETE', container);
     assert.equal((await typist.closed).code, 1001);
+  });
+
+  it('has a screen beside it where the image has a display, as a picture and by VNC', async () => {
+    const picture = (of: string, client = user) =>
+      client.download(`${of}/screen`, { headers: { accept: 'image/png' } });
+    await assert.rejects(picture(site), refusal(409, /metadata say no display/));
+    const mallory = await grid.addUser('mallet', 'hopeless42');
+    await assert.rejects(picture(displayed, mallory), refusal(403, /access denied/));
+    await eventually('the machine has written to it', async () => {
+      const { headers, body } = await picture(displayed);
+      const { width, height, data } = PNG.sync.read(await buffer(body));
+      assert.deepEqual([headers['content-type'], width, height], ['image/png', 720, 400]);
+      return data.some((value, at) => at % 4 !== 3 && value > 0);
+    });
+
+    const program = grid.vsite(['site', 'screen', displayed.split('/').at(-1)!, '--json']);
+    child = program;
+    const { port } = JSON.parse(String((await once(program.stdout, 'data'))[0])) as {
+      port: number;
+    };
+    const viewer = connect(port, '127.0.0.1').on('error', () => undefined);
+    const hears = async (bytes: number): Promise<Buffer> => {
+      for (;;) {
+        const got = viewer.read(bytes) as Buffer | null;
+        if (got) return got;
+        await once(viewer, 'readable');
+      }
+    };
+    // RFC 6143, section 7: version, no password, shared, the size of the screen
+    assert.equal(String(await hears(12)), 'RFB 003.008\n');
+    viewer.write('RFB 003.008\n');
+    assert.deepEqual([...(await hears(2))], [1, 1]);
+    viewer.write(Buffer.from([1]));
+    assert.equal((await hears(4)).readUInt32BE(), 0);
+    viewer.write(Buffer.from([1]));
+    const start = await hears(24);
+    assert.deepEqual([start.readUInt16BE(0), start.readUInt16BE(2)], [720, 400]);
+    const closed = new Promise((done) => viewer.resume().once('close', done)); // or reset
+    await user.json('DELETE', displayed);
+    await closed;
+    program.kill('SIGINT');
+    await once(program, 'exit');
   });
 
   it('ends with its machine', async () => {

@@ -92,7 +92,7 @@ describe(
         assert.equal(data.id, job);
         seen.push(data.change);
       }
-      assert.match(await grid.logText(), /"msg":"forwarded"/);
+      assert.match(await grid.logText(), /"msg":"forwarded connection closed"/);
     });
   },
 );

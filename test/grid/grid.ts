@@ -147,7 +147,12 @@ export class Grid implements AsyncDisposable {
 
   async addUser(name: string, password: string): Promise<HttpClient> {
     await addUser(this.layout.users, { name, password, dn: `CN=${name},O=VSite,C=EU` });
-    return await this.client({ user: name, password });
+    const client = await this.client({ user: name, password });
+    await eventually(`the server knows ${name}`, async () => {
+      const refused = await client.json('GET', sitePath).then(() => undefined, asGridError);
+      return refused?.details['status'] !== 401 && refused?.details['status'] !== 403;
+    });
+    return client;
   }
 
   /** Runs `vsite` as the demo user would, with the profile of the quick start. */

@@ -54,7 +54,7 @@ const chapters: Record<string, object> = {
     stdout: 'GRID MIDDLEWARE\n',
     first: 'ker',
     files: ['input.txt', 'stderr', 'stdout'],
-    used,
+    used: { ...used, metadata: {} }, // directories of jobs have none
     other: ['READY', 'GRID MIDDLEWARE'],
     log: true,
     id: true,

@@ -297,7 +297,7 @@ describe('a refused request', { skip: noContainers }, () => {
       return refused(
         () => user.upload('POST', `${site}/jobs`, body, { headers }),
         400,
-        /malformed JSON/,
+        /malformed JSON: .*\(line 1, column 16, where the text ends\)/,
       );
     });
     it('with a list instead of an object is told so', () =>

@@ -5,7 +5,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
 import { promisify } from 'node:util';
-import { checkQcow2 } from '#imagerepo/store/qcow2.js';
+import { checkQcow2, virtualBytesOf } from '#imagerepo/store/qcow2.js';
 
 const run = promisify(execFile);
 const noQemuImg = await run('qemu-img', ['--version']).then(
@@ -53,6 +53,7 @@ describe('disks that qemu-img makes', { skip: noQemuImg }, () => {
           Promise.resolve(bytes.subarray(offset, offset + length)),
       };
       assert.equal(await checkQcow2(content, 2 ** 31), fault);
+      if (fault === undefined) assert.equal(await virtualBytesOf(content), 2 ** 30);
       await rm(join(directory, 'disk'));
     });
 });

@@ -188,7 +188,10 @@ describe('the image repository', () => {
         await alice.put(id, part, content);
         if (good) await alice.publish(id);
         else await assert.rejects(alice.publish(id), { code: 'BAD_REQUEST' });
-        assert.equal((await alice.get(id)).state, good ? 'PUBLISHED' : 'INCOMPLETE');
+        const { state, parts } = await alice.get(id);
+        assert.equal(state, good ? 'PUBLISHED' : 'INCOMPLETE');
+        const isDisk = good && part === 'disk';
+        assert.equal(parts[part]?.virtualBytes, isDisk ? 2 ** 30 : undefined);
       });
 
     const cpio = Buffer.from('070701'.padEnd(110, '0'));

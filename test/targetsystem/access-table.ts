@@ -82,6 +82,7 @@ export const access: Readonly<Record<string, Row>> = {
   'DELETE /rest/core/sites/:siteId': 'own',
   // by WebSocket, to type, `modify`: test/grid/console.test.ts
   'GET /rest/core/sites/:siteId/console': 'read',
+  'GET /rest/core/sites/:siteId/screen': 'modify',
   'GET /rest/core/sites/:siteId/applications': 'read',
   'GET /rest/core/sites/:siteId/applications/:applicationId': 'read',
   'GET /rest/core/sites/:siteId/jobs': 'read',

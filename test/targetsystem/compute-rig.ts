@@ -12,9 +12,11 @@ import { silentLog as log } from '#kernel/log.js';
 import { openDatabase } from '#kernel/persistence/database.js';
 import { migrate } from '#kernel/persistence/migrate.js';
 import { Scope } from '#kernel/scope.js';
+import type { AuthenticatedCaller } from '#kernel/security/caller.js';
 import { RegistryConfig } from '#targetsystem/config.js';
 import { openRegistry } from '#targetsystem/registry/open-registry.js';
 import { restOperations } from '#targetsystem/rest/operations.js';
+import { XnjsConfig } from '#xnjs/config.js';
 import { IdbConfig } from '#xnjs/idb/config.js';
 import { IdbSource } from '#xnjs/idb/idb-source.js';
 import { JobConfig } from '#xnjs/job/config.js';
@@ -29,10 +31,13 @@ import {
 } from '#xnjs/persistence/sql-reservation-store.js';
 import { createSettingsStore, settingsMigrations } from '#xnjs/persistence/settings-store.js';
 import { createTargetStore, targetMigrations } from '#xnjs/persistence/sql-target-store.js';
+import { createStartStore, startMigrations } from '#xnjs/persistence/sql-start-store.js';
 import { createUsageStore, usageMigrations } from '#xnjs/persistence/sql-usage-store.js';
 import { Reservations } from '#xnjs/reservation/reservations.js';
 import type { ImageSearch, ImageSource } from '#xnjs/vm/image-source.js';
 import { JobMachines } from '#xnjs/vm/job-machines.js';
+import { placementOf } from '#xnjs/vm/placement/config.js';
+import { recordStarts } from '#xnjs/vm/placement/starts.js';
 import { TargetSystems } from '#xnjs/vm/target-systems.js';
 import { Workspace } from '#xnjs/vm/workspace.js';
 import { anImageMetadata } from '../xnjs/vm/samples.js';
@@ -41,12 +46,26 @@ import { restDeps } from './rest-deps.js';
 import { ShiftedClock } from './shifted-clock.js';
 import { login, ProcessHypervisor } from './storages-rig.js';
 
+/** A member of a virtual organisation; of several, he comes as one of that, and has a group. */
+const inVo = (dn: string, vo: string, ...others: readonly string[]): AuthenticatedCaller => ({
+  ...{ dn, role: 'user', login: 'carol', peer: '' },
+  preferences: others.length > 0 ? { vo } : {},
+  attributes: {
+    ...{ roles: ['user'], logins: ['carol'], groups: [], supplementaryGroups: [] },
+    vos: [...others, vo],
+    ...(others.length > 0 && { group: 'physics' }),
+  },
+});
+
 /** Who may come in, by the name that is sent as user. */
 export const callers: Readonly<Record<string, Caller>> = {
   alice: { dn: 'CN=Alice,O=Grid', role: 'user', login: 'alice' },
   bob: { dn: 'CN=Bob,O=Grid', role: 'user', login: 'bob' },
   admin: { dn: 'CN=Admin,O=Grid', role: 'admin' },
   server: { dn: 'CN=Other Server,O=Grid', role: 'anonymous' },
+  carol: inVo('CN=Carol,O=Grid', '/astro'),
+  dave: inVo('CN=Dave,O=Grid', '/bio'),
+  erin: inVo('CN=Erin,O=Grid', '/astro', '/bio'),
   stranger: { dn: 'CN=Stranger,O=Grid', role: 'anonymous' },
 };
 
@@ -74,6 +93,8 @@ export type Compute = {
 
 export type ComputeOptions = {
   readonly limits?: object;
+  /** Instead of them: limits, flavours, quota and prices as the configuration has them. */
+  readonly targetSystems?: object;
   readonly jobs?: object;
   readonly registry?: object;
   /** Properties of the agents. */
@@ -168,12 +189,15 @@ async function startService(parts: Parts): Promise<Compute> {
   const url = `sqlite:${join(directory, 'db.sqlite')}`;
   const database = own.use(await openDatabase({ url, log }));
   const migrations = [
-    ...[...targetMigrations, ...jobMigrations, ...usageMigrations],
+    ...[...targetMigrations, ...jobMigrations, ...usageMigrations, ...startMigrations],
     ...[...settingsMigrations, ...reservationMigrations],
   ];
   await migrate(database, 'x', migrations, log);
   const common = { clock, log };
   const submission = await JobSubmission.open(createSettingsStore(database));
+  const configured =
+    options.targetSystems && XnjsConfig.shape.targetSystems.parse(options.targetSystems);
+  const starts = createStartStore(database);
   const systems = own.use(
     new TargetSystems({
       store: createTargetStore(database),
@@ -182,10 +206,12 @@ async function startService(parts: Parts): Promise<Compute> {
       installationId: '5b3f0c1e-8d52-4a94-9a50-0f0e3a1f2b3c',
       bootTimeoutMs: 30_000,
       heartbeatMs: 500,
-      limits: { cpus: 4, memoryMiB: 4096, perUser: 4, ...options.limits },
+      limits: { cpus: 4, memoryMiB: 4096, perUser: 4, ...options.limits, ...configured?.limits },
+      placement: { ...(configured && placementOf(configured)), starts },
       usage: { store: createUsageStore(database), intervalMs: 20, keepMs: 30 * 86_400_000 },
     }),
   );
+  own.defer(recordStarts(systems, starts, log));
   const config = JobConfig.parse({ statusIntervalMs: 20, ...options.jobs });
   const jobs = own.use(
     new JobEngine({
@@ -200,8 +226,7 @@ async function startService(parts: Parts): Promise<Compute> {
   await jobs.attach();
   const machines = own.use(
     new JobMachines({
-      ...{ systems, jobs, images, submission, ...common },
-      drivers: () => ['qemu'],
+      ...{ systems, jobs, submission, ...common },
     }),
   );
   await machines.start();

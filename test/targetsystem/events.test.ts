@@ -16,73 +16,25 @@ import { eventOperations } from '#targetsystem/rest/events.js';
 import { siteChange } from '#xnjs/changes/site-change.js';
 import { createJobStore } from '#xnjs/persistence/job-store.js';
 import { createTargetStore } from '#xnjs/persistence/sql-target-store.js';
+import { VmError } from '#xnjs/vm/state.js';
+import type { TargetSystem } from '#xnjs/vm/target-system.js';
 import { databases, openTables } from '../xnjs/persistence/databases.js';
 import { until } from '../xnjs/job/rig.js';
 import { config, ScriptedTsi } from '../xnjs/job/scripted.js';
 import { LocalTargets, newEngine, targetId } from '../xnjs/job/rig.js';
 import { aTargetSystem } from '../xnjs/vm/samples.js';
+import { EventClient } from './event-client.js';
 
 const callers: Record<string, Caller> = {
   alice: { dn: 'CN=Alice,O=Grid', role: 'user' },
   bob: { dn: 'CN=Bob,O=Grid', role: 'user' },
+  carol: { dn: 'CN=Carol,O=Grid', role: 'user' },
   root: { dn: 'CN=Root,O=Grid', role: 'admin' },
   nobody: { dn: 'CN=Nobody', role: 'anonymous' },
 };
-type Event = { id?: string; event?: string; data?: Record<string, unknown> };
-
-/** One client. Comments are counted, events kept. */
-class Client {
-  readonly events: Event[] = [];
-  heartbeats = 0;
-  ended = false;
-  lastId = '';
-  retry = '';
-  readonly response: IncomingMessage;
-
-  constructor(response: IncomingMessage) {
-    this.response = response;
-    let text = '';
-    response.setEncoding('utf8').on('error', () => undefined);
-    response.on('close', () => (this.ended = true));
-    response.on('data', (chunk: string) => {
-      text += chunk;
-      for (let at = text.indexOf('\n\n'); at >= 0; at = text.indexOf('\n\n')) {
-        this.#take(text.slice(0, at));
-        text = text.slice(at + 2);
-      }
-    });
-  }
-
-  #take(block: string): void {
-    const fields = new Map(
-      block.split('\n').map((line) => line.split(/: ?(.*)/s) as [string, string]),
-    );
-    if (fields.has('')) this.heartbeats++;
-    this.retry = fields.get('retry') ?? this.retry;
-    const id = fields.get('id');
-    this.lastId = id ?? this.lastId;
-    const data = fields.get('data');
-    if (data === undefined) return;
-    const event = fields.get('event');
-    this.events.push({
-      ...(id && { id }),
-      ...(event && { event }),
-      data: JSON.parse(data) as never,
-    });
-  }
-
-  of(subject: string): unknown[] {
-    return this.events
-      .filter(({ data }) => data?.['id'] === subject)
-      .map(({ data }) => data?.['status'] ?? data?.['change']);
-  }
-  async has(subject: string, last: string): Promise<void> {
-    await until(`${subject} ${last}`, () => this.of(subject).at(-1) === last);
-  }
-  leave(): void {
-    this.response.destroy();
-  }
-}
+const unknownSystem = (id: string): never => {
+  throw new VmError('NOT_FOUND', `no target system ${id}`);
+};
 
 for (const [name, create, skip] of databases)
   describe(`events from ${name}`, { skip, timeout: 60_000 }, () => {
@@ -93,7 +45,10 @@ for (const [name, create, skip] of databases)
     let database: Database;
     let engine: ReturnType<typeof newEngine>;
     let streams: EventStreams;
+    let feedOf: ChangeFeed;
     const script = new ScriptedTsi();
+    /** As the service of target systems would have them. */
+    const systems = new Map<string, TargetSystem>();
 
     before(async () => {
       url = await create(scope);
@@ -112,6 +67,7 @@ for (const [name, create, skip] of databases)
       const feed = server.use(
         new ChangeFeed({ changes, bounds, clock: systemClock, log: silentLog }),
       );
+      feedOf = feed;
       engine = server.use(
         newEngine({
           store: createJobStore(database),
@@ -129,6 +85,8 @@ for (const [name, create, skip] of databases)
         mounts: [
           mount('/rest/core', eventOperations, {
             events: streams,
+            jobs: engine,
+            systems: { get: (id) => systems.get(id) ?? unknownSystem(id) },
             imagesUrl: () => 'https://site/IMAGES',
           }),
         ],
@@ -154,7 +112,7 @@ for (const [name, create, skip] of databases)
       return response;
     }
     async function connect(user: string, query = '', headers: Record<string, string> = {}) {
-      const client = new Client(await ask(user, query, headers));
+      const client = new EventClient(await ask(user, query, headers));
       assert.equal(client.response.statusCode, 200);
       await until('it knows where it is', () => client.lastId !== '');
       return client;
@@ -196,6 +154,64 @@ for (const [name, create, skip] of databases)
       );
       assert.deepEqual(bob.events, []);
       for (const client of [alice, bob, root]) client.leave();
+    });
+
+    it('tell those whom the ACL of a job lets read, as long as it does', async () => {
+      const [bob, carol] = [await connect('bob'), await connect('carol')];
+      const beginning = carol.lastId;
+      const [id, other] = [await submit('alice'), await submit('alice')];
+      const isOver = (job: string) =>
+        until('it is over', async () => (await engine.get(job)).state === 'DONE');
+      await isOver(id);
+      await isOver(other);
+      const deleted = (client: EventClient) =>
+        until('its deletion', () => {
+          const { id: job, change } = client.events.at(-1)?.data ?? {};
+          return job === other && change === 'deleted';
+        });
+      const grant = (acl: string[], job = id) => engine.update(job, { acl });
+      await grant(['read:DN:CN=Carol,O=Grid']);
+      await grant(['write:DN:CN=Carol,O=Grid'], other);
+      await engine.restart(id);
+      await carol.has(id, 'SUCCESSFUL');
+      const [first] = carol.events;
+      assert.notEqual(first!.data!['change'], 'created', 'what was before it was granted');
+      assert.equal(JSON.stringify(carol.events).includes('CN=Carol'), false, 'not the ACL');
+      const told = carol.events.length;
+      await grant([]);
+      await engine.restart(id);
+      await isOver(id);
+      await engine.destroy(id);
+      await engine.destroy(other);
+      await deleted(carol); // after all that was not told
+      assert.deepEqual([carol.events.length, carol.events.at(-1)!.event], [told + 1, 'job']);
+      assert.deepEqual(bob.events, []);
+      const again = await connect('carol', `?since=${beginning}`);
+      await deleted(again);
+      assert.deepEqual(again.of(id), [], 'what was told before it was taken away');
+      for (const client of [bob, carol, again]) client.leave();
+    });
+
+    it('tell those whom the ACL of a target system lets read, until it is deleted', async () => {
+      const carol = await connect('carol', '?types=site');
+      const store = createTargetStore(database, () => feedOf.wake());
+      const save = async (change: 'state' | 'deleted', acl: string[], now = acl) => {
+        const system = aTargetSystem({ id: 's1', ownerDn: callers['alice']!.dn, acl });
+        systems.set('s1', { ...system, acl: now });
+        if (change === 'state') await store.save(system, siteChange(change, system));
+        else await store.remove(system, siteChange(change, system));
+        if (change === 'deleted') systems.delete('s1');
+      };
+      const acl = ['read:ROLE:user'];
+      await save('state', ['read:GROUP:physics']);
+      await save('state', acl, []); // taken away since
+      await save('state', []);
+      await save('deleted', acl);
+      await carol.has('s1', 'deleted');
+      assert.deepEqual(carol.of('s1'), ['deleted']);
+      await save('state', acl);
+      await carol.has('s1', 'state');
+      carol.leave();
     });
 
     it('never come before the state is stored', async () => {

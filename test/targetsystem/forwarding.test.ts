@@ -11,11 +11,8 @@ import { listen } from '#kernel/http/listen.js';
 import { createRestApp, mount } from '#kernel/http/router.js';
 import { createLog } from '#kernel/log.js';
 import { Scope } from '#kernel/scope.js';
-import {
-  ForwardingConfig,
-  ForwardingConnections,
-} from '#targetsystem/rest/forwarding-connections.js';
-import { forwardingOperations } from '#targetsystem/rest/forwarding.js';
+import { CarryingConfig, type CarriedConnections } from '#targetsystem/rest/carried-connections.js';
+import { forwardingOperations, openForwardings } from '#targetsystem/rest/forwarding.js';
 import type { RestDeps } from '#targetsystem/rest/deps.js';
 import { isRoot, nobodyId } from '../tsi/agent-process.js';
 import { restDeps } from './rest-deps.js';
@@ -31,7 +28,7 @@ describe('port forwarding by REST', { timeout: 60_000 }, () => {
   const served: Socket[] = [];
   let rig: Rig;
   let origin: { port: number };
-  let connections: ForwardingConnections;
+  let connections: CarriedConnections;
   let echo: number;
   let job: string;
 
@@ -54,11 +51,7 @@ describe('port forwarding by REST', { timeout: 60_000 }, () => {
       },
     } as unknown as RestDeps['systems']; // what forwarding needs of them
     connections = scope.use(
-      new ForwardingConnections({
-        jobs,
-        targets: systems,
-        config: ForwardingConfig.parse({ perUser: 3, idleSeconds: 1 }),
-      }),
+      openForwardings(jobs, CarryingConfig.parse({ perUser: 3, idleSeconds: 1 })),
     );
     const app = createRestApp({
       mounts: [
@@ -136,7 +129,7 @@ describe('port forwarding by REST', { timeout: 60_000 }, () => {
     const answer = await text(socket);
     assert.equal(answer, `${sent.toString()}bye`);
     await nothingOpen();
-    const line = lines.find(({ msg }) => msg === 'forwarded');
+    const line = lines.find(({ msg }) => msg === 'forwarded connection closed');
     assert.deepEqual([line?.['sent'], line?.['received'], line?.['jobId']], [3e6, 3e6 + 3, job]);
     const request = lines.find(
       ({ msg, res }) => msg === 'request' && (res as { status: number }).status === 101,
@@ -211,7 +204,9 @@ describe('port forwarding by REST', { timeout: 60_000 }, () => {
     const { socket } = await open(job, `port=${echo}`);
     socket.resume();
     await once(socket, 'end');
-    assert.ok(lines.some(({ msg, reason }) => msg === 'forwarded' && reason === 'idle'));
+    assert.ok(
+      lines.some(({ msg, reason }) => msg === 'forwarded connection closed' && reason === 'idle'),
+    );
   });
 
   it('ends with its job', async () => {

@@ -75,6 +75,19 @@ describe('jobs that name an image', { timeout: 60_000 }, () => {
     await removed(id, site);
   });
 
+  it('have an image for the system and processor that stand among their resources', async () => {
+    const os = { type: 'FREEBSD', distribution: 'FreeBSD', version: '15', architecture: 'aarch64' };
+    rig.images.add({ name: 'beastie', os });
+    rig.images.add({ name: 'latest' });
+    const wish = { Image: '*', Resources: { OperatingSystem: 'FREEBSD', CPUArchitecture: 'arm' } };
+    const id = idOf(await alice('POST', '/jobs', wish));
+    const site = await siteOf(id);
+    assert.equal(rig.systems.get(site).image.metadata.name, 'beastie');
+    await reaches(id, 'SUCCESSFUL');
+    await removed(id, site);
+    rig.images.records.splice(0, 2);
+  });
+
   it('leave other jobs alone: their machines are not for those that name none', async () => {
     const own = idOf(await alice('POST', '/jobs', { Image: 'plain', haveClientStageIn: true }));
     assert.equal((await alice('POST', '/jobs', { Executable: 'x' })).status, 400);
@@ -115,6 +128,24 @@ describe('jobs that name an image', { timeout: 60_000 }, () => {
       { Image: 'plain', Resources: { Memory: '64G' } },
       400,
       /^Resources\.Memory: 65536 MiB .* 320-4096/,
+    ],
+    [
+      'an image of another system than they need',
+      { Image: 'plain', Resources: { OperatingSystem: 'FREEBSD' } },
+      404,
+      /^Image: image plain:12 \(.+\) does not fit: osType is LINUX, not FREEBSD/,
+    ],
+    [
+      'a processor that no image is for',
+      { Image: '*', Resources: { CPUArchitecture: 'sparc' } },
+      400,
+      /^Resources\.CPUArchitecture: .*x86_64/,
+    ],
+    [
+      'a system that no image has',
+      { Image: '*', Resources: { OperatingSystem: 'WINNT', CPUArchitecture: 'x86_64' } },
+      404,
+      /^Image: none of \d images fits: .*osType is LINUX, not WINNT/,
     ],
     ['two nodes', { Image: 'plain', Resources: { Nodes: 2 } }, 400, /^Resources\.Nodes: 2/],
     [

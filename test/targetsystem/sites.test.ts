@@ -106,6 +106,9 @@ describe('target systems by REST', { timeout: 60_000 }, () => {
       ['READY', 'agent', 'channel', []],
     );
     assert.ok(boot['readyMs']! > 0);
+    const agent = shown.vm.views?.find(({ source }) => source === 'agent');
+    assert.equal(agent?.says, 'up');
+    assert.ok(Date.parse(agent.confirmed) >= Date.parse(agent.since));
     assert.equal(typeof shown.numberOfJobs, 'number');
     assert.equal(shown.supportsReservation, 'false');
     const two = (await alice('GET', `/sites/${id}?fields=tags,_links`)).body;

@@ -75,6 +75,7 @@ export class ProcessHypervisor implements Hypervisor {
   onDomain = () => () => undefined;
   onAvailable = () => () => undefined;
   openChannel = () => Promise.reject(new Error('only by its socket'));
+  screenshot = () => Promise.reject(new Error('a process has no screen'));
   openConsole = () => Promise.reject(new Error('has none'));
   save = () => Promise.reject(new Error('has no memory to save'));
   restore = () => Promise.reject(new Error('has none to restore'));
@@ -84,11 +85,21 @@ export class ProcessHypervisor implements Hypervisor {
   // of a hypervisor's type, so that tests can put others in their place
   usage: Hypervisor['usage'] = () => Promise.resolve([]);
   setControls: Hypervisor['setControls'] = () => Promise.resolve(true);
-  list = () => Promise.resolve([...this.#agents.keys()].map((id) => this.#view(id)));
+  mark = () => Promise.resolve();
+  list: Hypervisor['list'] = () => {
+    const mark = { installation: '', owner: '', epoch: 0, generation: 1 };
+    return Promise.resolve([...this.#agents.keys()].map((id) => ({ ...this.#view(id), mark })));
+  };
+  look: Hypervisor['look'] = () =>
+    Promise.resolve([...this.#agents.keys()].map((id) => this.#view(id)));
   find = (_driver: string, id: string) =>
     Promise.resolve(this.#agents.has(id) ? this.#view(id) : undefined);
 
   start(_driver: string, id: string): Promise<{ definedMs: number }> {
+    const former = this.#agents.get(id);
+    // as a hypervisor does: what a server has begun before it ended is there already
+    if (former?.exitCode === null && former.signalCode === null)
+      return Promise.resolve({ definedMs: Date.now() });
     const directory = this.#workspace.directoryOf(id);
     const properties = join(directory, 'tsi.properties');
     const socket = this.#workspace.agentSocket({ id });
@@ -247,6 +258,7 @@ async function startService(
         find: () => Promise.resolve({ ...image, state: 'PUBLISHED' as const }),
         isHere: () => Promise.resolve(true),
         fetch: () => Promise.resolve(part),
+        search: () => Promise.resolve([]),
       },
       workspace,
       clock: systemClock,
@@ -295,7 +307,7 @@ async function startService(
       targets: systems,
       storages: () => storages,
     }),
-    onBehalfOf: () => ({}),
+    onBehalfOf: () => Promise.resolve(undefined),
     clock: systemClock,
     log,
   });

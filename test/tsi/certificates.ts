@@ -1,7 +1,7 @@
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import type { MutualTls } from '#kernel/net/tls-upgrade.js';
-import { createCa, issueCertificate, keyPem } from '#kernel/security/ca.js';
+import { createCa, issueCertificate, keyPem, type KeyType } from '#kernel/security/ca.js';
 
 export type Certificates = {
   readonly tsi: string[];
@@ -10,10 +10,18 @@ export type Certificates = {
 };
 
 /** An authority, a TSI and an XNJS under it, and one that is not. */
-export async function makeCertificates(dir: string): Promise<Certificates> {
+export async function makeCertificates(dir: string, xnjsKey?: KeyType): Promise<Certificates> {
   const [ca, otherCa] = await Promise.all([createCa('CN=CA,O=Grid'), createCa('CN=CA,O=Grid')]);
-  const issue = async (issuer: typeof ca, subject: string): Promise<MutualTls> => {
-    const one = await issueCertificate(issuer, { subject, usage: 'server' });
+  const issue = async (
+    issuer: typeof ca,
+    subject: string,
+    keyType?: KeyType,
+  ): Promise<MutualTls> => {
+    const one = await issueCertificate(issuer, {
+      subject,
+      usage: 'server',
+      ...(keyType && { keyType }),
+    });
     return {
       key: keyPem(one.key),
       cert: one.certificate.toString(),
@@ -31,7 +39,7 @@ export async function makeCertificates(dir: string): Promise<Certificates> {
       `tsi.certificate=${file('cert.pem', tsi.cert)}`,
       `tsi.truststore=${file('ca.pem', tsi.ca)}`,
     ],
-    xnjs: await issue(ca, 'CN=XNJS 1,O=Grid,C=EU'),
+    xnjs: await issue(ca, 'CN=XNJS 1,O=Grid,C=EU', xnjsKey),
     foreign: await issue(otherCa, 'CN=XNJS 1,O=Grid,C=EU'),
   };
 }

@@ -6,6 +6,7 @@ import { after, before, describe, it } from 'node:test';
 import { Scope } from '#kernel/scope.js';
 import { systemClock } from '#kernel/clock.js';
 import { silentLog } from '#kernel/log.js';
+import { findProcess } from '#tsi/bss/processes.js';
 import type { AgentLink } from '#xnjs/tsi/agent-link.js';
 import { createTsi, type TsiClient } from '#xnjs/tsi/tsi-client.js';
 import type { Submission } from '#xnjs/tsi/tsi.js';
@@ -300,6 +301,25 @@ describe('a script on the login node', () => {
     const pid = await tsi.runOnLoginNode(alice, job('sleep 600'));
     assert.equal((await tsi.status()).size, before);
     await tsi.killOnLoginNode(alice, pid);
+  });
+
+  it('is held, resumed and ended by the name that an XNJS gives it, for its owner alone', async () => {
+    const marker = newMarker();
+    const pid = await tsi.runOnLoginNode(alice, job(`sleep ${marker} & wait`));
+    const id = `INTERACTIVE_login.node_1_${pid}`;
+    const state = () => findProcess(Number(pid))?.state;
+    await until('it runs', async () => (await sleepers(marker)).length > 0);
+    await tsi.hold(alice, id);
+    assert.equal(state(), 'T');
+    await tsi.resume(alice, id);
+    assert.equal(state(), 'S');
+    const others = [[alice, 'INTERACTIVE_node_1']] as [typeof alice, string][];
+    if (isRoot) others.push([{ login: 'daemon', groups: 'NONE' }, id]);
+    for (const [who, what] of others)
+      await assert.rejects(tsi.hold(who, what), { code: 'TSI_FAILED' });
+    await tsi.abort(alice, id);
+    assert.deepEqual(await sleepers(marker), []);
+    await tsi.abort(alice, id);
   });
 
   it('keeps its pid over the death of the agent', async () => {

@@ -1,6 +1,6 @@
-import { readFileSync } from 'node:fs';
+import { readFileSync, statfsSync, statSync } from 'node:fs';
 import { availableParallelism, release, totalmem } from 'node:os';
-import type { AgentFacts } from '../protocol/facts.js';
+import type { AgentFacts, FileSystemFacts } from '../protocol/facts.js';
 import { identityFacts } from './machine-identity.js';
 import type { Settings } from './settings.js';
 
@@ -27,7 +27,23 @@ export function collectFacts(settings: Settings): AgentFacts {
     agentMs,
     bootId: readText('/proc/sys/kernel/random/boot_id').trim(),
     ...identityFacts(settings),
+    fileSystems: fileSystems(),
   };
+}
+
+/** Where jobs and programs write, each file system once. One that has no size is memory without a bound. */
+function fileSystems(): FileSystemFacts[] {
+  const found = new Map<number, FileSystemFacts>();
+  for (const path of ['/', '/home', '/tmp', '/var'])
+    try {
+      const { dev } = statSync(path);
+      const { blocks, bavail, bsize } = statfsSync(path);
+      if (blocks > 0 && !found.has(dev))
+        found.set(dev, { path, totalBytes: blocks * bsize, freeBytes: bavail * bsize });
+    } catch {
+      // it has none of that name
+    }
+  return [...found.values()];
 }
 
 function readBootFile(): number | undefined {

@@ -1,3 +1,4 @@
+import { isOnLoginNode } from '../bss/login-node.js';
 import * as commands from '../protocol/commands.js';
 import { TsiError } from '../protocol/error.js';
 import { encodeBudget, encodePartitions, encodeReservation } from '../protocol/information.js';
@@ -24,16 +25,16 @@ export const jobHandlers: readonly (readonly [string, Handler])[] = [
     const text = message.text;
     return agent.loginNode.run(owner, { ...value, ...directories(agent, owner, value), text });
   }),
-  on(commands.abortJob, async ({ bss }, { bssId }, { user }) => {
-    await bss.abort(await user(), bssId);
+  on(commands.abortJob, async (agent, { bssId }, { user }) => {
+    await runnerOf(agent, bssId).abort(await user(), bssId);
     return '';
   }),
-  on(commands.holdJob, async ({ bss }, { bssId }, { user }) => {
-    await bss.hold(await user(), bssId);
+  on(commands.holdJob, async (agent, { bssId }, { user }) => {
+    await runnerOf(agent, bssId).hold(await user(), bssId);
     return '';
   }),
-  on(commands.resumeJob, async ({ bss }, { bssId }, { user }) => {
-    await bss.resume(await user(), bssId);
+  on(commands.resumeJob, async (agent, { bssId }, { user }) => {
+    await runnerOf(agent, bssId).resume(await user(), bssId);
     return '';
   }),
   on(commands.jobDetails, async ({ bss }, { bssId }, { user }) => bss.details(await user(), bssId)),
@@ -55,6 +56,10 @@ export const jobHandlers: readonly (readonly [string, Handler])[] = [
   }),
   [commands.uftp.name, uftp],
 ];
+
+/** What runs it: it also ends and holds it. */
+const runnerOf = ({ bss, loginNode }: Agent, bssId: string): Agent['bss'] | Agent['loginNode'] =>
+  isOnLoginNode(bssId) ? loginNode : bss;
 
 function reservations({ bss }: Agent): NonNullable<Agent['bss']['reservations']> {
   if (bss.reservations) return bss.reservations;

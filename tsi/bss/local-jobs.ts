@@ -141,6 +141,13 @@ export class LocalJobs {
     throw new TsiError('TSI_FAILED', `no job ${id} of ${owner.login}`);
   }
 
+  /** The newest: numbers of processes come again. @throws `TSI_FAILED` for who is not the owner */
+  findByPid(owner: Owner, pid: number): JobRecord {
+    for (const record of [...this.#jobs.values()].reverse())
+      if (record.uid === owner.uid && this.run(record.id)?.pid === pid) return record;
+    throw new TsiError('TSI_FAILED', `no process ${pid} of ${owner.login} was started here`);
+  }
+
   isRunning(id: string): boolean {
     return this.#running.has(id);
   }

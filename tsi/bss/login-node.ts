@@ -3,8 +3,14 @@ import type { RunOnLoginNode } from '../protocol/commands.js';
 import { TsiError } from '../protocol/error.js';
 import type { Host, Owner } from './bss.js';
 import { LocalJobs } from './local-jobs.js';
+import { endSession, holdSession, resumeSession, type Session } from './session.js';
 
 export type LoginNodeRequest = RunOnLoginNode & { readonly text: string };
+
+/** What XNJSs call what they have started here, by the node as they know it. */
+const idForm = /^INTERACTIVE_.*_(\d+)$/;
+
+export const isOnLoginNode = (id: string): boolean => idForm.test(id);
 
 /** Scripts that run beside the batch system, whatever that is (§2.9), known by their process. */
 export class LoginNode {
@@ -20,6 +26,24 @@ export class LoginNode {
     const run = this.#jobs.run(id);
     if (run) return String(run.pid);
     throw new TsiError('TSI_FAILED', 'the script did not start', { jobId: id });
+  }
+
+  abort(owner: Owner, id: string): Promise<void> {
+    return this.#with(owner, id, endSession);
+  }
+
+  hold(owner: Owner, id: string): Promise<void> {
+    return this.#with(owner, id, holdSession);
+  }
+
+  resume(owner: Owner, id: string): Promise<void> {
+    return this.#with(owner, id, resumeSession);
+  }
+
+  /** What has ended is left as it is. */
+  async #with(owner: Owner, id: string, act: (session: Session) => Promise<void>): Promise<void> {
+    const session = this.#jobs.session(this.#jobs.findByPid(owner, Number(idForm.exec(id)?.[1])));
+    if (session) await act(session);
   }
 
   /** Called with the pid of each that has ended. @returns ends it */

@@ -23,7 +23,17 @@ export type AgentFacts = {
   readonly userSpaceMs?: number;
   /** when the agent's program started */
   readonly agentMs: number;
+  /** The file systems that jobs write to; absent: an older agent. */
+  readonly fileSystems?: readonly FileSystemFacts[];
 };
+
+export type FileSystemFacts = {
+  readonly path: string;
+  readonly totalBytes: number;
+  readonly freeBytes: number;
+};
+
+const mostFileSystems = 8;
 
 const texts = ['agentVersion', 'tsiVersion', 'kernel', 'os'] as const;
 const uuid = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/;
@@ -46,7 +56,25 @@ export function decodeFacts(json: string): AgentFacts {
   for (const name of flags) if (typeof raw[name] === 'boolean') facts[name] = raw[name];
   const { bootId } = raw;
   if (typeof bootId === 'string' && uuid.test(bootId)) facts['bootId'] = bootId;
+  if (raw['fileSystems'] !== undefined) facts['fileSystems'] = readFileSystems(raw['fileSystems']);
   return facts as AgentFacts; // each field was checked above
+}
+
+function readFileSystems(raw: unknown): FileSystemFacts[] {
+  if (!Array.isArray(raw) || raw.length > mostFileSystems) return refuse('fileSystems');
+  return raw.map((each: unknown) => {
+    const { path, totalBytes, freeBytes } = { ...(each as object) } as Record<string, unknown>;
+    return typeof path === 'string' &&
+      path.length <= 256 &&
+      isAmount(totalBytes) &&
+      isAmount(freeBytes)
+      ? { path, totalBytes, freeBytes }
+      : refuse('fileSystems');
+  });
+}
+
+function isAmount(value: unknown): value is number {
+  return typeof value === 'number' && Number.isFinite(value) && value >= 0;
 }
 
 function parse(json: string): Record<string, unknown> {

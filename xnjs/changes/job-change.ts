@@ -11,6 +11,8 @@ export type JobChange = {
   readonly targetId: string;
   /** The sweep that it is a child of. */
   readonly parentId?: string;
+  /** Whom it may be told beside the owner, if they may still read the job; absent: nobody. */
+  readonly acl?: readonly string[];
 };
 
 const isEnding = ({ state }: Job): boolean => state === 'DESTROYING' || state === 'DESTROYED';
@@ -18,7 +20,7 @@ const isEnding = ({ state }: Job): boolean => state === 'DESTROYING' || state ==
 /** What a commit has brought that users can see, by the words of the REST interface. */
 export function jobChange(before: Job | undefined, after: Job): JobChange | undefined {
   if (before && isEnding(before)) return undefined;
-  const { run, name, targetId, parentId } = after;
+  const { run, name, targetId, parentId, acl = [] } = after;
   const deleted = isEnding(after);
   if (!before && deleted) return undefined;
   const status = jobStatus(deleted && before ? before : after);
@@ -30,5 +32,6 @@ export function jobChange(before: Job | undefined, after: Job): JobChange | unde
     ...(over && { statusMessage: run.result?.message ?? '' }),
     ...(over && run.exitCode !== undefined && { exitCode: String(run.exitCode) }),
     ...(parentId !== undefined && { parentId }),
+    ...(acl.length > 0 && { acl }),
   };
 }

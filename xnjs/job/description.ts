@@ -1,6 +1,7 @@
 import { z } from 'zod';
 import { describeIssues } from '#kernel/config.js';
 import { parseDate } from '#kernel/dates.js';
+import { imageResources, namesImage } from '../vm/image-wish.js';
 import { exportEntries, importEntries } from '../staging/entries.js';
 import {
   fileName,
@@ -110,7 +111,7 @@ const keys = z.object({
   // as one client library spells them
   UserPrecommandIgnoreNonZeroExitcode: flag.default(false),
   UserPostcommandIgnoreNonZeroExitcode: flag.default(false),
-  Resources: z.preprocess(withoutImage, z.record(z.string(), line).default({})),
+  Resources: z.record(z.string(), line).default({}),
   Project: line.optional(),
   'User email': line.optional(),
   Imports: importEntries,
@@ -137,7 +138,7 @@ export type JobDescription = Readonly<z.output<typeof schema>>;
 
 /** @throws {@link JobError} `JOB_INVALID` naming each wrong field and the reason */
 export function parseDescription(raw: RawDescription): JobDescription {
-  const result = schema.safeParse(withoutNulls(raw));
+  const result = schema.safeParse(withoutMachine(withoutNulls(raw)));
   if (result.success) return result.data;
   throw new JobError('JOB_INVALID', `Invalid job description: ${describeIssues(result.error)}`);
 }
@@ -181,10 +182,15 @@ export function withoutInlineData(raw: RawDescription): RawDescription {
   };
 }
 
-/** Names the machine that the job is on already (ADR 024). */
-function withoutImage(resources: unknown): unknown {
-  if (!isMap(resources)) return resources;
-  return Object.fromEntries(Object.entries(resources).filter(([name]) => name !== 'Image'));
+/** What has decided about the machine that the job is on already (ADR 024). */
+function withoutMachine(raw: unknown): unknown {
+  if (!isMap(raw) || !isMap(raw['Resources'])) return raw;
+  const { Resources: resources } = raw;
+  const names: readonly string[] = namesImage(raw)
+    ? ['Image', 'Flavour', ...imageResources]
+    : ['Image', 'Flavour'];
+  const others = Object.entries(resources).filter(([name]) => !names.includes(name));
+  return { ...raw, Resources: Object.fromEntries(others) };
 }
 
 function splitAssignment(entry: string): [string, string] {

@@ -33,7 +33,27 @@ export function readResources(description: Element): Record<string, string> {
     requests[name] = expressionOf(value) ?? textOf(value).trim();
   }
   const reservation = wordOf(resources, ns.xnjs, 'ReservationReference');
-  return { ...requests, ...(reservation !== undefined && { Reservation: reservation }) };
+  return {
+    ...requests,
+    // elsewhere they are for brokers: the original does not read them (unicore-soap 4.2)
+    ...(requests['Image'] !== undefined && readMachine(resources)),
+    ...(reservation !== undefined && { Reservation: reservation }),
+  };
+}
+
+/** What the image of the job's machine must be. */
+function readMachine(resources: Element): Record<string, string> {
+  const system = childOf(resources, ns.jsdl, 'OperatingSystem');
+  const type = system && childOf(system, ns.jsdl, 'OperatingSystemType');
+  const processor = childOf(resources, ns.jsdl, 'CPUArchitecture');
+  const found = {
+    OperatingSystem: type && wordOf(type, ns.jsdl, 'OperatingSystemName'),
+    OperatingSystemVersion: system && wordOf(system, ns.jsdl, 'OperatingSystemVersion'),
+    CPUArchitecture: processor && wordOf(processor, ns.jsdl, 'CPUArchitectureName'),
+  };
+  return Object.fromEntries(
+    Object.entries(found).flatMap(([name, value]) => (value === undefined ? [] : [[name, value]])),
+  );
 }
 
 function settingName(element: Element, namespace: string): string {

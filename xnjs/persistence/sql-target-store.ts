@@ -1,4 +1,5 @@
-import type { Model, Transaction } from 'sequelize';
+import { Op, type Model, type Transaction } from 'sequelize';
+import { systemClock } from '#kernel/clock.js';
 import { GridError } from '#kernel/errors.js';
 import type { Database } from '#kernel/persistence/database.js';
 import { ChangeLog } from '#kernel/persistence/change-log.js';
@@ -8,6 +9,8 @@ import type { TargetStore } from '../vm/target-store.js';
 import type { Spare, SpareStore } from '../vm/tiers/spare.js';
 import type { TargetSystem } from '../vm/target-system.js';
 import { changesTable } from './job-models.js';
+import { claim, claimMigrations, release, sumOf } from './quota-claims.js';
+import type { Lease } from './sql-lease.js';
 
 export const targetMigrations: readonly Migration[] = [
   {
@@ -19,6 +22,16 @@ export const targetMigrations: readonly Migration[] = [
         { transaction },
       ),
   },
+  {
+    name: '002-removed-target-systems',
+    up: (schema, transaction) =>
+      schema.createTable(
+        'removed_target_systems',
+        { id: column.id({ primaryKey: true }), removed_ms: column.number() },
+        { transaction },
+      ),
+  },
+  ...claimMigrations,
 ];
 
 /** Machines that are nobody's yet (ADR 035). */
@@ -33,22 +46,31 @@ export const spareMigrations: readonly Migration[] = [
       ),
   },
 ];
+/** By then whatever was under way when a target system was removed has ended. */
+const keepRemovedMs = 90 * 86_400_000;
 
 /** One document a row: target systems are all kept in memory, nothing is searched for here. */
 type TargetRow = { id: string; document: string };
+type RemovedRow = { id: string; removedMs: number };
 
 /**
  * {@link TargetStore} in the service's database, after {@link targetMigrations} and the jobs'.
  * @param onLogged called after a commit that has logged a change
+ * @param lease without which nothing is written; absent: this server is alone
  */
-export function createTargetStore(database: Database, onLogged?: () => void): TargetStore {
-  return createTargetStores(database, onLogged).targets;
+export function createTargetStore(
+  database: Database,
+  onLogged?: () => void,
+  lease?: Pick<Lease, 'require'>,
+): TargetStore {
+  return createTargetStores(database, onLogged, lease).targets;
 }
 
 /** Beside it the spares, which become target systems: after {@link spareMigrations} too. */
 export function createTargetStores(
   database: Database,
   onLogged?: () => void,
+  lease?: Pick<Lease, 'require'>,
 ): { readonly targets: TargetStore; readonly spares: SpareStore } {
   const changes = new ChangeLog(database, changesTable);
   const rows = database.sequelize.define<Model<TargetRow> & TargetRow>(
@@ -61,6 +83,11 @@ export function createTargetStores(
     { id: column.id({ primaryKey: true }), document: column.text() },
     { tableName: 'spares' },
   );
+  const removed = database.sequelize.define<Model<RemovedRow> & RemovedRow>(
+    'removedTargetSystem',
+    { id: column.id({ primaryKey: true }), removedMs: column.number() },
+    { tableName: 'removed_target_systems' },
+  );
   type Logged = {
     readonly subject: string;
     readonly ownerDn: string;
@@ -71,6 +98,7 @@ export function createTargetStores(
     work: (transaction: Transaction) => Promise<unknown>,
   ): Promise<void> => {
     await database.transaction(async (transaction) => {
+      await lease?.require(transaction);
       await work(transaction);
       if (body) await changes.append({ type: 'site', ...about, body }, transaction);
     });
@@ -81,17 +109,27 @@ export function createTargetStores(
       const found = await rows.findAll();
       return found.map(({ document }) => JSON.parse(document) as TargetSystem); // written below
     },
-    async save(system, body) {
+    async save(system, body, quotas) {
       const row = { id: system.id, document: JSON.stringify(system) };
-      await commit({ subject: system.id, ownerDn: system.ownerDn, body }, (transaction) =>
-        rows.upsert(row, { transaction }),
-      );
+      await commit({ subject: system.id, ownerDn: system.ownerDn, body }, async (transaction) => {
+        if (quotas) await claim(database, system, quotas, transaction);
+        await rows.upsert(row, { transaction });
+      });
     },
     async remove({ id, ownerDn }, body) {
-      await commit({ subject: id, ownerDn, body }, (transaction) =>
-        rows.destroy({ where: { id }, transaction }),
-      );
+      await commit({ subject: id, ownerDn, body }, async (transaction) => {
+        await release(database.sequelize, id, transaction);
+        if ((await rows.destroy({ where: { id }, transaction })) === 0) return;
+        const removedMs = systemClock.now();
+        await removed.upsert({ id, removedMs }, { transaction });
+        const old = { [Op.lt]: removedMs - keepRemovedMs };
+        await removed.destroy({ where: { removedMs: old }, transaction });
+      });
     },
+    async wasRemoved(id) {
+      return (await removed.findByPk(id)) !== null;
+    },
+    used: async (scope) => await sumOf(database.sql, scope),
   };
   const spares: SpareStore = {
     async all() {
@@ -100,18 +138,23 @@ export function createTargetStores(
     },
     async save(spare) {
       const row = { id: spare.id, document: JSON.stringify(spare) };
-      await database.transaction((transaction) => spareRows.upsert(row, { transaction }));
+      await database.transaction(async (transaction) => {
+        await lease?.require(transaction);
+        await spareRows.upsert(row, { transaction });
+      });
     },
     async remove(id) {
-      await database.transaction((transaction) =>
-        spareRows.destroy({ where: { id }, transaction }),
-      );
+      await database.transaction(async (transaction) => {
+        await lease?.require(transaction);
+        await spareRows.destroy({ where: { id }, transaction });
+      });
     },
-    async claim(system, body) {
+    async claim(system, body, quotas) {
       const row = { id: system.id, document: JSON.stringify(system) };
       await commit({ subject: system.id, ownerDn: system.ownerDn, body }, async (transaction) => {
         const count = await spareRows.destroy({ where: { id: system.id }, transaction });
         if (count !== 1) throw new GridError('CONFLICT', 'the spare machine is gone');
+        if (quotas) await claim(database, system, quotas, transaction);
         await rows.create(row, { transaction });
       });
     },

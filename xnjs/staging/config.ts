@@ -1,6 +1,6 @@
 import ipaddr from 'ipaddr.js';
 import { z } from 'zod';
-import { file } from '#kernel/config.js';
+import { dn, file } from '#kernel/config.js';
 
 const addressRange = z
   .string()
@@ -29,6 +29,24 @@ export const StagingConfig = z.strictObject({
   trustFiles: z.array(file).default([]),
   /** More addresses of this site, `https://host:port/VSITE`: its storages are reached without HTTP. */
   siteUrls: z.array(z.url()).default([]),
+  /**
+   * UNICORE sites that are told for whom we ask, by a token that is good there only: `https://host:port/SITE`
+   * and the DN of its server.
+   */
+  trustedSites: z
+    .array(
+      z.strictObject({
+        url: z
+          .url({ protocol: /^https$/, error: 'must be a URL with https' })
+          .refine(
+            (text) => !/[?#@]/.test(text),
+            'must be an address only, as https://host:8080/SITE',
+          ),
+        dn,
+      }),
+    )
+    .max(64)
+    .default([]),
   /** Largest pack of a git repository. */
   gitMaxBytes: z
     .int()

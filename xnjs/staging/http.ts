@@ -1,5 +1,5 @@
 import { StagingError } from './errors.js';
-import type { OutsideAnswer } from './outside.js';
+import type { OutsideAnswer, OutsideRequest } from './outside.js';
 import { receiveOne } from './receive-files.js';
 import type { OpenSource, Resume, SourceFile } from './receive.js';
 import { localFiles, only, sendAll, type LocalFile } from './send.js';
@@ -15,9 +15,8 @@ import {
 export const http: Protocol = {
   async import(transfer) {
     const url = parseUrl(transfer.entry.from, 'From');
-    const source = httpSource(transfer, url, {
-      authorization: authorization(transfer, transfer.entry.from),
-    });
+    const proof = { authorization: authorization(transfer, transfer.entry.from) };
+    const source = httpSource(transfer, url, { authorize: () => Promise.resolve(proof) });
     await receiveOne(transfer, decodeURIComponent(url.pathname), source);
   },
   async export(transfer) {
@@ -58,19 +57,23 @@ function parseUrl(text: string, field: string): URL {
   return url;
 }
 
+/** What proves to the other side who asks. */
+export type Authorize = () => Promise<Pick<OutsideRequest, 'authorization' | 'isDelegated'>>;
+
 /** A file behind a URL that answers GET, with ranges where the server knows them. */
 export function httpSource(
   { outside, signal }: Pick<ImportTransfer, 'outside' | 'signal'>,
   url: URL,
   request: {
-    readonly authorization?: string | undefined;
+    /** Asked for with each request: tokens may be over by the next. */
+    readonly authorize?: Authorize;
     readonly headers?: Readonly<Record<string, string>>;
     readonly permissions?: string | undefined;
     /** Where the server gives no entity tags: what the file is known by. */
     readonly version?: string;
   } = {},
 ): SourceFile {
-  const { authorization, headers, permissions, version } = request;
+  const { authorize, headers, permissions, version } = request;
   return {
     permissions,
     async open(from) {
@@ -83,10 +86,10 @@ export function httpSource(
         : {};
       const answer = await outside
         .request(url, {
+          ...(await authorize?.()),
           method: 'GET',
           // bytes as they are: a range of a compressed answer is of no use
           headers: { 'accept-encoding': 'identity', accept: '*/*', ...headers, ...range },
-          authorization,
           signal,
         })
         .catch((error: unknown) => {

@@ -16,6 +16,8 @@ export type OutsideRequest = {
   readonly headers?: Readonly<Record<string, string>>;
   /** Value of the Authorization header; goes to the host of `url` and to no other. */
   readonly authorization?: string | undefined;
+  /** The authorization is our own word for a user: not even the same host gets it by a redirect. */
+  readonly isDelegated?: boolean;
   readonly body?: string | Readable;
   readonly signal: AbortSignal;
 };
@@ -124,7 +126,7 @@ export class Outside implements AsyncDisposable {
           'PEER_FAILED',
           `${url.host} redirects more than ${maxRedirects} times`,
         );
-      if (next.origin !== at.origin) authorization = undefined;
+      if (next.origin !== at.origin || request.isDelegated) authorization = undefined;
       at = next;
     }
   }

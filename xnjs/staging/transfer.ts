@@ -8,6 +8,13 @@ import type { Progress } from './progress.js';
 import type { SiteStorages } from './site-storages.js';
 import type { StagingSite } from './staging.js';
 
+/**
+ * A token that proves to a UNICORE site for whom we ask.
+ * @param site what comes before `/rest/core/…`
+ * @returns `undefined`: the site is not one that gets such tokens
+ */
+export type OnBehalfOf = (ownerDn: string, site: URL) => Promise<string | undefined>;
+
 /** What every transfer works with. */
 export type Services = {
   readonly outside: Outside;
@@ -15,8 +22,7 @@ export type Services = {
   /** A directory of the server's for what cannot be streamed. */
   readonly scratchDirectory: string;
   readonly storages: SiteStorages;
-  /** Headers that prove to a UNICORE site for whom we ask; nothing where we cannot. */
-  readonly onBehalfOf: (ownerDn: string, url: URL) => Readonly<Record<string, string>>;
+  readonly onBehalfOf: OnBehalfOf;
   readonly clock: Clock;
   readonly log: Log;
 };

@@ -2,8 +2,9 @@ import type { Readable } from 'node:stream';
 import { z } from 'zod';
 import { StagingError } from './errors.js';
 import { maxEntries, type Tree, type TreeEntry } from './expand.js';
-import { drain } from './http.js';
+import { drain, type Authorize } from './http.js';
 import { readText } from './outside.js';
+import { tokenLifetimeSeconds } from './site-tokens.js';
 import { hasWildcard } from './wildcard.js';
 import { authorizationOf, type ExportTransfer, type ImportTransfer } from './transfer.js';
 
@@ -24,12 +25,18 @@ const pattern = /^(?:BFT:)?(https?:\/\/[^?#]*)\/rest\/core\/storages\/([^/?#]+)\
 export function parseUnicoreUrl(text: string): UnicoreUrl | undefined {
   const [, base, id, path = ''] = pattern.exec(text) ?? [];
   if (base === undefined || id === undefined || !URL.canParse(base)) return undefined;
-  const names = path.split('/').filter((name) => name !== '' && name !== '.');
-  if (names.includes('..')) return undefined;
+  const names = path
+    .split('/')
+    .map((name) => (hasWildcard(name) ? name : decode(name)))
+    .filter((name) => name !== '' && name !== '.');
+  const storageId = decode(id);
+  // also where they are hidden: a URL with them in it means another one
+  const parts = [storageId, ...names].flatMap((name) => name.split('/'));
+  if (parts.some((part) => /^(?:\.|%2e){1,2}$/i.test(part))) return undefined;
   return {
     base,
-    storageId: decode(id),
-    path: names.map((name) => (hasWildcard(name) ? name : decode(name))),
+    storageId,
+    path: names,
     isDirectory: path === '' || path.endsWith('/'),
   };
 }
@@ -64,8 +71,10 @@ const maxListingBytes = 16 * 1024 * 1024;
 export class UnicoreClient implements Tree<RemoteFile> {
   readonly #transfer: ImportTransfer | ExportTransfer;
   readonly #storage: string;
-  readonly headers: Readonly<Record<string, string>>;
-  readonly authorization: string | undefined;
+  readonly #site: URL;
+  /** Of the element, or of its URL. */
+  readonly #own: string | undefined;
+  #token: { readonly value: string | undefined; readonly untilMs: number } | undefined;
 
   constructor(transfer: ImportTransfer | ExportTransfer, { base, storageId }: UnicoreUrl) {
     const url = new URL(base);
@@ -77,10 +86,22 @@ export class UnicoreClient implements Tree<RemoteFile> {
     url.username = url.password = '';
     this.#transfer = transfer;
     this.#storage = `${url.href.replace(/\/+$/, '')}/rest/core/storages/${encodeURIComponent(storageId)}`;
-    this.authorization = authorizationOf({ credentials: transfer.entry.credentials ?? inUrl });
-    this.headers =
-      this.authorization === undefined ? transfer.onBehalfOf(transfer.job.ownerDn, url) : {};
+    this.#site = url;
+    this.#own = authorizationOf({ credentials: transfer.entry.credentials ?? inUrl });
   }
+
+  /** The user's own credentials, else our word for him where the site is one that gets it. */
+  readonly authorize: Authorize = async () => {
+    if (this.#own !== undefined) return { authorization: this.#own };
+    const { clock, onBehalfOf, job } = this.#transfer;
+    const now = clock.now();
+    if (!this.#token || this.#token.untilMs <= now) {
+      const value = await onBehalfOf(job.ownerDn, this.#site);
+      this.#token = { value, untilMs: now + tokenLifetimeSeconds * 500 };
+    }
+    const { value } = this.#token;
+    return value === undefined ? {} : { authorization: `Bearer ${value}`, isDelegated: true };
+  };
 
   url(path: string): URL {
     return new URL(`${this.#storage}/files/${path.split('/').map(encodeURIComponent).join('/')}`);
@@ -129,13 +150,12 @@ export class UnicoreClient implements Tree<RemoteFile> {
 
   async upload(path: string, body: Readable, sizeBytes: number): Promise<void> {
     const answer = await this.#transfer.outside.request(this.url(path), {
+      ...(await this.authorize()),
       method: 'PUT',
       headers: {
-        ...this.headers,
         'content-type': 'application/octet-stream',
         'content-length': String(sizeBytes),
       },
-      authorization: this.authorization,
       body,
       signal: this.#transfer.signal,
     });
@@ -154,13 +174,12 @@ export class UnicoreClient implements Tree<RemoteFile> {
     body?: object,
   ): Promise<unknown> {
     const { body: answer } = await this.#transfer.outside.request(url, {
+      ...(await this.authorize()),
       method,
       headers: {
-        ...this.headers,
         accept: 'application/json',
         ...(body && { 'content-type': 'application/json' }),
       },
-      authorization: this.authorization,
       ...(body && { body: JSON.stringify(body) }),
       signal: this.#transfer.signal,
     });

@@ -72,10 +72,9 @@ function parse(text: string, field: string): UnicoreUrl {
 }
 
 function toSource(transfer: ImportTransfer, client: UnicoreClient, file: RemoteFile): SourceFile {
-  const { authorization, headers } = client;
   return httpSource(transfer, client.url(file.path), {
-    authorization,
-    headers: { ...headers, accept: 'application/octet-stream' },
+    authorize: client.authorize,
+    headers: { accept: 'application/octet-stream' },
     permissions: file.permissions,
     version: `${file.sizeBytes} ${file.modified}`,
   });

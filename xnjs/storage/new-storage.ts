@@ -2,6 +2,7 @@ import { z } from 'zod';
 import { describeIssues } from '#kernel/config.js';
 import { GridError } from '#kernel/errors.js';
 import type { StorageType } from './config.js';
+import { isUsable } from '../vm/state.js';
 import type { CreatedStorage } from './storage.js';
 import type { StorageTargets } from './storages-options.js';
 
@@ -123,10 +124,7 @@ function chooseTarget(
   wanted: string | undefined,
 ): string {
   const mine = targets.list({ ownerDn });
-  const chosen =
-    wanted === undefined
-      ? mine.find(({ state }) => state === 'READY')
-      : mine.find(({ id }) => id === wanted);
+  const chosen = wanted === undefined ? mine.find(isUsable) : mine.find(({ id }) => id === wanted);
   if (chosen && targets.find(chosen.id)) return chosen.id;
   throw new GridError(
     'BAD_REQUEST',

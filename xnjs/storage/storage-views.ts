@@ -3,6 +3,7 @@ import type { FileSpace } from '../files/file-space.js';
 import { TsiFileSpace } from '../files/tsi-file-space.js';
 import type { Job } from '../job/job.js';
 import type { Target } from '../target.js';
+import { resourceStatusOf } from '../vm/resource-status.js';
 import type { TargetSystem } from '../vm/target-system.js';
 import type { SharedStorage } from './config.js';
 import type { HostStorages } from './host-storages.js';
@@ -12,7 +13,6 @@ import type { StoragesOptions } from './storages-options.js';
 const states = {
   INITIALIZING: 'INITIALIZING',
   READY: 'READY',
-  UNREACHABLE: 'ERROR',
   FAILED: 'ERROR',
   DESTROYING: 'SHUTTING_DOWN',
   DESTROYED: 'SHUTTING_DOWN',
@@ -183,11 +183,11 @@ export function isOffered(place: SharedStorage, image: string): boolean {
   return place.on === 'target' && (place.images?.includes(image) ?? true);
 }
 
-function statusOf({ id, state, evidence }: TargetSystem) {
+function statusOf(system: TargetSystem) {
   return {
-    status: states[state],
-    statusMessage: evidence.fact,
-    filesystem: `target system ${id}`,
+    status: resourceStatusOf(system),
+    statusMessage: system.evidence.fact,
+    filesystem: `target system ${system.id}`,
   };
 }
 

@@ -1,4 +1,5 @@
 import type { FileSpace } from '../files/file-space.js';
+import type { ResourceStatus } from '../vm/resource-status.js';
 import type { StorageState } from './state.js';
 
 /** What may be changed of every storage; what is absent is as it was configured. */
@@ -42,7 +43,7 @@ export type Storage = {
   readonly umask: string;
   readonly tags: readonly string[];
   readonly acl: readonly string[];
-  readonly status: 'INITIALIZING' | 'READY' | 'ERROR' | 'SHUTTING_DOWN';
+  readonly status: ResourceStatus;
   readonly statusMessage: string;
   /** What the files lie on. */
   readonly filesystem: string;

@@ -3,6 +3,7 @@ import { asGridError, GridError } from '#kernel/errors.js';
 import type { Caller } from '#kernel/http/caller.js';
 import { createSerial } from '#kernel/persistence/serial.js';
 import { aclSubjectsOf, isAllowed, parseAcl } from '#kernel/security/acl.js';
+import { isUsable } from '../vm/state.js';
 import type { TargetSystem } from '../vm/target-system.js';
 import type { StorageType } from './config.js';
 import { CreatedStorages } from './created-storages.js';
@@ -189,7 +190,7 @@ export class Storages implements AsyncDisposable {
   /** Without directories of jobs. Own ones first, then what is shared with the caller. */
   async #visible(caller: Caller, tags: readonly string[]): Promise<string[]> {
     const { targets, config } = this.#options;
-    const systems = targets.list({ ownerDn: caller.dn }).filter(({ state }) => state === 'READY');
+    const systems = targets.list({ ownerDn: caller.dn }).filter(isUsable);
     const ids = new Set([
       ...systems.flatMap((system) => Object.values(this.ofTarget(system))),
       ...Object.keys(config.shared).filter((name) => config.shared[name]?.on === 'host'),

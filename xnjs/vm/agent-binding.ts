@@ -50,6 +50,10 @@ export class AgentBinding implements TargetBinding {
     });
   }
 
+  get heardMs(): number | undefined {
+    return this.#link.times.heartbeatMs;
+  }
+
   /** Called whenever the agent begins or ceases to answer. */
   onChange(listener: (up: boolean) => void): void {
     this.#link.onChange((state) => {

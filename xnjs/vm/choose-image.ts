@@ -1,6 +1,6 @@
 import { imageFormats, type ImageMetadata, type ImageRecord } from '#imagerepo/contract.js';
 import { compareVersions, parseVersionRange } from '../incarnation/version.js';
-import type { ImageRequirements } from './image-wish.js';
+import type { ImageRequirements, ImageWish } from './image-wish.js';
 import type { Asked, MachineSize } from './machine-size.js';
 import { VmError } from './state.js';
 import type { Driver } from './target-system.js';
@@ -12,6 +12,8 @@ export type Choice = {
   readonly callerDn: string;
   readonly limits: { readonly cpus: number; readonly memoryMiB: number };
   readonly drivers: readonly Driver[];
+  /** A machine larger than was asked for will do. */
+  readonly atLeast: boolean;
 };
 
 /** For the log of the job: which, and why. */
@@ -30,7 +32,10 @@ export function chooseImage(found: readonly ImageRecord[], choice: Choice): Chos
   const reasons: string[] = [];
   for (const image of found) {
     const version = applicationVersionOf(image.metadata, requirements);
-    const reason = version === undefined ? missing(requirements) : unfit(image.metadata, choice);
+    const reason =
+      version === undefined
+        ? missing(requirements)
+        : (unlike(image.metadata, requirements) ?? unfit(image.metadata, choice));
     if (reason === undefined && version !== undefined) fits.push({ image, version });
     else reasons.push(`${nameOf(image)}: ${reason ?? ''}`);
   }
@@ -59,21 +64,33 @@ export function nameOf({ id, metadata }: Pick<ImageRecord, 'id' | 'metadata'>): 
 
 /** Whether a machine that there is already would do. */
 export function satisfies(
-  { id, metadata }: Pick<ImageRecord, 'id' | 'metadata'>,
-  wish: string | ImageRequirements,
+  image: Pick<ImageRecord, 'id' | 'metadata'>,
+  { reference, requirements }: ImageWish,
 ): boolean {
-  if (typeof wish === 'string')
-    return [id, metadata.name, `${metadata.name}:${metadata.version}`].includes(wish);
-  const { os } = metadata;
+  const { id, metadata } = image;
+  const { name, version } = metadata;
+  const isNamed = reference === undefined || [id, name, `${name}:${version}`].includes(reference);
+  return (
+    isNamed &&
+    unlike(metadata, requirements) === undefined &&
+    applicationVersionOf(metadata, requirements) !== undefined
+  );
+}
+
+/** What is another than required; `undefined`: nothing. Applications are looked at elsewhere. */
+export function unlike(
+  { name, version, format, os }: ImageMetadata,
+  wish: ImageRequirements,
+): string | undefined {
   const has: Partial<Record<keyof ImageRequirements, string>> = {
-    ...{ name: metadata.name, version: metadata.version, format: metadata.format },
+    ...{ name, version, format, osType: os.type },
     ...{ os: os.distribution, osVersion: os.version, architecture: os.architecture },
   };
-  const equal = Object.entries(has).every(([key, value]) => {
+  for (const [key, value] of Object.entries(has)) {
     const wanted = wish[key as keyof typeof has]; // keys of the object above
-    return wanted === undefined || wanted === value;
-  });
-  return equal && applicationVersionOf(metadata, wish) !== undefined;
+    if (wanted !== undefined && wanted !== value) return `${key} is ${value}, not ${wanted}`;
+  }
+  return undefined;
 }
 
 /** The newest version of the application that will do; empty where none is asked for. */
@@ -99,7 +116,10 @@ function missing({ application, applicationVersion }: ImageRequirements): string
 }
 
 /** Why a machine of the size cannot be made of it; `undefined`: it can. */
-function unfit(metadata: ImageMetadata, { size, limits, drivers }: Choice): string | undefined {
+function unfit(
+  metadata: ImageMetadata,
+  { size, limits, drivers, atLeast }: Choice,
+): string | undefined {
   const possible: readonly Driver[] = imageFormats[metadata.format].drivers;
   if (!possible.some((driver) => drivers.includes(driver)))
     return `nothing here runs the format ${metadata.format} at present`;
@@ -107,7 +127,10 @@ function unfit(metadata: ImageMetadata, { size, limits, drivers }: Choice): stri
     const most = Math.min(metadata.requirements[name].max, limits[name]);
     const asked = size[name];
     if (asked && asked.value > most) return `${asked.field}: ${asked.value} is above ${most}`;
-    if (metadata.requirements[name].min > limits[name])
+    const { min } = metadata.requirements[name];
+    if (asked && asked.value < min && !atLeast)
+      return `${asked.field}: ${asked.value} is below ${min}`;
+    if (min > limits[name])
       return `needs more ${name} than ${limits[name]}, the limit of this site`;
   }
   return undefined;

@@ -55,6 +55,7 @@ export class ClassicBinding implements TargetBinding {
   readonly #running: Promise<void>;
   #bound: Bound | undefined;
   #arrays: boolean | undefined;
+  #heardMs: number | undefined;
   #failure = 'it has not answered yet';
   /**
    * How many times longer than usual a worker may take to come. Doubled when one did not come in time: what
@@ -87,6 +88,10 @@ export class ClassicBinding implements TargetBinding {
 
   get loginNodes(): LoginNodes | undefined {
     return this.#options.ports.length < 2 ? undefined : this.#answering().group;
+  }
+
+  get heardMs(): number | undefined {
+    return this.#heardMs;
   }
 
   get arrays(): boolean | undefined {
@@ -191,6 +196,7 @@ export class ClassicBinding implements TargetBinding {
     this.#tell(true);
     try {
       for (;;) {
+        this.#heardMs = this.#options.clock.now();
         await this.#options.clock.sleep(this.#options.heartbeatMs, signal);
         await ping(bound, signal);
       }

@@ -1,5 +1,6 @@
 import { element, toXml, type XmlNode } from '#kernel/xml/build.js';
 import { diskTarget, iotuneXml, sizeXml } from './controls-xml.js';
+import { markElement } from './domain-mark.js';
 import { interfaceXml, type MachineNetwork } from './network.js';
 import type { MachineSpec } from './target-system.js';
 
@@ -9,8 +10,6 @@ export const agentPort = 'org.vsite.tsi.0';
 export const containerRunDirectory = '/run/vsite';
 /** A container's ids 0…65535 are these on the host: its root is nobody here. */
 export const containerIds = { first: 100_000, count: 65_536 } as const;
-/** Marks the domains of one installation (libvirt domain metadata). */
-export const metadataNamespace = 'urn:vsite:domain:1';
 
 /** Of the kernel's start-up, what a guest that lives for some jobs can do without. */
 const commandLine =
@@ -28,6 +27,8 @@ export type DomainPaths = {
   /** Directories of this container alone, mounted over the root: guest path to host path. */
   readonly mounts?: Readonly<Record<string, string>>;
   readonly agentSocket: string;
+  /** Where VNC listens, of a machine with a display. */
+  readonly screenSocket?: string;
 };
 
 /** The libvirt domain of a machine. Its name and UUID follow from the target system's id. */
@@ -36,15 +37,12 @@ export function domainXml(
   paths: DomainPaths,
   installationId: string,
   network?: MachineNetwork,
+  epoch = 0,
 ): string {
   const common = [
     element('name', {}, `vsite-${system.id}`),
     element('uuid', {}, system.id),
-    element(
-      'metadata',
-      {},
-      element('vsite:domain', { 'xmlns:vsite': metadataNamespace, installation: installationId }),
-    ),
+    element('metadata', {}, markElement(system, installationId, epoch)),
     ...sizeXml(system),
   ];
   const body = system.driver === 'lxc' ? container(system, paths) : machine(system, paths, network);
@@ -94,10 +92,24 @@ function machine(
         element('target', { type: 'virtio', name: agentPort }),
       ),
       element('rng', { model: 'virtio' }, element('backend', { model: 'random' }, '/dev/urandom')),
+      ...(paths.screenSocket === undefined ? [] : display(paths.screenSocket)),
       // by which a guest with its driver gives memory back while it runs
       element('memballoon', { model: 'virtio' }),
     ),
   ].filter((node) => node !== false);
+}
+
+/** Without a password: whoever reaches the socket's directory is root or QEMU, and the server asks who is there. */
+function display(socket: string): XmlNode[] {
+  return [
+    element('input', { type: 'tablet', bus: 'virtio' }),
+    element(
+      'graphics',
+      { type: 'vnc', sharePolicy: 'force-shared' },
+      element('listen', { type: 'socket', socket }),
+    ),
+    element('video', {}, element('model', { type: 'vga', vram: 16_384, heads: 1 })),
+  ];
 }
 
 function disk(system: MachineSpec, path: string): XmlNode {

@@ -54,8 +54,10 @@ export class HttpImageSource implements ImageSource, ImageSearch {
 
   async search(requirements: ImageRequirements, callerDn: string): Promise<ImageRecord[]> {
     const wanted = Object.entries(requirements).flatMap(([name, value]) =>
-      // ranges of versions are the caller's to look at
-      value === undefined || name === 'applicationVersion' ? [] : [[name, value] as const],
+      // ranges of versions and kinds of systems are the caller's to look at
+      value === undefined || name === 'applicationVersion' || name === 'osType'
+        ? []
+        : [[name, value] as const],
     );
     const query = new URLSearchParams({
       ...Object.fromEntries(wanted),

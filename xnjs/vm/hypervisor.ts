@@ -1,14 +1,27 @@
-import type { Duplex } from 'node:stream';
+import type { Duplex, Readable } from 'node:stream';
+import type { DomainMark } from './domain-mark.js';
 import type { ChangeableName, Driver, TargetSystem } from './target-system.js';
 import type { UsageSample } from './usage.js';
 
-export type DomainState = 'running' | 'paused' | 'stopped';
+/** `stalled`: halted by an error, not by an order. */
+export type DomainState = 'running' | 'paused' | 'stalled' | 'stopped';
 
 /** A domain of ours, as the hypervisor shows it. */
 export type DomainView = {
   readonly id: string;
   readonly state: DomainState;
   readonly reason: string;
+};
+
+/** A domain that carries the mark of this installation. */
+export type OwnDomain = DomainView & { readonly mark: DomainMark };
+
+/** How a domain is, by the hypervisor and by the machine's own process. */
+export type DomainLook = DomainView & {
+  /** Whether that process answers the hypervisor; absent: it was not asked, or cannot say so. */
+  readonly answers?: boolean;
+  /** What its virtual processors have used since its start. */
+  readonly cpuMs?: number;
 };
 
 /** Definitions in libvirt's language. */
@@ -53,8 +66,15 @@ export type Hypervisor = {
   usage(driver: Driver): Promise<UsageSample[]>;
   /** Stops and undefines. A domain that is not there is fine. */
   remove(driver: Driver, id: string): Promise<void>;
+  /**
+   * How the domains are that may be ours; who knows their ids tells them from others. Takes some seconds when
+   * one of them hangs, no more.
+   */
+  look(driver: Driver): Promise<DomainLook[]>;
   /** The domains of this installation only. */
-  list(driver: Driver): Promise<DomainView[]>;
+  list(driver: Driver): Promise<OwnDomain[]>;
+  /** Writes on a domain whose it is now. One that is not there is fine. */
+  mark(system: TargetSystem, epoch: number): Promise<void>;
   /** The byte stream to the guest's virtio port, by the hypervisor's own means. */
   openChannel(driver: Driver, id: string, portName: string): Promise<Duplex>;
   /**
@@ -62,6 +82,8 @@ export type Hypervisor = {
    * @param force takes it away from whoever has it
    */
   openConsole(driver: Driver, id: string, force: boolean): Promise<Duplex>;
+  /** The screen of a machine that runs, as a picture. */
+  screenshot(driver: Driver, id: string): Promise<Readable>;
   /** Makes a network and its filter if they are missing. May be repeated. */
   ensureNetwork(driver: Driver, network: NetworkDefinition): Promise<void>;
   /** Those that the hypervisor has given to the domain's network cards; what the guest says counts nothing. */

@@ -23,7 +23,7 @@ export type ImageSource = {
 export type ImageSearch = Pick<ImageSource, 'find'> & {
   /**
    * Published ones that the caller may use and that have what is asked for, the newest first. Ranges of
-   * versions are not looked at.
+   * versions and kinds of operating systems are not looked at.
    */
   search(requirements: ImageRequirements, callerDn: string): Promise<ImageRecord[]>;
 };

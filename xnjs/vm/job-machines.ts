@@ -1,29 +1,36 @@
 import { randomUUID } from 'node:crypto';
 import { canonicalResource } from '#imagerepo/contract.js';
 import type { Clock } from '#kernel/clock.js';
-import { asGridError } from '#kernel/errors.js';
+import { asGridError, GridError } from '#kernel/errors.js';
 import type { Log } from '#kernel/log.js';
 import type { RawDescription } from '../job/description.js';
 import type { JobEngine } from '../job/engine.js';
 import type { Job } from '../job/job.js';
 import type { JobSubmission } from '../job/job-submission.js';
 import type { NewJob } from '../job/new-job.js';
-import { chooseImage, nameOf, roomyEnough, satisfies, type ChosenImage } from './choose-image.js';
-import type { ImageSearch } from './image-source.js';
-import { readImageWish, type ImageRequirements, type ImageWish } from './image-wish.js';
+import { nameOf, satisfies } from './choose-image.js';
+import { readFlavour, readImageWish, type ImageWish } from './image-wish.js';
 import { readMachineSize, type MachineSize } from './machine-size.js';
-import type { Driver, TargetSystem } from './target-system.js';
+import type { Estimate } from './placement/planner.js';
+import type { Requester } from './placement/requester.js';
+import type { TargetSystem } from './target-system.js';
+import type { NewTargetSystem } from './target-systems-options.js';
 import type { TargetSystems } from './target-systems.js';
 
 export type JobMachinesOptions = {
-  readonly systems: Pick<TargetSystems, 'create' | 'destroy' | 'list' | 'limits'>;
+  readonly systems: Pick<TargetSystems, 'create' | 'destroy' | 'list' | 'planner'>;
   readonly jobs: Pick<JobEngine, 'submit' | 'get' | 'onChange'>;
-  readonly images: ImageSearch;
   readonly submission?: Pick<JobSubmission, 'check'>;
-  /** The drivers that answer at present. */
-  readonly drivers: () => readonly Driver[];
   readonly clock: Clock;
   readonly log: Log;
+};
+
+/** What else decides about a job's machine. */
+export type MachineWish = {
+  /** Where the client has sent the job: used if it is made from such an image. */
+  readonly sentTo?: TargetSystem | undefined;
+  /** For whom it is made. */
+  readonly requester?: Requester;
 };
 
 /** A database that is away: nobody waits for the end, but the machine takes room. */
@@ -60,54 +67,54 @@ export class JobMachines implements AsyncDisposable {
   /**
    * Chooses the image, makes a machine of it and submits the job there. Nothing is left where any of it
    * fails.
-   * @param sentTo where the client has sent the job: used if it is made from such an image
    * @throws `IMAGE_UNKNOWN`; `BAD_REQUEST` naming the field; what `TargetSystems.create` and
    * `JobEngine.submit` do
    */
-  async submit(wish: Omit<NewJob, 'targetId'>, sentTo?: TargetSystem): Promise<Job> {
+  async submit(wish: Omit<NewJob, 'targetId'>, where: MachineWish = {}): Promise<Job> {
     const { systems, jobs, submission } = this.#options;
     submission?.check();
-    const { ownerDn, description } = wish;
-    const imageWish = completed(readImageWish(description) ?? {}, description);
-    if (sentTo && satisfies(sentTo.image, imageWish)) {
-      const remarks = [`Image: the target system is made from ${nameOf(sentTo.image)}`];
-      return await jobs.submit({ ...wish, targetId: sentTo.id, remarks });
+    const there = this.#thatIsThere(wish, where);
+    if (there) {
+      const remarks = [`Image: the target system is made from ${nameOf(there.image)}`];
+      return await jobs.submit({ ...wish, targetId: there.id, remarks });
     }
-    const size = sizeOf(description);
-    const { image, why } = await this.#choose(imageWish, size, ownerDn);
     const id = randomUUID();
-    const parameters = roomyEnough(size, image.metadata);
-    const create = { ownerDn, image: image.id, parameters, tags: [], jobId: id };
-    const { id: targetId, parameters: made } = await systems.create(create);
-    const machine = `${made.cpus} CPUs and ${made.memoryMiB} MiB`;
-    const remarks = [`Image: ${why}`, `Machine: ${targetId} with ${machine}, for this job alone`];
+    const made = await systems.create(newMachine(wish, where, id));
+    const { cpus, memoryMiB } = made.parameters;
+    const machine = `${made.id} with ${cpus} CPUs and ${memoryMiB} MiB`;
+    const remarks = [`Image: ${made.choice ?? ''}`, `Machine: ${machine}, for this job alone`];
     try {
-      return await jobs.submit({ ...wish, id, targetId, remarks });
+      return await jobs.submit({ ...wish, id, targetId: made.id, remarks });
     } catch (error) {
       this.#endMachinesOf(id);
       throw error;
     }
   }
 
+  /**
+   * What {@link submit} would make, without making it.
+   * @throws as it does; `CONFLICT` where nothing would be made: the job would run in a machine that is there
+   */
+  async estimate(wish: Omit<NewJob, 'targetId'>, where: MachineWish = {}): Promise<Estimate> {
+    const { systems, submission } = this.#options;
+    submission?.check();
+    const there = this.#thatIsThere(wish, where);
+    if (!there) return await systems.planner.estimate(newMachine(wish, where, randomUUID()));
+    const text = `no machine is needed: target system ${there.id} is made from ${nameOf(there.image)}`;
+    throw new GridError('CONFLICT', text, { vmId: there.id });
+  }
+
+  #thatIsThere(
+    { description }: Pick<NewJob, 'description'>,
+    { sentTo }: MachineWish,
+  ): TargetSystem | undefined {
+    return sentTo && satisfies(sentTo.image, imageWishOf(description)) ? sentTo : undefined;
+  }
+
   async [Symbol.asyncDispose](): Promise<void> {
     this.#ignore();
     this.#closing.abort();
     await Promise.allSettled(this.#ending.values());
-  }
-
-  async #choose(wish: ImageWish, size: MachineSize, callerDn: string): Promise<ChosenImage> {
-    const { images, systems, drivers } = this.#options;
-    if (typeof wish === 'string') {
-      const image = await images.find(wish, callerDn);
-      return { image, why: `${nameOf(image)} was asked for` };
-    }
-    return chooseImage(await images.search(wish, callerDn), {
-      requirements: wish,
-      size,
-      callerDn,
-      limits: systems.limits,
-      drivers: drivers(),
-    });
   }
 
   async #exists(jobId: string): Promise<boolean> {
@@ -144,19 +151,38 @@ export class JobMachines implements AsyncDisposable {
   }
 }
 
+function newMachine(
+  { ownerDn, description }: Omit<NewJob, 'targetId'>,
+  { requester }: MachineWish,
+  jobId: string,
+): NewTargetSystem {
+  const flavour = readFlavour(description);
+  return {
+    ...{ ownerDn, jobId, tags: [], atLeast: true },
+    image: imageWishOf(description),
+    parameters: sizeOf(description),
+    ...(requester && { requester }),
+    ...(flavour !== undefined && { flavour }),
+  };
+}
+
+function imageWishOf(description: RawDescription): ImageWish {
+  return completed(readImageWish(description) ?? { requirements: {} }, description);
+}
+
 /** The image has to have the job's application, where nothing else is said. */
 function completed(
   wish: ImageWish,
   { ApplicationName, ApplicationVersion }: RawDescription,
 ): ImageWish {
-  if (typeof wish === 'string' || wish.application !== undefined) return wish;
+  if (wish.reference !== undefined || wish.requirements.application !== undefined) return wish;
   if (typeof ApplicationName !== 'string' || ApplicationName === '') return wish;
   const version = typeof ApplicationVersion === 'string' ? ApplicationVersion : '';
-  return {
-    ...wish,
+  const application = {
     application: ApplicationName,
     ...(version !== '' && { applicationVersion: version }),
-  } satisfies ImageRequirements;
+  };
+  return { requirements: { ...wish.requirements, ...application } };
 }
 
 /** By proper names, as the job's resources are read later; these must say the same. */

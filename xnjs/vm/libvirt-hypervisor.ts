@@ -1,11 +1,11 @@
-import type { Duplex } from 'node:stream';
+import type { Duplex, Readable } from 'node:stream';
 import type { Clock } from '#kernel/clock.js';
 import { errorText, GridError } from '#kernel/errors.js';
 import type { LibvirtClient } from '#kernel/libvirt/client.js';
-import { domainStates, type Lifecycle } from '#kernel/libvirt/events.js';
+import type { Lifecycle } from '#kernel/libvirt/events.js';
 import type { Domain } from '#kernel/libvirt/procedures.js';
 import type { Log } from '#kernel/log.js';
-import { metadataNamespace } from './domain-xml.js';
+import { markXml, metadataNamespace, readMark, type DomainMark } from './domain-mark.js';
 import {
   activeOnly,
   statsFlags,
@@ -13,14 +13,23 @@ import {
   toContainerSample,
   toSample,
 } from './domain-stats.js';
-import type { DomainState, DomainView, Hypervisor, NetworkDefinition } from './hypervisor.js';
+import type {
+  DomainLook,
+  DomainView,
+  Hypervisor,
+  NetworkDefinition,
+  OwnDomain,
+} from './hypervisor.js';
 import { setControls } from './libvirt-controls.js';
+import { lookAtContainers, lookAtMachines, toPause, toState } from './libvirt-look.js';
 import type { ChangeableName, Driver, TargetSystem } from './target-system.js';
 import type { UsageSample } from './usage.js';
 
 export type LibvirtHypervisorOptions = {
   /** One connection per driver; `qemu` and `kvm` may share one. */
   readonly clients: Partial<Readonly<Record<Driver, LibvirtClient>>>;
+  /** For calls that may get stuck in a machine that hangs; absent: the others. */
+  readonly probes?: Partial<Readonly<Record<Driver, LibvirtClient>>>;
   readonly installationId: string;
   readonly clock: Clock;
   readonly log: Log;
@@ -43,13 +52,11 @@ const leases = 0;
 /** The machine runs when it is restored. */
 const saveRunning = 2;
 const memoryTimeoutMs = 120_000;
+/** Whether a change counts for the machine that runs, for when it is started again. */
+const live = 1;
+const config = 2;
 /** They are read again soon. */
 const statsTimeoutMs = 5_000;
-/** Of libvirt's states those in which nothing of the guest runs any more; `shutdown` is still on its way. */
-const inactiveStates: readonly string[] = [
-  'shutoff',
-  'crashed',
-] satisfies (typeof domainStates)[number][];
 
 /** {@link Hypervisor} on libvirt's RPC protocol. */
 export class LibvirtHypervisor implements Hypervisor {
@@ -131,7 +138,7 @@ export class LibvirtHypervisor implements Hypervisor {
   }
 
   async usage(driver: Driver): Promise<UsageSample[]> {
-    const client = this.#client(driver);
+    const client = this.#probe(driver);
     if (driver === 'lxc') return await usageOfContainers(client);
     const { retStats } = await client.call(
       'connect_get_all_domain_stats',
@@ -160,17 +167,37 @@ export class LibvirtHypervisor implements Hypervisor {
     }
   }
 
-  async list(driver: Driver): Promise<DomainView[]> {
+  async look(driver: Driver): Promise<DomainLook[]> {
+    const client = this.#probe(driver);
+    const isOurs = ({ name }: Domain): boolean => name.startsWith(domainPrefix);
+    return await (driver === 'lxc'
+      ? lookAtContainers(client, isOurs)
+      : lookAtMachines(client, isOurs));
+  }
+
+  async list(driver: Driver): Promise<OwnDomain[]> {
     const client = this.#client(driver);
     const { domains } = await client.call('connect_list_all_domains', {
       need_results: 1,
       flags: 0,
     });
-    const ours: DomainView[] = [];
-    for (const dom of domains)
-      if (dom.name.startsWith(domainPrefix) && (await this.#isOurs(client, dom)))
-        ours.push(await this.#view(client, dom));
+    const ours: OwnDomain[] = [];
+    for (const dom of domains) {
+      const mark = dom.name.startsWith(domainPrefix) && (await this.#markOf(client, dom));
+      if (mark) ours.push({ ...(await this.#view(client, dom)), mark });
+    }
     return ours;
+  }
+
+  async mark(system: TargetSystem, epoch: number): Promise<void> {
+    const client = this.#client(system.driver);
+    const dom = await this.#lookUp(client, system.id);
+    if (!dom) return;
+    await client.call('domain_set_metadata', {
+      ...{ dom, type: metadataElement, key: 'vsite', uri: metadataNamespace },
+      metadata: markXml(system, this.#options.installationId, epoch),
+      flags: dom.id === -1 ? config : config | live,
+    });
   }
 
   async openChannel(driver: Driver, id: string, portName: string): Promise<Duplex> {
@@ -189,6 +216,17 @@ export class LibvirtHypervisor implements Hypervisor {
       if (!isUnknown(error) && !consoleRefusals.has(libvirtCode(error))) throw error;
       const text = `the console cannot be opened: ${errorText(error)}`;
       throw new GridError('CONFLICT', text, { vmId: id }, { cause: error });
+    }
+  }
+
+  async screenshot(driver: Driver, id: string): Promise<Readable> {
+    const client = this.#client(driver);
+    try {
+      const { dom } = await client.call('domain_lookup_by_uuid', { uuid: id });
+      return await client.openStream('domain_screenshot', { dom, screen: 0, flags: 0 });
+    } catch (error) {
+      if (!isUnknown(error) && libvirtCode(error) !== operationInvalid) throw error;
+      throw new GridError('CONFLICT', errorText(error), { vmId: id }, { cause: error });
     }
   }
 
@@ -248,6 +286,10 @@ export class LibvirtHypervisor implements Hypervisor {
     throw new GridError('HYPERVISOR_UNAVAILABLE', `no hypervisor is configured for ${driver}`);
   }
 
+  #probe(driver: Driver): LibvirtClient {
+    return this.#options.probes?.[driver] ?? this.#client(driver);
+  }
+
   async #lookUp(client: LibvirtClient, id: string): Promise<Domain | undefined> {
     try {
       return (await client.call('domain_lookup_by_uuid', { uuid: id })).dom;
@@ -258,30 +300,20 @@ export class LibvirtHypervisor implements Hypervisor {
   }
 
   /** Domains of other installations on the same host are none of our business. */
-  async #isOurs(client: LibvirtClient, dom: Domain): Promise<boolean> {
+  async #markOf(client: LibvirtClient, dom: Domain): Promise<DomainMark | undefined> {
+    const about = { dom, type: metadataElement, uri: metadataNamespace, flags: 0 };
     try {
-      const { metadata } = await client.call('domain_get_metadata', {
-        dom,
-        type: metadataElement,
-        uri: metadataNamespace,
-        flags: 0,
-      });
-      return (
-        metadata.includes(`installation="${this.#options.installationId}"`) ||
-        metadata.includes(`installation='${this.#options.installationId}'`)
-      );
+      const mark = readMark((await client.call('domain_get_metadata', about)).metadata);
+      return mark?.installation === this.#options.installationId ? mark : undefined;
     } catch (error) {
-      if (libvirtCode(error) === noMetadata || isUnknown(error)) return false;
+      if (libvirtCode(error) === noMetadata || isUnknown(error)) return undefined;
       throw error;
     }
   }
 
   async #view(client: LibvirtClient, dom: Domain): Promise<DomainView> {
-    const { state } = await client.call('domain_get_state', { dom, flags: 0 });
-    const name = domainStates[state] ?? 'none';
-    const known = toState(name);
-    const reason = known === 'stopped' && name !== 'crashed' ? 'has stopped' : `is ${name}`;
-    return { id: dom.uuid, state: known, reason: `the machine ${reason}` };
+    const { state, reason } = await client.call('domain_get_state', { dom, flags: 0 });
+    return { id: dom.uuid, ...toState(state, reason) };
   }
 }
 
@@ -304,11 +336,6 @@ async function usageOfContainers(client: LibvirtClient): Promise<UsageSample[]> 
   return samples.flat();
 }
 
-function toState(name: (typeof domainStates)[number]): DomainState {
-  if (inactiveStates.includes(name)) return 'stopped';
-  return name === 'paused' || name === 'pm-suspended' ? 'paused' : 'running';
-}
-
 /** Only news that say something about a domain of ours running or not. */
 function toView({ dom, event, detail }: Lifecycle): DomainView | undefined {
   if (!dom.name.startsWith(domainPrefix)) return undefined;
@@ -319,9 +346,10 @@ function toView({ dom, event, detail }: Lifecycle): DomainView | undefined {
       reason: stopReasons[detail] ?? `the machine has stopped: ${detail}`,
     };
   if (event === 'started' || event === 'resumed')
-    return { id: dom.uuid, state: 'running', reason: `${event}: ${detail}` };
+    return { id: dom.uuid, state: 'running', reason: 'the machine runs' };
   if (event === 'suspended')
-    return { id: dom.uuid, state: 'paused', reason: `suspended: ${detail}` };
+    return { id: dom.uuid, ...toPause(detail === 'paused' ? 'by order' : detail) };
+  if (event === 'pm-suspended') return { id: dom.uuid, ...toState(7, 0) };
   return undefined;
 }
 

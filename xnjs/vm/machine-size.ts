@@ -14,9 +14,14 @@ export type MachineSize = {
   readonly runtimeSeconds?: Asked;
   /** What it can be given while it runs; else that is what it is made with. */
   readonly memoryMaxMiB?: Asked;
+  /** Of its own disk; else as large as the image's. */
+  readonly diskMiB?: Asked;
 } & Readonly<Partial<Record<ControlName, Asked>>>;
 
-const measures = ['cpus', 'memoryMiB', 'memoryMaxMiB', 'runtimeSeconds', ...controlNames] as const;
+const measures = [
+  ...(['cpus', 'memoryMiB', 'memoryMaxMiB', 'diskMiB', 'runtimeSeconds'] as const),
+  ...controlNames,
+] as const;
 type Measure = (typeof measures)[number] | 'nodes';
 type Reading = { readonly measure: Measure; readonly unit: UnitKind };
 
@@ -32,6 +37,7 @@ const readings: Readonly<Record<string, Reading>> = {
   Runtime: { measure: 'runtimeSeconds', unit: 'seconds' },
   Nodes: { measure: 'nodes', unit: 'count' },
   memoryMaxMiB: { measure: 'memoryMaxMiB', unit: 'count' },
+  diskMiB: { measure: 'diskMiB', unit: 'count' },
   ...Object.fromEntries(
     controlNames.map((name) => [name, { measure: name, unit: controls[name].unit }]),
   ),

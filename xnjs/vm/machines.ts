@@ -4,9 +4,13 @@ import type { Log } from '#kernel/log.js';
 import type { AgentFacts } from '#tsi/protocol/facts.js';
 import { completeTimeline } from './boot.js';
 import { createBinding } from './create-binding.js';
+import { DomainWatch } from './domain-watch.js';
+import type { MarkedRecord } from './domain-mark.js';
 import type { DomainView } from './hypervisor.js';
+import { Orphans } from './orphans.js';
+import { GuestWatch, judge } from './guest-watch.js';
 import { Queues } from './queues.js';
-import type { VmEvent } from './state.js';
+import { isUsable, type VmEvent } from './state.js';
 import type { TargetBinding } from './target-binding.js';
 import type { Driver, Evidence, TargetSystem } from './target-system.js';
 import type { TargetSystemsOptions } from './target-systems-options.js';
@@ -15,12 +19,18 @@ import type { SparePool } from './tiers/spare-pool.js';
 import type { Templates } from './tiers/templates.js';
 import { startDomain } from './tiers/start-domain.js';
 import type { UsageMeter } from './usage-meter.js';
+import type { Views } from './views.js';
 
 /** The durable records, as the machines behind them need them. */
 export type MachineRecords = {
+  all(): Iterable<TargetSystem>;
   find(id: string): TargetSystem | undefined;
   /** @throws `NOT_FOUND` */
   get(id: string): TargetSystem;
+  /** What the database has lost is a target system again. */
+  adopt(record: MarkedRecord): Promise<void>;
+  /** Makes the machine look like the record, by way of the record's queue. Never fails. */
+  reconcile(id: string): Promise<void>;
   /** Work on one record, one piece after the other. */
   queue(id: string, work: () => Promise<void>): Promise<void>;
   /** By way of the record's queue, after which the machine is made to look like the record. */
@@ -48,6 +58,11 @@ export class Machines implements AsyncDisposable {
   /** By target system: ids of jobs whose end its agent has told. */
   readonly #exits = new EventEmitter();
   readonly #queues: Queues;
+  readonly #watch: DomainWatch;
+  readonly #guests: GuestWatch;
+  readonly #orphans: Orphans;
+  /** Whose agents answer at present. */
+  readonly #answering = new Set<string>();
   readonly #meter: UsageMeter | undefined;
   readonly #spares: SparePool | undefined;
   readonly #templates: Templates | undefined;
@@ -84,6 +99,64 @@ export class Machines implements AsyncDisposable {
       log: this.#log,
       stopping,
     });
+    const common = { records, clock: options.clock, log: this.#log, stopping };
+    this.#watch = new DomainWatch({
+      hypervisor: options.hypervisor,
+      started: () => this.#bindings.keys(),
+      onStopped: (id, reason) => this.#onDomain({ id, state: 'stopped', reason }),
+      intervalMs: options.watchMs ?? 2_000,
+      ...common,
+    });
+    this.#guests = new GuestWatch({
+      bindings: () => [...this.#bindings].filter(([id]) => this.#answering.has(id)),
+      intervalMs: options.guestMs ?? 30_000,
+      learn: (id, facts) => this.#records.queue(id, () => this.#learn(id, facts)),
+      ...common,
+    });
+    this.#orphans = new Orphans({
+      ...options,
+      isKnown: (id) =>
+        records.find(id) !== undefined ||
+        this.#spares?.has(id) === true ||
+        this.#templates?.has(id) === true,
+      adopt: (record) => records.adopt(record),
+      graceMs: options.orphanGraceMs ?? 60_000,
+      require: () => this.#require(),
+    });
+  }
+
+  /** Domains of ours that belong to nobody, and that nothing is known of. */
+  get orphans(): readonly string[] {
+    return this.#orphans.left;
+  }
+
+  /** Writes on its domain what has changed of whose it is, should the database be lost. Never fails. */
+  async mark(record: TargetSystem): Promise<void> {
+    if (!this.#bindings.has(record.id)) return;
+    await this.#options.hypervisor.mark(record, this.#epoch).catch((error: unknown) => {
+      this.#log.info({ vmId: record.id, err: errorText(error) }, 'a domain could not be marked');
+    });
+  }
+
+  get #epoch(): number {
+    return this.#options.lease?.epoch ?? 0;
+  }
+
+  /** @throws `SITE_UNAVAILABLE` another server acts in our place */
+  async #require(): Promise<void> {
+    await this.#options.lease?.require();
+  }
+
+  /** When each source was last heard of a machine; ms since the epoch. */
+  heard({ id, driver }: TargetSystem): Partial<Record<keyof Views, number>> {
+    const hypervisor = this.#watch.heardMs(driver);
+    const agent = this.#bindings.get(id)?.heardMs;
+    const guest = this.#guests.heardMs(id);
+    return {
+      ...(hypervisor !== undefined && { hypervisor }),
+      ...(agent !== undefined && { agent }),
+      ...(guest !== undefined && { guest }),
+    };
   }
 
   /** Listens to the hypervisors, and compares what they have with the records. */
@@ -95,6 +168,9 @@ export class Machines implements AsyncDisposable {
     );
     for (const driver of hypervisor.available()) this.#spawn(this.#compare(driver));
     this.#spawn(this.#queues.watch());
+    this.#spawn(this.#watch.watch());
+    this.#spawn(this.#compareAgainAndAgain());
+    this.#spawn(this.#guests.watch());
   }
 
   /** Hears of nothing any more; what is bound stays so. */
@@ -109,7 +185,9 @@ export class Machines implements AsyncDisposable {
 
   /** A machine that ran before became a target system's, with the link to its agent. */
   adopt(record: TargetSystem, binding: TargetBinding): void {
-    this.#watch(record, binding);
+    this.#follow(record, binding);
+    this.#answering.add(record.id);
+    this.#spawn(this.mark(record));
     this.#spawn(this.#onAgentUp(record.id, binding));
     if (this.#meter) this.#spawn(this.#meter.measure(record.driver));
   }
@@ -162,7 +240,9 @@ export class Machines implements AsyncDisposable {
         await this.#startUp(record);
         break;
       case 'READY':
+      case 'DEGRADED':
       case 'UNREACHABLE':
+      case 'PAUSED':
         await this.#attach(record);
         break;
       case 'FAILED':
@@ -171,6 +251,7 @@ export class Machines implements AsyncDisposable {
       case 'DESTROYING':
         await this.#remove(record);
         break;
+      case 'SUSPENDED':
       case 'DESTROYED':
         break;
     }
@@ -194,6 +275,7 @@ export class Machines implements AsyncDisposable {
     }
     await this.reapplyParameters(record.id);
     this.#bind(record);
+    if (record.start?.tier === 'warm') this.#spawn(this.mark(record));
     this.#spawn(this.#afterBootTimeout(record.id));
     // It may have stopped before anybody listened for that.
     const domain = await hypervisor.find(record.driver, record.id);
@@ -226,6 +308,7 @@ export class Machines implements AsyncDisposable {
     const { clock } = this.#options;
     try {
       await this.#makeRoom(record);
+      await this.#require();
       const { definedMs } = await this.#templates.restore(record);
       const restoredMs = clock.now() - record.createdMs;
       return { ...record, boot: { definedMs: definedMs - record.createdMs, restoredMs } };
@@ -260,6 +343,7 @@ export class Machines implements AsyncDisposable {
   async #cleared(found: TargetSystem): Promise<TargetSystem> {
     const { isSpoilt = false, ...record } = found;
     if (!isSpoilt) return found;
+    await this.#require();
     await this.#options.hypervisor.remove(record.driver, record.id);
     await this.#options.workspace.remove(record.id);
     await this.#records.save(record);
@@ -272,9 +356,11 @@ export class Machines implements AsyncDisposable {
       return;
     }
     const domain = await this.#options.hypervisor.find(record.driver, record.id);
-    if (domain?.state === 'running' || domain?.state === 'paused') {
+    if (domain && domain.state !== 'stopped') {
       await this.reapplyParameters(record.id);
       this.#bind(record);
+      this.#spawn(this.mark(record));
+      this.#spawn(this.#afterSilence(record));
       return;
     }
     await this.#records.applyNow(record.id, {
@@ -288,6 +374,7 @@ export class Machines implements AsyncDisposable {
   async #release(record: TargetSystem): Promise<void> {
     await this.#unbind(record.id);
     await this.#meter?.measureLast(record);
+    await this.#require();
     await this.#options.hypervisor.remove(record.driver, record.id);
     await this.#meter?.end(record.id);
   }
@@ -302,25 +389,40 @@ export class Machines implements AsyncDisposable {
   }
 
   #bind(record: TargetSystem): void {
-    this.#watch(record, createBinding(record, this.#options));
+    this.#follow(record, createBinding(record, this.#options));
   }
 
-  #watch(record: TargetSystem, binding: TargetBinding): void {
+  #follow(record: TargetSystem, binding: TargetBinding): void {
     this.#bindings.set(record.id, binding);
     binding.onExit?.((bssId) => this.#exits.emit(record.id, bssId));
     binding.onChange((up) => {
-      const evidence = this.#evidence('agent', 'the agent does not answer');
-      this.#spawn(
-        up
-          ? this.#onAgentUp(record.id, binding)
-          : this.#records.apply(record.id, { type: 'agentDown', evidence }),
-      );
+      if (up) this.#answering.add(record.id);
+      else this.#answering.delete(record.id);
+      this.#spawn(up ? this.#onAgentUp(record.id, binding) : this.#onAgentDown(record));
     });
+  }
+
+  /** Why it may be silent is asked at once. */
+  async #onAgentDown({ id, driver }: TargetSystem): Promise<void> {
+    const evidence = this.#evidence('agent', 'the agent does not answer');
+    await this.#records.apply(id, { type: 'agentDown', evidence });
+    await this.#watch.look(driver);
+  }
+
+  /** An agent that was known to answer, and does not answer this server either. */
+  async #afterSilence(record: TargetSystem): Promise<void> {
+    const { clock, heartbeatMs } = this.#options;
+    await clock.sleep(Math.max(3 * heartbeatMs, 10_000), this.#stopping).catch(() => undefined);
+    if (this.#stopping.aborted || this.#answering.has(record.id)) return;
+    await this.#onAgentDown(record);
   }
 
   async #unbind(id: string): Promise<void> {
     const binding = this.#bindings.get(id);
     this.#bindings.delete(id);
+    this.#answering.delete(id);
+    this.#watch.forget(id);
+    this.#guests.forget(id);
     await binding?.[Symbol.asyncDispose]();
   }
 
@@ -375,23 +477,36 @@ export class Machines implements AsyncDisposable {
   /** Only from inside the record's queue. */
   async #learn(id: string, facts: AgentFacts): Promise<void> {
     const record = this.#records.find(id);
-    if (record?.state !== 'READY') return;
+    if (!record || !isUsable(record)) return;
     const isMachine = record.driver !== 'lxc';
     const now = this.#options.clock.now();
-    const isBooted = record.start?.tier === 'cold' || record.start?.tier === 'fetch';
-    const first = isBooted && record.boot.agentMs === undefined;
-    const boot = first
-      ? completeTimeline(record.boot, facts, record.createdMs, now, isMachine)
-      : record.boot;
-    await this.#records.save({ ...record, facts, boot });
+    const isBooted = record.start?.tier !== 'spare' && record.start?.tier !== 'warm';
+    const first = isBooted ? record.boot.agentMs === undefined : record.facts === undefined;
+    const boot =
+      first && isBooted
+        ? completeTimeline(record.boot, facts, record.createdMs, now, isMachine)
+        : record.boot;
+    this.#guests.heard(id);
+    const next = { ...record, facts, boot };
+    if (first) await this.#records.save(next);
+    else this.#records.show(next);
+    const { says, fact } = judge(facts);
+    await this.#records.applyNow(id, {
+      type: 'guest',
+      says,
+      evidence: this.#evidence('guest', fact),
+    });
   }
 
   /**
    * That a domain does not run is news only of one that we know to have run: what is about to be started,
    * or started again after a crash of ours, does not run either.
    */
-  #onDomain({ id, state, reason }: DomainView): void {
-    if (state === 'stopped' && this.#bindings.has(id)) this.#spawn(this.#onStopped(id, reason));
+  #onDomain(domain: DomainView): void {
+    const { id, state, reason } = domain;
+    if (!this.#bindings.has(id)) return;
+    this.#watch.onEvent(domain);
+    if (state === 'stopped') this.#spawn(this.#onStopped(id, reason));
   }
 
   async #onStopped(id: string, reason: string): Promise<void> {
@@ -421,7 +536,17 @@ export class Machines implements AsyncDisposable {
     await this.#records.apply(id, { type: 'failed', evidence: this.#evidence('server', fact) });
   }
 
-  /** After start-up or a lost connection: what does the hypervisor have, what do we? */
+  async #compareAgainAndAgain(): Promise<void> {
+    const { clock, compareMs = 30_000, hypervisor } = this.#options;
+    for (;;) {
+      await clock.sleep(compareMs, this.#stopping).catch(() => undefined);
+      if (this.#stopping.aborted) return;
+      for (const driver of hypervisor.available()) await this.#compare(driver);
+      for (const { id } of this.#records.all()) await this.#records.reconcile(id);
+    }
+  }
+
+  /** After start-up or a lost connection, and now and then: what does the hypervisor have, what do we? */
   async #compare(driver: Driver): Promise<void> {
     try {
       // Those only: what is started while the list is on its way may be missing from it.
@@ -429,15 +554,9 @@ export class Machines implements AsyncDisposable {
         (id) => this.#records.get(id).driver === driver,
       );
       const domains = await this.#options.hypervisor.list(driver);
-      for (const domain of domains) {
-        if (this.#records.find(domain.id)) this.#onDomain(domain);
-        else if (!this.#spares?.has(domain.id) && !this.#templates?.has(domain.id)) {
-          // The record is stored before its domain is defined, and removed after it: this is a leftover.
-          this.#log.warn({ vmId: domain.id }, 'a domain of ours without a record is removed');
-          await this.#options.hypervisor.remove(driver, domain.id);
-          await this.#options.workspace.remove(domain.id);
-        }
-      }
+      for (const domain of domains) if (this.#records.find(domain.id)) this.#onDomain(domain);
+      await this.#orphans.judge(driver, domains);
+      await this.#orphans.sweep(domains);
       const known = new Set(domains.map(({ id }) => id));
       for (const id of bound)
         if (!known.has(id))

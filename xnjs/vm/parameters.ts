@@ -1,6 +1,7 @@
-import { imageFormats, type ImageMetadata } from '#imagerepo/contract.js';
+import { imageFormats, type ImageMetadata, type ImageRecord } from '#imagerepo/contract.js';
 import { GridError } from '#kernel/errors.js';
 import type { Asked } from './machine-size.js';
+import type { Bounds } from './placement/flavours.js';
 import { chooseControls, type Controls } from './resource-controls.js';
 import { VmError } from './state.js';
 import type {
@@ -10,39 +11,79 @@ import type {
   TargetSystemParameters,
 } from './target-system.js';
 
-type Limits = Controls & { readonly cpus: number; readonly memoryMiB: number };
 type Range = { readonly min: number; readonly max: number };
+type Sized = Pick<ImageRecord, 'metadata' | 'parts'>;
+
+const bytesPerMiB = 1024 ** 2;
 
 /**
- * What the machine gets: as asked for, else the image's default, within what image and site allow.
+ * What the machine gets: as asked for, else what its flavour or its image says, within what image and bounds
+ * allow.
  * @throws {@link VmError} `BAD_REQUEST` naming the parameter and its range, or why it cannot be had
  */
 export function chooseParameters(
   wish: TargetSystemParameters,
-  metadata: ImageMetadata,
+  { metadata, parts }: Sized,
   driver: Driver,
-  site: Limits,
+  bounds: Bounds,
 ): TargetSystem['parameters'] {
-  const choose = (name: 'cpus' | 'memoryMiB'): number => {
-    const range = metadata.requirements[name];
-    const max = Math.min(range.max, site[name]);
-    const asked = wish[name] ?? {
-      value: Math.min(range.default, max),
-      field: `parameters.${name}`,
-    };
-    return within({ min: range.min, max }, asked, name === 'memoryMiB' ? ' MiB' : '');
-  };
-  const [cpus, memoryMiB] = [choose('cpus'), choose('memoryMiB')];
+  const [cpus, memoryMiB] = [
+    chooseSize('cpus', wish.cpus, metadata, bounds),
+    chooseSize('memoryMiB', wish.memoryMiB, metadata, bounds),
+  ];
   const { memoryMaxMiB } = wish;
   if (memoryMaxMiB) {
     const { max } = metadata.requirements.memoryMiB;
-    within({ min: memoryMiB, max: Math.min(max, site.memoryMiB) }, memoryMaxMiB, ' MiB');
+    const most = Math.min(max, bounds.memoryMiB.max ?? max);
+    within({ min: memoryMiB, max: most }, memoryMaxMiB, ' MiB');
   }
+  const diskMiB = chooseDisk(wish.diskMiB, parts.disk, bounds);
   const machine = { driver, metadata, cpus, memoryMaxMiB: memoryMaxMiB?.value ?? memoryMiB };
   return {
     ...{ cpus, memoryMiB, ...(memoryMaxMiB && { memoryMaxMiB: memoryMaxMiB.value }) },
-    ...chooseControls(wish, {}, machine, site),
+    ...(diskMiB !== undefined && { diskMiB }),
+    ...chooseControls(wish, {}, machine, bounds.controls),
   };
+}
+
+function chooseSize(
+  name: 'cpus' | 'memoryMiB',
+  asked: Asked | undefined,
+  { requirements }: ImageMetadata,
+  bounds: Bounds,
+): number {
+  const { [name]: image } = requirements;
+  const { [name]: own, flavour } = bounds;
+  const max = Math.min(image.max, own.max ?? image.max);
+  const min = Math.max(image.min, own.min ?? 0);
+  const usual = Math.min(Math.max(own.default ?? image.default, min), max);
+  const unit = name === 'memoryMiB' ? ' MiB' : '';
+  const size = asked ?? { value: usual, field: `parameters.${name}` };
+  return within({ min, max }, size, unit, flavour);
+}
+
+/** Of an image with a disk; it can be made larger, never smaller. */
+function chooseDisk(
+  asked: Asked | undefined,
+  disk: Sized['parts']['disk'],
+  { diskMiB: own, flavour }: Bounds,
+): number | undefined {
+  if (!disk) {
+    if (asked) throw new VmError('BAD_REQUEST', `${asked.field}: the image has no disk`);
+    return undefined;
+  }
+  // published before its size was noted: what it has is at least what is stored
+  const { virtualBytes, sizeBytes } = disk;
+  const min = Math.ceil((virtualBytes ?? sizeBytes) / bytesPerMiB);
+  if (virtualBytes === undefined) {
+    if (!asked) return min;
+    const text = 'the size of its disk is not known: publish the image anew';
+    throw new VmError('BAD_REQUEST', `${asked.field}: ${text}`);
+  }
+  const max = own.max ?? min;
+  const usual = Math.max(own.default ?? min, min);
+  const size = asked ?? { value: usual, field: 'parameters.diskMiB' };
+  return within({ min, max }, size, ' MiB', flavour);
 }
 
 /**
@@ -50,9 +91,9 @@ export function chooseParameters(
  * @throws as {@link chooseParameters}
  */
 export function changeParameters(
-  { image: { metadata }, driver, parameters }: TargetSystem,
+  { image: { metadata }, driver, parameters, limits }: TargetSystem,
   change: ParameterChange,
-  site: Limits,
+  site: Controls,
 ): TargetSystem['parameters'] {
   const { cpus, memoryMaxMiB = parameters.memoryMiB } = parameters;
   const { min } = metadata.requirements.memoryMiB;
@@ -63,16 +104,24 @@ export function changeParameters(
     ...{ cpus, memoryMiB: memoryMiB?.value ?? parameters.memoryMiB },
     // kept: a machine never grows above what it was made with
     ...((memoryMiB ?? parameters.memoryMaxMiB) && { memoryMaxMiB }),
-    ...chooseControls(change, parameters, machine, site),
+    ...(parameters.diskMiB !== undefined && { diskMiB: parameters.diskMiB }),
+    ...chooseControls(change, parameters, machine, { ...site, ...limits }),
   };
 }
 
-function within({ min, max }: Range, { value, field }: Asked, unit: string): number {
+function within(
+  { min, max }: Range,
+  { value, field }: Asked,
+  unit: string,
+  flavour?: string,
+): number {
   if (value >= min && value <= max) return value;
-  throw new VmError(
-    'BAD_REQUEST',
-    `${field}: ${value}${unit} is outside ${min}-${max}, the range of this image on this site`,
-  );
+  const where = flavour === undefined ? '' : ` in the flavour ${flavour}`;
+  const reason =
+    min > max
+      ? `the image needs ${min}${unit} at least, and has ${max} at most${where} on this site`
+      : `${value}${unit} is outside ${min}-${max}, the range of this image${where} on this site`;
+  throw new VmError('BAD_REQUEST', `${field}: ${reason}`);
 }
 
 /** The first of the drivers for an image that answers. @throws `HYPERVISOR_UNAVAILABLE` naming them */

@@ -1,5 +1,14 @@
 import { GridError } from '#kernel/errors.js';
 import type { BootTimeline, Evidence, TargetSystem } from './target-system.js';
+import {
+  believe,
+  look,
+  viewsOf,
+  type AliveState,
+  type DomainWord,
+  type GuestWord,
+  type Views,
+} from './views.js';
 
 export class VmError extends GridError<
   | 'VM_ILLEGAL_EVENT'
@@ -11,33 +20,41 @@ export class VmError extends GridError<
   | 'IMAGE_UNKNOWN'
 > {}
 
+/** In such a cell the state is what is to be believed of all that is known (`aliveStates`). */
+const alive = 'alive';
+
+const whileAlive = {
+  agentUp: alive,
+  agentDown: alive,
+  domain: alive,
+  guest: alive,
+  stopped: 'FAILED',
+  destroy: 'DESTROYING',
+} as const;
+
 /**
  * The life of a target system's virtual machine. A missing cell is an illegal event; late answers are
- * cells too. `agentDown` alone never leads to FAILED: silence is no evidence of death.
+ * cells too. Silence alone, of whomever, never leads to FAILED: it is no evidence of death.
  */
 export const transitions = {
-  INITIALIZING: {
-    agentUp: 'READY',
-    agentDown: 'INITIALIZING',
-    stopped: 'FAILED',
-    failed: 'FAILED',
-    destroy: 'DESTROYING',
-  },
-  READY: {
-    agentUp: 'READY',
-    agentDown: 'UNREACHABLE',
-    stopped: 'FAILED',
-    destroy: 'DESTROYING',
-  },
-  UNREACHABLE: {
-    agentUp: 'READY',
-    agentDown: 'UNREACHABLE',
+  INITIALIZING: { ...whileAlive, failed: 'FAILED' },
+  READY: whileAlive,
+  DEGRADED: whileAlive,
+  UNREACHABLE: whileAlive,
+  PAUSED: whileAlive,
+  SUSPENDED: {
+    agentUp: 'SUSPENDED',
+    agentDown: 'SUSPENDED',
+    domain: 'SUSPENDED',
+    guest: 'SUSPENDED',
     stopped: 'FAILED',
     destroy: 'DESTROYING',
   },
   FAILED: {
     agentUp: 'FAILED',
     agentDown: 'FAILED',
+    domain: 'FAILED',
+    guest: 'FAILED',
     stopped: 'FAILED',
     failed: 'FAILED',
     destroy: 'DESTROYING',
@@ -45,6 +62,8 @@ export const transitions = {
   DESTROYING: {
     agentUp: 'DESTROYING',
     agentDown: 'DESTROYING',
+    domain: 'DESTROYING',
+    guest: 'DESTROYING',
     stopped: 'DESTROYING',
     failed: 'DESTROYING',
     destroy: 'DESTROYING',
@@ -59,6 +78,9 @@ export type VmEvent =
   /** The agent answered over the hypervisor's channel. */
   | { type: 'agentUp'; evidence: Evidence; boot: BootTimeline }
   | { type: 'agentDown'; evidence: Evidence }
+  /** What the hypervisor says of a domain that has not stopped. */
+  | { type: 'domain'; says: DomainWord; evidence: Evidence }
+  | { type: 'guest'; says: GuestWord; evidence: Evidence }
   /** The hypervisor says that the domain does not run. */
   | { type: 'stopped'; evidence: Evidence }
   /** It could not be started, or its agent never answered. */
@@ -70,12 +92,13 @@ export type VmEvent =
 /**
  * Pure: no clock, no I/O. What a state asks for is done by the controller's `reconcile`, which looks at
  * the state alone, so that it can be repeated at any time.
+ * @returns the same object where nothing is new
  * @throws {@link VmError} `VM_ILLEGAL_EVENT`
  */
 export function step(current: TargetSystem, event: VmEvent): TargetSystem {
-  const row: Partial<Record<VmEvent['type'], VmState>> = transitions[current.state];
-  const state = row[event.type];
-  if (state === undefined)
+  const row: Partial<Record<VmEvent['type'], VmState | typeof alive>> = transitions[current.state];
+  const next = row[event.type];
+  if (next === undefined)
     throw new VmError(
       'VM_ILLEGAL_EVENT',
       `${event.type} cannot happen to a target system in state ${current.state}`,
@@ -83,12 +106,57 @@ export function step(current: TargetSystem, event: VmEvent): TargetSystem {
         vmId: current.id,
       },
     );
+  if (next === alive) return stepAlive(current, event);
   // The first failure is the cause; what follows from it must not overwrite it.
-  const news = state !== 'FAILED' || current.state !== 'FAILED';
+  if (next === current.state) return current;
+  return { ...current, state: next, evidence: event.evidence };
+}
+
+function stepAlive(current: TargetSystem, event: VmEvent): TargetSystem {
+  const before = viewsOf(current);
+  const views = see(before, event);
+  const isFirst = event.type === 'agentUp' && before.agent === undefined;
+  if (views === before && current.views) return current;
+  const { state, evidence = current.evidence } = believe(views);
   return {
     ...current,
-    state,
-    ...(news && { evidence: event.evidence }),
-    ...(event.type === 'agentUp' && current.state === 'INITIALIZING' && { boot: event.boot }),
+    ...{ state, evidence, views },
+    ...(isFirst && { boot: event.boot }),
   };
+}
+
+function see(views: Views, event: VmEvent): Views {
+  switch (event.type) {
+    case 'agentUp':
+      return look(views, 'agent', 'up', event.evidence);
+    case 'agentDown':
+      // one that has never answered still starts
+      return views.agent ? look(views, 'agent', 'down', event.evidence) : views;
+    case 'domain':
+      return look(views, 'hypervisor', event.says, event.evidence);
+    case 'guest':
+      return look(views, 'guest', event.says, event.evidence);
+    default:
+      return views;
+  }
+}
+
+const aliveNames: ReadonlySet<string> = new Set([
+  'INITIALIZING',
+  'READY',
+  'DEGRADED',
+  'UNREACHABLE',
+  'PAUSED',
+] satisfies AliveState[]);
+
+/** There is a machine, as far as we know. */
+export function isAlive({ state }: Pick<TargetSystem, 'state'>): boolean {
+  return aliveNames.has(state);
+}
+
+/** Jobs and files can be worked with: its agent answers, whatever else may be wrong. */
+export function isUsable(system: TargetSystem): boolean {
+  if (system.state !== 'READY' && system.state !== 'DEGRADED') return false;
+  const { agent, hypervisor } = viewsOf(system);
+  return agent?.says === 'up' && hypervisor?.says !== 'stalled';
 }

@@ -13,6 +13,8 @@ export type TargetBinding = AsyncDisposable & {
   onChange(listener: (up: boolean) => void): void;
   /** Called with the id of each job whose end the TSI tells of itself; not all do. */
   onExit?(listener: (bssId: string) => void): void;
+  /** When it last answered; ms since the epoch, absent before that. */
+  readonly heardMs?: number | undefined;
   /** Whether its TSI runs job arrays, where that is for the TSI to say; absent until it has. */
   readonly arrays?: boolean | undefined;
   /** Makes the machine another one, where its TSI can. @throws `TSI_UNAVAILABLE` */

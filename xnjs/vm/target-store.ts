@@ -1,4 +1,5 @@
 import type { SiteChange } from '../changes/site-change.js';
+import type { Amounts, Quota, QuotaScope } from './placement/quota.js';
 import type { TargetSystem } from './target-system.js';
 
 /**
@@ -7,6 +8,14 @@ import type { TargetSystem } from './target-system.js';
  */
 export type TargetStore = {
   all(): Promise<TargetSystem[]>;
-  save(system: TargetSystem, change?: SiteChange): Promise<void>;
+  /**
+   * @param quotas given with a new record, which must be enough: it counts from then on, until it is removed
+   * @throws `QUOTA_EXCEEDED` nothing was stored, since one of them is not enough
+   */
+  save(system: TargetSystem, change?: SiteChange, quotas?: readonly Quota[]): Promise<void>;
+  /** Whether there was such a target system, which has been removed since. */
+  wasRemoved(id: string): Promise<boolean>;
   remove(system: Pick<TargetSystem, 'id' | 'ownerDn'>, change?: SiteChange): Promise<void>;
+  /** What the target systems of these take together at present. */
+  used(scope: QuotaScope): Promise<Amounts>;
 };

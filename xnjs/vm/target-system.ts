@@ -2,13 +2,15 @@ import type { ImageRecord } from '#imagerepo/contract.js';
 import type { AgentFacts } from '#tsi/protocol/facts.js';
 import type { IdbSubject } from '../idb/idb.js';
 import type { Asked, MachineSize } from './machine-size.js';
+import type { CountsFor } from './placement/quota.js';
 import type { ControlName, Controls, ControlWishes } from './resource-controls.js';
 import type { TsiIdentity } from '../tsi/tsi.js';
 import type { VmState } from './state.js';
+import type { Views } from './views.js';
 
 /** Why a state is believed: who said what, and when (ms since the epoch). */
 export type Evidence = {
-  readonly source: 'agent' | 'hypervisor' | 'server' | 'user';
+  readonly source: 'agent' | 'guest' | 'hypervisor' | 'server' | 'user';
   readonly fact: string;
   readonly atMs: number;
 };
@@ -58,12 +60,24 @@ export type TargetSystem = {
     readonly memoryMiB: number;
     /** What the machine was made with; absent: `memoryMiB`. */
     readonly memoryMaxMiB?: number;
+    /** Of its own disk; absent: it has none, or as much as is written to it. */
+    readonly diskMiB?: number;
   };
+  /** The size by name that it was asked for. */
+  readonly flavour?: string;
+  /** Where that allows less than the site does. */
+  readonly limits?: Controls & { readonly maxLifetimeSeconds?: number | undefined };
+  /** On whose quota it counts, beside its owner's and the site's. */
+  readonly countsFor?: CountsFor;
+  /** Why it is made from this image. */
+  readonly choice?: string;
   /** Changes of parameters that the hypervisor has not confirmed yet. */
   readonly unapplied?: readonly ChangeableName[];
   readonly driver: Driver;
   readonly state: VmState;
   readonly evidence: Evidence;
+  /** What each source says of the machine while there is one: what the state is made of. */
+  readonly views?: Views;
   readonly boot: BootTimeline;
   /** Absent: a machine of an earlier version of this server. */
   readonly start?: Start;
@@ -77,6 +91,8 @@ export type TargetSystem = {
   readonly queues?: NonNullable<IdbSubject['queues']>;
   /** Whether its TSI runs job arrays, as it says itself; absent: it does, or has not been asked yet. */
   readonly arrays?: boolean;
+  /** Counts the domains that it has had; absent: one. */
+  readonly generation?: number;
   readonly tags: readonly string[];
   /** The job that it was made for, and ends with (ADR 024). */
   readonly jobId?: string;

@@ -2,10 +2,13 @@ import type { Clock } from '#kernel/clock.js';
 import type { Log } from '#kernel/log.js';
 import type { IdbSource } from '../idb/idb-source.js';
 import type { Hypervisor } from './hypervisor.js';
-import type { ImageSource } from './image-source.js';
-import type { Controls } from './resource-controls.js';
+import type { ImageSearch, ImageSource } from './image-source.js';
+import type { ImageWish } from './image-wish.js';
+import type { MachineSize } from './machine-size.js';
+import type { SiteLimits } from './placement/flavours.js';
+import type { PlannerOptions } from './placement/planner.js';
+import type { Requester } from './placement/requester.js';
 import type { TargetStore } from './target-store.js';
-import type { TargetSystemParameters } from './target-system.js';
 import type { SparesOptions } from './tiers/spare-pool.js';
 import type { WarmOptions } from './tiers/templates.js';
 import type { TsiNetwork } from './tsi-network.js';
@@ -15,25 +18,31 @@ import type { Workspace } from './workspace.js';
 export type TargetSystemsOptions = {
   readonly store: TargetStore;
   readonly hypervisor: Hypervisor;
-  readonly images: ImageSource;
+  readonly images: ImageSource & ImageSearch;
   readonly workspace: Workspace;
   readonly clock: Clock;
   readonly log: Log;
   /** Marks our domains among those of a host. */
   readonly installationId: string;
+  /** Ends what nobody has worked with for so long; absent: it is kept. */
+  readonly idle?: { readonly afterMs: number; readonly isBusy: (id: string) => Promise<boolean> };
+  /** What makes this server the one that acts; absent: it is alone. */
+  readonly lease?: { readonly epoch: number; readonly require: () => Promise<void> };
+  /** How often hypervisors are compared with the records, and how long an orphan is only watched. */
+  readonly compareMs?: number;
+  readonly orphanGraceMs?: number;
   readonly bootTimeoutMs: number;
   readonly heartbeatMs: number;
+  /** How often hypervisors are asked how machines are, and agents how their guests are. */
+  readonly watchMs?: number;
+  readonly guestMs?: number;
   /** How often batch systems are asked for their queues. */
   readonly queuesIntervalMs?: number;
   /** The site's IDB. */
   readonly idb?: Pick<IdbSource, 'bind' | 'scriptHeader'>;
-  readonly limits: Controls & {
-    readonly cpus: number;
-    readonly memoryMiB: number;
-    readonly perUser: number;
-    readonly lifetimeSeconds?: number | undefined;
-    readonly maxLifetimeSeconds?: number | undefined;
-  };
+  readonly limits: SiteLimits & { readonly perUser: number };
+  /** Flavours, quotas, prices and what is known of starts. */
+  readonly placement?: Pick<PlannerOptions, 'flavours' | 'quota' | 'prices' | 'starts'>;
   /** What machines use; absent: nobody measures it. */
   readonly usage?: {
     readonly store: UsageStore;
@@ -53,9 +62,15 @@ export type NewTargetSystem = {
   /** The job that it is made for. */
   readonly jobId?: string;
   readonly ownerDn: string;
-  /** An image's id, name or `name:version`. */
-  readonly image: string;
-  readonly parameters: TargetSystemParameters;
+  /** For whom; absent: one of whom nothing is known but the name. */
+  readonly requester?: Requester;
+  /** An image's id, name or `name:version`; or what it must have. */
+  readonly image: string | ImageWish;
+  /** A size by name; absent: the site's default. */
+  readonly flavour?: string;
+  readonly parameters: MachineSize;
+  /** The size is what is needed at least: an image that needs more has that. */
+  readonly atLeast?: boolean;
   readonly tags: readonly string[];
   readonly terminationMs?: number;
 };

@@ -1,15 +1,19 @@
 import { randomUUID } from 'node:crypto';
 import type { Duplex } from 'node:stream';
-import { asGridError, GridError } from '#kernel/errors.js';
+import { asGridError, errorText, GridError } from '#kernel/errors.js';
 import type { Log } from '#kernel/log.js';
 import { createSerial } from '#kernel/persistence/serial.js';
 import { mergeIdb, type TargetIdb } from '../idb/idb.js';
 import { Reaper } from '../reaper.js';
 import type { Target, TargetEvent, Targets } from '../target.js';
+import type { MarkedRecord } from './domain-mark.js';
 import { Machines } from './machines.js';
 import { siteChange, type SiteChange } from '../changes/site-change.js';
-import { changeParameters, chooseDriver, chooseParameters } from './parameters.js';
-import { step, VmError, type VmEvent, type VmState } from './state.js';
+import { changeParameters } from './parameters.js';
+import { Planner } from './placement/planner.js';
+import type { Quota } from './placement/quota.js';
+import { connectScreen, readPng } from './screen.js';
+import { isUsable, step, VmError, type VmEvent, type VmState } from './state.js';
 import type { TargetBinding } from './target-binding.js';
 import {
   idbSubject,
@@ -24,12 +28,14 @@ import type { Usage, UsageFilter, UsageOfOwner } from './usage.js';
 import { SparePool, type Claimed } from './tiers/spare-pool.js';
 import { Templates } from './tiers/templates.js';
 import { UsageMeter } from './usage-meter.js';
-import { requireNetwork } from './tsi-network.js';
+import type { Views } from './views.js';
 
 /** How long a reconciliation waits after a failure before it tries again. */
 const retryMs = 1_000;
 /** States whose machine is proven gone, or about to be. */
 const gone: ReadonlySet<VmState> = new Set(['FAILED', 'DESTROYING', 'DESTROYED']);
+/** The least that one lives on that was found again. */
+const adoptedForMs = 86_400_000;
 /** How often expired target systems are looked for. */
 const reaperMs = 1_000;
 
@@ -39,6 +45,8 @@ const reaperMs = 1_000;
  * look like the record, which may be repeated at any time.
  */
 export class TargetSystems implements Targets, AsyncDisposable {
+  /** What users may have, and what becomes of a wish. */
+  readonly planner: Planner;
   readonly #options: TargetSystemsOptions;
   readonly #log: Log;
   readonly #records = new Map<string, TargetSystem>();
@@ -51,13 +59,19 @@ export class TargetSystems implements Targets, AsyncDisposable {
   readonly #listeners = new Set<(event: TargetEvent) => void>();
   readonly #stopping = new AbortController();
   readonly #reaper: Reaper;
+  /** When somebody last wanted to work there. */
+  readonly #usedMs = new Map<string, number>();
 
   constructor(options: TargetSystemsOptions) {
     this.#options = options;
     this.#log = options.log.child({ part: 'xnjs.vm' });
+    this.planner = new Planner({ ...options, ...options.placement });
     const records = {
+      all: () => this.#records.values(),
       find: (id: string) => this.#records.get(id),
       get: (id: string) => this.get(id),
+      adopt: (record: MarkedRecord) => this.#adopt(record),
+      reconcile: (id: string) => this.#reconcile(id),
       queue: (id: string, work: () => Promise<void>) => this.#queue(id, work),
       apply: (id: string, event: VmEvent) => this.#apply(id, event),
       applyNow: (id: string, event: VmEvent) => this.#applyNow(id, event),
@@ -72,10 +86,9 @@ export class TargetSystems implements Targets, AsyncDisposable {
       usage && new UsageMeter({ ...usage, hypervisor, findSystem, clock, log, stopping });
     const isBusy = (): boolean =>
       [...this.#records.values()].some(({ state }) => state === 'INITIALIZING');
-    this.#spares =
-      options.spares && new SparePool({ ...options, spares: options.spares, isBusy, stopping });
-    this.#templates =
-      options.warm && new Templates({ ...options, warm: options.warm, isBusy, stopping });
+    const forPools = { ...options, isBusy, stopping, flavours: this.planner.flavours };
+    this.#spares = options.spares && new SparePool({ ...forPools, spares: options.spares });
+    this.#templates = options.warm && new Templates({ ...forPools, warm: options.warm });
     const pools = { spares: this.#spares, templates: this.#templates };
     const others = { stopping, meter: this.#meter, ...pools };
     this.#machines = new Machines(options, records, others);
@@ -84,10 +97,12 @@ export class TargetSystems implements Targets, AsyncDisposable {
       {
         what: 'target system',
         expired: (nowMs) => this.#expired(nowMs),
-        end: (id) => {
-          const evidence = this.#evidence('server', 'its life time is over');
-          return this.#apply(id, { type: 'destroy', evidence });
-        },
+        end: (id) => this.#end(id, 'its life time is over'),
+      },
+      {
+        what: 'unused target system',
+        expired: (nowMs) => this.#unused(nowMs),
+        end: (id) => this.#endUnused(id),
       },
     );
   }
@@ -110,6 +125,11 @@ export class TargetSystems implements Targets, AsyncDisposable {
     return this.#options.limits;
   }
 
+  /** When each source was last heard of it; ms since the epoch. */
+  heard(id: string): Partial<Record<keyof Views, number>> {
+    return this.#machines.heard(this.get(id));
+  }
+
   /** What it has used as far as measured; `undefined`: nothing was yet. */
   usage(id: string): Usage | undefined {
     return this.#meter?.find(id);
@@ -125,6 +145,11 @@ export class TargetSystems implements Targets, AsyncDisposable {
 
   async usageByOwner(): Promise<UsageOfOwner[]> {
     return (await this.#options.usage?.store.sums()) ?? [];
+  }
+
+  /** Domains of ours that belong to no target system, and that nothing is known of. */
+  get orphans(): readonly string[] {
+    return this.#machines.orphans;
   }
 
   /** Every record, the newest first. */
@@ -143,44 +168,29 @@ export class TargetSystems implements Targets, AsyncDisposable {
 
   /**
    * Stores the wish and returns; the virtual machine starts behind the caller's back.
-   * @throws `IMAGE_UNKNOWN`; `BAD_REQUEST` naming the parameter and its range; `HYPERVISOR_UNAVAILABLE`
+   * @throws what {@link Planner.plan} does; `QUOTA_EXCEEDED`
    */
   async create(wish: NewTargetSystem): Promise<TargetSystem> {
-    // One after the other for each user, so that two at once do not both pass the limit.
-    return await this.#queue(`user ${wish.ownerDn}`, () => this.#create(wish));
-  }
-
-  async #create(wish: NewTargetSystem): Promise<TargetSystem> {
-    const { images, clock, limits, hypervisor } = this.#options;
-    const mine = this.list({ ownerDn: wish.ownerDn }).filter(({ state }) => state !== 'DESTROYING');
-    if (mine.length >= limits.perUser)
-      throw new VmError(
-        'BAD_REQUEST',
-        `the limit of ${limits.perUser} target systems per user is reached`,
-      );
-    const image = await images.find(wish.image, wish.ownerDn);
-    requireNetwork(image.metadata.tsi, this.#options.network);
-    const requestedMs = clock.now();
-    const driver = chooseDriver(image.metadata, hypervisor.available());
+    const requestedMs = this.#options.clock.now();
+    const { image, why, quotas, ...plan } = await this.planner.plan(wish);
     const draft: TargetSystem = {
       id: randomUUID(),
       ownerDn: wish.ownerDn,
       image: { id: image.id, metadata: image.metadata, parts: image.parts },
-      parameters: chooseParameters(wish.parameters, image.metadata, driver, limits),
-      driver,
+      choice: why,
+      ...plan,
       state: 'INITIALIZING',
       evidence: { source: 'user', fact: 'requested', atMs: requestedMs },
       boot: {},
       tags: wish.tags,
       ...(wish.jobId !== undefined && { jobId: wish.jobId }),
       createdMs: requestedMs,
-      ...(wish.terminationMs !== undefined && { terminationMs: wish.terminationMs }),
     };
-    const claimed = (await this.#spares?.claim(draft)) ?? 'no spares are kept here';
+    const claimed = (await this.#spares?.claim(draft, quotas)) ?? 'no spares are kept here';
     const record =
       typeof claimed === 'string'
-        ? await this.#begin(await this.#chosenTier(draft, claimed))
-        : this.#adopt(claimed);
+        ? await this.#begin(await this.#chosenTier(draft, claimed), quotas)
+        : this.#take(claimed);
     this.#log.info(
       { vmId: record.id, imageId: image.id, dn: wish.ownerDn, start: record.start },
       'target system requested',
@@ -195,13 +205,13 @@ export class TargetSystems implements Targets, AsyncDisposable {
     return { ...draft, start: { tier: 'cold', reason: `${noSpare}; ${warm}` } };
   }
 
-  async #begin(record: TargetSystem): Promise<TargetSystem> {
-    await this.#save(record, siteChange('created', record));
+  async #begin(record: TargetSystem, quotas: readonly Quota[]): Promise<TargetSystem> {
+    await this.#save(record, siteChange('created', record), quotas);
     this.#schedule(record.id);
     return record;
   }
 
-  #adopt({ record, binding }: Claimed): TargetSystem {
+  #take({ record, binding }: Claimed): TargetSystem {
     this.#records.set(record.id, record);
     this.#spares?.forget(record.id);
     this.#machines.adopt(record, binding);
@@ -216,6 +226,7 @@ export class TargetSystems implements Targets, AsyncDisposable {
     return await this.#queue(id, async () => {
       const next = { ...this.get(id), ...change };
       await this.#save(next);
+      void this.#machines.mark(next);
       return next;
     });
   }
@@ -280,6 +291,31 @@ export class TargetSystems implements Targets, AsyncDisposable {
     return await this.#options.hypervisor.openConsole(driver, id, force);
   }
 
+  /** The screen as it is, in PNG. @throws as {@link openScreen} */
+  async screenshot(id: string): Promise<Buffer> {
+    const { driver } = this.#withScreen(id);
+    return await readPng(await this.#options.hypervisor.screenshot(driver, id));
+  }
+
+  /**
+   * A connection to its screen, by VNC.
+   * @throws `CONFLICT` it has none, does not run, or runs on a host whose sockets are not here
+   */
+  async openScreen(id: string): Promise<Duplex> {
+    return await connectScreen(this.#options.workspace.screenSocket(this.#withScreen(id)));
+  }
+
+  #withScreen(id: string): TargetSystem {
+    const system = this.get(id);
+    if (gone.has(system.state))
+      throw new GridError('CONFLICT', 'the machine does not run any more', { vmId: id });
+    if (!system.image.metadata.display)
+      throw new GridError('CONFLICT', 'the image has no screen: its metadata say no display', {
+        vmId: id,
+      });
+    return system;
+  }
+
   find(targetId: string): Target | undefined {
     const record = this.#records.get(targetId);
     if (!record || gone.has(record.state)) return undefined;
@@ -313,8 +349,9 @@ export class TargetSystems implements Targets, AsyncDisposable {
   }
 
   #answering(targetId: string): TargetBinding {
+    this.#usedMs.set(targetId, this.#options.clock.now());
     const binding = this.#machines.binding(targetId);
-    if (binding && this.get(targetId).state === 'READY') return binding;
+    if (binding && isUsable(this.get(targetId))) return binding;
     const text = `the TSI of target system ${targetId} is not reachable`;
     throw new GridError('TSI_UNAVAILABLE', text, { vmId: targetId });
   }
@@ -345,6 +382,60 @@ export class TargetSystems implements Targets, AsyncDisposable {
       if (terminationMs <= nowMs && state !== 'DESTROYING') yield id;
   }
 
+  /** Not those that were made for a job, which end with it. */
+  *#unused(nowMs: number): Iterable<string> {
+    const { idle } = this.#options;
+    if (!idle) return;
+    for (const { id, jobId, state } of this.#records.values()) {
+      if (jobId !== undefined || gone.has(state) || state === 'INITIALIZING') continue;
+      const usedMs = this.#usedMs.get(id);
+      if (usedMs === undefined) this.#usedMs.set(id, nowMs);
+      else if (nowMs - usedMs >= idle.afterMs) yield id;
+    }
+  }
+
+  async #endUnused(id: string): Promise<void> {
+    const { idle, clock } = this.#options;
+    if (!idle) return;
+    if (await idle.isBusy(id)) this.#usedMs.set(id, clock.now());
+    else await this.#end(id, `nobody has used it for ${Math.round(idle.afterMs / 1_000)} s`);
+  }
+
+  async #end(id: string, fact: string): Promise<void> {
+    await this.#apply(id, { type: 'destroy', evidence: this.#evidence('server', fact) });
+  }
+
+  async #adopt(record: MarkedRecord): Promise<void> {
+    await this.#queue(record.id, async () => {
+      if (this.#records.has(record.id)) return;
+      const evidence = this.#evidence(
+        'server',
+        'found again: the database did not know it any more',
+      );
+      const { fact, atMs } = evidence;
+      const { terminationMs } = record;
+      const adopted: TargetSystem = {
+        ...record,
+        state: 'UNREACHABLE',
+        ...{ evidence, views: { agent: { says: 'down', fact, sinceMs: atMs } }, boot: {} },
+        // what was put off since may have been lost with the rest
+        ...(terminationMs !== undefined && {
+          terminationMs: Math.max(terminationMs, atMs + adoptedForMs),
+        }),
+      };
+      // it counts again, on quotas that need not be enough
+      await this.#save(adopted, siteChange('created', adopted), []);
+    });
+    this.#schedule(record.id);
+  }
+
+  /** Never fails: there is a next time. */
+  async #reconcile(id: string): Promise<void> {
+    await this.#queue(id, () => this.#machines.reconcile(id)).catch((error: unknown) => {
+      this.#log.info({ vmId: id, err: errorText(error) }, 'a machine could not be reconciled');
+    });
+  }
+
   async #apply(id: string, event: VmEvent): Promise<void> {
     await this.#queue(id, () => this.#applyNow(id, event));
     this.#schedule(id);
@@ -355,15 +446,17 @@ export class TargetSystems implements Targets, AsyncDisposable {
     const before = this.#records.get(id);
     if (!before) return;
     const after = step(before, event);
-    if (after.state === before.state && after.evidence.fact === before.evidence.fact) return;
+    if (after === before) return;
+    const isNews = after.state !== before.state || after.evidence.fact !== before.evidence.fact;
     if (after.state === 'DESTROYED') {
       await this.#options.store.remove(after, siteChange('deleted', after));
       this.#records.delete(id);
       this.#meter?.forget(id);
+      this.#usedMs.delete(id);
     } else {
-      await this.#save(after, siteChange('state', after));
+      await this.#save(after, isNews ? siteChange('state', after) : undefined);
     }
-    if (after.state === before.state) return;
+    if (!isNews) return;
     this.#log.info(
       { vmId: id, from: before.state, to: after.state, fact: event.evidence.fact },
       'target system changed',
@@ -371,14 +464,15 @@ export class TargetSystems implements Targets, AsyncDisposable {
     this.#announce(before, after);
   }
 
-  async #save(record: TargetSystem, change?: SiteChange): Promise<void> {
-    await this.#options.store.save(record, change);
+  /** @param quotas of a record that is new to the database */
+  async #save(record: TargetSystem, change?: SiteChange, quotas?: readonly Quota[]): Promise<void> {
+    await this.#options.store.save(record, change, quotas);
     this.#records.set(record.id, record);
   }
 
   #announce(before: TargetSystem, after: TargetSystem): void {
     const event: TargetEvent | undefined =
-      after.state === 'READY'
+      isUsable(after) && !isUsable(before)
         ? { type: 'ready', targetId: after.id }
         : gone.has(after.state) && !gone.has(before.state)
           ? { type: 'lost', targetId: after.id, reason: after.evidence.fact }

@@ -58,6 +58,11 @@ export class Workspace {
     return join(this.directoryOf(system.id), 'run', 'agent.sock');
   }
 
+  /** Host side of its screen, if it has one. */
+  screenSocket(system: Pick<TargetSystem, 'id'>): string {
+    return join(this.directoryOf(system.id), 'run', 'vnc.sock');
+  }
+
   /**
    * Makes what the domain needs. May be repeated: what is complete stays as it is.
    * @param parts local, read-only files of the image
@@ -74,6 +79,7 @@ export class Workspace {
     const paths = {
       console: join(directory, 'console.log'),
       agentSocket: this.agentSocket(system),
+      ...(system.image.metadata.display && { screenSocket: this.screenSocket(system) }),
     };
     try {
       switch (system.image.metadata.format) {
@@ -84,7 +90,10 @@ export class Workspace {
         }
         case 'qcow2': {
           const base = await adopt(pick(parts, 'disk'), join(directory, 'base.qcow2'));
-          return { ...paths, disk: await this.#overlay(directory, base) };
+          // else what is counted as its disk says nothing of what the machine sees
+          const isKnown = system.image.parts.disk?.virtualBytes !== undefined;
+          const sizeMiB = isKnown ? system.parameters.diskMiB : undefined;
+          return { ...paths, disk: await this.#overlay(directory, base, sizeMiB) };
         }
         case 'rootfs':
           return {
@@ -129,11 +138,13 @@ export class Workspace {
     }
   }
 
-  async #overlay(directory: string, base: string): Promise<string> {
+  /** @param sizeMiB of the disk that the machine sees; absent: as its base says */
+  async #overlay(directory: string, base: string, sizeMiB?: number): Promise<string> {
     const overlay = join(directory, 'overlay.qcow2');
     return await whole(overlay, async (draft) => {
       const backing = ['-b', base, '-F', 'qcow2'];
-      await runTool('qemu-img', ['create', '-q', '-f', 'qcow2', ...backing, draft]);
+      const size = sizeMiB === undefined ? [] : [`${sizeMiB}M`];
+      await runTool('qemu-img', ['create', '-q', '-f', 'qcow2', ...backing, draft, ...size]);
     });
   }
 

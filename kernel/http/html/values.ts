@@ -16,6 +16,7 @@ const tones: Readonly<Record<string, string>> = {
   DOWN: 'bad',
   RUNNING: 'busy',
   INITIALIZING: 'busy',
+  DEGRADED: 'busy',
   STAGINGIN: 'busy',
   STAGINGOUT: 'busy',
   UNREACHABLE: 'bad',

@@ -284,7 +284,9 @@ def use(storage):
     found.download("down.txt")
     with open("down.txt") as file:
         down = file.read()
-    storage.transport.put(url=found.resource_url, json={"metadata": {"project": "climate"}})
+    described = storage.properties["metadataSupported"]
+    if described:
+        storage.transport.put(url=found.resource_url, json={"metadata": {"project": "climate"}})
     answer = {
         "listed": sorted(storage.contents("a")["content"]),
         "names": sorted(storage.listdir("a")),
@@ -294,7 +296,8 @@ def use(storage):
         "directory": [storage.stat("a").isdir(), storage.stat("a").isfile()],
     }
     found.cache_time = 0
-    answer["metadata"] = [found.get_metadata("project"), len(found.get_metadata()) > 0]
+    about = found.get_metadata()
+    answer["metadata"] = [found.get_metadata("project"), len(about) > 0] if described else about
     storage.stat("moved.txt").remove()
     storage.rmdir("a")
     answer["left"] = [n for n in storage.contents("/")["content"] if n in ("/a/", "/moved.txt")]

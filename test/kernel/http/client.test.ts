@@ -4,6 +4,7 @@ import { Readable } from 'node:stream';
 import { text } from 'node:stream/consumers';
 import { after, before, describe, it } from 'node:test';
 import { setImmediate } from 'node:timers/promises';
+import { GridError } from '#kernel/errors.js';
 import { createHttpClient, type HttpClient } from '#kernel/http/client.js';
 import { listen } from '#kernel/http/listen.js';
 import { Scope } from '#kernel/scope.js';
@@ -21,6 +22,7 @@ const peer: RequestListener = (request, response) => {
   else if (kind === 'headers') response.end(JSON.stringify(request.headers));
   else if (kind === 'cut')
     response.writeHead(200, { 'content-length': 9 }).write('{', () => response.destroy());
+  else if (kind === 'stuck') response.writeHead(403).write('{"errorMessage":');
   else if (kind === 'empty') response.writeHead(204).end();
   // anything else is never answered
 };
@@ -55,6 +57,13 @@ describe('the HTTP client', () => {
     it(`throws ${code} with the peer's text for ${status}`, async () => {
       await assert.rejects(client.json('GET', `/status/${status}`), { code, message: 'as asked' });
     });
+
+  it('waits for the text of a refused upgrade no longer than for anything else', async () => {
+    await assert.rejects(client.upgrade('/status/403', 'other'), {
+      ...{ code: 'FORBIDDEN', message: 'as asked' },
+    });
+    await assert.rejects(client.upgrade('/stuck', 'other'), GridError);
+  });
 
   it('sends and reads JSON, with credentials', async () => {
     const body = { a: [1, null] };

@@ -233,7 +233,6 @@ describe('operation records behind HTTP', () => {
     ['no JSON', '{"a": ', 400],
     ['a number that no computer has', '{"a": 1e999}', 400],
     ['a number that would lose digits', '{"a": 12345678901234567890}', 400],
-    ['Infinity', '{"a": Infinity}', 400],
     ['a thousand levels', `{"a":${'['.repeat(450)}${']'.repeat(450)}}`, 400],
     ['more than its limit', JSON.stringify({ a: 'x'.repeat(1000) }), 413],
   ];

@@ -108,7 +108,8 @@ function disposable(stateDir: string, stop: () => Promise<unknown>) {
   };
 }
 
-async function findDescendant(pid: number, name: string): Promise<number> {
+/** The first process below another that has a name. */
+export async function findDescendant(pid: number, name: string): Promise<number> {
   const text = await readFile(`/proc/${pid}/task/${pid}/children`, 'utf8');
   for (const child of text.split(' ').filter(Boolean).map(Number)) {
     const command = (await readFile(`/proc/${child}/comm`, 'utf8')).trim();

@@ -83,6 +83,80 @@ describe('a connection that is read into memory of ours', () => {
     await once(socket, 'close');
   });
 
+  it('says what broke the connection in the middle', async () => {
+    const { near, far } = await pair();
+    const input = SocketSource.of(far)!;
+    near.write('ab');
+    const refused = assert.rejects(
+      input.take(4, () => {
+        near.resetAndDestroy();
+      }),
+      { code: 'ECONNRESET' },
+    );
+    await refused;
+  });
+
+  it('ends in the middle when either socket is destroyed', async () => {
+    for (const ends of ['first', 'second'] as const) {
+      const { near, far } = await pair();
+      const input = SocketSource.of(far)!;
+      near.resume().write('ab');
+      const whole = await input.take(4, () => {
+        (ends === 'first' ? far : input.socket).destroy();
+      });
+      assert.equal(whole, false);
+    }
+  });
+
+  it('can still answer a peer that has ended its half', async () => {
+    const { near, far } = await pair();
+    far.allowHalfOpen = true;
+    const input = SocketSource.of(far)!;
+    near.end('ab');
+    assert.equal(await taken(input, 2), 'ab');
+    assert.equal(await taken(input, 1), ' and the end');
+    input.socket.end('answer');
+    let answer = '';
+    for await (const piece of near) answer += String(piece);
+    assert.equal(answer, 'answer');
+  });
+
+  describe('takes the ordinary way', () => {
+    for (const inner of ['useUserBuffer', 'readStop', 'reading'] as const)
+      it(`where the inside of a socket has no ${inner}`, async () => {
+        const { near, far } = await pair();
+        Object.assign((far as unknown as { _handle: object })._handle, { [inner]: undefined });
+        const { input, stream } = openInput(far);
+        assert.equal(stream, far);
+        near.end('abc');
+        let text = '';
+        const whole = await input.take(3, (pieces) => {
+          for (const piece of pieces) text += String(piece);
+        });
+        assert.deepEqual([whole, text], [true, 'abc']);
+        near.destroy();
+        far.destroy();
+      });
+    it('where something is still to be sent, which would be lost', async () => {
+      const { near, far } = await pair();
+      const size = 8 * 1024 * 1024;
+      far.write(Buffer.alloc(size));
+      far.write('the end');
+      const { stream } = openInput(far);
+      stream.end();
+      let bytes = 0;
+      for await (const piece of near) bytes += (piece as Buffer).length;
+      assert.equal(bytes, size + 'the end'.length);
+    });
+    it('where the peer has ended already, and says so', async () => {
+      const { near, far } = await pair();
+      near.end();
+      await once(far.resume(), 'close');
+      const { input } = openInput(far);
+      assert.equal(await input.take(1, () => undefined), false);
+    });
+  });
+
   it('takes the ordinary way where something was read already', async () => {
     const { near, far } = await pair();
     near.end('abc');

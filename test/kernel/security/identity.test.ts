@@ -66,6 +66,7 @@ describe('identity by TLS', { timeout: 60_000 }, () => {
     await writeFile(at('gateway.pem'), gateway.certificate.toString());
     await writeFile(at('simple.json'), JSON.stringify({ [alice]: { xlogin: ['al', 'phys'], group: ['g'], queue: ['fast', 'slow'] } })); // prettier-ignore
     await writeFile(at('vos.yaml'), `vos: { /astro: { members: ['${alice}'], groups: [astro] } }`);
+    await writeFile(at('more.yaml'), `vos: { /geo: { members: ['${alice}'], groups: [geo] } }`);
     const config = z.strictObject(identityConfig).parse({
       usersFile: at('users.yaml'),
       consignorFiles: [at('gateway.pem')],
@@ -75,6 +76,7 @@ describe('identity by TLS', { timeout: 60_000 }, () => {
           { kind: 'file', path: at('simple.json') },
           { kind: 'users' },
           { kind: 'vos', path: at('vos.yaml') },
+          { kind: 'vos', path: at('more.yaml') },
         ],
       },
       audit: { file: at('audit/log') },
@@ -152,7 +154,7 @@ describe('identity by TLS', { timeout: 60_000 }, () => {
       supplementaryGroups: ['g', 'astro'],
       queues: ['fast', 'slow'],
       queue: 'slow',
-      vos: ['/astro'],
+      vos: ['/astro', '/geo'],
     });
     const session = { 'x-unicore-securitysession': String(headers['x-unicore-securitysession']) };
     const later = await ask({ ...session, ...prefer('queue:fast') });
@@ -175,8 +177,7 @@ describe('identity by TLS', { timeout: 60_000 }, () => {
       // prettier-ignore
       const refused = await ask(prefer(wrong), 'alice');
       assert.equal(refused.status, 403, wrong);
-      if (!wrong.startsWith('vo'))
-        assert.match(refused.body.errorMessage ?? '', /X-UNICORE-User-Preferences/, wrong);
+      assert.match(refused.body.errorMessage ?? '', /X-UNICORE-User-Preferences/, wrong);
     }
   });
 

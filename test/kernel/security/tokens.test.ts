@@ -212,9 +212,14 @@ describe('bearer tokens', () => {
   });
 
   describe('signed by users with their SSH keys', () => {
-    const signed = (key: KeyObject, claims: object = {}, seconds = 300): Promise<string> =>
+    const signed = (
+      key: KeyObject,
+      claims: object = {},
+      seconds = 300,
+      alg = algorithmOf(key),
+    ): Promise<string> =>
       new SignJWT({ etd: 'false', sub: 'demo', iss: 'demo', ...claims })
-        .setProtectedHeader({ alg: algorithmOf(key) })
+        .setProtectedHeader({ alg })
         .setIssuedAt(Math.floor(now / 1_000))
         .setExpirationTime(Math.floor(now / 1_000) + seconds)
         .sign(key);
@@ -224,6 +229,11 @@ describe('bearer tokens', () => {
         const { caller } = await ask(await signed(sshKeys.get(type)!));
         assert.deepEqual([caller.dn, caller.method, caller.role], [demo, 'SSHKEY', 'user']);
       });
+
+    it('count by the name that Ed25519 has since RFC 9864, as UCC sends it', async () => {
+      const { caller } = await ask(await signed(sshKeys.get('ed25519')!, {}, undefined, 'Ed25519'));
+      assert.deepEqual([caller.dn, caller.method], [demo, 'SSHKEY']);
+    });
 
     it('are refused: another key, another user, no end, an end far away, one for somebody else', async () => {
       const key = sshKeys.get('ed25519')!;

@@ -56,7 +56,7 @@ export async function dataRig(
     config: stagingConfig,
     scratchDirectory: base,
     storages: createSiteStorages({ siteUrls: [], targets, storages: () => storages }),
-    onBehalfOf: () => ({}),
+    onBehalfOf: () => Promise.resolve(undefined),
     clock: systemClock,
     log: silentLog,
   });

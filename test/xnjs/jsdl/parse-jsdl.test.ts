@@ -4,6 +4,7 @@ import fc from 'fast-check';
 import { element, toXml } from '#kernel/xml/build.js';
 import { parseDescription } from '#xnjs/job/description.js';
 import { parseJsdl } from '#xnjs/jsdl/parse-jsdl.js';
+import { readImageWish } from '#xnjs/vm/image-wish.js';
 
 const namespaces = `xmlns="http://schemas.ggf.org/jsdl/2005/11/jsdl"
   xmlns:p="http://schemas.ggf.org/jsdl/2005/11/jsdl-posix"
@@ -123,6 +124,30 @@ b</u:UserPreCommand><u:UserPostCommand>rm x</u:UserPostCommand>`),
     });
     const more = '<Resources><TotalCPUCount><Exact>16</Exact></TotalCPUCount></Resources>';
     assert.deepEqual(read(spmd + more)['Resources'], { TotalCPUs: '16' });
+  });
+
+  describe('of system and processor', () => {
+    const machine = `<OperatingSystem>
+        <OperatingSystemType><OperatingSystemName> LINUX </OperatingSystemName></OperatingSystemType>
+        <OperatingSystemVersion>12</OperatingSystemVersion>
+      </OperatingSystem>
+      <CPUArchitecture><CPUArchitectureName>arm</CPUArchitectureName></CPUArchitecture>`;
+    const wishOf = (image: string) => {
+      const request = `<u:ResourceRequest><u:Name>Image</u:Name><u:Value>${image}</u:Value></u:ResourceRequest>`;
+      const description = read(`<Resources>${machine}${request}</Resources>`);
+      assert.deepEqual(parseDescription(description).Resources, {}, 'the engine is not asked');
+      return readImageWish(description);
+    };
+
+    it('asks for an image that has them, whichever it is or that one', () => {
+      const requirements = { osType: 'LINUX', osVersion: '12', architecture: 'aarch64' };
+      assert.deepEqual(wishOf('*'), { requirements });
+      assert.deepEqual(wishOf('vsite-demo'), { requirements, reference: 'vsite-demo' });
+    });
+
+    it('asks for nothing where no image is named, as ever: that is for brokers', () => {
+      assert.equal(resources(machine), undefined);
+    });
   });
 
   it('asks for resources by exact values, expressions and names, never by ranges', () => {

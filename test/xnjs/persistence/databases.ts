@@ -6,6 +6,7 @@ import { openDatabase, type Database } from '#kernel/persistence/database.js';
 import { migrate } from '#kernel/persistence/migrate.js';
 import type { Scope } from '#kernel/scope.js';
 import { jobMigrations } from '#xnjs/persistence/job-models.js';
+import { leaseMigrations } from '#xnjs/persistence/sql-lease.js';
 import { recordMigrations } from '#xnjs/persistence/sql-record-store.js';
 import { storageMigrations } from '#xnjs/persistence/sql-storage-store.js';
 import { spareMigrations, targetMigrations } from '#xnjs/persistence/sql-target-store.js';
@@ -37,6 +38,7 @@ export async function openTables(scope: Scope, url: string): Promise<Database> {
       ...transferMigrations,
       ...storageMigrations,
       ...recordMigrations,
+      ...leaseMigrations,
     ],
     silentLog,
   );

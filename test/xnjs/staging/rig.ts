@@ -40,9 +40,7 @@ export type StagingRig = {
   readonly read: (job: Job, name: string) => string;
 };
 
-export type StagingRigOptions = Pick<Wiring, 'config' | 'trust'> & {
-  readonly onBehalfOf?: (dn: string) => Record<string, string>;
-};
+export type StagingRigOptions = Pick<Wiring, 'config' | 'trust' | 'onBehalfOf'>;
 
 /** Agent, SQLite and staging, all real; the engine is not. */
 export async function startStaging(

@@ -30,6 +30,7 @@ import {
   strangersTargetId,
   type StagingRig,
 } from './rig.js';
+import { startWeb, type WebServer } from './web-server.js';
 import { siteUrl } from './wiring.js';
 
 const basic = { Username: 'alice', Password: 'secret' };
@@ -42,15 +43,21 @@ describe('staging from and to UNICORE storages', { timeout: 120_000 }, () => {
   let remote: string;
   let storage: Job;
   const asked: string[] = [];
+  /** Sites that get our word for users. */
+  const trusted = new Set<string>();
+  const wordFor = (dn: string): string => Buffer.from(dn).toString('base64');
   const big = randomBytes(2_500_000);
 
   before(async () => {
     rig = await startStaging(scope, {
       config: { retries: 1 },
-      onBehalfOf: (dn) => ({ 'x-on-behalf-of': Buffer.from(dn).toString('base64') }),
+      onBehalfOf: (dn, site) =>
+        Promise.resolve(trusted.has(site.href.replace(/\/$/, '')) ? wordFor(dn) : undefined),
     });
     storage = await rig.makeJob({});
-    remote = `${await startRemote()}/rest/core/storages/${storage.id}-uspace/files`;
+    const base = await startRemote();
+    trusted.add(base);
+    remote = `${base}/rest/core/storages/${storage.id}-uspace/files`;
     fill(storage);
   });
   after(() => scope.close());
@@ -75,7 +82,7 @@ describe('staging from and to UNICORE storages', { timeout: 120_000 }, () => {
       mounts: [mount('/rest/core', [...storageOperations, ...fileOperations], deps)],
       authenticate: ({ headers, method = '', url = '' }) => {
         asked.push(`${method} ${url}`);
-        const delegated = headers['x-on-behalf-of'] === Buffer.from(ownerDn).toString('base64');
+        const delegated = headers.authorization === `Bearer ${wordFor(ownerDn)}`;
         return headers.authorization === authorization || delegated
           ? { dn: ownerDn, role: 'user' }
           : anonymous;
@@ -177,6 +184,61 @@ describe('staging from and to UNICORE storages', { timeout: 120_000 }, () => {
       ({ code, message }: { code: string; message: string }) =>
         code === 'FORBIDDEN' && !message.includes('guess'),
     );
+  });
+
+  describe('our word for the user', () => {
+    const file = { isDirectory: false, size: 1 };
+    const path = '/rest/core/storages/S/files/f';
+    /** A site that sends elsewhere whoever wants the content. */
+    const startSite = (location: () => string) =>
+      startWeb(scope, (request, response, { path: asked }) => {
+        if (request.headers.accept === 'application/json') response.end(JSON.stringify(file));
+        else if (asked.endsWith('/f')) response.writeHead(307, { location: location() }).end();
+        else response.end('x');
+      });
+    const said = ({ seen }: WebServer) => seen.map(({ headers }) => headers.authorization);
+    const word = `Bearer ${wordFor(ownerDn)}`;
+
+    it('goes to a trusted site, and by no redirect, not even to the same host', async () => {
+      let location = '/rest/core/elsewhere';
+      const site = await startSite(() => location);
+      const other = await startSite(() => '');
+      trusted.add(site.url);
+      const { job } = await rig.imports([{ From: `${site.url}${path}`, To: 'x' }]);
+      assert.equal(rig.read(job, 'x'), 'x');
+      assert.deepEqual(said(site), [word, word, undefined]);
+      location = `${other.url}/there`;
+      trusted.add(other.url);
+      await rig.imports([{ From: `${site.url}${path}`, To: 'x' }]);
+      assert.deepEqual(said(other), [undefined]);
+    });
+
+    it('goes to nobody else: other hosts, other paths of a host, who looks like it', async () => {
+      const site = await startSite(() => '/x');
+      trusted.add(`${site.url}/SITE`);
+      for (const base of ['', '/OTHER', '/SITE/OTHER', '/SITEX', '/SITE/..%2fOTHER', '/%53ITE']) {
+        await rig.imports([{ From: `${site.url}${base}${path}`, To: 'x' }]);
+        assert.ok(site.seen.length > 0);
+        assert.deepEqual([...new Set(said(site))], [undefined], base);
+        site.seen.length = 0;
+      }
+      for (const out of ['%2e%2e', '.%2E', '..%2f..', '%252e%252e'])
+        for (const from of [
+          `/SITE/rest/core/storages/S/files/${out}/${out}/${out}/${out}/${out}/${out}/OTHER/f`,
+          `/SITE/rest/core/storages/${out}/files/f`,
+        ]) {
+          await rig.imports([{ From: `${site.url}${from}`, To: 'x' }]).catch(() => undefined);
+          for (const { path: asked, headers } of site.seen)
+            assert.ok(
+              !headers.authorization || asked.startsWith('/SITE/rest/core/storages/'),
+              asked,
+            );
+          site.seen.length = 0;
+        }
+      const given = { From: `${site.url}/SITE${path}`, To: 'x', Credentials: basic };
+      await rig.imports([given]);
+      assert.ok(!said(site).includes(word), 'the user has credentials of his own there');
+    });
   });
 
   describe('of this very site', () => {

@@ -14,6 +14,7 @@ import { createStaging } from '#xnjs/staging/create-staging.js';
 import { Outside } from '#xnjs/staging/outside.js';
 import { createSiteStorages } from '#xnjs/staging/site-storages.js';
 import type { Staging } from '#xnjs/staging/staging.js';
+import type { OnBehalfOf } from '#xnjs/staging/transfer.js';
 import { HostStorages } from '#xnjs/storage/host-storages.js';
 import type { Storage } from '#xnjs/storage/storage.js';
 import type { Storages } from '#xnjs/storage/storages.js';
@@ -29,12 +30,12 @@ export type Wiring = {
   readonly config?: Partial<StagingConfig> | undefined;
   /** PEM of authorities besides the well-known ones. */
   readonly trust?: readonly string[] | undefined;
-  readonly onBehalfOf?: (dn: string) => Record<string, string>;
+  readonly onBehalfOf?: OnBehalfOf;
 };
 
 /** The staging of a server, on its database. */
 export function stagingOf(scope: Scope, directory: string, wiring: Wiring): Staging {
-  const { targets, database, trust, onBehalfOf = () => ({}) } = wiring;
+  const { targets, database, trust, onBehalfOf = () => Promise.resolve(undefined) } = wiring;
   const jobs = createJobStore(database);
   const config = StagingConfig.parse({
     allowAddresses: loopback,

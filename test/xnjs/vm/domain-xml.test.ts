@@ -48,6 +48,13 @@ const domains = {
     installation,
     network,
   ),
+  displayed: domainXml(
+    aTargetSystem({
+      image: { id: 'i', parts: {}, metadata: anImageMetadata({ display: true }) },
+    }),
+    { ...kernelPaths, screenSocket: '/s/run/vnc.sock' },
+    installation,
+  ),
   rootfs: domainXml(
     aTargetSystem({
       driver: 'lxc',

@@ -15,7 +15,7 @@ import { jobMigrations } from '#xnjs/persistence/job-models.js';
 import { createJobStore } from '#xnjs/persistence/job-store.js';
 import { createTargetStore, targetMigrations } from '#xnjs/persistence/sql-target-store.js';
 import { transferMigrations } from '#xnjs/persistence/transfer-store.js';
-import type { ImageSource } from '#xnjs/vm/image-source.js';
+import type { ImageSearch, ImageSource } from '#xnjs/vm/image-source.js';
 import { LibvirtHypervisor } from '#xnjs/vm/libvirt-hypervisor.js';
 import { NetworkConfig, openNetwork, TsiConfig } from '#xnjs/vm/network-config.js';
 import { TargetSystems } from '#xnjs/vm/target-systems.js';
@@ -30,7 +30,7 @@ const installationId = '11111111-2222-4333-8444-555555555555';
 export type NetworkServer = Awaited<ReturnType<typeof startServer>>;
 
 /** By their names. */
-function imagesOf(images: readonly BuiltImage[]): ImageSource {
+function imagesOf(images: readonly BuiltImage[]): ImageSource & ImageSearch {
   const partsOf = new Map<string, BuiltImage['parts']>();
   return {
     find: (name) => {
@@ -43,6 +43,7 @@ function imagesOf(images: readonly BuiltImage[]): ImageSource {
       return Promise.resolve({ ...record, state: 'PUBLISHED' });
     },
     isHere: () => Promise.resolve(true),
+    search: () => Promise.resolve([]),
     fetch: ({ id }, part) => Promise.resolve(partsOf.get(id)?.[part] ?? ''),
   };
 }

@@ -1,43 +1,142 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
+import { resourceStatusOf } from '#xnjs/vm/resource-status.js';
 import { step, type VmEvent, type VmState } from '#xnjs/vm/state.js';
+import type { TargetSystem } from '#xnjs/vm/target-system.js';
+import type { DomainWord } from '#xnjs/vm/views.js';
 import { aTargetSystem } from './samples.js';
 
 const evidence = { source: 'hypervisor', fact: 'the test says so', atMs: 7 } as const;
 const events: Record<VmEvent['type'], VmEvent> = {
   agentUp: { type: 'agentUp', evidence, boot: { readyMs: 12 } },
   agentDown: { type: 'agentDown', evidence },
+  domain: { type: 'domain', says: 'paused', evidence },
+  guest: { type: 'guest', says: 'troubled', evidence },
   stopped: { type: 'stopped', evidence },
   failed: { type: 'failed', evidence },
   destroy: { type: 'destroy', evidence },
   removed: { type: 'removed', evidence },
 };
 
-/** State, then what becomes of it by: agentUp agentDown stopped failed destroy removed (`-`: illegal). */
+/** How a machine comes to be in a state. */
+const before: Partial<Record<VmState, readonly VmEvent[]>> = {
+  READY: [events.agentUp],
+  DEGRADED: [events.agentUp, { type: 'domain', says: 'silent', evidence }],
+  UNREACHABLE: [events.agentUp, events.agentDown],
+  PAUSED: [events.agentUp, events.domain],
+};
+const inState = (state: VmState): TargetSystem =>
+  (before[state] ?? []).reduce(step, aTargetSystem(before[state] ? {} : { state }));
+
+/** State, then what becomes of it by the events in the order above (`-`: illegal). */
 const table = `
-INITIALIZING READY       INITIALIZING FAILED     FAILED     DESTROYING -
-READY        READY       UNREACHABLE  FAILED     -          DESTROYING -
-UNREACHABLE  READY       UNREACHABLE  FAILED     -          DESTROYING -
-FAILED       FAILED      FAILED       FAILED     FAILED     DESTROYING -
-DESTROYING   DESTROYING  DESTROYING   DESTROYING DESTROYING DESTROYING DESTROYED
-DESTROYED    -           -            -          -          DESTROYED  -
+INITIALIZING READY       INITIALIZING PAUSED     INITIALIZING FAILED     FAILED     DESTROYING -
+READY        READY       UNREACHABLE  PAUSED     DEGRADED     FAILED     -          DESTROYING -
+DEGRADED     DEGRADED    UNREACHABLE  PAUSED     DEGRADED     FAILED     -          DESTROYING -
+UNREACHABLE  READY       UNREACHABLE  PAUSED     UNREACHABLE  FAILED     -          DESTROYING -
+PAUSED       PAUSED      PAUSED       PAUSED     PAUSED       FAILED     -          DESTROYING -
+SUSPENDED    SUSPENDED   SUSPENDED    SUSPENDED  SUSPENDED    FAILED     -          DESTROYING -
+FAILED       FAILED      FAILED       FAILED     FAILED       FAILED     FAILED     DESTROYING -
+DESTROYING   DESTROYING  DESTROYING   DESTROYING DESTROYING   DESTROYING DESTROYING DESTROYING DESTROYED
+DESTROYED    -           -            -          -            -          -          DESTROYED  -
 `;
 
+/** What the hypervisor says, then what that makes of a machine whose agent never answered, answers, is silent. */
+const merged = `
+running INITIALIZING READY    UNREACHABLE
+paused  PAUSED       PAUSED   PAUSED
+stalled DEGRADED     DEGRADED DEGRADED
+hung    INITIALIZING DEGRADED UNREACHABLE
+silent  INITIALIZING DEGRADED UNREACHABLE
+`;
+
+const rowsOf = (text: string) =>
+  text
+    .trim()
+    .split('\n')
+    .map((line) => line.split(/\s+/));
+
 describe('the life of a virtual machine', () => {
-  for (const line of table.trim().split('\n')) {
-    const [state, ...cells] = line.split(/\s+/) as [VmState, ...string[]];
+  for (const [state, ...cells] of rowsOf(table) as [VmState, ...string[]][])
     for (const [index, event] of Object.values(events).entries()) {
       const expected = cells[index]!;
       it(`${state} + ${event.type} -> ${expected}`, () => {
-        const act = () => step(aTargetSystem({ state }), event).state;
+        assert.equal(inState(state).state, state);
+        const act = () => step(inState(state), event).state;
         if (expected === '-') assert.throws(act, { code: 'VM_ILLEGAL_EVENT' });
         else assert.equal(act(), expected);
       });
     }
-  }
+
+  for (const [says, ...cells] of rowsOf(merged) as [DomainWord, ...VmState[]][])
+    for (const [index, agent] of [
+      [],
+      [events.agentUp],
+      [events.agentUp, events.agentDown],
+    ].entries())
+      it(`hypervisor: ${says}, agent: ${agent.at(-1)?.type ?? 'never'} -> ${cells[index]}, whoever spoke first`, () => {
+        const domain: VmEvent = { type: 'domain', says, evidence };
+        assert.equal([...agent, domain].reduce(step, aTargetSystem()).state, cells[index]);
+        assert.equal([domain, ...agent].reduce(step, aTargetSystem()).state, cells[index]);
+      });
+
+  it('names what is wrong, who says so and since when', () => {
+    const hung = { source: 'hypervisor', fact: 'its process hangs', atMs: 20 } as const;
+    const silent = { source: 'agent', fact: 'no answer', atMs: 30 } as const;
+    const degraded = step(inState('READY'), { type: 'domain', says: 'hung', evidence: hung });
+    assert.deepEqual([degraded.state, degraded.evidence], ['DEGRADED', hung]);
+    const gone = step(degraded, { type: 'agentDown', evidence: silent });
+    assert.deepEqual(gone.evidence, { ...silent, fact: 'no answer; its process hangs' });
+    assert.equal(gone.views?.hypervisor?.sinceMs, 20);
+  });
+
+  it('a guest in trouble is DEGRADED while it answers, and READY when that has passed', () => {
+    const full = { source: 'guest', fact: 'its disk is full', atMs: 9 } as const;
+    const troubled = step(inState('READY'), { type: 'guest', says: 'troubled', evidence: full });
+    assert.deepEqual([troubled.state, troubled.evidence], ['DEGRADED', full]);
+    assert.equal(resourceStatusOf(troubled), 'READY');
+    const well = step(troubled, {
+      type: 'guest',
+      says: 'well',
+      evidence: { ...full, fact: 'fine' },
+    });
+    assert.equal(well.state, 'READY');
+  });
+
+  it('is no news when a source says again what it has said', () => {
+    const paused = inState('PAUSED');
+    const again = { ...events.domain, evidence: { ...evidence, atMs: 99 } } as VmEvent;
+    assert.equal(step(paused, again), paused);
+  });
+
+  const statuses = [
+    ['INITIALIZING', 'INITIALIZING'],
+    ['READY', 'READY'],
+    ['DEGRADED', 'READY'],
+    ['UNREACHABLE', 'ERROR'],
+    ['PAUSED', 'DISABLED'],
+    ['SUSPENDED', 'DISABLED'],
+    ['FAILED', 'ERROR'],
+    ['DESTROYING', 'SHUTTING_DOWN'],
+  ] as const;
+  for (const [state, status] of statuses)
+    it(`clients of UNICORE see ${status} for ${state}`, () =>
+      assert.equal(resourceStatusOf(inState(state)), status));
+
+  it('and ERROR for a machine that was halted by an error, which answers no more', () => {
+    const halted = step(inState('READY'), { type: 'domain', says: 'stalled', evidence });
+    assert.deepEqual([halted.state, resourceStatusOf(halted)], ['DEGRADED', 'ERROR']);
+  });
+
+  it('goes on from a record of an earlier version, which has a state only', () => {
+    const old = aTargetSystem({ state: 'READY' });
+    const seen = step(old, { type: 'domain', says: 'running', evidence });
+    assert.equal(seen.state, 'READY');
+    assert.equal(step(seen, events.agentDown).state, 'UNREACHABLE');
+  });
 
   it('keeps the first cause of a failure', () => {
-    const failed = step(aTargetSystem({ state: 'READY' }), events.stopped);
+    const failed = step(inState('READY'), events.stopped);
     const later = step(failed, {
       type: 'stopped',
       evidence: { ...evidence, fact: 'something later' },
@@ -46,7 +145,7 @@ describe('the life of a virtual machine', () => {
   });
 
   it('keeps the time line of the first start when the agent comes back', () => {
-    const ready = step(aTargetSystem({ state: 'INITIALIZING' }), events.agentUp);
+    const ready = step(aTargetSystem(), events.agentUp);
     const again = step(ready, { ...events.agentUp, boot: { readyMs: 99 } } as VmEvent);
     assert.deepEqual([ready.boot.readyMs, again.boot.readyMs], [12, 12]);
   });

@@ -4,7 +4,7 @@ import { GridError } from '#kernel/errors.js';
 import { silentLog } from '#kernel/log.js';
 import { Scope } from '#kernel/scope.js';
 import type { Hypervisor } from '#xnjs/vm/hypervisor.js';
-import type { ImageSource } from '#xnjs/vm/image-source.js';
+import type { ImageSearch, ImageSource } from '#xnjs/vm/image-source.js';
 import type { TargetStore } from '#xnjs/vm/target-store.js';
 import { TargetSystems } from '#xnjs/vm/target-systems.js';
 import { Workspace } from '#xnjs/vm/workspace.js';
@@ -33,11 +33,13 @@ describe('target systems', { timeout: 30_000 }, () => {
         if (refusals++ > 0) return Promise.resolve();
         return Promise.reject(new GridError('DATABASE_UNAVAILABLE', 'the database is away'));
       },
+      wasRemoved: () => Promise.resolve(false),
       remove: ({ id }) => Promise.resolve(void removed.push(id)),
+      used: () => Promise.reject(new TypeError('nothing is made here')),
     };
     const systems = scope.use(
       new TargetSystems({
-        ...{ store, clock, hypervisor: emptyHost, images: {} as ImageSource },
+        ...{ store, clock, hypervisor: emptyHost, images: {} as ImageSource & ImageSearch },
         ...{ log: silentLog, workspace: new Workspace(scratch(scope)), installationId: 'x' },
         ...{ bootTimeoutMs: 1_000, heartbeatMs: 1_000 },
         limits: { cpus: 1, memoryMiB: 512, perUser: 1 },

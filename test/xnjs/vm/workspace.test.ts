@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict';
 import { execFileSync, spawnSync } from 'node:child_process';
+import { randomUUID } from 'node:crypto';
 import { chmod, lstat, mkdir, mkdtemp, readdir, rm, symlink, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -48,6 +49,28 @@ describe('the files of a target system', () => {
     const backing = (info as { 'backing-filename': string })['backing-filename'];
     assert.equal((await lstat(backing)).ino, (await lstat(base)).ino, 'shared, not copied');
     assert.notEqual(backing, base, 'and outlives the image');
+  });
+
+  it('have a larger disk than their image where it is asked for', { skip: noQemu }, async () => {
+    const base = join(directory, 'small.qcow2');
+    execFileSync('qemu-img', ['create', '-q', '-f', 'qcow2', base, '8M']);
+    const sizeOf = async (virtualBytes?: number): Promise<number> => {
+      const [system, id] = [systemOf('qcow2'), randomUUID()];
+      const part = { sha256: 'a'.repeat(64), sizeBytes: 1, ...(virtualBytes && { virtualBytes }) };
+      const { disk } = await workspace.prepare(
+        {
+          ...{ ...system, id },
+          image: { ...system.image, parts: { disk: part } },
+          parameters: { ...system.parameters, diskMiB: 16 },
+        },
+        { disk: base },
+      );
+      const told = execFileSync('qemu-img', ['info', '--output=json', disk!]).toString();
+      await workspace.remove(id);
+      return (JSON.parse(told) as { 'virtual-size': number })['virtual-size'];
+    };
+    assert.equal(await sizeOf(8 * 1024 ** 2), 16 * 1024 ** 2);
+    assert.equal(await sizeOf(), 8 * 1024 ** 2, 'of an image whose size is not known');
   });
 
   it('are gone after removal, which may be repeated', async () => {

@@ -1,7 +1,10 @@
 import { randomBytes } from 'node:crypto';
 import type { MachineIdentity } from '#tsi/protocol/machine-identity.js';
 import { hostName } from '../domain-xml.js';
+import type { VmState } from '../state.js';
 import type { TargetSystem } from '../target-system.js';
+
+const over: ReadonlySet<VmState> = new Set(['FAILED', 'DESTROYING', 'DESTROYED']);
 
 /** Whether the machine ran before it was this target system's: then it has to become another one. */
 export function needsIdentity({
@@ -9,7 +12,7 @@ export function needsIdentity({
   start,
   boot,
 }: Pick<TargetSystem, 'state' | 'start' | 'boot'>): boolean {
-  if (state !== 'INITIALIZING' || boot.identityMs !== undefined) return false;
+  if (boot.identityMs !== undefined || over.has(state)) return false;
   return start?.tier === 'spare' || start?.tier === 'warm';
 }
 

@@ -1,18 +1,21 @@
 import { randomUUID } from 'node:crypto';
-import { errorText } from '#kernel/errors.js';
+import { asGridError, errorText } from '#kernel/errors.js';
 import type { Log } from '#kernel/log.js';
 import { siteChange } from '../../changes/site-change.js';
 import { nameOf } from '../choose-image.js';
 import { createBinding } from '../create-binding.js';
 import type { DomainView } from '../hypervisor.js';
 import { chooseDriver, chooseParameters } from '../parameters.js';
+import type { Flavours } from '../placement/flavours.js';
+import type { Quota } from '../placement/quota.js';
+import { plainUser } from '../placement/requester.js';
 import { controlNames } from '../resource-controls.js';
 import type { TargetBinding } from '../target-binding.js';
 import type { TargetSystem } from '../target-system.js';
 import type { TargetSystemsOptions } from '../target-systems-options.js';
 import { awaitAgent } from './await-agent.js';
 import type { SparesConfig } from './config.js';
-import { differenceFrom, isSameImage } from './same-machine.js';
+import { differenceFrom, isSameImage, specOf } from './same-machine.js';
 import type { Spare, SpareStore } from './spare.js';
 import { startDomain } from './start-domain.js';
 import { WantedImages, type Wanted } from './wanted-images.js';
@@ -21,6 +24,7 @@ export type SparePoolOptions = TargetSystemsOptions & {
   readonly spares: NonNullable<TargetSystemsOptions['spares']>;
   /** Whether a machine of a user is being started at present. */
   readonly isBusy: () => boolean;
+  readonly flavours: Flavours;
   readonly stopping: AbortSignal;
 };
 
@@ -103,7 +107,7 @@ export class SparePool implements AsyncDisposable {
    * @returns the reason, where there is none. What it returns has to be confirmed by {@link forget}.
    * @throws what the database does: then nobody has the spare
    */
-  async claim(draft: TargetSystem): Promise<Claimed | string> {
+  async claim(draft: TargetSystem, quotas: readonly Quota[]): Promise<Claimed | string> {
     const { clock, spares } = this.#options;
     const { image, ownerDn, driver } = draft;
     this.#images.note(image.id, ownerDn);
@@ -127,7 +131,14 @@ export class SparePool implements AsyncDisposable {
       boot: { claimedMs: clock.now() - draft.createdMs },
       ...(unapplied.length > 0 && { unapplied }),
     };
-    await spares.store.claim(record, siteChange('created', record));
+    try {
+      await spares.store.claim(record, siteChange('created', record), quotas);
+    } catch (error) {
+      const code = asGridError(error)?.code;
+      if (code === 'QUOTA_EXCEEDED') fits.phase = 'ready';
+      else if (code === 'CONFLICT') fits.phase = 'going';
+      throw error; // else it may have become a target system: the next start tells
+    }
     return { record, binding: fits.binding };
   }
 
@@ -200,11 +211,11 @@ export class SparePool implements AsyncDisposable {
   }
 
   #newSpare(image: Spare['image'], callerDn: string): Spare | undefined {
-    const { clock, hypervisor, limits } = this.#options;
+    const { clock, hypervisor, flavours } = this.#options;
     if ((this.#unfit.get(image.id) ?? 0) > clock.now()) return undefined;
     const { metadata } = image;
     const driver = chooseDriver(metadata, hypervisor.available());
-    const parameters = chooseParameters({}, metadata, driver, limits);
+    const parameters = chooseParameters({}, image, driver, flavours.boundsFor(plainUser));
     return { id: randomUUID(), image, driver, parameters, callerDn, createdMs: clock.now() };
   }
 
@@ -240,7 +251,7 @@ export class SparePool implements AsyncDisposable {
     const held = this.#hold(spare, 'starting');
     const about = { vmId: spare.id, imageId: spare.image.id };
     try {
-      await startDomain(spare, spare.callerDn, this.#options);
+      await startDomain(specOf(spare), spare.callerDn, this.#options);
       await this.#bind(held);
       const ms = Math.round(performance.now() - startedMs);
       this.#log.info({ ...about, ms }, 'a spare machine is ready');
@@ -297,13 +308,14 @@ export class SparePool implements AsyncDisposable {
   /** May be repeated. The record goes last: what is left of a spare is found by it. */
   async #discard(held: Held, why: string): Promise<void> {
     if (held.phase === 'taken') return;
-    const { hypervisor, workspace, spares } = this.#options;
+    const { hypervisor, workspace, spares, lease } = this.#options;
     const { id, driver } = held.spare;
     const isNews = held.phase !== 'going';
     held.phase = 'going';
     held.gone.abort(new Error(why));
     if (isNews) this.#log.info({ vmId: id, reason: why }, 'a spare machine is removed');
     await held.binding?.[Symbol.asyncDispose]();
+    await lease?.require();
     await hypervisor.remove(driver, id);
     await workspace.remove(id);
     await spares.store.remove(id);

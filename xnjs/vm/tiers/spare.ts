@@ -1,3 +1,4 @@
+import type { Quota } from '../placement/quota.js';
 import type { MachineSpec, TargetSystem } from '../target-system.js';
 import type { SiteChange } from '../../changes/site-change.js';
 
@@ -16,7 +17,7 @@ export type SpareStore = {
   remove(id: string): Promise<void>;
   /**
    * The spare of the same id becomes this target system, in one transaction.
-   * @throws `CONFLICT` there is no such spare any more
+   * @throws `QUOTA_EXCEEDED`; `CONFLICT` there is no such spare any more
    */
-  claim(system: TargetSystem, change: SiteChange): Promise<void>;
+  claim(system: TargetSystem, change: SiteChange, quotas?: readonly Quota[]): Promise<void>;
 };

@@ -19,7 +19,7 @@ export type Started = {
 export async function startDomain(
   machine: MachineSpec,
   callerDn: string,
-  { hypervisor, images, workspace, installationId, network }: TargetSystemsOptions,
+  { hypervisor, images, workspace, installationId, network, lease }: TargetSystemsOptions,
 ): Promise<Started> {
   const { image, driver } = machine;
   const parts: Record<string, string> = {};
@@ -31,7 +31,8 @@ export async function startDomain(
   const paths = await workspace.prepare(machine, parts);
   if (network && image.metadata.tsi.transport === 'tcp')
     await hypervisor.ensureNetwork(driver, networkDefinition(network));
-  const xml = domainXml(machine, paths, installationId, network);
+  const xml = domainXml(machine, paths, installationId, network, lease?.epoch);
+  await lease?.require();
   const { definedMs } = await hypervisor.start(driver, machine.id, xml);
   return { definedMs, isFetched };
 }

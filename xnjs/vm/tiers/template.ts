@@ -3,6 +3,7 @@ import type { OwnedRecord, RecordStore } from '../../data/owned-records.js';
 import { domainXml } from '../domain-xml.js';
 import type { MachineSpec } from '../target-system.js';
 import type { Patch } from './memory-file.js';
+import { specOf } from './same-machine.js';
 
 /** The saved memory of a machine that was booted for that and was nobody's: the durable record. */
 export type Template = OwnedRecord &
@@ -19,8 +20,8 @@ export type TemplateStore = RecordStore<Template>;
 /** Another one when a server of another version would define such a machine otherwise. */
 export function fingerprintOf(machine: MachineSpec, host: string): string {
   const id = '00000000-0000-4000-8000-000000000000';
-  const paths = { console: 'c', kernel: 'k', initrd: 'i', agentSocket: 's' };
-  const xml = domainXml({ ...machine, id }, paths, '');
+  const paths = { console: 'c', kernel: 'k', initrd: 'i', agentSocket: 's', screenSocket: 'v' };
+  const xml = domainXml({ ...specOf(machine), id }, paths, '');
   return createHash('sha256').update(`${host}\n${xml}`).digest('hex');
 }
 

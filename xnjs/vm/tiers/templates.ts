@@ -8,13 +8,15 @@ import { nameOf } from '../choose-image.js';
 import { createBinding } from '../create-binding.js';
 import { domainXml } from '../domain-xml.js';
 import { chooseParameters } from '../parameters.js';
+import type { Flavours } from '../placement/flavours.js';
+import { plainUser } from '../placement/requester.js';
 import { controlNames } from '../resource-controls.js';
 import type { Driver, TargetSystem } from '../target-system.js';
 import type { TargetSystemsOptions } from '../target-systems-options.js';
 import { awaitAgent } from './await-agent.js';
 import type { WarmConfig } from './config.js';
 import { copyMemory, findIdentity } from './memory-file.js';
-import { differenceFrom, isSameImage } from './same-machine.js';
+import { differenceFrom, isSameImage, specOf } from './same-machine.js';
 import { startDomain } from './start-domain.js';
 import { fingerprintOf, isCopyable, type Template, type TemplateStore } from './template.js';
 
@@ -22,6 +24,7 @@ export type TemplatesOptions = TargetSystemsOptions & {
   readonly warm: NonNullable<TargetSystemsOptions['warm']>;
   /** Whether a machine of a user is being started at present. */
   readonly isBusy: () => boolean;
+  readonly flavours: Flavours;
   readonly stopping: AbortSignal;
 };
 
@@ -125,7 +128,7 @@ export class Templates implements AsyncDisposable {
 
   /** Restores a machine from the memory that was chosen for it. @throws if any of it fails */
   async restore(record: TargetSystem): Promise<{ definedMs: number }> {
-    const { workspace, hypervisor, images, installationId } = this.#options;
+    const { workspace, hypervisor, images, installationId, lease } = this.#options;
     const template = this.#templates.get(record.template ?? '');
     if (!template?.patches || template.bootId === undefined)
       throw new Error('the saved memory is gone');
@@ -141,7 +144,7 @@ export class Templates implements AsyncDisposable {
       await copyMemory(this.#pathOf(template), memory, {
         ...{ patches, from: { id: template.id, bootId }, to },
       });
-      const xml = domainXml(record, paths, installationId);
+      const xml = domainXml(record, paths, installationId, undefined, lease?.epoch);
       return await hypervisor.restore(driver, id, { xml, memory });
     } catch (error) {
       if (asGridError(error)?.row.retry !== true) this.#bad.add(template.id);
@@ -184,7 +187,8 @@ export class Templates implements AsyncDisposable {
     for (const [imageId, { image, ownerDn, driver }] of [...this.#wishes].reverse()) {
       if ((this.#unfit.get(imageId) ?? 0) > clock.now()) continue;
       if (!this.#hasRoom(image, driver)) return;
-      const parameters = chooseParameters({}, image.metadata, driver, this.#options.limits);
+      const bounds = this.#options.flavours.boundsFor(plainUser);
+      const parameters = chooseParameters({}, image, driver, bounds);
       const machine = { id: randomUUID(), image, driver, parameters };
       const fingerprint = fingerprintOf(machine, await this.#host(driver));
       const about = { ownerDn, tags: [], createdMs: clock.now(), fingerprint };
@@ -202,10 +206,10 @@ export class Templates implements AsyncDisposable {
   }
 
   #hasRoom(image: Template['image'], driver: Driver): boolean {
-    const { clock, isBusy, warm, hypervisor, limits } = this.#options;
+    const { clock, isBusy, warm, hypervisor, flavours } = this.#options;
     if (isBusy() || clock.now() - this.#busyMs < settleMs) return false;
     if (!hypervisor.available().includes(driver)) return false;
-    const { memoryMiB } = chooseParameters({}, image.metadata, driver, limits);
+    const { memoryMiB } = chooseParameters({}, image, driver, flavours.boundsFor(plainUser));
     return warm.availableMiB() >= memoryMiB + warm.config.reserveMiB;
   }
 
@@ -245,7 +249,7 @@ export class Templates implements AsyncDisposable {
 
   /** When this resolves nobody is connected to its agent any more. @returns the kernel's name of its boot */
   async #boot(template: Template, signal: AbortSignal): Promise<string> {
-    await startDomain(template, template.ownerDn, this.#options);
+    await startDomain(specOf(template), template.ownerDn, this.#options);
     await using binding = createBinding(template, this.#options);
     const facts = await awaitAgent(binding, this.#options.bootTimeoutMs, signal);
     if (facts?.copies === true && facts.bootId !== undefined) return facts.bootId;
@@ -261,7 +265,8 @@ export class Templates implements AsyncDisposable {
 
   /** May be repeated; the record goes last. */
   async #remove({ id, driver, image }: Template): Promise<void> {
-    const { hypervisor, workspace, warm } = this.#options;
+    const { hypervisor, workspace, warm, lease } = this.#options;
+    await lease?.require();
     await hypervisor.remove(driver, id);
     await workspace.remove(id);
     await warm.store.remove(id);

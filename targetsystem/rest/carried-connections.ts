@@ -5,10 +5,9 @@ import { errorText, GridError } from '#kernel/errors.js';
 import type { Log } from '#kernel/log.js';
 import { destroySoon } from '#kernel/net/destroy-soon.js';
 import { linkSignals } from '#kernel/net/deadline.js';
-import type { Job, JobEngine, TargetSystems } from '#xnjs/index.js';
 
-/** Bounds on forwarded connections. */
-export const ForwardingConfig = z.strictObject({
+/** Bounds on connections that are carried. */
+export const CarryingConfig = z.strictObject({
   /** Open at once, of each user and of all. */
   perUser: z.int().min(0).default(32),
   total: z.int().min(0).default(512),
@@ -17,61 +16,55 @@ export const ForwardingConfig = z.strictObject({
   /** However busy, it ends after this time. */
   maxSeconds: z.number().positive().max(604_800).default(86_400),
 });
-export type ForwardingConfig = z.output<typeof ForwardingConfig>;
-
-export type ForwardingOptions = {
-  readonly jobs: Pick<JobEngine, 'onChange'>;
-  readonly targets: Pick<TargetSystems, 'find'>;
-  readonly config: ForwardingConfig;
-};
+export type CarryingConfig = z.output<typeof CarryingConfig>;
 
 type Wish = {
-  readonly service: string;
-  readonly loginNode?: string | undefined;
+  /** The job or target system that it belongs to. */
+  readonly subject: string;
   /** Whose it is. */
   readonly dn: string;
+  /** What else the log tells. */
+  readonly facts: Readonly<Record<string, unknown>>;
   /** The client has gone. */
   readonly signal: AbortSignal;
 };
 
 /** Reached, and waiting for its client. */
-export type Forwarding = {
+export type Carried = {
   /** Moves bytes until both sides have said all, or one of them fails. */
   join(client: Duplex, log: Log): Promise<void>;
 };
 
-type Entry = { readonly jobId: string; readonly dn: string; readonly end: AbortController };
+type Entry = { readonly subject: string; readonly dn: string; readonly end: AbortController };
 
-/** The forwarded connections of this server: bounded, watched, and gone with their job. */
-export class ForwardingConnections implements Disposable {
-  readonly #options: ForwardingOptions;
+/** Connections of clients with something near a job or a machine: bounded, watched, and gone with that. */
+export class CarriedConnections implements Disposable {
+  readonly #what: string;
+  readonly #config: CarryingConfig;
   readonly #open = new Set<Entry>();
-  readonly #ignore: () => void;
+  #ignore = (): void => undefined;
 
-  constructor(options: ForwardingOptions) {
-    this.#options = options;
-    this.#ignore = options.jobs.onChange(({ id, state }) => {
-      if (state !== 'DESTROYING' && state !== 'DESTROYED') return;
-      this.#end(({ jobId }) => jobId === id, 'the job is destroyed');
-    });
+  /** @param what one of them is, for messages: `forwarded connection` */
+  constructor(what: string, config: CarryingConfig) {
+    this.#what = what;
+    this.#config = config;
   }
 
   get size(): number {
     return this.#open.size;
   }
 
-  /** @throws `LIMIT_REACHED`; `CONFLICT` no such target system any more; `TSI_UNAVAILABLE`, `TSI_FAILED` */
-  async open(job: Job, { service, loginNode, dn, signal }: Wish): Promise<Forwarding> {
+  /** @throws `LIMIT_REACHED`; what `connect` throws */
+  async open(
+    { subject, dn, facts, signal }: Wish,
+    connect: (signal: AbortSignal) => Promise<Duplex>,
+  ): Promise<Carried> {
     this.#checkLimits(dn);
-    const target = this.#options.targets.find(job.targetId);
-    if (!target?.forward)
-      throw new GridError('CONFLICT', 'the target system of the job is gone', { jobId: job.id });
-    const entry = { jobId: job.id, dn, end: new AbortController() };
+    const entry = { subject, dn, end: new AbortController() };
     this.#open.add(entry);
-    const facts = { jobId: job.id, dn, service };
     try {
       using until = linkSignals(signal, entry.end.signal);
-      const far = await target.forward(service, until.signal, loginNode);
+      const far = await connect(until.signal);
       if (until.signal.aborted) destroySoon(far);
       until.signal.throwIfAborted();
       // the client may leave before it is joined
@@ -80,7 +73,7 @@ export class ForwardingConnections implements Disposable {
       return {
         join: async (client, log) => {
           signal.removeEventListener('abort', abandon);
-          await this.#join(entry, client, far, log.child(facts));
+          await this.#join(entry, client, far, log.child({ dn, ...facts }));
         },
       };
     } catch (error) {
@@ -89,18 +82,28 @@ export class ForwardingConnections implements Disposable {
     }
   }
 
+  /** Those of a job or target system that is no more. */
+  endOf(subject: string, reason: string): void {
+    this.#end((entry) => entry.subject === subject, reason);
+  }
+
+  /** @param ignore ends the news by which connections end, when no more are carried */
+  follow(ignore: () => void): void {
+    this.#ignore = ignore;
+  }
+
   [Symbol.dispose](): void {
     this.#ignore();
     this.#end(() => true, 'the server closes');
   }
 
   #checkLimits(dn: string): void {
-    const { perUser, total } = this.#options.config;
+    const { perUser, total } = this.#config;
     const mine = [...this.#open].filter((entry) => entry.dn === dn).length;
     if (mine < perUser && this.#open.size < total) return;
     const text = mine < perUser ? `${total} at this server` : `${perUser} of each user`;
     const details = { retryAfterSeconds: 30 };
-    throw new GridError('LIMIT_REACHED', `too many forwarded connections: ${text}`, details);
+    throw new GridError('LIMIT_REACHED', `too many ${this.#what}s: ${text}`, details);
   }
 
   #end(which: (entry: Entry) => boolean, reason: string): void {
@@ -117,7 +120,7 @@ export class ForwardingConnections implements Disposable {
   }
 
   async #join(entry: Entry, client: Duplex, far: Duplex, log: Log): Promise<void> {
-    const { idleSeconds, maxSeconds } = this.#options.config;
+    const { idleSeconds, maxSeconds } = this.#config;
     const startedMs = performance.now();
     const { signal } = entry.end;
     let activeMs = startedMs;
@@ -136,7 +139,7 @@ export class ForwardingConnections implements Disposable {
       },
       Math.min(idleSeconds, maxSeconds) * 250,
     );
-    log.info('forwarding');
+    log.info(`${this.#what} opened`);
     let reason = 'both sides have ended';
     try {
       const both = [pipeline(client, far, { signal }), pipeline(far, client, { signal })];
@@ -150,7 +153,10 @@ export class ForwardingConnections implements Disposable {
       destroySoon(client);
       destroySoon(far);
       this.#open.delete(entry);
-      log.info({ ...bytes, ms: Math.round(performance.now() - startedMs), reason }, 'forwarded');
+      log.info(
+        { ...bytes, ms: Math.round(performance.now() - startedMs), reason },
+        `${this.#what} closed`,
+      );
     }
   }
 }

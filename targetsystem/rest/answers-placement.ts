@@ -1,0 +1,93 @@
+import { z } from 'zod';
+import { answersCreated } from '#kernel/http/answers.js';
+import { date, offer, owned, text } from './answers.js';
+
+/* What the factory tells of what can be had, and what becomes of a wish: our extension. */
+
+const range = z.object({
+  min: z.number().optional(),
+  default: z.number().optional().describe('Absent: the image says'),
+  max: z.number().optional().describe('Absent: as the image allows, or any'),
+});
+export const Flavour = z.object({
+  name: text,
+  description: text,
+  default: z.boolean().describe('Whoever names none has this one'),
+  cpus: range,
+  memoryMiB: range,
+  diskMiB: range,
+  lifetimeSeconds: range,
+  controls: z.record(z.string(), z.number()).describe('The most of each resource control'),
+});
+
+const amounts = { targetSystems: z.number(), cpus: z.number(), memoryMiB: z.number() };
+export const Quota = z.object({
+  kind: z.enum(['user', 'vo', 'group', 'site']),
+  name: text.optional().describe('Absent: of the site'),
+  used: z.object({ ...amounts, diskMiB: z.number() }),
+  allowed: z
+    .object({ ...amounts, diskMiB: z.number() })
+    .partial()
+    .describe('What is left out has no limit'),
+});
+
+export const Prices = z.object({
+  currency: text,
+  coreHour: z.number(),
+  memoryGiBHour: z.number(),
+  diskGiBHour: z.number(),
+});
+
+export const Factory = z
+  .object({
+    ...owned,
+    ...offer,
+    flavours: z.array(Flavour).describe('Sizes by name that the caller may have'),
+    quota: z.array(Quota).optional().describe('That target systems of the caller count on'),
+    prices: Prices.optional(),
+  })
+  .meta({ id: 'Factory' });
+
+const sum = {
+  coreHours: z.number(),
+  memoryGiBHours: z.number(),
+  diskGiBHours: z.number(),
+  price: z.number().optional().describe('Absent: the site has no prices'),
+};
+export const Plan = z
+  .object({
+    image: z.object({ id: text, name: text, version: text, why: text }),
+    driver: text,
+    flavour: text.optional(),
+    parameters: z
+      .object({ cpus: z.number(), memoryMiB: z.number() })
+      .catchall(z.number().optional()),
+    terminationTime: date.optional().describe('Absent: until it is deleted, or its job is'),
+    quota: z.array(Quota).describe('With it'),
+    cost: z.object({
+      currency: text.optional(),
+      total: z
+        .object({ hours: z.number(), ...sum })
+        .optional()
+        .describe('Of its whole life; absent: that has no end yet'),
+      perHour: z.object(sum),
+    }),
+    expectedWait: z
+      .array(
+        z.object({
+          tier: z.enum(['spare', 'warm', 'cold', 'fetch']),
+          p50Seconds: z.number(),
+          p90Seconds: z.number(),
+          starts: z.number().describe('How many that is known from'),
+        }),
+      )
+      .describe(
+        'From earlier starts of the image until jobs could run; none: it has not been started',
+      ),
+  })
+  .meta({ id: 'Plan', description: 'What would be made' });
+
+export const answersCreatedOrPlan = {
+  ...answersCreated,
+  200: { body: Plan, description: 'With dryRun=true: what would be made' },
+} as const;

@@ -1,0 +1,84 @@
+import { z } from 'zod';
+import { formatDate } from '#kernel/clock.js';
+import type { Caller } from '#kernel/http/caller.js';
+import { attributesOf, chosenVo } from '#kernel/security/caller.js';
+import type { Estimate, OfferedFlavour, QuotaUse, Requester } from '#xnjs/index.js';
+import type { Rendered } from './answers.js';
+import type { Flavour, Plan, Prices, Quota } from './answers-placement.js';
+import type { RestDeps } from './deps.js';
+
+/** `?dryRun=true`: all is checked and nothing made. Clients that put everything into the body may do so. */
+export const dryRun = z
+  .union([z.boolean(), z.stringbool()], 'must be true or false')
+  .default(false)
+  .describe('true: tells what would be made, and makes nothing');
+
+/** Whose limits and quotas hold for what the caller has made. */
+export function requesterOf(caller: Caller): Requester {
+  const { vos, group } = attributesOf(caller);
+  const vo = chosenVo(caller);
+  return { role: caller.role, vos: vo === undefined ? vos : [vo], group };
+}
+
+/** What the factory shows of what the caller may have. */
+export async function renderPlacement(
+  { systems: { planner } }: RestDeps,
+  caller: Caller,
+): Promise<{
+  flavours: Rendered<typeof Flavour>[];
+  quota?: Rendered<typeof Quota>[];
+  prices?: Rendered<typeof Prices>;
+}> {
+  const requester = requesterOf(caller);
+  const { prices } = planner;
+  return {
+    flavours: planner.flavours.offered(requester).map(renderFlavour),
+    // strangers have none
+    ...(caller.role !== 'anonymous' && {
+      quota: (await planner.quotaOf(caller.dn, requester)).map(renderQuota),
+    }),
+    ...(prices && { prices }),
+  };
+}
+
+function renderFlavour({
+  name,
+  description,
+  isDefault,
+  bounds: { controls, cpus, memoryMiB, diskMiB, lifetimeSeconds },
+}: OfferedFlavour): Rendered<typeof Flavour> {
+  return {
+    ...{ name, description, default: isDefault },
+    ...{ cpus, memoryMiB, diskMiB, lifetimeSeconds },
+    controls: Object.fromEntries(
+      Object.entries(controls).flatMap(([control, most]) =>
+        most === undefined ? [] : [[control, most]],
+      ),
+    ),
+  };
+}
+
+function renderQuota({ scope: { kind, name }, used, allowed }: QuotaUse): Rendered<typeof Quota> {
+  return { kind, ...(kind !== 'site' && { name }), used, allowed };
+}
+
+export function renderPlan(
+  { image, why, driver, flavour, parameters, terminationMs, ...estimate }: Estimate,
+  currency: string | undefined,
+): Rendered<typeof Plan> {
+  const { name, version } = image.metadata;
+  return {
+    image: { id: image.id, name, version, why },
+    driver,
+    ...(flavour !== undefined && { flavour }),
+    parameters,
+    ...(terminationMs !== undefined && { terminationTime: formatDate(terminationMs) }),
+    quota: estimate.quotaAfter.map(renderQuota),
+    cost: { ...(currency !== undefined && { currency }), ...estimate.cost },
+    expectedWait: estimate.waits.map(({ tier, p50Ms, p90Ms, starts }) => ({
+      ...{ tier, starts },
+      p50Seconds: p50Ms / 1_000,
+      p90Seconds: p90Ms / 1_000,
+    })),
+  };
+}

@@ -1,0 +1,199 @@
+import assert from 'node:assert/strict';
+import { execFileSync } from 'node:child_process';
+import { writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { after, before, describe, it } from 'node:test';
+import type { z } from 'zod';
+import { buildDemoVm } from '#cli/image/build.js';
+import { defaultCacheDirectory } from '#cli/quickstart/layout.js';
+import { createTargetSystem, publish } from '#cli/quickstart/main-job.js';
+import type { HttpClient } from '#kernel/http/client.js';
+import { systemClock } from '#kernel/clock.js';
+import { silentLog as log } from '#kernel/log.js';
+import { openDatabase } from '#kernel/persistence/database.js';
+import { Lease } from '#xnjs/persistence/sql-lease.js';
+import { Site } from '#targetsystem/rest/answers.js';
+import { eventually, Grid, noMachines } from '../grid/grid.js';
+import { findDescendant } from '../kernel/libvirt/daemon.js';
+
+type Site = z.output<typeof Site>;
+
+describe('faults of machines and hypervisors', { skip: noMachines, timeout: 240_000 }, () => {
+  let grid: Grid;
+  let user: HttpClient;
+  /** Paths of two target systems, whose kernels stop for good when they are sent an NMI. */
+  let [one, other] = ['', ''];
+  before(async () => {
+    grid = await Grid.start({
+      prepare: async (it) => {
+        await it.set('targetsystem', 'xnjs.targetSystems.compareSeconds', 1);
+        await it.set('targetsystem', 'xnjs.targetSystems.orphanGraceSeconds', 1);
+      },
+    });
+    const options = { cacheDir: join(defaultCacheDirectory(), 'images'), log };
+    const image = await buildDemoVm(options);
+    const { metadata } = image;
+    const boot = { ...metadata.boot, commandLine: 'unknown_nmi_panic panic=0' };
+    await publish(await grid.creator(), { ...image, metadata: { ...metadata, boot } });
+    user = await grid.user();
+    const make = () => createTargetSystem(user, 'vsite-demo', {});
+    [one, other] = await Promise.all([make(), make()]);
+    for (const path of [one, other]) await becomes(path, 'READY', /./, 60_000);
+  });
+  after(async () => grid[Symbol.asyncDispose]());
+
+  const readSite = async (path: string) => Site.parse((await user.json('GET', path)).body);
+  const domainOf = (path: string) => `vsite-${path.split('/').at(-1)!}`;
+  const virsh = (...args: string[]) =>
+    execFileSync('virsh', ['-q', '-c', grid.libvirtd.uri('qemu'), ...args], { encoding: 'utf8' });
+  /** Whether there is a libvirtd, and it has the machine. */
+  const canList = () => {
+    try {
+      return virsh('list', '--name').includes(domainOf(one));
+    } catch {
+      return false;
+    }
+  };
+  const qemuOf = (path: string) =>
+    Number(execFileSync('pgrep', ['-o', '-f', `guest=${domainOf(path)}`], { encoding: 'utf8' }));
+  const libvirtd = () => findDescendant(grid.libvirtd.pid!, 'libvirtd');
+  const saidOf = ({ vm }: Site) => vm.views!.map(({ source, says }) => `${source} ${says}`);
+
+  /** Until it is in the state, for that reason: within the stated time, or twice that on a busy host. */
+  async function becomes(path: string, state: string | RegExp, fact: RegExp, withinMs: number) {
+    let last = '';
+    return await eventually(
+      `${String(state)} ${String(fact)}`,
+      async () => {
+        const found = await readSite(path);
+        last = `${found.vm.state}: ${found.vm.evidence.fact}`;
+        assert.notEqual(found.vm.state, 'FAILED', last);
+        return RegExp(state).test(found.vm.state) && fact.test(found.vm.evidence.fact) && found;
+      },
+      2 * withinMs,
+    ).catch((error: unknown) => {
+      throw new Error(`it is ${last}`, { cause: error });
+    });
+  }
+
+  it('paused from outside: PAUSED within 1 s, DISABLED to clients of UNICORE; READY when it goes on', async () => {
+    virsh('suspend', domainOf(one));
+    const paused = await becomes(one, 'PAUSED', /by order/, 1_000);
+    assert.deepEqual(
+      [paused.resourceStatus, paused.vm.evidence.source],
+      ['DISABLED', 'hypervisor'],
+    );
+    virsh('resume', domainOf(one));
+    await becomes(one, 'READY', /./, 1_000);
+  });
+
+  it('libvirtd hangs: DEGRADED within 12 s, and work goes on; READY when it goes on', async () => {
+    const pid = await libvirtd();
+    process.kill(pid, 'SIGSTOP');
+    try {
+      const degraded = await becomes(one, 'DEGRADED', /hypervisor does not answer/, 12_000);
+      assert.equal(degraded.resourceStatus, 'READY');
+    } finally {
+      process.kill(pid, 'SIGCONT');
+    }
+    await becomes(one, 'READY', /./, 8_000);
+  });
+
+  it('libvirtd killed: the next one finds the machines, which never noticed', async () => {
+    const pid = await libvirtd();
+    const machine = qemuOf(one);
+    process.kill(pid, 'SIGKILL');
+    await eventually('there is another', async () => (await libvirtd().catch(() => pid)) !== pid);
+    await eventually('it answers', () => Promise.resolve(canList()));
+    virsh('suspend', domainOf(one));
+    await becomes(one, 'PAUSED', /by order/, 4_000);
+    virsh('resume', domainOf(one));
+    await becomes(one, 'READY', /./, 4_000);
+    assert.equal(qemuOf(one), machine);
+  });
+
+  it('QEMU of one hangs, the guest of the other: told apart, each within its time', async () => {
+    const pid = qemuOf(one);
+    virsh('inject-nmi', domainOf(other));
+    process.kill(pid, 'SIGSTOP');
+    try {
+      const [, guest] = await Promise.all([
+        becomes(
+          one,
+          /DEGRADED|UNREACHABLE/,
+          /process does not answer the hypervisor: it hangs/,
+          10_000,
+        ),
+        becomes(other, 'UNREACHABLE', /agent does not answer; the machine runs.*hangs/, 20_000),
+      ]);
+      assert.equal(guest.resourceStatus, 'ERROR');
+      assert.deepEqual(saidOf(guest).slice(0, 2), ['hypervisor running', 'agent down']);
+      const machine = await becomes(one, 'UNREACHABLE', /not answer; .*process.*hangs/, 10_000);
+      assert.deepEqual(saidOf(machine).slice(0, 2), ['hypervisor hung', 'agent down']);
+    } finally {
+      process.kill(pid, 'SIGCONT');
+    }
+    await becomes(one, 'READY', /./, 5_000);
+  });
+
+  const openTables = () =>
+    openDatabase({ url: `sqlite:${join(grid.layout.state, 'targetsystem.sqlite')}`, log });
+
+  it('the database has lost the target systems: they run on, and are found again', async () => {
+    const machine = qemuOf(one);
+    await grid.killServer();
+    {
+      await using database = await openTables();
+      await database.sequelize.query('DELETE FROM target_systems');
+    }
+    await grid.startServer();
+    const found = await eventually('it is there', async () => {
+      const { status, body } = await user.json('GET', one).catch(() => ({ status: 404, body: {} }));
+      return status === 200 && Site.parse(body).vm.state === 'READY' && Site.parse(body);
+    });
+    assert.equal(found.image.name, 'vsite-demo');
+    assert.equal(qemuOf(one), machine);
+  });
+
+  it('a domain of a target system that was removed goes; those of other installations stay', async () => {
+    const text = virsh('dumpxml', '--inactive', domainOf(other));
+    await user.json('DELETE', other);
+    await eventually('it is gone', async () => (await grid.domains('qemu')).length === 1);
+    const stranger = text
+      .replaceAll(domainOf(other).slice(6), '00000000-1111-4222-8333-444444444444')
+      .replace(/installation="[^"]*"/, 'installation="00000000-0000-4000-8000-000000000000"')
+      .replace(/installation='[^']*'/, "installation='00000000-0000-4000-8000-000000000000'");
+    for (const xml of [stranger, text]) {
+      const file = join(grid.layout.state, 'domain.xml');
+      writeFileSync(file, xml);
+      virsh('define', file);
+    }
+    const left = [domainOf(one), 'vsite-00000000-1111-4222-8333-444444444444'].sort();
+    await eventually('the leftover is gone', async () => {
+      const domains = await grid.domains('qemu');
+      for (const name of left) assert.ok(domains.includes(name), `${name} is gone`);
+      return !domains.includes(domainOf(other));
+    });
+    virsh('undefine', left[0]!);
+  });
+
+  it('another server on its database: this one ends, its machines run on, and know their new master', async () => {
+    const epoch = () => Number(/epoch=["'](\d+)/.exec(virsh('dumpxml', domainOf(one)))![1]);
+    const [machine, before] = [qemuOf(one), epoch()];
+    {
+      await using database = await openTables();
+      await using _lease = await Lease.take({ database, name: 'xnjs', clock: systemClock, log });
+      await eventually('it answers no more', () =>
+        user.json('GET', one).then(
+          () => false,
+          () => true,
+        ),
+      );
+    }
+    assert.equal(qemuOf(one), machine);
+    await grid.killServer();
+    await grid.startServer();
+    await becomes(one, 'READY', /./, 10_000);
+    await eventually('it is marked', () => Promise.resolve(epoch() > before + 1));
+  });
+});

@@ -1,0 +1,128 @@
+import assert from 'node:assert/strict';
+import { describe, it } from 'node:test';
+import type { Clock } from '#kernel/clock.js';
+import { GridError } from '#kernel/errors.js';
+import { silentLog } from '#kernel/log.js';
+import { markXml, readMark } from '#xnjs/vm/domain-mark.js';
+import type { OwnDomain } from '#xnjs/vm/hypervisor.js';
+import { Orphans } from '#xnjs/vm/orphans.js';
+import { aTargetSystem } from './samples.js';
+
+const installation = '11111111-2222-4333-8444-555555555555';
+const system = aTargetSystem({ terminationMs: 5, acl: ['read:ROLE:user'] });
+const domain: OwnDomain = {
+  id: system.id,
+  state: 'running',
+  reason: '',
+  mark: readMark(markXml(system, installation, 7))!,
+};
+
+/** A fake host and database; what is done is written down. */
+function watched({ removed = false, known = false, acts = true } = {}) {
+  let nowMs = 0;
+  const done: string[] = [];
+  const orphans = new Orphans({
+    hypervisor: { remove: (_, id) => Promise.resolve(void done.push(`remove ${id}`)) },
+    store: { wasRemoved: () => Promise.resolve(removed) },
+    workspace: {
+      remove: (id) => Promise.resolve(void done.push(`files of ${id}`)),
+      list: () => Promise.resolve([system.id]),
+    },
+    isKnown: () => known,
+    adopt: ({ id, ownerDn }) => Promise.resolve(void done.push(`adopt ${id} of ${ownerDn}`)),
+    graceMs: 60_000,
+    require: () =>
+      acts ? Promise.resolve() : Promise.reject(new GridError('SITE_UNAVAILABLE', 'not ours')),
+    clock: { now: () => nowMs } as Clock, // nothing sleeps here
+    log: silentLog,
+  });
+  const see = async (domains: readonly OwnDomain[], afterMs: number): Promise<string[]> => {
+    nowMs += afterMs;
+    await orphans.judge('qemu', domains);
+    return done;
+  };
+  return { orphans, see, done };
+}
+
+describe('domains of ours that no target system owns', () => {
+  it('become target systems again when the database has lost them, after a time of grace', async () => {
+    const { see } = watched();
+    assert.deepEqual(await see([domain], 0), []);
+    assert.deepEqual(await see([domain], 59_999), []);
+    assert.deepEqual(await see([domain], 1), [`adopt ${system.id} of ${system.ownerDn}`]);
+  });
+
+  it('are removed when their target system was, after a time of grace', async () => {
+    const { see } = watched({ removed: true });
+    await see([domain], 0);
+    assert.deepEqual(await see([domain], 60_000), [`remove ${system.id}`, `files of ${system.id}`]);
+  });
+
+  it('begin their time of grace anew when they were not there meanwhile', async () => {
+    const { see } = watched({ removed: true });
+    await see([domain], 0);
+    await see([], 30_000);
+    assert.deepEqual(await see([domain], 30_000), []);
+  });
+
+  it('are left alone, and counted, when nothing is known of them', async () => {
+    const { see, orphans } = watched();
+    const { record: _, ...bare } = domain.mark;
+    await see([{ ...domain, mark: bare }], 0);
+    assert.deepEqual(await see([{ ...domain, mark: bare }], 60_000), []);
+    assert.equal(orphans.left.length, 1);
+  });
+
+  it('are left alone when they carry the record of another', async () => {
+    const { see } = watched();
+    const stolen = { ...domain, id: `6${domain.id.slice(1)}` };
+    await see([stolen], 0);
+    assert.deepEqual(await see([stolen], 60_000), []);
+  });
+
+  it('are no business of a server that another has taken over from', async () => {
+    const { see } = watched({ removed: true, acts: false });
+    await see([domain], 0);
+    assert.deepEqual(await see([domain], 60_000), []);
+  });
+
+  it('leave no files behind, and those of others are not touched', async () => {
+    const { orphans, done } = watched({ removed: true });
+    await orphans.sweep([domain]);
+    assert.deepEqual(done, []);
+    await orphans.sweep([]);
+    assert.deepEqual(done, [`files of ${system.id}`]);
+    const unknown = watched();
+    await unknown.orphans.sweep([]);
+    assert.deepEqual(unknown.done, []);
+  });
+});
+
+describe('the mark of a domain', () => {
+  it('says whose it is, and what its target system was', () => {
+    const { record, ...mark } = domain.mark;
+    assert.deepEqual(mark, { installation, owner: system.ownerDn, epoch: 7, generation: 1 });
+    const { image, parameters, ...rest } = record!;
+    assert.deepEqual(image.metadata, system.image.metadata);
+    assert.deepEqual(parameters, system.parameters);
+    assert.deepEqual([rest.terminationMs, rest.acl], [5, ['read:ROLE:user']]);
+  });
+
+  it('is not made by what a user calls his things', () => {
+    const other = '99999999-2222-4333-8444-555555555555';
+    const nasty = aTargetSystem({
+      ownerDn: `CN=x" installation="${other}\u0000\uFFFF,C=EU`,
+      tags: [`' installation='${other}'`, '</record></domain><domain>', '\uD800\uFFFF'],
+    });
+    const mark = readMark(markXml(nasty, installation, 1))!;
+    assert.equal(mark.installation, installation);
+    assert.equal(mark.record!.ownerDn, nasty.ownerDn);
+    assert.deepEqual(mark.record!.tags.slice(0, 2), nasty.tags.slice(0, 2));
+  });
+
+  it('of an earlier version has an installation only; other metadata is none', () => {
+    const old = `<vsite:domain xmlns:vsite="urn:vsite:domain:1" installation="${installation}"/>`;
+    assert.deepEqual(readMark(old), { installation, owner: '', epoch: 0, generation: 1 });
+    for (const text of ['<other/>', 'nonsense', '']) assert.equal(readMark(text), undefined);
+  });
+});

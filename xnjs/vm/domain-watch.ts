@@ -1,0 +1,177 @@
+import type { Clock } from '#kernel/clock.js';
+import { errorText } from '#kernel/errors.js';
+import type { Log } from '#kernel/log.js';
+import type { DomainLook, DomainView, Hypervisor } from './hypervisor.js';
+import { isAlive, type VmEvent } from './state.js';
+import type { Driver, Evidence, TargetSystem } from './target-system.js';
+import type { DomainWord } from './views.js';
+
+export type DomainWatchOptions = {
+  readonly hypervisor: Pick<Hypervisor, 'look'>;
+  readonly records: {
+    all(): Iterable<TargetSystem>;
+    find(id: string): TargetSystem | undefined;
+    apply(id: string, event: VmEvent): Promise<void>;
+  };
+  /** Those that have been started: of others it is no news that they do not run. */
+  readonly started: () => Iterable<string>;
+  readonly onStopped: (id: string, reason: string) => void;
+  readonly intervalMs: number;
+  readonly clock: Clock;
+  readonly log: Log;
+  readonly stopping: AbortSignal;
+};
+
+/** A machine's process that has not answered for so long hangs. A hypervisor that has not is silent. */
+const hungMs = 4_000;
+const silentMs = 8_000;
+/** For so long it is watched whether processors make progress: even an idle guest has its clock. */
+const progressMs = 5_000;
+
+/** What was seen of one machine so far. */
+type Seen = {
+  /** Since when its process has not answered; absent: it does. */
+  readonly muteSinceMs?: number;
+  /** Whether it is known to answer such questions at all. */
+  readonly hasAnswered: boolean;
+  /** Since when its processors have been watched, and what they had used then. */
+  readonly base?: { readonly cpuMs: number; readonly atMs: number };
+  /** Whether they made progress the last time that they were watched for long enough. */
+  readonly progresses?: boolean;
+};
+
+/**
+ * Asks the hypervisors again and again how their machines are: of some things that happen to these there is
+ * no event, and events get lost.
+ */
+export class DomainWatch {
+  readonly #options: DomainWatchOptions;
+  readonly #seen = new Map<string, Seen>();
+  /** By driver: when it was last heard. */
+  readonly #heardMs = new Map<Driver, number>();
+  readonly #looking = new Map<Driver, Promise<void>>();
+  /** When a lifecycle event of a machine came last: a look that was begun before it knows less. */
+  readonly #eventMs = new Map<string, number>();
+
+  constructor(options: DomainWatchOptions) {
+    this.#options = options;
+  }
+
+  async watch(): Promise<void> {
+    const { clock, intervalMs, stopping } = this.#options;
+    while (!stopping.aborted) {
+      const drivers = new Set([...this.#options.records.all()].map(({ driver }) => driver));
+      for (const driver of drivers) await this.look(driver);
+      await clock.sleep(intervalMs, stopping).catch(() => undefined);
+    }
+  }
+
+  /** When the hypervisor was last heard of this driver's machines; ms since the epoch. */
+  heardMs(driver: Driver): number | undefined {
+    return this.#heardMs.get(driver);
+  }
+
+  /** The hypervisor has told this by itself. */
+  onEvent({ id, state, reason }: DomainView): void {
+    this.#eventMs.set(id, this.#options.clock.now());
+    if (state !== 'stopped') this.#tell(id, state, reason);
+  }
+
+  /** Now, or as soon as the look that is under way has ended. Never fails. */
+  async look(driver: Driver): Promise<void> {
+    const before = this.#looking.get(driver);
+    const look = (before ?? Promise.resolve()).then(() => this.#look(driver));
+    this.#looking.set(driver, look);
+    await look;
+    if (this.#looking.get(driver) === look) this.#looking.delete(driver);
+  }
+
+  forget(id: string): void {
+    this.#seen.delete(id);
+    this.#eventMs.delete(id);
+  }
+
+  async #look(driver: Driver): Promise<void> {
+    const { hypervisor, records, started, onStopped, clock, log, stopping } = this.#options;
+    if (stopping.aborted) return;
+    const beganMs = clock.now();
+    const ours = [...started()].filter((id) => records.find(id)?.driver === driver);
+    let looks: readonly DomainLook[];
+    try {
+      looks = await hypervisor.look(driver);
+    } catch (error) {
+      log.debug({ driver, err: errorText(error) }, 'the hypervisor could not be asked');
+      this.#onSilence(driver, beganMs);
+      return;
+    }
+    this.#heardMs.set(driver, clock.now());
+    const found = new Map(looks.map((look) => [look.id, look]));
+    for (const id of ours) {
+      if (beganMs <= (this.#eventMs.get(id) ?? 0)) continue;
+      const look = found.get(id);
+      if (!look) onStopped(id, 'the domain no longer exists');
+      else if (look.state === 'stopped') onStopped(id, look.reason);
+      else this.#judge(look, beganMs);
+    }
+  }
+
+  #judge(look: DomainLook, beganMs: number): void {
+    const { id, state, reason, answers } = look;
+    const before = this.#seen.get(id);
+    const isMute = answers === false || (answers === undefined && before?.hasAnswered === true);
+    const muteSinceMs = isMute ? (before?.muteSinceMs ?? beganMs) : undefined;
+    const seen: Seen = {
+      hasAnswered: answers !== undefined || before?.hasAnswered === true,
+      ...(muteSinceMs !== undefined && { muteSinceMs }),
+      ...progress(look, before, beganMs),
+    };
+    this.#seen.set(id, seen);
+    if (state === 'stopped') return;
+    if (state === 'running' && muteSinceMs !== undefined) {
+      if (this.#options.clock.now() - muteSinceMs < hungMs) return;
+      this.#tell(id, 'hung', "the machine's process does not answer the hypervisor: it hangs");
+    } else this.#tell(id, state, state === 'running' ? this.#howItRuns(look, seen) : reason);
+  }
+
+  /** Of a machine whose agent is silent: whether its guest does anything at all. */
+  #howItRuns({ id, reason }: DomainLook, { progresses }: Seen): string {
+    const isSilent = this.#options.records.find(id)?.views?.agent?.says === 'down';
+    if (!isSilent || progresses === undefined) return reason;
+    return progresses
+      ? "the machine runs and its processors work: its guest's system or its agent hangs"
+      : 'the machine runs and its processors make no progress: its guest hangs';
+  }
+
+  #onSilence(driver: Driver, nowMs: number): void {
+    const sinceMs = this.#heardMs.get(driver);
+    if (sinceMs === undefined) this.#heardMs.set(driver, nowMs);
+    else if (nowMs - sinceMs >= silentMs)
+      for (const { id, driver: its } of this.#options.records.all())
+        if (its === driver) this.#tell(id, 'silent', 'the hypervisor does not answer');
+  }
+
+  #tell(id: string, says: DomainWord, fact: string): void {
+    const { records, clock, log } = this.#options;
+    const record = records.find(id);
+    if (!record || !isAlive(record)) return;
+    const { hypervisor } = record.views ?? {};
+    if (hypervisor?.says === says && hypervisor.fact === fact) return;
+    const evidence: Evidence = { source: 'hypervisor', fact, atMs: clock.now() };
+    records.apply(id, { type: 'domain', says, evidence }).catch((error: unknown) => {
+      log.error({ vmId: id, err: error }, 'news of a machine were lost');
+    });
+  }
+}
+
+function progress(
+  { cpuMs }: DomainLook,
+  before: Seen | undefined,
+  nowMs: number,
+): Pick<Seen, 'base' | 'progresses'> {
+  if (cpuMs === undefined) return {};
+  const now = { cpuMs, atMs: nowMs };
+  const { base = now, progresses } = before ?? {};
+  if (nowMs - base.atMs < progressMs)
+    return { base, ...(progresses !== undefined && { progresses }) };
+  return { base: now, progresses: cpuMs > base.cpuMs };
+}

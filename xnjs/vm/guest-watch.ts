@@ -1,0 +1,82 @@
+import type { Clock } from '#kernel/clock.js';
+import { errorText } from '#kernel/errors.js';
+import type { Log } from '#kernel/log.js';
+import type { AgentFacts } from '#tsi/protocol/facts.js';
+import type { TargetBinding } from './target-binding.js';
+import type { GuestWord } from './views.js';
+
+export type GuestWatchOptions = {
+  /** Of the machines whose agents answer. */
+  readonly bindings: () => readonly (readonly [id: string, binding: TargetBinding])[];
+  readonly learn: (id: string, facts: AgentFacts) => Promise<void>;
+  readonly intervalMs: number;
+  readonly clock: Clock;
+  readonly log: Log;
+  readonly stopping: AbortSignal;
+};
+
+/** A file system with less than this share free is as good as full. */
+const fullShare = 0.01;
+/** Agents that are asked at the same time. */
+const atOnce = 16;
+
+/** Asks agents now and then how their guests are. */
+export class GuestWatch {
+  readonly #options: GuestWatchOptions;
+  readonly #heardMs = new Map<string, number>();
+
+  constructor(options: GuestWatchOptions) {
+    this.#options = options;
+  }
+
+  /** When the guest last said something of itself; ms since the epoch. */
+  heardMs(id: string): number | undefined {
+    return this.#heardMs.get(id);
+  }
+
+  /** It has said something, whoever asked. */
+  heard(id: string): void {
+    this.#heardMs.set(id, this.#options.clock.now());
+  }
+
+  forget(id: string): void {
+    this.#heardMs.delete(id);
+  }
+
+  async watch(): Promise<void> {
+    const { clock, intervalMs, stopping, bindings } = this.#options;
+    for (;;) {
+      await clock.sleep(intervalMs, stopping).catch(() => undefined);
+      if (stopping.aborted) return;
+      const all = [...bindings()];
+      const ask = async (): Promise<void> => {
+        for (let next = all.pop(); next && !stopping.aborted; next = all.pop())
+          await this.#ask(...next);
+      };
+      await Promise.all(Array.from({ length: atOnce }, ask));
+    }
+  }
+
+  async #ask(id: string, binding: TargetBinding): Promise<void> {
+    const { learn, log } = this.#options;
+    try {
+      const facts = await binding.facts();
+      if (facts) await learn(id, facts);
+    } catch (error) {
+      log.debug({ vmId: id, err: errorText(error) }, 'a guest says nothing of itself');
+    }
+  }
+}
+
+/** Whether something is wrong with a guest, by its own words. */
+export function judge({ fileSystems = [] }: AgentFacts): { says: GuestWord; fact: string } {
+  const full = fileSystems.filter(
+    ({ totalBytes, freeBytes }) => totalBytes > 0 && freeBytes < fullShare * totalBytes,
+  );
+  return full.length > 0
+    ? {
+        says: 'troubled',
+        fact: `file systems of the guest are full: ${full.map(({ path }) => path).join(', ')}`,
+      }
+    : { says: 'well', fact: 'the guest finds nothing wrong with itself' };
+}

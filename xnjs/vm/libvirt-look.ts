@@ -1,0 +1,153 @@
+import { GridError } from '#kernel/errors.js';
+import type { LibvirtClient } from '#kernel/libvirt/client.js';
+import { domainStates, pausedReasons } from '#kernel/libvirt/events.js';
+import type { Domain, TypedParams } from '#kernel/libvirt/procedures.js';
+import { statsFlags } from './domain-stats.js';
+import type { DomainLook, DomainState } from './hypervisor.js';
+
+/** State and processors, which libvirt has itself, and the dirty rate, which only the monitor knows. */
+const groups = 1 | 8 | 512;
+const monitorsField = 'dirtyrate.calc_status';
+/** Those that have stopped, too; without a wait for a monitor that is in use. */
+const flags = statsFlags & ~1;
+const allMs = 2_000;
+const oneMs = 1_000;
+const renewMs = 2_000;
+/** Below what a daemon executes for one connection, since some may not come back. */
+const atOnce = 3;
+
+/**
+ * How the domains are. A machine whose process hangs holds up the call that asks it first, for as long as it
+ * hangs: then they are asked one by one, on a connection that has nothing stuck in it. Later calls pass it by.
+ * @param client its connection is given up for that
+ */
+export async function lookAtMachines(
+  client: LibvirtClient,
+  isOurs: (dom: Domain) => boolean,
+): Promise<DomainLook[]> {
+  try {
+    const args = { doms: [], stats: groups, flags };
+    const { retStats } = await client.call('connect_get_all_domain_stats', args, {
+      timeoutMs: allMs,
+    });
+    return retStats.filter(({ dom }) => isOurs(dom)).map(({ dom, params }) => toLook(dom, params));
+  } catch (error) {
+    if (!isLate(error)) throw error;
+  }
+  await client.renew(renewMs);
+  const { domains } = await client.call('connect_list_all_domains', { need_results: 1, flags: 0 });
+  const ours = domains.filter(isOurs);
+  const looks: DomainLook[] = [];
+  for (let first = 0; first < ours.length; first += atOnce) {
+    const some = await Promise.all(
+      ours.slice(first, first + atOnce).map((dom) => lookAtOne(client, dom)),
+    );
+    looks.push(...some.flatMap(({ look }) => look ?? []));
+    if (some.some(({ isStuck }) => isStuck)) await client.renew(renewMs);
+  }
+  return looks;
+}
+
+async function lookAtOne(
+  client: LibvirtClient,
+  dom: Domain,
+): Promise<{ look?: DomainLook; isStuck: boolean }> {
+  try {
+    const args = { doms: [dom], stats: groups, flags };
+    const { retStats } = await client.call('connect_get_all_domain_stats', args, {
+      timeoutMs: oneMs,
+    });
+    const [found] = retStats;
+    return { ...(found && { look: toLook(dom, found.params) }), isStuck: false };
+  } catch (error) {
+    if (isUnknown(error)) return { isStuck: false };
+    if (!isLate(error)) throw error;
+    return {
+      look: { id: dom.uuid, state: 'running', reason: 'the machine runs', answers: false },
+      isStuck: true,
+    };
+  }
+}
+
+/** Containers have no monitor that could hang. */
+export async function lookAtContainers(
+  client: LibvirtClient,
+  isOurs: (dom: Domain) => boolean,
+): Promise<DomainLook[]> {
+  const { domains } = await client.call('connect_list_all_domains', { need_results: 1, flags: 0 });
+  const looks = await Promise.all(
+    domains.filter(isOurs).map(async (dom) => {
+      try {
+        const { state, reason } = await client.call('domain_get_state', { dom, flags: 0 });
+        return { id: dom.uuid, ...toState(state, reason) };
+      } catch (error) {
+        if (isUnknown(error)) return []; // it has ended meanwhile
+        throw error;
+      }
+    }),
+  );
+  return looks.flat();
+}
+
+function toLook(dom: Domain, params: TypedParams): DomainLook {
+  const figure = (name: string): number | undefined => {
+    const value = params.find(({ field }) => field === name)?.value.value;
+    return typeof value === 'number' || typeof value === 'bigint' ? Number(value) : undefined;
+  };
+  const view = toState(figure('state.state') ?? 0, figure('state.reason') ?? 0);
+  const cpuTimes = params.filter(({ field }) => /^vcpu\.\d+\.time$/.test(field));
+  const cpuNs = cpuTimes.reduce((sum, { value }) => sum + Number(value.value), 0);
+  return {
+    id: dom.uuid,
+    ...view,
+    ...(figure(monitorsField) !== undefined && { answers: true }),
+    ...(cpuTimes.length > 0 && { cpuMs: Math.round(cpuNs / 1e6) }),
+  };
+}
+
+/** Halted by something that went wrong, not by an order. */
+const stalls: readonly string[] = [
+  'I/O error',
+  'watchdog',
+  'crashed',
+] satisfies (typeof pausedReasons)[number][];
+
+/** libvirt's numbers, as answers of `domain_get_state` have them. */
+export function toState(state: number, reason: number): { state: DomainState; reason: string } {
+  const name = domainStates[state] ?? 'none';
+  switch (name) {
+    case 'shutoff':
+      return { state: 'stopped', reason: 'the machine has stopped' };
+    case 'crashed':
+      return { state: 'stopped', reason: 'the machine is crashed' };
+    case 'pm-suspended':
+      return { state: 'paused', reason: 'the machine sleeps, by its own order' };
+    case 'paused':
+      return toPause(pausedReasons[reason] ?? 'unknown');
+    case 'none':
+    case 'running':
+    case 'blocked':
+    case 'shutdown':
+      return { state: 'running', reason: 'the machine runs' };
+  }
+}
+
+/** @param why libvirt's word */
+export function toPause(why: string): { state: DomainState; reason: string } {
+  if (why === 'starting up') return { state: 'running', reason: 'the machine starts' };
+  return stalls.includes(why)
+    ? { state: 'stalled', reason: `the machine was halted: ${why}` }
+    : { state: 'paused', reason: `the machine is paused: ${why}` };
+}
+
+function isLate(error: unknown): boolean {
+  return (
+    error instanceof GridError &&
+    error.code === 'HYPERVISOR_UNAVAILABLE' &&
+    error.details['timeoutMs'] !== undefined
+  );
+}
+
+function isUnknown(error: unknown): boolean {
+  return error instanceof GridError && error.code === 'DOMAIN_UNKNOWN';
+}

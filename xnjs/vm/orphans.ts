@@ -1,0 +1,113 @@
+import type { Clock } from '#kernel/clock.js';
+import { errorText } from '#kernel/errors.js';
+import type { Log } from '#kernel/log.js';
+import type { MarkedRecord } from './domain-mark.js';
+import type { Hypervisor, OwnDomain } from './hypervisor.js';
+import type { TargetStore } from './target-store.js';
+import type { Driver } from './target-system.js';
+import type { Workspace } from './workspace.js';
+
+export type OrphansOptions = {
+  readonly hypervisor: Pick<Hypervisor, 'remove'>;
+  readonly store: Pick<TargetStore, 'wasRemoved'>;
+  readonly workspace: Pick<Workspace, 'remove' | 'list'>;
+  readonly isKnown: (id: string) => boolean;
+  /** Makes it a target system again. */
+  readonly adopt: (record: MarkedRecord) => Promise<void>;
+  /** How long one must have been seen as such before anything is done about it. */
+  readonly graceMs: number;
+  /** @throws when this server may not act any more */
+  readonly require: () => Promise<void>;
+  readonly clock: Clock;
+  readonly log: Log;
+};
+
+type Verdict = 'adopt' | 'remove' | 'leave';
+
+/**
+ * Domains of ours that no target system owns. One that we have removed before is a leftover, of a server that
+ * was cut off in the middle or did not know yet that it was not in charge: it is removed. One that we know
+ * nothing of is what the database has lost: it becomes a target system again, by what it carries with it.
+ * What does not carry enough is left alone and told of.
+ */
+export class Orphans {
+  readonly #options: OrphansOptions;
+  readonly #sinceMs = new Map<string, number>();
+  readonly #left = new Set<string>();
+
+  constructor(options: OrphansOptions) {
+    this.#options = options;
+  }
+
+  /** Those that are neither ours to remove nor to be adopted. */
+  get left(): readonly string[] {
+    return [...this.#left];
+  }
+
+  /** @param domains all of this installation's on that driver */
+  async judge(driver: Driver, domains: readonly OwnDomain[]): Promise<void> {
+    const { isKnown, clock, graceMs, log } = this.#options;
+    const orphans = domains.filter(({ id }) => !isKnown(id));
+    const present = new Set(orphans.map(({ id }) => `${driver} ${id}`));
+    for (const key of this.#sinceMs.keys())
+      if (key.startsWith(`${driver} `) && !present.has(key)) this.#forget(key);
+    for (const domain of orphans) {
+      const key = `${driver} ${domain.id}`;
+      const sinceMs = this.#sinceMs.get(key) ?? clock.now();
+      this.#sinceMs.set(key, sinceMs);
+      if (clock.now() - sinceMs < graceMs) continue;
+      try {
+        await this.#settle(driver, domain, key);
+      } catch (error) {
+        log.warn({ vmId: domain.id, err: errorText(error) }, 'an orphan could not be settled');
+      }
+    }
+  }
+
+  /** Directories of target systems that were removed, and of whose domains nothing is left either. */
+  async sweep(domains: readonly OwnDomain[]): Promise<void> {
+    const { workspace, store, isKnown, require, log } = this.#options;
+    const present = new Set(domains.map(({ id }) => id));
+    for (const id of await workspace.list()) {
+      if (isKnown(id) || present.has(id) || !(await store.wasRemoved(id))) continue;
+      await require();
+      log.warn({ vmId: id }, 'files of a target system that was removed are removed');
+      await workspace.remove(id);
+    }
+  }
+
+  async #settle(driver: Driver, domain: OwnDomain, key: string): Promise<void> {
+    const { hypervisor, workspace, adopt, require, log, isKnown } = this.#options;
+    const { id, mark } = domain;
+    const verdict = await this.#verdict(domain);
+    if (isKnown(id)) return;
+    await require();
+    switch (verdict) {
+      case 'adopt':
+        log.warn({ vmId: id }, 'a domain of ours that the database did not know is adopted');
+        if (mark.record) await adopt(mark.record);
+        this.#forget(key);
+        break;
+      case 'remove':
+        log.warn({ vmId: id }, 'a domain of ours whose target system was removed is removed');
+        await hypervisor.remove(driver, id);
+        await workspace.remove(id);
+        this.#forget(key);
+        break;
+      case 'leave':
+        if (!this.#left.has(key)) log.error({ vmId: id }, 'a domain of ours belongs to nobody');
+        this.#left.add(key);
+        break;
+    }
+  }
+
+  async #verdict({ id, mark: { record } }: OwnDomain): Promise<Verdict> {
+    if (await this.#options.store.wasRemoved(id)) return 'remove';
+    return record?.id === id ? 'adopt' : 'leave';
+  }
+
+  #forget(key: string): void {
+    this.#sinceMs.delete(key);
+    this.#left.delete(key);
+  }
+}

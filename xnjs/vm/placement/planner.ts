@@ -1,0 +1,189 @@
+import type { ImageRecord } from '#imagerepo/contract.js';
+import { formatDate, type Clock } from '#kernel/clock.js';
+import { chooseImage, nameOf, roomyEnough, unlike, type ChosenImage } from '../choose-image.js';
+import type { Hypervisor } from '../hypervisor.js';
+import type { ImageSearch } from '../image-source.js';
+import type { NewTargetSystem } from '../target-systems-options.js';
+import { chooseDriver, chooseParameters } from '../parameters.js';
+import { VmError } from '../state.js';
+import type { TargetSystem } from '../target-system.js';
+import type { TargetStore } from '../target-store.js';
+import { requireNetwork, type TsiNetwork } from '../tsi-network.js';
+import { costOf, type Cost, type Prices } from './cost.js';
+import { Flavours, type Bounds, type FlavourConfig, type SiteLimits } from './flavours.js';
+import {
+  addAmounts,
+  amountsOf,
+  checkQuota,
+  countsFor,
+  quotasOf,
+  type Amounts,
+  type CountsFor,
+  type Quota,
+  type QuotaConfig,
+} from './quota.js';
+import { plainUser, type Requester } from './requester.js';
+import { expectedWaits, type ExpectedWait, type StartStore } from './starts.js';
+
+export type PlannerOptions = {
+  readonly store: Pick<TargetStore, 'used'>;
+  readonly images: ImageSearch;
+  readonly hypervisor: Pick<Hypervisor, 'available'>;
+  readonly clock: Clock;
+  readonly limits: SiteLimits & { readonly perUser: number };
+  readonly network?: TsiNetwork | undefined;
+  /** Absent: there are none, and the limits alone hold. */
+  readonly flavours?: FlavourConfig;
+  /** Absent: there is none but the number of target systems of each user. */
+  readonly quota?: QuotaConfig;
+  readonly prices?: Prices | undefined;
+  /** How long starts took; absent: nobody notes it. */
+  readonly starts?: Pick<StartStore, 'latest'>;
+};
+
+/** What a wish comes to, and how that was decided. */
+export type Plan = {
+  readonly image: ImageRecord;
+  /** Why this image. */
+  readonly why: string;
+  readonly driver: TargetSystem['driver'];
+  readonly flavour?: string;
+  readonly parameters: TargetSystem['parameters'];
+  readonly limits?: NonNullable<TargetSystem['limits']>;
+  readonly terminationMs?: number;
+  readonly countsFor: CountsFor;
+  /** That it counts on. */
+  readonly quotas: readonly Quota[];
+};
+
+export type QuotaUse = Quota & { readonly used: Amounts };
+
+/** A plan with what a user wants to know before it is carried out. */
+export type Estimate = Plan & {
+  readonly cost: Cost;
+  /** With it. */
+  readonly quotaAfter: readonly QuotaUse[];
+  readonly waits: readonly ExpectedWait[];
+};
+
+/** Decides what becomes of a wish for a target system; makes nothing. */
+export class Planner {
+  readonly #options: PlannerOptions;
+  readonly #quota: QuotaConfig;
+  readonly flavours: Flavours;
+
+  constructor(options: PlannerOptions) {
+    const { limits, quota, flavours = { flavours: {} } } = options;
+    this.#options = options;
+    const none = { site: {}, user: {}, users: new Map(), vos: {}, groups: {} };
+    const { user, ...others } = quota ?? none;
+    this.#quota = { ...others, user: { targetSystems: limits.perUser, ...user } };
+    this.flavours = new Flavours(flavours, limits);
+  }
+
+  get prices(): Prices | undefined {
+    return this.#options.prices;
+  }
+
+  /**
+   * @throws `IMAGE_UNKNOWN`; `BAD_REQUEST` naming the parameter and its range; `FORBIDDEN` the flavour;
+   * `HYPERVISOR_UNAVAILABLE`
+   */
+  async plan(wish: NewTargetSystem): Promise<Plan> {
+    const { requester = plainUser, ownerDn } = wish;
+    const { hypervisor, network } = this.#options;
+    const bounds = this.flavours.boundsFor(requester, wish.flavour);
+    const terminationMs = this.#termination(wish, bounds);
+    const { image, why } = await this.#choose(wish, bounds);
+    requireNetwork(image.metadata.tsi, network);
+    const driver = chooseDriver(image.metadata, hypervisor.available());
+    const { parameters: asked, atLeast } = wish;
+    const size = atLeast === true ? roomyEnough(asked, image.metadata) : asked;
+    const counted = countsFor(this.#quota, requester);
+    return {
+      ...{ image, why, driver },
+      parameters: chooseParameters(size, image, driver, bounds),
+      ...(bounds.flavour !== undefined && {
+        flavour: bounds.flavour,
+        limits: { ...bounds.controls, maxLifetimeSeconds: bounds.lifetimeSeconds.max },
+      }),
+      ...(terminationMs !== undefined && { terminationMs }),
+      countsFor: counted,
+      quotas: quotasOf(this.#quota, ownerDn, counted),
+    };
+  }
+
+  /** As {@link plan}, with what it takes. @throws as it does, and `QUOTA_EXCEEDED` */
+  async estimate(wish: NewTargetSystem): Promise<Estimate> {
+    const plan = await this.plan(wish);
+    const { clock, prices, starts } = this.#options;
+    const asked = amountsOf(plan);
+    const before = await this.#withUse(plan.quotas);
+    for (const { used, ...quota } of before) checkQuota(quota, used, asked);
+    const { terminationMs } = plan;
+    const hours =
+      terminationMs === undefined ? undefined : (terminationMs - clock.now()) / 3_600_000;
+    return {
+      ...plan,
+      cost: costOf(asked, hours, prices),
+      quotaAfter: before.map((use) => ({ ...use, used: addAmounts(use.used, asked) })),
+      waits: expectedWaits((await starts?.latest(plan.image.id)) ?? []),
+    };
+  }
+
+  /** The quotas of a user, and what is used of each. */
+  async quotaOf(ownerDn: string, requester: Requester): Promise<QuotaUse[]> {
+    return await this.#withUse(quotasOf(this.#quota, ownerDn, countsFor(this.#quota, requester)));
+  }
+
+  async #withUse(quotas: readonly Quota[]): Promise<QuotaUse[]> {
+    const { store } = this.#options;
+    return await Promise.all(
+      quotas.map(async (quota) => ({ ...quota, used: await store.used(quota.scope) })),
+    );
+  }
+
+  async #choose(wish: NewTargetSystem, bounds: Bounds): Promise<ChosenImage> {
+    const { images, hypervisor, limits } = this.#options;
+    const { ownerDn: callerDn, image: wanted, parameters: size } = wish;
+    const { reference, requirements } =
+      typeof wanted === 'string' ? { reference: wanted, requirements: {} } : wanted;
+    if (reference !== undefined) {
+      const image = await images.find(reference, callerDn);
+      const reason = unlike(image.metadata, requirements);
+      if (reason === undefined) return { image, why: `${nameOf(image)} was asked for` };
+      throw new VmError('IMAGE_UNKNOWN', `Image: ${nameOf(image)} does not fit: ${reason}`);
+    }
+    return chooseImage(await images.search(requirements, callerDn), {
+      requirements,
+      ...{ size, callerDn, drivers: hypervisor.available() },
+      atLeast: wish.atLeast === true,
+      limits: {
+        cpus: bounds.cpus.max ?? limits.cpus,
+        memoryMiB: bounds.memoryMiB.max ?? limits.memoryMiB,
+      },
+    });
+  }
+
+  /** As it was asked for, else as flavour or site say; within what they allow. */
+  #termination(
+    { terminationMs, parameters: { runtimeSeconds: runtime }, jobId }: NewTargetSystem,
+    { lifetimeSeconds: { min = 0, default: usual, max = Infinity } }: Bounds,
+  ): number | undefined {
+    if (jobId !== undefined) return undefined; // it ends with its job
+    const nowMs = this.#options.clock.now();
+    if (runtime && terminationMs !== undefined)
+      throw new VmError('BAD_REQUEST', `${runtime.field}: terminationTime says when it ends`);
+    const seconds = runtime?.value ?? usual ?? (max === Infinity ? undefined : max);
+    const ms = terminationMs ?? (seconds === undefined ? undefined : nowMs + seconds * 1_000);
+    const [earliestMs, latestMs] = [nowMs + min * 1_000, nowMs + max * 1_000];
+    const refuse = (reason: string): never => {
+      throw new VmError('BAD_REQUEST', `terminationTime: must not be ${reason} life time here`);
+    };
+    if (ms !== undefined && ms > latestMs)
+      refuse(`later than ${formatDate(latestMs)}, the longest`);
+    if (ms !== undefined && min > 0 && ms < earliestMs)
+      refuse(`earlier than ${formatDate(earliestMs)}, the shortest`);
+    return ms;
+  }
+}
