@@ -11,6 +11,7 @@ import { flavourFaults } from './vm/placement/flavours.js';
 import { controlNames, controls, type ControlName } from './vm/resource-controls.js';
 import { SparesConfig, WarmConfig } from './vm/tiers/config.js';
 import { NetworkConfig, TsiConfig } from './vm/network-config.js';
+import { recoveries } from './vm/target-system.js';
 
 const controlLimits = Object.fromEntries(
   controlNames.map((name) => [name, z.int().min(controls[name].min).optional()]),
@@ -52,8 +53,11 @@ export const XnjsConfig = z.strictObject({
       /** How often hypervisors are compared with the records, and how long an orphan is only watched. */
       compareSeconds: z.number().positive().default(30),
       orphanGraceSeconds: z.number().positive().default(60),
-      /** Target systems that nobody has worked with for so long are ended; absent: they are kept. */
+      /** Target systems that nobody has worked with for so long are ended, or parked; absent: they are kept. */
       idleSeconds: z.number().positive().optional(),
+      idleAction: z.enum(['destroy', 'freeze']).default('destroy'),
+      /** What is done, where the owner says nothing, when a machine that was ready stops by itself. */
+      recovery: z.enum(recoveries).default('none'),
       /** How often batch systems are asked for their queues, and what these allow. */
       queuesSeconds: z.number().positive().default(300),
       /** How often it is read what machines use, and how long that is kept after their end. */

@@ -48,6 +48,7 @@ import type { SingleTransfers, Staging } from './staging/staging.js';
 import { Storages } from './storage/storages.js';
 import { HttpImageSource } from './vm/http-image-source.js';
 import { JobMachines } from './vm/job-machines.js';
+import { JobReplacements } from './vm/job-replacements.js';
 import { LibvirtHypervisor } from './vm/libvirt-hypervisor.js';
 import { openNetwork } from './vm/network-config.js';
 import type { Driver } from './vm/target-system.js';
@@ -132,6 +133,8 @@ export async function startXnjs(config: XnjsConfig, deps: XnjsDeps): Promise<Xnj
     const data = scope.use(new DataServices({ config: config.data, ...parts }));
     await systems.start();
     await jobs.attach();
+    const replacements = scope.use(new JobReplacements({ systems, jobs, ...common }));
+    replacements.start();
     const machines = scope.use(new JobMachines({ systems, jobs, submission, ...common }));
     await machines.start();
     await storages.start();
@@ -282,11 +285,13 @@ async function openSystems(
       ...(idleSeconds !== undefined && {
         idle: {
           afterMs: idleSeconds * 1_000,
+          action: targetSystems.idleAction,
           isBusy: async (targetId) => (await jobStore.unfinished({ targetId, num: 1 })).length > 0,
         },
       }),
       guestMs: targetSystems.guestSeconds * 1_000,
       queuesIntervalMs: targetSystems.queuesSeconds * 1_000,
+      recovery: targetSystems.recovery,
       limits: targetSystems.limits,
       usage: {
         store: createUsageStore(database),

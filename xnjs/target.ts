@@ -35,7 +35,9 @@ export type Target = IdbSubject & {
 export type TargetEvent =
   | { readonly type: 'ready'; readonly targetId: string }
   /** Proven gone, with its running processes. Never sent for a target that merely does not answer. */
-  | { readonly type: 'lost'; readonly targetId: string; readonly reason: string };
+  | { readonly type: 'lost'; readonly targetId: string; readonly reason: string }
+  /** The same, and another machine of the same name is started in its place. */
+  | { readonly type: 'replaced'; readonly targetId: string };
 
 export type Targets = {
   find(targetId: string): Target | undefined;

@@ -22,9 +22,12 @@ import { openScreen, type ScreenOptions } from './screen.js';
 import {
   createSite,
   deleteSites,
+  freezeSite,
   listSites,
   planSite,
+  setRecovery,
   showSite,
+  thawSite,
   type NewSite,
   type Wanted,
 } from './sites.js';
@@ -226,6 +229,26 @@ function addSites(site: Command): void {
     (id: string, options: ScreenOptions): Work =>
       (session, asJson, signal) =>
         openScreen(session, id, options, { asJson, signal }),
+  );
+  online(
+    site.command('freeze <id>').description('park one on disk with its running jobs'),
+    (id: string): Work =>
+      (session, _json, signal) =>
+        freezeSite(session, id, signal),
+  );
+  online(
+    site.command('thaw <id>').description('bring one back from disk; its jobs go on'),
+    (id: string): Work =>
+      (session, _json, signal) =>
+        thawSite(session, id, signal),
+  );
+  online(
+    site
+      .command('recovery <id> <policy>')
+      .description('what is done when its machine stops by itself: none or restart'),
+    (id: string, policy: string): Work =>
+      (session) =>
+        setRecovery(session, id, policy),
   );
   online(
     site.command('delete <id...>').description('end target systems with their machines and jobs'),

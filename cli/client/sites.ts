@@ -117,3 +117,36 @@ export async function deleteSites(
     tell(`target system ${id} is gone`);
   }
 }
+
+/** Returns when it is on disk. */
+export async function freezeSite(session: Session, id: string, signal: AbortSignal): Promise<void> {
+  await session.service.call('POST', '/sites/:siteId/actions/freeze', { siteId: id }, { signal });
+  const site = await pollUntil(
+    () => readSite(session, id, signal),
+    ({ vm }) => vm.state !== 'PAUSED',
+    signal,
+  );
+  if (site.vm.state !== 'SUSPENDED')
+    throw new GridError('VM_NOT_READY', `target system ${id}: ${site.resourceStatusMessage}`);
+  tell(`target system ${id} is parked on disk`);
+}
+
+/** Returns when jobs go on there. */
+export async function thawSite(session: Session, id: string, signal: AbortSignal): Promise<void> {
+  await session.service.call('POST', '/sites/:siteId/actions/thaw', { siteId: id }, { signal });
+  const site = await pollUntil(
+    () => readSite(session, id, signal),
+    ({ vm }) => vm.state !== 'UNREACHABLE',
+    signal,
+  );
+  if (site.resourceStatus !== 'READY')
+    throw new GridError('VM_NOT_READY', `target system ${id}: ${site.resourceStatusMessage}`);
+  tell(`target system ${id} is ready`);
+}
+
+export async function setRecovery({ service }: Session, id: string, policy: string): Promise<void> {
+  const { body } = await service.call('PUT', '/sites/:siteId', { siteId: id, recovery: policy });
+  const answer = body['recovery'];
+  if (answer !== 'OK') throw new GridError('BAD_REQUEST', `recovery: ${answer}`);
+  tell(`target system ${id}: ${policy}`);
+}

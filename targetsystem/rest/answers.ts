@@ -189,6 +189,8 @@ export const Site = z
           .optional()
           .describe('What each source says, since when, and when it was last heard to'),
         boot: z.record(z.string(), z.number()).describe('Marks of the start, in ms since it began'),
+        recovery: text.describe('What is done when it stops by itself: none or restart'),
+        generation: z.number().describe('Counts the machines that it has had'),
         unappliedParameters: texts
           .optional()
           .describe('Changed, and not confirmed by the hypervisor yet'),

@@ -51,7 +51,7 @@ export class Consoles implements Disposable {
   constructor(options: ConsolesOptions) {
     this.#options = options;
     this.#ignore = options.systems.subscribe((event) => {
-      if (event.type === 'lost') this.#lines.get(event.targetId)?.end('the machine has ended');
+      if (event.type !== 'ready') this.#lines.get(event.targetId)?.end('the machine has ended');
     });
   }
 

@@ -111,6 +111,8 @@ export function renderSite(
       applications: `${self}/applications`,
       console: `${self}/console`,
       ...(system.image.metadata.display && { screen: `${self}/screen` }),
+      'action:freeze': `${self}/actions/freeze`,
+      'action:thaw': `${self}/actions/thaw`,
       parent: links.factory(),
       ...(system.jobId !== undefined && { job: links.job(system.jobId) }),
       ...Object.fromEntries(
@@ -138,6 +140,7 @@ function renderMachine(
   heard: Heard,
 ): Rendered<typeof Site>['vm'] {
   const { state, driver, evidence, boot, facts, unapplied } = system;
+  const { recovery = 'none', generation = 1 } = system;
   return {
     state,
     driver,
@@ -146,6 +149,7 @@ function renderMachine(
     evidence: { source: evidence.source, fact: evidence.fact, at: formatDate(evidence.atMs) },
     views: renderViews(system, heard),
     boot,
+    ...{ recovery, generation },
     guest: facts,
     unappliedParameters: unapplied,
   };

@@ -5,7 +5,7 @@ import { everybody, operations } from '#kernel/http/operation.js';
 import { json, noContent } from '#kernel/http/reply.js';
 import { isOwner } from '#kernel/security/acl.js';
 import { attributesOf } from '#kernel/security/caller.js';
-import { idbSubject, type Idb, type TargetSystem } from '#xnjs/index.js';
+import { idbSubject, recoveries, type Idb, type TargetSystem } from '#xnjs/index.js';
 import {
   Application,
   ApplicationList,
@@ -16,7 +16,7 @@ import {
   SiteList,
 } from './answers.js';
 import { answersCreatedOrPlan } from './answers-placement.js';
-import { changeMembers } from './changes.js';
+import { changeMembers, member, type Changeable } from './changes.js';
 import type { RestDeps } from './deps.js';
 import { linksFrom } from './links.js';
 import { listFilter, listParameters, renderList, selectPage } from './lists.js';
@@ -105,7 +105,7 @@ async function addressesOf(
 const changeSite = operation({
   method: 'PUT',
   path: '/sites/:siteId',
-  summary: 'Changes tags, ACL, termination time, or the machine by its parameters',
+  summary: 'Changes tags, ACL, termination time, recovery, or the machine by its parameters',
   input: z.looseObject(siteInput),
   body: 'json',
   answers: answersJson(Changes),
@@ -119,7 +119,12 @@ const changeSite = operation({
         ? {}
         : { parameters: await changeSiteParameters(systems, siteId, parameters) };
     const system = systems.get(siteId);
-    const changeable = ownedMembers(isOwner(system, caller), latestTerminationOf(deps, system));
+    const changeable: Changeable<Parameters<typeof systems.update>[1]> = {
+      ...ownedMembers(isOwner(system, caller), latestTerminationOf(deps, system)),
+      recovery: member(z.enum(recoveries), (change, recovery) => {
+        change.recovery = recovery;
+      }),
+    };
     const answers = await changeMembers(members, changeable, (change) =>
       systems.update(siteId, change),
     );
@@ -138,6 +143,36 @@ const deleteSite = operation({
   policy: onSite.own,
   run: async ({ systems }, { siteId }) => {
     await systems.destroy(siteId);
+    return noContent();
+  },
+});
+
+const freezeSite = operation({
+  method: 'POST',
+  path: '/sites/:siteId/actions/freeze',
+  summary: 'Has a target system parked on disk with its running jobs, until it is thawed',
+  input: z.object(siteInput),
+  answers: answersNothing,
+  errors: [...machineErrors, 'VM_ILLEGAL_EVENT'],
+  id: 'freezeSite',
+  policy: onSite.own,
+  run: async ({ systems }, { siteId }) => {
+    await systems.freeze(siteId);
+    return noContent();
+  },
+});
+
+const thawSite = operation({
+  method: 'POST',
+  path: '/sites/:siteId/actions/thaw',
+  summary: 'Brings a target system back from disk; its jobs go on',
+  input: z.object(siteInput),
+  answers: answersNothing,
+  errors: [...machineErrors, 'VM_ILLEGAL_EVENT'],
+  id: 'thawSite',
+  policy: onSite.own,
+  run: async ({ systems }, { siteId }) => {
+    await systems.thaw(siteId);
     return noContent();
   },
 });
@@ -172,6 +207,8 @@ export const siteOperations = [
   getSite,
   changeSite,
   deleteSite,
+  freezeSite,
+  thawSite,
   listSiteApplications,
   getSiteApplication,
 ];

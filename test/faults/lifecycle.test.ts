@@ -1,7 +1,9 @@
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
+import { once } from 'node:events';
 import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { text as readText } from 'node:stream/consumers';
 import { after, before, describe, it } from 'node:test';
 import type { z } from 'zod';
 import { buildDemoVm } from '#cli/image/build.js';
@@ -13,7 +15,7 @@ import { silentLog as log } from '#kernel/log.js';
 import { openDatabase } from '#kernel/persistence/database.js';
 import { Lease } from '#xnjs/persistence/sql-lease.js';
 import { Site } from '#targetsystem/rest/answers.js';
-import { eventually, Grid, noMachines } from '../grid/grid.js';
+import { eventually, Grid, noMachines, sitePath } from '../grid/grid.js';
 import { findDescendant } from '../kernel/libvirt/daemon.js';
 
 type Site = z.output<typeof Site>;
@@ -53,6 +55,11 @@ describe('faults of machines and hypervisors', { skip: noMachines, timeout: 240_
     } catch {
       return false;
     }
+  };
+  const vsite = async (...args: string[]) => {
+    const child = grid.vsite(args);
+    const [said, [code]] = await Promise.all([readText(child.stderr), once(child, 'close')]);
+    assert.equal(code, 0, said);
   };
   const qemuOf = (path: string) =>
     Number(execFileSync('pgrep', ['-o', '-f', `guest=${domainOf(path)}`], { encoding: 'utf8' }));
@@ -112,6 +119,51 @@ describe('faults of machines and hypervisors', { skip: noMachines, timeout: 240_
     assert.equal(qemuOf(one), machine);
   });
 
+  type Job = { status: string; statusMessage: string; log: string[] };
+  const submit = async (job: object): Promise<string> =>
+    new URL(String((await user.json('POST', one, job)).headers['location'])).pathname;
+  const jobIs = (path: string, status: string): Promise<Job> =>
+    eventually(`${path} is ${status}`, async () => {
+      const job = (await user.json('GET', path)).body as Job;
+      return job.status === status && job;
+    });
+
+  it('parked on disk while a job runs, and its server killed meanwhile: the job goes on where it was', async () => {
+    const count = 'n=0; while [ $n -lt 30 ]; do n=$((n+1)); echo $n; sleep 0.1; done';
+    const job = await submit({ Executable: count });
+    await jobIs(job, 'RUNNING');
+    await vsite('site', 'freeze', one.split('/').at(-1)!);
+    const parked = await becomes(one, 'SUSPENDED', /parked on disk/, 10_000);
+    assert.equal(parked.resourceStatus, 'DISABLED');
+    assert.throws(() => qemuOf(one), 'it takes no memory');
+    await grid.killServer();
+    await grid.startServer();
+    assert.equal((await readSite(one)).vm.state, 'SUSPENDED');
+    assert.equal((await jobIs(job, 'RUNNING')).status, 'RUNNING');
+    await vsite('site', 'thaw', one.split('/').at(-1)!);
+    assert.equal((await readSite(one)).vm.state, 'READY');
+    await jobIs(job, 'SUCCESSFUL');
+    const id = job.split('/').at(-1)!;
+    const { body } = await user.download(`${sitePath}/storages/${id}-uspace/files/stdout`);
+    const lines = Array.from({ length: 30 }, (_, n) => `${n + 1}\n`);
+    assert.equal(await readText(body), lines.join(''));
+  });
+
+  it('QEMU killed, and its owner wants another: started again, with the jobs that may be', async () => {
+    const { body } = await user.json('PUT', one, { recovery: 'restart' });
+    assert.deepEqual(body, { recovery: 'OK' });
+    const single = await submit({ Executable: 'sleep 600' });
+    const again = await submit({ Executable: 'sleep 600', Restartable: true });
+    await jobIs(single, 'RUNNING');
+    await jobIs(again, 'RUNNING');
+    process.kill(qemuOf(one), 'SIGKILL');
+    assert.match((await jobIs(single, 'FAILED')).statusMessage, /lost: .*ended unexpectedly/);
+    const site = await becomes(one, 'READY', /./, 20_000);
+    assert.equal(site.vm.generation, 2);
+    await jobIs(again, 'RUNNING');
+    await user.json('POST', `${again}/actions/abort`, {});
+  });
+
   it('QEMU of one hangs, the guest of the other: told apart, each within its time', async () => {
     const pid = qemuOf(one);
     virsh('inject-nmi', domainOf(other));
@@ -139,22 +191,6 @@ describe('faults of machines and hypervisors', { skip: noMachines, timeout: 240_
   const openTables = () =>
     openDatabase({ url: `sqlite:${join(grid.layout.state, 'targetsystem.sqlite')}`, log });
 
-  it('the database has lost the target systems: they run on, and are found again', async () => {
-    const machine = qemuOf(one);
-    await grid.killServer();
-    {
-      await using database = await openTables();
-      await database.sequelize.query('DELETE FROM target_systems');
-    }
-    await grid.startServer();
-    const found = await eventually('it is there', async () => {
-      const { status, body } = await user.json('GET', one).catch(() => ({ status: 404, body: {} }));
-      return status === 200 && Site.parse(body).vm.state === 'READY' && Site.parse(body);
-    });
-    assert.equal(found.image.name, 'vsite-demo');
-    assert.equal(qemuOf(one), machine);
-  });
-
   it('a domain of a target system that was removed goes; those of other installations stay', async () => {
     const text = virsh('dumpxml', '--inactive', domainOf(other));
     await user.json('DELETE', other);
@@ -177,23 +213,29 @@ describe('faults of machines and hypervisors', { skip: noMachines, timeout: 240_
     virsh('undefine', left[0]!);
   });
 
-  it('another server on its database: this one ends, its machines run on, and know their new master', async () => {
+  it('another server takes the database and loses it: machines run on, are found again, know their new master', async () => {
     const epoch = () => Number(/epoch=["'](\d+)/.exec(virsh('dumpxml', domainOf(one)))![1]);
     const [machine, before] = [qemuOf(one), epoch()];
     {
       await using database = await openTables();
       await using _lease = await Lease.take({ database, name: 'xnjs', clock: systemClock, log });
-      await eventually('it answers no more', () =>
+      await eventually('the older server answers no more', () =>
         user.json('GET', one).then(
           () => false,
           () => true,
         ),
       );
+      await database.sequelize.query('DELETE FROM target_systems');
     }
     assert.equal(qemuOf(one), machine);
     await grid.killServer();
     await grid.startServer();
-    await becomes(one, 'READY', /./, 10_000);
+    const found = await eventually('it is there', async () => {
+      const { status, body } = await user.json('GET', one).catch(() => ({ status: 404, body: {} }));
+      return status === 200 && Site.parse(body).vm.state === 'READY' && Site.parse(body);
+    });
+    assert.equal(found.image.name, 'vsite-demo');
+    assert.equal(qemuOf(one), machine);
     await eventually('it is marked', () => Promise.resolve(epoch() > before + 1));
   });
 });

@@ -80,6 +80,8 @@ export const access: Readonly<Record<string, Row>> = {
   'GET /rest/core/sites/:siteId': 'read',
   'PUT /rest/core/sites/:siteId': 'modify',
   'DELETE /rest/core/sites/:siteId': 'own',
+  'POST /rest/core/sites/:siteId/actions/freeze': 'own',
+  'POST /rest/core/sites/:siteId/actions/thaw': 'own',
   // by WebSocket, to type, `modify`: test/grid/console.test.ts
   'GET /rest/core/sites/:siteId/console': 'read',
   'GET /rest/core/sites/:siteId/screen': 'modify',

@@ -242,6 +242,11 @@ describe('what users may have of a site', { timeout: 60_000 }, () => {
       assert.deepEqual([plan.parameters.cpus, plan.flavour], [4, 'large']);
       assert.equal(plan.terminationTime, undefined);
       nothingIsMade();
+      const there = await made({});
+      const sent = await dry({ ...job, Resources: { Image: 'wide' } }, alice, `/sites/${there}`);
+      assert.equal(sent.status, 409);
+      assert.match(String(sent.body['errorMessage']), /no machine is needed: target system/);
+      await removeAll();
       const id = idOf(await alice('POST', '/jobs', { ...job, dryRun: false }));
       await until('it has run', async () => {
         const { status, statusMessage } = Job.parse((await alice('GET', `/jobs/${id}`)).body);

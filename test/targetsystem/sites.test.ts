@@ -120,6 +120,27 @@ describe('target systems by REST', { timeout: 60_000 }, () => {
     await removed(id);
   });
 
+  it('are parked only once they are ready, and by their owner; recovery is one of two', async () => {
+    const id = await made({});
+    const early = await alice('POST', `/sites/${id}/actions/freeze`, {});
+    assert.ok(early.status === 409 || rig.systems.get(id).state !== 'INITIALIZING');
+    await until('it is there', () => rig.systems.get(id).state !== 'INITIALIZING');
+    assert.equal((await bob('POST', `/sites/${id}/actions/freeze`, {})).status, 403);
+    assert.equal((await bob('POST', `/sites/${id}/actions/thaw`, {})).status, 403);
+    const put = (recovery: unknown) => alice('PUT', `/sites/${id}`, { recovery });
+    assert.match(String((await put('always')).body['recovery']), /^Error setting property/);
+    assert.deepEqual((await put('restart')).body, { recovery: 'OK' });
+    const { vm } = Site.parse((await alice('GET', `/sites/${id}`)).body);
+    assert.deepEqual([vm.recovery, vm.generation], ['restart', 1]);
+    assert.equal((await alice('POST', `/sites/${id}/actions/freeze`, {})).status, 204);
+    await until('it is parked', () => rig.systems.get(id).state === 'SUSPENDED');
+    const { resourceStatus } = Site.parse((await alice('GET', `/sites/${id}`)).body);
+    assert.equal(resourceStatus, 'DISABLED');
+    assert.equal((await alice('POST', `/sites/${id}/actions/thaw`, {})).status, 204);
+    await until('it is back', () => rig.systems.get(id).state === 'READY');
+    await removed(id);
+  });
+
   it('are listed to their owner by pages and tags, and all of them to an administrator who asks', async () => {
     const mine = [await made({ tags: ['a'] }), await made({ tags: ['a', 'b'] })];
     const bobs = idOf(await bob('POST', '/sites', { image: 'plain' }));

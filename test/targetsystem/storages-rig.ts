@@ -64,6 +64,7 @@ export class ProcessHypervisor implements Hypervisor {
   readonly #workspace: Workspace;
   readonly #properties: readonly string[];
   readonly #agents = new Map<string, ChildProcess>();
+  readonly #saved = new Set<string>();
 
   /** @param properties of the agents, beside those that they need */
   constructor(workspace: Workspace, properties: readonly string[] = []) {
@@ -77,8 +78,8 @@ export class ProcessHypervisor implements Hypervisor {
   openChannel = () => Promise.reject(new Error('only by its socket'));
   screenshot = () => Promise.reject(new Error('a process has no screen'));
   openConsole = () => Promise.reject(new Error('has none'));
-  save = () => Promise.reject(new Error('has no memory to save'));
-  restore = () => Promise.reject(new Error('has none to restore'));
+  saveMemory = () => Promise.reject(new Error('has no memory to save'));
+  restoreMemory = () => Promise.reject(new Error('has none to restore'));
   describe = () => Promise.resolve('processes');
   ensureNetwork = () => Promise.resolve();
   addresses = () => Promise.resolve([]);
@@ -86,6 +87,7 @@ export class ProcessHypervisor implements Hypervisor {
   usage: Hypervisor['usage'] = () => Promise.resolve([]);
   setControls: Hypervisor['setControls'] = () => Promise.resolve(true);
   mark = () => Promise.resolve();
+  removeOlder = () => Promise.resolve();
   list: Hypervisor['list'] = () => {
     const mark = { installation: '', owner: '', epoch: 0, generation: 1 };
     return Promise.resolve([...this.#agents.keys()].map((id) => ({ ...this.#view(id), mark })));
@@ -110,6 +112,16 @@ export class ProcessHypervisor implements Hypervisor {
     return Promise.resolve({ definedMs: Date.now() });
   }
 
+  save(_driver: string, id: string): Promise<boolean> {
+    if (this.#agents.get(id)?.kill('SIGSTOP')) this.#saved.add(id);
+    return Promise.resolve(this.#saved.has(id));
+  }
+
+  restore(_driver: string, id: string): Promise<boolean> {
+    this.#agents.get(id)?.kill('SIGCONT');
+    return Promise.resolve(this.#saved.delete(id));
+  }
+
   async remove(_driver: string, id: string): Promise<void> {
     const agent = this.#agents.get(id);
     this.#agents.delete(id);
@@ -123,7 +135,8 @@ export class ProcessHypervisor implements Hypervisor {
   }
 
   #view(id: string): DomainView {
-    return { id, state: 'running', reason: '' };
+    const isSaved = this.#saved.has(id);
+    return { id, state: isSaved ? 'stopped' : 'running', reason: '', isSaved };
   }
 }
 

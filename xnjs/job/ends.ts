@@ -64,3 +64,40 @@ export async function reapJobs(options: EndsOptions): Promise<void> {
     await clock.sleep(config.reaperIntervalMs, closing).catch(() => undefined);
   }
 }
+
+/**
+ * Tells the jobs that had begun on a machine that it is gone, and has those run again that may be. A job that
+ * was told by an earlier attempt, and is to run again, is known by how it ended.
+ */
+export async function replaceJobs(
+  { store, clock, tell }: EndsOptions,
+  {
+    targetId,
+    reason,
+    restart,
+  }: { targetId: string; reason: string; restart: (id: string) => Promise<void> },
+): Promise<void> {
+  const event = lostEvent(targetId, reason, clock);
+  let afterId = '';
+  for (;;) {
+    const page = await store.unfinished({ targetId, afterId, num: pageSize });
+    const last = page.at(-1);
+    if (!last) break;
+    afterId = last.id;
+    const begun = page.filter(({ state }) => state !== 'CREATED');
+    await Promise.all(begun.map(({ id }) => tell(id, event)));
+  }
+  for (let offset = 0; ; offset += pageSize) {
+    const { ids } = await store.list({ targetId }, { offset, num: pageSize });
+    for (const id of ids) {
+      const job = await store.find(id);
+      const isLost = job?.state === 'DONE' && job.run.result?.message === event.reason;
+      if (isLost && isRestartable(job)) await restart(id);
+    }
+    if (ids.length < pageSize) return;
+  }
+}
+
+function isRestartable({ description: { Restartable: wish } }: Job): boolean {
+  return wish === true || (typeof wish === 'string' && wish.toLowerCase() === 'true');
+}

@@ -5,7 +5,7 @@ import type { FileSpace } from '../files/file-space.js';
 import type { TargetEvent } from '../target.js';
 import { inAllocation } from './allocation.js';
 import { mayHaveChildren } from './children.js';
-import { reapJobs } from './ends.js';
+import { reapJobs, replaceJobs } from './ends.js';
 import type { JobEngineOptions } from './engine-options.js';
 import { JobError } from './errors.js';
 import type { Job } from './job.js';
@@ -223,6 +223,14 @@ export class JobEngine implements AsyncDisposable {
     }
   }
 
+  /**
+   * Ends the jobs that had begun on a machine that is proven gone, while its target system lives on in another.
+   * Those that may be run again (`Restartable`) are. May be repeated. After `attach`.
+   */
+  async machineReplaced(targetId: string, reason: string): Promise<void> {
+    await replaceJobs(this.#parts.ends, { targetId, reason, restart: (id) => this.restart(id) });
+  }
+
   async #order(id: string, type: OrderType): Promise<Job> {
     await this.get(id);
     return await this.#parts.changes.apply(id, { type, atMs: this.#options.clock.now() });
@@ -255,7 +263,7 @@ export class JobEngine implements AsyncDisposable {
 
   #onTarget(event: TargetEvent): void {
     if (event.type === 'ready') this.#parts.targetReady(event.targetId);
-    else {
+    else if (event.type === 'lost') {
       this.#parts.targetLost(event.targetId, event.reason);
       if (this.#attached) this.#parts.loseJobs(event.targetId);
     }

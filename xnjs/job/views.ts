@@ -17,6 +17,10 @@ export function withProgress(job: Job, run: number, progress: number): Job {
   return { ...job, run: { ...job.run, progress } };
 }
 
-export function lostEvent(targetId: string, reason: string, clock: Clock): JobEvent {
+export function lostEvent(
+  targetId: string,
+  reason: string,
+  clock: Clock,
+): Extract<JobEvent, { type: 'lost' }> {
   return { type: 'lost', atMs: clock.now(), reason: new TargetLost(targetId, reason).message };
 }

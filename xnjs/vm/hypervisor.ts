@@ -11,6 +11,8 @@ export type DomainView = {
   readonly id: string;
   readonly state: DomainState;
   readonly reason: string;
+  /** It has stopped, and what was in its memory is on disk; absent: it is not known, or is not so. */
+  readonly isSaved?: boolean;
 };
 
 /** A domain that carries the mark of this installation. */
@@ -43,9 +45,9 @@ export type Hypervisor = {
   /** Defines the domain and starts it. One that is there already is left as it is, a stopped one started. */
   start(driver: Driver, id: string, xml: string): Promise<{ definedMs: number }>;
   /** Writes the memory of a machine that runs to a file; then it is gone. */
-  save(driver: Driver, id: string, path: string): Promise<void>;
+  saveMemory(driver: Driver, id: string, path: string): Promise<void>;
   /** Starts a machine from such a file, whose definition names this machine. */
-  restore(
+  restoreMemory(
     driver: Driver,
     id: string,
     from: { readonly xml: string; readonly memory: string },
@@ -64,6 +66,15 @@ export type Hypervisor = {
   ): Promise<boolean>;
   /** What the domains that run have used since their start; those that do not answer at once are left out. */
   usage(driver: Driver): Promise<UsageSample[]>;
+  /**
+   * Writes the memory of a machine to disk and stops it. May be repeated, and takes as long as that takes.
+   * @returns whether it is saved; `false`: it has stopped without, or is not there
+   */
+  save(driver: Driver, id: string): Promise<boolean>;
+  /** Starts a machine from what was saved. @returns `false`: nothing was, or it is not there */
+  restore(driver: Driver, id: string): Promise<boolean>;
+  /** Takes down a domain of an earlier generation than the record's. */
+  removeOlder(system: TargetSystem): Promise<void>;
   /** Stops and undefines. A domain that is not there is fine. */
   remove(driver: Driver, id: string): Promise<void>;
   /**

@@ -41,6 +41,8 @@ const metadataElement = 2;
 const undefineFlags = 3;
 /** libvirt's code for an operation that does not fit the domain's state: it runs already, or no more. */
 const operationInvalid = 55;
+/** Something else is being done with the domain. */
+const operationTimeout = 68;
 const noMetadata = 80;
 const noNetwork = 43;
 /** Takes the console away from whoever has it open. */
@@ -55,6 +57,8 @@ const memoryTimeoutMs = 120_000;
 /** Whether a change counts for the machine that runs, for when it is started again. */
 const live = 1;
 const config = 2;
+/** A machine's memory goes to or comes from the disk. */
+const saveTimeoutMs = 120_000;
 /** They are read again soon. */
 const statsTimeoutMs = 5_000;
 
@@ -87,7 +91,7 @@ export class LibvirtHypervisor implements Hypervisor {
     return { definedMs };
   }
 
-  async save(driver: Driver, id: string, path: string): Promise<void> {
+  async saveMemory(driver: Driver, id: string, path: string): Promise<void> {
     const client = this.#client(driver);
     const { dom } = await client.call('domain_lookup_by_uuid', { uuid: id });
     const args = { dom, to: path, dxml: null, flags: saveRunning };
@@ -95,7 +99,7 @@ export class LibvirtHypervisor implements Hypervisor {
     await client.call('domain_undefine_flags', { dom, flags: 0 });
   }
 
-  async restore(
+  async restoreMemory(
     driver: Driver,
     id: string,
     { xml, memory }: { readonly xml: string; readonly memory: string },
@@ -124,7 +128,46 @@ export class LibvirtHypervisor implements Hypervisor {
   async find(driver: Driver, id: string): Promise<DomainView | undefined> {
     const client = this.#client(driver);
     const dom = await this.#lookUp(client, id);
-    return dom && (await this.#view(client, dom));
+    if (!dom) return undefined;
+    const view = await this.#view(client, dom);
+    if (view.state !== 'stopped' || driver === 'lxc') return view;
+    return { ...view, isSaved: await this.#isSaved(client, dom) };
+  }
+
+  async save(driver: Driver, id: string): Promise<boolean> {
+    const client = this.#client(driver);
+    const dom = await this.#lookUp(client, id);
+    if (!dom) return false;
+    if ((await this.#view(client, dom)).state !== 'stopped')
+      try {
+        const options = { timeoutMs: saveTimeoutMs };
+        await client.call('domain_managed_save', { dom, flags: 0 }, options);
+      } catch (error) {
+        if (libvirtCode(error) === operationTimeout)
+          throw new GridError('HYPERVISOR_UNAVAILABLE', errorText(error), {}, { cause: error });
+        if (libvirtCode(error) !== operationInvalid) throw error; // it has stopped
+      }
+    return await this.#isSaved(client, dom);
+  }
+
+  async restore(driver: Driver, id: string): Promise<boolean> {
+    const client = this.#client(driver);
+    const dom = await this.#lookUp(client, id);
+    if (!dom || !(await this.#isSaved(client, dom))) return false;
+    try {
+      const options = { timeoutMs: saveTimeoutMs };
+      await client.call('domain_create_with_flags', { dom, flags: 0 }, options);
+    } catch (error) {
+      if (libvirtCode(error) !== operationInvalid) throw error; // it runs already
+    }
+    return true;
+  }
+
+  async removeOlder({ driver, id, generation = 1 }: TargetSystem): Promise<void> {
+    const client = this.#client(driver);
+    const dom = await this.#lookUp(client, id);
+    const mark = dom && (await this.#markOf(client, dom));
+    if (mark && mark.generation < generation) await this.remove(driver, id);
   }
 
   async setControls(
@@ -309,6 +352,10 @@ export class LibvirtHypervisor implements Hypervisor {
       if (libvirtCode(error) === noMetadata || isUnknown(error)) return undefined;
       throw error;
     }
+  }
+
+  async #isSaved(client: LibvirtClient, dom: Domain): Promise<boolean> {
+    return (await client.call('domain_has_managed_save_image', { dom, flags: 0 })).result === 1;
   }
 
   async #view(client: LibvirtClient, dom: Domain): Promise<DomainView> {

@@ -12,9 +12,9 @@ import { GuestWatch, judge } from './guest-watch.js';
 import { Queues } from './queues.js';
 import { isUsable, type VmEvent } from './state.js';
 import type { TargetBinding } from './target-binding.js';
-import type { Driver, Evidence, TargetSystem } from './target-system.js';
+import { bootBaseMs, type Driver, type Evidence, type TargetSystem } from './target-system.js';
 import type { TargetSystemsOptions } from './target-systems-options.js';
-import { needsIdentity, newIdentity } from './tiers/identity.js';
+import { isBooted, needsIdentity, newIdentity } from './tiers/identity.js';
 import type { SparePool } from './tiers/spare-pool.js';
 import type { Templates } from './tiers/templates.js';
 import { startDomain } from './tiers/start-domain.js';
@@ -31,6 +31,8 @@ export type MachineRecords = {
   adopt(record: MarkedRecord): Promise<void>;
   /** Makes the machine look like the record, by way of the record's queue. Never fails. */
   reconcile(id: string): Promise<void>;
+  /** The machine is made to look like the record soon, and again until that works. */
+  schedule(id: string): void;
   /** Work on one record, one piece after the other. */
   queue(id: string, work: () => Promise<void>): Promise<void>;
   /** By way of the record's queue, after which the machine is made to look like the record. */
@@ -41,8 +43,6 @@ export type MachineRecords = {
   save(record: TargetSystem): Promise<void>;
   /** Seen at once, stored with the next event. */
   show(record: TargetSystem): void;
-  /** The machine is made to look like the record soon. */
-  schedule(id: string): void;
 };
 
 /**
@@ -55,6 +55,8 @@ export class Machines implements AsyncDisposable {
   readonly #records: MachineRecords;
   readonly #stopping: AbortSignal;
   readonly #bindings = new Map<string, TargetBinding>();
+  /** Which of the machines that a target system has had is bound. */
+  readonly #generations = new Map<string, number | undefined>();
   /** By target system: ids of jobs whose end its agent has told. */
   readonly #exits = new EventEmitter();
   readonly #queues: Queues;
@@ -243,7 +245,10 @@ export class Machines implements AsyncDisposable {
       case 'DEGRADED':
       case 'UNREACHABLE':
       case 'PAUSED':
-        await this.#attach(record);
+        await (record.desired === 'suspended' ? this.#park(record) : this.#attach(record));
+        break;
+      case 'SUSPENDED':
+        await this.#leaveParked(record);
         break;
       case 'FAILED':
         await this.#release(record);
@@ -251,14 +256,16 @@ export class Machines implements AsyncDisposable {
       case 'DESTROYING':
         await this.#remove(record);
         break;
-      case 'SUSPENDED':
       case 'DESTROYED':
         break;
     }
   }
 
   async #startUp(found: TargetSystem): Promise<void> {
-    if (this.#bindings.has(found.id)) return;
+    if (this.#bindings.has(found.id)) {
+      if (this.#generations.get(found.id) === found.generation) return;
+      await this.#unbind(found.id);
+    }
     const { hypervisor } = this.#options;
     let record = found;
     try {
@@ -276,7 +283,7 @@ export class Machines implements AsyncDisposable {
     await this.reapplyParameters(record.id);
     this.#bind(record);
     if (record.start?.tier === 'warm') this.#spawn(this.mark(record));
-    this.#spawn(this.#afterBootTimeout(record.id));
+    this.#spawn(this.#afterBootTimeout(record));
     // It may have stopped before anybody listened for that.
     const domain = await hypervisor.find(record.driver, record.id);
     if (domain?.state === 'stopped') this.#onDomain(domain);
@@ -285,7 +292,7 @@ export class Machines implements AsyncDisposable {
   /** By the tier that the record says, or one that is slower. @returns the record as it is then */
   async #begin(found: TargetSystem): Promise<TargetSystem> {
     const { hypervisor, clock } = this.#options;
-    const { driver, id, createdMs } = found;
+    const { driver, id } = found;
     if (needsIdentity(found)) {
       const domain = await hypervisor.find(driver, id);
       if (domain?.state === 'running') return found;
@@ -296,8 +303,10 @@ export class Machines implements AsyncDisposable {
     }
     const record = await this.#cleared(this.#records.get(id));
     await this.#makeRoom(record);
+    if (record.generation !== undefined) await hypervisor.removeOlder(record);
     const { definedMs, isFetched } = await startDomain(record, record.ownerDn, this.#options);
-    const boot = { definedMs: definedMs - createdMs, startedMs: clock.now() - createdMs };
+    const baseMs = bootBaseMs(record);
+    const boot = { definedMs: definedMs - baseMs, startedMs: clock.now() - baseMs };
     const start = record.start && isFetched && { ...record.start, tier: 'fetch' as const };
     return { ...record, boot, ...(start && { start }) };
   }
@@ -356,6 +365,10 @@ export class Machines implements AsyncDisposable {
       return;
     }
     const domain = await this.#options.hypervisor.find(record.driver, record.id);
+    if (domain?.isSaved === true) {
+      await this.#unpark(record);
+      return;
+    }
     if (domain && domain.state !== 'stopped') {
       await this.reapplyParameters(record.id);
       this.#bind(record);
@@ -367,7 +380,49 @@ export class Machines implements AsyncDisposable {
       type: 'stopped',
       evidence: this.#evidence('hypervisor', domain?.reason ?? 'the domain no longer exists'),
     });
-    await this.#release(this.#records.get(record.id));
+    await this.reconcile(record.id);
+  }
+
+  /** Its memory goes to disk; may be repeated at any time. */
+  async #park(record: TargetSystem): Promise<void> {
+    const { id, driver } = record;
+    await this.#unbind(id);
+    await this.#require();
+    try {
+      const isSaved = await this.#options.hypervisor.save(driver, id);
+      const evidence = this.#evidence(
+        'hypervisor',
+        isSaved ? 'parked on disk' : 'the machine stopped before it was parked',
+      );
+      await this.#records.applyNow(id, { type: isSaved ? 'frozen' : 'stopped', evidence });
+    } catch (error) {
+      if (isPassing(error)) throw error;
+      const evidence = this.#evidence('server', `could not be parked: ${errorText(error)}`);
+      await this.#records.applyNow(id, { type: 'thaw', evidence });
+    }
+    await this.reconcile(id);
+  }
+
+  async #unpark({ id, driver }: TargetSystem): Promise<void> {
+    await this.#require();
+    try {
+      await this.#options.hypervisor.restore(driver, id);
+    } catch (error) {
+      if (isPassing(error)) throw error;
+      const evidence = this.#evidence('server', `could not be brought back: ${errorText(error)}`);
+      await this.#records.applyNow(id, { type: 'frozen', evidence });
+    }
+    await this.reconcile(id);
+  }
+
+  /** Unless somebody else has started it. */
+  async #leaveParked({ id, driver }: TargetSystem): Promise<void> {
+    await this.#unbind(id);
+    const domain = await this.#options.hypervisor.find(driver, id);
+    if (!domain || domain.state === 'stopped') return;
+    const evidence = this.#evidence('hypervisor', 'the machine was started by somebody else');
+    await this.#records.applyNow(id, { type: 'thaw', evidence });
+    await this.reconcile(id);
   }
 
   /** What is left of a failed machine is taken down; its console and its record stay to be read. */
@@ -394,6 +449,7 @@ export class Machines implements AsyncDisposable {
 
   #follow(record: TargetSystem, binding: TargetBinding): void {
     this.#bindings.set(record.id, binding);
+    this.#generations.set(record.id, record.generation);
     binding.onExit?.((bssId) => this.#exits.emit(record.id, bssId));
     binding.onChange((up) => {
       if (up) this.#answering.add(record.id);
@@ -420,6 +476,7 @@ export class Machines implements AsyncDisposable {
   async #unbind(id: string): Promise<void> {
     const binding = this.#bindings.get(id);
     this.#bindings.delete(id);
+    this.#generations.delete(id);
     this.#answering.delete(id);
     this.#watch.forget(id);
     this.#guests.forget(id);
@@ -436,7 +493,7 @@ export class Machines implements AsyncDisposable {
       if (!record || needsIdentity(record)) return;
     }
     const { boot: begun } = this.#records.find(id) ?? starting;
-    const boot = { ...begun, readyMs: this.#options.clock.now() - starting.createdMs };
+    const boot = { ...begun, readyMs: this.#options.clock.now() - bootBaseMs(starting) };
     const evidence = this.#evidence('agent', 'its agent answers');
     await this.#records.queue(id, () => this.#learnArrays(id, binding.arrays));
     await this.#records.apply(id, { type: 'agentUp', evidence, boot });
@@ -480,11 +537,10 @@ export class Machines implements AsyncDisposable {
     if (!record || !isUsable(record)) return;
     const isMachine = record.driver !== 'lxc';
     const now = this.#options.clock.now();
-    const isBooted = record.start?.tier !== 'spare' && record.start?.tier !== 'warm';
-    const first = isBooted ? record.boot.agentMs === undefined : record.facts === undefined;
+    const first = isBooted(record) ? record.boot.agentMs === undefined : record.facts === undefined;
     const boot =
-      first && isBooted
-        ? completeTimeline(record.boot, facts, record.createdMs, now, isMachine)
+      first && isBooted(record)
+        ? completeTimeline(record.boot, facts, bootBaseMs(record), now, isMachine)
         : record.boot;
     this.#guests.heard(id);
     const next = { ...record, facts, boot };
@@ -510,24 +566,44 @@ export class Machines implements AsyncDisposable {
   }
 
   async #onStopped(id: string, reason: string): Promise<void> {
-    const starting = this.#records.find(id)?.state === 'INITIALIZING';
+    await this.#records.queue(id, () => this.#stopped(id, reason));
+    this.#records.schedule(id);
+  }
+
+  /**
+   * The news may be old, or of a machine that another has taken the place of: it is looked again. Only from
+   * inside the record's queue.
+   */
+  async #stopped(id: string, reason: string): Promise<void> {
+    const record = this.#records.find(id);
+    if (!record || !this.#bindings.has(id)) return;
+    if (this.#generations.get(id) !== record.generation) return;
+    const now = await this.#options.hypervisor.find(record.driver, id);
+    if (now && now.state !== 'stopped') return;
+    if (now?.isSaved) {
+      const evidence = this.#evidence('hypervisor', 'parked on disk by somebody else');
+      await this.#records.applyNow(id, { type: 'frozen', evidence });
+      return;
+    }
+    const starting = record.state === 'INITIALIZING';
     const console = starting ? await this.#options.workspace.consoleTail(id, 400) : '';
     const fact = console === '' ? reason : `${reason}; its console ends: ${console}`;
-    await this.#records.apply(id, {
+    await this.#records.applyNow(id, {
       type: 'stopped',
       evidence: this.#evidence('hypervisor', fact),
     });
   }
 
-  async #afterBootTimeout(id: string): Promise<void> {
+  async #afterBootTimeout({ id, generation }: TargetSystem): Promise<void> {
     const { clock, bootTimeoutMs, workspace } = this.#options;
-    try {
-      await clock.sleep(bootTimeoutMs, this.#stopping);
-    } catch {
-      return; // stopping
-    }
-    const record = this.#records.find(id);
-    if (record?.state !== 'INITIALIZING') return;
+    let record: TargetSystem | undefined;
+    do {
+      await clock.sleep(bootTimeoutMs, this.#stopping).catch(() => undefined);
+      if (this.#stopping.aborted) return;
+      record = this.#records.find(id);
+      // one that was halted while it booted has its time anew
+    } while (record?.state === 'PAUSED' && record.views?.agent === undefined);
+    if (record?.state !== 'INITIALIZING' || record.generation !== generation) return;
     const console = await workspace.consoleTail(id, 400);
     const seconds = Math.round(bootTimeoutMs / 1_000);
     const fact =

@@ -1,4 +1,5 @@
 import { GridError } from '#kernel/errors.js';
+import { without } from '../job/without.js';
 import type { BootTimeline, Evidence, TargetSystem } from './target-system.js';
 import {
   believe,
@@ -29,15 +30,19 @@ const whileAlive = {
   domain: alive,
   guest: alive,
   stopped: 'FAILED',
+  freeze: 'PAUSED',
+  frozen: 'SUSPENDED',
+  thaw: alive,
   destroy: 'DESTROYING',
 } as const;
+const whileStarting = without(whileAlive, 'freeze');
 
 /**
  * The life of a target system's virtual machine. A missing cell is an illegal event; late answers are
  * cells too. Silence alone, of whomever, never leads to FAILED: it is no evidence of death.
  */
 export const transitions = {
-  INITIALIZING: { ...whileAlive, failed: 'FAILED' },
+  INITIALIZING: { ...whileStarting, failed: 'FAILED' },
   READY: whileAlive,
   DEGRADED: whileAlive,
   UNREACHABLE: whileAlive,
@@ -48,6 +53,9 @@ export const transitions = {
     domain: 'SUSPENDED',
     guest: 'SUSPENDED',
     stopped: 'FAILED',
+    freeze: 'SUSPENDED',
+    frozen: 'SUSPENDED',
+    thaw: 'UNREACHABLE',
     destroy: 'DESTROYING',
   },
   FAILED: {
@@ -57,6 +65,7 @@ export const transitions = {
     guest: 'FAILED',
     stopped: 'FAILED',
     failed: 'FAILED',
+    frozen: 'FAILED',
     destroy: 'DESTROYING',
   },
   DESTROYING: {
@@ -66,6 +75,7 @@ export const transitions = {
     guest: 'DESTROYING',
     stopped: 'DESTROYING',
     failed: 'DESTROYING',
+    frozen: 'DESTROYING',
     destroy: 'DESTROYING',
     removed: 'DESTROYED',
   },
@@ -83,6 +93,12 @@ export type VmEvent =
   | { type: 'guest'; says: GuestWord; evidence: Evidence }
   /** The hypervisor says that the domain does not run. */
   | { type: 'stopped'; evidence: Evidence }
+  /** It is to be parked on disk: by its owner, or for nobody uses it. */
+  | { type: 'freeze'; evidence: Evidence }
+  /** It stopped, and what was in its memory is on disk. */
+  | { type: 'frozen'; evidence: Evidence }
+  /** It is to run again; also what becomes of one that could not be parked. */
+  | { type: 'thaw'; evidence: Evidence }
   /** It could not be started, or its agent never answered. */
   | { type: 'failed'; evidence: Evidence }
   | { type: 'destroy'; evidence: Evidence }
@@ -106,13 +122,62 @@ export function step(current: TargetSystem, event: VmEvent): TargetSystem {
         vmId: current.id,
       },
     );
+  const again = event.type === 'stopped' ? restart(current, event.evidence) : undefined;
+  if (again) return again;
+  if (event.type === 'freeze' || event.type === 'frozen')
+    return park(current, next, event.evidence);
+  if (event.type === 'thaw') return thaw(current, event.evidence);
   if (next === alive) return stepAlive(current, event);
   // The first failure is the cause; what follows from it must not overwrite it.
   if (next === current.state) return current;
   return { ...current, state: next, evidence: event.evidence };
 }
 
+/** So often within so long a machine is started again; one that ends all the time is of no use to anybody. */
+const mostRestarts = 3;
+const restartsWithinMs = 3_600_000;
+
+/** Once its old machine is proven to have stopped, one that was ready before may have another. */
+function restart(current: TargetSystem, evidence: Evidence): TargetSystem | undefined {
+  const { recovery = 'none', recoveredMs = [], generation = 1 } = current;
+  const { atMs, fact } = evidence;
+  const lately = recoveredMs.filter((ms) => atMs - ms < restartsWithinMs);
+  const wasReady = isAlive(current) && viewsOf(current).agent !== undefined;
+  if (recovery !== 'restart' || !wasReady || lately.length >= mostRestarts) return undefined;
+  return {
+    ...without(current, 'desired', 'frozenSinceMs', 'facts'),
+    state: 'INITIALIZING',
+    evidence: { ...evidence, fact: `started again: ${fact}` },
+    ...{ views: {}, boot: {}, bootFromMs: atMs, lostJobs: fact },
+    ...{ generation: generation + 1, recoveredMs: [...lately, atMs] },
+  };
+}
+
+function park(current: TargetSystem, next: string, evidence: Evidence): TargetSystem {
+  const isDone = next === current.state && current.desired === 'suspended';
+  if (isDone || next === 'FAILED' || next === 'DESTROYING') return current;
+  const { frozenSinceMs = evidence.atMs } = current;
+  // as: the other cells of these two events
+  const state = next as 'PAUSED' | 'SUSPENDED';
+  return { ...current, state, evidence, desired: 'suspended', frozenSinceMs };
+}
+
+/** Its life time is put off by the time that it did not live. */
+function thaw(current: TargetSystem, evidence: Evidence): TargetSystem {
+  const { desired, frozenSinceMs, terminationMs, ...rest } = current;
+  if (desired === undefined) return current;
+  const { fact, atMs } = evidence;
+  const frozenMs = atMs - (frozenSinceMs ?? atMs);
+  return {
+    ...rest,
+    ...(terminationMs !== undefined && { terminationMs: terminationMs + frozenMs }),
+    ...{ state: 'UNREACHABLE', evidence, views: { agent: { says: 'down', fact, sinceMs: atMs } } },
+  };
+}
+
 function stepAlive(current: TargetSystem, event: VmEvent): TargetSystem {
+  // while it is being parked it does not matter what is heard of it
+  if (current.desired === 'suspended') return current;
   const before = viewsOf(current);
   const views = see(before, event);
   const isFirst = event.type === 'agentUp' && before.agent === undefined;

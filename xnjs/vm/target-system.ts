@@ -31,6 +31,10 @@ export type BootTimeline = {
   readonly readyMs?: number;
 };
 
+/** What is done when a machine that was ready is proven to have stopped. */
+export const recoveries = ['none', 'restart'] as const;
+export type Recovery = (typeof recoveries)[number];
+
 /** What a user may ask for, beside the image. */
 export type TargetSystemParameters = Omit<MachineSize, 'runtimeSeconds'>;
 
@@ -93,6 +97,18 @@ export type TargetSystem = {
   readonly arrays?: boolean;
   /** Counts the domains that it has had; absent: one. */
   readonly generation?: number;
+  /** Absent: none. */
+  readonly recovery?: Recovery;
+  /** When it was started again, ms since the epoch: the last times. */
+  readonly recoveredMs?: readonly number[];
+  /** Why its jobs were lost with its last machine; absent: they have been told, and run again where they may. */
+  readonly lostJobs?: string;
+  /** It is to be parked on disk, or is; absent: it is to run. */
+  readonly desired?: 'suspended';
+  /** ms since the epoch: since when its time does not count. */
+  readonly frozenSinceMs?: number;
+  /** What its boot's marks count from; absent: when it was asked for. */
+  readonly bootFromMs?: number;
   readonly tags: readonly string[];
   /** The job that it was made for, and ends with (ADR 024). */
   readonly jobId?: string;
@@ -126,4 +142,9 @@ export function idbSubject({
     ...(queues && { queues }),
     ...(arrays !== undefined && { arrays }),
   };
+}
+
+/** What the marks of its start count from; ms since the epoch. */
+export function bootBaseMs({ bootFromMs, createdMs }: TargetSystem): number {
+  return bootFromMs ?? createdMs;
 }

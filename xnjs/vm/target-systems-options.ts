@@ -9,6 +9,7 @@ import type { SiteLimits } from './placement/flavours.js';
 import type { PlannerOptions } from './placement/planner.js';
 import type { Requester } from './placement/requester.js';
 import type { TargetStore } from './target-store.js';
+import type { Recovery } from './target-system.js';
 import type { SparesOptions } from './tiers/spare-pool.js';
 import type { WarmOptions } from './tiers/templates.js';
 import type { TsiNetwork } from './tsi-network.js';
@@ -25,7 +26,14 @@ export type TargetSystemsOptions = {
   /** Marks our domains among those of a host. */
   readonly installationId: string;
   /** Ends what nobody has worked with for so long; absent: it is kept. */
-  readonly idle?: { readonly afterMs: number; readonly isBusy: (id: string) => Promise<boolean> };
+  readonly idle?: {
+    readonly afterMs: number;
+    /** Containers, which cannot be parked, are ended. */
+    readonly action: 'destroy' | 'freeze';
+    readonly isBusy: (id: string) => Promise<boolean>;
+  };
+  /** Of target systems whose owners name none. */
+  readonly recovery?: Recovery;
   /** What makes this server the one that acts; absent: it is alone. */
   readonly lease?: { readonly epoch: number; readonly require: () => Promise<void> };
   /** How often hypervisors are compared with the records, and how long an orphan is only watched. */

@@ -1,6 +1,8 @@
 import { randomUUID } from 'node:crypto';
+import { setMaxListeners } from 'node:events';
 import type { Duplex } from 'node:stream';
 import { asGridError, errorText, GridError } from '#kernel/errors.js';
+import { without } from '../job/without.js';
 import type { Log } from '#kernel/log.js';
 import { createSerial } from '#kernel/persistence/serial.js';
 import { mergeIdb, type TargetIdb } from '../idb/idb.js';
@@ -21,6 +23,7 @@ import {
   type ChangeableName,
   type Evidence,
   type ParameterChange,
+  type Recovery,
   type TargetSystem,
 } from './target-system.js';
 import type { NewTargetSystem, TargetSystemsOptions } from './target-systems-options.js';
@@ -36,6 +39,8 @@ const retryMs = 1_000;
 const gone: ReadonlySet<VmState> = new Set(['FAILED', 'DESTROYING', 'DESTROYED']);
 /** The least that one lives on that was found again. */
 const adoptedForMs = 86_400_000;
+/** Of these it makes sense to say that nobody uses them. */
+const endable: ReadonlySet<VmState> = new Set(['READY', 'DEGRADED']);
 /** How often expired target systems are looked for. */
 const reaperMs = 1_000;
 
@@ -72,14 +77,15 @@ export class TargetSystems implements Targets, AsyncDisposable {
       get: (id: string) => this.get(id),
       adopt: (record: MarkedRecord) => this.#adopt(record),
       reconcile: (id: string) => this.#reconcile(id),
+      schedule: (id: string) => this.#schedule(id),
       queue: (id: string, work: () => Promise<void>) => this.#queue(id, work),
       apply: (id: string, event: VmEvent) => this.#apply(id, event),
       applyNow: (id: string, event: VmEvent) => this.#applyNow(id, event),
       save: (record: TargetSystem) => this.#save(record),
       show: (record: TargetSystem) => void this.#records.set(record.id, record),
-      schedule: (id: string) => this.#schedule(id),
     };
     const stopping = this.#stopping.signal;
+    setMaxListeners(0, stopping); // each machine waits for something
     const { usage, hypervisor, clock, log } = options;
     const findSystem = records.find;
     this.#meter =
@@ -183,6 +189,7 @@ export class TargetSystems implements Targets, AsyncDisposable {
       evidence: { source: 'user', fact: 'requested', atMs: requestedMs },
       boot: {},
       tags: wish.tags,
+      ...(this.#options.recovery && { recovery: this.#options.recovery }),
       ...(wish.jobId !== undefined && { jobId: wish.jobId }),
       createdMs: requestedMs,
     };
@@ -218,10 +225,15 @@ export class TargetSystems implements Targets, AsyncDisposable {
     return record;
   }
 
-  /** Changes what is not the machine's: tags, ACL, life time. */
+  /** Changes what is not the machine's: tags, ACL, life time, recovery. */
   async update(
     id: string,
-    change: { tags?: readonly string[]; acl?: readonly string[]; terminationMs?: number },
+    change: {
+      tags?: readonly string[];
+      acl?: readonly string[];
+      terminationMs?: number;
+      recovery?: Recovery;
+    },
   ): Promise<TargetSystem> {
     return await this.#queue(id, async () => {
       const next = { ...this.get(id), ...change };
@@ -259,6 +271,37 @@ export class TargetSystems implements Targets, AsyncDisposable {
         await this.#machines.reapplyParameters(id);
         throw error;
       }
+    });
+  }
+
+  /**
+   * Has it parked on disk, with all that runs there, until `thaw`.
+   * @throws `VM_ILLEGAL_EVENT` in such a state it cannot be; `CONFLICT` its machine cannot be, and why
+   */
+  async freeze(id: string, fact = 'is being parked on disk, by order'): Promise<void> {
+    const { driver, views } = this.get(id);
+    if (driver === 'lxc')
+      throw new GridError('CONFLICT', 'containers cannot be parked on disk', { vmId: id });
+    const says = views?.hypervisor?.says;
+    if (says === 'hung' || says === 'silent')
+      throw new GridError('CONFLICT', `it cannot be parked: ${views?.hypervisor?.fact}`, {
+        vmId: id,
+      });
+    await this.#apply(id, { type: 'freeze', evidence: this.#evidence('user', fact) });
+  }
+
+  /** Brings back what was parked; its jobs go on. One that runs is left as it is. */
+  async thaw(id: string): Promise<void> {
+    this.get(id);
+    const evidence = this.#evidence('user', 'is being brought back from disk');
+    await this.#apply(id, { type: 'thaw', evidence });
+  }
+
+  /** What had become of the jobs of its last machine has been settled. */
+  async jobsSettled(id: string): Promise<void> {
+    await this.#queue(id, async () => {
+      const record = this.#records.get(id);
+      if (record) await this.#save(without(record, 'lostJobs'));
     });
   }
 
@@ -378,8 +421,8 @@ export class TargetSystems implements Targets, AsyncDisposable {
   }
 
   *#expired(nowMs: number): Iterable<string> {
-    for (const { id, terminationMs = Infinity, state } of this.#records.values())
-      if (terminationMs <= nowMs && state !== 'DESTROYING') yield id;
+    for (const { id, terminationMs = Infinity, state, desired } of this.#records.values())
+      if (terminationMs <= nowMs && state !== 'DESTROYING' && desired === undefined) yield id;
   }
 
   /** Not those that were made for a job, which end with it. */
@@ -387,7 +430,7 @@ export class TargetSystems implements Targets, AsyncDisposable {
     const { idle } = this.#options;
     if (!idle) return;
     for (const { id, jobId, state } of this.#records.values()) {
-      if (jobId !== undefined || gone.has(state) || state === 'INITIALIZING') continue;
+      if (jobId !== undefined || !endable.has(state)) continue;
       const usedMs = this.#usedMs.get(id);
       if (usedMs === undefined) this.#usedMs.set(id, nowMs);
       else if (nowMs - usedMs >= idle.afterMs) yield id;
@@ -397,8 +440,12 @@ export class TargetSystems implements Targets, AsyncDisposable {
   async #endUnused(id: string): Promise<void> {
     const { idle, clock } = this.#options;
     if (!idle) return;
+    const fact = `nobody has used it for ${Math.round(idle.afterMs / 1_000)} s`;
     if (await idle.isBusy(id)) this.#usedMs.set(id, clock.now());
-    else await this.#end(id, `nobody has used it for ${Math.round(idle.afterMs / 1_000)} s`);
+    else if (idle.action === 'freeze' && this.get(id).driver !== 'lxc') {
+      this.#usedMs.delete(id);
+      await this.freeze(id, `is being parked on disk: ${fact}`);
+    } else await this.#end(id, fact);
   }
 
   async #end(id: string, fact: string): Promise<void> {
@@ -474,9 +521,11 @@ export class TargetSystems implements Targets, AsyncDisposable {
     const event: TargetEvent | undefined =
       isUsable(after) && !isUsable(before)
         ? { type: 'ready', targetId: after.id }
-        : gone.has(after.state) && !gone.has(before.state)
-          ? { type: 'lost', targetId: after.id, reason: after.evidence.fact }
-          : undefined;
+        : after.generation !== before.generation
+          ? { type: 'replaced', targetId: after.id }
+          : gone.has(after.state) && !gone.has(before.state)
+            ? { type: 'lost', targetId: after.id, reason: after.evidence.fact }
+            : undefined;
     if (event) for (const listener of this.#listeners) listener(event);
   }
 

@@ -13,6 +13,9 @@ const events: Record<VmEvent['type'], VmEvent> = {
   domain: { type: 'domain', says: 'paused', evidence },
   guest: { type: 'guest', says: 'troubled', evidence },
   stopped: { type: 'stopped', evidence },
+  freeze: { type: 'freeze', evidence },
+  frozen: { type: 'frozen', evidence },
+  thaw: { type: 'thaw', evidence },
   failed: { type: 'failed', evidence },
   destroy: { type: 'destroy', evidence },
   removed: { type: 'removed', evidence },
@@ -24,21 +27,22 @@ const before: Partial<Record<VmState, readonly VmEvent[]>> = {
   DEGRADED: [events.agentUp, { type: 'domain', says: 'silent', evidence }],
   UNREACHABLE: [events.agentUp, events.agentDown],
   PAUSED: [events.agentUp, events.domain],
+  SUSPENDED: [events.agentUp, events.freeze, events.frozen],
 };
 const inState = (state: VmState): TargetSystem =>
   (before[state] ?? []).reduce(step, aTargetSystem(before[state] ? {} : { state }));
 
 /** State, then what becomes of it by the events in the order above (`-`: illegal). */
 const table = `
-INITIALIZING READY       INITIALIZING PAUSED     INITIALIZING FAILED     FAILED     DESTROYING -
-READY        READY       UNREACHABLE  PAUSED     DEGRADED     FAILED     -          DESTROYING -
-DEGRADED     DEGRADED    UNREACHABLE  PAUSED     DEGRADED     FAILED     -          DESTROYING -
-UNREACHABLE  READY       UNREACHABLE  PAUSED     UNREACHABLE  FAILED     -          DESTROYING -
-PAUSED       PAUSED      PAUSED       PAUSED     PAUSED       FAILED     -          DESTROYING -
-SUSPENDED    SUSPENDED   SUSPENDED    SUSPENDED  SUSPENDED    FAILED     -          DESTROYING -
-FAILED       FAILED      FAILED       FAILED     FAILED       FAILED     FAILED     DESTROYING -
-DESTROYING   DESTROYING  DESTROYING   DESTROYING DESTROYING   DESTROYING DESTROYING DESTROYING DESTROYED
-DESTROYED    -           -            -          -            -          -          DESTROYED  -
+INITIALIZING READY       INITIALIZING PAUSED     INITIALIZING FAILED     -         SUSPENDED  INITIALIZING FAILED     DESTROYING -
+READY        READY       UNREACHABLE  PAUSED     DEGRADED     FAILED     PAUSED    SUSPENDED  READY        -          DESTROYING -
+DEGRADED     DEGRADED    UNREACHABLE  PAUSED     DEGRADED     FAILED     PAUSED    SUSPENDED  DEGRADED     -          DESTROYING -
+UNREACHABLE  READY       UNREACHABLE  PAUSED     UNREACHABLE  FAILED     PAUSED    SUSPENDED  UNREACHABLE  -          DESTROYING -
+PAUSED       PAUSED      PAUSED       PAUSED     PAUSED       FAILED     PAUSED    SUSPENDED  PAUSED       -          DESTROYING -
+SUSPENDED    SUSPENDED   SUSPENDED    SUSPENDED  SUSPENDED    FAILED     SUSPENDED SUSPENDED  UNREACHABLE  -          DESTROYING -
+FAILED       FAILED      FAILED       FAILED     FAILED       FAILED     -         FAILED     -            FAILED     DESTROYING -
+DESTROYING   DESTROYING  DESTROYING   DESTROYING DESTROYING   DESTROYING -         DESTROYING -            DESTROYING DESTROYING DESTROYED
+DESTROYED    -           -            -          -            -          -         -          -            -          DESTROYED  -
 `;
 
 /** What the hypervisor says, then what that makes of a machine whose agent never answered, answers, is silent. */
@@ -148,5 +152,47 @@ describe('the life of a virtual machine', () => {
     const ready = step(aTargetSystem(), events.agentUp);
     const again = step(ready, { ...events.agentUp, boot: { readyMs: 99 } } as VmEvent);
     assert.deepEqual([ready.boot.readyMs, again.boot.readyMs], [12, 12]);
+  });
+
+  it('does not count the time on disk to its life time, and hears nothing while it goes there', () => {
+    const ready = { ...inState('READY'), terminationMs: 1_000 };
+    const at = (atMs: number) => ({ ...evidence, atMs });
+    const going = step(ready, { type: 'freeze', evidence: at(100) });
+    assert.deepEqual([going.state, going.desired], ['PAUSED', 'suspended']);
+    for (const type of ['agentDown', 'domain', 'guest'] as const)
+      assert.equal(step(going, events[type]), going);
+    const parked = step(going, { type: 'frozen', evidence: at(200) });
+    const back = step(parked, { type: 'thaw', evidence: at(5_100) });
+    assert.deepEqual(
+      [back.state, back.terminationMs, back.desired],
+      ['UNREACHABLE', 6_000, undefined],
+    );
+    assert.equal(step(back, events.agentUp).state, 'READY');
+  });
+
+  it('one that cannot be parked goes on', () => {
+    const going = step(inState('READY'), events.freeze);
+    assert.equal(step(going, events.thaw).state, 'UNREACHABLE');
+  });
+
+  it('starts another machine where its owner wishes so, thrice within an hour', () => {
+    const at = (atMs: number): VmEvent => ({ type: 'stopped', evidence: { ...evidence, atMs } });
+    let system = { ...inState('READY'), recovery: 'restart' as const } as TargetSystem;
+    for (const n of [1, 2, 3]) {
+      system = step(system, at(n));
+      assert.deepEqual(
+        [system.state, system.generation, system.bootFromMs, system.lostJobs],
+        ['INITIALIZING', n + 1, n, evidence.fact],
+      );
+      system = step(system, events.agentUp);
+      assert.equal(system.state, 'READY');
+    }
+    assert.equal(step(system, at(4)).state, 'FAILED');
+    assert.equal(step(system, at(3_600_001)).generation, 5);
+  });
+
+  it('starts none in the place of one that was never ready', () => {
+    const starting = { ...aTargetSystem(), recovery: 'restart' as const };
+    assert.equal(step(starting, events.stopped).state, 'FAILED');
   });
 });

@@ -93,6 +93,11 @@ describe('start tiers', () => {
     ['a machine that was booted', 'INITIALIZING', 'cold', {}, false],
     ['a spare that failed', 'FAILED', 'spare', {}, false],
   ] as const;
+  it('do not give an identity to a machine that was started again', () => {
+    const start = { tier: 'spare', reason: '' } as const;
+    assert.ok(!needsIdentity({ state: 'INITIALIZING', start, boot: {}, bootFromMs: 1 }));
+  });
+
   for (const [what, state, tier, boot, expected] of cases)
     it(`${expected ? 'give' : 'do not give'} an identity to ${what}`, () => {
       assert.equal(needsIdentity({ state, start: { tier, reason: '' }, boot }), expected);

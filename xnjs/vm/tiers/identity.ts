@@ -6,14 +6,20 @@ import type { TargetSystem } from '../target-system.js';
 
 const over: ReadonlySet<VmState> = new Set(['FAILED', 'DESTROYING', 'DESTROYED']);
 
-/** Whether the machine ran before it was this target system's: then it has to become another one. */
-export function needsIdentity({
-  state,
+/** Whether its machine was started from its image: at first, or again later. */
+export function isBooted({
   start,
-  boot,
-}: Pick<TargetSystem, 'state' | 'start' | 'boot'>): boolean {
-  if (boot.identityMs !== undefined || over.has(state)) return false;
-  return start?.tier === 'spare' || start?.tier === 'warm';
+  bootFromMs,
+}: Pick<TargetSystem, 'start' | 'bootFromMs'>): boolean {
+  return bootFromMs !== undefined || (start?.tier !== 'spare' && start?.tier !== 'warm');
+}
+
+/** Whether the machine ran before it was this target system's: then it has to become another one. */
+export function needsIdentity(
+  system: Pick<TargetSystem, 'state' | 'start' | 'boot' | 'bootFromMs'>,
+): boolean {
+  const { state, boot } = system;
+  return !isBooted(system) && boot.identityMs === undefined && !over.has(state);
 }
 
 /** Another one at each call: what has been sent and not confirmed is of no use to anybody. */

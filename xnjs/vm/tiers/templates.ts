@@ -145,7 +145,7 @@ export class Templates implements AsyncDisposable {
         ...{ patches, from: { id: template.id, bootId }, to },
       });
       const xml = domainXml(record, paths, installationId, undefined, lease?.epoch);
-      return await hypervisor.restore(driver, id, { xml, memory });
+      return await hypervisor.restoreMemory(driver, id, { xml, memory });
     } catch (error) {
       if (asGridError(error)?.row.retry !== true) this.#bad.add(template.id);
       throw error;
@@ -228,7 +228,7 @@ export class Templates implements AsyncDisposable {
       await clock.sleep(hangUpMs, capture.signal);
       const path = this.#pathOf(template);
       await mkdir(join(workspace.directoryOf(id)), { recursive: true });
-      await hypervisor.save(driver, id, path);
+      await hypervisor.saveMemory(driver, id, path);
       const saved = { ...template, bootId, patches: await findIdentity(path, { id, bootId }) };
       await warm.store.save(saved);
       this.#templates.set(id, saved);

@@ -1,0 +1,184 @@
+/**
+ * Target systems in a process of its own, to be killed: each is held at the point that its tag names.
+ * Arguments: directory, URI of libvirt, disk of the machines, `hold` or `settle`.
+ */
+import { join } from 'node:path';
+import { systemClock } from '#kernel/clock.js';
+import { LibvirtClient } from '#kernel/libvirt/client.js';
+import { silentLog as log } from '#kernel/log.js';
+import { Scope } from '#kernel/scope.js';
+import { Lease } from '#xnjs/persistence/sql-lease.js';
+import { createTargetStore } from '#xnjs/persistence/sql-target-store.js';
+import type { Hypervisor } from '#xnjs/vm/hypervisor.js';
+import { LibvirtHypervisor } from '#xnjs/vm/libvirt-hypervisor.js';
+import type { TargetStore } from '#xnjs/vm/target-store.js';
+import type { TargetSystem } from '#xnjs/vm/target-system.js';
+import { TargetSystems } from '#xnjs/vm/target-systems.js';
+import { Workspace } from '#xnjs/vm/workspace.js';
+import { until } from '../xnjs/job/rig.js';
+import { openTables } from '../xnjs/persistence/databases.js';
+import { anImageMetadata } from '../xnjs/vm/samples.js';
+import { points, type Point } from './machine-points.js';
+
+const [directory = '', uri = '', disk = '', mode = 'hold'] = process.argv.slice(2);
+const installationId = '11111111-2222-4333-8444-555555555555';
+const isHolding = mode === 'hold';
+
+/** Those that are where they are to be when the server dies. */
+const held = new Set<string>();
+const pointOf = new Map<string, Point>();
+
+/** Never returns where the target system of this id is to be held. */
+async function pass(id: string, point: Point): Promise<void> {
+  if (!isHolding || pointOf.get(id) !== point) return;
+  held.add(point);
+  await new Promise(() => undefined);
+}
+
+/** Their agent is a fake beside the machines, which have no system: only the machines are tried here. */
+class Files extends Workspace {
+  override agentSocket(): string {
+    return join(directory, 'agents.sock');
+  }
+
+  override async prepare(...args: Parameters<Workspace['prepare']>) {
+    const paths = await super.prepare(...args);
+    return { ...paths, agentSocket: join(this.directoryOf(args[0].id), 'run', 'unused.sock') };
+  }
+}
+
+function gatedStore(store: TargetStore): TargetStore {
+  return {
+    ...store,
+    async save(system, change) {
+      const [point] = system.tags as Point[];
+      if (point) pointOf.set(system.id, point);
+      await store.save(system, change);
+      if (system.state === 'INITIALIZING' && system.boot.startedMs === undefined)
+        await pass(system.id, 'create: stored');
+      if (system.desired === 'suspended')
+        await pass(system.id, system.state === 'PAUSED' ? 'freeze: stored' : 'freeze: done');
+      if (system.state === 'UNREACHABLE') await pass(system.id, 'thaw: stored');
+      if (system.state === 'DESTROYING') await pass(system.id, 'destroy: stored');
+    },
+    async remove(system, change) {
+      await pass(system.id, 'destroy: files removed');
+      await store.remove(system, change);
+    },
+  };
+}
+
+class GatedHypervisor extends LibvirtHypervisor {
+  override async start(...args: Parameters<Hypervisor['start']>) {
+    const started = await super.start(...args);
+    await pass(args[1], 'create: started');
+    return started;
+  }
+
+  override async save(...args: Parameters<Hypervisor['save']>) {
+    const saving = super.save(...args);
+    saving.catch(() => undefined);
+    await pass(args[1], 'freeze: saving');
+    const isSaved = await saving;
+    await pass(args[1], 'freeze: saved');
+    return isSaved;
+  }
+
+  override async restore(...args: Parameters<Hypervisor['restore']>) {
+    const restored = await super.restore(...args);
+    await pass(args[1], 'thaw: restored');
+    return restored;
+  }
+
+  override async remove(...args: Parameters<Hypervisor['remove']>) {
+    await super.remove(...args);
+    await pass(args[1], 'destroy: domain removed');
+  }
+}
+
+const scope = new Scope();
+const database = await openTables(scope, `sqlite:${join(directory, 'db.sqlite')}`);
+const lease = scope.use(await Lease.take({ database, name: 'xnjs', clock: systemClock, log }));
+const qemu = scope.use(await LibvirtClient.connect({ uri, log, callTimeoutMs: 60_000 }));
+const metadata = anImageMetadata({
+  format: 'qcow2',
+  requirements: {
+    cpus: { min: 1, default: 1, max: 1 },
+    memoryMiB: { min: 16, default: 16, max: 64 },
+  },
+});
+const common = { clock: systemClock, log };
+const systems = scope.use(
+  new TargetSystems({
+    ...{ ...common, installationId, lease },
+    store: gatedStore(createTargetStore(database, undefined, lease)),
+    hypervisor: new GatedHypervisor({ clients: { qemu }, installationId, ...common }),
+    images: {
+      find: () =>
+        Promise.resolve({
+          id: 'i',
+          owner: 'CN=Creator',
+          state: 'PUBLISHED',
+          created: '',
+          metadata,
+          parts: {},
+        }),
+      isHere: () => Promise.resolve(true),
+      search: () => Promise.resolve([]), // here all name their image
+      fetch: () => Promise.resolve(disk),
+    },
+    workspace: new Files(directory),
+    ...{ bootTimeoutMs: 60_000, heartbeatMs: 1_000 },
+    limits: { cpus: 1, memoryMiB: 64, perUser: 100 },
+  }),
+);
+await systems.start();
+const becomes = (id: string, state: TargetSystem['state']): Promise<void> =>
+  until(`${pointOf.get(id) ?? id} is ${state}`, () => systems.get(id).state === state, 60_000);
+
+if (isHolding) {
+  await Promise.all(points.map((point) => lead(point)));
+  await until('all are held', () => held.size === points.length, 60_000);
+  process.send?.('held');
+} else {
+  const all = systems.list();
+  await Promise.all(all.map(({ id, tags }) => settle(id, tags[0] as Point)));
+  await until('all are gone', () => systems.list().length === 0, 60_000);
+  await scope.close();
+  process.send?.(`settled ${all.length}`);
+  process.disconnect();
+}
+
+/** Brings one to where it is held. What is waited for on the way there may never come. */
+async function lead(point: Point): Promise<void> {
+  const [what] = point.split(':') as ['create' | 'freeze' | 'thaw' | 'destroy'];
+  // before it is stored its point is not known: the answer may never come
+  // by users of their own, whose orders wait for each other
+  const ownerDn = `CN=${points.indexOf(point)},O=VSite`;
+  void systems.create({ ownerDn, image: 'i', parameters: {}, tags: [point] });
+  const find = () => systems.list().find(({ tags }) => tags[0] === point);
+  if (point === 'create: stored') return;
+  await until('it is there', () => find() !== undefined, 60_000);
+  const { id } = find()!;
+  if (what === 'create') return;
+  await becomes(id, 'READY');
+  if (what === 'destroy') {
+    void systems.destroy(id);
+    return;
+  }
+  void systems.freeze(id);
+  if (what === 'freeze') return;
+  await becomes(id, 'SUSPENDED');
+  void systems.thaw(id);
+}
+
+/** What was begun is finished by the next server; then it is taken down. */
+async function settle(id: string, point: Point): Promise<void> {
+  if (point.startsWith('destroy')) return;
+  await becomes(id, point.startsWith('freeze') ? 'SUSPENDED' : 'READY');
+  if (point.startsWith('freeze')) {
+    await systems.thaw(id);
+    await becomes(id, 'READY');
+  }
+  await systems.destroy(id);
+}
