@@ -94,7 +94,9 @@ export class Exchange {
     });
     // Also what is no error to Node, an upgrade that nobody asked for say
     upstream.on('close', () => {
-      if (this.#upstream === upstream) this.#lose(new Error('the site hung up'));
+      // An error costs a stack trace, and each request ends so
+      if (this.#upstream === upstream && !this.#answer?.complete)
+        this.#lose(new Error('the site hung up'));
     });
     upstream.on('timeout', () => {
       if (!this.#stalled) upstream.destroy(new Error('the site is silent'));

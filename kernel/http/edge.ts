@@ -1,8 +1,8 @@
 import type { ErrorRequestHandler, Request } from 'express';
 import { GridError } from '#kernel/errors.js';
-import type { Log } from '#kernel/log.js';
 import { prefersHtml, toErrorPage } from './html/negotiate.js';
 import type { PageFrame } from './html/page.js';
+import type { LoggedRequest } from './logging.js';
 
 /** The body of every error (unicore-rest 4.1); an object, since pyunicore calls `.get` on it. */
 export type ErrorBody = { readonly errorMessage: string; readonly status: number };
@@ -12,17 +12,16 @@ export type ErrorBody = { readonly errorMessage: string; readonly status: number
  * without a row is our fault: 500, no detail, logged. An answer that has begun is cut off, so that
  * nobody takes it for a whole one. People get a page.
  */
-export function restEdge(log: Log, frameOf: (request: Request) => PageFrame): ErrorRequestHandler {
+export function restEdge(frameOf: (request: Request) => PageFrame): ErrorRequestHandler {
   // eslint-disable-next-line @typescript-eslint/no-unused-vars -- express knows it by its four parameters
   return (thrown: unknown, request, response, _next) => {
     const clientLeft = request.socket.destroyed || response.destroyed;
     const error = clientLeft ? undefined : toGridError(thrown);
     const status = error?.row.http ?? 500;
-    const requestLog = log.child({ reqId: request.id });
-    if (clientLeft) requestLog.debug({ err: thrown }, 'client left');
-    else if (error === undefined) requestLog.error({ err: thrown }, 'request failed unexpectedly');
-    else if (status >= 500)
-      requestLog.warn({ err: error, details: error.details }, 'request failed');
+    const { log } = (request as LoggedRequest).logged;
+    if (clientLeft) log.debug({ err: thrown }, 'client left');
+    else if (error === undefined) log.error({ err: thrown }, 'request failed unexpectedly');
+    else if (status >= 500) log.warn({ err: error, details: error.details }, 'request failed');
     if (clientLeft || response.headersSent) {
       response.destroy();
       return;

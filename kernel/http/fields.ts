@@ -25,7 +25,8 @@ export const fieldsParameter = listParameter.optional();
 export function selectFields(
   properties: Readonly<Record<string, unknown>>,
   fields: readonly string[] = [],
-): Record<string, unknown> {
+): Readonly<Record<string, unknown>> {
+  if (fields.length === 0) return properties;
   const wanted = new Set(fields.filter((name) => !name.startsWith('!')));
   const unwanted = new Set(fields.filter((n) => n.startsWith('!')).map((name) => name.slice(1)));
   const chosen = Object.entries(properties).filter(

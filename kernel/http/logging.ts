@@ -1,44 +1,49 @@
 import { randomUUID } from 'node:crypto';
-import type { IncomingMessage, ServerResponse } from 'node:http';
-import { pinoHttp, type HttpLogger } from 'pino-http';
+import type { Request, RequestHandler } from 'express';
 import type { Log } from '#kernel/log.js';
 
 /** Addresses that let in whoever has them. */
 const capability = /(\/rest\/(?:files|access)\/).*/;
 const requestId = /^[A-Za-z0-9._:-]{1,128}$/;
 
+/** A request as the log has it. */
+export type Logged = {
+  readonly reqId: string;
+  /** Made when there is something to say: a logger costs more than most requests. */
+  readonly log: Log;
+};
+
+export type LoggedRequest = Request & { logged: Logged };
+
 /**
  * Gives every request an id, the sender's (`X-Request-Id`) where it is well formed, a logger, and a line
  * in the log when it is done. Paths are logged without their query, which may hold tokens, and without
  * what makes them a capability.
  */
-export function requestLogging(log: Log): HttpLogger {
-  return pinoHttp({
-    logger: log,
-    quietReqLogger: true,
-    genReqId(request: IncomingMessage, response: ServerResponse) {
-      const given = request.headers['x-request-id'];
-      const id = typeof given === 'string' && requestId.test(given) ? given : randomUUID();
-      response.setHeader('x-request-id', id);
-      return id;
-    },
-    customAttributeKeys: { reqId: 'reqId', responseTime: 'ms' },
+export function requestLogging(log: Log): RequestHandler {
+  return (request, response, next) => {
+    const startedMs = performance.now();
+    const given = request.headers['x-request-id'];
+    const reqId = typeof given === 'string' && requestId.test(given) ? given : randomUUID();
+    response.setHeader('x-request-id', reqId);
+    let own: Log | undefined;
+    Object.assign(request, {
+      id: reqId, // who authenticates writes it down, too
+      logged: {
+        reqId,
+        get log() {
+          return (own ??= log.child({ reqId }));
+        },
+      } satisfies Logged,
+    });
     // failures are logged by the edge, with their cause
-    customLogLevel: () => 'info',
-    customSuccessMessage: () => 'request',
-    customErrorMessage: () => 'request',
-    customErrorObject: (_request, _response, _error, facts: object) => ({
-      ...facts,
-      err: undefined,
-    }),
-    wrapSerializers: false,
-    serializers: {
-      req: ({ method, url, socket }: IncomingMessage) => ({
-        method,
-        path: url?.split('?', 1)[0]?.replace(capability, '$1…'),
-        peer: socket.remoteAddress,
-      }),
-      res: ({ statusCode }: ServerResponse) => ({ status: statusCode }),
-    },
-  });
+    response.once('close', () => {
+      const { method, originalUrl, socket } = request;
+      const path = originalUrl.split('?', 1)[0]?.replace(capability, '$1…');
+      const req = { method, path, peer: socket.remoteAddress };
+      const ms = Math.round(performance.now() - startedMs);
+      log.info({ reqId, req, res: { status: response.statusCode }, ms }, 'request');
+    });
+    next();
+  };
 }

@@ -1,14 +1,14 @@
 import type { IncomingMessage, ServerResponse } from 'node:http';
-import { pipeline } from 'node:stream/promises';
 import express, { type Express, type Request, type Response } from 'express';
 import type { Log } from '#kernel/log.js';
+import { sendStream } from '#kernel/net/lending-stream.js';
 import type { Audit } from '#kernel/security/audit.js';
 import { acceptBody, readJsonBody } from './body.js';
 import type { Caller } from './caller.js';
 import { restEdge } from './edge.js';
-import { prefersHtml, toPage } from './html/negotiate.js';
+import { preferredType, prefersHtml, toPage } from './html/negotiate.js';
 import type { PageFrame } from './html/page.js';
-import { requestLogging } from './logging.js';
+import { requestLogging, type LoggedRequest } from './logging.js';
 import { RequestError, type Operation, type OperationFacts, type RawContext } from './operation.js';
 import type { ApiInfo } from './openapi/document.js';
 import { ApiDocument, apiOperations } from './openapi/operations.js';
@@ -72,23 +72,48 @@ export function createRestApp(options: RestOptions): Express {
   app.disable('x-powered-by');
   app.enable('case sensitive routing');
   app.use(requestLogging(log));
-  for (const { prefix, operations } of mounts) {
-    for (const operation of operations) {
+  for (const { start: below, operations } of groupsOf(mounts)) {
+    const group = express.Router({ caseSensitive: true });
+    for (const { operation, path } of operations) {
       const verb = operation.method.toLowerCase() as Lowercase<typeof operation.method>;
-      app[verb](prefix + operation.path, (request: Request, response: Response) =>
+      group[verb](path, (request: Request, response: Response) =>
         serve(operation, { authenticate, audit, frameOf }, request, response),
       );
     }
+    app.use(below, group);
   }
   refuseTheRest(app, mounts);
-  app.use(restEdge(log, frameOf));
+  app.use(restEdge(frameOf));
   return app;
 
   function frameOf(request: Request): PageFrame {
     const baseUrl = baseUrlOf(request, externalUrl);
     const { caller } = (request.res?.locals ?? {}) as { caller?: Caller };
-    return { baseUrl, url: baseUrl + request.path.replace(/\/+$/, ''), caller, start };
+    return { baseUrl, url: baseUrl + pathOf(request).replace(/\/+$/, ''), caller, start };
   }
+}
+
+/** As the client asked for it: express cuts off what a group begins with. */
+function pathOf({ originalUrl, path }: Request): string {
+  return originalUrl.startsWith('/') ? (originalUrl.split(/[?#]/, 1)[0] ?? '') : path;
+}
+
+type Group = {
+  readonly start: string;
+  readonly operations: { readonly operation: MountedOperation; readonly path: string }[];
+};
+
+/** In their order; by how their paths begin, so that a request is compared with those of one resource only. */
+function groupsOf(mounts: readonly Mount[]): Group[] {
+  const groups: Group[] = [];
+  for (const { prefix, operations } of mounts)
+    for (const operation of operations) {
+      const [element = ''] = /^\/[\w.-]+(?=\/|$)/.exec(operation.path) ?? [];
+      const start = prefix + element;
+      if (groups.at(-1)?.start !== start) groups.push({ start, operations: [] });
+      groups.at(-1)?.operations.push({ operation, path: operation.path.slice(element.length) || '/' }); // prettier-ignore
+    }
+  return groups;
 }
 
 type Serving = {
@@ -104,34 +129,37 @@ async function serve(
   request: Request,
   response: Response,
 ): Promise<void> {
-  const left = new AbortController();
-  response.once('close', () => {
-    left.abort(clientLeft);
-  });
+  const { logged } = request as LoggedRequest;
   const caller = await authenticate(request, response);
   response.locals['caller'] = caller; // for the page of an error
   const { method, produces = [jsonType] } = operation;
   // what is JSON for programs is a page for people
   const isPaged = method === 'GET' && produces.includes(jsonType) && !produces.includes(htmlType);
   const offered = isPaged ? [...produces, htmlType] : [...produces];
-  if (method === 'GET' && request.accepts(offered) === false)
+  if (method === 'GET' && preferredType(request, offered) === undefined)
     throw new RequestError('NOT_ACCEPTABLE', `available as ${produces.join(', ')}`);
   const input = await readInput(operation, request, response);
   const { baseUrl, url } = frameOf(request);
+  let signal: AbortSignal | undefined;
   const context: RawContext = {
     caller,
     baseUrl,
     url,
-    log: request.log,
-    audit: audit && ((decision) => audit({ ...decision, reqId: request.id as string })),
-    signal: left.signal,
+    get log() {
+      return logged.log;
+    },
+    audit: audit && ((decision) => audit({ ...decision, reqId: logged.reqId })),
+    // most never ask for it
+    get signal() {
+      return (signal ??= closingOf(response));
+    },
     headers: request.headers,
     upgrade: upgradeOf(request),
     get body() {
       acceptBody(request, response);
       return request;
     },
-    accepts: (types) => request.accepts([...types]) || undefined,
+    accepts: (types) => preferredType(request, types),
   };
   const reply = await operation.handle(input, context);
   if (isPaged) response.vary('accept');
@@ -140,6 +168,14 @@ async function serve(
     request,
     response,
   );
+}
+
+/** Aborted when the client has left, or has its answer. */
+function closingOf(response: Response): AbortSignal {
+  const left = new AbortController();
+  if (response.destroyed) left.abort(clientLeft);
+  else response.once('close', () => left.abort(clientLeft));
+  return left.signal;
 }
 
 /** The document's own operations are in it, too. */
@@ -195,7 +231,7 @@ async function send(reply: Reply, request: Request, response: Response): Promise
     body?.destroy();
     response.end();
   } else {
-    await pipeline(body, response);
+    await sendStream(body, response);
   }
 }
 

@@ -1,3 +1,4 @@
+import type { ServerResponse } from 'node:http';
 import { Readable, type Writable } from 'node:stream';
 import { finished, pipeline } from 'node:stream/promises';
 import { write } from './write.js';
@@ -45,7 +46,10 @@ export function piecesOf(source: Readable, lends: boolean): AsyncIterable<Buffer
 }
 
 /** `pipeline()`, without fresh memory where the source lends it. */
-export async function sendStream(source: Readable, target: Writable): Promise<void> {
+export async function sendStream(
+  source: Readable,
+  target: Writable | ServerResponse,
+): Promise<void> {
   if (!(source instanceof LendingStream)) {
     await pipeline(source, target);
     return;

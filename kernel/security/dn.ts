@@ -1,5 +1,6 @@
 import type { X509Certificate } from 'node:crypto';
 import { GridError } from '#kernel/errors.js';
+import { BoundedMap } from './bounded-map.js';
 
 export class DnError extends GridError<'BAD_REQUEST'> {}
 
@@ -123,10 +124,22 @@ export function normalizeDn(text: string): string {
   return formatDn(parseDn(text));
 }
 
+/** Of those who come again and again. */
+const knownKeys = new BoundedMap<string, string>(1_000);
+
 /** Equal keys mean equal names: ignores case, repeated blanks and the order inside a relative name. */
 export function dnKey(dn: Dn | string): string {
-  const parsed = typeof dn === 'string' ? parseDn(dn) : dn;
-  return parsed
+  if (typeof dn !== 'string') return keyOf(dn);
+  let key = knownKeys.get(dn);
+  if (key === undefined) {
+    key = keyOf(parseDn(dn));
+    knownKeys.set(dn, key);
+  }
+  return key;
+}
+
+function keyOf(dn: Dn): string {
+  return dn
     .map((rdn) =>
       rdn
         .map(({ type, value }) => `${type}=${escapeValue(foldValue(value), false)}`)

@@ -39,8 +39,13 @@ describe('faults of machines and hypervisors', { skip: noMachines, timeout: 240_
     await publish(await grid.creator(), { ...image, metadata: { ...metadata, boot } });
     user = await grid.user();
     const make = () => createTargetSystem(user, 'vsite-demo', {});
-    [one, other] = await Promise.all([make(), make()]);
-    for (const path of [one, other]) await becomes(path, 'READY', /./, 60_000);
+    one = await make();
+    await becomes(one, 'READY', /./, 60_000);
+    // boots while the first is tried
+    other = await make();
+    await eventually('it has been started', async () => {
+      return (await readSite(other)).vm.boot['startedMs'] !== undefined;
+    });
   });
   after(async () => grid[Symbol.asyncDispose]());
 
@@ -58,7 +63,8 @@ describe('faults of machines and hypervisors', { skip: noMachines, timeout: 240_
   };
   const vsite = async (...args: string[]) => {
     const child = grid.vsite(args);
-    const [said, [code]] = await Promise.all([readText(child.stderr), once(child, 'close')]);
+    const closed = once(child, 'close') as Promise<[number | null]>;
+    const [said, [code]] = await Promise.all([readText(child.stderr), closed]);
     assert.equal(code, 0, said);
   };
   const qemuOf = (path: string) =>
@@ -165,6 +171,7 @@ describe('faults of machines and hypervisors', { skip: noMachines, timeout: 240_
   });
 
   it('QEMU of one hangs, the guest of the other: told apart, each within its time', async () => {
+    await becomes(other, 'READY', /./, 60_000);
     const pid = qemuOf(one);
     virsh('inject-nmi', domainOf(other));
     process.kill(pid, 'SIGSTOP');
@@ -218,7 +225,8 @@ describe('faults of machines and hypervisors', { skip: noMachines, timeout: 240_
     const [machine, before] = [qemuOf(one), epoch()];
     {
       await using database = await openTables();
-      await using _lease = await Lease.take({ database, name: 'xnjs', clock: systemClock, log });
+      await using lease = await Lease.take({ database, name: 'xnjs', clock: systemClock, log });
+      assert.ok(lease.epoch > before);
       await eventually('the older server answers no more', () =>
         user.json('GET', one).then(
           () => false,

@@ -58,6 +58,7 @@ describe('the IDB in the REST interface', { timeout: 120_000 }, () => {
       find: (id: string) => rig.targets.find(id),
       limits: { cpus: 8, memoryMiB: 1024, perUser: 1 },
       usage: () => undefined,
+      heard: () => ({}),
       planner: { flavours: { offered: () => [] }, quotaOf: () => Promise.resolve([]) },
     };
     const deps = restDeps({

@@ -3,12 +3,13 @@ import { LendingStream } from '#kernel/net/lending-stream.js';
 import * as commands from '#tsi/protocol/commands.js';
 import type { Calls } from './calls.js';
 import { chunkMemory } from './chunk-memory.js';
-import { chunksOf } from './chunks.js';
+import { chunksOf, type Gathered } from './chunks.js';
 import type { CallOptions, Tsi, TsiIdentity } from './tsi.js';
 
 /** `full`: as long as was asked for, so that more may follow. `ours`: our agent sent it. */
 type Chunk = { readonly bytes: Buffer; readonly full: boolean; readonly ours: boolean };
 
+const none = Buffer.alloc(0);
 /** What a reader is given at a time. */
 const pieceBytes = 1024 * 1024;
 
@@ -88,27 +89,29 @@ export class FileContent {
     const { mode = 0o600, append = false } = how;
     const chunkBytes = this.#chunkBytes;
     let written = 0;
-    const put = async (chunks: readonly Buffer[], length: number): Promise<void> => {
+    const put = async ({ bytes, memory }: Gathered): Promise<void> => {
+      const { length } = bytes;
       const action = append || written > 0 ? commands.appendAction : '0';
       const more = length === chunkBytes;
       const value = { action, file: { path, mode }, length, literal: true, more };
       const message = commands.putFileChunk.encode(value, identity);
-      await this.#calls.use(options, (worker) => worker.put(message, chunks));
+      await this.#calls.use(options, (worker) => worker.put(message, bytes));
       written += length;
+      if (memory.length === chunkBytes) chunkMemory.giveBack(memory);
     };
-    const gathered = chunksOf(source, chunkBytes);
+    const gathered = chunksOf(source, chunkBytes, chunkMemory);
     try {
       let last = chunkBytes;
       for (let next = await gathered.next(); !next.done;) {
-        const { chunks, size } = next.value;
-        const sent = put(chunks, size);
+        const chunk = next.value;
+        const sent = put(chunk);
         const following = gathered.next();
         following.catch(() => undefined); // waited for below
         await sent;
-        last = size;
+        last = chunk.bytes.length;
         next = await following;
       }
-      if (last === chunkBytes) await put([], 0);
+      if (last === chunkBytes) await put({ bytes: none, memory: none });
       return written;
     } catch (error) {
       source.destroy();

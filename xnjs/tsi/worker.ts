@@ -85,13 +85,10 @@ export class Worker {
   }
 
   /** PUTFILECHUNK. */
-  async put(message: string, chunks: readonly Buffer[]): Promise<void> {
+  async put(message: string, chunk: Buffer): Promise<void> {
     await this.call(message, false);
     this.#inStep = false;
-    const { data } = this.#channels;
-    const last = chunks.at(-1);
-    for (const chunk of chunks.slice(0, -1)) data.write(chunk); // one chunk of the file at most
-    if (last) await write(data, last);
+    if (chunk.length > 0) await write(this.#channels.data, chunk);
     await this.#end();
   }
 

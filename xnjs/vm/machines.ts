@@ -1,5 +1,5 @@
 import { EventEmitter } from 'node:events';
-import { asGridError, errorText } from '#kernel/errors.js';
+import { errorText } from '#kernel/errors.js';
 import type { Log } from '#kernel/log.js';
 import type { AgentFacts } from '#tsi/protocol/facts.js';
 import { completeTimeline } from './boot.js';
@@ -8,6 +8,8 @@ import { DomainWatch } from './domain-watch.js';
 import type { MarkedRecord } from './domain-mark.js';
 import type { DomainView } from './hypervisor.js';
 import { Orphans } from './orphans.js';
+import { isPassing } from './passing.js';
+import { Parking } from './parking.js';
 import { GuestWatch, judge } from './guest-watch.js';
 import { Queues } from './queues.js';
 import { isUsable, type VmEvent } from './state.js';
@@ -63,6 +65,7 @@ export class Machines implements AsyncDisposable {
   readonly #watch: DomainWatch;
   readonly #guests: GuestWatch;
   readonly #orphans: Orphans;
+  readonly #parking: Parking;
   /** Whose agents answer at present. */
   readonly #answering = new Set<string>();
   readonly #meter: UsageMeter | undefined;
@@ -114,6 +117,12 @@ export class Machines implements AsyncDisposable {
       intervalMs: options.guestMs ?? 30_000,
       learn: (id, facts) => this.#records.queue(id, () => this.#learn(id, facts)),
       ...common,
+    });
+    this.#parking = new Parking({
+      ...{ records, hypervisor: options.hypervisor, clock: options.clock },
+      unbind: (id) => this.#unbind(id),
+      reconcile: (id) => this.reconcile(id),
+      require: () => this.#require(),
     });
     this.#orphans = new Orphans({
       ...options,
@@ -245,10 +254,10 @@ export class Machines implements AsyncDisposable {
       case 'DEGRADED':
       case 'UNREACHABLE':
       case 'PAUSED':
-        await (record.desired === 'suspended' ? this.#park(record) : this.#attach(record));
+        await (record.desired === 'suspended' ? this.#parking.park(record) : this.#attach(record));
         break;
       case 'SUSPENDED':
-        await this.#leaveParked(record);
+        await this.#parking.leave(record);
         break;
       case 'FAILED':
         await this.#release(record);
@@ -366,7 +375,7 @@ export class Machines implements AsyncDisposable {
     }
     const domain = await this.#options.hypervisor.find(record.driver, record.id);
     if (domain?.isSaved === true) {
-      await this.#unpark(record);
+      await this.#parking.bringBack(record);
       return;
     }
     if (domain && domain.state !== 'stopped') {
@@ -381,48 +390,6 @@ export class Machines implements AsyncDisposable {
       evidence: this.#evidence('hypervisor', domain?.reason ?? 'the domain no longer exists'),
     });
     await this.reconcile(record.id);
-  }
-
-  /** Its memory goes to disk; may be repeated at any time. */
-  async #park(record: TargetSystem): Promise<void> {
-    const { id, driver } = record;
-    await this.#unbind(id);
-    await this.#require();
-    try {
-      const isSaved = await this.#options.hypervisor.save(driver, id);
-      const evidence = this.#evidence(
-        'hypervisor',
-        isSaved ? 'parked on disk' : 'the machine stopped before it was parked',
-      );
-      await this.#records.applyNow(id, { type: isSaved ? 'frozen' : 'stopped', evidence });
-    } catch (error) {
-      if (isPassing(error)) throw error;
-      const evidence = this.#evidence('server', `could not be parked: ${errorText(error)}`);
-      await this.#records.applyNow(id, { type: 'thaw', evidence });
-    }
-    await this.reconcile(id);
-  }
-
-  async #unpark({ id, driver }: TargetSystem): Promise<void> {
-    await this.#require();
-    try {
-      await this.#options.hypervisor.restore(driver, id);
-    } catch (error) {
-      if (isPassing(error)) throw error;
-      const evidence = this.#evidence('server', `could not be brought back: ${errorText(error)}`);
-      await this.#records.applyNow(id, { type: 'frozen', evidence });
-    }
-    await this.reconcile(id);
-  }
-
-  /** Unless somebody else has started it. */
-  async #leaveParked({ id, driver }: TargetSystem): Promise<void> {
-    await this.#unbind(id);
-    const domain = await this.#options.hypervisor.find(driver, id);
-    if (!domain || domain.state === 'stopped') return;
-    const evidence = this.#evidence('hypervisor', 'the machine was started by somebody else');
-    await this.#records.applyNow(id, { type: 'thaw', evidence });
-    await this.reconcile(id);
   }
 
   /** What is left of a failed machine is taken down; its console and its record stay to be read. */
@@ -653,10 +620,4 @@ export class Machines implements AsyncDisposable {
   #spawn(work: Promise<unknown>): void {
     work.catch((error: unknown) => this.#log.error({ err: error }, 'news of a machine were lost'));
   }
-}
-
-/** Worth another try without a word to the user: the hypervisor or the image repository is away. */
-function isPassing(error: unknown): boolean {
-  const known = asGridError(error);
-  return known?.row.retry === true && known.code !== 'STORAGE_FULL';
 }

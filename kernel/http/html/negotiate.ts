@@ -6,9 +6,18 @@ import { htmlHeaders, type PageFrame } from './page.js';
 import { renderError, renderResource } from './resource.js';
 import { isMembers } from './values.js';
 
+/** The one of `types` that the client likes best; the first if it does not care. */
+export function preferredType(request: Request, types: readonly string[]): string | undefined {
+  const { accept = '*/*' } = request.headers;
+  // what nearly all programs send
+  if (accept === '*/*') return types[0];
+  if (types.includes(accept)) return accept;
+  return request.accepts([...types]) || undefined;
+}
+
 /** Whether a person asks: programs take anything, or JSON. */
 export function prefersHtml(request: Request): boolean {
-  return request.accepts([jsonType, htmlType]) === htmlType;
+  return preferredType(request, [jsonType, htmlType]) === htmlType;
 }
 
 /** The same as a page, if it is JSON. */

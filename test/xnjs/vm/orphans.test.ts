@@ -4,6 +4,7 @@ import type { Clock } from '#kernel/clock.js';
 import { GridError } from '#kernel/errors.js';
 import { silentLog } from '#kernel/log.js';
 import { markXml, readMark } from '#xnjs/vm/domain-mark.js';
+import { without } from '#xnjs/job/without.js';
 import type { OwnDomain } from '#xnjs/vm/hypervisor.js';
 import { Orphans } from '#xnjs/vm/orphans.js';
 import { aTargetSystem } from './samples.js';
@@ -67,7 +68,7 @@ describe('domains of ours that no target system owns', () => {
 
   it('are left alone, and counted, when nothing is known of them', async () => {
     const { see, orphans } = watched();
-    const { record: _, ...bare } = domain.mark;
+    const bare = without(domain.mark, 'record');
     await see([{ ...domain, mark: bare }], 0);
     assert.deepEqual(await see([{ ...domain, mark: bare }], 60_000), []);
     assert.equal(orphans.left.length, 1);
