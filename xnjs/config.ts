@@ -9,6 +9,7 @@ import { StoragesConfig } from './storage/config.js';
 import { placementConfig } from './vm/placement/config.js';
 import { flavourFaults } from './vm/placement/flavours.js';
 import { controlNames, controls, type ControlName } from './vm/resource-controls.js';
+import { SparesConfig, WarmConfig } from './vm/tiers/config.js';
 import { NetworkConfig, TsiConfig } from './vm/network-config.js';
 import { recoveries } from './vm/target-system.js';
 
@@ -62,6 +63,10 @@ export const XnjsConfig = z.strictObject({
       /** How often it is read what machines use, and how long that is kept after their end. */
       usageSeconds: z.number().positive().default(30),
       accountingDays: z.number().positive().default(400),
+      /** Machines that run before anybody asks for them (ADR 035). */
+      spares: SparesConfig.prefault({}),
+      /** Machines that start from the saved memory of others (ADR 035). */
+      warm: WarmConfig.prefault({}),
       limits: z
         .strictObject({
           cpus: z.int().positive().default(8),

@@ -1,5 +1,6 @@
 import { randomUUID } from 'node:crypto';
 import { mkdir, readFile, rm, writeFile } from 'node:fs/promises';
+import { freemem } from 'node:os';
 import { join } from 'node:path';
 import { z } from 'zod';
 import { systemClock, type Clock } from '#kernel/clock.js';
@@ -28,9 +29,13 @@ import {
 } from './persistence/sql-reservation-store.js';
 import { createSettingsStore, settingsMigrations } from './persistence/settings-store.js';
 import { Lease, leaseMigrations } from './persistence/sql-lease.js';
-import { recordMigrations } from './persistence/sql-record-store.js';
+import { createRecordStores, recordMigrations } from './persistence/sql-record-store.js';
 import { createStorageStore, storageMigrations } from './persistence/sql-storage-store.js';
-import { createTargetStore, targetMigrations } from './persistence/sql-target-store.js';
+import {
+  createTargetStores,
+  spareMigrations,
+  targetMigrations,
+} from './persistence/sql-target-store.js';
 import { createStartStore, startMigrations } from './persistence/sql-start-store.js';
 import { createUsageStore, usageMigrations } from './persistence/sql-usage-store.js';
 import { createTransferStore, transferMigrations } from './persistence/transfer-store.js';
@@ -49,6 +54,7 @@ import { openNetwork } from './vm/network-config.js';
 import type { Driver } from './vm/target-system.js';
 import { placementOf } from './vm/placement/config.js';
 import { recordStarts } from './vm/placement/starts.js';
+import type { Template } from './vm/tiers/template.js';
 import { TargetSystems } from './vm/target-systems.js';
 import { Workspace } from './vm/workspace.js';
 
@@ -197,6 +203,7 @@ async function openTables(
     'xnjs',
     [
       ...targetMigrations,
+      ...spareMigrations,
       ...usageMigrations,
       ...startMigrations,
       ...jobMigrations,
@@ -261,9 +268,10 @@ async function openSystems(
   const network = await openNetwork(config, scope, log);
   const common = { clock: systemClock, log };
   const starts = createStartStore(database);
+  const { targets, spares } = createTargetStores(database, () => feed.wake(), lease);
   const systems = scope.use(
     new TargetSystems({
-      store: createTargetStore(database, () => feed.wake(), lease),
+      store: targets,
       lease,
       hypervisor: new LibvirtHypervisor({ clients, probes, installationId, ...common }),
       images,
@@ -290,6 +298,12 @@ async function openSystems(
         intervalMs: targetSystems.usageSeconds * 1_000,
         keepMs: targetSystems.accountingDays * 86_400_000,
       },
+      spares: { store: spares, config: targetSystems.spares, availableMiB },
+      warm: {
+        store: createRecordStores(database)<Template>('template'),
+        config: targetSystems.warm,
+        availableMiB,
+      },
       placement: { ...placementOf(targetSystems), starts },
       ...(network && { network }),
       idb,
@@ -298,6 +312,11 @@ async function openSystems(
   );
   scope.defer(recordStarts(systems, starts, log));
   return systems;
+}
+
+/** What this host could give to machines: their hypervisors are here. */
+function availableMiB(): number {
+  return Math.floor(freemem() / 1024 ** 2);
 }
 
 function openStorages(

@@ -166,6 +166,10 @@ export const Site = z
       .object({ cpus: z.number(), memoryMiB: z.number() })
       .catchall(z.number().optional())
       .describe('What the machine has; memoryMaxMiB and its resource controls if there are'),
+    start: z
+      .object({ tier: z.enum(['spare', 'warm', 'cold', 'fetch']), reason: text })
+      .optional()
+      .describe('How it came by its machine, and why so'),
     flavour: text.optional().describe('The size by name that it was asked for'),
     countsFor: z
       .object({ vo: text.optional(), group: text.optional() })

@@ -67,12 +67,12 @@ const renderers: Record<EventType, (change: Change, viewer: Viewer) => object | 
     };
   },
   site({ subject, body }, viewer) {
-    const { change, state, usable, evidence, image } = body as SiteChange; // by the target systems
+    const { change, state, usable, evidence, image, start } = body as SiteChange; // by the target systems
     const { source, fact, atMs } = evidence;
     return {
       ...{ change, state, resourceStatus: toResourceStatus(state, usable ?? state === 'READY') },
       evidence: { source, fact, at: formatDate(atMs) },
-      ...{ image, href: viewer.links.site(subject) },
+      ...{ image, start, href: viewer.links.site(subject) },
     };
   },
   image({ subject, ownerDn, body }, viewer) {

@@ -101,6 +101,7 @@ export function renderSite(
     image: renderImage(system),
     ...(flavour !== undefined && { flavour }),
     parameters: system.parameters,
+    start: system.start,
     countsFor,
     ...(usage && { usage: renderUsage(usage) }),
     vm: renderMachine(system, addresses, heard),

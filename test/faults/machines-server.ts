@@ -123,6 +123,7 @@ const systems = scope.use(
           metadata,
           parts: {},
         }),
+      isHere: () => Promise.resolve(true),
       search: () => Promise.resolve([]), // here all name their image
       fetch: () => Promise.resolve(disk),
     },

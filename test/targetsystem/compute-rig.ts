@@ -140,6 +140,10 @@ export class FakeImages implements ImageSource, ImageSearch {
     return Promise.reject(new GridError('IMAGE_UNKNOWN', text));
   }
 
+  isHere(): Promise<boolean> {
+    return Promise.resolve(true);
+  }
+
   search({ application, name, os }: { application?: string; name?: string; os?: string }) {
     const found = this.records.filter(
       ({ metadata }) =>

@@ -78,6 +78,9 @@ export class ProcessHypervisor implements Hypervisor {
   openChannel = () => Promise.reject(new Error('only by its socket'));
   screenshot = () => Promise.reject(new Error('a process has no screen'));
   openConsole = () => Promise.reject(new Error('has none'));
+  saveMemory = () => Promise.reject(new Error('has no memory to save'));
+  restoreMemory = () => Promise.reject(new Error('has none to restore'));
+  describe = () => Promise.resolve('processes');
   ensureNetwork = () => Promise.resolve();
   addresses = () => Promise.resolve([]);
   // of a hypervisor's type, so that tests can put others in their place
@@ -266,6 +269,7 @@ async function startService(
       hypervisor,
       images: {
         find: () => Promise.resolve({ ...image, state: 'PUBLISHED' as const }),
+        isHere: () => Promise.resolve(true),
         fetch: () => Promise.resolve(part),
         search: () => Promise.resolve([]),
       },

@@ -1,6 +1,8 @@
 import { readFileSync, statfsSync, statSync } from 'node:fs';
 import { availableParallelism, release, totalmem } from 'node:os';
 import type { AgentFacts, FileSystemFacts } from '../protocol/facts.js';
+import { identityFacts } from './machine-identity.js';
+import type { Settings } from './settings.js';
 
 /** Replaced by the bundler (`--define`); a run from the sources says so. */
 declare const AGENT_VERSION: string | undefined;
@@ -11,11 +13,11 @@ const bootFile = '/run/vsite/boot.json';
 
 const agentMs = Math.max(0, uptimeMs() - Math.round(performance.now()));
 
-export function collectFacts(tsiVersion: string): AgentFacts {
+export function collectFacts(settings: Settings): AgentFacts {
   const userSpaceMs = readBootFile();
   return {
     agentVersion,
-    tsiVersion,
+    tsiVersion: settings.version,
     kernel: release(),
     os: /^PRETTY_NAME="?(.*?)"?$/m.exec(readText('/etc/os-release'))?.[1] ?? 'unknown',
     cores: availableParallelism(),
@@ -23,6 +25,8 @@ export function collectFacts(tsiVersion: string): AgentFacts {
     uptimeMs: uptimeMs(),
     ...(userSpaceMs !== undefined && { userSpaceMs }),
     agentMs,
+    bootId: readText('/proc/sys/kernel/random/boot_id').trim(),
+    ...identityFacts(settings),
     fileSystems: fileSystems(),
   };
 }

@@ -1,11 +1,14 @@
 import type { IncomingHttpHeaders, ServerHttp2Stream } from 'node:http2';
 import { errorText } from '#kernel/errors.js';
 import { destroySoon } from '#kernel/net/destroy-soon.js';
+import { decodeMachineIdentity } from '../protocol/machine-identity.js';
 import type { Agent } from './agent.js';
 import { connectService, relay } from './forwarding.js';
+import { assumeIdentity, identityFacts } from './machine-identity.js';
 
 /** A server that does not read the ends of its jobs asks again, and for the status. */
 const maxUnreadBytes = 1024 * 1024;
+const maxIdentityBytes = 4_096;
 
 /** `GET /exits`: the id of each job, the pid of each run on the login node, as it ends; a line each. */
 export function streamExits({ bss, loginNode, log }: Agent, stream: ServerHttp2Stream): void {
@@ -48,6 +51,26 @@ export async function forward(
       stream.respond({ ':status': 502, 'content-type': 'text/plain' });
       stream.end(errorText(error));
     }
+  }
+}
+
+/** `POST /identity`: answered when the machine is what it was told to be. */
+export async function becomeAnother(agent: Agent, stream: ServerHttp2Stream): Promise<void> {
+  try {
+    let json = '';
+    for await (const chunk of stream as AsyncIterable<Buffer>) {
+      json += chunk.toString('latin1');
+      if (json.length > maxIdentityBytes) throw new Error('the identity is too long');
+    }
+    const receivedMs = performance.now();
+    if (!identityFacts(agent.settings).identity) throw new Error('this agent makes no identities');
+    await assumeIdentity(decodeMachineIdentity(json), receivedMs);
+    stream.respond({ ':status': 200 }, { endStream: true });
+  } catch (error) {
+    agent.log.error({ reason: errorText(error) }, 'the machine could not be made another one');
+    if (stream.destroyed) return;
+    stream.respond({ ':status': 500, 'content-type': 'text/plain' });
+    stream.end(errorText(error));
   }
 }
 

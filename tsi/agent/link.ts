@@ -9,7 +9,7 @@ import { errorText } from '#kernel/errors.js';
 import { destroySoon } from '#kernel/net/destroy-soon.js';
 import type { Agent } from './agent.js';
 import { collectFacts } from './facts.js';
-import { forward, streamExits } from './link-streams.js';
+import { becomeAnother, forward, streamExits } from './link-streams.js';
 import { Pairing } from './pairing.js';
 
 /** How much the host may send ahead: per stream, and over the whole link. Its heartbeats wait behind it. */
@@ -75,13 +75,15 @@ function route(
   if (request === 'GET /facts') {
     stream.respond({ ':status': 200, 'content-type': 'application/json' });
     const reservations = agent.bss.reservations !== undefined;
-    stream.end(JSON.stringify({ ...collectFacts(agent.settings.version), reservations }));
+    stream.end(JSON.stringify({ ...collectFacts(agent.settings), reservations }));
   } else if (worker?.[1]) {
     stream.respond({ ':status': 200 });
     const half = worker[2] === 'data' ? 'data' : 'command';
     pairing.add({ worker: worker[1], half }, stream);
   } else if (request === 'GET /exits') {
     streamExits(agent, stream);
+  } else if (request === 'POST /identity') {
+    void becomeAnother(agent, stream);
   } else if (request === 'POST /forward') {
     void forward(agent, stream, headers);
   } else if (request === 'POST /shutdown') {

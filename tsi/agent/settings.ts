@@ -14,6 +14,8 @@ export type Settings = {
   readonly safeDir: string;
   readonly stateDir: string;
   readonly loginShell: boolean;
+  /** Whether it makes the machine another one when the host says so (ADR 035). */
+  readonly identity: boolean;
   readonly path: string;
   readonly enforceOsGids: boolean;
   readonly failOnInvalidGids: boolean;
@@ -83,6 +85,7 @@ function toSettings(keys: Properties): Settings {
       keys.get('tsi.state_dir') ??
       (root ? '/var/lib/unicore-tsi' : join(homedir(), '.unicore-tsi')),
     loginShell: flag('tsi.use_login_shell', false),
+    identity: flag('tsi.identity', true),
     path: keys.get('tsi.path') ?? '/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin',
     enforceOsGids: flag('tsi.enforce_os_gids', true),
     failOnInvalidGids: flag('tsi.fail_on_invalid_gids', false),

@@ -10,6 +10,11 @@ export type AgentFacts = {
   readonly os: string;
   /** Whether its batch system makes reservations; absent: an older agent. */
   readonly reservations?: boolean;
+  /** Whether its machine can be made another one, and that of a copy of its memory too; absent: an older agent. */
+  readonly identity?: boolean;
+  readonly copies?: boolean;
+  /** The kernel's own name of this boot; absent: an older agent. */
+  readonly bootId?: string;
   readonly cores: number;
   readonly memoryBytes: number;
   /** at the answer; a container has the host's */
@@ -31,6 +36,8 @@ export type FileSystemFacts = {
 const mostFileSystems = 8;
 
 const texts = ['agentVersion', 'tsiVersion', 'kernel', 'os'] as const;
+const uuid = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/;
+const flags = ['reservations', 'identity', 'copies'] as const;
 const numbers = ['cores', 'memoryBytes', 'uptimeMs', 'agentMs', 'userSpaceMs'] as const;
 
 /** @throws {@link TsiError} `TSI_PROTOCOL` naming the field */
@@ -46,7 +53,9 @@ export function decodeFacts(json: string): AgentFacts {
     if (value === undefined && name === 'userSpaceMs') continue;
     facts[name] = Number.isFinite(value) && Number(value) >= 0 ? value : refuse(name);
   }
-  if (typeof raw['reservations'] === 'boolean') facts['reservations'] = raw['reservations'];
+  for (const name of flags) if (typeof raw[name] === 'boolean') facts[name] = raw[name];
+  const { bootId } = raw;
+  if (typeof bootId === 'string' && uuid.test(bootId)) facts['bootId'] = bootId;
   if (raw['fileSystems'] !== undefined) facts['fileSystems'] = readFileSystems(raw['fileSystems']);
   return facts as AgentFacts; // each field was checked above
 }

@@ -1,10 +1,12 @@
 import { Op, type Model, type Transaction } from 'sequelize';
 import { systemClock } from '#kernel/clock.js';
+import { GridError } from '#kernel/errors.js';
 import type { Database } from '#kernel/persistence/database.js';
 import { ChangeLog } from '#kernel/persistence/change-log.js';
 import { column, type Migration } from '#kernel/persistence/migrate.js';
 import type { SiteChange } from '../changes/site-change.js';
 import type { TargetStore } from '../vm/target-store.js';
+import type { Spare, SpareStore } from '../vm/tiers/spare.js';
 import type { TargetSystem } from '../vm/target-system.js';
 import { changesTable } from './job-models.js';
 import { claim, claimMigrations, release, sumOf } from './quota-claims.js';
@@ -32,6 +34,18 @@ export const targetMigrations: readonly Migration[] = [
   ...claimMigrations,
 ];
 
+/** Machines that are nobody's yet (ADR 035). */
+export const spareMigrations: readonly Migration[] = [
+  {
+    name: '001-spares',
+    up: (schema, transaction) =>
+      schema.createTable(
+        'spares',
+        { id: column.id({ primaryKey: true }), document: column.text() },
+        { transaction },
+      ),
+  },
+];
 /** By then whatever was under way when a target system was removed has ended. */
 const keepRemovedMs = 90 * 86_400_000;
 
@@ -49,11 +63,25 @@ export function createTargetStore(
   onLogged?: () => void,
   lease?: Pick<Lease, 'require'>,
 ): TargetStore {
+  return createTargetStores(database, onLogged, lease).targets;
+}
+
+/** Beside it the spares, which become target systems: after {@link spareMigrations} too. */
+export function createTargetStores(
+  database: Database,
+  onLogged?: () => void,
+  lease?: Pick<Lease, 'require'>,
+): { readonly targets: TargetStore; readonly spares: SpareStore } {
   const changes = new ChangeLog(database, changesTable);
   const rows = database.sequelize.define<Model<TargetRow> & TargetRow>(
     'targetSystem',
     { id: column.id({ primaryKey: true }), document: column.text() },
     { tableName: 'target_systems' },
+  );
+  const spareRows = database.sequelize.define<Model<TargetRow> & TargetRow>(
+    'spare',
+    { id: column.id({ primaryKey: true }), document: column.text() },
+    { tableName: 'spares' },
   );
   const removed = database.sequelize.define<Model<RemovedRow> & RemovedRow>(
     'removedTargetSystem',
@@ -76,7 +104,7 @@ export function createTargetStore(
     });
     if (body) onLogged?.();
   };
-  return {
+  const targets: TargetStore = {
     async all() {
       const found = await rows.findAll();
       return found.map(({ document }) => JSON.parse(document) as TargetSystem); // written below
@@ -103,4 +131,33 @@ export function createTargetStore(
     },
     used: async (scope) => await sumOf(database.sql, scope),
   };
+  const spares: SpareStore = {
+    async all() {
+      const found = await spareRows.findAll();
+      return found.map(({ document }) => JSON.parse(document) as Spare); // written below
+    },
+    async save(spare) {
+      const row = { id: spare.id, document: JSON.stringify(spare) };
+      await database.transaction(async (transaction) => {
+        await lease?.require(transaction);
+        await spareRows.upsert(row, { transaction });
+      });
+    },
+    async remove(id) {
+      await database.transaction(async (transaction) => {
+        await lease?.require(transaction);
+        await spareRows.destroy({ where: { id }, transaction });
+      });
+    },
+    async claim(system, body, quotas) {
+      const row = { id: system.id, document: JSON.stringify(system) };
+      await commit({ subject: system.id, ownerDn: system.ownerDn, body }, async (transaction) => {
+        const count = await spareRows.destroy({ where: { id: system.id }, transaction });
+        if (count !== 1) throw new GridError('CONFLICT', 'the spare machine is gone');
+        if (quotas) await claim(database, system, quotas, transaction);
+        await rows.create(row, { transaction });
+      });
+    },
+  };
+  return { targets, spares };
 }

@@ -10,6 +10,7 @@ import { EagerDuplex } from '#kernel/net/eager-duplex.js';
 import type { Half } from '#tsi/protocol/channel-line.js';
 import { TsiError } from '#tsi/protocol/error.js';
 import { decodeFacts, type AgentFacts } from '#tsi/protocol/facts.js';
+import type { MachineIdentity } from '#tsi/protocol/machine-identity.js';
 import { ExitStream } from './exit-stream.js';
 import { forwarded, forwardHeaders } from './forward-stream.js';
 import { ChannelsUnknown, openChannel } from './raw-channels.js';
@@ -123,6 +124,11 @@ export class AgentLink implements AsyncDisposable {
         throw error instanceof TsiError ? error : this.#unavailable(error);
       }
     });
+  }
+
+  /** Makes its machine another one; resolves when it is. @throws `TSI_UNAVAILABLE` */
+  async assume(identity: MachineIdentity, signal?: AbortSignal): Promise<void> {
+    await this.#call('POST', '/identity', signal, JSON.stringify(identity));
   }
 
   /** Asks the agent to end, and with it its machine; resolves when it has agreed. */
@@ -320,11 +326,11 @@ export class AgentLink implements AsyncDisposable {
     return stream;
   }
 
-  #call(method: string, path: string, outer?: AbortSignal): Promise<string> {
+  #call(method: string, path: string, outer?: AbortSignal, body?: string): Promise<string> {
     const late = (): Error => this.#unavailable('no answer in time');
     return withDeadline(callMs, [outer], late, async (signal) => {
       const stream = this.#request(method, path);
-      stream.end();
+      stream.end(body);
       try {
         await orAborted(answered(stream), signal);
         return await orAborted(text(stream), signal);

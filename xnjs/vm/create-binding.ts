@@ -2,12 +2,12 @@ import { AgentBinding } from './agent-binding.js';
 import { ClassicBinding } from './classic-binding.js';
 import type { TargetBinding } from './target-binding.js';
 import type { TargetSystemsOptions } from './target-systems-options.js';
-import type { TargetSystem } from './target-system.js';
+import type { MachineSpec } from './target-system.js';
 import { tlsOf } from './tsi-network.js';
 
 /** By the way that the image says. */
 export function createBinding(
-  record: TargetSystem,
+  record: MachineSpec,
   { clock, log, heartbeatMs, hypervisor, workspace, network, idb }: TargetSystemsOptions,
 ): TargetBinding {
   const { tsi } = record.image.metadata;

@@ -3,7 +3,7 @@ import { ImageMetadata } from '#imagerepo/contract.js';
 import { element, toXml, type XmlNode } from '#kernel/xml/build.js';
 import { parseXml } from '#kernel/xml/parse.js';
 import { attributeOf, childrenOf, textOf } from '#kernel/xml/read.js';
-import { drivers, type TargetSystem } from './target-system.js';
+import { drivers, type MachineSpec, type TargetSystem } from './target-system.js';
 
 /** Marks the domains of one installation (libvirt domain metadata). */
 export const metadataNamespace = 'urn:vsite:domain:1';
@@ -61,11 +61,15 @@ export type MarkedRecord = Pick<
 
 /** @param prefix of the namespace; without one, libvirt adds it */
 export function markElement(
-  system: TargetSystem,
+  system: TargetSystem | MachineSpec,
   installation: string,
   epoch: number,
   prefix: 'vsite:' | '' = 'vsite:',
 ): XmlNode {
+  const xmlns = prefix !== '' && { 'xmlns:vsite': metadataNamespace };
+  // nobody's: nothing to adopt
+  if (!('ownerDn' in system))
+    return element(`${prefix}domain`, { ...xmlns, installation, owner: '', epoch, generation: 1 });
   const { id, ownerDn, image, parameters, driver, tags, jobId, acl } = system;
   const { createdMs, terminationMs, generation = 1, flavour, limits, countsFor } = system;
   const record: MarkedRecord = {
@@ -83,7 +87,7 @@ export function markElement(
   return element(
     `${prefix}domain`,
     {
-      ...(prefix !== '' && { 'xmlns:vsite': metadataNamespace }),
+      ...xmlns,
       ...{ installation, owner, epoch, generation },
     },
     element(`${prefix}record`, {}, content),

@@ -2,7 +2,7 @@ import { element, toXml, type XmlNode } from '#kernel/xml/build.js';
 import { diskTarget, iotuneXml, sizeXml } from './controls-xml.js';
 import { markElement } from './domain-mark.js';
 import { interfaceXml, type MachineNetwork } from './network.js';
-import type { TargetSystem } from './target-system.js';
+import type { MachineSpec } from './target-system.js';
 
 /** The name under which the agent finds its virtio port in the guest. */
 export const agentPort = 'org.vsite.tsi.0';
@@ -31,9 +31,9 @@ export type DomainPaths = {
   readonly screenSocket?: string;
 };
 
-/** The libvirt domain of a target system. Its name and UUID follow from the target system's id. */
+/** The libvirt domain of a machine. Its name and UUID follow from the target system's id. */
 export function domainXml(
-  system: TargetSystem,
+  system: MachineSpec,
   paths: DomainPaths,
   installationId: string,
   network?: MachineNetwork,
@@ -50,7 +50,7 @@ export function domainXml(
 }
 
 function machine(
-  system: TargetSystem,
+  system: MachineSpec,
   paths: DomainPaths,
   network: MachineNetwork | undefined,
 ): XmlNode[] {
@@ -112,7 +112,7 @@ function display(socket: string): XmlNode[] {
   ];
 }
 
-function disk(system: TargetSystem, path: string): XmlNode {
+function disk(system: MachineSpec, path: string): XmlNode {
   return element(
     'disk',
     { type: 'file', device: 'disk' },
@@ -123,7 +123,7 @@ function disk(system: TargetSystem, path: string): XmlNode {
   );
 }
 
-function container(system: TargetSystem, paths: DomainPaths): XmlNode[] {
+function container(system: MachineSpec, paths: DomainPaths): XmlNode[] {
   const filesystem = (source: string, target: string, readonly = false): XmlNode =>
     element(
       'filesystem',
@@ -171,6 +171,7 @@ function container(system: TargetSystem, paths: DomainPaths): XmlNode[] {
   ];
 }
 
-function hostName(system: TargetSystem): string {
+/** Also what the guest calls itself. */
+export function hostName(system: Pick<MachineSpec, 'id'>): string {
   return `vsite-${system.id.slice(0, 8)}`;
 }

@@ -16,6 +16,8 @@ import type { HttpClient } from '#kernel/http/client.js';
 import type { ImageSearch, ImageSource } from './image-source.js';
 import type { ImageRequirements } from './image-wish.js';
 
+type Content = { readonly sha256: string; readonly sizeBytes: number };
+
 export type HttpImageSourceOptions = {
   readonly client: HttpClient;
   /** Headers that name the user on whose behalf we ask. */
@@ -68,6 +70,11 @@ export class HttpImageSource implements ImageSource, ImageSearch {
     return body === undefined ? [] : (ImageList.parse(body).records ?? []);
   }
 
+  async isHere({ parts }: Pick<ImageRecord, 'parts'>, part: PartName): Promise<boolean> {
+    const content = parts[part];
+    return content !== undefined && (await this.#local(content)) !== undefined;
+  }
+
   async fetch(
     image: Pick<ImageRecord, 'id' | 'parts'>,
     part: PartName,
@@ -76,12 +83,8 @@ export class HttpImageSource implements ImageSource, ImageSearch {
     const content = image.parts[part];
     if (!content)
       throw new GridError('IMAGE_INVALID', `the image has no part ${part}`, { imageId: image.id });
-    const { storeDirectory, cacheDirectory } = this.#options;
-    for (const directory of [storeDirectory, cacheDirectory]) {
-      if (directory === undefined) continue;
-      const path = join(directory, blobPath(content.sha256));
-      if ((await sizeOf(path)) === content.sizeBytes) return path;
-    }
+    const local = await this.#local(content);
+    if (local !== undefined) return local;
     const running = this.#downloads.get(content.sha256);
     if (running) return await running;
     const download = this.#download(image.id, part, content, callerDn).finally(() =>
@@ -89,6 +92,16 @@ export class HttpImageSource implements ImageSource, ImageSearch {
     );
     this.#downloads.set(content.sha256, download);
     return await download;
+  }
+
+  async #local({ sha256, sizeBytes }: Content): Promise<string | undefined> {
+    const { storeDirectory, cacheDirectory } = this.#options;
+    for (const directory of [storeDirectory, cacheDirectory]) {
+      if (directory === undefined) continue;
+      const path = join(directory, blobPath(sha256));
+      if ((await sizeOf(path)) === sizeBytes) return path;
+    }
+    return undefined;
   }
 
   /** `name` or `name:version`; of several versions the newest upload. */
@@ -127,7 +140,7 @@ export class HttpImageSource implements ImageSource, ImageSearch {
   async #download(
     id: string,
     part: PartName,
-    { sha256, sizeBytes }: { sha256: string; sizeBytes: number },
+    { sha256, sizeBytes }: Content,
     callerDn: string,
   ): Promise<string> {
     const { client, cacheDirectory, onBehalfOf } = this.#options;

@@ -9,6 +9,8 @@ export type ImageSource = {
    * @throws `IMAGE_UNKNOWN`
    */
   find(reference: string, callerDn: string): Promise<ImageRecord>;
+  /** Whether {@link fetch} would find the part on this host. */
+  isHere(image: Pick<ImageRecord, 'parts'>, part: PartName): Promise<boolean>;
   /** The part as a local file that nobody writes to any more, its digest verified. */
   fetch(
     image: Pick<ImageRecord, 'id' | 'parts'>,

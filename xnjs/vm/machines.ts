@@ -1,5 +1,4 @@
 import { EventEmitter } from 'node:events';
-import { imageFormats } from '#imagerepo/contract.js';
 import { errorText } from '#kernel/errors.js';
 import type { Log } from '#kernel/log.js';
 import type { AgentFacts } from '#tsi/protocol/facts.js';
@@ -7,9 +6,7 @@ import { completeTimeline } from './boot.js';
 import { createBinding } from './create-binding.js';
 import { DomainWatch } from './domain-watch.js';
 import type { MarkedRecord } from './domain-mark.js';
-import { domainXml } from './domain-xml.js';
 import type { DomainView } from './hypervisor.js';
-import { networkDefinition } from './network.js';
 import { Orphans } from './orphans.js';
 import { isPassing } from './passing.js';
 import { Parking } from './parking.js';
@@ -19,6 +16,10 @@ import { isUsable, type VmEvent } from './state.js';
 import type { TargetBinding } from './target-binding.js';
 import { bootBaseMs, type Driver, type Evidence, type TargetSystem } from './target-system.js';
 import type { TargetSystemsOptions } from './target-systems-options.js';
+import { isBooted, needsIdentity, newIdentity } from './tiers/identity.js';
+import type { SparePool } from './tiers/spare-pool.js';
+import type { Templates } from './tiers/templates.js';
+import { startDomain } from './tiers/start-domain.js';
 import type { UsageMeter } from './usage-meter.js';
 import type { Views } from './views.js';
 
@@ -68,15 +69,29 @@ export class Machines implements AsyncDisposable {
   /** Whose agents answer at present. */
   readonly #answering = new Set<string>();
   readonly #meter: UsageMeter | undefined;
+  readonly #spares: SparePool | undefined;
+  readonly #templates: Templates | undefined;
   readonly #unsubscribe: (() => void)[] = [];
 
   constructor(
     options: TargetSystemsOptions,
     records: MachineRecords,
-    { stopping, meter }: { stopping: AbortSignal; meter: UsageMeter | undefined },
+    {
+      stopping,
+      meter,
+      spares,
+      templates,
+    }: {
+      readonly stopping: AbortSignal;
+      readonly meter: UsageMeter | undefined;
+      readonly spares: SparePool | undefined;
+      readonly templates: Templates | undefined;
+    },
   ) {
     this.#options = options;
     this.#meter = meter;
+    this.#spares = spares;
+    this.#templates = templates;
     this.#log = options.log.child({ part: 'xnjs.vm' });
     this.#records = records;
     this.#stopping = stopping;
@@ -111,7 +126,10 @@ export class Machines implements AsyncDisposable {
     });
     this.#orphans = new Orphans({
       ...options,
-      isKnown: (id) => records.find(id) !== undefined,
+      isKnown: (id) =>
+        records.find(id) !== undefined ||
+        this.#spares?.has(id) === true ||
+        this.#templates?.has(id) === true,
       adopt: (record) => records.adopt(record),
       graceMs: options.orphanGraceMs ?? 60_000,
       require: () => this.#require(),
@@ -174,6 +192,15 @@ export class Machines implements AsyncDisposable {
   async [Symbol.asyncDispose](): Promise<void> {
     this.stopListening();
     await Promise.allSettled([...this.#bindings.keys()].map((id) => this.#unbind(id)));
+  }
+
+  /** A machine that ran before became a target system's, with the link to its agent. */
+  adopt(record: TargetSystem, binding: TargetBinding): void {
+    this.#follow(record, binding);
+    this.#answering.add(record.id);
+    this.#spawn(this.mark(record));
+    this.#spawn(this.#onAgentUp(record.id, binding));
+    if (this.#meter) this.#spawn(this.#meter.measure(record.driver));
   }
 
   /** What is bound to a machine that has been started. */
@@ -243,27 +270,16 @@ export class Machines implements AsyncDisposable {
     }
   }
 
-  async #startUp(record: TargetSystem): Promise<void> {
-    if (this.#bindings.has(record.id)) {
-      if (this.#generations.get(record.id) === record.generation) return;
-      await this.#unbind(record.id);
+  async #startUp(found: TargetSystem): Promise<void> {
+    if (this.#bindings.has(found.id)) {
+      if (this.#generations.get(found.id) === found.generation) return;
+      await this.#unbind(found.id);
     }
-    const { hypervisor, images, workspace, clock, installationId } = this.#options;
+    const { hypervisor } = this.#options;
+    let record = found;
     try {
-      const parts: Record<string, string> = {};
-      for (const name of imageFormats[record.image.metadata.format].parts)
-        parts[name] = await images.fetch(record.image, name, record.ownerDn);
-      const paths = await workspace.prepare(record, parts);
-      const { network } = this.#options;
-      if (network && record.image.metadata.tsi.transport === 'tcp')
-        await hypervisor.ensureNetwork(record.driver, networkDefinition(network));
-      const xml = domainXml(record, paths, installationId, network, this.#epoch);
-      await this.#require();
-      if (record.generation !== undefined) await hypervisor.removeOlder(record);
-      const { definedMs } = await hypervisor.start(record.driver, record.id, xml);
-      const startedMs = clock.now() - bootBaseMs(record);
-      const boot = { definedMs: definedMs - bootBaseMs(record), startedMs };
-      this.#records.show({ ...record, boot });
+      record = await this.#begin(found);
+      this.#records.show(record);
     } catch (error) {
       if (isPassing(error)) throw error;
       await this.#records.applyNow(record.id, {
@@ -275,10 +291,81 @@ export class Machines implements AsyncDisposable {
     }
     await this.reapplyParameters(record.id);
     this.#bind(record);
+    if (record.start?.tier === 'warm') this.#spawn(this.mark(record));
     this.#spawn(this.#afterBootTimeout(record));
     // It may have stopped before anybody listened for that.
     const domain = await hypervisor.find(record.driver, record.id);
     if (domain?.state === 'stopped') this.#onDomain(domain);
+  }
+
+  /** By the tier that the record says, or one that is slower. @returns the record as it is then */
+  async #begin(found: TargetSystem): Promise<TargetSystem> {
+    const { hypervisor, clock } = this.#options;
+    const { driver, id } = found;
+    if (needsIdentity(found)) {
+      const domain = await hypervisor.find(driver, id);
+      if (domain?.state === 'running') return found;
+      const restored = domain ? undefined : await this.#restore(found);
+      if (restored) return restored;
+      if (this.#records.get(id).isSpoilt !== true)
+        await this.#fallBack(found, 'the machine had stopped before it was ready');
+    }
+    const record = await this.#cleared(this.#records.get(id));
+    await this.#makeRoom(record);
+    if (record.generation !== undefined) await hypervisor.removeOlder(record);
+    const { definedMs, isFetched } = await startDomain(record, record.ownerDn, this.#options);
+    const baseMs = bootBaseMs(record);
+    const boot = { definedMs: definedMs - baseMs, startedMs: clock.now() - baseMs };
+    const start = record.start && isFetched && { ...record.start, tier: 'fetch' as const };
+    return { ...record, boot, ...(start && { start }) };
+  }
+
+  /** @returns `undefined`: it is not to be restored, or could not be, which is stored then */
+  async #restore(record: TargetSystem): Promise<TargetSystem | undefined> {
+    if (record.start?.tier !== 'warm' || !this.#templates) return undefined;
+    const { clock } = this.#options;
+    try {
+      await this.#makeRoom(record);
+      await this.#require();
+      const { definedMs } = await this.#templates.restore(record);
+      const restoredMs = clock.now() - record.createdMs;
+      return { ...record, boot: { definedMs: definedMs - record.createdMs, restoredMs } };
+    } catch (error) {
+      if (isPassing(error)) throw error;
+      await this.#fallBack(record, errorText(error));
+      return undefined;
+    }
+  }
+
+  async #makeRoom({ parameters }: TargetSystem): Promise<void> {
+    this.#templates?.yield();
+    await this.#spares?.makeRoom(parameters.memoryMiB);
+  }
+
+  /** Stored: from now on it is started anew, whatever happens. Only from inside the record's queue. */
+  async #fallBack(record: TargetSystem, why: string): Promise<void> {
+    const { template, ...own } = record;
+    const { id, start } = own;
+    this.#log.warn(
+      { vmId: id, tier: start?.tier, template, reason: why },
+      'a start falls back a tier',
+    );
+    const reason = `${start?.tier ?? 'another tier'} failed: ${why}`;
+    await this.#records.save({
+      ...{ ...own, start: { tier: 'cold', reason } },
+      ...{ boot: {}, isSpoilt: true },
+    });
+  }
+
+  /** Without what a faster tier has left. */
+  async #cleared(found: TargetSystem): Promise<TargetSystem> {
+    const { isSpoilt = false, ...record } = found;
+    if (!isSpoilt) return found;
+    await this.#require();
+    await this.#options.hypervisor.remove(record.driver, record.id);
+    await this.#options.workspace.remove(record.id);
+    await this.#records.save(record);
+    return record;
   }
 
   async #attach(record: TargetSystem): Promise<void> {
@@ -324,7 +411,10 @@ export class Machines implements AsyncDisposable {
   }
 
   #bind(record: TargetSystem): void {
-    const binding = createBinding(record, this.#options);
+    this.#follow(record, createBinding(record, this.#options));
+  }
+
+  #follow(record: TargetSystem, binding: TargetBinding): void {
     this.#bindings.set(record.id, binding);
     this.#generations.set(record.id, record.generation);
     binding.onExit?.((bssId) => this.#exits.emit(record.id, bssId));
@@ -364,7 +454,13 @@ export class Machines implements AsyncDisposable {
   async #onAgentUp(id: string, binding: TargetBinding): Promise<void> {
     const starting = this.#records.find(id);
     if (!starting) return;
-    const boot = { ...starting.boot, readyMs: this.#options.clock.now() - bootBaseMs(starting) };
+    if (needsIdentity(starting)) {
+      await this.#records.queue(id, () => this.#identify(id, binding));
+      const record = this.#records.find(id);
+      if (!record || needsIdentity(record)) return;
+    }
+    const { boot: begun } = this.#records.find(id) ?? starting;
+    const boot = { ...begun, readyMs: this.#options.clock.now() - bootBaseMs(starting) };
     const evidence = this.#evidence('agent', 'its agent answers');
     await this.#records.queue(id, () => this.#learnArrays(id, binding.arrays));
     await this.#records.apply(id, { type: 'agentUp', evidence, boot });
@@ -373,6 +469,26 @@ export class Machines implements AsyncDisposable {
     });
     const facts = await binding.facts();
     if (facts) await this.#records.queue(id, () => this.#learn(id, facts));
+  }
+
+  /** Makes a machine that ran before another one. Only from inside the record's queue. */
+  async #identify(id: string, binding: TargetBinding): Promise<void> {
+    const record = this.#records.find(id);
+    if (!record || this.#bindings.get(id) !== binding) return;
+    if (!needsIdentity(record)) return;
+    const { clock } = this.#options;
+    try {
+      if (!binding.assume) throw new Error('its TSI cannot make its machine another one');
+      await this.reapplyParameters(id);
+      await binding.assume(newIdentity(record, clock.now()));
+      const boot = { ...record.boot, identityMs: clock.now() - record.createdMs };
+      this.#records.show({ ...this.#records.get(id), boot });
+    } catch (error) {
+      if (this.#stopping.aborted) return;
+      await this.#unbind(id);
+      await this.#fallBack(record, errorText(error));
+      this.#records.schedule(id);
+    }
   }
 
   /** Only from inside the record's queue. */
@@ -388,10 +504,11 @@ export class Machines implements AsyncDisposable {
     if (!record || !isUsable(record)) return;
     const isMachine = record.driver !== 'lxc';
     const now = this.#options.clock.now();
-    const first = record.boot.agentMs === undefined;
-    const boot = first
-      ? completeTimeline(record.boot, facts, bootBaseMs(record), now, isMachine)
-      : record.boot;
+    const first = isBooted(record) ? record.boot.agentMs === undefined : record.facts === undefined;
+    const boot =
+      first && isBooted(record)
+        ? completeTimeline(record.boot, facts, bootBaseMs(record), now, isMachine)
+        : record.boot;
     this.#guests.heard(id);
     const next = { ...record, facts, boot };
     if (first) await this.#records.save(next);

@@ -1,5 +1,6 @@
 import type { Duplex } from 'node:stream';
 import type { AgentFacts } from '#tsi/protocol/facts.js';
+import type { MachineIdentity } from '#tsi/protocol/machine-identity.js';
 import type { LoginNodes, Tsi, TsiIdentity } from '../tsi/tsi.js';
 
 /** The live side of a target system whose domain runs: how its TSI is reached, and whether it answers. */
@@ -16,6 +17,8 @@ export type TargetBinding = AsyncDisposable & {
   readonly heardMs?: number | undefined;
   /** Whether its TSI runs job arrays, where that is for the TSI to say; absent until it has. */
   readonly arrays?: boolean | undefined;
+  /** Makes the machine another one, where its TSI can. @throws `TSI_UNAVAILABLE` */
+  assume?(identity: MachineIdentity): Promise<void>;
   /** What the guest says of itself, if it does. */
   facts(): Promise<AgentFacts | undefined>;
   /** @see TsiTransport.forward @param loginNode of several; any by default */

@@ -17,6 +17,12 @@ export type Evidence = {
 
 /** ms after the request; absent until it happened, or where there is no such thing (a container's kernel). */
 export type BootTimeline = {
+  /** A machine that ran before became this one's. */
+  readonly claimedMs?: number;
+  /** It runs, from saved memory. */
+  readonly restoredMs?: number;
+  /** It has become another one: name, keys, random seed, clock. */
+  readonly identityMs?: number;
   readonly definedMs?: number;
   readonly startedMs?: number;
   readonly kernelMs?: number;
@@ -39,6 +45,13 @@ export type ParameterChange = ControlWishes & { readonly memoryMiB?: Asked };
 
 export const drivers = ['qemu', 'kvm', 'lxc'] as const;
 export type Driver = (typeof drivers)[number];
+
+/** How a target system came by its machine, the fastest first (ADR 035). */
+export type StartTier = 'spare' | 'warm' | 'cold' | 'fetch';
+export type Start = { readonly tier: StartTier; readonly reason: string };
+
+/** What a machine is made of, whoever it is for. */
+export type MachineSpec = Pick<TargetSystem, 'id' | 'image' | 'parameters' | 'driver'>;
 
 /** One target system and its virtual machine: the durable record. */
 export type TargetSystem = {
@@ -70,6 +83,12 @@ export type TargetSystem = {
   /** What each source says of the machine while there is one: what the state is made of. */
   readonly views?: Views;
   readonly boot: BootTimeline;
+  /** Absent: a machine of an earlier version of this server. */
+  readonly start?: Start;
+  /** Whose saved memory it starts from (`warm`). */
+  readonly template?: string;
+  /** What a faster tier has left is to be removed before a machine is made. */
+  readonly isSpoilt?: boolean;
   /** What the guest says of itself. For display only; nothing is decided by it. */
   readonly facts?: AgentFacts;
   /** What its batch system told of its queues; absent: it has not been asked yet. */

@@ -10,6 +10,8 @@ import type { PlannerOptions } from './placement/planner.js';
 import type { Requester } from './placement/requester.js';
 import type { TargetStore } from './target-store.js';
 import type { Recovery } from './target-system.js';
+import type { SparesOptions } from './tiers/spare-pool.js';
+import type { WarmOptions } from './tiers/templates.js';
 import type { TsiNetwork } from './tsi-network.js';
 import type { UsageStore } from './usage.js';
 import type { Workspace } from './workspace.js';
@@ -56,6 +58,10 @@ export type TargetSystemsOptions = {
     /** How long those that have ended are kept. */
     readonly keepMs: number;
   };
+  /** Machines that run before anybody asks for them; absent: there are none. */
+  readonly spares?: SparesOptions;
+  /** Saved memory of booted machines; absent: there is none. */
+  readonly warm?: WarmOptions;
   /** Absent: images whose TSI is reached over a network are refused. */
   readonly network?: TsiNetwork;
 };

@@ -28,6 +28,8 @@ import {
 } from './target-system.js';
 import type { NewTargetSystem, TargetSystemsOptions } from './target-systems-options.js';
 import type { Usage, UsageFilter, UsageOfOwner } from './usage.js';
+import { SparePool, type Claimed } from './tiers/spare-pool.js';
+import { Templates } from './tiers/templates.js';
 import { UsageMeter } from './usage-meter.js';
 import type { Views } from './views.js';
 
@@ -55,6 +57,8 @@ export class TargetSystems implements Targets, AsyncDisposable {
   readonly #records = new Map<string, TargetSystem>();
   readonly #machines: Machines;
   readonly #meter: UsageMeter | undefined;
+  readonly #spares: SparePool | undefined;
+  readonly #templates: Templates | undefined;
   /** One piece of work after the other for each record. */
   readonly #queue = createSerial();
   readonly #listeners = new Set<(event: TargetEvent) => void>();
@@ -86,7 +90,14 @@ export class TargetSystems implements Targets, AsyncDisposable {
     const findSystem = records.find;
     this.#meter =
       usage && new UsageMeter({ ...usage, hypervisor, findSystem, clock, log, stopping });
-    this.#machines = new Machines(options, records, { stopping, meter: this.#meter });
+    const isBusy = (): boolean =>
+      [...this.#records.values()].some(({ state }) => state === 'INITIALIZING');
+    const forPools = { ...options, isBusy, stopping, flavours: this.planner.flavours };
+    this.#spares = options.spares && new SparePool({ ...forPools, spares: options.spares });
+    this.#templates = options.warm && new Templates({ ...forPools, warm: options.warm });
+    const pools = { spares: this.#spares, templates: this.#templates };
+    const others = { stopping, meter: this.#meter, ...pools };
+    this.#machines = new Machines(options, records, others);
     this.#reaper = new Reaper(
       { clock, log: this.#log, intervalMs: reaperMs },
       {
@@ -105,9 +116,13 @@ export class TargetSystems implements Targets, AsyncDisposable {
   /** Re-attaches to what ran before, finishes what was begun, removes what nobody owns. */
   async start(): Promise<void> {
     for (const record of await this.#options.store.all()) this.#records.set(record.id, record);
+    await this.#spares?.load();
+    await this.#templates?.load();
     await this.#meter?.start([...this.#records.keys()]);
     for (const record of this.#records.values()) this.#schedule(record.id);
     this.#machines.start();
+    this.#spares?.start();
+    this.#templates?.start();
     this.#reaper.start();
   }
 
@@ -164,7 +179,7 @@ export class TargetSystems implements Targets, AsyncDisposable {
   async create(wish: NewTargetSystem): Promise<TargetSystem> {
     const requestedMs = this.#options.clock.now();
     const { image, why, quotas, ...plan } = await this.planner.plan(wish);
-    const record: TargetSystem = {
+    const draft: TargetSystem = {
       id: randomUUID(),
       ownerDn: wish.ownerDn,
       image: { id: image.id, metadata: image.metadata, parts: image.parts },
@@ -178,12 +193,35 @@ export class TargetSystems implements Targets, AsyncDisposable {
       ...(wish.jobId !== undefined && { jobId: wish.jobId }),
       createdMs: requestedMs,
     };
-    await this.#save(record, siteChange('created', record), quotas);
+    const claimed = (await this.#spares?.claim(draft, quotas)) ?? 'no spares are kept here';
+    const record =
+      typeof claimed === 'string'
+        ? await this.#begin(await this.#chosenTier(draft, claimed), quotas)
+        : this.#take(claimed);
     this.#log.info(
-      { vmId: record.id, imageId: image.id, dn: wish.ownerDn },
+      { vmId: record.id, imageId: image.id, dn: wish.ownerDn, start: record.start },
       'target system requested',
     );
+    return record;
+  }
+
+  /** @param noSpare why it is not a spare */
+  async #chosenTier(draft: TargetSystem, noSpare: string): Promise<TargetSystem> {
+    const warm = (await this.#templates?.choose(draft)) ?? 'no memory of machines is saved here';
+    if (typeof warm !== 'string') return warm;
+    return { ...draft, start: { tier: 'cold', reason: `${noSpare}; ${warm}` } };
+  }
+
+  async #begin(record: TargetSystem, quotas: readonly Quota[]): Promise<TargetSystem> {
+    await this.#save(record, siteChange('created', record), quotas);
     this.#schedule(record.id);
+    return record;
+  }
+
+  #take({ record, binding }: Claimed): TargetSystem {
+    this.#records.set(record.id, record);
+    this.#spares?.forget(record.id);
+    this.#machines.adopt(record, binding);
     return record;
   }
 
@@ -371,6 +409,8 @@ export class TargetSystems implements Targets, AsyncDisposable {
     this.#stopping.abort();
     this.#machines.stopListening();
     await this.#reaper[Symbol.asyncDispose]();
+    await this.#spares?.[Symbol.asyncDispose]();
+    await this.#templates?.[Symbol.asyncDispose]();
     const idle = [...this.#records.keys()].map((id) => this.#queue(id, () => Promise.resolve()));
     await Promise.allSettled(idle);
     await this.#machines[Symbol.asyncDispose]();

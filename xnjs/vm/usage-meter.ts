@@ -4,7 +4,7 @@ import type { Log } from '#kernel/log.js';
 import { createSerial } from '#kernel/persistence/serial.js';
 import type { Hypervisor } from './hypervisor.js';
 import type { Driver, TargetSystem } from './target-system.js';
-import { addSample, newUsage, type Usage, type UsageStore } from './usage.js';
+import { addSample, newUsage, type Usage, type UsageSample, type UsageStore } from './usage.js';
 
 export type UsageMeterOptions = {
   readonly store: UsageStore;
@@ -68,7 +68,7 @@ export class UsageMeter {
       const changed: Usage[] = [];
       for (const sample of samples) {
         const system = findSystem(sample.id);
-        const before = system && (this.#usages.get(sample.id) ?? begin(system, sample.run));
+        const before = system && (this.#usages.get(sample.id) ?? begin(system, sample));
         if (before && before.endedMs === undefined) changed.push(addSample(before, sample, now));
       }
       if (changed.length === 0) return;
@@ -131,8 +131,11 @@ export class UsageMeter {
   }
 }
 
-function begin({ id, ownerDn, image, createdMs, boot }: TargetSystem, run: number): Usage {
+function begin(system: TargetSystem, { run, counters }: UsageSample): Usage {
+  const { id, ownerDn, image, createdMs, boot, start } = system;
   const { name, version } = image.metadata;
   const startedMs = createdMs + (boot.startedMs ?? 0);
-  return newUsage({ id, ownerDn, imageName: `${name}:${version}`, startedMs }, run);
+  const usage = newUsage({ id, ownerDn, imageName: `${name}:${version}`, startedMs }, run);
+  // what a spare has used before is nobody's
+  return start?.tier === 'spare' ? { ...usage, last: { run, counters } } : usage;
 }

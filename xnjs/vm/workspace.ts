@@ -20,7 +20,7 @@ import type { PartName } from '#imagerepo/contract.js';
 import { errorText } from '#kernel/errors.js';
 import { containerIds, containerRunDirectory, type DomainPaths } from './domain-xml.js';
 import { VmError } from './state.js';
-import type { TargetSystem } from './target-system.js';
+import type { MachineSpec, TargetSystem } from './target-system.js';
 
 const run = promisify(execFile);
 const toolTimeoutMs = 120_000;
@@ -69,7 +69,7 @@ export class Workspace {
    * @throws {@link VmError} `STORAGE_FULL`, `IMAGE_INVALID`
    */
   async prepare(
-    system: TargetSystem,
+    system: MachineSpec,
     parts: Partial<Record<PartName, string>>,
   ): Promise<DomainPaths> {
     const directory = this.directoryOf(system.id);
@@ -151,7 +151,7 @@ export class Workspace {
   async #container(
     directory: string,
     archive: string,
-    system: TargetSystem,
+    system: MachineSpec,
   ): Promise<Pick<DomainPaths, 'root' | 'mounts'>> {
     const root = await this.#root(archive, system.image.parts.rootfs?.sha256 ?? system.image.id);
     await requireOpenPath(root);

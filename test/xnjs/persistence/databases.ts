@@ -9,7 +9,7 @@ import { jobMigrations } from '#xnjs/persistence/job-models.js';
 import { leaseMigrations } from '#xnjs/persistence/sql-lease.js';
 import { recordMigrations } from '#xnjs/persistence/sql-record-store.js';
 import { storageMigrations } from '#xnjs/persistence/sql-storage-store.js';
-import { targetMigrations } from '#xnjs/persistence/sql-target-store.js';
+import { spareMigrations, targetMigrations } from '#xnjs/persistence/sql-target-store.js';
 import { transferMigrations } from '#xnjs/persistence/transfer-store.js';
 import { noPostgres, startPostgres } from '../../kernel/persistence/postgres.js';
 
@@ -33,6 +33,7 @@ export async function openTables(scope: Scope, url: string): Promise<Database> {
     'xnjs',
     [
       ...targetMigrations,
+      ...spareMigrations,
       ...jobMigrations,
       ...transferMigrations,
       ...storageMigrations,

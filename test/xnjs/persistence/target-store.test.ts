@@ -2,7 +2,8 @@ import assert from 'node:assert/strict';
 import { randomUUID } from 'node:crypto';
 import { after, before, describe, it } from 'node:test';
 import { Scope } from '#kernel/scope.js';
-import { createTargetStore } from '#xnjs/persistence/sql-target-store.js';
+import { siteChange } from '#xnjs/changes/site-change.js';
+import { createTargetStore, createTargetStores } from '#xnjs/persistence/sql-target-store.js';
 import type { TargetStore } from '#xnjs/vm/target-store.js';
 import { aTargetSystem } from '../vm/samples.js';
 import { databases, openTables } from './databases.js';
@@ -38,6 +39,25 @@ for (const [name, create, skip] of databases)
       await store.remove({ id, ownerDn });
       await store.remove({ id: 'no such id', ownerDn });
       assert.ok((await store.all()).every((system) => system.id !== id));
+    });
+
+    it('makes a spare machine a target system once, and it is no spare any more', async () => {
+      const { targets, spares } = createTargetStores(await openTables(scope, url));
+      const { ownerDn, ...machine } = aTargetSystem({ id: randomUUID() });
+      const { id, image, parameters, driver } = machine;
+      const spare = { id, image, parameters, driver, callerDn: ownerDn, createdMs: 1 };
+      await spares.save(spare);
+      assert.deepEqual(await spares.all(), [spare]);
+      const system = { ...machine, ownerDn };
+      await spares.claim(system, siteChange('created', system));
+      assert.deepEqual(await spares.all(), []);
+      assert.ok((await targets.all()).some((found) => found.id === id));
+      const second = { ...system, ownerDn: 'CN=Another' };
+      await assert.rejects(spares.claim(second, siteChange('created', second)), {
+        code: 'CONFLICT',
+      });
+      const owners = (await targets.all()).filter((found) => found.id === id);
+      assert.deepEqual(owners, [system]);
     });
 
     it('finds all again when it is opened anew, beside the first', async () => {

@@ -42,6 +42,7 @@ function imagesOf(images: readonly BuiltImage[]): ImageSource & ImageSearch {
       const record = { id, owner: ownerDn, created: '', metadata, parts: {} };
       return Promise.resolve({ ...record, state: 'PUBLISHED' });
     },
+    isHere: () => Promise.resolve(true),
     search: () => Promise.resolve([]),
     fetch: ({ id }, part) => Promise.resolve(partsOf.get(id)?.[part] ?? ''),
   };

@@ -1,11 +1,10 @@
 import { errorText } from '#kernel/errors.js';
 import type { Log } from '#kernel/log.js';
 import type { Targets } from '../../target.js';
-import type { TargetSystem } from '../target-system.js';
+import type { StartTier, TargetSystem } from '../target-system.js';
 
 /** How a machine came up: booted, or by one of the shorter ways. */
-export const startTiers = ['spare', 'warm', 'cold', 'fetch'] as const;
-export type StartTier = (typeof startTiers)[number];
+export const startTiers = ['spare', 'warm', 'cold', 'fetch'] as const satisfies StartTier[];
 
 /** One start of a machine, from its request until jobs could run there. */
 export type Start = {
@@ -56,9 +55,10 @@ export function recordStarts(
 ): () => void {
   return systems.subscribe((event) => {
     if (event.type !== 'ready') return;
-    const { id, image, boot, createdMs } = systems.get(event.targetId);
+    const { id, image, boot, start: how, createdMs } = systems.get(event.targetId);
     if (boot.readyMs === undefined) return;
-    const start = { targetId: id, imageId: image.id, tier: 'cold', atMs: createdMs } as const;
+    const tier = how?.tier ?? 'cold';
+    const start = { targetId: id, imageId: image.id, tier, atMs: createdMs };
     store.add({ ...start, durationMs: boot.readyMs }).catch((error: unknown) => {
       log.warn({ vmId: id, err: errorText(error) }, 'the time of a start was not noted');
     });

@@ -1,0 +1,218 @@
+import { chmod, mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { deleteAndWait } from '#cli/client/resources.js';
+import { buildDemoContainer, buildDemoVm } from '#cli/image/build.js';
+import { defaultCacheDirectory } from '#cli/quickstart/layout.js';
+import { createTargetSystem } from '#cli/quickstart/main-job.js';
+import { LibvirtClient } from '#kernel/libvirt/client.js';
+import { silentLog } from '#kernel/log.js';
+import { Scope } from '#kernel/scope.js';
+import { eventually, Grid, noContainers, noMachines } from '../grid/grid.js';
+import { bareContainer, bareMachine, libvirtContainer } from './bare.js';
+import { print, printMachine, quantile } from './report.js';
+
+/**
+ * How long target systems take from `POST` to READY, as a client of the gateway sees it, by each start tier,
+ * against the same image started by hand until its agent's first byte; and how soon REST shows what libvirt
+ * tells. Software emulation; medians.
+ *
+ * usage: npm run bench:lifecycle -- [rounds]
+ */
+const rounds = Number(process.argv[2] ?? 5);
+const signal = AbortSignal.timeout(1_800_000);
+const atOnce = 8;
+const pollMs = 5;
+const eventSamples = 30;
+
+if (noMachines) throw new Error(noMachines);
+if (noContainers) throw new Error(noContainers);
+await using cleanUp = new Scope();
+const directory = await mkdtemp(join(tmpdir(), 'vsite-bench-'));
+cleanUp.defer(() => rm(directory, { recursive: true, force: true }));
+await chmod(directory, 0o711);
+await using grid = await Grid.start();
+const user = await grid.user();
+const build = { cacheDir: join(defaultCacheDirectory(), 'images'), log: silentLog };
+
+type Shown = { readonly resourceStatus: string; readonly start: { readonly tier: string } };
+const shown = async (site: string): Promise<Shown> =>
+  (await user.json('GET', `${site}?fields=resourceStatus,start`, undefined, { signal }))
+    .body as Shown;
+
+/** Polls until its status is this. */
+async function becomes(site: string, status: string): Promise<Shown> {
+  for (;;) {
+    const found = await shown(site);
+    if (found.resourceStatus === status) return found;
+    await sleep(pollMs, undefined, { signal });
+  }
+}
+
+/** @returns ms from `POST` to READY, by the tier that is to be measured */
+async function timeStart(image: string, tier: string): Promise<number> {
+  const started = performance.now();
+  const site = await createTargetSystem(user, image, {});
+  const { start } = await becomes(site, 'READY');
+  const ms = performance.now() - started;
+  if (start.tier !== tier) throw new Error(`the start was ${start.tier}, not ${tier}`);
+  await deleteAndWait(user, site, signal);
+  return ms;
+}
+
+async function measure(
+  work: () => Promise<number>,
+  before: () => Promise<unknown> = () => Promise.resolve(),
+): Promise<{ median: number; list: string }> {
+  const times: number[] = [];
+  for (let round = 0; round <= rounds; round++) {
+    await before();
+    const ms = await work();
+    if (round > 0) times.push(ms); // the first warms caches
+  }
+  return { median: quantile(times, 0.5), list: times.map((ms) => ms.toFixed(0)).join(' ') };
+}
+
+/** @returns ms until the last of them is READY */
+async function together(image: string): Promise<{ lastMs: number; tiers: string }> {
+  const started = performance.now();
+  const sites = await Promise.all(
+    Array.from({ length: atOnce }, () => createTargetSystem(user, image, {})),
+  );
+  const found = await Promise.all(sites.map((site) => becomes(site, 'READY')));
+  const lastMs = performance.now() - started;
+  await Promise.all(sites.map((site) => deleteAndWait(user, site, signal)));
+  const tiers = [...new Set(found.map(({ start }) => start.tier))].join(', ');
+  return { lastMs, tiers };
+}
+
+const told = async (fact: string): Promise<number> =>
+  (await grid.logText()).split(`"msg":"${fact}"`).length - 1;
+
+/** Restarts the server with other settings. */
+async function configure(settings: Record<string, object | undefined>): Promise<void> {
+  await grid.stopServer();
+  for (const [name, value] of Object.entries(settings))
+    await grid.set('targetsystem', `xnjs.targetSystems.${name}`, value);
+  await grid.startServer();
+}
+
+const ms = (value: number): string => `${value.toFixed(0)} ms`;
+
+/** From libvirt's event, as another client of libvirt hears it, to the state in REST. */
+async function eventToState(image: string, libvirt: LibvirtClient): Promise<number[]> {
+  const times: number[] = [];
+  for (let sample = 0; sample < eventSamples; sample++) {
+    const site = await createTargetSystem(user, image, {});
+    await becomes(site, 'READY');
+    const uuid = site.split('/').at(-1) ?? '';
+    const { dom } = await libvirt.call('domain_lookup_by_uuid', { uuid });
+    const stopped = new Promise<number>((resolve) => {
+      const ignore = libvirt.onLifecycle(({ dom: { uuid: id }, event }) => {
+        if (id !== uuid || event !== 'stopped') return;
+        ignore();
+        resolve(performance.now());
+      });
+    });
+    await libvirt.call('domain_destroy_flags', { dom, flags: 0 });
+    const eventMs = await stopped;
+    await becomes(site, 'ERROR');
+    times.push(performance.now() - eventMs);
+    await deleteAndWait(user, site, signal);
+  }
+  return times;
+}
+
+printMachine();
+const machineImage = await buildDemoVm(build);
+const vm = await grid.publishDemo('vm');
+const bare = await measure(bareMachine(machineImage, directory));
+const cold = await measure(() => timeStart(vm, 'cold'));
+print({
+  what: 'machine, cold',
+  value: `${ms(cold.median)} (${cold.list})`,
+  baseline: `bare ${ms(bare.median)} (${bare.list})`,
+  goal: '<= 1.15 of bare',
+  met: cold.median <= 1.15 * bare.median,
+});
+
+await configure({ warm: { maxImages: 1 } });
+await timeStart(vm, 'cold'); // after which its memory is saved
+await eventually(
+  'the memory is saved',
+  async () => (await told('the memory of a machine was saved for others')) > 0,
+  300_000,
+);
+const warm = await measure(() => timeStart(vm, 'warm'));
+print({
+  what: 'machine, warm',
+  value: `${ms(warm.median)} (${warm.list})`,
+  baseline: `${(warm.median / cold.median).toFixed(2)} of cold`,
+  goal: '<= 0.3 of cold, < 700 ms',
+  met: warm.median <= 0.3 * cold.median && warm.median < 700,
+});
+const machines = await together(vm);
+print({
+  what: `machines, ${atOnce} at once`,
+  value: ms(machines.lastMs),
+  baseline: machines.tiers,
+  goal: 'none',
+  met: true,
+});
+
+await configure({
+  warm: undefined,
+  spares: { images: { [vm]: 1 }, readAs: 'CN=Image Creator,O=VSite,C=EU' },
+});
+let spares = 0;
+const nextSpare = (): Promise<unknown> => {
+  spares += 1;
+  return eventually(
+    'a spare is ready',
+    async () => (await told('a spare machine is ready')) >= spares,
+    300_000,
+  );
+};
+const spare = await measure(() => timeStart(vm, 'spare'), nextSpare);
+print({
+  what: 'machine, spare',
+  value: `${ms(spare.median)} (${spare.list})`,
+  goal: '< 100 ms',
+  met: spare.median < 100,
+});
+
+await configure({ spares: undefined });
+await eventually('no spare is left', async () => (await grid.domains('qemu')).length === 0);
+const containerImage = await buildDemoContainer(build);
+const container = await grid.publishDemo('container');
+const bareRoot = await measure(await bareContainer(containerImage, directory));
+const libvirt = await LibvirtClient.connect({ uri: grid.libvirtd.uri('lxc'), log: silentLog });
+cleanUp.use(libvirt);
+const byLibvirt = await measure(
+  libvirtContainer(containerImage, libvirt, join(grid.layout.state, 'by-hand')),
+);
+const contained = await measure(() => timeStart(container, 'cold'));
+print({
+  what: 'container',
+  value: `${ms(contained.median)} (${contained.list})`,
+  baseline: `bare ${ms(bareRoot.median)}, by libvirt alone ${ms(byLibvirt.median)}`,
+  goal: '< 250 ms',
+  met: contained.median < 250,
+});
+const containers = await together(container);
+print({
+  what: `containers, ${atOnce} at once`,
+  value: ms(containers.lastMs),
+  baseline: containers.tiers,
+  goal: 'none',
+  met: true,
+});
+const events = await eventToState(container, libvirt);
+const p99 = quantile(events, 0.99);
+print({
+  what: `event to REST state, p99 of ${eventSamples}`,
+  value: `${p99.toFixed(1)} ms (p50 ${quantile(events, 0.5).toFixed(1)})`,
+  goal: '< 50 ms',
+  met: p99 < 50,
+});

@@ -1,0 +1,135 @@
+import assert from 'node:assert/strict';
+import { truncate } from 'node:fs/promises';
+import { join } from 'node:path';
+import { text } from 'node:stream/consumers';
+import { after, before, describe, it } from 'node:test';
+import { deleteAndWait } from '#cli/client/resources.js';
+import { createTargetSystem, waitUntilReady } from '#cli/quickstart/main-job.js';
+import type { HttpClient } from '#kernel/http/client.js';
+import { eventually, exists, Grid, noMachines, sitePath } from './grid.js';
+
+const signal = AbortSignal.timeout(300_000);
+
+type Site = {
+  readonly start: { readonly tier: string; readonly reason: string };
+  readonly parameters: Record<string, number>;
+  readonly vm: { readonly boot: Record<string, number> };
+};
+type Started = Site & { readonly path: string; readonly id: string };
+
+describe('target systems that start from what runs or was saved', { skip: noMachines }, () => {
+  let grid: Grid;
+  let user: HttpClient;
+  let image: string;
+  before(async () => {
+    grid = await Grid.start();
+    user = await grid.user();
+    image = await grid.publishDemo('vm');
+  });
+  after(() => grid[Symbol.asyncDispose]());
+
+  const spares = { images: { 'vsite-demo': 1 }, readAs: 'CN=Image Creator,O=VSite,C=EU' };
+  const configure = async (settings: Record<string, object | undefined>): Promise<void> => {
+    await grid.stopServer();
+    for (const [name, value] of Object.entries(settings))
+      await grid.set('targetsystem', `xnjs.targetSystems.${name}`, value);
+    await grid.startServer();
+  };
+  const told = async (fact: string): Promise<number> =>
+    (await grid.logText()).split(`"msg":"${fact}"`).length - 1;
+  const waitFor = (fact: string, times: number): Promise<boolean> =>
+    eventually(`${fact}, ${times} times`, async () => (await told(fact)) >= times, 120_000);
+  const started = async (path: string): Promise<Started> => {
+    await waitUntilReady(user, path, signal, () => undefined);
+    return { path, id: path.split('/').at(-1)!, ...((await user.json('GET', path)).body as Site) };
+  };
+  const start = async (parameters: Record<string, number>): Promise<Started> =>
+    await started(await createTargetSystem(user, image, parameters));
+  /** What a job prints that runs this. */
+  const run = async ({ path }: Started, script: string): Promise<string> => {
+    const { headers } = await user.json('POST', `${path}/jobs`, { Executable: script });
+    const job = new URL(String(headers['location'])).pathname;
+    await eventually('the job has ended', async () => {
+      const { status } = (await user.json('GET', job)).body as { status: string };
+      assert.notEqual(status, 'FAILED');
+      return status === 'SUCCESSFUL';
+    });
+    const uspace = `${sitePath}/storages/${job.split('/').at(-1)!}-uspace`;
+    return await text((await user.download(`${uspace}/files/stdout`)).body);
+  };
+  const identity = async (site: Started): Promise<string[]> =>
+    (await run(site, 'hostname; cat /etc/hostname /etc/machine-id')).trim().split('\n');
+
+  it('restore a copy of a saved machine, which is another one than every other copy', async () => {
+    await configure({ warm: { maxImages: 1 } });
+    const cold = await start({});
+    assert.equal(cold.start.tier, 'cold', cold.start.reason);
+    await deleteAndWait(user, cold.path, signal);
+    await waitFor('the memory of a machine was saved for others', 1);
+    assert.deepEqual(await grid.domains('qemu'), [], 'it is no machine any more');
+    await grid.killServer();
+    await grid.startServer();
+    const [one, other] = [await start({}), await start({})];
+    for (const { start: how } of [one, other]) assert.equal(how.tier, 'warm', how.reason);
+    const script =
+      'hostname; cat /etc/machine-id /proc/sys/kernel/random/boot_id; head -c 16 /dev/urandom | od -An -tx1; cat /proc/cmdline; date +%s';
+    const [mine = [], theirs = []] = await Promise.all(
+      [one, other].map(async (site) => {
+        const lines = (await run(site, script)).trim().split('\n');
+        assert.equal(lines[0], `vsite-${site.id.slice(0, 8)}`);
+        assert.ok(lines[4]?.includes(`vsite.name=${lines[0]}`), lines[4]);
+        const late = Math.abs(Number(lines.pop()) - Date.now() / 1_000);
+        assert.ok(late < 60, `its clock is right: ${late} s`);
+        return lines;
+      }),
+    );
+    assert.equal(mine.length, 5);
+    mine.forEach((line, at) => assert.notEqual(line, theirs[at]));
+
+    const [template] = (await grid.machineDirectories()).filter(
+      (id) => id !== one.id && id !== other.id,
+    );
+    const memory = join(grid.layout.state, 'vms', template!, 'memory.save');
+    await truncate(memory, 1_000_000);
+    const spoilt = await start({});
+    assert.equal(spoilt.start.tier, 'cold');
+    assert.match(spoilt.start.reason, /^warm failed: /);
+    for (const { path } of [one, other, spoilt]) await deleteAndWait(user, path, signal);
+    await configure({ warm: undefined });
+    await eventually('no saved memory is left', async () => !(await exists(memory)));
+  });
+
+  it('get one that runs already, with an identity of its own, over crashes of the server', async () => {
+    await configure({ spares });
+    await waitFor('a spare machine is ready', 1);
+    const first = await start({ cpuQuotaPercent: 90 });
+    assert.deepEqual(first.start.tier, 'spare', first.start.reason);
+    const { claimedMs, identityMs, readyMs } = first.vm.boot;
+    assert.ok(claimedMs! <= identityMs! && identityMs! <= readyMs!);
+    assert.equal(first.parameters['cpuQuotaPercent'], 90);
+    const [name, storedName, machineId] = await identity(first);
+    assert.deepEqual([name, storedName], Array(2).fill(`vsite-${first.id.slice(0, 8)}`));
+    assert.match(machineId!, /^[0-9a-f]{32}$/);
+
+    await waitFor('a spare machine is ready', 2);
+    await grid.killServer();
+    await grid.startServer();
+    await waitFor('a spare machine was found again', 1);
+    const claimed = await createTargetSystem(user, image, {});
+    await grid.killServer(); // in the middle of it, or just after
+    await grid.startServer();
+    const second = await started(claimed);
+    assert.ok(['spare', 'cold'].includes(second.start.tier));
+    const [, , otherMachineId] = await identity(second);
+    assert.notEqual(machineId, otherMachineId);
+
+    const larger = await start({ cpus: 2 });
+    assert.equal(larger.start.tier, 'cold');
+    for (const { path } of [first, second, larger]) await deleteAndWait(user, path, signal);
+    await configure({ spares: undefined });
+    await eventually('no spare is left', async () => {
+      const [domains, directories] = [await grid.domains('qemu'), await grid.machineDirectories()];
+      return domains.length + directories.length === 0;
+    });
+  });
+});

@@ -1,0 +1,105 @@
+import assert from 'node:assert/strict';
+import { readFile, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { describe, it } from 'node:test';
+import { Scope } from '#kernel/scope.js';
+import { SparesConfig } from '#xnjs/vm/tiers/config.js';
+import { Demand } from '#xnjs/vm/tiers/demand.js';
+import { needsIdentity } from '#xnjs/vm/tiers/identity.js';
+import { copyMemory, findIdentity } from '#xnjs/vm/tiers/memory-file.js';
+import { scratch } from '../job/rig.js';
+
+const from = {
+  id: '5b3f0c1e-8d52-4a94-9a50-0f0e3a1f2b3c',
+  bootId: '01234567-89ab-4cde-8f01-23456789abcd',
+};
+const to = {
+  id: 'a1b2c3d4-e5f6-4718-893a-4b5c6d7e8f90',
+  bootId: 'fedcba98-7654-4321-8fed-cba987654321',
+};
+
+/** What the memory of a machine holds of its identity, by hand. */
+const memoryOf = (upper: string, name: string, smbios: string, { id, bootId }: typeof from) =>
+  Buffer.concat([
+    Buffer.from(`<name>vsite-${id}</name><uuid>${id}</uuid>`),
+    // the longest text that a chunk of reading may cut in two
+    Buffer.alloc(4 * 1024 * 1024 - 100, 'x'),
+    Buffer.from(`${upper} vsite.name=${name} ${bootId}\0`),
+    Buffer.from(smbios, 'hex'),
+    Buffer.from(id.replaceAll('-', ''), 'hex'),
+    Buffer.from(bootId.replaceAll('-', ''), 'hex'),
+  ]);
+const original = memoryOf(
+  ...(['5B3F0C1E-8D52-4A94-9A50-0F0E3A1F2B3C', 'vsite-5b3f0c1e'] as const),
+  ...(['1e0c3f5b528d944a9a500f0e3a1f2b3c', from] as const),
+);
+const copy = memoryOf(
+  ...(['A1B2C3D4-E5F6-4718-893A-4B5C6D7E8F90', 'vsite-a1b2c3d4'] as const),
+  ...(['d4c3b2a1f6e51847893a4b5c6d7e8f90', to] as const),
+);
+
+describe('start tiers', () => {
+  it('give a copy of memory the identity of another machine, and change nothing else', async () => {
+    await using scope = new Scope();
+    const directory = scratch(scope);
+    const [source, target] = [join(directory, 'source'), join(directory, 'target')];
+    await writeFile(source, original);
+    const patches = await findIdentity(source, from);
+    await copyMemory(source, target, { patches, from, to });
+    assert.deepEqual(await readFile(source), original);
+    assert.ok((await readFile(target)).equals(copy));
+    assert.deepEqual(await findIdentity(target, from), []);
+  });
+
+  it('refuse memory that is not the one that was looked through', async () => {
+    await using scope = new Scope();
+    const directory = scratch(scope);
+    const source = join(directory, 'source');
+    await writeFile(source, original);
+    const patches = await findIdentity(source, from);
+    for (const other of [original.subarray(0, 1_000), Buffer.alloc(original.length, 'y')]) {
+      await writeFile(source, other);
+      await assert.rejects(copyMemory(source, join(directory, 'target'), { patches, from, to }));
+    }
+  });
+
+  it('want spares of images that are asked for often, most of all of those asked for most', () => {
+    const demand = new Demand({ max: 2, requests: 2, withinSeconds: 10 });
+    for (const [image, times] of [
+      ['rare', 1],
+      ['often', 3],
+      ['most', 9],
+    ] as const)
+      for (let i = 0; i < times; i++) demand.note(image, 'CN=A', 1_000 + i);
+    const counts = (nowMs: number) =>
+      demand.wanted(nowMs).map(({ imageId, count }) => [imageId, count]);
+    assert.deepEqual(counts(2_000), [
+      ['most', 2],
+      ['often', 1],
+    ]);
+    assert.deepEqual(counts(30_000), []);
+  });
+
+  it('need to be told who reads images that are configured', () => {
+    const { error } = SparesConfig.safeParse({ images: { demo: 1 } });
+    assert.deepEqual(error?.issues[0]?.path, ['readAs']);
+  });
+
+  const cases = [
+    ['a spare', 'INITIALIZING', 'spare', {}, true],
+    ['a copy', 'INITIALIZING', 'warm', {}, true],
+    ['a spare that has one', 'INITIALIZING', 'spare', { identityMs: 5 }, false],
+    ['a spare that was halted before it had one', 'PAUSED', 'spare', {}, true],
+    ['a machine that was booted', 'INITIALIZING', 'cold', {}, false],
+    ['a spare that failed', 'FAILED', 'spare', {}, false],
+  ] as const;
+  it('do not give an identity to a machine that was started again', () => {
+    const start = { tier: 'spare', reason: '' } as const;
+    assert.ok(!needsIdentity({ state: 'INITIALIZING', start, boot: {}, bootFromMs: 1 }));
+  });
+
+  for (const [what, state, tier, boot, expected] of cases)
+    it(`${expected ? 'give' : 'do not give'} an identity to ${what}`, () => {
+      assert.equal(needsIdentity({ state, start: { tier, reason: '' }, boot }), expected);
+    });
+});

@@ -1,0 +1,37 @@
+import { randomBytes } from 'node:crypto';
+import type { MachineIdentity } from '#tsi/protocol/machine-identity.js';
+import { hostName } from '../domain-xml.js';
+import type { VmState } from '../state.js';
+import type { TargetSystem } from '../target-system.js';
+
+const over: ReadonlySet<VmState> = new Set(['FAILED', 'DESTROYING', 'DESTROYED']);
+
+/** Whether its machine was started from its image: at first, or again later. */
+export function isBooted({
+  start,
+  bootFromMs,
+}: Pick<TargetSystem, 'start' | 'bootFromMs'>): boolean {
+  return bootFromMs !== undefined || (start?.tier !== 'spare' && start?.tier !== 'warm');
+}
+
+/** Whether the machine ran before it was this target system's: then it has to become another one. */
+export function needsIdentity(
+  system: Pick<TargetSystem, 'state' | 'start' | 'boot' | 'bootFromMs'>,
+): boolean {
+  const { state, boot } = system;
+  return !isBooted(system) && boot.identityMs === undefined && !over.has(state);
+}
+
+/** Another one at each call: what has been sent and not confirmed is of no use to anybody. */
+export function newIdentity(
+  system: Pick<TargetSystem, 'id' | 'start'>,
+  nowMs: number,
+): MachineIdentity {
+  return {
+    hostName: hostName(system),
+    machineId: randomBytes(16).toString('hex'),
+    seed: randomBytes(64).toString('base64'),
+    timeMs: nowMs,
+    isCopy: system.start?.tier === 'warm',
+  };
+}

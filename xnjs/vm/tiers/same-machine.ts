@@ -1,0 +1,22 @@
+import type { MachineSpec } from '../target-system.js';
+
+/** Without whose it is. */
+export function specOf({ id, image, parameters, driver }: MachineSpec): MachineSpec {
+  return { id, image, parameters, driver };
+}
+
+export function isSameImage(a: MachineSpec['image'], b: MachineSpec['image']): boolean {
+  return a.id === b.id && JSON.stringify(a.parts) === JSON.stringify(b.parts);
+}
+
+/** What of the machine itself would have to be another one; `undefined`: it fits, or can be changed. */
+export function differenceFrom(
+  there: Pick<MachineSpec, 'parameters'>,
+  { parameters }: Pick<MachineSpec, 'parameters'>,
+): string | undefined {
+  const names = ['cpus', 'memoryMiB', 'memoryMaxMiB', 'diskMiB'] as const;
+  const other = names.find((name) => there.parameters[name] !== parameters[name]);
+  if (other === undefined) return undefined;
+  const value = there.parameters[other] ?? there.parameters.memoryMiB;
+  return `${other} is not ${value}, that`;
+}

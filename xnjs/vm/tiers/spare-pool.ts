@@ -1,0 +1,334 @@
+import { randomUUID } from 'node:crypto';
+import { asGridError, errorText } from '#kernel/errors.js';
+import type { Log } from '#kernel/log.js';
+import { siteChange } from '../../changes/site-change.js';
+import { nameOf } from '../choose-image.js';
+import { createBinding } from '../create-binding.js';
+import type { DomainView } from '../hypervisor.js';
+import { chooseDriver, chooseParameters } from '../parameters.js';
+import type { Flavours } from '../placement/flavours.js';
+import type { Quota } from '../placement/quota.js';
+import { plainUser } from '../placement/requester.js';
+import { controlNames } from '../resource-controls.js';
+import type { TargetBinding } from '../target-binding.js';
+import type { TargetSystem } from '../target-system.js';
+import type { TargetSystemsOptions } from '../target-systems-options.js';
+import { awaitAgent } from './await-agent.js';
+import type { SparesConfig } from './config.js';
+import { differenceFrom, isSameImage, specOf } from './same-machine.js';
+import type { Spare, SpareStore } from './spare.js';
+import { startDomain } from './start-domain.js';
+import { WantedImages, type Wanted } from './wanted-images.js';
+
+export type SparePoolOptions = TargetSystemsOptions & {
+  readonly spares: NonNullable<TargetSystemsOptions['spares']>;
+  /** Whether a machine of a user is being started at present. */
+  readonly isBusy: () => boolean;
+  readonly flavours: Flavours;
+  readonly stopping: AbortSignal;
+};
+
+export type SparesOptions = {
+  readonly store: SpareStore;
+  readonly config: SparesConfig;
+  /** What the host could give to machines. */
+  readonly availableMiB: () => number;
+};
+
+/**
+ * `unsure`: a server before us had it. `taken`: it is becoming a target system, or a database has not
+ * told whether it has; the next start tells.
+ */
+type Phase = 'unsure' | 'starting' | 'ready' | 'taken' | 'going';
+type Held = {
+  readonly spare: Spare;
+  readonly gone: AbortController;
+  phase: Phase;
+  isUp: boolean;
+  binding?: TargetBinding;
+};
+
+/** A spare that became a target system, and the link to its agent. */
+export type Claimed = { readonly record: TargetSystem; readonly binding: TargetBinding };
+
+const turnMs = 1_000;
+/** After users have started something: they may start more. */
+const settleMs = 2_000;
+/** An image of which no spare came to be is left alone for so long. */
+const unfitMs = 600_000;
+
+/**
+ * Machines that run and are nobody's, for users who would wait for a boot (ADR 035). Each is a durable
+ * record before it is a domain; it becomes a target system by one transaction and never comes back. They
+ * live on what users leave: whatever a user needs, they give.
+ */
+export class SparePool implements AsyncDisposable {
+  readonly #options: SparePoolOptions;
+  readonly #log: Log;
+  readonly #held = new Map<string, Held>();
+  readonly #images: WantedImages;
+  readonly #unfit = new Map<string, number>();
+  readonly #unsubscribe: (() => void)[] = [];
+  #wanted: readonly Wanted[] = [];
+  #busyMs = -Infinity;
+  #running: Promise<void> = Promise.resolve();
+
+  constructor(options: SparePoolOptions) {
+    this.#options = options;
+    this.#log = options.log.child({ part: 'xnjs.vm.spares' });
+    const { images, clock, spares } = options;
+    this.#images = new WantedImages({ images, clock, log: this.#log, ...spares });
+  }
+
+  /** Before hypervisors are compared with the records. */
+  async load(): Promise<void> {
+    for (const spare of await this.#options.spares.store.all()) this.#hold(spare, 'unsure');
+  }
+
+  start(): void {
+    this.#unsubscribe.push(this.#options.hypervisor.onDomain((domain) => this.#onDomain(domain)));
+    this.#running = this.#run();
+  }
+
+  /** Whether a domain is a spare, or on its way from or to being one. */
+  has(id: string): boolean {
+    return this.#held.has(id);
+  }
+
+  /** For the operator. */
+  get counts(): { readonly ready: number; readonly all: number } {
+    const all = [...this.#held.values()];
+    return { ready: all.filter(isFree).length, all: all.length };
+  }
+
+  /**
+   * Makes a spare this target system, durably, if there is one that fits.
+   * @param draft as it would be stored; it gets the id of the spare
+   * @returns the reason, where there is none. What it returns has to be confirmed by {@link forget}.
+   * @throws what the database does: then nobody has the spare
+   */
+  async claim(draft: TargetSystem, quotas: readonly Quota[]): Promise<Claimed | string> {
+    const { clock, spares } = this.#options;
+    const { image, ownerDn, driver } = draft;
+    this.#images.note(image.id, ownerDn);
+    const sameImage = [...this.#held.values()].filter(
+      ({ spare, phase }) => isSameImage(spare.image, image) && phase !== 'taken',
+    );
+    if (sameImage.length === 0) return 'no spare of this image is kept';
+    const free = sameImage.filter((held) => isFree(held) && held.spare.driver === driver);
+    if (free.length === 0) return 'no spare of this image is free';
+    const fits = free.find(({ spare }) => differenceFrom(spare, draft) === undefined);
+    if (!fits?.binding)
+      return `${free[0] ? differenceFrom(free[0].spare, draft) : ''} of the spares`;
+    fits.phase = 'taken';
+    const unapplied = controlNames.filter(
+      (name) => draft.parameters[name] !== fits.spare.parameters[name],
+    );
+    const record: TargetSystem = {
+      ...draft,
+      id: fits.spare.id,
+      start: { tier: 'spare', reason: `a machine of ${nameOf(image)} was running, and free` },
+      boot: { claimedMs: clock.now() - draft.createdMs },
+      ...(unapplied.length > 0 && { unapplied }),
+    };
+    try {
+      await spares.store.claim(record, siteChange('created', record), quotas);
+    } catch (error) {
+      const code = asGridError(error)?.code;
+      if (code === 'QUOTA_EXCEEDED') fits.phase = 'ready';
+      else if (code === 'CONFLICT') fits.phase = 'going';
+      throw error; // else it may have become a target system: the next start tells
+    }
+    return { record, binding: fits.binding };
+  }
+
+  /** It is a target system now, and seen as one. */
+  forget(id: string): void {
+    this.#held.delete(id);
+  }
+
+  /**
+   * A user's machine is about to be started: spares that are still starting leave it the processors, others
+   * their memory.
+   */
+  async makeRoom(memoryMiB: number): Promise<void> {
+    const { clock, spares } = this.#options;
+    this.#busyMs = clock.now();
+    const { reserveMiB } = spares.config;
+    const starting = [...this.#held.values()].filter(({ phase }) => phase === 'starting');
+    for (const held of starting) this.#spawn(this.#discard(held, 'a user starts a machine'));
+    for (const held of this.#held.values()) {
+      if (spares.availableMiB() >= memoryMiB + reserveMiB) return;
+      if (held.phase === 'ready') await this.#discard(held, 'a user needs its memory');
+    }
+  }
+
+  /** Lets go of every spare; they run on, and `load` finds them again. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    for (const end of this.#unsubscribe.splice(0)) end();
+    for (const { gone } of this.#held.values()) gone.abort(new Error('the server stops'));
+    await this.#running;
+    await Promise.allSettled(
+      [...this.#held.values()]
+        .filter(({ phase }) => phase !== 'taken')
+        .map(async ({ binding }) => await binding?.[Symbol.asyncDispose]()),
+    );
+  }
+
+  get #isStopping(): boolean {
+    return this.#options.stopping.aborted;
+  }
+
+  async #run(): Promise<void> {
+    const { clock, stopping } = this.#options;
+    while (!this.#isStopping) {
+      await this.#turn().catch((error: unknown) => {
+        if (!this.#isStopping) this.#log.warn({ err: error }, 'spares could not be looked after');
+      });
+      await clock.sleep(turnMs, stopping).catch(() => undefined);
+    }
+  }
+
+  async #turn(): Promise<void> {
+    for (const held of this.#held.values())
+      if (held.phase === 'going') await this.#discard(held, 'once more');
+      else if (held.phase === 'unsure') await this.#recover(held);
+    this.#wanted = await this.#images.list();
+    await this.#dropSurplus();
+    for (const { image, callerDn, count } of this.#wanted)
+      while (this.#of(image).length < count) {
+        const spare = this.#newSpare(image, callerDn);
+        if (this.#isStopping || !spare || this.#isCrowded(spare)) return;
+        await this.#make(spare);
+      }
+  }
+
+  #of(image: Spare['image']): Held[] {
+    return [...this.#held.values()].filter(
+      ({ spare, phase }) =>
+        isSameImage(spare.image, image) && phase !== 'taken' && phase !== 'going',
+    );
+  }
+
+  #newSpare(image: Spare['image'], callerDn: string): Spare | undefined {
+    const { clock, hypervisor, flavours } = this.#options;
+    if ((this.#unfit.get(image.id) ?? 0) > clock.now()) return undefined;
+    const { metadata } = image;
+    const driver = chooseDriver(metadata, hypervisor.available());
+    const parameters = chooseParameters({}, image, driver, flavours.boundsFor(plainUser));
+    return { id: randomUUID(), image, driver, parameters, callerDn, createdMs: clock.now() };
+  }
+
+  /** Whether one more would take room that users might want. */
+  #isCrowded({ parameters }: Spare): boolean {
+    const { spares, isBusy, clock } = this.#options;
+    const { maxMachines, maxMemoryMiB, reserveMiB } = spares.config;
+    const mine = [...this.#held.values()].filter(({ phase }) => phase !== 'taken');
+    const used = mine.reduce((sum, { spare }) => sum + spare.parameters.memoryMiB, 0);
+    return (
+      isBusy() ||
+      clock.now() - this.#busyMs < settleMs ||
+      mine.length >= maxMachines ||
+      used + parameters.memoryMiB > maxMemoryMiB ||
+      spares.availableMiB() < parameters.memoryMiB + reserveMiB
+    );
+  }
+
+  /** Of images that are not wanted any more, or are others now under the same name. */
+  async #dropSurplus(): Promise<void> {
+    for (const { spare } of this.#held.values()) {
+      const wanted = this.#wanted.find(({ image }) => isSameImage(image, spare.image));
+      const others = this.#of(spare.image);
+      const surplus = others.slice(wanted?.count ?? 0);
+      for (const held of surplus) await this.#discard(held, 'it is not wanted any more');
+    }
+  }
+
+  async #make(spare: Spare): Promise<void> {
+    const { spares } = this.#options;
+    const startedMs = performance.now();
+    await spares.store.save(spare);
+    const held = this.#hold(spare, 'starting');
+    const about = { vmId: spare.id, imageId: spare.image.id };
+    try {
+      await startDomain(specOf(spare), spare.callerDn, this.#options);
+      await this.#bind(held);
+      const ms = Math.round(performance.now() - startedMs);
+      this.#log.info({ ...about, ms }, 'a spare machine is ready');
+    } catch (error) {
+      if (this.#isStopping) return;
+      if (!held.gone.signal.aborted) {
+        this.#unfit.set(spare.image.id, this.#options.clock.now() + unfitMs);
+        this.#log.warn({ ...about, err: error }, 'a spare machine did not come to be');
+      }
+      await this.#discard(held, 'it did not come to be');
+    }
+  }
+
+  /** What a server before us has left: it is a spare still if it runs and its agent answers. */
+  async #recover(held: Held): Promise<void> {
+    const { hypervisor } = this.#options;
+    const { driver, id } = held.spare;
+    if (!hypervisor.available().includes(driver)) return; // nothing is known of it
+    const domain = await hypervisor.find(driver, id);
+    held.phase = 'starting';
+    try {
+      if (domain?.state !== 'running') throw new Error('it does not run');
+      await this.#bind(held);
+      this.#log.info({ vmId: id }, 'a spare machine was found again');
+    } catch (error) {
+      if (!this.#isStopping) await this.#discard(held, errorText(error));
+    }
+  }
+
+  /** Resolves when its agent has answered, and can make its machine another one. */
+  async #bind(held: Held): Promise<void> {
+    const { bootTimeoutMs } = this.#options;
+    held.gone.signal.throwIfAborted();
+    const binding = createBinding(held.spare, this.#options);
+    held.binding = binding;
+    binding.onChange((isUp) => (held.isUp = isUp));
+    const facts = await awaitAgent(binding, bootTimeoutMs, held.gone.signal);
+    if (facts?.identity !== true) throw new Error('its agent cannot make its machine another one');
+    held.phase = 'ready';
+  }
+
+  #hold(spare: Spare, phase: Phase): Held {
+    const held = { spare, phase, isUp: false, gone: new AbortController() };
+    this.#held.set(spare.id, held);
+    return held;
+  }
+
+  #onDomain({ id, state, reason }: DomainView): void {
+    const held = this.#held.get(id);
+    if (held && state === 'stopped' && ['starting', 'ready'].includes(held.phase))
+      this.#spawn(this.#discard(held, reason));
+  }
+
+  /** May be repeated. The record goes last: what is left of a spare is found by it. */
+  async #discard(held: Held, why: string): Promise<void> {
+    if (held.phase === 'taken') return;
+    const { hypervisor, workspace, spares, lease } = this.#options;
+    const { id, driver } = held.spare;
+    const isNews = held.phase !== 'going';
+    held.phase = 'going';
+    held.gone.abort(new Error(why));
+    if (isNews) this.#log.info({ vmId: id, reason: why }, 'a spare machine is removed');
+    await held.binding?.[Symbol.asyncDispose]();
+    await lease?.require();
+    await hypervisor.remove(driver, id);
+    await workspace.remove(id);
+    await spares.store.remove(id);
+    this.#held.delete(id);
+  }
+
+  #spawn(work: Promise<unknown>): void {
+    work.catch((error: unknown) =>
+      this.#log.warn({ err: error }, 'a spare machine could not be removed, trying again'),
+    );
+  }
+}
+
+function isFree({ phase, isUp }: Held): boolean {
+  return phase === 'ready' && isUp;
+}

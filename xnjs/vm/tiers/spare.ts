@@ -1,0 +1,23 @@
+import type { Quota } from '../placement/quota.js';
+import type { MachineSpec, TargetSystem } from '../target-system.js';
+import type { SiteChange } from '../../changes/site-change.js';
+
+/** A machine that runs and is nobody's, or is about to: the durable record. */
+export type Spare = MachineSpec & {
+  /** On whose behalf its image was fetched. */
+  readonly callerDn: string;
+  /** ms since the epoch */
+  readonly createdMs: number;
+};
+
+/** The durable records. What a promise has answered for would survive a power cut. */
+export type SpareStore = {
+  all(): Promise<Spare[]>;
+  save(spare: Spare): Promise<void>;
+  remove(id: string): Promise<void>;
+  /**
+   * The spare of the same id becomes this target system, in one transaction.
+   * @throws `QUOTA_EXCEEDED`; `CONFLICT` there is no such spare any more
+   */
+  claim(system: TargetSystem, change: SiteChange, quotas?: readonly Quota[]): Promise<void>;
+};

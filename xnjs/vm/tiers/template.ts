@@ -1,0 +1,34 @@
+import { createHash } from 'node:crypto';
+import type { OwnedRecord, RecordStore } from '../../data/owned-records.js';
+import { domainXml } from '../domain-xml.js';
+import type { MachineSpec } from '../target-system.js';
+import type { Patch } from './memory-file.js';
+import { specOf } from './same-machine.js';
+
+/** The saved memory of a machine that was booted for that and was nobody's: the durable record. */
+export type Template = OwnedRecord &
+  MachineSpec & {
+    /** What it depends on beside its image: the definition of its machine, hypervisor, processor. */
+    readonly fingerprint: string;
+    /** Where the file says who the machine is; absent: it was not saved yet. */
+    readonly patches?: readonly Patch[];
+    /** Of its machine's only boot; there as soon as its agent has answered. */
+    readonly bootId?: string;
+  };
+export type TemplateStore = RecordStore<Template>;
+
+/** Another one when a server of another version would define such a machine otherwise. */
+export function fingerprintOf(machine: MachineSpec, host: string): string {
+  const id = '00000000-0000-4000-8000-000000000000';
+  const paths = { console: 'c', kernel: 'k', initrd: 'i', agentSocket: 's', screenSocket: 'v' };
+  const xml = domainXml({ ...specOf(machine), id }, paths, '');
+  return createHash('sha256').update(`${host}\n${xml}`).digest('hex');
+}
+
+/** The only ones whose machines can be copied: others have a disk that goes with the memory, or no memory to save. */
+export function isCopyable({ image: { metadata }, driver }: MachineSpec): string | true {
+  if (driver === 'lxc') return 'containers have no memory to save';
+  if (metadata.format !== 'kernel') return `machines of format ${metadata.format} are not copied`;
+  if (metadata.tsi.transport !== 'channel') return 'its TSI is not our agent';
+  return true;
+}

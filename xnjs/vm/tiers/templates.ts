@@ -1,0 +1,289 @@
+import { randomUUID } from 'node:crypto';
+import { mkdir, rm } from 'node:fs/promises';
+import { join } from 'node:path';
+import { imageFormats } from '#imagerepo/contract.js';
+import { asGridError, errorText } from '#kernel/errors.js';
+import type { Log } from '#kernel/log.js';
+import { nameOf } from '../choose-image.js';
+import { createBinding } from '../create-binding.js';
+import { domainXml } from '../domain-xml.js';
+import { chooseParameters } from '../parameters.js';
+import type { Flavours } from '../placement/flavours.js';
+import { plainUser } from '../placement/requester.js';
+import { controlNames } from '../resource-controls.js';
+import type { Driver, TargetSystem } from '../target-system.js';
+import type { TargetSystemsOptions } from '../target-systems-options.js';
+import { awaitAgent } from './await-agent.js';
+import type { WarmConfig } from './config.js';
+import { copyMemory, findIdentity } from './memory-file.js';
+import { differenceFrom, isSameImage, specOf } from './same-machine.js';
+import { startDomain } from './start-domain.js';
+import { fingerprintOf, isCopyable, type Template, type TemplateStore } from './template.js';
+
+export type TemplatesOptions = TargetSystemsOptions & {
+  readonly warm: NonNullable<TargetSystemsOptions['warm']>;
+  /** Whether a machine of a user is being started at present. */
+  readonly isBusy: () => boolean;
+  readonly flavours: Flavours;
+  readonly stopping: AbortSignal;
+};
+
+export type WarmOptions = {
+  readonly store: TemplateStore;
+  readonly config: WarmConfig;
+  readonly availableMiB: () => number;
+};
+
+const turnMs = 1_000;
+/** After users have started something: they may start more. */
+const settleMs = 2_000;
+/** An image whose memory could not be saved is left alone for so long. */
+const unfitMs = 600_000;
+/** For the agent to see that nobody listens any more, and to wait for the next to call. */
+const hangUpMs = 1_000;
+
+/**
+ * Saved memory of booted machines, from which others are restored (ADR 035). Taken after the first cold start
+ * of an image, from a machine that is booted for that and was nobody's.
+ */
+export class Templates implements AsyncDisposable {
+  readonly #options: TemplatesOptions;
+  readonly #log: Log;
+  readonly #templates = new Map<string, Template>();
+  /** Images that were started cold, the last one last, and by whose right. */
+  readonly #wishes = new Map<
+    string,
+    { image: Template['image']; ownerDn: string; driver: Driver }
+  >();
+  readonly #unfit = new Map<string, number>();
+  /** A machine could not be restored from these: they are taken anew. */
+  readonly #bad = new Set<string>();
+  readonly #hosts = new Map<Driver, string>();
+  readonly #unsubscribe: (() => void)[] = [];
+  #capture: AbortController | undefined;
+  #busyMs = -Infinity;
+  #running: Promise<void> = Promise.resolve();
+
+  constructor(options: TemplatesOptions) {
+    this.#options = options;
+    this.#log = options.log.child({ part: 'xnjs.vm.templates' });
+  }
+
+  /** Before hypervisors are compared with the records. */
+  async load(): Promise<void> {
+    for (const template of await this.#options.warm.store.all())
+      this.#templates.set(template.id, template);
+  }
+
+  start(): void {
+    const { hypervisor } = this.#options;
+    // another version may have come up
+    this.#unsubscribe.push(hypervisor.onAvailable((driver) => this.#hosts.delete(driver)));
+    this.#running = this.#run();
+  }
+
+  /** Whether a domain is of ours. */
+  has(id: string): boolean {
+    return this.#templates.has(id);
+  }
+
+  /**
+   * Makes a start warm, if there is memory that fits.
+   * @returns the reason, where there is none; then it is remembered that there should be
+   */
+  async choose(draft: TargetSystem): Promise<TargetSystem | string> {
+    const { image, driver, ownerDn } = draft;
+    if (this.#options.warm.config.maxImages === 0) return 'no memory of machines is saved here';
+    const copyable = isCopyable(draft);
+    if (copyable !== true) return copyable;
+    const same = [...this.#templates.values()].filter(
+      (each) =>
+        isSameImage(each.image, image) &&
+        each.driver === driver &&
+        each.patches &&
+        !this.#bad.has(each.id),
+    );
+    const host = await this.#host(driver).catch(() => undefined);
+    const current = same.filter((each) => fingerprintOf(each, host ?? '') === each.fingerprint);
+    const [first] = current;
+    if (!first) {
+      this.#wishes.delete(image.id);
+      this.#wishes.set(image.id, { image, ownerDn, driver });
+      return same.length === 0
+        ? 'no memory of a machine of this image is saved'
+        : 'the saved memory is of another hypervisor or processor';
+    }
+    const fits = current.find((each) => differenceFrom(each, draft) === undefined);
+    if (!fits) return `${differenceFrom(first, draft) ?? 'its size'} of the saved memory`;
+    const unapplied = controlNames.filter(
+      (name) => draft.parameters[name] !== fits.parameters[name],
+    );
+    return {
+      ...draft,
+      start: { tier: 'warm', reason: `memory of ${nameOf(image)} was saved` },
+      template: fits.id,
+      ...(unapplied.length > 0 && { unapplied }),
+    };
+  }
+
+  /** Restores a machine from the memory that was chosen for it. @throws if any of it fails */
+  async restore(record: TargetSystem): Promise<{ definedMs: number }> {
+    const { workspace, hypervisor, images, installationId, lease } = this.#options;
+    const template = this.#templates.get(record.template ?? '');
+    if (!template?.patches || template.bootId === undefined)
+      throw new Error('the saved memory is gone');
+    const { image, driver, id } = record;
+    const parts: Record<string, string> = {};
+    for (const name of imageFormats[image.metadata.format].parts)
+      parts[name] = await images.fetch(image, name, record.ownerDn);
+    const paths = await workspace.prepare(record, parts);
+    const memory = join(workspace.directoryOf(id), memoryFile);
+    const { patches, bootId } = template;
+    const to = { id, bootId: randomUUID() };
+    try {
+      await copyMemory(this.#pathOf(template), memory, {
+        ...{ patches, from: { id: template.id, bootId }, to },
+      });
+      const xml = domainXml(record, paths, installationId, undefined, lease?.epoch);
+      return await hypervisor.restoreMemory(driver, id, { xml, memory });
+    } catch (error) {
+      if (asGridError(error)?.row.retry !== true) this.#bad.add(template.id);
+      throw error;
+    } finally {
+      await rm(memory, { force: true });
+    }
+  }
+
+  /** A user's machine is about to be started: what is being saved can wait. */
+  yield(): void {
+    this.#busyMs = this.#options.clock.now();
+    this.#capture?.abort(new Error('a user starts a machine'));
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    for (const end of this.#unsubscribe.splice(0)) end();
+    this.#capture?.abort(new Error('the server stops'));
+    await this.#running;
+  }
+
+  async #run(): Promise<void> {
+    const { clock, stopping } = this.#options;
+    while (!this.#isStopping) {
+      await this.#turn().catch((error: unknown) => {
+        if (!this.#isStopping) this.#log.warn({ err: error }, 'saved memory was not looked after');
+      });
+      await clock.sleep(turnMs, stopping).catch(() => undefined);
+    }
+  }
+
+  get #isStopping(): boolean {
+    return this.#options.stopping.aborted;
+  }
+
+  async #turn(): Promise<void> {
+    for (const template of this.#templates.values())
+      if (await this.#isOver(template)) await this.#remove(template);
+    const { clock } = this.#options;
+    for (const [imageId, { image, ownerDn, driver }] of [...this.#wishes].reverse()) {
+      if ((this.#unfit.get(imageId) ?? 0) > clock.now()) continue;
+      if (!this.#hasRoom(image, driver)) return;
+      const bounds = this.#options.flavours.boundsFor(plainUser);
+      const parameters = chooseParameters({}, image, driver, bounds);
+      const machine = { id: randomUUID(), image, driver, parameters };
+      const fingerprint = fingerprintOf(machine, await this.#host(driver));
+      const about = { ownerDn, tags: [], createdMs: clock.now(), fingerprint };
+      await this.#take({ ...machine, ...about });
+      return;
+    }
+  }
+
+  /** Never finished, or not to be restored here any more. */
+  async #isOver(template: Template): Promise<boolean> {
+    const { hypervisor, warm } = this.#options;
+    if (!hypervisor.available().includes(template.driver)) return false; // nothing is known
+    if (!template.patches || this.#bad.has(template.id) || warm.config.maxImages === 0) return true;
+    return fingerprintOf(template, await this.#host(template.driver)) !== template.fingerprint;
+  }
+
+  #hasRoom(image: Template['image'], driver: Driver): boolean {
+    const { clock, isBusy, warm, hypervisor, flavours } = this.#options;
+    if (isBusy() || clock.now() - this.#busyMs < settleMs) return false;
+    if (!hypervisor.available().includes(driver)) return false;
+    const { memoryMiB } = chooseParameters({}, image, driver, flavours.boundsFor(plainUser));
+    return warm.availableMiB() >= memoryMiB + warm.config.reserveMiB;
+  }
+
+  /** Boots a machine of nobody's, and saves its memory. */
+  async #take(template: Template): Promise<void> {
+    const { warm, workspace, hypervisor, clock } = this.#options;
+    const { id, driver, image } = template;
+    const about = { vmId: id, imageId: image.id };
+    const capture = new AbortController();
+    this.#capture = capture;
+    try {
+      await this.#makePlace();
+      await warm.store.save(template);
+      this.#templates.set(id, template);
+      const bootId = await this.#boot(template, capture.signal);
+      await clock.sleep(hangUpMs, capture.signal);
+      const path = this.#pathOf(template);
+      await mkdir(join(workspace.directoryOf(id)), { recursive: true });
+      await hypervisor.saveMemory(driver, id, path);
+      const saved = { ...template, bootId, patches: await findIdentity(path, { id, bootId }) };
+      await warm.store.save(saved);
+      this.#templates.set(id, saved);
+      this.#wishes.delete(image.id);
+      this.#log.info(
+        { ...about, places: saved.patches.length, ms: clock.now() - template.createdMs },
+        'the memory of a machine was saved for others',
+      );
+    } catch (error) {
+      if (this.#isStopping) return;
+      if (!capture.signal.aborted) this.#unfit.set(image.id, clock.now() + unfitMs);
+      this.#log.info({ ...about, err: errorText(error) }, 'the memory of a machine was not saved');
+      await this.#remove(template);
+    } finally {
+      this.#capture = undefined;
+    }
+  }
+
+  /** When this resolves nobody is connected to its agent any more. @returns the kernel's name of its boot */
+  async #boot(template: Template, signal: AbortSignal): Promise<string> {
+    await startDomain(specOf(template), template.ownerDn, this.#options);
+    await using binding = createBinding(template, this.#options);
+    const facts = await awaitAgent(binding, this.#options.bootTimeoutMs, signal);
+    if (facts?.copies === true && facts.bootId !== undefined) return facts.bootId;
+    throw new Error('its agent cannot make a copy of its machine another one');
+  }
+
+  /** The oldest goes. */
+  async #makePlace(): Promise<void> {
+    const all = [...this.#templates.values()].toSorted((a, b) => a.createdMs - b.createdMs);
+    const surplus = all.slice(0, Math.max(0, all.length + 1 - this.#options.warm.config.maxImages));
+    for (const template of surplus) await this.#remove(template);
+  }
+
+  /** May be repeated; the record goes last. */
+  async #remove({ id, driver, image }: Template): Promise<void> {
+    const { hypervisor, workspace, warm, lease } = this.#options;
+    await lease?.require();
+    await hypervisor.remove(driver, id);
+    await workspace.remove(id);
+    await warm.store.remove(id);
+    this.#templates.delete(id);
+    this.#bad.delete(id);
+    this.#log.info({ vmId: id, imageId: image.id }, 'saved memory was removed');
+  }
+
+  async #host(driver: Driver): Promise<string> {
+    const known = this.#hosts.get(driver) ?? (await this.#options.hypervisor.describe(driver));
+    this.#hosts.set(driver, known);
+    return known;
+  }
+
+  #pathOf({ id }: Pick<Template, 'id'>): string {
+    return join(this.#options.workspace.directoryOf(id), memoryFile);
+  }
+}
+
+const memoryFile = 'memory.save';
