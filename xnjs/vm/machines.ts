@@ -19,7 +19,7 @@ import type { TargetSystemsOptions } from './target-systems-options.js';
 import { isBooted, needsIdentity, newIdentity } from './tiers/identity.js';
 import type { SparePool } from './tiers/spare-pool.js';
 import type { Templates } from './tiers/templates.js';
-import { startDomain } from './tiers/start-domain.js';
+import { Starting } from './tiers/starting.js';
 import type { UsageMeter } from './usage-meter.js';
 import type { Views } from './views.js';
 
@@ -69,8 +69,7 @@ export class Machines implements AsyncDisposable {
   /** Whose agents answer at present. */
   readonly #answering = new Set<string>();
   readonly #meter: UsageMeter | undefined;
-  readonly #spares: SparePool | undefined;
-  readonly #templates: Templates | undefined;
+  readonly #starting: Starting;
   readonly #unsubscribe: (() => void)[] = [];
 
   constructor(
@@ -90,8 +89,6 @@ export class Machines implements AsyncDisposable {
   ) {
     this.#options = options;
     this.#meter = meter;
-    this.#spares = spares;
-    this.#templates = templates;
     this.#log = options.log.child({ part: 'xnjs.vm' });
     this.#records = records;
     this.#stopping = stopping;
@@ -118,21 +115,24 @@ export class Machines implements AsyncDisposable {
       learn: (id, facts) => this.#records.queue(id, () => this.#learn(id, facts)),
       ...common,
     });
+    const require = (): Promise<void> => this.#require();
+    this.#starting = new Starting({
+      ...{ ...options, records, require, log: this.#log },
+      tiers: { spares, templates },
+    });
     this.#parking = new Parking({
       ...{ records, hypervisor: options.hypervisor, clock: options.clock },
       unbind: (id) => this.#unbind(id),
       reconcile: (id) => this.reconcile(id),
-      require: () => this.#require(),
+      require,
     });
     this.#orphans = new Orphans({
       ...options,
       isKnown: (id) =>
-        records.find(id) !== undefined ||
-        this.#spares?.has(id) === true ||
-        this.#templates?.has(id) === true,
+        records.find(id) !== undefined || spares?.has(id) === true || templates?.has(id) === true,
       adopt: (record) => records.adopt(record),
       graceMs: options.orphanGraceMs ?? 60_000,
-      require: () => this.#require(),
+      require,
     });
   }
 
@@ -278,7 +278,7 @@ export class Machines implements AsyncDisposable {
     const { hypervisor } = this.#options;
     let record = found;
     try {
-      record = await this.#begin(found);
+      record = await this.#starting.begin(found);
       this.#records.show(record);
     } catch (error) {
       if (isPassing(error)) throw error;
@@ -296,76 +296,6 @@ export class Machines implements AsyncDisposable {
     // It may have stopped before anybody listened for that.
     const domain = await hypervisor.find(record.driver, record.id);
     if (domain?.state === 'stopped') this.#onDomain(domain);
-  }
-
-  /** By the tier that the record says, or one that is slower. @returns the record as it is then */
-  async #begin(found: TargetSystem): Promise<TargetSystem> {
-    const { hypervisor, clock } = this.#options;
-    const { driver, id } = found;
-    if (needsIdentity(found)) {
-      const domain = await hypervisor.find(driver, id);
-      if (domain?.state === 'running') return found;
-      const restored = domain ? undefined : await this.#restore(found);
-      if (restored) return restored;
-      if (this.#records.get(id).isSpoilt !== true)
-        await this.#fallBack(found, 'the machine had stopped before it was ready');
-    }
-    const record = await this.#cleared(this.#records.get(id));
-    await this.#makeRoom(record);
-    if (record.generation !== undefined) await hypervisor.removeOlder(record);
-    const { definedMs, isFetched } = await startDomain(record, record.ownerDn, this.#options);
-    const baseMs = bootBaseMs(record);
-    const boot = { definedMs: definedMs - baseMs, startedMs: clock.now() - baseMs };
-    const start = record.start && isFetched && { ...record.start, tier: 'fetch' as const };
-    return { ...record, boot, ...(start && { start }) };
-  }
-
-  /** @returns `undefined`: it is not to be restored, or could not be, which is stored then */
-  async #restore(record: TargetSystem): Promise<TargetSystem | undefined> {
-    if (record.start?.tier !== 'warm' || !this.#templates) return undefined;
-    const { clock } = this.#options;
-    try {
-      await this.#makeRoom(record);
-      await this.#require();
-      const { definedMs } = await this.#templates.restore(record);
-      const restoredMs = clock.now() - record.createdMs;
-      return { ...record, boot: { definedMs: definedMs - record.createdMs, restoredMs } };
-    } catch (error) {
-      if (isPassing(error)) throw error;
-      await this.#fallBack(record, errorText(error));
-      return undefined;
-    }
-  }
-
-  async #makeRoom({ parameters }: TargetSystem): Promise<void> {
-    this.#templates?.yield();
-    await this.#spares?.makeRoom(parameters.memoryMiB);
-  }
-
-  /** Stored: from now on it is started anew, whatever happens. Only from inside the record's queue. */
-  async #fallBack(record: TargetSystem, why: string): Promise<void> {
-    const { template, ...own } = record;
-    const { id, start } = own;
-    this.#log.warn(
-      { vmId: id, tier: start?.tier, template, reason: why },
-      'a start falls back a tier',
-    );
-    const reason = `${start?.tier ?? 'another tier'} failed: ${why}`;
-    await this.#records.save({
-      ...{ ...own, start: { tier: 'cold', reason } },
-      ...{ boot: {}, isSpoilt: true },
-    });
-  }
-
-  /** Without what a faster tier has left. */
-  async #cleared(found: TargetSystem): Promise<TargetSystem> {
-    const { isSpoilt = false, ...record } = found;
-    if (!isSpoilt) return found;
-    await this.#require();
-    await this.#options.hypervisor.remove(record.driver, record.id);
-    await this.#options.workspace.remove(record.id);
-    await this.#records.save(record);
-    return record;
   }
 
   async #attach(record: TargetSystem): Promise<void> {
@@ -486,7 +416,7 @@ export class Machines implements AsyncDisposable {
     } catch (error) {
       if (this.#stopping.aborted) return;
       await this.#unbind(id);
-      await this.#fallBack(record, errorText(error));
+      await this.#starting.fallBack(record, errorText(error));
       this.#records.schedule(id);
     }
   }

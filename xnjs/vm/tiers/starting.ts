@@ -1,0 +1,100 @@
+import { errorText } from '#kernel/errors.js';
+import type { Log } from '#kernel/log.js';
+import type { MachineRecords } from '../machines.js';
+import { isPassing } from '../passing.js';
+import { bootBaseMs, type TargetSystem } from '../target-system.js';
+import type { TargetSystemsOptions } from '../target-systems-options.js';
+import { needsIdentity } from './identity.js';
+import type { SparePool } from './spare-pool.js';
+import { startDomain } from './start-domain.js';
+import type { Templates } from './templates.js';
+
+export type StartingOptions = TargetSystemsOptions & {
+  readonly records: Pick<MachineRecords, 'get' | 'save'>;
+  readonly tiers: {
+    readonly spares: SparePool | undefined;
+    readonly templates: Templates | undefined;
+  };
+  /** @throws `SITE_UNAVAILABLE` another server acts in our place */
+  readonly require: () => Promise<void>;
+  readonly log: Log;
+};
+
+/** How machines come to run: by the tier that their records say, or one that is slower. */
+export class Starting {
+  readonly #options: StartingOptions;
+
+  constructor(options: StartingOptions) {
+    this.#options = options;
+  }
+
+  /** By the tier that the record says, or one that is slower. @returns the record as it is then */
+  async begin(found: TargetSystem): Promise<TargetSystem> {
+    const { hypervisor, clock, records } = this.#options;
+    const { driver, id } = found;
+    if (needsIdentity(found)) {
+      const domain = await hypervisor.find(driver, id);
+      if (domain?.state === 'running') return found;
+      const restored = domain ? undefined : await this.#restore(found);
+      if (restored) return restored;
+      if (records.get(id).isSpoilt !== true)
+        await this.fallBack(found, 'the machine had stopped before it was ready');
+    }
+    const record = await this.#cleared(records.get(id));
+    await this.#makeRoom(record);
+    if (record.generation !== undefined) await hypervisor.removeOlder(record);
+    const { definedMs, isFetched } = await startDomain(record, record.ownerDn, this.#options);
+    const baseMs = bootBaseMs(record);
+    const boot = { definedMs: definedMs - baseMs, startedMs: clock.now() - baseMs };
+    const start = record.start && isFetched && { ...record.start, tier: 'fetch' as const };
+    return { ...record, boot, ...(start && { start }) };
+  }
+
+  /** @returns `undefined`: it is not to be restored, or could not be, which is stored then */
+  async #restore(record: TargetSystem): Promise<TargetSystem | undefined> {
+    const { clock, tiers } = this.#options;
+    if (record.start?.tier !== 'warm' || !tiers.templates) return undefined;
+    try {
+      await this.#makeRoom(record);
+      await this.#options.require();
+      const { definedMs } = await tiers.templates.restore(record);
+      const restoredMs = clock.now() - record.createdMs;
+      return { ...record, boot: { definedMs: definedMs - record.createdMs, restoredMs } };
+    } catch (error) {
+      if (isPassing(error)) throw error;
+      await this.fallBack(record, errorText(error));
+      return undefined;
+    }
+  }
+
+  async #makeRoom({ parameters }: TargetSystem): Promise<void> {
+    this.#options.tiers.templates?.yield();
+    await this.#options.tiers.spares?.makeRoom(parameters.memoryMiB);
+  }
+
+  /** Stored: from now on it is started anew, whatever happens. Only from inside the record's queue. */
+  async fallBack(record: TargetSystem, why: string): Promise<void> {
+    const { template, ...own } = record;
+    const { id, start } = own;
+    this.#options.log.warn(
+      { vmId: id, tier: start?.tier, template, reason: why },
+      'a start falls back a tier',
+    );
+    const reason = `${start?.tier ?? 'another tier'} failed: ${why}`;
+    await this.#options.records.save({
+      ...{ ...own, start: { tier: 'cold', reason } },
+      ...{ boot: {}, isSpoilt: true },
+    });
+  }
+
+  /** Without what a faster tier has left. */
+  async #cleared(found: TargetSystem): Promise<TargetSystem> {
+    const { isSpoilt = false, ...record } = found;
+    if (!isSpoilt) return found;
+    await this.#options.require();
+    await this.#options.hypervisor.remove(record.driver, record.id);
+    await this.#options.workspace.remove(record.id);
+    await this.#options.records.save(record);
+    return record;
+  }
+}
