@@ -208,6 +208,15 @@ function addSites(site: Command): void {
         printResult({ id }, id, json);
       },
   );
+  addMachines(site);
+  online(
+    site.command('delete <id...>').description('end target systems with their machines and jobs'),
+    deleting(deleteSites),
+  );
+}
+
+/** What is done with the machine of a target system. */
+function addMachines(site: Command): void {
   online(
     site
       .command('console <id>')
@@ -249,10 +258,6 @@ function addSites(site: Command): void {
     (id: string, policy: string): Work =>
       (session) =>
         setRecovery(session, id, policy),
-  );
-  online(
-    site.command('delete <id...>').description('end target systems with their machines and jobs'),
-    deleting(deleteSites),
   );
 }
 
