@@ -116,7 +116,11 @@ describe('a refused request', { skip: noContainers }, () => {
       const second = await createTargetSystem(user, image, {});
       await waitUntilReady(user, second, signal, () => undefined);
       const third = (): Promise<unknown> => user.json('POST', factoryPath, { image });
-      await refused(third, 400, /the limit of 2 target systems per user is reached/);
+      await refused(
+        third,
+        429,
+        /quota of the user .*targetSystems: 2 used, 1 asked for, 2 allowed/,
+      );
       await deleteAndWait(user, second, signal);
     });
   });

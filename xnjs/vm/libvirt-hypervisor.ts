@@ -21,7 +21,7 @@ import type {
   OwnDomain,
 } from './hypervisor.js';
 import { setControls } from './libvirt-controls.js';
-import { lookAtContainers, lookAtMachines, toPause, toState } from './libvirt-look.js';
+import { lookAtContainers, lookAtMachines, stopReasons, toPause, toState } from './libvirt-look.js';
 import type { ChangeableName, Driver, TargetSystem } from './target-system.js';
 import type { UsageSample } from './usage.js';
 
@@ -399,14 +399,6 @@ function toView({ dom, event, detail }: Lifecycle): DomainView | undefined {
   if (event === 'pm-suspended') return { id: dom.uuid, ...toState(7, 0) };
   return undefined;
 }
-
-/** libvirt's details of `stopped`, in words for users. */
-const stopReasons: Readonly<Record<string, string>> = {
-  shutdown: 'the machine has shut down',
-  destroyed: 'the machine was switched off',
-  crashed: 'the machine has crashed',
-  failed: "the machine's process on the host has ended unexpectedly",
-};
 
 function libvirtCode(error: unknown): unknown {
   return error instanceof GridError ? error.details['libvirtCode'] : undefined;

@@ -112,14 +112,30 @@ const stalls: readonly string[] = [
   'crashed',
 ] satisfies (typeof pausedReasons)[number][];
 
+/** libvirt's details of the event `stopped`, in words for users. */
+export const stopReasons: Readonly<Record<string, string>> = {
+  shutdown: 'the machine has shut down',
+  destroyed: 'the machine was switched off',
+  crashed: 'the machine has crashed',
+  failed: "the machine's process on the host has ended unexpectedly",
+};
+
+/** The same by libvirt's numbers for the state `shutoff`, of those that have words. */
+const shutoffReasons: Readonly<Record<number, string | undefined>> = {
+  1: stopReasons['shutdown'],
+  2: stopReasons['destroyed'],
+  3: stopReasons['failed'], // QEMU went without a word; a guest that crashes has a state of its own
+  6: stopReasons['failed'],
+};
+
 /** libvirt's numbers, as answers of `domain_get_state` have them. */
 export function toState(state: number, reason: number): { state: DomainState; reason: string } {
   const name = domainStates[state] ?? 'none';
   switch (name) {
     case 'shutoff':
-      return { state: 'stopped', reason: 'the machine has stopped' };
+      return { state: 'stopped', reason: shutoffReasons[reason] ?? 'the machine has stopped' };
     case 'crashed':
-      return { state: 'stopped', reason: 'the machine is crashed' };
+      return { state: 'stopped', reason: 'the machine has crashed' };
     case 'pm-suspended':
       return { state: 'paused', reason: 'the machine sleeps, by its own order' };
     case 'paused':

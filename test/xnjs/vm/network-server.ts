@@ -23,7 +23,7 @@ import { Workspace } from '#xnjs/vm/workspace.js';
 import { newEngine } from '../job/rig.js';
 import { stagingOf } from '../staging/wiring.js';
 
-export const ownerDn = 'CN=Tester "T" $HOME `id`,O=Grid';
+export const ownerDn = 'CN=Tester \\"T\\" $HOME `id`,O=Grid';
 export const bootMs = 240_000;
 const installationId = '11111111-2222-4333-8444-555555555555';
 
