@@ -97,9 +97,13 @@ export class Database implements AsyncDisposable {
   }
 
   async #close(): Promise<void> {
-    await this.#byHand?.writer.close();
-    await this.#byHand?.reader.close();
-    await this.sequelize.close();
+    const close = async (): Promise<void> => {
+      await this.#byHand?.writer.close();
+      await this.#byHand?.reader.close();
+      await this.sequelize.close();
+    };
+    // what is under way comes first: SQLite tells nobody but the process of a connection closed beneath it
+    await (this.#byHand ? this.#serial('writer', close) : close());
   }
 }
 

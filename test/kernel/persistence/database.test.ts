@@ -139,6 +139,24 @@ for (const [dialect, start, skip] of dialects)
       await migrate(database, 'test', [counters, mended], silentLog);
     });
 
+    it('closes when what is under way is done', async () => {
+      const other = await openDatabase({ url, log: silentLog });
+      const under = ['u1', 'u2', 'u3'].map((name) =>
+        other.transaction(async (transaction) => {
+          const values = { replacements: [name], transaction };
+          await other.sequelize.query('INSERT INTO counters VALUES (?, 1)', values);
+          await other.sequelize.query('UPDATE counters SET value = 2 WHERE name = ?', values);
+        }),
+      );
+      await other.close();
+      await Promise.all(under);
+      const rows = await database.sql<{ n: number | string }>(
+        "SELECT count(*) AS n FROM counters WHERE name LIKE 'u_' AND value = 2",
+        [],
+      );
+      assert.equal(Number(rows[0]?.n), 3);
+    });
+
     it('keeps what was committed when it is opened again, and closes twice', async () => {
       await insert('kept');
       const second = await openDatabase({ url, log: silentLog });
