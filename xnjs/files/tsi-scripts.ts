@@ -13,14 +13,17 @@ import {
  * metadata of a tree. The programs are those that GNU and BusyBox have in common.
  */
 
-/** Prints a page of a directory, sorted by bytes: `size mtime uid mode owner group /name`, then the count. */
+/** Prints the count of a directory, then a page of it, sorted by bytes: `size mtime mode owner group ./name`. */
 export function pageScript(absolutePath: string, offset: number, num: number): string {
   return [
     `cd -- ${quote(absolutePath)} || exit 1`,
     'export LC_ALL=C',
     // a line break in a name becomes \001, under which there is no file: such names drop out
     "find . -maxdepth 1 ! -name . ! -name '.?*.metadata' -print0 | tr '\\n\\0' '\\001\\n' | sort |",
-    `  awk -v from=${offset} -v to=${offset + num} 'NR > from && NR <= to { print } END { print "total " NR > "/dev/stderr" }' |`,
+    // the count comes before anything of the page, or it could land inside a line of that
+    `  awk -v from=${offset} -v to=${offset + num} 'NR > from && NR <= to { page[NR] = $0 }`,
+    '    END { print "total " NR > "/dev/stderr"; fflush("/dev/stderr")',
+    "      for (at = from + 1; at <= to && at <= NR; at++) print page[at] }' |",
     "  tr '\\n' '\\0' | xargs -0 -r stat -L -c '%s %Y %A %U %G %n' -- 2>/dev/null",
     'exit 0',
   ].join('\n');
