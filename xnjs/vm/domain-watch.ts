@@ -32,7 +32,7 @@ const progressMs = 5_000;
 type Seen = {
   /** Since when its process has not answered; absent: it does. */
   readonly muteSinceMs?: number;
-  /** Whether it is known to answer such questions at all. */
+  /** Whether it is known to be able to answer. */
   readonly hasAnswered: boolean;
   /** Since when its processors have been watched, and what they had used then. */
   readonly base?: { readonly cpuMs: number; readonly atMs: number };
@@ -50,6 +50,8 @@ export class DomainWatch {
   /** By driver: when it was last heard. */
   readonly #heardMs = new Map<Driver, number>();
   readonly #looking = new Map<Driver, Promise<void>>();
+  /** Whose machines are known to answer such questions at all. */
+  readonly #answering = new Set<Driver>();
   /** When a lifecycle event of a machine came last: a look that was begun before it knows less. */
   readonly #eventMs = new Map<string, number>();
 
@@ -118,10 +120,11 @@ export class DomainWatch {
   #judge(look: DomainLook, beganMs: number): void {
     const { id, state, reason, answers } = look;
     const before = this.#seen.get(id);
-    const isMute = answers === false || (answers === undefined && before?.hasAnswered === true);
+    const hasAnswered = before?.hasAnswered === true || this.#answered(id, answers);
+    const isMute = answers === false || (answers === undefined && hasAnswered);
     const muteSinceMs = isMute ? (before?.muteSinceMs ?? beganMs) : undefined;
     const seen: Seen = {
-      hasAnswered: answers !== undefined || before?.hasAnswered === true,
+      hasAnswered,
       ...(muteSinceMs !== undefined && { muteSinceMs }),
       ...progress(look, before, beganMs),
     };
@@ -131,6 +134,17 @@ export class DomainWatch {
       if (this.#options.clock.now() - muteSinceMs < hungMs) return;
       this.#tell(id, 'hung', "the machine's process does not answer the hypervisor: it hangs");
     } else this.#tell(id, state, state === 'running' ? this.#howItRuns(look, seen) : reason);
+  }
+
+  /** One that has started is as able to answer as others there, even if it hung before it was ever asked. */
+  #answered(id: string, answers: boolean | undefined): boolean {
+    const record = this.#options.records.find(id);
+    if (!record) return answers !== undefined;
+    if (answers !== undefined) this.#answering.add(record.driver);
+    return (
+      answers !== undefined ||
+      (record.state !== 'INITIALIZING' && this.#answering.has(record.driver))
+    );
   }
 
   /** Of a machine whose agent is silent: whether its guest does anything at all. */

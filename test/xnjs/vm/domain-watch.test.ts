@@ -78,6 +78,16 @@ describe('what hypervisors say of machines', () => {
     assert.equal(state(), 'READY: agentUp');
   });
 
+  it('one that hangs before it was ever asked hangs, where others have answered', async () => {
+    const { watch, look, state } = watched();
+    await look([runs]);
+    watch.forget(id); // another machine in its place
+    await look([silent], 2);
+    assert.equal(state(), 'READY: agentUp');
+    await look([silent]);
+    assert.match(state(), /^DEGRADED: .*hangs/);
+  });
+
   it('a guest behind a silent agent hangs, with or without progress of its processors', async () => {
     const { look, state, agent } = watched();
     agent('agentDown');
