@@ -21,20 +21,20 @@ export type EndsOptions = {
 const pageSize = 500;
 const reapedAtOnce = 100;
 
-/** Tells the unfinished jobs of a target system that it is gone. */
+/** Tells the unfinished jobs of a target system that it is gone; `which`: those of them. @returns what they were told */
 export async function loseJobs(
   { store, clock, tell }: EndsOptions,
-  targetId: string,
-  reason: string,
-): Promise<void> {
+  { targetId, reason }: { readonly targetId: string; readonly reason: string },
+  which: (job: Pick<Job, 'state'>) => boolean = () => true,
+): Promise<ReturnType<typeof lostEvent>> {
   const event = lostEvent(targetId, reason, clock);
   let afterId = '';
   for (;;) {
     const page = await store.unfinished({ targetId, afterId, num: pageSize });
     const last = page.at(-1);
-    if (!last) return;
+    if (!last) return event;
     afterId = last.id;
-    await Promise.all(page.map(({ id }) => tell(id, event)));
+    await Promise.all(page.filter(which).map(({ id }) => tell(id, event)));
   }
 }
 
@@ -70,23 +70,13 @@ export async function reapJobs(options: EndsOptions): Promise<void> {
  * was told by an earlier attempt, and is to run again, is known by how it ended.
  */
 export async function replaceJobs(
-  { store, clock, tell }: EndsOptions,
-  {
-    targetId,
-    reason,
-    restart,
-  }: { targetId: string; reason: string; restart: (id: string) => Promise<void> },
+  options: EndsOptions,
+  lost: { readonly targetId: string; readonly reason: string },
+  restart: (id: string) => Promise<void>,
 ): Promise<void> {
-  const event = lostEvent(targetId, reason, clock);
-  let afterId = '';
-  for (;;) {
-    const page = await store.unfinished({ targetId, afterId, num: pageSize });
-    const last = page.at(-1);
-    if (!last) break;
-    afterId = last.id;
-    const begun = page.filter(({ state }) => state !== 'CREATED');
-    await Promise.all(begun.map(({ id }) => tell(id, event)));
-  }
+  const { store } = options;
+  const { targetId } = lost;
+  const event = await loseJobs(options, lost, ({ state }) => state !== 'CREATED');
   for (let offset = 0; ; offset += pageSize) {
     const { ids } = await store.list({ targetId }, { offset, num: pageSize });
     for (const id of ids) {

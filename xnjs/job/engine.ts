@@ -228,7 +228,7 @@ export class JobEngine implements AsyncDisposable {
    * Those that may be run again (`Restartable`) are. May be repeated. After `attach`.
    */
   async machineReplaced(targetId: string, reason: string): Promise<void> {
-    await replaceJobs(this.#parts.ends, { targetId, reason, restart: (id) => this.restart(id) });
+    await replaceJobs(this.#parts.ends, { targetId, reason }, (id) => this.restart(id));
   }
 
   async #order(id: string, type: OrderType): Promise<Job> {

@@ -122,7 +122,7 @@ export class JobParts implements AsyncDisposable {
   loseJobs(ofTarget?: string): void {
     for (const [id, reason] of this.#lost)
       if (ofTarget === undefined || ofTarget === id)
-        void this.background.run(loseJobs(this.ends, id, reason));
+        void this.background.run(loseJobs(this.ends, { targetId: id, reason }));
   }
 
   /** After `closing` has been aborted. */

@@ -5,6 +5,7 @@ import { pipeline, Transform, type Readable } from 'node:stream';
 import { rootCertificates } from 'node:tls';
 import { Agent, buildConnector, type Dispatcher } from 'undici';
 import { GridError } from '#kernel/errors.js';
+import { collectText } from '#kernel/net/collect-text.js';
 import { orAborted } from '#kernel/net/deadline.js';
 import { createAddressGuard, type AddressGuard } from './addresses.js';
 import type { StagingConfig } from './config.js';
@@ -219,7 +220,7 @@ function flatten(headers: Dispatcher.ResponseData['headers']): Record<string, st
 
 /** The answer as an error, with what the peer says in JSON. */
 async function toError({ status, headers, body }: OutsideAnswer, url: URL): Promise<GridError> {
-  const text = (await readText(body, longestErrorBytes).catch(() => undefined)) ?? '';
+  const text = (await collectText(body, longestErrorBytes).catch(() => undefined)) ?? '';
   const message = /"errorMessage"\s*:\s*("(?:[^"\\]|\\.){1,500}")/.exec(text)?.[1];
   const said = message === undefined ? '' : `: ${JSON.parse(message) as string}`;
   const reason = `${url.host} answers ${status}${said}`;
@@ -233,16 +234,4 @@ async function toError({ status, headers, body }: OutsideAnswer, url: URL): Prom
   if (status === 401 || status === 403) return new StagingError('FORBIDDEN', reason);
   if (status === 409 || status === 412) return new StagingError('CONFLICT', reason);
   return new StagingError('PEER_FAILED', reason, { status });
-}
-
-/** @returns `undefined` when there is more than `limit` bytes; the connection is then given up */
-export async function readText(body: Readable, limit: number): Promise<string | undefined> {
-  const chunks: Buffer[] = [];
-  let size = 0;
-  for await (const chunk of body as AsyncIterable<Buffer>) {
-    size += chunk.length;
-    if (size > limit) return undefined;
-    chunks.push(chunk);
-  }
-  return Buffer.concat(chunks).toString('utf8');
 }

@@ -1,9 +1,9 @@
 import type { Readable } from 'node:stream';
 import { z } from 'zod';
+import { collectText } from '#kernel/net/collect-text.js';
 import { StagingError } from './errors.js';
 import { maxEntries, type Tree, type TreeEntry } from './expand.js';
 import { drain, type Authorize } from './http.js';
-import { readText } from './outside.js';
 import { tokenLifetimeSeconds } from './site-tokens.js';
 import { hasWildcard } from './wildcard.js';
 import { authorizationOf, type ExportTransfer, type ImportTransfer } from './transfer.js';
@@ -183,7 +183,7 @@ export class UnicoreClient implements Tree<RemoteFile> {
       ...(body && { body: JSON.stringify(body) }),
       signal: this.#transfer.signal,
     });
-    const text = await readText(answer, maxListingBytes);
+    const text = await collectText(answer, maxListingBytes);
     if (text === undefined)
       throw new StagingError(
         'PEER_FAILED',
