@@ -20,7 +20,7 @@ export type DomainWatchOptions = {
   };
   /** Those that have been started: of others it is no news that they do not run. */
   readonly started: () => Iterable<string>;
-  readonly onStopped: (id: string, reason: string) => void;
+  readonly onStopped: (id: string, reason: string, seat: Seat) => void;
   readonly intervalMs: number;
   readonly clock: Clock;
   readonly log: Log;
@@ -122,8 +122,8 @@ export class DomainWatch {
       const look = found.get(id);
       // meanwhile it may have got another host
       if (!this.#isThere(seat, id)) continue;
-      if (!look) onStopped(id, 'the domain no longer exists');
-      else if (look.state === 'stopped') onStopped(id, look.reason);
+      if (!look) onStopped(id, 'the domain no longer exists', seat);
+      else if (look.state === 'stopped') onStopped(id, look.reason, seat);
       else this.#judge(look, beganMs);
     }
   }

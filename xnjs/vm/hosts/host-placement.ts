@@ -14,6 +14,14 @@ export type Placed = Pick<TargetSystem, 'parameters'> & {
 /** What the host must have, and where that stands in the request. */
 export type HostLabels = { readonly labels: readonly string[]; readonly field: string };
 
+/** Where a machine is going to be. */
+export type Held = {
+  readonly host: string;
+  readonly placement: string;
+  /** It counts by its record from now on, or will never. */
+  readonly release: () => void;
+};
+
 type Taken = { readonly host: string; readonly imageId: string; readonly amounts: Amounts };
 
 /** For operators. */
@@ -51,11 +59,16 @@ export class HostPlacement {
     return chooseHost(this.#views(wish.image.id), demandOf(wish));
   }
 
-  /** As {@link choose}; it counts from now on. @returns ends that, once its record counts or will never */
-  hold(id: string, wish: Placed): Spot & { readonly release: () => void } {
-    const spot = this.choose(wish);
-    this.#held.set(id, { host: spot.host, imageId: wish.image.id, amounts: amountsOf(wish) });
-    return { ...spot, release: () => void this.#held.delete(id) };
+  /** As {@link choose}; with the driver that was planned; it counts from now on. */
+  hold(
+    id: string,
+    plan: Placed & Pick<TargetSystem, 'driver'>,
+    labels: HostLabels | undefined,
+  ): Held {
+    const demand = { ...demandOf({ ...plan, labels }), drivers: [plan.driver] };
+    const { host, why } = chooseHost(this.#views(plan.image.id), demand);
+    this.#held.set(id, { host, imageId: plan.image.id, amounts: amountsOf(plan) });
+    return { host, placement: why, release: () => void this.#held.delete(id) };
   }
 
   /** All hosts as they are. */

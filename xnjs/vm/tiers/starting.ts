@@ -1,8 +1,8 @@
 import { errorText } from '#kernel/errors.js';
 import type { Log } from '#kernel/log.js';
 import { isLocal } from '../hosts/host.js';
-import type { MachineRecords } from '../machines.js';
 import { isPassing } from '../passing.js';
+import type { SystemRecords } from '../system-records.js';
 import { bootBaseMs, type TargetSystem } from '../target-system.js';
 import type { TargetSystemsOptions } from '../target-systems-options.js';
 import { needsIdentity } from './identity.js';
@@ -11,7 +11,7 @@ import { startDomain } from './start-domain.js';
 import type { Templates } from './templates.js';
 
 export type StartingOptions = TargetSystemsOptions & {
-  readonly records: Pick<MachineRecords, 'get' | 'save'>;
+  readonly records: Pick<SystemRecords, 'get' | 'save'>;
   readonly tiers: {
     readonly spares: SparePool | undefined;
     readonly templates: Templates | undefined;
