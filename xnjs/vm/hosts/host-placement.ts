@@ -2,7 +2,7 @@ import { imageFormats, type ImageRecord } from '#imagerepo/contract.js';
 import { amountsOf, type Amounts } from '../placement/quota.js';
 import type { Driver, TargetSystem } from '../target-system.js';
 import { chooseHost, type Demand, type HostView, type Spot } from './choose-host.js';
-import { localHost, type Host, type Load, type Room } from './host.js';
+import { isSeatOf, localHost, type Host, type Load, type Room } from './host.js';
 import type { Hosts } from './hosts.js';
 
 /** A machine that is to be: what decides where. */
@@ -107,7 +107,17 @@ export class HostPlacement {
 
   #views(imageId: string): HostView[] {
     const taken = [...this.#taken()];
-    return this.#options.hosts.all.map((host) => this.#view(host, taken, imageId));
+    const silent = [...this.#options.records()].filter(
+      ({ views }) => views?.hypervisor?.says === 'silent',
+    );
+    return this.#options.hosts.all.map((host) => {
+      const view = this.#view(host, taken, imageId);
+      // a connection is given up only after a while: what machines there are told to be is quicker
+      const drivers = view.drivers.filter(
+        (driver) => !silent.some((record) => isSeatOf({ host: host.name, driver }, record)),
+      );
+      return { ...view, drivers };
+    });
   }
 
   #view(host: Host, taken: readonly Taken[], imageId: string): HostView {
