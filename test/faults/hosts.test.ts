@@ -36,7 +36,7 @@ describe('two hosts', { skip: noMachines || noNamespace, timeout: 300_000 }, () 
       startServer(directory, {
         ...{ images: [image], uri: hosts.local },
         others: [
-          { name: 'local', capacity: { cores: 1 } },
+          { name: 'local', capacity: { cores: 1 }, labels: ['near'] },
           {
             ...{ name: 'north', uri: hosts.north, images: 'shared', labels: ['far'] },
             capacity: { cores: 2 },
@@ -62,9 +62,11 @@ describe('two hosts', { skip: noMachines || noNamespace, timeout: 300_000 }, () 
     return `${state}: ${evidence.fact}`;
   };
   const becomes = (id: string, what: RegExp, withinMs: number): Promise<void> =>
-    until(`${what.source}`, () => what.test(told(id)), withinMs).catch((error: unknown) => {
+    until(what.source, () => what.test(told(id)), withinMs).catch((error: unknown) => {
       throw new Error(told(id), { cause: error });
     });
+  const isUp = (name: string): boolean =>
+    server.systems.places.list().find((host) => host.name === name)!.drivers[0]!.isUp;
   const qemuOf = (id: string): string =>
     execFileSync('pgrep', ['-o', '-f', `guest=vsite-${id}`], { encoding: 'utf8' }).trim();
   const submit = async (targetId: string, Executable: string): Promise<string> =>
@@ -79,13 +81,14 @@ describe('two hosts', { skip: noMachines || noNamespace, timeout: 300_000 }, () 
   }
 
   it('get machines by labels and room; agents of the other are reached through its libvirt', async () => {
-    const [first, second] = [
-      await server.systems.create(wish('far')),
-      await server.systems.create(wish()),
-    ];
+    const { systems } = server;
+    await systems.places.drain('local', true);
+    const first = await systems.create(wish());
+    await systems.places.drain('local', false);
+    const second = await systems.create(wish('near'));
     [there, here] = [first.id, second.id];
     assert.deepEqual([first.host, second.host], ['north', 'local']);
-    assert.match(second.placement!, /^local: (as good as any|most room)/);
+    assert.equal(second.placement, 'local: the only one where it fits');
     await Promise.all([becomes(here, /^READY/, 60_000), becomes(there, /^READY/, 60_000)]);
     assert.match(hosts.virsh('list', '--name'), new RegExp(there));
     const jobs = await Promise.all([here, there].map((id) => submit(id, 'hostname')));
@@ -122,7 +125,7 @@ describe('two hosts', { skip: noMachines || noNamespace, timeout: 300_000 }, () 
 
   it('of which one is lost: its machines are UNREACHABLE, others go on; back again, so are they', async () => {
     const machine = qemuOf(there);
-    const job = await submit(there, 'sleep 12; echo slept');
+    const job = await submit(there, 'sleep 8; echo slept');
     await until('it runs', async () => (await server.engine.get(job)).state === 'RUNNING', 20_000);
     hosts.pull();
     try {
@@ -145,6 +148,42 @@ describe('two hosts', { skip: noMachines || noNamespace, timeout: 300_000 }, () 
     assert.equal(qemuOf(there), machine);
     assert.equal(server.systems.get(there).generation, undefined);
     assert.equal(await outputOf(job), 'slept\n');
+  });
+
+  it('have in common what is parked: it goes on here while the other is away', async () => {
+    const { systems } = server;
+    const count = 'n=0; while [ $n -lt 40 ]; do n=$((n+1)); echo $n; sleep 0.1; done';
+    const job = await submit(there, count);
+    await until('it runs', async () => (await server.engine.get(job)).state === 'RUNNING', 20_000);
+    await systems.freeze(there);
+    await becomes(there, /^SUSPENDED: parked on disk/, 30_000);
+    assert.equal(hosts.virsh('list', '--all', '--name').trim(), '', 'no host has it');
+    assert.throws(() => qemuOf(there));
+    hosts.pull();
+    try {
+      await until('north is away', () => !isUp('north'), 60_000);
+      await systems.thaw(there);
+      await becomes(there, /^READY/, 30_000);
+      assert.equal(systems.get(there).host, 'local');
+      const lines = Array.from({ length: 40 }, (_, n) => `${n + 1}\n`);
+      assert.equal(await outputOf(job), lines.join(''));
+    } finally {
+      hosts.plug();
+    }
+    await until('north is back', () => isUp('north'), 60_000);
+  });
+
+  it('take from each other what is parked when one is drained', async () => {
+    await server.systems.freeze(there);
+    await becomes(there, /^SUSPENDED/, 30_000);
+    await server.systems.places.drain('local', true);
+    await server.scope.close();
+    server = await start();
+    await server.systems.thaw(there);
+    await becomes(there, /^READY/, 30_000);
+    assert.equal(server.systems.get(there).host, 'north');
+    assert.match(hosts.virsh('list', '--name'), new RegExp(there));
+    assert.equal(server.systems.get(there).parkedOn, undefined);
   });
 
   it('of which one hangs: so are its machines, and one that is deleted meanwhile goes later', async () => {
