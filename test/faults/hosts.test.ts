@@ -12,10 +12,10 @@ import { Scope } from '#kernel/scope.js';
 import { noMachines } from '../grid/grid.js';
 import { until } from '../xnjs/job/rig.js';
 import { noNamespace } from '../xnjs/vm/namespace.js';
-import { ownerDn, startServer, type NetworkServer } from '../xnjs/vm/network-server.js';
+import { bootMs, ownerDn, startServer, type NetworkServer } from '../xnjs/vm/network-server.js';
 import { startTwoHosts } from './two-hosts.js';
 
-describe('two hosts', { skip: noMachines || noNamespace, timeout: 300_000 }, () => {
+describe('two hosts', { skip: noMachines || noNamespace, timeout: 600_000 }, () => {
   const shared = new Scope();
   let hosts: Awaited<ReturnType<typeof startTwoHosts>>;
   let server: NetworkServer;
@@ -89,7 +89,7 @@ describe('two hosts', { skip: noMachines || noNamespace, timeout: 300_000 }, () 
     [there, here] = [first.id, second.id];
     assert.deepEqual([first.host, second.host], ['north', 'local']);
     assert.equal(second.placement, 'local: the only one where it fits');
-    await Promise.all([becomes(here, /^READY/, 60_000), becomes(there, /^READY/, 60_000)]);
+    await Promise.all([becomes(here, /^READY/, bootMs), becomes(there, /^READY/, bootMs)]);
     assert.match(hosts.virsh('list', '--name'), new RegExp(there));
     const jobs = await Promise.all([here, there].map((id) => submit(id, 'hostname')));
     const names = await Promise.all(jobs.map(outputOf));
@@ -117,7 +117,7 @@ describe('two hosts', { skip: noMachines || noNamespace, timeout: 300_000 }, () 
       code: 'LIMIT_REACHED',
       message: /north: it is drained/,
     });
-    await becomes(there, /^READY/, 10_000);
+    await becomes(there, /^READY/, 60_000);
     await server.systems.places.drain('north', false);
     assert.equal((await server.systems.planner.estimate(wish())).host, 'north');
     await assert.rejects(server.systems.places.drain('south', true), { code: 'NOT_FOUND' });
@@ -126,7 +126,7 @@ describe('two hosts', { skip: noMachines || noNamespace, timeout: 300_000 }, () 
   it('of which one is lost: its machines are UNREACHABLE, others go on; back again, so are they', async () => {
     const machine = qemuOf(there);
     const job = await submit(there, 'sleep 8; echo slept');
-    await until('it runs', async () => (await server.engine.get(job)).state === 'RUNNING', 20_000);
+    await until('it runs', async () => (await server.engine.get(job)).state === 'RUNNING', 60_000);
     hosts.pull();
     try {
       await becomes(there, /^UNREACHABLE: .*host north: the hypervisor does not answer/, 60_000);
@@ -136,9 +136,9 @@ describe('two hosts', { skip: noMachines || noNamespace, timeout: 300_000 }, () 
       // a server that never saw it believes no more
       await server.scope.close();
       server = await start();
-      await becomes(here, /^READY/, 20_000);
+      await becomes(here, /^READY/, 60_000);
       await server.systems.destroy(here);
-      await until('it is gone', () => server.systems.list().length === 1, 20_000);
+      await until('it is gone', () => server.systems.list().length === 1, 60_000);
       assert.match(told(there), /^UNREACHABLE/);
       assert.equal(qemuOf(there), machine);
     } finally {
@@ -154,16 +154,16 @@ describe('two hosts', { skip: noMachines || noNamespace, timeout: 300_000 }, () 
     const { systems } = server;
     const count = 'n=0; while [ $n -lt 40 ]; do n=$((n+1)); echo $n; sleep 0.1; done';
     const job = await submit(there, count);
-    await until('it runs', async () => (await server.engine.get(job)).state === 'RUNNING', 20_000);
+    await until('it runs', async () => (await server.engine.get(job)).state === 'RUNNING', 60_000);
     await systems.freeze(there);
-    await becomes(there, /^SUSPENDED: parked on disk/, 30_000);
+    await becomes(there, /^SUSPENDED: parked on disk/, 60_000);
     assert.equal(hosts.virsh('list', '--all', '--name').trim(), '', 'no host has it');
     assert.throws(() => qemuOf(there));
     hosts.pull();
     try {
       await until('north is away', () => !isUp('north'), 60_000);
       await systems.thaw(there);
-      await becomes(there, /^READY/, 30_000);
+      await becomes(there, /^READY/, 120_000);
       assert.equal(systems.get(there).host, 'local');
       const lines = Array.from({ length: 40 }, (_, n) => `${n + 1}\n`);
       assert.equal(await outputOf(job), lines.join(''));
@@ -175,12 +175,12 @@ describe('two hosts', { skip: noMachines || noNamespace, timeout: 300_000 }, () 
 
   it('take from each other what is parked when one is drained', async () => {
     await server.systems.freeze(there);
-    await becomes(there, /^SUSPENDED/, 30_000);
+    await becomes(there, /^SUSPENDED/, 60_000);
     await server.systems.places.drain('local', true);
     await server.scope.close();
     server = await start();
     await server.systems.thaw(there);
-    await becomes(there, /^READY/, 30_000);
+    await becomes(there, /^READY/, 120_000);
     assert.equal(server.systems.get(there).host, 'north');
     assert.match(hosts.virsh('list', '--name'), new RegExp(there));
     assert.equal(server.systems.get(there).parkedOn, undefined);
