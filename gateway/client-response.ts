@@ -1,9 +1,4 @@
-import {
-  ServerResponse,
-  type IncomingMessage,
-  type OutgoingHttpHeader,
-  type OutgoingHttpHeaders,
-} from 'node:http';
+import { ServerResponse, type OutgoingHttpHeader, type OutgoingHttpHeaders } from 'node:http';
 import type { RawHeaders } from './headers.js';
 
 /** The gateway, while a service in its process answers a client. */
@@ -25,7 +20,7 @@ export type Watcher = {
  * An answer to a client of the gateway. Handed over to a service it obeys that one as any answer does, under the
  * gateway's eyes: what goes out is the same as if it had come from a site elsewhere.
  */
-export class ClientResponse extends ServerResponse<IncomingMessage> {
+export class ClientResponse extends ServerResponse {
   #watcher: Watcher | undefined;
   #isHeadOpen = false;
   #isTakenBack = false;

@@ -8,6 +8,7 @@ import { renderError, renderResource } from './resource.js';
 import { isMembers } from './values.js';
 
 /** express' method, which reads the headers only. */
+// eslint-disable-next-line @typescript-eslint/unbound-method -- it is called with the request
 const accepts = express.request.accepts as (
   this: IncomingMessage,
   types: string[],
