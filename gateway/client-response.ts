@@ -69,12 +69,7 @@ export class ClientResponse extends ServerResponse {
     if (this.#isTakenBack) return this;
     if (!this.#isHeadOpen) return this.#writeHead(status, reason, headers);
     const more = typeof reason === 'string' ? headers : reason;
-    const given = new Set<string>();
-    for (const [name, value] of entriesOf(more)) {
-      if (given.has(name)) this.appendHeader(name, value);
-      else this.setHeader(name, value);
-      given.add(name);
-    }
+    if (more) this.#setHeaders(more);
     this.#isHeadOpen = false;
     const { own = [], onHead } = this.#watcher ?? {};
     onHead?.();
@@ -105,6 +100,16 @@ export class ClientResponse extends ServerResponse {
     return this;
   }
 
+  /** A list may name one several times; what was set before gives way. */
+  #setHeaders(headers: OutgoingHttpHeaders | OutgoingHttpHeader[]): void {
+    const given = new Set<string>();
+    for (const [name, value] of entriesOf(headers)) {
+      if (given.has(name)) this.appendHeader(name, value);
+      else this.setHeader(name, value);
+      given.add(name);
+    }
+  }
+
   #writeHead(status: number, reason: unknown, headers: unknown): this {
     // As in `write`
     return super.writeHead(status, reason as string, headers as OutgoingHttpHeaders);
@@ -112,7 +117,7 @@ export class ClientResponse extends ServerResponse {
 }
 
 function* entriesOf(
-  headers: OutgoingHttpHeaders | OutgoingHttpHeader[] = {},
+  headers: OutgoingHttpHeaders | OutgoingHttpHeader[],
 ): Generator<[string, string | string[]]> {
   if (!Array.isArray(headers)) {
     for (const [name, value] of Object.entries(headers))

@@ -304,6 +304,7 @@ function loggedPath(url = ''): string {
 }
 
 function decoded(path: string): string {
+  if (!path.includes('%')) return path;
   try {
     return decodeURIComponent(path);
   } catch {

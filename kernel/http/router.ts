@@ -255,12 +255,10 @@ async function send(reply: Reply, request: ServedRequest, response: ServerRespon
 }
 
 function pathParameters({ params }: ServedRequest): Record<string, string> {
-  return Object.fromEntries(
-    Object.entries(params).map(([name, value]) => [
-      name,
-      Array.isArray(value) ? value.join('/') : value,
-    ]),
-  );
+  const all: Record<string, string> = {};
+  for (const [name, value] of Object.entries(params))
+    all[name] = Array.isArray(value) ? value.join('/') : value;
+  return all;
 }
 
 function queryParameters({ originalUrl: url }: ServedRequest): Record<string, string> {
