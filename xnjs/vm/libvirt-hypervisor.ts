@@ -21,6 +21,7 @@ import type {
   OwnDomain,
 } from './hypervisor.js';
 import { setControls } from './libvirt-controls.js';
+import { endMachine, saveMemoryTo, startFromMemory } from './libvirt-memory.js';
 import { lookAtContainers, lookAtMachines, stopReasons, toPause, toState } from './libvirt-look.js';
 import type { ChangeableName, Driver, TargetSystem } from './target-system.js';
 import type { UsageSample } from './usage.js';
@@ -161,6 +162,20 @@ export class LibvirtHypervisor implements Hypervisor {
       if (libvirtCode(error) !== operationInvalid) throw error; // it runs already
     }
     return true;
+  }
+
+  async saveMemoryTo(driver: Driver, id: string, path: string): Promise<boolean> {
+    const client = this.#client(driver);
+    const dom = await this.#lookUp(client, id);
+    return dom !== undefined && (await saveMemoryTo(client, dom, path));
+  }
+
+  async startFromMemory(driver: Driver, id: string, path: string, park: boolean): Promise<void> {
+    await startFromMemory(this.#client(driver), id, path, park);
+  }
+
+  async end(driver: Driver, id: string): Promise<void> {
+    await endMachine(this.#client(driver), id);
   }
 
   async removeOlder({ driver, id, generation = 1 }: TargetSystem): Promise<void> {

@@ -5,6 +5,7 @@ import type { Asked, MachineSize } from './machine-size.js';
 import type { CountsFor } from './placement/quota.js';
 import type { ControlName, Controls, ControlWishes } from './resource-controls.js';
 import type { TsiIdentity } from '../tsi/tsi.js';
+import type { RevertedJobs, Snapshot, Undertaking } from './snapshots/snapshot.js';
 import type { VmState } from './state.js';
 import type { Views } from './views.js';
 
@@ -32,7 +33,7 @@ export type BootTimeline = {
 };
 
 /** What is done when a machine that was ready is proven to have stopped. */
-export const recoveries = ['none', 'restart'] as const;
+export const recoveries = ['none', 'restart', 'restore'] as const;
 export type Recovery = (typeof recoveries)[number];
 
 /** What a user may ask for, beside the image. */
@@ -103,6 +104,14 @@ export type TargetSystem = {
   readonly recoveredMs?: readonly number[];
   /** Why its jobs were lost with its last machine; absent: they have been told, and run again where they may. */
   readonly lostJobs?: string;
+  /** What its machine was at earlier moments, the oldest first. */
+  readonly snapshots?: readonly Snapshot[];
+  /** What is being done with its machine in several steps. */
+  readonly undertaking?: Undertaking;
+  /** Its machine was put back to an earlier moment, and its jobs are to be told, or what runs is to be tidied up. */
+  readonly reverted?: RevertedJobs;
+  /** The machine stood still, and its clock with it: it is to be told the time before jobs go on. */
+  readonly isBehind?: true;
   /** It is to be parked on disk, or is; absent: it is to run. */
   readonly desired?: 'suspended';
   /** ms since the epoch: since when its time does not count. */
