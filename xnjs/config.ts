@@ -74,6 +74,8 @@ export const XnjsConfig = z.strictObject({
           /** Absent: what the image's disk has. */
           diskMiB: z.int().positive().optional(),
           perUser: z.int().positive().default(16),
+          /** The most snapshots of one target system; they count on quotas of disk, too. */
+          snapshots: z.int().min(0).max(100).default(4),
           /** How long one lives that nobody names an end for; absent: until it is deleted. */
           lifetimeSeconds: z.int().positive().optional(),
           /** The most that its end can be ahead; absent: any time. */

@@ -2,6 +2,7 @@ import { spawn, type ChildProcess } from 'node:child_process';
 import { randomUUID } from 'node:crypto';
 import { once } from 'node:events';
 import { chmodSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { writeFile } from 'node:fs/promises';
 import { request as httpRequest, type IncomingMessage } from 'node:http';
 import { tmpdir, userInfo } from 'node:os';
 import { join } from 'node:path';
@@ -65,6 +66,8 @@ export class ProcessHypervisor implements Hypervisor {
   readonly #properties: readonly string[];
   readonly #agents = new Map<string, ChildProcess>();
   readonly #saved = new Set<string>();
+  /** Halted while their state is kept. */
+  readonly #kept = new Set<string>();
 
   /** @param properties of the agents, beside those that they need */
   constructor(workspace: Workspace, properties: readonly string[] = []) {
@@ -122,6 +125,22 @@ export class ProcessHypervisor implements Hypervisor {
     return Promise.resolve(this.#saved.delete(id));
   }
 
+  async saveMemoryTo(_driver: string, id: string, path: string): Promise<boolean> {
+    this.#agents.get(id)?.kill('SIGSTOP');
+    await writeFile(path, 'of a process nothing can be kept');
+    this.#kept.add(id);
+    return true;
+  }
+
+  startFromMemory(_driver: string, id: string): Promise<void> {
+    if (this.#kept.delete(id)) this.#agents.get(id)?.kill('SIGCONT');
+    return Promise.resolve();
+  }
+
+  end(driver: string, id: string): Promise<void> {
+    return this.remove(driver, id);
+  }
+
   async remove(_driver: string, id: string): Promise<void> {
     const agent = this.#agents.get(id);
     this.#agents.delete(id);
@@ -136,7 +155,8 @@ export class ProcessHypervisor implements Hypervisor {
 
   #view(id: string): DomainView {
     const isSaved = this.#saved.has(id);
-    return { id, state: isSaved ? 'stopped' : 'running', reason: '', isSaved };
+    const isStopped = isSaved || this.#kept.has(id);
+    return { id, state: isStopped ? 'stopped' : 'running', reason: '', isSaved };
   }
 }
 

@@ -65,7 +65,8 @@ export async function endMachine(client: LibvirtClient, id: string): Promise<voi
   const dom = await lookUp(client, id);
   if (!dom) return;
   await unlessInvalid(client.call('domain_destroy_flags', { dom, flags: 0 }));
-  if (await isSaved(client, dom)) await client.call('domain_managed_save_remove', { dom, flags: 0 });
+  if (await isSaved(client, dom))
+    await client.call('domain_managed_save_remove', { dom, flags: 0 });
 }
 
 /** There is no room for its memory elsewhere; where there is none any more at all, it runs. */

@@ -6,7 +6,10 @@ import { DomainWatch } from './domain-watch.js';
 import type { DomainView } from './hypervisor.js';
 import { isPassing } from './passing.js';
 import { Parking } from './parking.js';
+import { networkDefinition } from './network.js';
 import { Queues } from './queues.js';
+import { Keeping } from './snapshots/keeping.js';
+import type { SnapshotFiles } from './snapshots/snapshot-files.js';
 import type { SystemRecords } from './system-records.js';
 import type { TargetBinding } from './target-binding.js';
 import type { Evidence, TargetSystem } from './target-system.js';
@@ -19,6 +22,7 @@ import type { Views } from './views.js';
 
 export type MachinesParts = {
   readonly records: SystemRecords;
+  readonly files: SnapshotFiles;
   readonly stopping: AbortSignal;
   readonly meter: UsageMeter | undefined;
   readonly spares: SparePool | undefined;
@@ -39,13 +43,14 @@ export class Machines implements AsyncDisposable {
   readonly #watch: DomainWatch;
   readonly #comparison: Comparison;
   readonly #parking: Parking;
+  readonly #keeping: Keeping;
   readonly #meter: UsageMeter | undefined;
   readonly #starting: Starting;
   readonly #unsubscribe: (() => void)[] = [];
 
   constructor(
     options: TargetSystemsOptions,
-    { records, stopping, meter, spares, templates }: MachinesParts,
+    { records, files, stopping, meter, spares, templates }: MachinesParts,
   ) {
     this.#options = options;
     this.#meter = meter;
@@ -86,11 +91,17 @@ export class Machines implements AsyncDisposable {
       ...{ ...options, records, require, log: this.#log },
       tiers: { spares, templates },
     });
-    this.#parking = new Parking({
-      ...{ records, hypervisor: options.hypervisor, clock: options.clock },
-      unbind: (id) => this.#agents.unbind(id),
-      reconcile: (id) => this.reconcile(id),
-      require,
+    const forMachines = {
+      ...{ records, hypervisor: options.hypervisor, clock: options.clock, require },
+      unbind: (id: string) => this.#agents.unbind(id),
+      reconcile: (id: string) => this.reconcile(id),
+    };
+    this.#parking = new Parking(forMachines);
+    this.#keeping = new Keeping({
+      ...{ ...forMachines, files },
+      measureLast: async (record) => await meter?.measureLast(record),
+      measureAgain: async (id) => await meter?.goOn(id),
+      ensureNetwork: (record) => this.#ensureNetwork(record),
     });
     this.#comparison = new Comparison({
       ...{ systems: options, records, log: this.#log, stopping, require },
@@ -205,8 +216,10 @@ export class Machines implements AsyncDisposable {
 
   /** Makes the world look like the record. Only from inside the record's queue; idempotent. */
   async reconcile(id: string): Promise<void> {
-    const record = this.#records.find(id);
-    if (!record || this.#stopping.aborted) return;
+    const found = this.#records.find(id);
+    if (!found || this.#stopping.aborted) return;
+    await this.#keeping.sweep(found);
+    const record = this.#records.get(id);
     switch (record.state) {
       case 'INITIALIZING':
         await this.#startUp(record);
@@ -215,10 +228,12 @@ export class Machines implements AsyncDisposable {
       case 'DEGRADED':
       case 'UNREACHABLE':
       case 'PAUSED':
-        await (record.desired === 'suspended' ? this.#parking.park(record) : this.#attach(record));
+        if (record.undertaking) await this.#keeping.perform(record);
+        else if (record.desired === 'suspended') await this.#parking.park(record);
+        else await this.#attach(record);
         break;
       case 'SUSPENDED':
-        await this.#parking.leave(record);
+        await (record.undertaking ? this.#keeping.perform(record) : this.#parking.leave(record));
         break;
       case 'FAILED':
         await this.#release(record);
@@ -229,6 +244,12 @@ export class Machines implements AsyncDisposable {
       case 'DESTROYED':
         break;
     }
+  }
+
+  async #ensureNetwork({ driver, image }: TargetSystem): Promise<void> {
+    const { network, hypervisor } = this.#options;
+    if (network && image.metadata.tsi.transport === 'tcp')
+      await hypervisor.ensureNetwork(driver, networkDefinition(network));
   }
 
   async #startUp(found: TargetSystem): Promise<void> {

@@ -61,7 +61,7 @@ export const transitions = {
     stopped: 'FAILED',
     freeze: 'SUSPENDED',
     frozen: 'SUSPENDED',
-    thaw: 'UNREACHABLE',
+    thaw: alive,
     capture: 'SUSPENDED',
     revert: 'SUSPENDED',
     fenced: 'SUSPENDED',
@@ -147,7 +147,8 @@ export function step(current: TargetSystem, event: VmEvent): TargetSystem {
     );
   refuseWhileUndertaking(current, event);
   if (event.type === 'stopped' && next === 'FAILED') return stop(current, event.evidence);
-  if (next === alive || next === 'PAUSED' || next === 'SUSPENDED') return stepThere(current, event, next);
+  if (next === alive || next === 'PAUSED' || next === 'SUSPENDED')
+    return stepThere(current, event, next);
   // The first failure is the cause; what follows from it must not overwrite it.
   if (next === current.state) return current;
   return { ...current, state: next, evidence: event.evidence };
@@ -233,12 +234,13 @@ function park(
 
 /** Its life time is put off by the time that it did not live. */
 function thaw(current: TargetSystem, evidence: Evidence): TargetSystem {
-  const { desired, frozenSinceMs, terminationMs, ...rest } = current;
+  const { desired, frozenSinceMs, terminationMs, putOff = [], ...rest } = current;
   if (desired === undefined) return current;
   const { fact, atMs } = evidence;
   const frozenMs = atMs - (frozenSinceMs ?? atMs);
   return {
     ...rest,
+    putOff: [...putOff, { sinceMs: atMs - frozenMs, untilMs: atMs }],
     ...(terminationMs !== undefined && { terminationMs: terminationMs + frozenMs }),
     ...{ state: 'UNREACHABLE', evidence, views: { agent: { says: 'down', fact, sinceMs: atMs } } },
     isBehind: true,

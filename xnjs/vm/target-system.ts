@@ -1,6 +1,7 @@
 import type { ImageRecord } from '#imagerepo/contract.js';
 import type { AgentFacts } from '#tsi/protocol/facts.js';
 import type { IdbSubject } from '../idb/idb.js';
+import type { Parked } from '../job/put-off.js';
 import type { Asked, MachineSize } from './machine-size.js';
 import type { CountsFor } from './placement/quota.js';
 import type { ControlName, Controls, ControlWishes } from './resource-controls.js';
@@ -114,6 +115,8 @@ export type TargetSystem = {
   readonly isBehind?: true;
   /** It is to be parked on disk, or is; absent: it is to run. */
   readonly desired?: 'suspended';
+  /** Times that it was parked, by which the life times of its jobs are still to be put off. */
+  readonly putOff?: readonly Parked[];
   /** ms since the epoch: since when its time does not count. */
   readonly frozenSinceMs?: number;
   /** What its boot's marks count from; absent: when it was asked for. */

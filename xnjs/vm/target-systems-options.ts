@@ -48,7 +48,11 @@ export type TargetSystemsOptions = {
   readonly queuesIntervalMs?: number;
   /** The site's IDB. */
   readonly idb?: Pick<IdbSource, 'bind' | 'scriptHeader'>;
-  readonly limits: SiteLimits & { readonly perUser: number };
+  readonly limits: SiteLimits & {
+    readonly perUser: number;
+    /** Of one target system; absent: 4. */
+    readonly snapshots?: number;
+  };
   /** Flavours, quotas, prices and what is known of starts. */
   readonly placement?: Pick<PlannerOptions, 'flavours' | 'quota' | 'prices' | 'starts'>;
   /** What machines use; absent: nobody measures it. */

@@ -3,14 +3,17 @@ import { setMaxListeners } from 'node:events';
 import { asGridError, GridError } from '#kernel/errors.js';
 import type { Log } from '#kernel/log.js';
 import { siteChange } from '../changes/site-change.js';
-import { without } from '../job/without.js';
 import { Reaper } from '../reaper.js';
 import type { Target, TargetEvent, Targets } from '../target.js';
+import type { Settled } from './job-settlements.js';
+import { withoutSettled } from './settled.js';
 import { MachineConsoles } from './machine-consoles.js';
 import { Machines } from './machines.js';
 import { changeParameters } from './parameters.js';
 import { Planner } from './placement/planner.js';
 import type { Quota } from './placement/quota.js';
+import { SnapshotFiles } from './snapshots/snapshot-files.js';
+import { Snapshots } from './snapshots/snapshots.js';
 import { isGone, VmError } from './state.js';
 import { SystemRecords } from './system-records.js';
 import { TargetAccess } from './target-access.js';
@@ -40,6 +43,7 @@ export class TargetSystems implements Targets, AsyncDisposable {
   /** What users may have, and what becomes of a wish. */
   readonly planner: Planner;
   readonly consoles: MachineConsoles;
+  readonly snapshots: Snapshots;
   readonly #options: TargetSystemsOptions;
   readonly #log: Log;
   readonly #records: SystemRecords;
@@ -75,10 +79,13 @@ export class TargetSystems implements Targets, AsyncDisposable {
     const forPools = { ...options, isBusy, stopping, flavours: this.planner.flavours };
     this.#spares = options.spares && new SparePool({ ...forPools, spares: options.spares });
     this.#templates = options.warm && new Templates({ ...forPools, warm: options.warm });
+    const files = new SnapshotFiles(options.workspace);
     this.#machines = new Machines(options, {
-      ...{ records, stopping, meter: this.#meter },
+      ...{ records, files, stopping, meter: this.#meter },
       ...{ spares: this.#spares, templates: this.#templates },
     });
+    const most = options.limits.snapshots ?? 4;
+    this.snapshots = new Snapshots({ ...options, records, files, planner: this.planner, most });
     this.consoles = new MachineConsoles({ ...options, records });
     this.#access = new TargetAccess({
       ...{ records, machines: this.#machines, idb: options.idb },
@@ -294,12 +301,13 @@ export class TargetSystems implements Targets, AsyncDisposable {
     await this.#records.apply(id, { type: 'thaw', evidence });
   }
 
-  /** What had become of the jobs of its last machine has been settled. */
-  async jobsSettled(id: string): Promise<void> {
+  /** What was to be done for its jobs has been: its machine may go on. */
+  async settled(id: string, done: Settled): Promise<void> {
     await this.#records.queue(id, async () => {
       const record = this.#records.find(id);
-      if (record) await this.#records.save(without(record, 'lostJobs'));
+      if (record) await this.#records.save(withoutSettled(record, done));
     });
+    this.#records.schedule(id);
   }
 
   /** Accepts the deletion; the record is gone when domain and files are. */
@@ -313,6 +321,13 @@ export class TargetSystems implements Targets, AsyncDisposable {
     const system = this.get(id);
     if (system.image.metadata.tsi.transport !== 'tcp' || isGone(system)) return [];
     return await this.#options.hypervisor.addresses(system.driver, id);
+  }
+
+  /** Those on disk, or on the way; and those whose jobs' life times are still to be put off for that. */
+  parked(): readonly string[] {
+    const isParked = ({ desired, putOff }: TargetSystem): boolean =>
+      desired === 'suspended' || putOff !== undefined;
+    return [...this.#records.all()].filter(isParked).map(({ id }) => id);
   }
 
   find(targetId: string): Target | undefined {

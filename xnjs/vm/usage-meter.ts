@@ -3,6 +3,7 @@ import { errorText } from '#kernel/errors.js';
 import type { Log } from '#kernel/log.js';
 import { createSerial } from '#kernel/persistence/serial.js';
 import type { Hypervisor } from './hypervisor.js';
+import { without } from '../job/without.js';
 import type { Driver, TargetSystem } from './target-system.js';
 import { addSample, newUsage, type Usage, type UsageSample, type UsageStore } from './usage.js';
 
@@ -96,6 +97,17 @@ export class UsageMeter {
       const ended = { ...usage, endedMs: this.#options.clock.now() };
       await this.#options.store.save([ended]);
       this.#usages.set(id, ended);
+    });
+  }
+
+  /** It has a machine again. May be repeated. */
+  async goOn(id: string): Promise<void> {
+    await this.#serial('usage', async () => {
+      const usage = this.#usages.get(id);
+      if (usage?.endedMs === undefined) return;
+      const open = without(usage, 'endedMs');
+      await this.#options.store.save([open]);
+      this.#usages.set(id, open);
     });
   }
 

@@ -24,6 +24,8 @@ export type KeepingOptions = {
   readonly reconcile: (id: string) => Promise<void>;
   /** What it has used is read once more before it is gone. */
   readonly measureLast: (record: TargetSystem) => Promise<void>;
+  /** It has a machine again, though it had none. */
+  readonly measureAgain: (id: string) => Promise<void>;
   /** What its machine is connected to on this host is there. */
   readonly ensureNetwork: (record: TargetSystem) => Promise<void>;
   /** @throws when this server may not act any more */
@@ -91,7 +93,7 @@ export class Keeping {
 
   /** @returns `false`: the machine has stopped without */
   async #save(record: TargetSystem, snapshot: Snapshot): Promise<boolean> {
-    const { hypervisor, files, records, require, clock } = this.#options;
+    const { hypervisor, files, records, require, measureLast, clock } = this.#options;
     const { id, driver } = record;
     await files.begin(record, snapshot.id);
     const domain = await hypervisor.find(driver, id);
@@ -101,6 +103,7 @@ export class Keeping {
     await files.requireRoom(record, snapshot.sizeMiB);
     const moment = { atMs: clock.now(), host: await hypervisor.describe(driver) };
     await records.save(withSnapshot(records.find(id) ?? record, snapshot.id, moment));
+    await measureLast(record);
     await require();
     return await hypervisor.saveMemoryTo(driver, id, files.memoryOf(record, snapshot.id));
   }
@@ -144,7 +147,7 @@ export class Keeping {
 
   /** From the memory of the snapshot, unless it runs, or was never stopped. @returns whether it is there again */
   async #start(record: TargetSystem, snapshot: Snapshot): Promise<boolean> {
-    const { hypervisor, files, require, ensureNetwork, reconcile } = this.#options;
+    const { hypervisor, files, require, ensureNetwork, measureAgain, reconcile } = this.#options;
     const { id, driver, desired } = record;
     const domain = await hypervisor.find(driver, id);
     const park = desired === 'suspended';
@@ -155,11 +158,16 @@ export class Keeping {
     await require();
     try {
       await ensureNetwork(record);
+      await measureAgain(id);
       await hypervisor.startFromMemory(driver, id, files.memoryOf(record, snapshot.id), park);
       return true;
     } catch (error) {
       if (isPassing(error)) throw error;
-      await this.#tell(id, 'stopped', `could not be started from saved memory: ${errorText(error)}`);
+      await this.#tell(
+        id,
+        'stopped',
+        `could not be started from saved memory: ${errorText(error)}`,
+      );
       await reconcile(id);
       return false;
     }
@@ -176,11 +184,7 @@ export class Keeping {
     return failure;
   }
 
-  async #resume(
-    { id }: TargetSystem,
-    fact: string,
-    snapshot?: Partial<Snapshot>,
-  ): Promise<void> {
+  async #resume({ id }: TargetSystem, fact: string, snapshot?: Partial<Snapshot>): Promise<void> {
     const evidence = { source: 'server', fact, atMs: this.#options.clock.now() } as const;
     const news = snapshot && { snapshot };
     await this.#options.records.applyNow(id, { type: 'resumed', evidence, ...news });

@@ -142,7 +142,12 @@ async function copyWhole(from: string, to: string, vmId: string): Promise<void> 
     await rm(draft, { force: true });
     const { stderr = '' } = cause as { stderr?: string };
     if (/No space left|Disk quota/.test(stderr + errorText(cause)))
-      throw new VmError('STORAGE_FULL', 'no space left for a copy of its disk', { vmId }, { cause });
+      throw new VmError(
+        'STORAGE_FULL',
+        'no space left for a copy of its disk',
+        { vmId },
+        { cause },
+      );
     throw cause;
   }
 }

@@ -76,6 +76,6 @@ export function withSnapshot<S extends Pick<TargetSystem, 'snapshots'>>(
 }
 
 /** What the snapshots of a target system take on disk. */
-export function snapshotsMiB({ snapshots = [] }: Pick<TargetSystem, 'snapshots'>): number {
+export function snapshotsMiB({ snapshots = [] }: Partial<Pick<TargetSystem, 'snapshots'>>): number {
   return snapshots.reduce((sum, { sizeMiB }) => sum + sizeMiB, 0);
 }

@@ -61,7 +61,9 @@ export function resume(
   const isReverted = undertaking.isFenced === true;
   const known = findSnapshot(current, snapshotId);
   const next = {
-    ...(isReverted ? withoutMessage(rest, snapshotId) : withSnapshot(rest, snapshotId, snapshot ?? {})),
+    ...(isReverted
+      ? withoutMessage(rest, snapshotId)
+      : withSnapshot(rest, snapshotId, snapshot ?? {})),
     ...{ evidence, isBehind: true as const },
     ...(isReverted && known && changedSince(current, known)),
   };
