@@ -1,4 +1,4 @@
-/** Where a server may die while it makes, parks, brings back or removes a machine. */
+/** Where a server may die while it makes, parks, brings back, keeps, puts back or removes a machine. */
 export const points = [
   'create: stored',
   'create: started',
@@ -8,6 +8,20 @@ export const points = [
   'freeze: done',
   'thaw: stored',
   'thaw: restored',
+  'snapshot: stored',
+  'snapshot: moment stored',
+  'snapshot: saving',
+  'snapshot: saved',
+  'snapshot: disk kept',
+  'snapshot: started',
+  'snapshot-parked: saved',
+  'snapshot-parked: started',
+  'revert: stored',
+  'revert: ended',
+  'revert: fenced',
+  'revert: disk put',
+  'revert: started',
+  'forget: stored',
   'destroy: stored',
   'destroy: domain removed',
   'destroy: files removed',
