@@ -34,6 +34,8 @@ export type { Reservations } from './reservation/reservations.js';
 export type { Storage } from './storage/storage.js';
 export { Storages, type StorageChange } from './storage/storages.js';
 export type { AclEntry } from './tsi/tsi.js';
+export type { Snapshot } from './vm/snapshots/snapshot.js';
+export { newImage, type SavedImages } from './vm/snapshots/saved-images.js';
 export type { Usage, UsageOfOwner } from './vm/usage.js';
 export type { TargetSystems } from './vm/target-systems.js';
 export { isUsable } from './vm/state.js';

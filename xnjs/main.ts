@@ -47,6 +47,7 @@ import { createSiteTokens, type IssueToken } from './staging/site-tokens.js';
 import type { SingleTransfers, Staging } from './staging/staging.js';
 import { Storages } from './storage/storages.js';
 import { HttpImageSource } from './vm/http-image-source.js';
+import { ImagePublisher } from './vm/image-publisher.js';
 import { JobMachines } from './vm/job-machines.js';
 import { JobSettlements } from './vm/job-settlements.js';
 import { LibvirtHypervisor } from './vm/libvirt-hypervisor.js';
@@ -54,6 +55,7 @@ import { openNetwork } from './vm/network-config.js';
 import type { Driver } from './vm/target-system.js';
 import { placementOf } from './vm/placement/config.js';
 import { recordStarts } from './vm/placement/starts.js';
+import type { SavedImages } from './vm/snapshots/saved-images.js';
 import type { Template } from './vm/tiers/template.js';
 import { TargetSystems } from './vm/target-systems.js';
 import { Workspace } from './vm/workspace.js';
@@ -81,6 +83,8 @@ export type Xnjs = {
   readonly reservations: Reservations;
   readonly storages: Storages;
   readonly data: DataServices;
+  /** Machines as images. */
+  readonly savedImages: SavedImages;
   readonly idb: IdbSource;
   /** What becomes of jobs, target systems and images. */
   readonly feed: ChangeFeed;
@@ -108,7 +112,7 @@ export async function startXnjs(config: XnjsConfig, deps: XnjsDeps): Promise<Xnj
     const idb = scope.use(await IdbSource.open({ config: config.idb, ...common }));
     const clients = await connectHypervisors(config, scope, deps.log);
     const { feed, changes } = openFeed(config, database, scope, common);
-    const images = imageSource(config, deps.onBehalfOf, scope);
+    const { images, publisher } = openImages(config, deps.onBehalfOf, scope);
     const systems = await openSystems(config, deps, {
       ...{ scope, database, idb, clients, images, feed, lease, jobStore },
     });
@@ -129,7 +133,8 @@ export async function startXnjs(config: XnjsConfig, deps: XnjsDeps): Promise<Xnj
     );
     const storages: Storages = scope.use(openStorages(config, database, systems, jobs, common));
     scope.defer(jobs.onChange(() => feed.wake()));
-    const parts = { database, storages, targets: systems, staging, ...common };
+    const savedImages = systems.savedImages({ images, publisher });
+    const parts = { database, storages, targets: systems, staging, savedImages, ...common };
     const data = scope.use(new DataServices({ config: config.data, ...parts }));
     await systems.start();
     await jobs.attach();
@@ -143,6 +148,7 @@ export async function startXnjs(config: XnjsConfig, deps: XnjsDeps): Promise<Xnj
     const reservations = await startReservations(database, systems, scope, common);
     return {
       ...{ database, systems, jobs, machines, submission, reservations, storages, data, idb, feed },
+      savedImages,
       connections: () => statusOf(clients),
       lost: lease.lost,
       close: () => scope.close(),
@@ -329,19 +335,20 @@ function openStorages(
   return new Storages({ config, store: createStorageStore(database), targets, jobs, ...common });
 }
 
-function imageSource(
+function openImages(
   { images, stateDirectory }: XnjsConfig,
   onBehalfOf: XnjsDeps['onBehalfOf'],
   scope: Scope,
-): HttpImageSource {
+): { images: HttpImageSource; publisher: ImagePublisher } {
   const socket = images.socket !== undefined && { socketPath: images.socket };
   const client = scope.use(createHttpClient({ baseUrl: images.url, ...socket }));
-  return new HttpImageSource({
+  const source = new HttpImageSource({
     client,
     onBehalfOf,
     storeDirectory: images.storeDirectory,
     cacheDirectory: join(stateDirectory, 'image-cache'),
   });
+  return { images: source, publisher: new ImagePublisher({ client, onBehalfOf }) };
 }
 
 /** A hypervisor that does not answer now may do so later: the server starts all the same. */

@@ -20,6 +20,14 @@ import { openSession, type Session } from './profile.js';
 import { showOffer } from './offer.js';
 import { openScreen, type ScreenOptions } from './screen.js';
 import {
+  deleteSnapshots,
+  listSnapshots,
+  revertSite,
+  saveImage,
+  takeSnapshot,
+  type NewImageOptions,
+} from './snapshots.js';
+import {
   createSite,
   deleteSites,
   freezeSite,
@@ -254,10 +262,60 @@ function addMachines(site: Command): void {
   online(
     site
       .command('recovery <id> <policy>')
-      .description('what is done when its machine stops by itself: none or restart'),
+      .description('what is done when its machine stops by itself: none, restart or restore'),
     (id: string, policy: string): Work =>
       (session) =>
         setRecovery(session, id, policy),
+  );
+  addSnapshots(site.command('snapshot').description('machines as they were at earlier moments'));
+  online(
+    site
+      .command('save-image <id> <version>')
+      .description('publish the disk of its machine as a new version of its image, as yours')
+      .option('--name <name>', 'another name than that of its image')
+      .option('--description <text>', 'another description')
+      .option('--public', 'for all users of the site, as its image is')
+      .option('--snapshot <id>', 'as it was then'),
+    (id: string, version: string, options: NewImageOptions): Work =>
+      async (session, json, signal) => {
+        const imageId = await saveImage(session, id, version, options, signal);
+        printResult({ id: imageId }, imageId, json);
+      },
+  );
+}
+
+function addSnapshots(snapshot: Command): void {
+  online(
+    snapshot
+      .command('take <site> [name]')
+      .description('keep a machine as it is now; it stands still meanwhile'),
+    (site: string, name: string | undefined): Work =>
+      async (session, json, signal) => {
+        const id = await takeSnapshot(session, site, name, signal);
+        printResult({ id }, id, json);
+      },
+  );
+  online(
+    snapshot.command('list <site>').description('what is kept of a machine'),
+    (site: string): Work =>
+      (session, json) =>
+        listSnapshots(session, site, json),
+  );
+  online(
+    snapshot
+      .command('revert <site> <id>')
+      .description('put a machine back; what it did since is lost'),
+    (site: string, id: string): Work =>
+      (session, _json, signal) =>
+        revertSite(session, site, id, signal),
+  );
+  online(
+    snapshot.command('delete <site> <id...>').description('forget snapshots'),
+    (site: string, ids: readonly string[]): Work =>
+      async (session, json) => {
+        await deleteSnapshots(session, site, ids);
+        if (json) printJson({ deleted: ids });
+      },
   );
 }
 

@@ -134,14 +134,23 @@ export async function freezeSite(session: Session, id: string, signal: AbortSign
 /** Returns when jobs go on there. */
 export async function thawSite(session: Session, id: string, signal: AbortSignal): Promise<void> {
   await session.service.call('POST', '/sites/:siteId/actions/thaw', { siteId: id }, { signal });
+  await waitUntilBack(session, id, signal);
+  tell(`target system ${id} is ready`);
+}
+
+/** Until jobs can run there again, of a machine that stood still. @throws `VM_NOT_READY` it stands still for good */
+export async function waitUntilBack(
+  session: Session,
+  id: string,
+  signal: AbortSignal,
+): Promise<void> {
   const site = await pollUntil(
     () => readSite(session, id, signal),
-    ({ vm }) => vm.state !== 'UNREACHABLE',
+    ({ vm }) => vm.undertaking === undefined && vm.state !== 'UNREACHABLE',
     signal,
   );
-  if (site.resourceStatus !== 'READY')
+  if (site.resourceStatus !== 'READY' && site.vm.state !== 'SUSPENDED')
     throw new GridError('VM_NOT_READY', `target system ${id}: ${site.resourceStatusMessage}`);
-  tell(`target system ${id} is ready`);
 }
 
 export async function setRecovery({ service }: Session, id: string, policy: string): Promise<void> {

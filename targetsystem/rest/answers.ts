@@ -189,8 +189,11 @@ export const Site = z
           .optional()
           .describe('What each source says, since when, and when it was last heard to'),
         boot: z.record(z.string(), z.number()).describe('Marks of the start, in ms since it began'),
-        recovery: text.describe('What is done when it stops by itself: none or restart'),
+        recovery: text.describe('What is done when it stops by itself: none, restart or restore'),
         generation: z.number().describe('Counts the machines that it has had'),
+        undertaking: text
+          .optional()
+          .describe('What is being done with it: snapshot or revert; absent: nothing'),
         unappliedParameters: texts
           .optional()
           .describe('Changed, and not confirmed by the hypervisor yet'),

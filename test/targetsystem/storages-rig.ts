@@ -11,6 +11,7 @@ import { systemClock, type Clock } from '#kernel/clock.js';
 import { anonymous, type Caller } from '#kernel/http/caller.js';
 import { listen } from '#kernel/http/listen.js';
 import { createRestApp, mount } from '#kernel/http/router.js';
+import { GridError } from '#kernel/errors.js';
 import { silentLog } from '#kernel/log.js';
 import { ChangeFeed } from '#kernel/persistence/change-feed.js';
 import { ChangeLog } from '#kernel/persistence/change-log.js';
@@ -159,6 +160,9 @@ export class ProcessHypervisor implements Hypervisor {
     return { id, state: isStopped ? 'stopped' : 'running', reason: '', isSaved };
   }
 }
+
+const noDisk = (): Promise<never> =>
+  Promise.reject(new GridError('CONFLICT', 'processes have no disk'));
 
 export type Answer = {
   readonly status: number;
@@ -344,7 +348,9 @@ async function startService(
     clock: systemClock,
     log,
   });
-  const parts = { database, storages, targets: systems, staging, clock, log };
+  // machines that are processes have no disk
+  const savedImages = { check: noDisk, save: noDisk };
+  const parts = { database, storages, targets: systems, staging, savedImages, clock, log };
   const data = scope.use(new DataServices({ config: DataConfig.parse(dataConfig), ...parts }));
   const reservationStore = createReservationStore(database);
   for (const each of reserved) await reservationStore.save(each);
@@ -363,7 +369,7 @@ async function startService(
   await reservations.start();
   const rest = restDeps({
     ...{ clock, systems, jobs, storages, data, idb },
-    ...{ submission, reservations, registry, events },
+    ...{ submission, reservations, registry, events, savedImages },
     issueToken: ({ subject }) => Promise.resolve(`for ${subject}`),
     credential: { dn: 'CN=Server,O=Grid', issuer: 'CN=CA', expiresMs: Date.UTC(2100, 0), pem: '' },
   });

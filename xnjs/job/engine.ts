@@ -284,7 +284,7 @@ export class JobEngine implements AsyncDisposable {
   #onTarget(event: TargetEvent): void {
     if (event.type === 'ready') this.#parts.targetReady(event.targetId);
     else if (event.type === 'replaced') this.#parts.targetReplaced(event.targetId);
-    else if (event.type === 'lost') {
+    else {
       this.#parts.targetLost(event.targetId, event.reason);
       if (this.#attached) this.#parts.loseJobs(event.targetId);
     }

@@ -65,7 +65,7 @@ export class JobSettlements implements AsyncDisposable {
         if (!done) return;
         await systems.settled(id, done);
       } catch (error) {
-        if (signal.aborted || !systems.list().some((system) => system.id === id)) return;
+        if (!systems.list().some((system) => system.id === id)) return;
         log.warn({ vmId: id, err: errorText(error) }, 'jobs of a machine could not be settled');
         await clock.sleep(retryMs, signal).catch(() => undefined);
       }

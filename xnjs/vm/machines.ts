@@ -74,14 +74,9 @@ export class Machines implements AsyncDisposable {
       log: this.#log,
       stopping,
     });
+    const { hypervisor, clock } = options;
     this.#watch = new DomainWatch({
-      ...{
-        hypervisor: options.hypervisor,
-        records,
-        clock: options.clock,
-        log: this.#log,
-        stopping,
-      },
+      ...{ hypervisor, records, clock, log: this.#log, stopping },
       started: () => this.#agents.bound(),
       onStopped: (id, reason) => this.#onDomain({ id, state: 'stopped', reason }),
       intervalMs: options.watchMs ?? 2_000,
@@ -92,7 +87,7 @@ export class Machines implements AsyncDisposable {
       tiers: { spares, templates },
     });
     const forMachines = {
-      ...{ records, hypervisor: options.hypervisor, clock: options.clock, require },
+      ...{ records, hypervisor, clock, require },
       unbind: (id: string) => this.#agents.unbind(id),
       reconcile: (id: string) => this.reconcile(id),
     };

@@ -12,6 +12,7 @@ import { Machines } from './machines.js';
 import { changeParameters } from './parameters.js';
 import { Planner } from './placement/planner.js';
 import type { Quota } from './placement/quota.js';
+import { SavedImages, type SavedImagesOptions } from './snapshots/saved-images.js';
 import { SnapshotFiles } from './snapshots/snapshot-files.js';
 import { Snapshots } from './snapshots/snapshots.js';
 import { isGone, VmError } from './state.js';
@@ -308,6 +309,13 @@ export class TargetSystems implements Targets, AsyncDisposable {
       if (record) await this.#records.save(withoutSettled(record, done));
     });
     this.#records.schedule(id);
+  }
+
+  /** Machines as images. */
+  savedImages(parts: Pick<SavedImagesOptions, 'images' | 'publisher'>): SavedImages {
+    const { clock, workspace } = this.#options;
+    const files = new SnapshotFiles(workspace);
+    return new SavedImages({ ...parts, systems: this, files, clock, log: this.#log });
   }
 
   /** Accepts the deletion; the record is gone when domain and files are. */

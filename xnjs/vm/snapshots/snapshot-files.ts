@@ -41,6 +41,13 @@ export class SnapshotFiles {
     return memoryMaxMiB + deviceStateMiB + Math.ceil(disk / bytesPerMiB);
   }
 
+  /** What a snapshot's disk takes with what it is based on. */
+  async flatMiB(system: HasDisk, snapshotId: string): Promise<number> {
+    const base = join(this.#workspace.directoryOf(system.id), 'base.qcow2');
+    const sizes = await Promise.all([base, this.diskOf(system, snapshotId)].map(takes));
+    return Math.ceil(sizes.reduce((sum, size) => sum + size, 0) / bytesPerMiB);
+  }
+
   /** @throws {@link VmError} `STORAGE_FULL` */
   async requireRoom({ id }: Pick<TargetSystem, 'id'>, neededMiB: number): Promise<void> {
     const { bavail, bsize } = await statfs(this.#workspace.directoryOf(id));

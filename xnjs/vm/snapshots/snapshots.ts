@@ -42,10 +42,11 @@ export class Snapshots {
 
   /**
    * @param name for people
+   * @param id of it, where it is to be found again by that
    * @throws `CONFLICT` it cannot be taken of such a machine; `VM_ILLEGAL_EVENT` not now; `LIMIT_REACHED`,
    * `QUOTA_EXCEEDED`, `STORAGE_FULL` there is no room for it
    */
-  async take(systemId: string, name: string): Promise<Snapshot> {
+  async take(systemId: string, name: string, id: string = randomUUID()): Promise<Snapshot> {
     const { records, files, planner, most, clock } = this.#options;
     const snapshot = await records.queue(systemId, async () => {
       const system = records.get(systemId);
@@ -61,7 +62,7 @@ export class Snapshots {
       await files.requireRoom(system, sizeMiB);
       const nowMs = clock.now();
       const { parameters } = system;
-      const taken = { id: randomUUID(), name, state: 'TAKING', createdMs: nowMs } as const;
+      const taken = { id, name, state: 'TAKING', createdMs: nowMs } as const;
       const draft = { ...taken, parameters, sizeMiB };
       const evidence = this.#evidence(`the snapshot "${name}" is being taken`);
       const event = { type: 'capture', snapshot: draft, evidence } as const;

@@ -1,5 +1,4 @@
 import { without } from '../../job/without.js';
-import { controlNames } from '../resource-controls.js';
 import type { VmEvent } from '../state.js';
 import type { ChangeableName, Evidence, TargetSystem } from '../target-system.js';
 import { findSnapshot, lastSnapshot, withSnapshot, type Snapshot } from './snapshot.js';
@@ -109,13 +108,21 @@ function standing({ state }: TargetSystem): 'PAUSED' | 'SUSPENDED' {
   return state === 'SUSPENDED' ? state : 'PAUSED';
 }
 
+/** What a machine is made with. */
+function isFixed(name: string): boolean {
+  return name === 'cpus' || name === 'memoryMaxMiB' || name === 'diskMiB';
+}
+
 /** What the machine has as it had then, and is to have as its record says. */
 function changedSince(
   { parameters, unapplied = [] }: TargetSystem,
   snapshot: Snapshot,
 ): Pick<TargetSystem, 'unapplied'> {
-  const changeable: readonly ChangeableName[] = [...controlNames, 'memoryMiB'];
-  const changed = changeable.filter((name) => parameters[name] !== snapshot.parameters[name]);
+  const all = Object.keys({ ...snapshot.parameters, ...parameters }) as (keyof typeof parameters)[]; // keys of the type
+  const changed = all.filter(
+    (name): name is ChangeableName =>
+      !isFixed(name) && parameters[name] !== snapshot.parameters[name],
+  );
   const names = [...new Set([...unapplied, ...changed])];
   return names.length > 0 ? { unapplied: names } : {};
 }
