@@ -40,7 +40,7 @@ export type { Usage, UsageOfOwner } from './vm/usage.js';
 export type { TargetSystems } from './vm/target-systems.js';
 export { isUsable } from './vm/state.js';
 export { resourceStatusOf, toResourceStatus } from './vm/resource-status.js';
-export { idbSubject, recoveries, type TargetSystem } from './vm/target-system.js';
+export { endActions, idbSubject, recoveries, type TargetSystem } from './vm/target-system.js';
 export { parseImageWish, readFlavour, readImageWish } from './vm/image-wish.js';
 export type { Cost, Prices } from './vm/placement/cost.js';
 export type { OfferedFlavour, Range } from './vm/placement/flavours.js';

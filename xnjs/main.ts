@@ -268,7 +268,7 @@ async function openSystems(
 ): Promise<TargetSystems> {
   const { scope, database, idb, clients, images, feed, lease, jobStore } = parts;
   const { stateDirectory, targetSystems } = config;
-  const { idleSeconds } = targetSystems;
+  const { idleSeconds, maxFrozenSeconds } = targetSystems;
   const probes = await connectHypervisors(config, scope, log, []);
   const installationId = await readInstallationId(stateDirectory);
   const network = await openNetwork(config, scope, log);
@@ -288,13 +288,12 @@ async function openSystems(
       watchMs: targetSystems.watchSeconds * 1_000,
       compareMs: targetSystems.compareSeconds * 1_000,
       orphanGraceMs: targetSystems.orphanGraceSeconds * 1_000,
-      ...(idleSeconds !== undefined && {
-        idle: {
-          afterMs: idleSeconds * 1_000,
-          action: targetSystems.idleAction,
-          isBusy: async (targetId) => (await jobStore.unfinished({ targetId, num: 1 })).length > 0,
-        },
-      }),
+      idle: {
+        ...(idleSeconds !== undefined && { afterMs: idleSeconds * 1_000 }),
+        action: targetSystems.idleAction,
+        isBusy: async (targetId) => (await jobStore.unfinished({ targetId, num: 1 })).length > 0,
+      },
+      ...(maxFrozenSeconds !== undefined && { maxFrozenMs: maxFrozenSeconds * 1_000 }),
       guestMs: targetSystems.guestSeconds * 1_000,
       queuesIntervalMs: targetSystems.queuesSeconds * 1_000,
       recovery: targetSystems.recovery,

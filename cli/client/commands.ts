@@ -28,12 +28,12 @@ import {
   type NewImageOptions,
 } from './snapshots.js';
 import {
+  changeSite,
   createSite,
   deleteSites,
   freezeSite,
   listSites,
   planSite,
-  setRecovery,
   showSite,
   thawSite,
   type NewSite,
@@ -265,7 +265,26 @@ function addMachines(site: Command): void {
       .description('what is done when its machine stops by itself: none, restart or restore'),
     (id: string, policy: string): Work =>
       (session) =>
-        setRecovery(session, id, policy),
+        changeSite(session, id, { recovery: policy }),
+  );
+  online(
+    site
+      .command('at-end <id> <action>')
+      .description('what is done when its life time is over: destroy or freeze'),
+    (id: string, endAction: string): Work =>
+      (session) =>
+        changeSite(session, id, { endAction }),
+  );
+  online(
+    site
+      .command('idle <id> <seconds> [action]')
+      .description('what is done when nobody has used it for so long: destroy or freeze'),
+    (id: string, seconds: string, action: string | undefined): Work =>
+      (session) =>
+        changeSite(session, id, {
+          idleSeconds: positive(seconds),
+          ...(action !== undefined && { idleAction: action }),
+        }),
   );
   addSnapshots(site.command('snapshot').description('machines as they were at earlier moments'));
   online(

@@ -153,9 +153,16 @@ export async function waitUntilBack(
     throw new GridError('VM_NOT_READY', `target system ${id}: ${site.resourceStatusMessage}`);
 }
 
-export async function setRecovery({ service }: Session, id: string, policy: string): Promise<void> {
-  const { body } = await service.call('PUT', '/sites/:siteId', { siteId: id, recovery: policy });
-  const answer = body['recovery'];
-  if (answer !== 'OK') throw new GridError('BAD_REQUEST', `recovery: ${answer}`);
-  tell(`target system ${id}: ${policy}`);
+/** @throws `BAD_REQUEST` naming the member that was refused */
+export async function changeSite(
+  { service }: Session,
+  id: string,
+  members: Readonly<Record<string, string | number>>,
+): Promise<void> {
+  const { body } = await service.call('PUT', '/sites/:siteId', { siteId: id, ...members });
+  for (const name of Object.keys(members)) {
+    const answer = body[name];
+    if (answer !== 'OK') throw new GridError('BAD_REQUEST', `${name}: ${String(answer)}`);
+  }
+  tell(`target system ${id}: ${Object.values(members).join(' ')}`);
 }

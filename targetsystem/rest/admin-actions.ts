@@ -121,11 +121,26 @@ export const adminActions: Readonly<Record<string, Action>> = {
     },
   },
 
+  FreezeTargetSystems: {
+    description:
+      'Parks all machines on disk that can be, since the host is to be maintained; their owners cannot bring them back',
+    run: async ({ systems }) => toOutcome(await systems.parking.freezeAll()),
+  },
+
+  ThawTargetSystems: {
+    description: 'Brings back what FreezeTargetSystems has parked',
+    run: async ({ systems }) => toOutcome(await systems.parking.thawAll()),
+  },
+
   GetMemoryUsage: {
     description: 'How much memory the server has, in bytes',
     run: () => ({ message: 'OK', results: { ...process.memoryUsage() } }),
   },
 };
+
+function toOutcome(results: Readonly<Record<string, string>>): Outcome {
+  return { message: `${Object.keys(results).length} target systems`, results };
+}
 
 function isMeant(dn: string, part: string): boolean {
   return dn.toLowerCase().includes(part.toLowerCase());

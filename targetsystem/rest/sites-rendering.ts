@@ -158,6 +158,7 @@ function renderMachine(
     views: renderViews(system, heard),
     boot,
     ...{ recovery, generation },
+    ...{ endAction: system.endAction ?? 'destroy', idle: system.idle },
     undertaking: system.undertaking?.do,
     guest: facts,
     unappliedParameters: unapplied,

@@ -232,10 +232,10 @@ async function lead(point: Point): Promise<void> {
       : systems.snapshots.remove(id, snapshotId));
     return;
   }
-  void systems.freeze(id);
+  void systems.parking.freeze(id);
   if (what === 'freeze') return;
   await becomes(id, 'SUSPENDED');
-  void (what === 'thaw' ? systems.thaw(id) : systems.snapshots.take(id, point));
+  void (what === 'thaw' ? systems.parking.thaw(id) : systems.snapshots.take(id, point));
 }
 
 /** What was begun is finished by the next server; then it is taken down. */
@@ -254,7 +254,7 @@ async function finish(id: string, point: Point): Promise<void> {
     await until('it is forgotten', () => systems.snapshots.list(id).length === 0, 60_000);
   if (point.startsWith('snapshot-parked')) {
     await becomes(id, 'SUSPENDED');
-    await systems.thaw(id);
+    await systems.parking.thaw(id);
   }
   // what was kept can be gone back to
   if (point.startsWith('snapshot')) {
@@ -264,7 +264,7 @@ async function finish(id: string, point: Point): Promise<void> {
   }
   await becomes(id, point.startsWith('freeze') ? 'SUSPENDED' : 'READY');
   if (point.startsWith('freeze')) {
-    await systems.thaw(id);
+    await systems.parking.thaw(id);
     await becomes(id, 'READY');
   }
   await systems.destroy(id);

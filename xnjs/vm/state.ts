@@ -109,7 +109,7 @@ export type VmEvent =
   /** The hypervisor says that the domain does not run. */
   | { type: 'stopped'; evidence: Evidence }
   /** It is to be parked on disk: by its owner, or for nobody uses it. */
-  | { type: 'freeze'; evidence: Evidence }
+  | { type: 'freeze'; evidence: Evidence; isMaintained?: true }
   /** It stopped, and what was in its memory is on disk. */
   | { type: 'frozen'; evidence: Evidence }
   /** It is to run again; also what becomes of one that could not be parked. */
@@ -163,7 +163,7 @@ function stepThere(
   switch (event.type) {
     case 'freeze':
     case 'frozen':
-      return next === alive ? current : park(current, next, event.evidence);
+      return next === alive ? current : park(current, next, event);
     case 'thaw':
       return thaw(current, event.evidence);
     case 'capture':
@@ -214,7 +214,15 @@ function restart(current: TargetSystem, evidence: Evidence): TargetSystem | unde
   if (restored) return { ...restored, ...times };
   const cold = recovery === 'restore' ? ', since there is no snapshot that could be restored' : '';
   return {
-    ...without(current, 'desired', 'frozenSinceMs', 'facts', 'reverted', 'isBehind'),
+    ...without(
+      current,
+      'desired',
+      'frozenSinceMs',
+      'isMaintained',
+      'facts',
+      'reverted',
+      'isBehind',
+    ),
     state: 'INITIALIZING',
     evidence: { ...evidence, fact: `started again${cold}: ${fact}` },
     ...{ views: {}, boot: {}, bootFromMs: atMs, lostJobs: fact },
@@ -225,22 +233,30 @@ function restart(current: TargetSystem, evidence: Evidence): TargetSystem | unde
 function park(
   current: TargetSystem,
   state: 'PAUSED' | 'SUSPENDED',
-  evidence: Evidence,
+  event: Extract<VmEvent, { type: 'freeze' | 'frozen' }>,
 ): TargetSystem {
   if (state === current.state && current.desired === 'suspended') return current;
+  const { evidence } = event;
   const { frozenSinceMs = evidence.atMs } = current;
-  return { ...current, state, evidence, desired: 'suspended', frozenSinceMs };
+  const isMaintained = event.type === 'freeze' && event.isMaintained;
+  return {
+    ...current,
+    ...{ state, evidence, desired: 'suspended', frozenSinceMs },
+    ...(isMaintained && { isMaintained }),
+  };
 }
 
 /** Its life time is put off by the time that it did not live. */
 function thaw(current: TargetSystem, evidence: Evidence): TargetSystem {
-  const { desired, frozenSinceMs, terminationMs, putOff = [], ...rest } = current;
+  const { desired, terminationMs, putOff = [] } = current;
   if (desired === undefined) return current;
+  const { frozenSinceMs: sinceMs = evidence.atMs, lifetimeFromMs = 0 } = current;
   const { fact, atMs } = evidence;
-  const frozenMs = atMs - (frozenSinceMs ?? atMs);
+  const frozenMs = atMs - Math.max(sinceMs, lifetimeFromMs);
+  const rest = without(current, 'desired', 'frozenSinceMs', 'isMaintained');
   return {
     ...rest,
-    putOff: [...putOff, { sinceMs: atMs - frozenMs, untilMs: atMs }],
+    putOff: [...putOff, { sinceMs, untilMs: atMs }],
     ...(terminationMs !== undefined && { terminationMs: terminationMs + frozenMs }),
     ...{ state: 'UNREACHABLE', evidence, views: { agent: { says: 'down', fact, sinceMs: atMs } } },
     isBehind: true,

@@ -37,6 +37,12 @@ export type BootTimeline = {
 export const recoveries = ['none', 'restart', 'restore'] as const;
 export type Recovery = (typeof recoveries)[number];
 
+/** What becomes of one whose life time is over, or that nobody uses. */
+export const endActions = ['destroy', 'freeze'] as const;
+export type EndAction = (typeof endActions)[number];
+/** When nobody uses it; what is left out is as the site says. */
+export type Idle = { readonly seconds?: number; readonly action?: EndAction };
+
 /** What a user may ask for, beside the image. */
 export type TargetSystemParameters = Omit<MachineSize, 'runtimeSeconds'>;
 
@@ -101,6 +107,9 @@ export type TargetSystem = {
   readonly generation?: number;
   /** Absent: none. */
   readonly recovery?: Recovery;
+  /** When its life time is over; absent: `destroy`. */
+  readonly endAction?: EndAction;
+  readonly idle?: Idle;
   /** When it was started again, ms since the epoch: the last times. */
   readonly recoveredMs?: readonly number[];
   /** Why its jobs were lost with its last machine; absent: they have been told, and run again where they may. */
@@ -115,6 +124,10 @@ export type TargetSystem = {
   readonly isBehind?: true;
   /** It is to be parked on disk, or is; absent: it is to run. */
   readonly desired?: 'suspended';
+  /** It was parked since its host is maintained, and is not its owner's to bring back. */
+  readonly isMaintained?: true;
+  /** ms since the epoch: when its end was last named. */
+  readonly lifetimeFromMs?: number;
   /** Times that it was parked, by which the life times of its jobs are still to be put off. */
   readonly putOff?: readonly Parked[];
   /** ms since the epoch: since when its time does not count. */

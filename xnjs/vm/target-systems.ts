@@ -1,6 +1,6 @@
 import { randomUUID } from 'node:crypto';
 import { setMaxListeners } from 'node:events';
-import { asGridError, GridError } from '#kernel/errors.js';
+import { asGridError } from '#kernel/errors.js';
 import type { Log } from '#kernel/log.js';
 import { siteChange } from '../changes/site-change.js';
 import { Reaper } from '../reaper.js';
@@ -8,8 +8,10 @@ import type { Target, TargetEvent, Targets } from '../target.js';
 import type { Settled } from './job-settlements.js';
 import { withoutSettled } from './settled.js';
 import { MachineConsoles } from './machine-consoles.js';
+import { lifetimes, type LifetimesOptions } from './lifetimes.js';
 import { Machines } from './machines.js';
 import { changeParameters } from './parameters.js';
+import { ParkingOrders } from './parking-orders.js';
 import { Planner } from './placement/planner.js';
 import type { Quota } from './placement/quota.js';
 import { SavedImages, type SavedImagesOptions } from './snapshots/saved-images.js';
@@ -20,7 +22,9 @@ import { SystemRecords } from './system-records.js';
 import { TargetAccess } from './target-access.js';
 import type {
   ChangeableName,
+  EndAction,
   Evidence,
+  Idle,
   ParameterChange,
   Recovery,
   TargetSystem,
@@ -45,6 +49,7 @@ export class TargetSystems implements Targets, AsyncDisposable {
   readonly planner: Planner;
   readonly consoles: MachineConsoles;
   readonly snapshots: Snapshots;
+  readonly parking: ParkingOrders;
   readonly #options: TargetSystemsOptions;
   readonly #log: Log;
   readonly #records: SystemRecords;
@@ -92,21 +97,23 @@ export class TargetSystems implements Targets, AsyncDisposable {
       ...{ records, machines: this.#machines, idb: options.idb },
       used: (id) => this.#unused?.used(id),
     });
-    const end = (id: string, fact: string): Promise<void> => this.#end(id, fact);
-    const freeze = (id: string, fact: string): Promise<void> => this.freeze(id, fact);
-    this.#unused = idle && new Unused({ idle, clock, records, freeze, end });
-    this.#reaper = this.#createReaper();
+    this.parking = new ParkingOrders({ records, planner: this.planner, clock });
+    const ends = {
+      freeze: (id: string, fact: string) => this.parking.freeze(id, fact),
+      end: (id: string, fact: string) => this.#end(id, fact),
+    };
+    this.#unused = idle && new Unused({ idle, clock, records, ...ends });
+    this.#reaper = this.#createReaper(ends);
   }
 
-  #createReaper(): Reaper {
+  #createReaper({ freeze, end }: Pick<LifetimesOptions, 'freeze' | 'end'>): Reaper {
     const unused = this.#unused;
     return new Reaper(
       { clock: this.#options.clock, log: this.#log, intervalMs: reaperMs },
-      {
-        what: 'target system',
-        expired: (nowMs) => this.#expired(nowMs),
-        end: (id) => this.#end(id, 'its life time is over'),
-      },
+      ...lifetimes({
+        ...{ records: this.#records, maxFrozenMs: this.#options.maxFrozenMs },
+        ...{ freeze, end, clock: this.#options.clock },
+      }),
       ...(unused
         ? [
             {
@@ -136,6 +143,11 @@ export class TargetSystems implements Targets, AsyncDisposable {
   /** The most that one target system may have. */
   get limits(): TargetSystemsOptions['limits'] {
     return this.#options.limits;
+  }
+
+  /** The longest that one may be unused. */
+  get idleLimitSeconds(): number {
+    return (this.#options.idle?.afterMs ?? Infinity) / 1_000;
   }
 
   /** When each source was last heard of it; ms since the epoch. */
@@ -230,7 +242,7 @@ export class TargetSystems implements Targets, AsyncDisposable {
     return record;
   }
 
-  /** Changes what is not the machine's: tags, ACL, life time, recovery. */
+  /** Changes what is not the machine's: tags, ACL, life time, what is done at its end. */
   async update(
     id: string,
     change: {
@@ -238,10 +250,17 @@ export class TargetSystems implements Targets, AsyncDisposable {
       acl?: readonly string[];
       terminationMs?: number;
       recovery?: Recovery;
+      endAction?: EndAction;
+      idle?: Idle;
     },
   ): Promise<TargetSystem> {
     return await this.#records.queue(id, async () => {
-      const next = { ...this.get(id), ...change };
+      const lifetimeFromMs = this.#options.clock.now();
+      const next = {
+        ...{ ...this.get(id), ...change },
+        // the time that it was parked before is not added to it
+        ...(change.terminationMs !== undefined && { lifetimeFromMs }),
+      };
       await this.#records.save(next);
       void this.#machines.mark(next);
       return next;
@@ -277,29 +296,6 @@ export class TargetSystems implements Targets, AsyncDisposable {
         throw error;
       }
     });
-  }
-
-  /**
-   * Has it parked on disk, with all that runs there, until `thaw`.
-   * @throws `VM_ILLEGAL_EVENT` in such a state it cannot be; `CONFLICT` its machine cannot be, and why
-   */
-  async freeze(id: string, fact = 'is being parked on disk, by order'): Promise<void> {
-    const { driver, views } = this.get(id);
-    if (driver === 'lxc')
-      throw new GridError('CONFLICT', 'containers cannot be parked on disk', { vmId: id });
-    const says = views?.hypervisor?.says;
-    if (says === 'hung' || says === 'silent')
-      throw new GridError('CONFLICT', `it cannot be parked: ${views?.hypervisor?.fact}`, {
-        vmId: id,
-      });
-    await this.#records.apply(id, { type: 'freeze', evidence: this.#evidence('user', fact) });
-  }
-
-  /** Brings back what was parked; its jobs go on. One that runs is left as it is. */
-  async thaw(id: string): Promise<void> {
-    this.get(id);
-    const evidence = this.#evidence('user', 'is being brought back from disk');
-    await this.#records.apply(id, { type: 'thaw', evidence });
   }
 
   /** What was to be done for its jobs has been: its machine may go on. */
@@ -359,11 +355,6 @@ export class TargetSystems implements Targets, AsyncDisposable {
 
   #evidence(source: Evidence['source'], fact: string): Evidence {
     return { source, fact, atMs: this.#options.clock.now() };
-  }
-
-  *#expired(nowMs: number): Iterable<string> {
-    for (const { id, terminationMs = Infinity, state, desired } of this.#records.all())
-      if (terminationMs <= nowMs && state !== 'DESTROYING' && desired === undefined) yield id;
   }
 
   async #end(id: string, fact: string): Promise<void> {

@@ -89,7 +89,7 @@ export function restoreLast(current: TargetSystem, evidence: Evidence): TargetSy
   if (!snapshot) return undefined;
   const fact = `is being restored from the snapshot "${snapshot.name}": ${evidence.fact}`;
   return {
-    ...without(current, 'desired', 'frozenSinceMs'),
+    ...without(current, 'desired', 'frozenSinceMs', 'isMaintained'),
     ...{ state: 'PAUSED', evidence: { ...evidence, fact } },
     undertaking: { do: 'revert', snapshotId: snapshot.id },
   };
