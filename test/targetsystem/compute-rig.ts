@@ -38,6 +38,7 @@ import type { ImageSearch, ImageSource } from '#xnjs/vm/image-source.js';
 import { JobMachines } from '#xnjs/vm/job-machines.js';
 import { placementOf } from '#xnjs/vm/placement/config.js';
 import { recordStarts } from '#xnjs/vm/placement/starts.js';
+import type { ImagePublisher } from '#xnjs/vm/image-publisher.js';
 import { TargetSystems } from '#xnjs/vm/target-systems.js';
 import { Workspace } from '#xnjs/vm/workspace.js';
 import { anImageMetadata } from '../xnjs/vm/samples.js';
@@ -242,6 +243,8 @@ async function startService(parts: Parts): Promise<Compute> {
   );
   const rest = restDeps({
     ...{ clock, systems, jobs, machines, submission, reservations, idb, registry },
+    // nothing is published here
+    savedImages: systems.savedImages({ images, publisher: {} as ImagePublisher }),
     storages: { ofTarget: () => ({}) } as unknown as RestDeps['storages'], // another test's
     connections: options.connections ?? (() => ({})),
     issueToken: ({ subject }) => Promise.resolve(`token for ${subject}`),
