@@ -123,13 +123,27 @@ export const adminActions: Readonly<Record<string, Action>> = {
 
   FreezeTargetSystems: {
     description:
-      'Parks all machines on disk that can be, since the host is to be maintained; their owners cannot bring them back',
-    run: async ({ systems }) => toOutcome(await systems.parking.freezeAll()),
+      'Parks all machines on disk that can be, since their host is to be maintained; owners cannot bring them back. Parameters: host; absent: of all',
+    run: async ({ systems }, { host }) => toOutcome(await systems.parking.freezeAll(host)),
   },
 
   ThawTargetSystems: {
-    description: 'Brings back what FreezeTargetSystems has parked',
-    run: async ({ systems }) => toOutcome(await systems.parking.thawAll()),
+    description:
+      'Brings back what FreezeTargetSystems has parked. Parameters: host; absent: of all',
+    run: async ({ systems }, { host }) => toOutcome(await systems.parking.thawAll(host)),
+  },
+
+  DrainHost: {
+    description:
+      'Lets a host take no new machines; those that are there stay. Parameters: host; drain, false: it takes them again',
+    run: async ({ systems }, parameters) => {
+      const host = required(parameters, 'host');
+      const { drain = 'true' } = parameters;
+      if (!['true', 'false'].includes(drain))
+        throw new RequestError('BAD_REQUEST', 'drain: must be true or false');
+      await systems.places.drain(host, drain === 'true');
+      return { message: `Host ${host} takes ${drain === 'true' ? 'no ' : ''}new machines` };
+    },
   },
 
   GetMemoryUsage: {

@@ -1,5 +1,6 @@
 import type { Clock } from '#kernel/clock.js';
 import type { Mortals } from '../reaper.js';
+import { driverAbilities } from './hosts/driver-abilities.js';
 import { isAlive } from './state.js';
 import type { SystemRecords } from './system-records.js';
 import type { TargetSystem } from './target-system.js';
@@ -53,7 +54,7 @@ export function lifetimes(options: LifetimesOptions): Mortals[] {
 
 /** There is something that could be. */
 function isParkedAtEnd(system: TargetSystem): boolean {
-  return system.endAction === 'freeze' && system.driver !== 'lxc' && isAlive(system);
+  return system.endAction === 'freeze' && driverAbilities[system.driver].freeze && isAlive(system);
 }
 
 function* idsOf(

@@ -3,6 +3,7 @@ import type { Log } from '#kernel/log.js';
 import { Agents } from './agents.js';
 import { Comparison } from './comparison.js';
 import { DomainWatch } from './domain-watch.js';
+import { seatOf, type Seat } from './hosts/host.js';
 import type { DomainView } from './hypervisor.js';
 import { isPassing } from './passing.js';
 import { Parking } from './parking.js';
@@ -59,7 +60,7 @@ export class Machines implements AsyncDisposable {
     this.#stopping = stopping;
     this.#agents = new Agents({
       ...{ systems: options, records, log: this.#log, stopping },
-      onSilence: (driver) => this.#watch.look(driver),
+      onSilence: (seat) => this.#watch.look(seat),
       onUp: (id) => this.#askQueues(id),
       onUnbound: (id) => this.#watch.forget(id),
       reapply: (id) => this.reapplyParameters(id),
@@ -74,11 +75,11 @@ export class Machines implements AsyncDisposable {
       log: this.#log,
       stopping,
     });
-    const { hypervisor, clock } = options;
+    const { hosts, clock } = options;
     this.#watch = new DomainWatch({
-      ...{ hypervisor, records, clock, log: this.#log, stopping },
+      ...{ hosts, records, clock, log: this.#log, stopping },
       started: () => this.#agents.bound(),
-      onStopped: (id, reason) => this.#onDomain({ id, state: 'stopped', reason }),
+      onStopped: (id, reason, { host }) => this.#onDomain({ id, state: 'stopped', reason }, host),
       intervalMs: options.watchMs ?? 2_000,
     });
     const require = (): Promise<void> => this.#require();
@@ -86,12 +87,13 @@ export class Machines implements AsyncDisposable {
       ...{ ...options, records, require, log: this.#log },
       tiers: { spares, templates },
     });
+    const { workspace } = options;
     const forMachines = {
-      ...{ records, hypervisor, clock, require },
+      ...{ records, hosts, clock, require },
       unbind: (id: string) => this.#agents.unbind(id),
       reconcile: (id: string) => this.reconcile(id),
     };
-    this.#parking = new Parking(forMachines);
+    this.#parking = new Parking({ ...forMachines, workspace });
     this.#keeping = new Keeping({
       ...{ ...forMachines, files },
       measureLast: async (record) => await meter?.measureLast(record),
@@ -102,7 +104,7 @@ export class Machines implements AsyncDisposable {
       ...{ systems: options, records, log: this.#log, stopping, require },
       started: () => this.#agents.bound(),
       isKnown: (id) => spares?.has(id) === true || templates?.has(id) === true,
-      onDomain: (domain) => this.#onDomain(domain),
+      onDomain: (domain, { host }) => this.#onDomain(domain, host),
     });
   }
 
@@ -114,9 +116,11 @@ export class Machines implements AsyncDisposable {
   /** Writes on its domain what has changed of whose it is, should the database be lost. Never fails. */
   async mark(record: TargetSystem): Promise<void> {
     if (!this.#agents.find(record.id)) return;
-    await this.#options.hypervisor.mark(record, this.#epoch).catch((error: unknown) => {
+    try {
+      await this.#options.hosts.of(record).mark(record, this.#epoch);
+    } catch (error) {
       this.#log.info({ vmId: record.id, err: errorText(error) }, 'a domain could not be marked');
-    });
+    }
   }
 
   get #epoch(): number {
@@ -129,19 +133,22 @@ export class Machines implements AsyncDisposable {
   }
 
   /** When each source was last heard of a machine; ms since the epoch. */
-  heard({ id, driver }: TargetSystem): Partial<Record<keyof Views, number>> {
-    const hypervisor = this.#watch.heardMs(driver);
-    return { ...(hypervisor !== undefined && { hypervisor }), ...this.#agents.heard(id) };
+  heard(record: TargetSystem): Partial<Record<keyof Views, number>> {
+    const hypervisor = this.#watch.heardMs(record);
+    return { ...(hypervisor !== undefined && { hypervisor }), ...this.#agents.heard(record.id) };
   }
 
   /** Listens to the hypervisors, and compares what they have with the records. */
   start(): void {
-    const { hypervisor } = this.#options;
+    const { hosts } = this.#options;
+    const compare = (seat: Seat): void => this.#spawn(this.#comparison.compare(seat));
     this.#unsubscribe.push(
-      hypervisor.onDomain((domain) => this.#onDomain(domain)),
-      hypervisor.onAvailable((driver) => this.#spawn(this.#comparison.compare(driver))),
+      ...hosts.all.map(({ name, hypervisor }) =>
+        hypervisor.onDomain((domain) => this.#onDomain(domain, name)),
+      ),
+      hosts.onAvailable(compare),
     );
-    for (const driver of hypervisor.available()) this.#spawn(this.#comparison.compare(driver));
+    for (const seat of hosts.seats()) compare(seat);
     this.#spawn(this.#queues.watch());
     this.#spawn(this.#watch.watch());
     this.#spawn(this.#comparison.watch());
@@ -162,7 +169,7 @@ export class Machines implements AsyncDisposable {
   adopt(record: TargetSystem, binding: TargetBinding): void {
     this.#agents.adopt(record, binding);
     this.#spawn(this.mark(record));
-    if (this.#meter) this.#spawn(this.#meter.measure(record.driver));
+    if (this.#meter) this.#spawn(this.#meter.measure(seatOf(record)));
   }
 
   /** What is bound to a machine that has been started. */
@@ -194,7 +201,7 @@ export class Machines implements AsyncDisposable {
     const record = this.#records.get(id);
     const { unapplied = [], ...applied } = record;
     if (unapplied.length === 0) return;
-    const found = await this.#options.hypervisor.setControls(record, unapplied);
+    const found = await this.#options.hosts.of(record).setControls(record, unapplied);
     // before there is a domain its definition is still to come, from the record
     if (found || record.state === 'INITIALIZING') await this.#records.save(applied);
   }
@@ -241,10 +248,10 @@ export class Machines implements AsyncDisposable {
     }
   }
 
-  async #ensureNetwork({ driver, image }: TargetSystem): Promise<void> {
-    const { network, hypervisor } = this.#options;
-    if (network && image.metadata.tsi.transport === 'tcp')
-      await hypervisor.ensureNetwork(driver, networkDefinition(network));
+  async #ensureNetwork(record: TargetSystem): Promise<void> {
+    const { network, hosts } = this.#options;
+    if (network && record.image.metadata.tsi.transport === 'tcp')
+      await hosts.of(record).ensureNetwork(record.driver, networkDefinition(network));
   }
 
   async #startUp(found: TargetSystem): Promise<void> {
@@ -252,7 +259,6 @@ export class Machines implements AsyncDisposable {
       if (this.#agents.isCurrent(found)) return;
       await this.#agents.unbind(found.id);
     }
-    const { hypervisor } = this.#options;
     let record = found;
     try {
       record = await this.#starting.begin(found);
@@ -271,8 +277,8 @@ export class Machines implements AsyncDisposable {
     if (record.start?.tier === 'warm') this.#spawn(this.mark(record));
     this.#spawn(this.#afterBootTimeout(record));
     // It may have stopped before anybody listened for that.
-    const domain = await hypervisor.find(record.driver, record.id);
-    if (domain?.state === 'stopped') this.#onDomain(domain);
+    const domain = await this.#options.hosts.of(record).find(record.driver, record.id);
+    if (domain?.state === 'stopped') this.#onDomain(domain, record.host);
   }
 
   async #attach(record: TargetSystem): Promise<void> {
@@ -280,16 +286,19 @@ export class Machines implements AsyncDisposable {
       await this.reapplyParameters(record.id);
       return;
     }
-    const domain = await this.#options.hypervisor.find(record.driver, record.id);
-    if (domain?.isSaved === true) {
+    // also where its host does not answer, which nobody hears an agent through
+    this.#spawn(this.#agents.expect(record));
+    const domain = await this.#options.hosts.of(record).find(record.driver, record.id);
+    const runs = domain !== undefined && domain.state !== 'stopped';
+    if (domain?.isSaved === true || (!runs && record.parkedOn !== undefined)) {
       await this.#parking.bringBack(record);
       return;
     }
-    if (domain && domain.state !== 'stopped') {
+    if (runs) {
+      await this.#parking.settle(record);
       await this.reapplyParameters(record.id);
       this.#agents.bind(record);
       this.#spawn(this.mark(record));
-      this.#spawn(this.#agents.expect(record));
       return;
     }
     await this.#records.applyNow(record.id, {
@@ -304,7 +313,7 @@ export class Machines implements AsyncDisposable {
     await this.#agents.unbind(record.id);
     await this.#meter?.measureLast(record);
     await this.#require();
-    await this.#options.hypervisor.remove(record.driver, record.id);
+    await this.#options.hosts.of(record).remove(record.driver, record.id);
     await this.#meter?.end(record.id);
   }
 
@@ -319,11 +328,11 @@ export class Machines implements AsyncDisposable {
 
   /**
    * That a domain does not run is news only of one that we know to have run: what is about to be started,
-   * or started again after a crash of ours, does not run either.
+   * or started again after a crash of ours, does not run either. Of a machine its own host tells, and no other.
    */
-  #onDomain(domain: DomainView): void {
+  #onDomain(domain: DomainView, host: string): void {
     const { id, state, reason } = domain;
-    if (!this.#agents.find(id)) return;
+    if (!this.#agents.find(id) || this.#records.find(id)?.host !== host) return;
     this.#watch.onEvent(domain);
     if (state === 'stopped') this.#spawn(this.#onStopped(id, reason));
   }
@@ -340,7 +349,7 @@ export class Machines implements AsyncDisposable {
   async #stopped(id: string, reason: string): Promise<void> {
     const record = this.#records.find(id);
     if (!record || !this.#agents.isCurrent(record)) return;
-    const now = await this.#options.hypervisor.find(record.driver, id);
+    const now = await this.#options.hosts.of(record).find(record.driver, id);
     if (now && now.state !== 'stopped') return;
     if (now?.isSaved) {
       const evidence = this.#evidence('hypervisor', 'parked on disk by somebody else');

@@ -1,12 +1,18 @@
 import type { Clock } from '#kernel/clock.js';
 import { errorText, GridError } from '#kernel/errors.js';
+import { driverAbilities } from './hosts/driver-abilities.js';
+import type { HostPlacement } from './hosts/host-placement.js';
+import type { Hosts } from './hosts/hosts.js';
+import { rehost } from './hosts/rehosting.js';
 import type { Planner } from './placement/planner.js';
 import { isAlive } from './state.js';
 import type { SystemRecords } from './system-records.js';
 import type { Evidence, TargetSystem } from './target-system.js';
 
 export type ParkingOrdersOptions = {
-  readonly records: Pick<SystemRecords, 'get' | 'all' | 'apply'>;
+  readonly records: Pick<SystemRecords, 'get' | 'find' | 'all' | 'apply' | 'queue' | 'save'>;
+  readonly hosts: Hosts;
+  readonly places: HostPlacement;
   readonly planner: Pick<Planner, 'quotasFor'>;
   readonly clock: Clock;
 };
@@ -33,7 +39,7 @@ export class ParkingOrders {
   /**
    * Brings back what was parked; its jobs go on. One that runs is left as it is.
    * @throws `QUOTA_EXCEEDED` its cores and memory are not free; `CONFLICT` it is parked for maintenance, or its life
-   * time is over
+   * time is over; `HYPERVISOR_UNAVAILABLE` its host is away, and no other can take it
    */
   async thaw(id: string): Promise<void> {
     const system = this.#options.records.get(id);
@@ -48,11 +54,15 @@ export class ParkingOrders {
     await this.#thaw(system);
   }
 
-  /** Parks all that can be, while their host is maintained; only {@link thawAll} brings them back. */
-  async freezeAll(): Promise<Outcomes> {
+  /**
+   * Parks all that can be, while their host is maintained; only {@link thawAll} brings them back.
+   * @param host absent: those of all hosts
+   */
+  async freezeAll(host?: string): Promise<Outcomes> {
     const fact = 'is being parked on disk: its host is to be maintained';
     return await this.#forAll(
-      (system) => isAlive(system) && system.desired === undefined,
+      (system) =>
+        isAlive(system) && system.desired === undefined && (host ?? system.host) === system.host,
       async ({ id }) => {
         await this.#freeze(id, fact, true);
         return 'is being parked';
@@ -60,9 +70,9 @@ export class ParkingOrders {
     );
   }
 
-  async thawAll(): Promise<Outcomes> {
+  async thawAll(host?: string): Promise<Outcomes> {
     return await this.#forAll(
-      ({ isMaintained }) => isMaintained === true,
+      (system) => system.isMaintained === true && (host ?? system.host) === system.host,
       async (system) => {
         await this.#thaw(system);
         return 'is being brought back';
@@ -83,8 +93,9 @@ export class ParkingOrders {
   async #freeze(id: string, fact: string, isMaintained: boolean): Promise<void> {
     const { records } = this.#options;
     const { driver, views } = records.get(id);
-    if (driver === 'lxc')
-      throw new GridError('CONFLICT', 'containers cannot be parked on disk', { vmId: id });
+    const { freeze: canFreeze, description } = driverAbilities[driver];
+    if (!canFreeze)
+      throw new GridError('CONFLICT', `${description} cannot be parked on disk`, { vmId: id });
     const says = views?.hypervisor?.says;
     if (says === 'hung' || says === 'silent')
       throw new GridError('CONFLICT', `it cannot be parked: ${views?.hypervisor?.fact}`, {
@@ -95,7 +106,12 @@ export class ParkingOrders {
   }
 
   async #thaw(system: TargetSystem): Promise<void> {
-    const { records, planner } = this.#options;
+    const { records, planner, hosts, places } = this.#options;
+    await records.queue(system.id, async () => {
+      const record = records.find(system.id);
+      if (record?.state === 'SUSPENDED' && record.parkedOn !== undefined)
+        await rehost(record, { hosts, places, save: (next) => records.save(next) });
+    });
     const evidence = this.#evidence('is being brought back from disk');
     await records.apply(system.id, { type: 'thaw', evidence }, planner.quotasFor(system));
   }

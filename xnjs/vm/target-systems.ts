@@ -12,7 +12,8 @@ import { lifetimes, type LifetimesOptions } from './lifetimes.js';
 import { Machines } from './machines.js';
 import { changeParameters } from './parameters.js';
 import { ParkingOrders } from './parking-orders.js';
-import { Planner } from './placement/planner.js';
+import { HostPlacement } from './hosts/host-placement.js';
+import { Planner, type Plan } from './placement/planner.js';
 import type { Quota } from './placement/quota.js';
 import { SavedImages, type SavedImagesOptions } from './snapshots/saved-images.js';
 import { SnapshotFiles } from './snapshots/snapshot-files.js';
@@ -50,6 +51,8 @@ export class TargetSystems implements Targets, AsyncDisposable {
   readonly consoles: MachineConsoles;
   readonly snapshots: Snapshots;
   readonly parking: ParkingOrders;
+  /** Where machines are, and new ones would be. */
+  readonly places: HostPlacement;
   readonly #options: TargetSystemsOptions;
   readonly #log: Log;
   readonly #records: SystemRecords;
@@ -65,10 +68,9 @@ export class TargetSystems implements Targets, AsyncDisposable {
   constructor(options: TargetSystemsOptions) {
     this.#options = options;
     this.#log = options.log.child({ part: 'xnjs.vm' });
-    this.planner = new Planner({ ...options, ...options.placement });
     const stopping = this.#stopping.signal;
     setMaxListeners(0, stopping); // each machine waits for something
-    const { usage, hypervisor, clock, log, idle } = options;
+    const { usage, hosts, clock, log, idle } = options;
     const records = new SystemRecords({
       ...{ store: options.store, clock, log: this.#log, stopping },
       reconcile: (id) => this.#machines.reconcile(id),
@@ -78,8 +80,11 @@ export class TargetSystems implements Targets, AsyncDisposable {
       },
     });
     this.#records = records;
+    const places = new HostPlacement({ hosts, records: () => records.all() });
+    this.places = places;
+    this.planner = new Planner({ ...options, ...options.placement, places });
     const findSystem = (id: string): TargetSystem | undefined => records.find(id);
-    const meter = { hypervisor, findSystem, clock, log, stopping };
+    const meter = { hosts, findSystem, clock, log, stopping };
     this.#meter = usage && new UsageMeter({ ...usage, ...meter });
     const isBusy = (): boolean => [...records.all()].some(({ state }) => state === 'INITIALIZING');
     const forPools = { ...options, isBusy, stopping, flavours: this.planner.flavours };
@@ -97,7 +102,7 @@ export class TargetSystems implements Targets, AsyncDisposable {
       ...{ records, machines: this.#machines, idb: options.idb },
       used: (id) => this.#unused?.used(id),
     });
-    this.parking = new ParkingOrders({ records, planner: this.planner, clock });
+    this.parking = new ParkingOrders({ records, hosts, places, planner: this.planner, clock });
     const ends = {
       freeze: (id: string, fact: string) => this.parking.freeze(id, fact),
       end: (id: string, fact: string) => this.#end(id, fact),
@@ -195,9 +200,24 @@ export class TargetSystems implements Targets, AsyncDisposable {
    */
   async create(wish: NewTargetSystem): Promise<TargetSystem> {
     const requestedMs = this.#options.clock.now();
-    const { image, why, quotas, ...plan } = await this.planner.plan(wish);
+    const plan = await this.planner.plan(wish);
+    const id = randomUUID();
+    const { host, placement, release } = this.places.hold(id, plan, wish.hostLabels);
+    try {
+      return await this.#make({ ...plan, host, placement }, id, wish, requestedMs);
+    } finally {
+      release();
+    }
+  }
+
+  async #make(
+    { image, why, quotas, ...plan }: Plan,
+    id: string,
+    wish: NewTargetSystem,
+    requestedMs: number,
+  ): Promise<TargetSystem> {
     const draft: TargetSystem = {
-      id: randomUUID(),
+      id,
       ownerDn: wish.ownerDn,
       image: { id: image.id, metadata: image.metadata, parts: image.parts },
       choice: why,
@@ -208,6 +228,7 @@ export class TargetSystems implements Targets, AsyncDisposable {
       tags: wish.tags,
       ...(this.#options.recovery && { recovery: this.#options.recovery }),
       ...(wish.jobId !== undefined && { jobId: wish.jobId }),
+      ...(wish.hostLabels && { hostLabels: wish.hostLabels.labels }),
       createdMs: requestedMs,
     };
     const claimed = (await this.#spares?.claim(draft, quotas)) ?? 'no spares are kept here';
@@ -216,7 +237,13 @@ export class TargetSystems implements Targets, AsyncDisposable {
         ? await this.#begin(await this.#chosenTier(draft, claimed), quotas)
         : this.#take(claimed);
     this.#log.info(
-      { vmId: record.id, imageId: image.id, dn: wish.ownerDn, start: record.start },
+      {
+        vmId: record.id,
+        imageId: image.id,
+        dn: wish.ownerDn,
+        host: record.host,
+        start: record.start,
+      },
       'target system requested',
     );
     return record;
@@ -324,7 +351,7 @@ export class TargetSystems implements Targets, AsyncDisposable {
   async addresses(id: string): Promise<readonly string[]> {
     const system = this.get(id);
     if (system.image.metadata.tsi.transport !== 'tcp' || isGone(system)) return [];
-    return await this.#options.hypervisor.addresses(system.driver, id);
+    return await this.#options.hosts.of(system).addresses(system.driver, id);
   }
 
   /** Those on disk, or on the way; and those whose jobs' life times are still to be put off for that. */

@@ -1,4 +1,5 @@
 import type { Clock } from '#kernel/clock.js';
+import { driverAbilities } from './hosts/driver-abilities.js';
 import type { VmState } from './state.js';
 import type { SystemRecords } from './system-records.js';
 import type { TargetSystem } from './target-system.js';
@@ -53,7 +54,7 @@ export class Unused {
     const fact = `nobody has used it for ${Math.round((this.#afterMs(system) ?? 0) / 1_000)} s`;
     const action = system.idle?.action ?? idle.action;
     if (await idle.isBusy(id)) this.used(id);
-    else if (action === 'freeze' && system.driver !== 'lxc') {
+    else if (action === 'freeze' && driverAbilities[system.driver].freeze) {
       this.forget(id);
       await freeze(id, `is being parked on disk: ${fact}`);
     } else await end(id, fact);

@@ -1,6 +1,7 @@
 import type { Clock } from '#kernel/clock.js';
 import { errorText } from '#kernel/errors.js';
-import type { Hypervisor } from '../hypervisor.js';
+import type { Hosts } from '../hosts/hosts.js';
+import { fingerprint } from '../parking.js';
 import { isPassing } from '../passing.js';
 import type { VmEvent } from '../state.js';
 import type { TargetSystem } from '../target-system.js';
@@ -8,10 +9,7 @@ import { findSnapshot, withSnapshot, type Snapshot } from './snapshot.js';
 import type { SnapshotFiles } from './snapshot-files.js';
 
 export type KeepingOptions = {
-  readonly hypervisor: Pick<
-    Hypervisor,
-    'describe' | 'find' | 'saveMemoryTo' | 'startFromMemory' | 'end'
-  >;
+  readonly hosts: Pick<Hosts, 'of'>;
   readonly files: SnapshotFiles;
   readonly records: {
     find(id: string): TargetSystem | undefined;
@@ -93,24 +91,34 @@ export class Keeping {
 
   /** @returns `false`: the machine has stopped without */
   async #save(record: TargetSystem, snapshot: Snapshot): Promise<boolean> {
-    const { hypervisor, files, records, require, measureLast, clock } = this.#options;
+    const { hosts, files, records, require, measureLast, clock } = this.#options;
     const { id, driver } = record;
+    const hypervisor = hosts.of(record);
     await files.begin(record, snapshot.id);
+    const store = async (host: string): Promise<void> => {
+      const moment = { atMs: clock.now(), host };
+      await records.save(withSnapshot(records.find(id) ?? record, snapshot.id, moment));
+    };
+    if (isParkedInFile(record)) {
+      await store(record.parkedOn);
+      await files.keepParked(record, snapshot.id);
+      return true;
+    }
     const domain = await hypervisor.find(driver, id);
     const hasStopped = domain?.state === 'stopped' && domain.isSaved !== true;
     // its process ends only when all of its memory is in the file
     if (hasStopped && (await files.hasMemory(record, snapshot.id))) return true;
     await files.requireRoom(record, snapshot.sizeMiB);
-    const moment = { atMs: clock.now(), host: await hypervisor.describe(driver) };
-    await records.save(withSnapshot(records.find(id) ?? record, snapshot.id, moment));
+    await store(fingerprint(await hypervisor.describe(driver)));
     await measureLast(record);
     await require();
     return await hypervisor.saveMemoryTo(driver, id, files.memoryOf(record, snapshot.id));
   }
 
   async #putBack(record: TargetSystem, snapshot: Snapshot): Promise<void> {
-    const { files, hypervisor, records, require, measureLast } = this.#options;
+    const { files, hosts, records, require, measureLast } = this.#options;
     const { id, driver, undertaking } = record;
+    const hypervisor = hosts.of(record);
     if (undertaking?.isFenced !== true) {
       const failure = undertaking?.failure ?? (await this.#layDisk(record, snapshot));
       if (failure !== undefined) {
@@ -129,6 +137,7 @@ export class Keeping {
     const domain = await hypervisor.find(driver, id);
     if (!domain || (domain.state === 'stopped' && domain.isSaved !== true))
       await files.putDisk(fenced, snapshot.id);
+    if (isParkedInFile(fenced)) await files.putParked(fenced, snapshot.id);
     if (!(await this.#start(fenced, snapshot))) return;
     const date = new Date(snapshot.atMs ?? snapshot.createdMs).toISOString();
     const fact = `was put back to the snapshot "${snapshot.name}" of ${date}`;
@@ -147,8 +156,10 @@ export class Keeping {
 
   /** From the memory of the snapshot, unless it runs, or was never stopped. @returns whether it is there again */
   async #start(record: TargetSystem, snapshot: Snapshot): Promise<boolean> {
-    const { hypervisor, files, require, ensureNetwork, measureAgain, reconcile } = this.#options;
+    const { hosts, files, require, ensureNetwork, measureAgain, reconcile } = this.#options;
     const { id, driver, desired } = record;
+    if (isParkedInFile(record)) return true;
+    const hypervisor = hosts.of(record);
     const domain = await hypervisor.find(driver, id);
     const park = desired === 'suspended';
     const isParked = domain?.isSaved === true;
@@ -195,4 +206,11 @@ export class Keeping {
     const evidence = { source: 'hypervisor', fact, atMs: this.#options.clock.now() } as const;
     await this.#options.records.applyNow(id, { type, evidence });
   }
+}
+
+/** No host has a domain of it, and there is nothing that would have to be saved or started. */
+function isParkedInFile(
+  record: TargetSystem,
+): record is TargetSystem & { readonly parkedOn: string } {
+  return record.state === 'SUSPENDED' && record.parkedOn !== undefined;
 }

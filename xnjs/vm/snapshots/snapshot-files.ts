@@ -19,9 +19,9 @@ type HasDisk = Pick<TargetSystem, 'id' | 'image'>;
  * lie in the directory of their target system, and go with it. Each step may be repeated.
  */
 export class SnapshotFiles {
-  readonly #workspace: Pick<Workspace, 'directoryOf'>;
+  readonly #workspace: Pick<Workspace, 'directoryOf' | 'parkedMemory'>;
 
-  constructor(workspace: Pick<Workspace, 'directoryOf'>) {
+  constructor(workspace: Pick<Workspace, 'directoryOf' | 'parkedMemory'>) {
     this.#workspace = workspace;
   }
 
@@ -66,6 +66,20 @@ export class SnapshotFiles {
 
   async hasMemory(system: Pick<TargetSystem, 'id'>, snapshotId: string): Promise<boolean> {
     return (await takes(this.memoryOf(system, snapshotId))) > 0;
+  }
+
+  /** Of a machine whose memory is in a file already. */
+  async keepParked(system: Pick<TargetSystem, 'id'>, snapshotId: string): Promise<void> {
+    const from = this.#workspace.parkedMemory(system);
+    await copyWhole(from, this.memoryOf(system, snapshotId), system.id);
+  }
+
+  /** In the place of what it is parked as. */
+  async putParked(system: Pick<TargetSystem, 'id'>, snapshotId: string): Promise<void> {
+    const to = this.#workspace.parkedMemory(system);
+    const laid = `${to}.reverted`;
+    await copyWhole(this.memoryOf(system, snapshotId), laid, system.id);
+    await rename(laid, to);
   }
 
   /** Keeps the disk of a machine that stands still. @throws {@link VmError} `STORAGE_FULL` */

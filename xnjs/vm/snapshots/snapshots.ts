@@ -1,7 +1,9 @@
 import { randomUUID } from 'node:crypto';
 import type { Clock } from '#kernel/clock.js';
 import { GridError } from '#kernel/errors.js';
-import type { Hypervisor } from '../hypervisor.js';
+import { driverAbilities } from '../hosts/driver-abilities.js';
+import type { Hosts } from '../hosts/hosts.js';
+import { fingerprint } from '../parking.js';
 import type { Planner } from '../placement/planner.js';
 import { VmError } from '../state.js';
 import type { SystemRecords } from '../system-records.js';
@@ -12,7 +14,7 @@ import type { SnapshotFiles } from './snapshot-files.js';
 export type SnapshotsOptions = {
   readonly records: Pick<SystemRecords, 'get' | 'queue' | 'applyNow' | 'save' | 'schedule'>;
   readonly files: SnapshotFiles;
-  readonly hypervisor: Pick<Hypervisor, 'describe'>;
+  readonly hosts: Pick<Hosts, 'of'>;
   readonly planner: Pick<Planner, 'quotasFor'>;
   /** The most of one target system. */
   readonly most: number;
@@ -51,6 +53,7 @@ export class Snapshots {
     const snapshot = await records.queue(systemId, async () => {
       const system = records.get(systemId);
       requireMachine(system);
+      requireSettled(system);
       const kept = (system.snapshots ?? []).filter(({ state }) => state !== 'FAILED');
       if (kept.length >= most)
         throw new GridError(
@@ -78,7 +81,7 @@ export class Snapshots {
    * @throws `CONFLICT` the snapshot is not ready, or not of this hypervisor; `VM_ILLEGAL_EVENT` not now
    */
   async revert(systemId: string, snapshotId: string): Promise<void> {
-    const { records, hypervisor } = this.#options;
+    const { records, hosts } = this.#options;
     await records.queue(systemId, async () => {
       const system = records.get(systemId);
       const { name, state, message, host } = getSnapshot(system, snapshotId);
@@ -86,7 +89,8 @@ export class Snapshots {
         const why = message === undefined ? '' : `: ${message}`;
         throw conflict(systemId, `the snapshot is ${state}${why}`);
       }
-      if (host !== (await hypervisor.describe(system.driver)))
+      requireSettled(system);
+      if (host !== fingerprint(await hosts.of(system).describe(system.driver)))
         throw conflict(systemId, 'the snapshot is of another hypervisor or processor');
       const evidence = this.#evidence(`is being put back to the snapshot "${name}"`);
       await records.applyNow(systemId, { type: 'revert', snapshotId, evidence });
@@ -120,10 +124,17 @@ function getSnapshot(system: TargetSystem, snapshotId: string): Snapshot {
 
 /** @throws `CONFLICT` */
 function requireMachine({ id, driver, views }: TargetSystem): void {
-  if (driver === 'lxc') throw conflict(id, 'of containers no snapshots are taken');
+  const { snapshots, description } = driverAbilities[driver];
+  if (!snapshots) throw conflict(id, `${description}: no snapshots are taken of them`);
   const hypervisor = views?.hypervisor;
   if (hypervisor?.says === 'hung' || hypervisor?.says === 'silent')
     throw conflict(id, `no snapshot can be taken: ${hypervisor.fact}`);
+}
+
+/** While its memory is on the way between a host and a file it is in neither for sure. @throws `CONFLICT` */
+function requireSettled({ id, state, parkedOn }: TargetSystem): void {
+  if (parkedOn !== undefined && state !== 'SUSPENDED' && state !== 'FAILED')
+    throw conflict(id, 'its memory is on the way to or from disk: wait until that is over');
 }
 
 function conflict(vmId: string, text: string): GridError {
