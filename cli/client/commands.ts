@@ -218,6 +218,7 @@ function addSites(site: Command): void {
       },
   );
   addMachines(site);
+  addStates(site);
   online(
     site.command('delete <id...>').description('end target systems with their machines and jobs'),
     deleting(deleteSites),
@@ -248,6 +249,10 @@ function addMachines(site: Command): void {
       (session, asJson, signal) =>
         openScreen(session, id, options, { asJson, signal }),
   );
+}
+
+/** What becomes of it over time. */
+function addStates(site: Command): void {
   online(
     site.command('freeze <id>').description('park one on disk with its running jobs'),
     (id: string): Work =>

@@ -39,7 +39,6 @@ import type { ImageSearch, ImageSource } from '#xnjs/vm/image-source.js';
 import { JobMachines } from '#xnjs/vm/job-machines.js';
 import { placementOf } from '#xnjs/vm/placement/config.js';
 import { recordStarts } from '#xnjs/vm/placement/starts.js';
-import type { ImagePublisher } from '#xnjs/vm/image-publisher.js';
 import { TargetSystems } from '#xnjs/vm/target-systems.js';
 import { Workspace } from '#xnjs/vm/workspace.js';
 import { anImageMetadata } from '../xnjs/vm/samples.js';
@@ -245,7 +244,7 @@ async function startService(parts: Parts): Promise<Compute> {
   const rest = restDeps({
     ...{ clock, systems, jobs, machines, submission, reservations, idb, registry },
     // nothing is published here
-    savedImages: systems.savedImages({ images, publisher: {} as ImagePublisher }),
+    savedImages: systems.savedImages({ images, publisher: undefined as never }),
     storages: { ofTarget: () => ({}) } as unknown as RestDeps['storages'], // another test's
     connections: options.connections ?? (() => ({})),
     issueToken: ({ subject }) => Promise.resolve(`token for ${subject}`),

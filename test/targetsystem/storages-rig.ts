@@ -129,7 +129,7 @@ export class ProcessHypervisor implements Hypervisor {
 
   async saveMemoryTo(_driver: string, id: string, path: string): Promise<boolean> {
     this.#agents.get(id)?.kill('SIGSTOP');
-    await writeFile(path, 'of a process nothing can be kept');
+    await writeFile(path, 'LibvirtQemudSave: of a process nothing can be kept');
     this.#kept.add(id);
     return true;
   }

@@ -143,7 +143,9 @@ export class LibvirtHypervisor implements Hypervisor {
       } catch (error) {
         if (libvirtCode(error) === operationTimeout)
           throw new GridError('HYPERVISOR_UNAVAILABLE', errorText(error), {}, { cause: error });
-        if (libvirtCode(error) !== operationInvalid) throw error; // it has stopped
+        // it has stopped; also by an order before, whose answer was lost
+        if (libvirtCode(error) !== operationInvalid && !(await this.#isSaved(client, dom)))
+          throw error;
       }
     return await this.#isSaved(client, dom);
   }

@@ -32,9 +32,10 @@ export function lifetimes(options: LifetimesOptions): Mortals[] {
       what: 'target system',
       expired: (nowMs) => idsOf(records, (system) => isExpired(system, nowMs)),
       end: async (id) => {
-        if (!isParkedAtEnd(records.get(id))) return await end(id, over);
-        triedMs.set(id, clock.now());
-        await freeze(id, `is being parked on disk: ${over}`);
+        if (isParkedAtEnd(records.get(id))) {
+          triedMs.set(id, clock.now());
+          await freeze(id, `is being parked on disk: ${over}`);
+        } else await end(id, over);
       },
     },
     {

@@ -1,7 +1,7 @@
 import type { Clock } from '#kernel/clock.js';
 import { errorText } from '#kernel/errors.js';
 import type { Hosts } from '../hosts/hosts.js';
-import { fingerprint } from '../parking.js';
+import { fingerprint, isComplete } from '../parking.js';
 import { isPassing } from '../passing.js';
 import type { VmEvent } from '../state.js';
 import type { TargetSystem } from '../target-system.js';
@@ -104,15 +104,27 @@ export class Keeping {
       await files.keepParked(record, snapshot.id);
       return true;
     }
-    const domain = await hypervisor.find(driver, id);
-    const hasStopped = domain?.state === 'stopped' && domain.isSaved !== true;
-    // its process ends only when all of its memory is in the file
-    if (hasStopped && (await files.hasMemory(record, snapshot.id))) return true;
+    if (await this.#isSaved(record, snapshot)) return true;
     await files.requireRoom(record, snapshot.sizeMiB);
     await store(fingerprint(await hypervisor.describe(driver)));
     await measureLast(record);
     await require();
-    return await hypervisor.saveMemoryTo(driver, id, files.memoryOf(record, snapshot.id));
+    try {
+      const path = files.memoryOf(record, snapshot.id);
+      if (await hypervisor.saveMemoryTo(driver, id, path)) return true;
+    } catch (error) {
+      if (isPassing(error) || !(await this.#isSaved(record, snapshot))) throw error;
+    }
+    // an order whose answer was lost was still being carried out, and this one came too late
+    return await this.#isSaved(record, snapshot);
+  }
+
+  /** Its process ends only when all of its memory is in the file. */
+  async #isSaved(record: TargetSystem, snapshot: Snapshot): Promise<boolean> {
+    const { hosts, files } = this.#options;
+    const domain = await hosts.of(record).find(record.driver, record.id);
+    if (domain?.state !== 'stopped' || domain.isSaved === true) return false;
+    return await isComplete(files.memoryOf(record, snapshot.id));
   }
 
   async #putBack(record: TargetSystem, snapshot: Snapshot): Promise<void> {

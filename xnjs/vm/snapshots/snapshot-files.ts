@@ -64,10 +64,6 @@ export class SnapshotFiles {
     await mkdir(this.#directory(id, snapshotId), { recursive: true, mode: 0o700 });
   }
 
-  async hasMemory(system: Pick<TargetSystem, 'id'>, snapshotId: string): Promise<boolean> {
-    return (await takes(this.memoryOf(system, snapshotId))) > 0;
-  }
-
   /** Of a machine whose memory is in a file already. */
   async keepParked(system: Pick<TargetSystem, 'id'>, snapshotId: string): Promise<void> {
     const from = this.#workspace.parkedMemory(system);
