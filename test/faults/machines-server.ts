@@ -1,7 +1,7 @@
 /**
  * Target systems in a process of its own, to be killed: each is held at the point that its tag names.
  * Arguments: directory, URI of libvirt, disk of the machines, `hold` or `settle`, and `one` host or `two`: what is
- * parked is somewhere else then. The second host is never there.
+ * parked is somewhere else then. The second host is never there. Last: at which points (`machine-points.ts`).
  */
 import assert from 'node:assert/strict';
 import { join } from 'node:path';
@@ -22,9 +22,11 @@ import { Workspace } from '#xnjs/vm/workspace.js';
 import { until } from '../xnjs/job/rig.js';
 import { openTables } from '../xnjs/persistence/databases.js';
 import { anImageMetadata } from '../xnjs/vm/samples.js';
-import { points, type Point } from './machine-points.js';
+import { points as allPoints, type Point } from './machine-points.js';
 
-const [directory = '', uri = '', disk = '', mode = 'hold', hosts = 'one'] = process.argv.slice(2);
+const [directory = '', uri = '', disk = '', mode = 'hold', hosts = 'one', which = 'lives'] =
+  process.argv.slice(2);
+const points: readonly Point[] = which === 'lives' ? allPoints.lives : allPoints.snapshots;
 const installationId = '11111111-2222-4333-8444-555555555555';
 const isHolding = mode === 'hold';
 
@@ -281,7 +283,7 @@ async function finish(id: string, point: Point): Promise<void> {
     await systems.parking.thaw(id);
   }
   // what was kept can be gone back to
-  if (point.startsWith('snapshot')) {
+  if (/^snapshot.*: saved/.test(point)) {
     await becomes(id, 'READY');
     await systems.snapshots.revert(id, snapshots[0]!.id);
     await until(`${point} is put back`, () => isIdle(id), 60_000);
