@@ -10,7 +10,7 @@ import { placementConfig } from './vm/placement/config.js';
 import { flavourFaults } from './vm/placement/flavours.js';
 import { controlNames, controls, type ControlName } from './vm/resource-controls.js';
 import { SparesConfig, WarmConfig } from './vm/tiers/config.js';
-import { NetworkConfig, TsiConfig } from './vm/network-config.js';
+import { NetworkConfig, NetworksConfig, TsiConfig } from './vm/network-config.js';
 import { recoveries } from './vm/target-system.js';
 
 const controlLimits = Object.fromEntries(
@@ -34,6 +34,8 @@ export const XnjsConfig = z.strictObject({
     containers: z.string().optional(),
     /** For machines whose TSI is reached over a network (ADR 016). */
     network: NetworkConfig.optional(),
+    /** What of a network users' machines can have. */
+    networks: NetworksConfig.prefault({}),
   }),
   tsi: TsiConfig.prefault({}),
   images: z.strictObject({

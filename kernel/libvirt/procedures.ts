@@ -214,6 +214,19 @@ export const procedures = {
   network_lookup_by_name: row(46, { name: text }, { net: network }),
   network_create: row(39, { net: network }, {}),
   network_create_xml: row(40, { xml: text }, { net: network }),
+  network_get_xml_desc: row(43, { net: network, flags }, { xml: text }),
+  network_destroy: row(42, { net: network }, {}),
+  /** In this order since libvirt 7.2; servers before it take the first two for each other. */
+  network_update: row(
+    291,
+    { net: network, command: uint, section: uint, parent_index: int, xml: text, flags },
+    {},
+  ),
+  connect_list_all_networks: row(
+    283,
+    { need_results: int, flags },
+    { nets: array(network, maxListed), ret: uint },
+  ),
   network_get_dhcp_leases: row(
     341,
     { net: network, mac: maybeText, need_results: int, flags },

@@ -29,7 +29,8 @@ export type DomainLook = DomainView & {
 /** Definitions in libvirt's language. */
 export type NetworkDefinition = {
   readonly name: string;
-  readonly networkXml: string;
+  /** Absent: the network is not ours to make. */
+  readonly networkXml?: string;
   readonly filterXml: string;
 };
 
@@ -61,7 +62,7 @@ export type Hypervisor = {
    * @returns whether the domain is there
    */
   setControls(
-    system: Pick<TargetSystem, 'id' | 'driver' | 'parameters'>,
+    system: Pick<TargetSystem, 'id' | 'driver' | 'parameters' | 'card'>,
     names: readonly ChangeableName[],
   ): Promise<boolean>;
   /** What the domains that run have used since their start; those that do not answer at once are left out. */

@@ -21,6 +21,7 @@ import type {
   OwnDomain,
 } from './hypervisor.js';
 import { setControls } from './libvirt-controls.js';
+import { ensureNetwork } from './libvirt-networks.js';
 import { lookAtContainers, lookAtMachines, stopReasons, toPause, toState } from './libvirt-look.js';
 import type { ChangeableName, Driver, TargetSystem } from './target-system.js';
 import type { UsageSample } from './usage.js';
@@ -44,7 +45,6 @@ const operationInvalid = 55;
 /** Something else is being done with the domain. */
 const operationTimeout = 68;
 const noMetadata = 80;
-const noNetwork = 43;
 /** Takes the console away from whoever has it open. */
 const forceConsole = 1;
 /** It does not run; somebody else has the console; it has none of that kind (an earlier version's machine). */
@@ -171,7 +171,7 @@ export class LibvirtHypervisor implements Hypervisor {
   }
 
   async setControls(
-    system: Pick<TargetSystem, 'id' | 'driver' | 'parameters'>,
+    system: Pick<TargetSystem, 'id' | 'driver' | 'parameters' | 'card'>,
     names: readonly ChangeableName[],
   ): Promise<boolean> {
     const client = this.#client(system.driver);
@@ -274,16 +274,7 @@ export class LibvirtHypervisor implements Hypervisor {
   }
 
   async ensureNetwork(driver: Driver, network: NetworkDefinition): Promise<void> {
-    const client = this.#client(driver);
-    await client.call('nwfilter_define_xml', { xml: network.filterXml });
-    try {
-      const { net } = await client.call('network_lookup_by_name', { name: network.name });
-      await client.call('network_create', { net });
-    } catch (error) {
-      if (libvirtCode(error) === operationInvalid) return; // it is active
-      if (libvirtCode(error) !== noNetwork) throw error;
-      await client.call('network_create_xml', { xml: network.networkXml });
-    }
+    await ensureNetwork(this.#client(driver), network);
   }
 
   async addresses(driver: Driver, id: string): Promise<readonly string[]> {

@@ -8,6 +8,8 @@ import type { Evidence, TargetSystem } from './target-system.js';
 export type ParkingOptions = {
   readonly hypervisor: Pick<Hypervisor, 'find' | 'save' | 'restore'>;
   readonly records: { applyNow(id: string, event: VmEvent): Promise<void> };
+  /** Makes what it is plugged into: the host may have been started anew meanwhile. */
+  readonly plugIn: (record: TargetSystem) => Promise<void>;
   /** Lets go of its agent. */
   readonly unbind: (id: string) => Promise<void>;
   /** What is next is done at once. */
@@ -43,10 +45,12 @@ export class Parking {
     await this.#options.reconcile(id);
   }
 
-  async bringBack({ id, driver }: TargetSystem): Promise<void> {
-    const { hypervisor, require, reconcile } = this.#options;
+  async bringBack(record: TargetSystem): Promise<void> {
+    const { id, driver } = record;
+    const { hypervisor, plugIn, require, reconcile } = this.#options;
     await require();
     try {
+      await plugIn(record);
       await hypervisor.restore(driver, id);
     } catch (error) {
       if (isPassing(error)) throw error;

@@ -1,6 +1,7 @@
 import type { Clock } from '#kernel/clock.js';
 import type { Log } from '#kernel/log.js';
 import type { IdbSource } from '../idb/idb-source.js';
+import type { MachineNetworks } from './machine-networks.js';
 import type { Hypervisor } from './hypervisor.js';
 import type { ImageSearch, ImageSource } from './image-source.js';
 import type { ImageWish } from './image-wish.js';
@@ -64,6 +65,8 @@ export type TargetSystemsOptions = {
   readonly warm?: WarmOptions;
   /** Absent: images whose TSI is reached over a network are refused. */
   readonly network?: TsiNetwork;
+  /** What else of a network machines can have; absent: none. */
+  readonly networks?: MachineNetworks;
 };
 
 export type NewTargetSystem = {

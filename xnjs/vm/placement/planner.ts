@@ -1,4 +1,4 @@
-import type { ImageRecord } from '#imagerepo/contract.js';
+import type { ImageRecord, NetworkKind } from '#imagerepo/contract.js';
 import { formatDate, type Clock } from '#kernel/clock.js';
 import { chooseImage, nameOf, roomyEnough, unlike, type ChosenImage } from '../choose-image.js';
 import type { Hypervisor } from '../hypervisor.js';
@@ -8,6 +8,7 @@ import { chooseDriver, chooseParameters } from '../parameters.js';
 import { VmError } from '../state.js';
 import type { TargetSystem } from '../target-system.js';
 import type { TargetStore } from '../target-store.js';
+import type { MachineNetworks } from '../machine-networks.js';
 import { requireNetwork, type TsiNetwork } from '../tsi-network.js';
 import { costOf, type Cost, type Prices } from './cost.js';
 import { Flavours, type Bounds, type FlavourConfig, type SiteLimits } from './flavours.js';
@@ -32,6 +33,8 @@ export type PlannerOptions = {
   readonly clock: Clock;
   readonly limits: SiteLimits & { readonly perUser: number };
   readonly network?: TsiNetwork | undefined;
+  /** Absent: machines have no other. */
+  readonly networks?: Pick<MachineNetworks, 'require' | 'offered'> | undefined;
   /** Absent: there are none, and the limits alone hold. */
   readonly flavours?: FlavourConfig;
   /** Absent: there is none but the number of target systems of each user. */
@@ -99,10 +102,12 @@ export class Planner {
     const driver = chooseDriver(image.metadata, hypervisor.available());
     const { parameters: asked, atLeast } = wish;
     const size = atLeast === true ? roomyEnough(asked, image.metadata) : asked;
+    const parameters = chooseParameters(size, image, driver, bounds);
+    await this.#requireKind(parameters.network, asked.network?.field, { driver, ...image });
     const counted = countsFor(this.#quota, requester);
     return {
       ...{ image, why, driver },
-      parameters: chooseParameters(size, image, driver, bounds),
+      parameters,
       ...(bounds.flavour !== undefined && {
         flavour: bounds.flavour,
         limits: { ...bounds.controls, maxLifetimeSeconds: bounds.lifetimeSeconds.max },
@@ -134,6 +139,18 @@ export class Planner {
   /** The quotas of a user, and what is used of each. */
   async quotaOf(ownerDn: string, requester: Requester): Promise<QuotaUse[]> {
     return await this.#withUse(quotasOf(this.#quota, ownerDn, countsFor(this.#quota, requester)));
+  }
+
+  /** @throws `BAD_REQUEST` the site does not offer it, or the image cannot have it */
+  async #requireKind(
+    kind: NetworkKind = 'none',
+    field = "the image's requirements.network",
+    machine: Pick<Plan, 'driver'> & Pick<ImageRecord, 'metadata'>,
+  ): Promise<void> {
+    const { networks } = this.#options;
+    if (kind === 'none') return;
+    if (!networks) throw new VmError('BAD_REQUEST', `${field}: this site offers none`);
+    await networks.require(kind, field, machine);
   }
 
   async #withUse(quotas: readonly Quota[]): Promise<QuotaUse[]> {
