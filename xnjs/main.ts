@@ -51,6 +51,7 @@ import { JobMachines } from './vm/job-machines.js';
 import { JobReplacements } from './vm/job-replacements.js';
 import { LibvirtHypervisor } from './vm/libvirt-hypervisor.js';
 import { openNetwork } from './vm/network-config.js';
+import { openNetworks } from './vm/open-networks.js';
 import type { Driver } from './vm/target-system.js';
 import { placementOf } from './vm/placement/config.js';
 import { recordStarts } from './vm/placement/starts.js';
@@ -266,6 +267,7 @@ async function openSystems(
   const probes = await connectHypervisors(config, scope, log, []);
   const installationId = await readInstallationId(stateDirectory);
   const network = await openNetwork(config, scope, log);
+  const networks = openNetworks(config, { clients, installationId, log });
   const common = { clock: systemClock, log };
   const starts = createStartStore(database);
   const { targets, spares } = createTargetStores(database, () => feed.wake(), lease);
@@ -305,6 +307,7 @@ async function openSystems(
         availableMiB,
       },
       placement: { ...placementOf(targetSystems), starts },
+      networks,
       ...(network && { network }),
       idb,
       ...common,

@@ -61,7 +61,7 @@ export const Plan = z
     flavour: text.optional(),
     parameters: z
       .object({ cpus: z.number(), memoryMiB: z.number() })
-      .catchall(z.number().optional()),
+      .catchall(z.union([z.number(), text]).optional()),
     terminationTime: date.optional().describe('Absent: until it is deleted, or its job is'),
     quota: z.array(Quota).describe('With it'),
     cost: z.object({

@@ -64,11 +64,23 @@ export class Comparison {
       await this.#orphans.judge(driver, domains);
       await this.#orphans.sweep(domains);
       const known = new Set(domains.map(({ id }) => id));
+      await this.#sweepNetworks(driver, known);
       for (const id of bound)
         if (!known.has(id))
           onDomain({ id, state: 'stopped', reason: 'the domain no longer exists' });
     } catch (error) {
       log.warn({ driver, err: error }, 'the hypervisor could not be compared with our records');
     }
+  }
+
+  /** @param present domains of ours */
+  async #sweepNetworks(driver: Driver, present: ReadonlySet<string>): Promise<void> {
+    const { records, require } = this.#options;
+    const { networks, store } = this.#options.systems;
+    await networks?.sweep(driver, async (id) => {
+      if (records.find(id) || present.has(id) || !(await store.wasRemoved(id))) return false;
+      await require();
+      return true;
+    });
   }
 }

@@ -98,8 +98,15 @@ export type Hypervisor = {
   screenshot(driver: Driver, id: string): Promise<Readable>;
   /** Makes a network and its filter if they are missing. May be repeated. */
   ensureNetwork(driver: Driver, network: NetworkDefinition): Promise<void>;
-  /** Those that the hypervisor has given to the domain's network cards; what the guest says counts nothing. */
-  addresses(driver: Driver, id: string): Promise<readonly string[]>;
+  /**
+   * Those that the hypervisor has given to the domain's network cards; what the guest says counts nothing.
+   * @param source `neighbours`: the host has seen them, in a network where others give addresses
+   */
+  addresses(
+    driver: Driver,
+    id: string,
+    source?: 'leases' | 'neighbours',
+  ): Promise<readonly string[]>;
   /** A domain of ours has changed. */
   onDomain(listener: (domain: DomainView) => void): () => void;
   /** A driver answers again after it did not: compare. */

@@ -49,8 +49,8 @@ const noMetadata = 80;
 const forceConsole = 1;
 /** It does not run; somebody else has the console; it has none of that kind (an earlier version's machine). */
 const consoleRefusals: ReadonlySet<unknown> = new Set([operationInvalid, 9, 1]);
-/** Source of addresses: the network's DHCP server. */
-const leases = 0;
+/** Sources of addresses: the network's DHCP server, and whom the host has talked to. */
+const addressSources = { leases: 0, neighbours: 2 } as const;
 /** The machine runs when it is restored. */
 const saveRunning = 2;
 const memoryTimeoutMs = 120_000;
@@ -277,11 +277,15 @@ export class LibvirtHypervisor implements Hypervisor {
     await ensureNetwork(this.#client(driver), network);
   }
 
-  async addresses(driver: Driver, id: string): Promise<readonly string[]> {
+  async addresses(
+    driver: Driver,
+    id: string,
+    source: keyof typeof addressSources = 'leases',
+  ): Promise<readonly string[]> {
     const client = this.#client(driver);
     const dom = await this.#lookUp(client, id);
     if (!dom) return [];
-    const call = { dom, source: leases, flags: 0 };
+    const call = { dom, source: addressSources[source], flags: 0 };
     const { ifaces } = await client.call('domain_interface_addresses', call);
     return ifaces.flatMap(({ addrs }) => addrs.map(({ addr }) => addr));
   }

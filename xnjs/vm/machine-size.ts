@@ -104,7 +104,9 @@ export function readParameterChange(
 ): ParameterChange {
   const size = readMachineSize(section, values, 'refuse');
   const change: Partial<Record<ChangeableName, Asked | null>> = {};
-  for (const [name, asked] of Object.entries(size)) {
+  const { network, ...numbers } = size;
+  if (network) throw new VmError('BAD_REQUEST', `${network.field}: ${fixed}`);
+  for (const [name, asked] of Object.entries(numbers)) {
     if (name !== 'memoryMiB' && !isControl(name))
       throw new VmError('BAD_REQUEST', `${asked.field}: ${reasons[name] ?? fixed}`);
     change[name] = asked;

@@ -9,7 +9,7 @@ import { Parking } from './parking.js';
 import { Queues } from './queues.js';
 import type { SystemRecords } from './system-records.js';
 import type { TargetBinding } from './target-binding.js';
-import type { Evidence, TargetSystem } from './target-system.js';
+import type { Driver, Evidence, TargetSystem } from './target-system.js';
 import type { TargetSystemsOptions } from './target-systems-options.js';
 import type { SparePool } from './tiers/spare-pool.js';
 import type { Templates } from './tiers/templates.js';
@@ -90,6 +90,7 @@ export class Machines implements AsyncDisposable {
       ...{ records, hypervisor: options.hypervisor, clock: options.clock },
       unbind: (id) => this.#agents.unbind(id),
       reconcile: (id) => this.reconcile(id),
+      plugIn: async (record) => await options.networks?.ensure(record),
       require,
     });
     this.#comparison = new Comparison({
@@ -133,13 +134,19 @@ export class Machines implements AsyncDisposable {
     const { hypervisor } = this.#options;
     this.#unsubscribe.push(
       hypervisor.onDomain((domain) => this.#onDomain(domain)),
-      hypervisor.onAvailable((driver) => this.#spawn(this.#comparison.compare(driver))),
+      hypervisor.onAvailable((driver) => this.#meet(driver)),
     );
-    for (const driver of hypervisor.available()) this.#spawn(this.#comparison.compare(driver));
+    for (const driver of hypervisor.available()) this.#meet(driver);
     this.#spawn(this.#queues.watch());
     this.#spawn(this.#watch.watch());
     this.#spawn(this.#comparison.watch());
     this.#spawn(this.#agents.watchGuests());
+  }
+
+  /** A hypervisor that has not answered before does. */
+  #meet(driver: Driver): void {
+    this.#spawn(this.#comparison.compare(driver));
+    if (this.#options.networks) this.#spawn(this.#options.networks.check(driver));
   }
 
   /** Hears of nothing any more; what is bound stays so. */
@@ -289,6 +296,7 @@ export class Machines implements AsyncDisposable {
     await this.#meter?.measureLast(record);
     await this.#require();
     await this.#options.hypervisor.remove(record.driver, record.id);
+    await this.#options.networks?.release(record);
     await this.#meter?.end(record.id);
   }
 

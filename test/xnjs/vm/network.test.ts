@@ -4,7 +4,7 @@ import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { describe, it } from 'node:test';
-import { filterXml, networkXml, type MachineNetwork } from '#xnjs/vm/network.js';
+import { networkDefinition, type MachineNetwork } from '#xnjs/vm/network.js';
 import { domainXml } from '#xnjs/vm/domain-xml.js';
 import { noNamespace, runInNamespace } from './namespace.js';
 import { aTargetSystem, anImageMetadata } from './samples.js';
@@ -34,8 +34,8 @@ const paths = {
 const installation = '11111111-2222-4333-8444-555555555555';
 
 const documents = {
-  network: networkXml(network),
-  nwfilter: filterXml(network),
+  network: networkDefinition(network).networkXml ?? '',
+  nwfilter: networkDefinition(network).filterXml,
   domain: domainXml(system, paths, installation, network),
 };
 const validator = spawnSync('virt-xml-validate', ['--version']).error
@@ -63,12 +63,12 @@ describe('the network of machines', () => {
   ] as const;
   for (const [serverAddress, prefixLength, start, end] of ranges)
     it(`gives machines ${start} to ${end} beside ${serverAddress}/${prefixLength}`, () => {
-      const xml = networkXml({ ...network, serverAddress, prefixLength });
-      assert.match(xml, new RegExp(`<range start="${start}" end="${end}">`));
+      const { networkXml } = networkDefinition({ ...network, serverAddress, prefixLength });
+      assert.match(networkXml ?? '', new RegExp(`<range start="${start}" end="${end}">`));
     });
 
   it('has one filter for ever, and a card of its own for each machine', () => {
-    assert.equal(filterXml(network), documents.nwfilter);
+    assert.equal(networkDefinition(network).filterXml, documents.nwfilter);
     const other = { ...system, id: '6b3f0c1e-8d52-4a94-9a50-0f0e3a1f2b3c' };
     const mac = (xml: string): string => /<mac address="([^"]+)"/.exec(xml)?.[1] ?? '';
     assert.match(mac(documents.domain), /^52(:[0-9a-f]{2}){5}$/);
