@@ -13,6 +13,7 @@ export type NewSite = {
   readonly cpus?: number;
   readonly memory?: number;
   readonly disk?: number;
+  readonly network?: string;
   readonly flavour?: string;
   readonly until?: string;
   readonly tag?: readonly string[];
@@ -70,11 +71,13 @@ export async function planSite(
   printPlan((await session.service.call('POST', '/sites', wish)).body, asJson);
 }
 
-function wishOf(image: Wanted, { cpus, memory, disk, flavour, until, tag = [] }: NewSite) {
+function wishOf(image: Wanted, options: NewSite) {
+  const { cpus, memory, disk, network, flavour, until, tag = [] } = options;
   const parameters = {
     ...(cpus && { cpus }),
     ...(memory && { memoryMiB: memory }),
     ...(disk && { diskMiB: disk }),
+    ...(network !== undefined && { network }),
   };
   return {
     ...{ image, parameters, tags: [...tag] },

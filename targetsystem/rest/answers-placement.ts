@@ -18,6 +18,7 @@ export const Flavour = z.object({
   diskMiB: range,
   lifetimeSeconds: range,
   controls: z.record(z.string(), z.number()).describe('The most of each resource control'),
+  networks: z.array(text).optional().describe('Beside none; absent: all of the site'),
 });
 
 const amounts = { targetSystems: z.number(), cpus: z.number(), memoryMiB: z.number() };
@@ -43,6 +44,7 @@ export const Factory = z
     ...owned,
     ...offer,
     flavours: z.array(Flavour).describe('Sizes by name that the caller may have'),
+    networks: z.array(text).describe('What of a network machines can have'),
     quota: z.array(Quota).optional().describe('That target systems of the caller count on'),
     prices: Prices.optional(),
   })

@@ -26,6 +26,7 @@ export async function renderPlacement(
   caller: Caller,
 ): Promise<{
   flavours: Rendered<typeof Flavour>[];
+  networks: readonly string[];
   quota?: Rendered<typeof Quota>[];
   prices?: Rendered<typeof Prices>;
 }> {
@@ -33,6 +34,7 @@ export async function renderPlacement(
   const { prices } = planner;
   return {
     flavours: planner.flavours.offered(requester).map(renderFlavour),
+    networks: planner.offeredNetworks,
     // strangers have none
     ...(caller.role !== 'anonymous' && {
       quota: (await planner.quotaOf(caller.dn, requester)).map(renderQuota),
@@ -45,11 +47,12 @@ function renderFlavour({
   name,
   description,
   isDefault,
-  bounds: { controls, cpus, memoryMiB, diskMiB, lifetimeSeconds },
+  bounds: { controls, networks, cpus, memoryMiB, diskMiB, lifetimeSeconds },
 }: OfferedFlavour): Rendered<typeof Flavour> {
   return {
     ...{ name, description, default: isDefault },
     ...{ cpus, memoryMiB, diskMiB, lifetimeSeconds },
+    ...(networks && { networks }),
     controls: Object.fromEntries(
       Object.entries(controls).flatMap(([control, most]) =>
         most === undefined ? [] : [[control, most]],

@@ -17,7 +17,8 @@ import { createTargetStore, targetMigrations } from '#xnjs/persistence/sql-targe
 import { transferMigrations } from '#xnjs/persistence/transfer-store.js';
 import type { ImageSearch, ImageSource } from '#xnjs/vm/image-source.js';
 import { LibvirtHypervisor } from '#xnjs/vm/libvirt-hypervisor.js';
-import { NetworkConfig, openNetwork, TsiConfig } from '#xnjs/vm/network-config.js';
+import { NetworkConfig, NetworksConfig, openNetwork, TsiConfig } from '#xnjs/vm/network-config.js';
+import { openNetworks } from '#xnjs/vm/open-networks.js';
 import { TargetSystems } from '#xnjs/vm/target-systems.js';
 import { Workspace } from '#xnjs/vm/workspace.js';
 import { newEngine } from '../job/rig.js';
@@ -25,7 +26,7 @@ import { stagingOf } from '../staging/wiring.js';
 
 export const ownerDn = 'CN=Tester \\"T\\" $HOME `id`,O=Grid';
 export const bootMs = 240_000;
-const installationId = '11111111-2222-4333-8444-555555555555';
+export const installationId = '11111111-2222-4333-8444-555555555555';
 
 export type NetworkServer = Awaited<ReturnType<typeof startServer>>;
 
@@ -52,12 +53,17 @@ export type NetworkServerOptions = {
   readonly images: readonly BuiltImage[];
   /** What the server proves itself by to TSIs. */
   readonly tls?: object;
+  /** What of a network machines can have; absent: none. */
+  readonly networks?: object;
   /** Of the libvirt that runs the machines. */
   readonly uri: string;
 };
 
 /** Engine and target systems on one state directory: what a server is, to be started again. */
-export async function startServer(directory: string, { images, tls, uri }: NetworkServerOptions) {
+export async function startServer(
+  directory: string,
+  { images, tls, networks, uri }: NetworkServerOptions,
+) {
   const scope = new Scope();
   const url = `sqlite:${join(directory, 'server.sqlite')}`;
   const database = scope.use(await openDatabase({ url, log: silentLog }));
@@ -70,7 +76,11 @@ export async function startServer(directory: string, { images, tls, uri }: Netwo
   const client = scope.use(await LibvirtClient.connect({ uri, log: silentLog }));
   const common = { clock: systemClock, log: silentLog };
   const config = {
-    hypervisor: { network: NetworkConfig.parse({}) },
+    hypervisor: {
+      network: NetworkConfig.parse({}),
+      networks: NetworksConfig.parse(networks ?? {}),
+      machines: uri,
+    },
     tsi: TsiConfig.parse({ tls }),
   };
   const network = await openNetwork(config, scope, silentLog);
@@ -88,7 +98,8 @@ export async function startServer(directory: string, { images, tls, uri }: Netwo
       installationId,
       bootTimeoutMs: bootMs,
       heartbeatMs: 500,
-      limits: { cpus: 1, memoryMiB: 512, perUser: 4 },
+      limits: { cpus: 1, memoryMiB: 512, perUser: 8 },
+      networks: openNetworks(config, { clients: { qemu: client }, installationId, log: silentLog }),
       ...(network && { network }),
       ...common,
     }),

@@ -84,6 +84,11 @@ export class Planner {
     this.flavours = new Flavours(flavours, limits);
   }
 
+  /** Of all kinds. */
+  get offeredNetworks(): readonly NetworkKind[] {
+    return this.#options.networks?.offered ?? ['none'];
+  }
+
   get prices(): Prices | undefined {
     return this.#options.prices;
   }
