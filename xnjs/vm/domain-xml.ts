@@ -46,7 +46,10 @@ export function domainXml(
     element('metadata', {}, markElement(system, installationId, epoch)),
     ...sizeXml(system),
   ];
-  const body = system.driver === 'lxc' ? container(system, paths) : machine(system, paths, cardOf(system, installationId, network));
+  const body =
+    system.driver === 'lxc'
+      ? container(system, paths)
+      : machine(system, paths, cardOf(system, installationId, network));
   return toXml(element('domain', { type: system.driver }, ...common, ...body));
 }
 
@@ -63,11 +66,7 @@ function cardOf(
     : undefined;
 }
 
-function machine(
-  system: MachineSpec,
-  paths: DomainPaths,
-  card: XmlNode | undefined,
-): XmlNode[] {
+function machine(system: MachineSpec, paths: DomainPaths, card: XmlNode | undefined): XmlNode[] {
   const { metadata } = system.image;
   const boot = [commandLine, `vsite.name=${hostName(system)}`, metadata.boot.commandLine];
   return [

@@ -11,6 +11,7 @@ import {
 } from './network-card.js';
 import type { NetworksConfig } from './network-config.js';
 import { filterXml, guestRules, hostMac } from './network-filter.js';
+import { isLocal, type Seat } from './hosts/host.js';
 import { bareNetworkXml, dhcpNetworkXml } from './network-xml.js';
 import { isPassing } from './passing.js';
 import { VmError } from './state.js';
@@ -41,6 +42,8 @@ export class MachineNetworks {
   /** Chosen, and not yet in a record. */
   readonly #promised = new Map<string, Held>();
   #checked: Promise<void> = Promise.resolve();
+  /** Of the machines here; absent: it has not answered yet. */
+  #driver: Driver | undefined;
 
   constructor(options: MachineNetworksOptions) {
     this.#options = options;
@@ -117,19 +120,25 @@ export class MachineNetworks {
     else await hypervisor.removeHost(driver, name, card.mac);
   }
 
-  /** Finds out what the host can do of what is configured. Its outcome counts for what is asked later. */
-  check(driver: Driver): Promise<void> {
-    if (driver !== 'lxc') this.#checked = this.#check(driver);
-    return this.#checked;
+  /**
+   * Finds out what the host can do of what is configured. Its outcome counts for what is asked later. Other
+   * hosts' networks are not offered: what there must not be reached is not known here.
+   */
+  async check(seat: Seat): Promise<void> {
+    if (seat.driver === 'lxc' || !isLocal(seat)) return;
+    this.#driver = seat.driver;
+    this.#checked = this.#check(seat.driver);
+    await this.#checked;
   }
 
   /**
    * Removes networks of target systems that were removed, where nothing of them is left.
    * @param isGone whether that is proven
    */
-  async sweep(driver: Driver, isGone: (targetId: string) => Promise<boolean>): Promise<void> {
-    if (driver === 'lxc' || !this.#options.config.isolated) return;
-    const { hypervisor } = this.#options;
+  async sweep(isGone: (targetId: string) => Promise<boolean>): Promise<void> {
+    const { hypervisor, config } = this.#options;
+    const driver = this.#driver;
+    if (driver === undefined || !config.isolated) return;
     for (const { name, targetId } of await hypervisor.listNetworks(driver)) {
       if (targetId === undefined || !(await isGone(targetId))) continue;
       this.#log.warn({ vmId: targetId, network: name }, 'a network of nobody is removed');

@@ -1,12 +1,13 @@
 import type { Clock } from '#kernel/clock.js';
 import { errorText } from '#kernel/errors.js';
+import type { Seat } from './hosts/host.js';
 import type { Hypervisor } from './hypervisor.js';
 import { isPassing } from './passing.js';
 import type { VmEvent } from './state.js';
 import type { Evidence, TargetSystem } from './target-system.js';
 
 export type ParkingOptions = {
-  readonly hypervisor: Pick<Hypervisor, 'find' | 'save' | 'restore'>;
+  readonly hosts: { of(seat: Pick<Seat, 'host'>): Pick<Hypervisor, 'find' | 'save' | 'restore'> };
   readonly records: { applyNow(id: string, event: VmEvent): Promise<void> };
   /** Makes what it is plugged into: the host may have been started anew meanwhile. */
   readonly plugIn: (record: TargetSystem) => Promise<void>;
@@ -31,12 +32,13 @@ export class Parking {
   }
 
   /** Its memory goes to disk. */
-  async park({ id, driver }: TargetSystem): Promise<void> {
-    const { hypervisor, unbind, require } = this.#options;
+  async park(record: TargetSystem): Promise<void> {
+    const { id, driver } = record;
+    const { hosts, unbind, require } = this.#options;
     await unbind(id);
     await require();
     try {
-      if (await hypervisor.save(driver, id)) await this.#tell(id, 'frozen', 'parked on disk');
+      if (await hosts.of(record).save(driver, id)) await this.#tell(id, 'frozen', 'parked on disk');
       else await this.#tell(id, 'stopped', 'the machine stopped before it was parked');
     } catch (error) {
       if (isPassing(error)) throw error;
@@ -47,11 +49,11 @@ export class Parking {
 
   async bringBack(record: TargetSystem): Promise<void> {
     const { id, driver } = record;
-    const { hypervisor, plugIn, require, reconcile } = this.#options;
+    const { hosts, plugIn, require, reconcile } = this.#options;
     await require();
     try {
       await plugIn(record);
-      await hypervisor.restore(driver, id);
+      await hosts.of(record).restore(driver, id);
     } catch (error) {
       if (isPassing(error)) throw error;
       await this.#tell(id, 'frozen', `could not be brought back: ${errorText(error)}`, 'server');
@@ -60,10 +62,11 @@ export class Parking {
   }
 
   /** Leaves it on disk, unless somebody else has started it. */
-  async leave({ id, driver }: TargetSystem): Promise<void> {
-    const { hypervisor, unbind, reconcile } = this.#options;
+  async leave(record: TargetSystem): Promise<void> {
+    const { id, driver } = record;
+    const { hosts, unbind, reconcile } = this.#options;
     await unbind(id);
-    const domain = await hypervisor.find(driver, id);
+    const domain = await hosts.of(record).find(driver, id);
     if (!domain || domain.state === 'stopped') return;
     await this.#tell(id, 'thaw', 'the machine was started by somebody else');
     await reconcile(id);

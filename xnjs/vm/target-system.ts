@@ -52,7 +52,10 @@ export type StartTier = 'spare' | 'warm' | 'cold' | 'fetch';
 export type Start = { readonly tier: StartTier; readonly reason: string };
 
 /** What a machine is made of, whoever it is for. */
-export type MachineSpec = Pick<TargetSystem, 'id' | 'image' | 'parameters' | 'driver' | 'card'>;
+export type MachineSpec = Pick<
+  TargetSystem,
+  'id' | 'image' | 'parameters' | 'driver' | 'host' | 'card'
+>;
 
 /** One target system and its virtual machine: the durable record. */
 export type TargetSystem = {
@@ -83,6 +86,10 @@ export type TargetSystem = {
   /** Changes of parameters that the hypervisor has not confirmed yet. */
   readonly unapplied?: readonly ChangeableName[];
   readonly driver: Driver;
+  /** That its machine is on, by name (ADR 034). */
+  readonly host: string;
+  /** Why there. */
+  readonly placement?: string;
   readonly state: VmState;
   readonly evidence: Evidence;
   /** What each source says of the machine while there is one: what the state is made of. */

@@ -15,6 +15,7 @@ import { jobMigrations } from '#xnjs/persistence/job-models.js';
 import { createJobStore } from '#xnjs/persistence/job-store.js';
 import { createTargetStore, targetMigrations } from '#xnjs/persistence/sql-target-store.js';
 import { transferMigrations } from '#xnjs/persistence/transfer-store.js';
+import { oneHost } from '#xnjs/vm/hosts/hosts.js';
 import type { ImageSearch, ImageSource } from '#xnjs/vm/image-source.js';
 import { LibvirtHypervisor } from '#xnjs/vm/libvirt-hypervisor.js';
 import { NetworkConfig, NetworksConfig, openNetwork, TsiConfig } from '#xnjs/vm/network-config.js';
@@ -92,7 +93,7 @@ export async function startServer(
   const systems = scope.use(
     new TargetSystems({
       store: createTargetStore(database),
-      hypervisor,
+      hosts: oneHost(hypervisor, silentLog),
       images: imagesOf(images),
       workspace: new Workspace(join(directory, 'state')),
       installationId,

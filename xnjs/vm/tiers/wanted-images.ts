@@ -76,7 +76,10 @@ export class WantedImages {
       if (metadata.tsi.transport === 'channel' && network === 'none')
         image = { id, metadata, parts };
       else if (!known)
-        log.warn({ image: reference }, 'an image with a network or a TSI of its own cannot have spares');
+        log.warn(
+          { image: reference },
+          'an image with a network or a TSI of its own cannot have spares',
+        );
     } catch (error) {
       if (asGridError(error)?.row.retry === true) throw error;
       if (!known)
