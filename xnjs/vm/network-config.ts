@@ -7,6 +7,13 @@ import { overlap } from './ipv4.js';
 import type { TsiNetwork } from './tsi-network.js';
 import { CallbackRange } from '../tsi/callback-range.js';
 
+/** A host's address and the size of its network: `10.178.0.1/16` */
+const hostInNetwork = (longestPrefix: number) =>
+  z.cidrv4('must be an address with a prefix, such as 10.178.0.1/16').refine((text) => {
+    const prefixLength = Number(text.split('/')[1]);
+    return prefixLength >= 8 && prefixLength <= longestPrefix;
+  }, `must have a prefix of 8 to ${longestPrefix} bits`);
+
 /** libvirt's network for machines whose TSI is reached by TCP; made if it is missing. */
 export const NetworkConfig = z.strictObject({
   name: z
@@ -14,11 +21,9 @@ export const NetworkConfig = z.strictObject({
     .regex(/^[A-Za-z0-9_-]{1,50}$/)
     .default('vsite'),
   /** The server's address in it and the size of the network: `10.177.0.1/16` */
-  server: z.templateLiteral([z.ipv4(), '/', z.int().min(8).max(30)]).default('10.177.0.1/16'),
+  server: hostInNetwork(30).default('10.177.0.1/16'),
 });
 
-/** A host's address and the size of its network: `10.178.0.1/16` */
-const hostInNetwork = z.templateLiteral([z.ipv4(), '/', z.int().min(8).max(29)]);
 const range = z.union([z.cidrv4(), z.ipv4()], 'must be an IPv4 address or network');
 /** What is nobody's in the world: this host, private networks, metadata services, many at once. */
 const privateRanges = [
@@ -34,7 +39,7 @@ export const NetworksConfig = z
     /** Out to the world, behind the host's address. */
     nat: z
       .strictObject({
-        host: hostInNetwork.default('10.178.0.1/16'),
+        host: hostInNetwork(29).default('10.178.0.1/16'),
         /** Whether machines of one owner reach each other; those of others never do. */
         peers: z.boolean().default(false),
         /** Whether the host answers questions for names. */
