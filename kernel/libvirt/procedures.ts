@@ -233,6 +233,7 @@ export const procedures = {
     { leases: array(lease, 65_536), ret: uint },
   ),
 
+  connect_num_of_nwfilters: row(178, {}, { num: int }),
   nwfilter_lookup_by_name: row(175, { name: text }, { nwfilter }),
   nwfilter_define_xml: row(180, { xml: text }, { nwfilter }),
 } as const;
