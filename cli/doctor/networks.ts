@@ -4,7 +4,7 @@ import { errorText } from '#kernel/errors.js';
 import { LibvirtClient } from '#kernel/libvirt/client.js';
 import { silentLog } from '#kernel/log.js';
 import type { TargetsystemConfig } from '#targetsystem/main.js';
-import { whyNoUserNetwork } from '#xnjs/vm/user-network.js';
+import { whyNoUserNetwork } from '#kernel/libvirt/network-namespace.js';
 
 /** Why kinds of networks that are configured could not be had; what only a start can tell is not among it. */
 export async function networkFaults({

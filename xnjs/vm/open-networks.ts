@@ -3,7 +3,7 @@ import type { Log } from '#kernel/log.js';
 import { LibvirtNetworks } from './libvirt-networks.js';
 import { MachineNetworks } from './machine-networks.js';
 import type { NetworksConfig } from './network-config.js';
-import { whyNoUserNetwork } from './user-network.js';
+import { whyNoUserNetwork } from '#kernel/libvirt/network-namespace.js';
 
 /** Networks of users' machines, on the hypervisor that makes these. */
 export function openNetworks(

@@ -9,7 +9,7 @@ import type { NetworkHypervisor, OwnNetwork } from '#xnjs/vm/libvirt-networks.js
 import { MachineNetworks } from '#xnjs/vm/machine-networks.js';
 import { chooseCard, type NetworkCard } from '#xnjs/vm/network-card.js';
 import { NetworksConfig } from '#xnjs/vm/network-config.js';
-import { whyNoUserNetwork } from '#xnjs/vm/user-network.js';
+import { whyNoUserNetwork } from '#kernel/libvirt/network-namespace.js';
 import { aTargetSystem, anImageMetadata } from './samples.js';
 
 const networks = NetworksConfig.parse({
@@ -215,7 +215,10 @@ describe('QEMU’s own networking', () => {
       mkdirSync(join(proc, pid, 'ns'), { recursive: true });
       mkdirSync(join(proc, pid, 'net'));
       symlinkSync(`net:[${namespace}]`, join(proc, pid, 'ns', 'net'));
-      writeFileSync(join(proc, pid, 'net', 'unix'), `0: 2 0 10000 1 1 7 ${path}\n`);
+      writeFileSync(
+        join(proc, pid, 'net', 'unix'),
+        `0: 00000002 00000000 00010000 0001 01 7 ${path}\n1: 00000003 00000000 00000000 0001 03 8 ${socket}\n`,
+      );
     }
     return check(proc).finally(() => rmSync(proc, { recursive: true }));
   }

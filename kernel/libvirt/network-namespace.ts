@@ -1,6 +1,8 @@
 import { readdir, readFile, readlink } from 'node:fs/promises';
 import { join } from 'node:path';
 
+/** The kernel's flag for it, in hexadecimal. */
+const listening = '00010000';
 const usualSocket = '/run/libvirt/libvirt-sock';
 
 /**
@@ -26,12 +28,18 @@ export async function whyNoUserNetwork(
     if (namespace === '' || seen.has(namespace)) continue;
     seen.add(namespace);
     const sockets = await readFile(join(proc, pid, 'net', 'unix'), 'utf8').catch(() => '');
-    if (!sockets.split('\n').some((line) => line.endsWith(` ${socket}`))) continue;
+    if (!sockets.split('\n').some((line) => isListening(line, socket))) continue;
     if (shared.includes(namespace))
       return "libvirtd is in the host's network, whose loopback it would reach";
     return undefined;
   }
   return 'it cannot be seen which network namespace libvirtd is in';
+}
+
+/** Ends of connections to it have its name too, and are those of whoever connected. */
+function isListening(line: string, path: string): boolean {
+  const [, , , flags] = line.split(' ');
+  return flags === listening && line.endsWith(` ${path}`);
 }
 
 function socketOf(uri: string | undefined): string | undefined {
