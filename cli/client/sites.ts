@@ -15,6 +15,7 @@ export type NewSite = {
   readonly disk?: number;
   readonly network?: string;
   readonly flavour?: string;
+  readonly hostLabel?: readonly string[];
   readonly until?: string;
   readonly tag?: readonly string[];
 };
@@ -72,7 +73,7 @@ export async function planSite(
 }
 
 function wishOf(image: Wanted, options: NewSite) {
-  const { cpus, memory, disk, network, flavour, until, tag = [] } = options;
+  const { cpus, memory, disk, network, flavour, hostLabel = [], until, tag = [] } = options;
   const parameters = {
     ...(cpus && { cpus }),
     ...(memory && { memoryMiB: memory }),
@@ -82,6 +83,7 @@ function wishOf(image: Wanted, options: NewSite) {
   return {
     ...{ image, parameters, tags: [...tag] },
     ...(flavour !== undefined && { flavour }),
+    ...(hostLabel.length > 0 && { hostLabels: [...hostLabel] }),
     ...(until !== undefined && { terminationTime: until }),
   };
 }

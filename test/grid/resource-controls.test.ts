@@ -92,7 +92,7 @@ describe('resource controls of a real machine', { skip: noMachines }, () => {
       'this server, at the loopback': ['10.0.2.2', port],
       'this server, by its address': ['127.0.0.1', port],
     } as const;
-    assert.deepEqual(JSON.parse(await printed(tryAllScript(targets))), {
+    assert.deepEqual(JSON.parse(await printed(tryAllScript(targets, 3))), {
       'a service in the namespace': 'open',
       'this server, at the loopback': 'ECONNREFUSED',
       'this server, by its address': 'ECONNREFUSED',
@@ -124,7 +124,9 @@ describe('resource controls of a real machine', { skip: noMachines }, () => {
     assert.equal(status, 'FAILED');
     assert.equal(await printed('echo well'), 'well\n');
     const { usage } = await shownSite();
-    assert.ok(usage!['memoryPeakMiB']! < 384 + 256, `QEMU has had ${usage!['memoryPeakMiB']} MiB`);
+    // software emulation keeps what it has translated, up to 1 GiB
+    const most = 384 + 1_024;
+    assert.ok(usage!['memoryPeakMiB']! < most, `QEMU has had ${usage!['memoryPeakMiB']} MiB`);
   });
 
   it('end a machine when its life time is over, whatever runs there', async () => {

@@ -88,7 +88,7 @@ export class Machines implements AsyncDisposable {
       tiers: { spares, templates },
     });
     this.#parking = new Parking({
-      ...{ records, hosts: options.hosts, clock: options.clock },
+      ...{ records, hosts: options.hosts, workspace: options.workspace, clock: options.clock },
       unbind: (id) => this.#agents.unbind(id),
       reconcile: (id) => this.reconcile(id),
       plugIn: async (record) => await options.networks?.ensure(record),
@@ -279,11 +279,13 @@ export class Machines implements AsyncDisposable {
     // also where its host does not answer, which nobody hears an agent through
     this.#spawn(this.#agents.expect(record));
     const domain = await this.#options.hosts.of(record).find(record.driver, record.id);
-    if (domain?.isSaved === true) {
+    const runs = domain !== undefined && domain.state !== 'stopped';
+    if (domain?.isSaved === true || (!runs && record.parkedOn !== undefined)) {
       await this.#parking.bringBack(record);
       return;
     }
-    if (domain && domain.state !== 'stopped') {
+    if (runs) {
+      await this.#parking.settle(record);
       await this.reapplyParameters(record.id);
       this.#agents.bind(record);
       this.#spawn(this.mark(record));

@@ -90,6 +90,8 @@ export type TargetSystem = {
   readonly host: string;
   /** Why there. */
   readonly placement?: string;
+  /** What its host must have. */
+  readonly hostLabels?: readonly string[];
   readonly state: VmState;
   readonly evidence: Evidence;
   /** What each source says of the machine while there is one: what the state is made of. */
@@ -117,6 +119,11 @@ export type TargetSystem = {
   readonly lostJobs?: string;
   /** It is to be parked on disk, or is; absent: it is to run. */
   readonly desired?: 'suspended';
+  /**
+   * Its memory is in a file of ours, and no host has its domain; what a host must be equal to that takes it.
+   * Absent: it runs, or its host has its memory.
+   */
+  readonly parkedOn?: string;
   /** ms since the epoch: since when its time does not count. */
   readonly frozenSinceMs?: number;
   /** What its boot's marks count from; absent: when it was asked for. */

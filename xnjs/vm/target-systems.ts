@@ -10,6 +10,7 @@ import { MachineConsoles } from './machine-consoles.js';
 import { Machines } from './machines.js';
 import { changeParameters } from './parameters.js';
 import { driverAbilities } from './hosts/driver-abilities.js';
+import { rehost } from './hosts/rehosting.js';
 import { HostPlacement } from './hosts/host-placement.js';
 import { Planner, type Plan } from './placement/planner.js';
 import type { Quota } from './placement/quota.js';
@@ -209,6 +210,7 @@ export class TargetSystems implements Targets, AsyncDisposable {
       tags: wish.tags,
       ...(this.#options.recovery && { recovery: this.#options.recovery }),
       ...(wish.jobId !== undefined && { jobId: wish.jobId }),
+      ...(wish.hostLabels && { hostLabels: wish.hostLabels.labels }),
       createdMs: requestedMs,
     };
     const claimed = (await this.#spares?.claim(draft, quotas)) ?? 'no spares are kept here';
@@ -322,9 +324,19 @@ export class TargetSystems implements Targets, AsyncDisposable {
     await this.#records.apply(id, { type: 'freeze', evidence: this.#evidence('user', fact) });
   }
 
-  /** Brings back what was parked; its jobs go on. One that runs is left as it is. */
+  /**
+   * Brings back what was parked; its jobs go on. One that runs is left as it is.
+   * @throws `HYPERVISOR_UNAVAILABLE` its host is away, and no other can take it
+   */
   async thaw(id: string): Promise<void> {
     this.get(id);
+    const { hosts } = this.#options;
+    const { places } = this;
+    await this.#records.queue(id, async () => {
+      const record = this.#records.find(id);
+      if (record?.state === 'SUSPENDED' && record.parkedOn !== undefined)
+        await rehost(record, { hosts, places, save: (next) => this.#records.save(next) });
+    });
     const evidence = this.#evidence('user', 'is being brought back from disk');
     await this.#records.apply(id, { type: 'thaw', evidence });
   }

@@ -172,7 +172,7 @@ describe('machines with networks', { timeout: 600_000 }, () => {
       'a private network': ['192.168.1.1', 80],
       'its own loopback': ['127.0.0.1', hostPort],
     } as const;
-    assert.deepEqual(JSON.parse(await run(id, tryAllScript(targets))), {
+    assert.deepEqual(JSON.parse(await run(id, tryAllScript(targets, 3))), {
       world: 'open',
       "the owner's other": 'open',
       "somebody else's": 'silent',

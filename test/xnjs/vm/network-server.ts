@@ -2,6 +2,7 @@ import assert from 'node:assert/strict';
 import { randomUUID } from 'node:crypto';
 import { cpSync, mkdirSync } from 'node:fs';
 import { join } from 'node:path';
+import type { z } from 'zod';
 import type { BuiltImage } from '#cli/image/build.js';
 import { defaultCacheDirectory } from '#cli/quickstart/layout.js';
 import { systemClock } from '#kernel/clock.js';
@@ -13,13 +14,16 @@ import { Scope } from '#kernel/scope.js';
 import { JobConfig } from '#xnjs/job/config.js';
 import { jobMigrations } from '#xnjs/persistence/job-models.js';
 import { createJobStore } from '#xnjs/persistence/job-store.js';
+import { createSettingsStore, settingsMigrations } from '#xnjs/persistence/settings-store.js';
 import { createTargetStore, targetMigrations } from '#xnjs/persistence/sql-target-store.js';
 import { transferMigrations } from '#xnjs/persistence/transfer-store.js';
-import { oneHost } from '#xnjs/vm/hosts/hosts.js';
+import { localHost } from '#xnjs/vm/hosts/host.js';
+import { HostsConfig } from '#xnjs/vm/hosts/config.js';
+import { openHosts } from '#xnjs/vm/hosts/open-hosts.js';
 import type { ImageSearch, ImageSource } from '#xnjs/vm/image-source.js';
-import { LibvirtHypervisor } from '#xnjs/vm/libvirt-hypervisor.js';
 import { NetworkConfig, NetworksConfig, openNetwork, TsiConfig } from '#xnjs/vm/network-config.js';
 import { openNetworks } from '#xnjs/vm/open-networks.js';
+import type { TargetSystemsOptions } from '#xnjs/vm/target-systems-options.js';
 import { TargetSystems } from '#xnjs/vm/target-systems.js';
 import { Workspace } from '#xnjs/vm/workspace.js';
 import { newEngine } from '../job/rig.js';
@@ -58,12 +62,15 @@ export type NetworkServerOptions = {
   readonly networks?: object;
   /** Of the libvirt that runs the machines. */
   readonly uri: string;
+  /** Without a network of machines then. */
+  readonly others?: z.input<typeof HostsConfig>;
+  readonly systems?: Partial<TargetSystemsOptions>;
 };
 
 /** Engine and target systems on one state directory: what a server is, to be started again. */
 export async function startServer(
   directory: string,
-  { images, tls, networks, uri }: NetworkServerOptions,
+  { images, tls, networks, uri, others, systems: more }: NetworkServerOptions,
 ) {
   const scope = new Scope();
   const url = `sqlite:${join(directory, 'server.sqlite')}`;
@@ -71,7 +78,7 @@ export async function startServer(
   await migrate(
     database,
     'xnjs',
-    [...targetMigrations, ...jobMigrations, ...transferMigrations],
+    [...targetMigrations, ...jobMigrations, ...transferMigrations, ...settingsMigrations],
     silentLog,
   );
   const client = scope.use(await LibvirtClient.connect({ uri, log: silentLog }));
@@ -84,24 +91,24 @@ export async function startServer(
     },
     tsi: TsiConfig.parse({ tls }),
   };
-  const network = await openNetwork(config, scope, silentLog);
-  const hypervisor = new LibvirtHypervisor({
-    clients: { qemu: client },
-    installationId,
-    ...common,
-  });
+  const network = others ? undefined : await openNetwork(config, scope, silentLog);
+  const { hosts, localClients } = await openHosts(
+    { machines: uri, acceleration: 'qemu', hosts: HostsConfig.parse(others ?? []) },
+    { installationId, scope, settings: createSettingsStore(database), ...common },
+  );
   const systems = scope.use(
     new TargetSystems({
       store: createTargetStore(database),
-      hosts: oneHost(hypervisor, silentLog),
+      hosts,
       images: imagesOf(images),
       workspace: new Workspace(join(directory, 'state')),
       installationId,
       bootTimeoutMs: bootMs,
       heartbeatMs: 500,
       limits: { cpus: 1, memoryMiB: 512, perUser: 8 },
-      networks: openNetworks(config, { clients: { qemu: client }, installationId, log: silentLog }),
+      networks: openNetworks(config, { clients: localClients, installationId, log: silentLog }),
       ...(network && { network }),
+      ...more,
       ...common,
     }),
   );
@@ -116,7 +123,7 @@ export async function startServer(
   );
   await systems.start();
   await engine.attach();
-  return { scope, systems, engine, client, hypervisor };
+  return { scope, systems, engine, client, hypervisor: hosts.of({ host: localHost }) };
 }
 
 /** Kernels and packages that were unpacked before need not be fetched again. */

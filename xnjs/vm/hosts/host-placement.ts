@@ -1,8 +1,9 @@
 import { imageFormats, type ImageRecord } from '#imagerepo/contract.js';
 import { amountsOf, type Amounts } from '../placement/quota.js';
+import { isAlive } from '../state.js';
 import type { Driver, TargetSystem } from '../target-system.js';
 import { chooseHost, type Demand, type HostView, type Spot } from './choose-host.js';
-import { localHost, type Host, type Load, type Room } from './host.js';
+import { isSeatOf, localHost, type Host, type Load, type Room, type Seat } from './host.js';
 import type { Hosts } from './hosts.js';
 
 /** A machine that is to be: what decides where. */
@@ -59,14 +60,18 @@ export class HostPlacement {
     return chooseHost(this.#views(wish.image.id), demandOf(wish));
   }
 
-  /** As {@link choose}; with the driver that was planned; it counts from now on. */
+  /** As {@link choose}; with the driver that was planned; it counts from now on. @param among those hosts only */
   hold(
     id: string,
     plan: Placed & Pick<TargetSystem, 'driver'>,
     labels: HostLabels | undefined,
+    among?: readonly string[],
   ): Held {
     const demand = { ...demandOf({ ...plan, labels }), drivers: [plan.driver] };
-    const { host, why } = chooseHost(this.#views(plan.image.id), demand);
+    const { host, why } = chooseHost(
+      this.#views(plan.image.id).filter(({ name }) => among?.includes(name) ?? true),
+      demand,
+    );
     this.#held.set(id, { host, imageId: plan.image.id, amounts: amountsOf(plan) });
     return { host, placement: why, release: () => void this.#held.delete(id) };
   }
@@ -105,6 +110,14 @@ export class HostPlacement {
     return sum;
   }
 
+  /** A connection is given up only after a while: what is told of its machines is quicker. */
+  isSilent(seat: Seat): boolean {
+    for (const record of this.#options.records())
+      if (record.views?.hypervisor?.says === 'silent' && isSeatOf(seat, record) && isAlive(record))
+        return true;
+    return false;
+  }
+
   #views(imageId: string): HostView[] {
     const taken = [...this.#taken()];
     return this.#options.hosts.all.map((host) => this.#view(host, taken, imageId));
@@ -114,7 +127,8 @@ export class HostPlacement {
     const { hosts } = this.#options;
     const { name, hypervisor, labels } = host;
     return {
-      ...{ name, labels, drivers: hypervisor.available() },
+      ...{ name, labels },
+      drivers: hypervisor.available().filter((driver) => !this.isSilent({ host: name, driver })),
       isDrained: hosts.isDrained(host),
       isLocal: name === localHost,
       room: hosts.roomOf(host),

@@ -12,7 +12,7 @@ import { z } from 'zod';
 import { localHost, type Host, type Room } from './host.js';
 import { Hosts, type DrainStore } from './hosts.js';
 
-type Config = XnjsConfig['hypervisor'];
+type Config = Omit<XnjsConfig['hypervisor'], 'networks'>;
 type Clients = Readonly<Partial<Record<Driver, LibvirtClient>>>;
 type Deps = {
   readonly installationId: string;
