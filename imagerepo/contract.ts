@@ -53,6 +53,13 @@ const ImageOrigin = z.strictObject({
   time: line,
 });
 
+/**
+ * What of a network a machine can have, beside the channel to its agent. `user`: QEMU's own; `nat`: out to the
+ * world; `isolated`: one of its own; `bridge`: the operator's.
+ */
+export const networkKinds = ['none', 'user', 'nat', 'isolated', 'bridge'] as const;
+export type NetworkKind = (typeof networkKinds)[number];
+
 /** What the image creator writes. Unknown keys are refused, each error names its field. */
 export const ImageMetadata = z
   .strictObject({
@@ -83,6 +90,8 @@ export const ImageMetadata = z
     requirements: z.strictObject({
       cpus: range('virtual CPUs', 512),
       memoryMiB: range('MiB', 16_777_216),
+      /** What its machines have where nobody asks for another (`kernel`, `qcow2`, with `transport: channel`). */
+      network: z.enum(networkKinds).optional(),
     }),
     /** Whether the machine has a display adapter, a keyboard and a pointer (`kernel`, `qcow2`). */
     display: z.boolean().optional(),
@@ -139,6 +148,14 @@ export const ImageMetadata = z
     path: ['tsi', 'transport'],
     error: 'must be channel for the format rootfs: containers have no network',
   })
+  .refine(
+    ({ format, tsi, requirements: { network = 'none' } }) =>
+      network === 'none' || (format !== 'rootfs' && tsi.transport === 'channel'),
+    {
+      path: ['requirements', 'network'],
+      error: 'must not be for the format rootfs, nor with tsi.transport tcp, which has its own',
+    },
+  )
   .refine(({ format, display }) => format !== 'rootfs' || display !== true, {
     path: ['display'],
     error: 'must not be for the format rootfs: containers have no screen',

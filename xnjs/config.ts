@@ -11,7 +11,7 @@ import { placementConfig } from './vm/placement/config.js';
 import { flavourFaults } from './vm/placement/flavours.js';
 import { controlNames, controls, type ControlName } from './vm/resource-controls.js';
 import { SparesConfig, WarmConfig } from './vm/tiers/config.js';
-import { NetworkConfig, TsiConfig } from './vm/network-config.js';
+import { NetworkConfig, NetworksConfig, TsiConfig } from './vm/network-config.js';
 import { endActions, recoveries } from './vm/target-system.js';
 
 const controlLimits = Object.fromEntries(
@@ -35,6 +35,8 @@ export const XnjsConfig = z.strictObject({
     containers: z.string().optional(),
     /** For machines whose TSI is reached over a network (ADR 016). */
     network: NetworkConfig.optional(),
+    /** What of a network users' machines can have. */
+    networks: NetworksConfig.prefault({}),
     /** Other hosts, and what is said of this one, `local` (ADR 034). */
     hosts: HostsConfig,
   }),

@@ -49,8 +49,10 @@ import { ImagePublisher } from './vm/image-publisher.js';
 import { JobMachines } from './vm/job-machines.js';
 import { JobSettlements } from './vm/job-settlements.js';
 import type { Hosts } from './vm/hosts/hosts.js';
+import type { MachineNetworks } from './vm/machine-networks.js';
 import { openHosts } from './vm/hosts/open-hosts.js';
 import { openNetwork } from './vm/network-config.js';
+import { openNetworks } from './vm/open-networks.js';
 import { placementOf } from './vm/placement/config.js';
 import { recordStarts } from './vm/placement/starts.js';
 import type { SavedImages } from './vm/snapshots/saved-images.js';
@@ -110,13 +112,14 @@ export async function startXnjs(config: XnjsConfig, deps: XnjsDeps): Promise<Xnj
     const submission = await JobSubmission.open(settings);
     const idb = scope.use(await IdbSource.open({ config: config.idb, ...common }));
     const installationId = await readInstallationId(config.stateDirectory);
-    const { hosts, connections } = await openHosts(config.hypervisor, {
+    const { hosts, localClients, connections } = await openHosts(config.hypervisor, {
       ...{ installationId, scope, settings, ...common },
     });
     const { feed, changes } = openFeed(config, database, scope, common);
     const { images, publisher } = openImages(config, deps.onBehalfOf, scope);
+    const networks = openNetworks(config, { clients: localClients, installationId, ...common });
     const systems = await openSystems(config, deps, {
-      ...{ scope, database, idb, hosts, installationId, images, feed, lease, jobStore },
+      ...{ scope, database, idb, hosts, networks, installationId, images, feed, lease, jobStore },
     });
     const staging = await openStaging(config, deps, {
       ...{ scope, database, systems },
@@ -235,6 +238,7 @@ async function openSystems(
     readonly database: Database;
     readonly idb: IdbSource;
     readonly hosts: Hosts;
+    readonly networks: MachineNetworks;
     readonly installationId: string;
     readonly images: HttpImageSource;
     readonly feed: ChangeFeed;
@@ -242,7 +246,8 @@ async function openSystems(
     readonly jobStore: JobStore;
   },
 ): Promise<TargetSystems> {
-  const { scope, database, idb, hosts, installationId, images, feed, lease, jobStore } = parts;
+  const { scope, database, idb, hosts, networks, installationId, images, feed, lease, jobStore } =
+    parts;
   const { stateDirectory, targetSystems } = config;
   const { idleSeconds, maxFrozenSeconds } = targetSystems;
   const network = await openNetwork(config, scope, log);
@@ -284,6 +289,7 @@ async function openSystems(
         availableMiB,
       },
       placement: { ...placementOf(targetSystems), starts },
+      networks,
       ...(network && { network }),
       idb,
       ...common,

@@ -11,14 +11,15 @@ type Quota = z.output<typeof Plan>['quota'][number];
 /** What the user may have: sizes by name, and what is left of his quotas. */
 export async function showOffer({ service }: Session, asJson: boolean): Promise<void> {
   const { body } = await service.call('GET', '/factories/:factoryId', { factoryId });
-  const { flavours, quota = [], prices } = body;
+  const { flavours, networks, quota = [], prices } = body;
   if (asJson) {
-    printJson({ flavours, quota, prices });
+    printJson({ flavours, networks, quota, prices });
     return;
   }
   if (flavours.length > 0)
     printRows(flavours.map(rowOfFlavour), ['flavour', ...columns, 'description'], false);
   if (quota.length > 0) printRows(quota.map(rowOfQuota), quotaColumns, false);
+  if (networks.length > 1) tell(`networks: ${networks.join(', ')}`);
   if (prices)
     tell(
       `prices in ${prices.currency}: ${prices.coreHour} a core-hour, ` +

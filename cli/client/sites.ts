@@ -13,6 +13,7 @@ export type NewSite = {
   readonly cpus?: number;
   readonly memory?: number;
   readonly disk?: number;
+  readonly network?: string;
   readonly flavour?: string;
   readonly hostLabel?: readonly string[];
   readonly until?: string;
@@ -72,11 +73,12 @@ export async function planSite(
 }
 
 function wishOf(image: Wanted, options: NewSite) {
-  const { cpus, memory, disk, flavour, hostLabel = [], until, tag = [] } = options;
+  const { cpus, memory, disk, network, flavour, hostLabel = [], until, tag = [] } = options;
   const parameters = {
     ...(cpus && { cpus }),
     ...(memory && { memoryMiB: memory }),
     ...(disk && { diskMiB: disk }),
+    ...(network !== undefined && { network }),
   };
   return {
     ...{ image, parameters, tags: [...tag] },

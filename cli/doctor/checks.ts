@@ -16,6 +16,7 @@ import { UsersFile } from '#kernel/security/users.js';
 import { TargetsystemConfig } from '#targetsystem/main.js';
 import { probeKvm } from '../host/kvm.js';
 import { findKernel } from './kernel.js';
+import { networkFaults } from './networks.js';
 
 /** `remedy` says what to do, in words that can be followed. */
 export type Finding =
@@ -61,6 +62,14 @@ const checks: Readonly<Record<string, Check>> = {
   'libvirt of other hosts': (_context, { targetsystem: { xnjs } }) =>
     checkHosts(xnjs.hypervisor.hosts),
   'network for machines': (_context, { targetsystem: { xnjs } }) => checkNetwork(xnjs.hypervisor),
+  "networks of users' machines": async (_context, { targetsystem: { xnjs } }) => {
+    const { hypervisor } = xnjs;
+    const kinds = Object.keys(hypervisor.networks);
+    if (kinds.length === 0) return good('none is offered (xnjs.hypervisor.networks)');
+    const faults = await networkFaults(hypervisor);
+    if (faults.length === 0) return good(`${kinds.join(', ')} can be made, as far as can be seen`);
+    return bad(faults.join('; '), 'install what is missing, or do not offer the kind');
+  },
   KVM: async ({ cacheDirectory }, { targetsystem: { xnjs } }) => {
     const kernel = await findKernel(cacheDirectory);
     if (kernel === undefined)

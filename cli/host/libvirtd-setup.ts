@@ -1,4 +1,4 @@
-import { mkdir, writeFile } from 'node:fs/promises';
+import { chmod, mkdir, writeFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 
 /** Where one libvirtd of ours keeps its things; everything lies below `stateDir`, save the cache. */
@@ -68,6 +68,8 @@ export async function writeConfig(
   const layout = libvirtdLayout(stateDir, system);
   for (const folder of ['etc', 'lib', 'log', 'run', 'home'])
     await mkdir(join(stateDir, folder), { recursive: true, mode: 0o700 });
+  // DHCP servers of networks are nobody, and look up there who gets which address
+  await chmod(join(stateDir, 'lib'), 0o711);
   const lines = [
     ...extraConfig,
     'listen_tls = 0',

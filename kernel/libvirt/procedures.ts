@@ -214,12 +214,26 @@ export const procedures = {
   network_lookup_by_name: row(46, { name: text }, { net: network }),
   network_create: row(39, { net: network }, {}),
   network_create_xml: row(40, { xml: text }, { net: network }),
+  network_get_xml_desc: row(43, { net: network, flags }, { xml: text }),
+  network_destroy: row(42, { net: network }, {}),
+  /** In this order since libvirt 7.2; servers before it take the first two for each other. */
+  network_update: row(
+    291,
+    { net: network, command: uint, section: uint, parent_index: int, xml: text, flags },
+    {},
+  ),
+  connect_list_all_networks: row(
+    283,
+    { need_results: int, flags },
+    { nets: array(network, maxListed), ret: uint },
+  ),
   network_get_dhcp_leases: row(
     341,
     { net: network, mac: maybeText, need_results: int, flags },
     { leases: array(lease, 65_536), ret: uint },
   ),
 
+  connect_num_of_nwfilters: row(178, {}, { num: int }),
   nwfilter_lookup_by_name: row(175, { name: text }, { nwfilter }),
   nwfilter_define_xml: row(180, { xml: text }, { nwfilter }),
 } as const;

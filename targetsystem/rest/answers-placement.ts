@@ -18,6 +18,7 @@ export const Flavour = z.object({
   diskMiB: range,
   lifetimeSeconds: range,
   controls: z.record(z.string(), z.number()).describe('The most of each resource control'),
+  networks: z.array(text).optional().describe('Beside none; absent: all of the site'),
 });
 
 export const DriverOffer = z
@@ -64,6 +65,7 @@ export const Factory = z
     drivers: z.array(DriverOffer).describe('What machines can do, by driver of libvirt'),
     hostLabels: z.array(text).describe('What a wish may ask of its host'),
     flavours: z.array(Flavour).describe('Sizes by name that the caller may have'),
+    networks: z.array(text).describe('What of a network machines can have'),
     quota: z.array(Quota).optional().describe('That target systems of the caller count on'),
     prices: Prices.optional(),
   })
@@ -105,7 +107,7 @@ export const Plan = z
     flavour: text.optional(),
     parameters: z
       .object({ cpus: z.number(), memoryMiB: z.number() })
-      .catchall(z.number().optional()),
+      .catchall(z.union([z.number(), text]).optional()),
     terminationTime: date.optional().describe('Absent: until it is deleted, or its job is'),
     quota: z.array(Quota).describe('With it'),
     cost: z.object({

@@ -164,8 +164,8 @@ export const Site = z
     }),
     parameters: z
       .object({ cpus: z.number(), memoryMiB: z.number() })
-      .catchall(z.number().optional())
-      .describe('What the machine has; memoryMaxMiB and its resource controls if there are'),
+      .catchall(z.union([z.number(), text]).optional())
+      .describe('What the machine has; memoryMaxMiB, network and its resource controls if there are'),
     start: z
       .object({ tier: z.enum(['spare', 'warm', 'cold', 'fetch']), reason: text })
       .optional()

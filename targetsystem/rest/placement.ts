@@ -33,6 +33,7 @@ export async function renderPlacement(
   caller: Caller,
 ): Promise<{
   flavours: Rendered<typeof Flavour>[];
+  networks: readonly string[];
   drivers: Rendered<typeof DriverOffer>[];
   hostLabels: string[];
   quota?: Rendered<typeof Quota>[];
@@ -42,6 +43,7 @@ export async function renderPlacement(
   const { prices } = planner;
   return {
     flavours: planner.flavours.offered(requester).map(renderFlavour),
+    networks: planner.offeredNetworks,
     drivers: renderDrivers(places.list()),
     hostLabels: [...new Set(places.list().flatMap(({ labels }) => labels))].sort(),
     // strangers have none
@@ -68,11 +70,12 @@ function renderFlavour({
   name,
   description,
   isDefault,
-  bounds: { controls, cpus, memoryMiB, diskMiB, lifetimeSeconds },
+  bounds: { controls, networks, cpus, memoryMiB, diskMiB, lifetimeSeconds },
 }: OfferedFlavour): Rendered<typeof Flavour> {
   return {
     ...{ name, description, default: isDefault },
     ...{ cpus, memoryMiB, diskMiB, lifetimeSeconds },
+    ...(networks && { networks }),
     controls: Object.fromEntries(
       Object.entries(controls).flatMap(([control, most]) =>
         most === undefined ? [] : [[control, most]],

@@ -1,24 +1,36 @@
 import assert from 'node:assert/strict';
+import { text } from 'node:stream/consumers';
 import { after, before, describe, it } from 'node:test';
-import { deleteAndWait } from '#cli/client/resources.js';
 import { createTargetSystem, waitUntilReady } from '#cli/quickstart/main-job.js';
+import { asGridError } from '#kernel/errors.js';
 import type { HttpClient } from '#kernel/http/client.js';
+import { tryAllScript } from '../xnjs/vm/guest-programs.js';
 import { eventually, Grid, noMachines } from './grid.js';
 
 const signal = AbortSignal.timeout(240_000);
 
 type Site = {
-  readonly parameters: Record<string, number>;
+  readonly parameters: Record<string, number | string>;
   readonly usage?: Record<string, number>;
+};
+type Job = {
+  readonly status: string;
+  readonly exitCode?: number;
+  readonly _links: { readonly workingDirectory: { readonly href: string } };
 };
 
 describe('resource controls of a real machine', { skip: noMachines }, () => {
   let grid: Grid;
   let user: HttpClient;
   let image: string;
+  /** One machine for all of them. */
+  let site: string;
   before(async () => {
     grid = await Grid.start({
-      prepare: (each) => each.set('targetsystem', 'xnjs.targetSystems.usageSeconds', 0.5),
+      prepare: async (each) => {
+        await each.set('targetsystem', 'xnjs.targetSystems.usageSeconds', 0.5);
+        await each.set('targetsystem', 'xnjs.hypervisor.networks', { user: {}, nat: {} });
+      },
     });
     user = await grid.user();
     image = await grid.publishDemo('vm');
@@ -26,7 +38,7 @@ describe('resource controls of a real machine', { skip: noMachines }, () => {
   after(() => grid[Symbol.asyncDispose]());
 
   it('take memory from a guest that runs and give it back, over a crash of the server', async () => {
-    const site = await createTargetSystem(user, image, { cpus: 1 });
+    site = await createTargetSystem(user, image, { cpus: 1, network: 'user' });
     await waitUntilReady(user, site, signal, () => undefined);
     const shown = async (): Promise<Site> => (await user.json('GET', site)).body as Site;
     const given = (memoryMiB: number) =>
@@ -46,11 +58,89 @@ describe('resource controls of a real machine', { skip: noMachines }, () => {
     await waitUntilReady(user, site, signal, () => undefined);
     const { parameters } = await shown();
     assert.deepEqual(parameters, {
-      ...{ cpus: 1, memoryMiB: 350, memoryMaxMiB: 384, cpuQuotaPercent: 90 },
+      ...{ cpus: 1, memoryMiB: 350, memoryMaxMiB: 384, cpuQuotaPercent: 90, network: 'user' },
     });
     assert.deepEqual(await change({ memoryMiB: 384 }), { parameters: 'OK' });
     const later = await given(384);
     assert.ok(later['cpuSeconds']! >= usage['cpuSeconds']!, 'nothing is forgotten');
-    await deleteAndWait(user, site, signal);
   });
+
+  const submit = async (script: string): Promise<string> => {
+    const { headers } = await user.json('POST', `${site}/jobs`, { Executable: script });
+    return new URL(String(headers['location'])).pathname;
+  };
+  const finished = (job: string) =>
+    eventually('the job is over', async () => {
+      const { status, exitCode } = (await user.json('GET', job)).body as Job;
+      return (status === 'SUCCESSFUL' || status === 'FAILED') && { status, exitCode };
+    });
+  const printed = async (script: string): Promise<string> => {
+    const job = await submit(script);
+    await finished(job);
+    const { _links: links } = (await user.json('GET', job)).body as Job;
+    const directory = new URL(links.workingDirectory.href).pathname;
+    return await text((await user.download(`${directory}/files/stdout`)).body);
+  };
+
+  it('leave a guest with QEMU’s own network what libvirt’s namespace has, and not this host', async () => {
+    await eventually('it has an address', async () =>
+      (await printed('ip -4 -o addr show eth0')).includes(' 10.0.2.15/'),
+    );
+    const { port } = grid.address;
+    const targets = {
+      'a service in the namespace': ['10.178.0.1', 53],
+      'this server, at the loopback': ['10.0.2.2', port],
+      'this server, by its address': ['127.0.0.1', port],
+    } as const;
+    assert.deepEqual(JSON.parse(await printed(tryAllScript(targets, 3))), {
+      'a service in the namespace': 'open',
+      'this server, at the loopback': 'ECONNREFUSED',
+      'this server, by its address': 'ECONNREFUSED',
+    });
+  });
+
+  it('bound the processor of a machine whose guest wants all of it', async () => {
+    await user.json('PUT', site, { parameters: { cpuQuotaPercent: 25 } });
+    const job = await submit('while :; do :; done');
+    const used = async (): Promise<readonly [atMs: number, seconds: number]> => {
+      const before = (await shownSite()).usage?.['cpuSeconds'];
+      return await eventually('a later reading', async () => {
+        const seconds = (await shownSite()).usage?.['cpuSeconds'] ?? 0;
+        return seconds !== before && ([performance.now(), seconds] as const);
+      });
+    };
+    const [fromMs, from] = await used();
+    let [toMs, to] = await used();
+    while (toMs - fromMs < 5_000) [toMs, to] = await used();
+    const share = ((to - from) * 1_000) / (toMs - fromMs);
+    assert.ok(share > 0.02 && share < 0.35, `it used ${share} of a core`);
+    await user.json('POST', `${job}/actions/abort`, {});
+    await user.json('PUT', site, { parameters: { cpuQuotaPercent: null } });
+  });
+
+  it('end what wants more memory than its machine has, inside of it', async () => {
+    const script = 'node -e "const all=[];for(;;)all.push(Buffer.alloc(16<<20,1))"';
+    const { status } = await finished(await submit(script));
+    assert.equal(status, 'FAILED');
+    assert.equal(await printed('echo well'), 'well\n');
+    const { usage } = await shownSite();
+    // software emulation keeps what it has translated, up to 1 GiB
+    const most = 384 + 1_024;
+    assert.ok(usage!['memoryPeakMiB']! < most, `QEMU has had ${usage!['memoryPeakMiB']} MiB`);
+  });
+
+  it('end a machine when its life time is over, whatever runs there', async () => {
+    await submit('trap "" TERM HUP INT; while :; do sleep 1; done');
+    const terminationTime = new Date(Date.now() + 2_000).toISOString();
+    await user.json('PUT', site, { terminationTime });
+    await eventually('it is gone', async () => (await grid.domains('qemu')).length === 0);
+    await eventually(
+      'its record too',
+      async () =>
+        (await user.json('GET', site).then(() => undefined, asGridError))?.details['status'] ===
+        404,
+    );
+  });
+
+  const shownSite = async (): Promise<Site> => (await user.json('GET', site)).body as Site;
 });

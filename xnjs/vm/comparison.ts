@@ -93,7 +93,8 @@ export class Comparison {
 
   /** Files may belong to a machine of any host: nothing goes while one of them is silent. */
   async #sweep(): Promise<void> {
-    const { hosts } = this.#options.systems;
+    const { records, require, systems } = this.#options;
+    const { hosts, networks, store } = systems;
     const seats = hosts.all.flatMap(({ name, drivers }) =>
       drivers.map((driver) => ({ host: name, driver })),
     );
@@ -104,5 +105,10 @@ export class Comparison {
       for (const id of there) present.add(id);
     }
     await this.#orphans.sweep(present);
+    await networks?.sweep(async (id) => {
+      if (records.find(id) || present.has(id) || !(await store.wasRemoved(id))) return false;
+      await require();
+      return true;
+    });
   }
 }

@@ -1,6 +1,7 @@
 import { element, toXml, type XmlNode } from '#kernel/xml/build.js';
 import { diskTarget, iotuneXml, sizeXml } from './controls-xml.js';
 import { markElement } from './domain-mark.js';
+import { cardXml } from './network-card.js';
 import { interfaceXml, type MachineNetwork } from './network.js';
 import type { MachineSpec } from './target-system.js';
 
@@ -45,15 +46,27 @@ export function domainXml(
     element('metadata', {}, markElement(system, installationId, epoch)),
     ...sizeXml(system),
   ];
-  const body = system.driver === 'lxc' ? container(system, paths) : machine(system, paths, network);
+  const body =
+    system.driver === 'lxc'
+      ? container(system, paths)
+      : machine(system, paths, cardOf(system, installationId, network));
   return toXml(element('domain', { type: system.driver }, ...common, ...body));
 }
 
-function machine(
+/** That of the network that its TSI is reached by, or one of its own. */
+function cardOf(
   system: MachineSpec,
-  paths: DomainPaths,
+  installationId: string,
   network: MachineNetwork | undefined,
-): XmlNode[] {
+): XmlNode | undefined {
+  const { card, image } = system;
+  if (card) return cardXml({ ...system, card }, installationId);
+  return network && image.metadata.tsi.transport === 'tcp'
+    ? interfaceXml(system, network)
+    : undefined;
+}
+
+function machine(system: MachineSpec, paths: DomainPaths, card: XmlNode | undefined): XmlNode[] {
   const { metadata } = system.image;
   const boot = [commandLine, `vsite.name=${hostName(system)}`, metadata.boot.commandLine];
   return [
@@ -77,7 +90,7 @@ function machine(
       {},
       element('controller', { type: 'usb', model: 'none' }),
       paths.disk !== undefined && disk(system, paths.disk),
-      network && metadata.tsi.transport === 'tcp' && interfaceXml(system, network),
+      card,
       element(
         'serial',
         { type: 'pty' },

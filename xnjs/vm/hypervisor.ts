@@ -29,7 +29,8 @@ export type DomainLook = DomainView & {
 /** Definitions in libvirt's language. */
 export type NetworkDefinition = {
   readonly name: string;
-  readonly networkXml: string;
+  /** Absent: the network is not ours to make. */
+  readonly networkXml?: string;
   readonly filterXml: string;
 };
 
@@ -61,7 +62,7 @@ export type Hypervisor = {
    * @returns whether the domain is there
    */
   setControls(
-    system: Pick<TargetSystem, 'id' | 'driver' | 'parameters'>,
+    system: Pick<TargetSystem, 'id' | 'driver' | 'parameters' | 'card'>,
     names: readonly ChangeableName[],
   ): Promise<boolean>;
   /** What the domains that run have used since their start; those that do not answer at once are left out. */
@@ -107,8 +108,15 @@ export type Hypervisor = {
   screenshot(driver: Driver, id: string): Promise<Readable>;
   /** Makes a network and its filter if they are missing. May be repeated. */
   ensureNetwork(driver: Driver, network: NetworkDefinition): Promise<void>;
-  /** Those that the hypervisor has given to the domain's network cards; what the guest says counts nothing. */
-  addresses(driver: Driver, id: string): Promise<readonly string[]>;
+  /**
+   * Those that the hypervisor has given to the domain's network cards; what the guest says counts nothing.
+   * @param source `neighbours`: the host has seen them, in a network where others give addresses
+   */
+  addresses(
+    driver: Driver,
+    id: string,
+    source?: 'leases' | 'neighbours',
+  ): Promise<readonly string[]>;
   /** A domain of ours has changed. */
   onDomain(listener: (domain: DomainView) => void): () => void;
   /** A driver answers again after it did not: compare. */

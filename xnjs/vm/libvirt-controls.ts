@@ -5,7 +5,7 @@ import { macAddress } from './network.js';
 import type { ControlName } from './resource-controls.js';
 import type { ChangeableName, TargetSystem } from './target-system.js';
 
-type Controlled = Pick<TargetSystem, 'id' | 'driver' | 'parameters'>;
+type Controlled = Pick<TargetSystem, 'id' | 'driver' | 'parameters' | 'card'>;
 
 /** libvirt's way of saying what kind of value follows. */
 const uint = (field: string, value: number) => ({ field, value: { type: 2, value } }) as const;
@@ -52,13 +52,13 @@ const setDisk: Call = (client, dom, { parameters }, flags) => {
   return client.call('domain_set_block_io_tune', { dom, disk: diskTarget, params, flags });
 };
 
-const setNetwork: Call = (client, dom, { id, parameters }, flags) => {
+const setNetwork: Call = (client, dom, { id, parameters, card }, flags) => {
   const { networkInboundBytesPerSecond, networkOutboundBytesPerSecond } = parameters;
   const params: TypedParams = [
     uint('inbound.average', toKiB(networkInboundBytesPerSecond ?? 0)),
     uint('outbound.average', toKiB(networkOutboundBytesPerSecond ?? 0)),
   ];
-  const device = macAddress(id);
+  const device = card?.mac ?? macAddress(id);
   return client.call('domain_set_interface_parameters', { dom, device, params, flags });
 };
 

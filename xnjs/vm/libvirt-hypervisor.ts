@@ -16,6 +16,7 @@ import type {
 } from './hypervisor.js';
 import { setControls } from './libvirt-controls.js';
 import { endMachine, saveMemoryTo, startFromMemory } from './libvirt-memory.js';
+import { ensureNetwork } from './libvirt-networks.js';
 import { usageOfContainers } from './libvirt-usage.js';
 import { lookAtContainers, lookAtMachines, stopReasons, toPause, toState } from './libvirt-look.js';
 import type { ChangeableName, Driver, TargetSystem } from './target-system.js';
@@ -40,13 +41,12 @@ const operationInvalid = 55;
 /** Something else is being done with the domain. */
 const operationTimeout = 68;
 const noMetadata = 80;
-const noNetwork = 43;
 /** Takes the console away from whoever has it open. */
 const forceConsole = 1;
 /** It does not run; somebody else has the console; it has none of that kind (an earlier version's machine). */
 const consoleRefusals: ReadonlySet<unknown> = new Set([operationInvalid, 9, 1]);
-/** Source of addresses: the network's DHCP server. */
-const leases = 0;
+/** Sources of addresses: the network's DHCP server, and whom the host has talked to. */
+const addressSources = { leases: 0, neighbours: 2 } as const;
 /** The machine runs when it is restored. */
 const saveRunning = 2;
 const memoryTimeoutMs = 120_000;
@@ -185,7 +185,7 @@ export class LibvirtHypervisor implements Hypervisor {
   }
 
   async setControls(
-    system: Pick<TargetSystem, 'id' | 'driver' | 'parameters'>,
+    system: Pick<TargetSystem, 'id' | 'driver' | 'parameters' | 'card'>,
     names: readonly ChangeableName[],
   ): Promise<boolean> {
     const client = this.#client(system.driver);
@@ -287,23 +287,18 @@ export class LibvirtHypervisor implements Hypervisor {
   }
 
   async ensureNetwork(driver: Driver, network: NetworkDefinition): Promise<void> {
-    const client = this.#client(driver);
-    await client.call('nwfilter_define_xml', { xml: network.filterXml });
-    try {
-      const { net } = await client.call('network_lookup_by_name', { name: network.name });
-      await client.call('network_create', { net });
-    } catch (error) {
-      if (libvirtCode(error) === operationInvalid) return; // it is active
-      if (libvirtCode(error) !== noNetwork) throw error;
-      await client.call('network_create_xml', { xml: network.networkXml });
-    }
+    await ensureNetwork(this.#client(driver), network);
   }
 
-  async addresses(driver: Driver, id: string): Promise<readonly string[]> {
+  async addresses(
+    driver: Driver,
+    id: string,
+    source: keyof typeof addressSources = 'leases',
+  ): Promise<readonly string[]> {
     const client = this.#client(driver);
     const dom = await this.#lookUp(client, id);
     if (!dom) return [];
-    const call = { dom, source: leases, flags: 0 };
+    const call = { dom, source: addressSources[source], flags: 0 };
     const { ifaces } = await client.call('domain_interface_addresses', call);
     return ifaces.flatMap(({ addrs }) => addrs.map(({ addr }) => addr));
   }

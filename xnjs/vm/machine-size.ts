@@ -1,10 +1,11 @@
+import { networkKinds, type NetworkKind } from '#imagerepo/contract.js';
 import { parseQuantity, type UnitKind } from '#kernel/units.js';
 import { controls, controlNames, type ControlName } from './resource-controls.js';
 import { VmError } from './state.js';
 import type { ChangeableName, ParameterChange } from './target-system.js';
 
-/** A number, and where it stands in the request: for messages. */
-export type Asked = { readonly value: number; readonly field: string };
+/** A value, and where it stands in the request: for messages. */
+export type Asked<T = number> = { readonly value: T; readonly field: string };
 
 /** What of a machine's size was asked for. */
 export type MachineSize = {
@@ -16,6 +17,8 @@ export type MachineSize = {
   readonly memoryMaxMiB?: Asked;
   /** Of its own disk; else as large as the image's. */
   readonly diskMiB?: Asked;
+  /** Else as its image says. */
+  readonly network?: Asked<NetworkKind>;
 } & Readonly<Partial<Record<ControlName, Asked>>>;
 
 const measures = [
@@ -62,12 +65,13 @@ export function readMachineSize(
   others: 'ignore' | 'refuse',
 ): MachineSize {
   const size: Partial<Record<Measure, Asked>> = {};
+  const network = readNetwork(section, values['network']);
   for (const [name, given] of Object.entries(values)) {
     const field = `${section}.${name}`;
     const reading = Object.hasOwn(readings, name) ? readings[name] : undefined;
     if (!reading) {
-      if (others === 'ignore') continue;
-      const known = Object.keys(readings).join(', ');
+      if (others === 'ignore' || name === 'network') continue;
+      const known = [...Object.keys(readings), 'network'].join(', ');
       throw new VmError('BAD_REQUEST', `${field}: is not known; known are ${known}`);
     }
     if (given === null) continue;
@@ -79,7 +83,15 @@ export function readMachineSize(
   const { nodes, ...machine } = size;
   if (nodes && nodes.value !== 1)
     throw new VmError('BAD_REQUEST', `${nodes.field}: ${nodes.value} is not 1: one machine`);
-  return machine;
+  return { ...machine, ...(network && { network }) };
+}
+
+function readNetwork(section: string, given: unknown): Asked<NetworkKind> | undefined {
+  if (given === undefined || given === null) return undefined;
+  const field = `${section}.network`;
+  const value = networkKinds.find((kind) => kind === given);
+  if (value) return { value, field };
+  throw new VmError('BAD_REQUEST', `${field}: must be one of ${networkKinds.join(', ')}`);
 }
 
 /**
@@ -92,7 +104,9 @@ export function readParameterChange(
 ): ParameterChange {
   const size = readMachineSize(section, values, 'refuse');
   const change: Partial<Record<ChangeableName, Asked | null>> = {};
-  for (const [name, asked] of Object.entries(size)) {
+  const { network, ...numbers } = size;
+  if (network) throw new VmError('BAD_REQUEST', `${network.field}: ${fixed}`);
+  for (const [name, asked] of Object.entries(numbers)) {
     if (name !== 'memoryMiB' && !isControl(name))
       throw new VmError('BAD_REQUEST', `${asked.field}: ${reasons[name] ?? fixed}`);
     change[name] = asked;
@@ -119,7 +133,7 @@ function isControl(name: string): name is ControlName {
 
 /** What both ask for. @throws {@link VmError} `BAD_REQUEST` where they contradict each other */
 export function joinSizes(a: MachineSize, b: MachineSize): MachineSize {
-  for (const measure of measures) {
+  for (const measure of [...measures, 'network'] as const) {
     const [one, other] = [a[measure], b[measure]];
     if (one && other && one.value !== other.value) throw contradiction(one, other);
   }
@@ -134,7 +148,7 @@ function toNumber(field: string, given: unknown, { measure, unit }: Reading): nu
   return measure === 'memoryMiB' && unit === 'bytes' ? Math.ceil(number / bytesPerMiB) : number;
 }
 
-function contradiction(one: Asked, other: Asked): VmError {
+function contradiction(one: Asked<number | string>, other: Asked<number | string>): VmError {
   const text = `${other.field}: ${other.value} contradicts ${one.field}, ${one.value}`;
   return new VmError('BAD_REQUEST', text);
 }

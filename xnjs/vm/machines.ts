@@ -7,7 +7,7 @@ import { seatOf, type Seat } from './hosts/host.js';
 import type { DomainView } from './hypervisor.js';
 import { isPassing } from './passing.js';
 import { Parking } from './parking.js';
-import { networkDefinition } from './network.js';
+import { plugIn } from './plug-in.js';
 import { Queues } from './queues.js';
 import { Keeping } from './snapshots/keeping.js';
 import type { SnapshotFiles } from './snapshots/snapshot-files.js';
@@ -92,13 +92,13 @@ export class Machines implements AsyncDisposable {
       ...{ records, hosts, clock, require },
       unbind: (id: string) => this.#agents.unbind(id),
       reconcile: (id: string) => this.reconcile(id),
+      plugIn: (record: TargetSystem) => plugIn(record, options),
     };
     this.#parking = new Parking({ ...forMachines, workspace });
     this.#keeping = new Keeping({
       ...{ ...forMachines, files },
       measureLast: async (record) => await meter?.measureLast(record),
       measureAgain: async (id) => await meter?.goOn(id),
-      ensureNetwork: (record) => this.#ensureNetwork(record),
     });
     this.#comparison = new Comparison({
       ...{ systems: options, records, log: this.#log, stopping, require },
@@ -141,18 +141,24 @@ export class Machines implements AsyncDisposable {
   /** Listens to the hypervisors, and compares what they have with the records. */
   start(): void {
     const { hosts } = this.#options;
-    const compare = (seat: Seat): void => this.#spawn(this.#comparison.compare(seat));
     this.#unsubscribe.push(
       ...hosts.all.map(({ name, hypervisor }) =>
         hypervisor.onDomain((domain) => this.#onDomain(domain, name)),
       ),
-      hosts.onAvailable(compare),
+      hosts.onAvailable((seat) => this.#meet(seat)),
     );
-    for (const seat of hosts.seats()) compare(seat);
+    for (const seat of hosts.seats()) this.#meet(seat);
     this.#spawn(this.#queues.watch());
     this.#spawn(this.#watch.watch());
     this.#spawn(this.#comparison.watch());
     this.#spawn(this.#agents.watchGuests());
+  }
+
+  /** A hypervisor that has not answered before does. */
+  #meet(seat: Seat): void {
+    this.#spawn(this.#comparison.compare(seat));
+    const { networks } = this.#options;
+    if (networks) this.#spawn(networks.check(seat));
   }
 
   /** Hears of nothing any more; what is bound stays so. */
@@ -248,12 +254,6 @@ export class Machines implements AsyncDisposable {
     }
   }
 
-  async #ensureNetwork(record: TargetSystem): Promise<void> {
-    const { network, hosts } = this.#options;
-    if (network && record.image.metadata.tsi.transport === 'tcp')
-      await hosts.of(record).ensureNetwork(record.driver, networkDefinition(network));
-  }
-
   async #startUp(found: TargetSystem): Promise<void> {
     if (this.#agents.find(found.id)) {
       if (this.#agents.isCurrent(found)) return;
@@ -314,6 +314,7 @@ export class Machines implements AsyncDisposable {
     await this.#meter?.measureLast(record);
     await this.#require();
     await this.#options.hosts.of(record).remove(record.driver, record.id);
+    await this.#options.networks?.release(record);
     await this.#meter?.end(record.id);
   }
 

@@ -1,4 +1,9 @@
-import { imageFormats, type ImageMetadata, type ImageRecord } from '#imagerepo/contract.js';
+import {
+  imageFormats,
+  type ImageMetadata,
+  type ImageRecord,
+  type NetworkKind,
+} from '#imagerepo/contract.js';
 import { GridError } from '#kernel/errors.js';
 import type { Asked } from './machine-size.js';
 import type { Bounds } from './placement/flavours.js';
@@ -38,10 +43,13 @@ export function chooseParameters(
     within({ min: memoryMiB, max: most }, memoryMaxMiB, ' MiB');
   }
   const diskMiB = chooseDisk(wish.diskMiB, parts.disk, bounds);
-  const machine = { driver, metadata, cpus, memoryMaxMiB: memoryMaxMiB?.value ?? memoryMiB };
+  const network = chooseNetwork(wish.network, metadata, bounds);
+  const memory = memoryMaxMiB?.value ?? memoryMiB;
+  const machine = { driver, metadata, cpus, memoryMaxMiB: memory, network };
   return {
     ...{ cpus, memoryMiB, ...(memoryMaxMiB && { memoryMaxMiB: memoryMaxMiB.value }) },
     ...(diskMiB !== undefined && { diskMiB }),
+    ...(network !== 'none' && { network }),
     ...chooseControls(wish, {}, machine, bounds.controls),
   };
 }
@@ -60,6 +68,21 @@ function chooseSize(
   const unit = name === 'memoryMiB' ? ' MiB' : '';
   const size = asked ?? { value: usual, field: `parameters.${name}` };
   return within({ min, max }, size, unit, flavour);
+}
+
+/** Whether the site offers it is for {@link MachineNetworks} to say. */
+function chooseNetwork(
+  asked: Asked<NetworkKind> | undefined,
+  { requirements }: ImageMetadata,
+  { networks, flavour }: Bounds,
+): NetworkKind {
+  const { value, field } = asked ?? {
+    value: requirements.network ?? 'none',
+    field: "the image's requirements.network",
+  };
+  if (value === 'none' || (networks?.includes(value) ?? true)) return value;
+  const reason = `${value} is not in the flavour ${flavour}, which has ${networks?.join(', ')}`;
+  throw new VmError('BAD_REQUEST', `${field}: ${reason}`);
 }
 
 /** Of an image with a disk; it can be made larger, never smaller. */
@@ -95,16 +118,17 @@ export function changeParameters(
   change: ParameterChange,
   site: Controls,
 ): TargetSystem['parameters'] {
-  const { cpus, memoryMaxMiB = parameters.memoryMiB } = parameters;
+  const { cpus, memoryMaxMiB = parameters.memoryMiB, network } = parameters;
   const { min } = metadata.requirements.memoryMiB;
   const { memoryMiB } = change;
   if (memoryMiB) within({ min, max: memoryMaxMiB }, memoryMiB, ' MiB');
-  const machine = { driver, metadata, cpus, memoryMaxMiB };
+  const machine = { driver, metadata, cpus, memoryMaxMiB, network };
   return {
     ...{ cpus, memoryMiB: memoryMiB?.value ?? parameters.memoryMiB },
     // kept: a machine never grows above what it was made with
     ...((memoryMiB ?? parameters.memoryMaxMiB) && { memoryMaxMiB }),
     ...(parameters.diskMiB !== undefined && { diskMiB: parameters.diskMiB }),
+    ...(network && { network }),
     ...chooseControls(change, parameters, machine, { ...site, ...limits }),
   };
 }

@@ -19,6 +19,8 @@ export type ParkingOptions = {
   };
   readonly workspace: Pick<Workspace, 'parkedMemory'>;
   readonly records: Pick<SystemRecords, 'applyNow' | 'save'>;
+  /** Makes what it is plugged into: the host may have been started anew meanwhile. */
+  readonly plugIn: (record: TargetSystem) => Promise<void>;
   /** Lets go of its agent. */
   readonly unbind: (id: string) => Promise<void>;
   /** What is next is done at once. */
@@ -60,7 +62,7 @@ export class Parking {
 
   async bringBack(record: TargetSystem): Promise<void> {
     const { id, driver } = record;
-    const { hosts, workspace, require, reconcile } = this.#options;
+    const { hosts, workspace, plugIn, require, reconcile } = this.#options;
     await require();
     if (record.parkedOn !== undefined && !(await isComplete(workspace.parkedMemory(record)))) {
       await this.#tell(id, 'stopped', 'the machine stopped before it was parked');
@@ -68,6 +70,7 @@ export class Parking {
       return;
     }
     try {
+      await plugIn(record);
       if (record.parkedOn === undefined) await hosts.of(record).restore(driver, id);
       else await this.#restoreFromFile(record);
     } catch (error) {

@@ -1,4 +1,4 @@
-import type { ImageMetadata } from '#imagerepo/contract.js';
+import type { ImageMetadata, NetworkKind } from '#imagerepo/contract.js';
 import type { Asked } from './machine-size.js';
 import { VmError } from './state.js';
 import type { Driver } from './target-system.js';
@@ -53,6 +53,7 @@ export type Controlled = {
   readonly metadata: Pick<ImageMetadata, 'format' | 'tsi'>;
   readonly cpus: number;
   readonly memoryMaxMiB: number;
+  readonly network?: NetworkKind | undefined;
 };
 
 /** What QEMU takes for itself at most: below that the host would kill a machine that is well. */
@@ -101,12 +102,16 @@ function choose(
   return siteRange?.max;
 }
 
-function impossible(name: ControlName, { driver, metadata }: Controlled): string | undefined {
+function impossible(
+  name: ControlName,
+  { driver, metadata, network = 'none' }: Controlled,
+): string | undefined {
   const row: ControlRow = controls[name];
   if (!row.drivers.includes(driver)) return `the driver ${driver} cannot do it`;
   if (row.needs === 'disk' && metadata.format !== 'qcow2') return 'its machine has no disk';
-  if (row.needs === 'network' && metadata.tsi.transport !== 'tcp')
-    return 'its machine has no network';
+  if (row.needs !== 'network' || metadata.tsi.transport === 'tcp') return undefined;
+  if (network === 'none') return 'its machine has no network';
+  if (network === 'user') return 'the host cannot do it for a network of the kind user';
   return undefined;
 }
 

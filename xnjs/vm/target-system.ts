@@ -1,8 +1,9 @@
-import type { ImageRecord } from '#imagerepo/contract.js';
+import type { ImageRecord, NetworkKind } from '#imagerepo/contract.js';
 import type { AgentFacts } from '#tsi/protocol/facts.js';
 import type { IdbSubject } from '../idb/idb.js';
 import type { Parked } from '../job/put-off.js';
 import type { Asked, MachineSize } from './machine-size.js';
+import type { NetworkCard } from './network-card.js';
 import type { CountsFor } from './placement/quota.js';
 import type { ControlName, Controls, ControlWishes } from './resource-controls.js';
 import type { TsiIdentity } from '../tsi/tsi.js';
@@ -59,7 +60,10 @@ export type StartTier = 'spare' | 'warm' | 'cold' | 'fetch';
 export type Start = { readonly tier: StartTier; readonly reason: string };
 
 /** What a machine is made of, whoever it is for. */
-export type MachineSpec = Pick<TargetSystem, 'id' | 'image' | 'parameters' | 'driver' | 'host'>;
+export type MachineSpec = Pick<
+  TargetSystem,
+  'id' | 'image' | 'parameters' | 'driver' | 'host' | 'card'
+>;
 
 /** One target system and its virtual machine: the durable record. */
 export type TargetSystem = {
@@ -74,7 +78,11 @@ export type TargetSystem = {
     readonly memoryMaxMiB?: number;
     /** Of its own disk; absent: it has none, or as much as is written to it. */
     readonly diskMiB?: number;
+    /** What of a network it has, beside that of its image's TSI; absent: none. */
+    readonly network?: Exclude<NetworkKind, 'none'>;
   };
+  /** By which it has that; absent: it has none. */
+  readonly card?: NetworkCard;
   /** The size by name that it was asked for. */
   readonly flavour?: string;
   /** Where that allows less than the site does. */

@@ -3,6 +3,7 @@ import type { Log } from '#kernel/log.js';
 import type { IdbSource } from '../idb/idb-source.js';
 import type { HostLabels } from './hosts/host-placement.js';
 import type { Hosts } from './hosts/hosts.js';
+import type { MachineNetworks } from './machine-networks.js';
 import type { ImageSearch, ImageSource } from './image-source.js';
 import type { ImageWish } from './image-wish.js';
 import type { MachineSize } from './machine-size.js';
@@ -72,6 +73,8 @@ export type TargetSystemsOptions = {
   readonly warm?: WarmOptions;
   /** Absent: images whose TSI is reached over a network are refused. */
   readonly network?: TsiNetwork;
+  /** What else of a network machines can have; absent: none. */
+  readonly networks?: MachineNetworks;
 };
 
 export type NewTargetSystem = {

@@ -256,8 +256,15 @@ export class TargetSystems implements Targets, AsyncDisposable {
     return { ...draft, start: { tier: 'cold', reason: `${noSpare}; ${warm}` } };
   }
 
-  async #begin(record: TargetSystem, quotas: readonly Quota[]): Promise<TargetSystem> {
-    await this.#records.save(record, siteChange('created', record), quotas);
+  async #begin(draft: TargetSystem, quotas: readonly Quota[]): Promise<TargetSystem> {
+    const { networks } = this.#options;
+    const card = networks?.promise(draft, this.#records.all());
+    const record = { ...draft, ...(card && { card }) };
+    try {
+      await this.#records.save(record, siteChange('created', record), quotas);
+    } finally {
+      networks?.settle(record.id);
+    }
     this.#records.schedule(record.id);
     return record;
   }
@@ -350,8 +357,13 @@ export class TargetSystems implements Targets, AsyncDisposable {
   /** Of a machine with a network: what the hypervisor gave it. */
   async addresses(id: string): Promise<readonly string[]> {
     const system = this.get(id);
-    if (system.image.metadata.tsi.transport !== 'tcp' || isGone(system)) return [];
-    return await this.#options.hosts.of(system).addresses(system.driver, id);
+    const { card, driver, image } = system;
+    if (isGone(system)) return [];
+    if (card?.address !== undefined) return [card.address];
+    const hypervisor = this.#options.hosts.of(system);
+    if (card?.kind === 'bridge') return await hypervisor.addresses(driver, id, 'neighbours');
+    if (image.metadata.tsi.transport === 'tcp') return await hypervisor.addresses(driver, id);
+    return [];
   }
 
   /** Those on disk, or on the way; and those whose jobs' life times are still to be put off for that. */

@@ -21,7 +21,8 @@ import { localHost } from '#xnjs/vm/hosts/host.js';
 import { HostsConfig } from '#xnjs/vm/hosts/config.js';
 import { openHosts } from '#xnjs/vm/hosts/open-hosts.js';
 import type { ImageSearch, ImageSource } from '#xnjs/vm/image-source.js';
-import { NetworkConfig, openNetwork, TsiConfig } from '#xnjs/vm/network-config.js';
+import { NetworkConfig, NetworksConfig, openNetwork, TsiConfig } from '#xnjs/vm/network-config.js';
+import { openNetworks } from '#xnjs/vm/open-networks.js';
 import type { TargetSystemsOptions } from '#xnjs/vm/target-systems-options.js';
 import { TargetSystems } from '#xnjs/vm/target-systems.js';
 import { Workspace } from '#xnjs/vm/workspace.js';
@@ -30,7 +31,7 @@ import { stagingOf } from '../staging/wiring.js';
 
 export const ownerDn = 'CN=Tester \\"T\\" $HOME `id`,O=Grid';
 export const bootMs = 240_000;
-const installationId = '11111111-2222-4333-8444-555555555555';
+export const installationId = '11111111-2222-4333-8444-555555555555';
 
 export type NetworkServer = Awaited<ReturnType<typeof startServer>>;
 
@@ -57,6 +58,8 @@ export type NetworkServerOptions = {
   readonly images: readonly BuiltImage[];
   /** What the server proves itself by to TSIs. */
   readonly tls?: object;
+  /** What of a network machines can have; absent: none. */
+  readonly networks?: object;
   /** Of the libvirt that runs the machines. */
   readonly uri: string;
   /** Without a network of machines then. */
@@ -67,7 +70,7 @@ export type NetworkServerOptions = {
 /** Engine and target systems on one state directory: what a server is, to be started again. */
 export async function startServer(
   directory: string,
-  { images, tls, uri, others, systems: more }: NetworkServerOptions,
+  { images, tls, networks, uri, others, systems: more }: NetworkServerOptions,
 ) {
   const scope = new Scope();
   const url = `sqlite:${join(directory, 'server.sqlite')}`;
@@ -81,11 +84,15 @@ export async function startServer(
   const client = scope.use(await LibvirtClient.connect({ uri, log: silentLog }));
   const common = { clock: systemClock, log: silentLog };
   const config = {
-    hypervisor: { network: NetworkConfig.parse({}) },
+    hypervisor: {
+      network: NetworkConfig.parse({}),
+      networks: NetworksConfig.parse(networks ?? {}),
+      machines: uri,
+    },
     tsi: TsiConfig.parse({ tls }),
   };
   const network = others ? undefined : await openNetwork(config, scope, silentLog);
-  const { hosts } = await openHosts(
+  const { hosts, localClients } = await openHosts(
     { machines: uri, acceleration: 'qemu', hosts: HostsConfig.parse(others ?? []) },
     { installationId, scope, settings: createSettingsStore(database), ...common },
   );
@@ -98,7 +105,8 @@ export async function startServer(
       installationId,
       bootTimeoutMs: bootMs,
       heartbeatMs: 500,
-      limits: { cpus: 1, memoryMiB: 512, perUser: 4 },
+      limits: { cpus: 1, memoryMiB: 512, perUser: 8 },
+      networks: openNetworks(config, { clients: localClients, installationId, log: silentLog }),
       ...(network && { network }),
       ...more,
       ...common,

@@ -4,8 +4,11 @@ import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { describe, it } from 'node:test';
-import { filterXml, networkXml, type MachineNetwork } from '#xnjs/vm/network.js';
+import { networkDefinition, type MachineNetwork } from '#xnjs/vm/network.js';
+import { silentLog } from '#kernel/log.js';
 import { domainXml } from '#xnjs/vm/domain-xml.js';
+import { MachineNetworks } from '#xnjs/vm/machine-networks.js';
+import { NetworksConfig } from '#xnjs/vm/network-config.js';
 import { noNamespace, runInNamespace } from './namespace.js';
 import { aTargetSystem, anImageMetadata } from './samples.js';
 
@@ -33,22 +36,53 @@ const paths = {
 };
 const installation = '11111111-2222-4333-8444-555555555555';
 
+/** Machines with networks of these kinds, and what is made for them, in libvirt's language. */
+async function documentsOf(kind: 'user' | 'nat' | 'isolated' | 'bridge') {
+  const made: Record<string, string> = {};
+  const networks = new MachineNetworks({
+    config: NetworksConfig.parse({ user: {}, nat: {}, isolated: {}, bridge: { name: 'br0' } }),
+    hypervisor: {
+      ensureNetwork: (_driver, { networkXml, filterXml }) => {
+        if (networkXml !== undefined) made[`network ${kind}`] = networkXml;
+        made[`nwfilter ${kind}`] = filterXml;
+        return Promise.resolve();
+      },
+      ensureHost: () => Promise.resolve(),
+      removeHost: () => Promise.resolve(),
+      removeNetwork: () => Promise.resolve(),
+      listNetworks: () => Promise.resolve([]),
+    },
+    installationId: installation,
+    hostAddresses: ['192.0.2.7'],
+    whyNoUserNetwork: () => Promise.resolve(undefined),
+    log: silentLog,
+  });
+  const parameters = { cpus: 1, memoryMiB: 96, network: kind, networkInboundBytesPerSecond: 1e6 };
+  const bare = aTargetSystem({ parameters });
+  const card = networks.promise(bare, []);
+  assert.ok(card);
+  await networks.ensure({ ...bare, card });
+  return { ...made, [`domain ${kind}`]: domainXml({ ...bare, card }, paths, installation) };
+}
+
 const documents = {
-  network: networkXml(network),
-  nwfilter: filterXml(network),
+  network: networkDefinition(network).networkXml ?? '',
+  nwfilter: networkDefinition(network).filterXml,
   domain: domainXml(system, paths, installation, network),
 };
+const kinds = await Promise.all((['user', 'nat', 'isolated', 'bridge'] as const).map(documentsOf));
 const validator = spawnSync('virt-xml-validate', ['--version']).error
   ? 'virt-xml-validate is not installed'
   : false;
 
 describe('the network of machines', () => {
-  for (const [schema, xml] of Object.entries(documents))
-    it(`is a ${schema} by libvirt's schema`, { skip: validator }, () => {
+  for (const [name, xml] of [documents, ...kinds].flatMap((each) => Object.entries<string>(each)))
+    it(`is a ${name} by libvirt's schema`, { skip: validator }, () => {
       const directory = mkdtempSync(join(tmpdir(), 'vsite-xml-'));
       try {
         const file = join(directory, 'document.xml');
         writeFileSync(file, xml);
+        const [schema = ''] = name.split(' ');
         execFileSync('virt-xml-validate', [file, schema], { stdio: 'pipe' });
       } finally {
         rmSync(directory, { recursive: true });
@@ -63,12 +97,12 @@ describe('the network of machines', () => {
   ] as const;
   for (const [serverAddress, prefixLength, start, end] of ranges)
     it(`gives machines ${start} to ${end} beside ${serverAddress}/${prefixLength}`, () => {
-      const xml = networkXml({ ...network, serverAddress, prefixLength });
-      assert.match(xml, new RegExp(`<range start="${start}" end="${end}">`));
+      const { networkXml } = networkDefinition({ ...network, serverAddress, prefixLength });
+      assert.match(networkXml ?? '', new RegExp(`<range start="${start}" end="${end}">`));
     });
 
   it('has one filter for ever, and a card of its own for each machine', () => {
-    assert.equal(filterXml(network), documents.nwfilter);
+    assert.equal(networkDefinition(network).filterXml, documents.nwfilter);
     const other = { ...system, id: '6b3f0c1e-8d52-4a94-9a50-0f0e3a1f2b3c' };
     const mac = (xml: string): string => /<mac address="([^"]+)"/.exec(xml)?.[1] ?? '';
     assert.match(mac(documents.domain), /^52(:[0-9a-f]{2}){5}$/);

@@ -153,12 +153,16 @@ export class HostPlacement {
 
 function demandOf({ image: { metadata }, labels, ...machine }: Placed): Demand {
   const { cpus, memoryMiB, diskMiB } = amountsOf(machine);
+  const { network = 'none' } = machine.parameters;
   return {
     ...{ cpus, memoryMiB, diskMiB },
     drivers: imageFormats[metadata.format].drivers,
     ...{ labels: labels?.labels ?? [], labelsField: labels?.field ?? 'hostLabels' },
     ...(metadata.tsi.transport === 'tcp' && {
       localOnly: "its image's TSI is reached by a network that only the server's own host has",
+    }),
+    ...(network !== 'none' && {
+      localOnly: `its network (${network}) is one that only the server's own host has`,
     }),
   };
 }

@@ -12,7 +12,7 @@ import { z } from 'zod';
 import { localHost, type Host, type Room } from './host.js';
 import { Hosts, type DrainStore } from './hosts.js';
 
-type Config = XnjsConfig['hypervisor'];
+type Config = Omit<XnjsConfig['hypervisor'], 'networks'>;
 type Clients = Readonly<Partial<Record<Driver, LibvirtClient>>>;
 type Deps = {
   readonly installationId: string;
@@ -24,6 +24,8 @@ type Deps = {
 
 export type OpenHosts = {
   readonly hosts: Hosts;
+  /** Of the host of this server. */
+  readonly localClients: Clients;
   readonly connections: () => Record<string, 'OK' | 'DOWN'>;
 };
 
@@ -41,6 +43,7 @@ export async function openHosts(config: Config, deps: Deps): Promise<OpenHosts> 
   await hosts.start();
   return {
     hosts,
+    localClients: opened[0].clients,
     connections: () =>
       Object.fromEntries(opened.flatMap(({ host, clients }) => statusOf(host.name, clients))),
   };

@@ -1,4 +1,5 @@
 import { z } from 'zod';
+import { networkKinds, type NetworkKind } from '#imagerepo/contract.js';
 import { GridError } from '#kernel/errors.js';
 import { controlNames, controls, type ControlName, type Controls } from '../resource-controls.js';
 import { isMeant, whom, type Requester } from './requester.js';
@@ -29,6 +30,8 @@ const Flavour = z.strictObject({
   ...(sizes(range) as Record<SizeName, z.ZodOptional<typeof range>>), // as: one for each name
   /** The most of each resource control, and what one has that asks for none. */
   ...controlLimits,
+  /** What of a network its machines may have, beside `none`; absent: what the site offers. */
+  networks: z.array(z.enum(networkKinds)).optional(),
   /** Other maxima for some; the largest counts of those that are meant for a user. */
   limits: z
     .array(
@@ -64,6 +67,8 @@ export type Bounds = Readonly<Record<SizeName, Range>> & {
   readonly flavour?: string;
   /** The most of each, and what one has that asks for none. */
   readonly controls: Controls;
+  /** Beside `none`; absent: what the site offers. */
+  readonly networks?: readonly NetworkKind[];
 };
 
 /** The most that any target system of the site may have. */
@@ -154,6 +159,7 @@ function boundsOf(name: string, flavour: Flavour, site: Bounds, requester: Reque
     diskMiB: rangeOf('diskMiB'),
     lifetimeSeconds: rangeOf('lifetimeSeconds'),
     controls: pickControls(flavour, site.controls),
+    ...(flavour.networks && { networks: flavour.networks }),
   };
 }
 

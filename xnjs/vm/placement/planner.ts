@@ -1,4 +1,4 @@
-import type { ImageRecord } from '#imagerepo/contract.js';
+import type { ImageRecord, NetworkKind } from '#imagerepo/contract.js';
 import { formatDate, type Clock } from '#kernel/clock.js';
 import { chooseImage, nameOf, roomyEnough, unlike, type ChosenImage } from '../choose-image.js';
 import type { Spot } from '../hosts/choose-host.js';
@@ -10,6 +10,7 @@ import { chooseDriver, chooseParameters } from '../parameters.js';
 import { VmError } from '../state.js';
 import type { Driver, TargetSystem } from '../target-system.js';
 import type { TargetStore } from '../target-store.js';
+import type { MachineNetworks } from '../machine-networks.js';
 import { requireNetwork, type TsiNetwork } from '../tsi-network.js';
 import { costOf, type Cost, type Prices } from './cost.js';
 import { Flavours, type Bounds, type FlavourConfig, type SiteLimits } from './flavours.js';
@@ -35,6 +36,8 @@ export type PlannerOptions = {
   readonly clock: Clock;
   readonly limits: SiteLimits & { readonly perUser: number };
   readonly network?: TsiNetwork | undefined;
+  /** Absent: machines have no other. */
+  readonly networks?: Pick<MachineNetworks, 'require' | 'offered'> | undefined;
   /** Absent: there are none, and the limits alone hold. */
   readonly flavours?: FlavourConfig;
   /** Absent: there is none but the number of target systems of each user. */
@@ -87,6 +90,11 @@ export class Planner {
     this.flavours = new Flavours(flavours, limits);
   }
 
+  /** Of all kinds. */
+  get offeredNetworks(): readonly NetworkKind[] {
+    return this.#options.networks?.offered ?? ['none'];
+  }
+
   get prices(): Prices | undefined {
     return this.#options.prices;
   }
@@ -104,10 +112,14 @@ export class Planner {
     requireNetwork(image.metadata.tsi, network);
     const { parameters: asked, atLeast } = wish;
     const size = atLeast === true ? roomyEnough(asked, image.metadata) : asked;
+    const place = this.#place(image, wish, (driver) =>
+      chooseParameters(size, image, driver, bounds),
+    );
+    await this.#requireKind(place.parameters.network, asked.network?.field, { ...place, ...image });
     const counted = countsFor(this.#quota, requester);
     return {
       ...{ image, why },
-      ...this.#place(image, wish, (driver) => chooseParameters(size, image, driver, bounds)),
+      ...place,
       ...(bounds.flavour !== undefined && {
         flavour: bounds.flavour,
         limits: { ...bounds.controls, maxLifetimeSeconds: bounds.lifetimeSeconds.max },
@@ -166,6 +178,18 @@ export class Planner {
     countsFor: counted = {},
   }: Pick<TargetSystem, 'ownerDn' | 'countsFor'>): Quota[] {
     return quotasOf(this.#quota, ownerDn, counted);
+  }
+
+  /** @throws `BAD_REQUEST` the site does not offer it, or the image cannot have it */
+  async #requireKind(
+    kind: NetworkKind = 'none',
+    field = "the image's requirements.network",
+    machine: Pick<Plan, 'driver'> & Pick<ImageRecord, 'metadata'>,
+  ): Promise<void> {
+    const { networks } = this.#options;
+    if (kind === 'none') return;
+    if (!networks) throw new VmError('BAD_REQUEST', `${field}: this site offers none`);
+    await networks.require(kind, field, machine);
   }
 
   async #withUse(quotas: readonly Quota[]): Promise<QuotaUse[]> {

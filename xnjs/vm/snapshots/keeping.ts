@@ -25,7 +25,7 @@ export type KeepingOptions = {
   /** It has a machine again, though it had none. */
   readonly measureAgain: (id: string) => Promise<void>;
   /** What its machine is connected to on this host is there. */
-  readonly ensureNetwork: (record: TargetSystem) => Promise<void>;
+  readonly plugIn: (record: TargetSystem) => Promise<void>;
   /** @throws when this server may not act any more */
   readonly require: () => Promise<void>;
   readonly clock: Clock;
@@ -168,7 +168,7 @@ export class Keeping {
 
   /** From the memory of the snapshot, unless it runs, or was never stopped. @returns whether it is there again */
   async #start(record: TargetSystem, snapshot: Snapshot): Promise<boolean> {
-    const { hosts, files, require, ensureNetwork, measureAgain, reconcile } = this.#options;
+    const { hosts, files, require, plugIn, measureAgain, reconcile } = this.#options;
     const { id, driver, desired } = record;
     if (isParkedInFile(record)) return true;
     const hypervisor = hosts.of(record);
@@ -180,7 +180,7 @@ export class Keeping {
     if (isThere && (isParked === park || domain.state === 'running')) return true;
     await require();
     try {
-      await ensureNetwork(record);
+      await plugIn(record);
       await measureAgain(id);
       await hypervisor.startFromMemory(driver, id, files.memoryOf(record, snapshot.id), park);
       return true;

@@ -14,9 +14,10 @@ export function differenceFrom(
   there: Pick<MachineSpec, 'parameters'>,
   { parameters }: Pick<MachineSpec, 'parameters'>,
 ): string | undefined {
-  const names = ['cpus', 'memoryMiB', 'memoryMaxMiB', 'diskMiB'] as const;
+  const names = ['cpus', 'memoryMiB', 'memoryMaxMiB', 'diskMiB', 'network'] as const;
   const other = names.find((name) => there.parameters[name] !== parameters[name]);
   if (other === undefined) return undefined;
-  const value = there.parameters[other] ?? there.parameters.memoryMiB;
+  const usual = other === 'network' ? 'none' : there.parameters.memoryMiB;
+  const value = there.parameters[other] ?? usual;
   return `${other} is not ${value}, that`;
 }

@@ -1,6 +1,6 @@
 import { imageFormats } from '#imagerepo/contract.js';
 import { domainXml } from '../domain-xml.js';
-import { networkDefinition } from '../network.js';
+import { plugIn } from '../plug-in.js';
 import type { MachineSpec } from '../target-system.js';
 import type { TargetSystemsOptions } from '../target-systems-options.js';
 
@@ -19,8 +19,9 @@ export type Started = {
 export async function startDomain(
   machine: MachineSpec,
   callerDn: string,
-  { hosts, images, workspace, installationId, network, lease }: TargetSystemsOptions,
+  options: TargetSystemsOptions,
 ): Promise<Started> {
+  const { hosts, images, workspace, installationId, network, lease } = options;
   const { image, driver } = machine;
   const parts: Record<string, string> = {};
   let isFetched = false;
@@ -29,8 +30,7 @@ export async function startDomain(
     parts[name] = await images.fetch(image, name, callerDn);
   }
   const paths = await workspace.prepare(machine, parts);
-  if (network && image.metadata.tsi.transport === 'tcp')
-    await hosts.of(machine).ensureNetwork(driver, networkDefinition(network));
+  await plugIn(machine, options);
   const xml = domainXml(machine, paths, installationId, network, lease?.epoch);
   await lease?.require();
   const { definedMs } = await hosts.of(machine).start(driver, machine.id, xml);

@@ -26,9 +26,15 @@ export function fingerprintOf(machine: MachineSpec, host: string): string {
 }
 
 /** The only ones whose machines can be copied: others have a disk that goes with the memory, or no memory to save. */
-export function isCopyable({ image: { metadata }, driver }: MachineSpec): string | true {
+export function isCopyable({
+  image: { metadata },
+  driver,
+  parameters,
+}: MachineSpec): string | true {
   if (driver === 'lxc') return 'containers have no memory to save';
   if (metadata.format !== 'kernel') return `machines of format ${metadata.format} are not copied`;
   if (metadata.tsi.transport !== 'channel') return 'its TSI is not our agent';
+  const { network = metadata.requirements.network ?? 'none' } = parameters;
+  if (network !== 'none') return 'machines with a network card are not copied';
   return true;
 }

@@ -71,10 +71,15 @@ export class WantedImages {
     let image: Spare['image'] | undefined;
     try {
       const { id, metadata, parts } = await images.find(reference, callerDn);
-      // other TSIs cannot make their machine another one
-      if (metadata.tsi.transport === 'channel') image = { id, metadata, parts };
+      // other TSIs cannot make their machine another one, and network cards are given to owners
+      const { network = 'none' } = metadata.requirements;
+      if (metadata.tsi.transport === 'channel' && network === 'none')
+        image = { id, metadata, parts };
       else if (!known)
-        log.warn({ image: reference }, 'an image with a TSI of its own cannot have spares');
+        log.warn(
+          { image: reference },
+          'an image with a network or a TSI of its own cannot have spares',
+        );
     } catch (error) {
       if (asGridError(error)?.row.retry === true) throw error;
       if (!known)

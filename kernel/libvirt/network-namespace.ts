@@ -1,0 +1,48 @@
+import { readdir, readFile, readlink } from 'node:fs/promises';
+import { join } from 'node:path';
+
+/** The kernel's flag for it, in hexadecimal. */
+const listening = '00010000';
+const usualSocket = '/run/libvirt/libvirt-sock';
+
+/**
+ * QEMU's user networking opens a guest's connections as if QEMU wanted them, from the network namespace that
+ * libvirtd is in; the guest's gateway is the loopback of that namespace. So it is proven that this is neither
+ * ours nor the host's first process's.
+ * @param uri of the libvirt for machines
+ * @returns why it cannot be offered; `undefined`: it can
+ */
+export async function whyNoUserNetwork(
+  uri: string | undefined,
+  proc = '/proc',
+): Promise<string | undefined> {
+  const socket = socketOf(uri);
+  if (socket === undefined) return 'libvirtd is on another host, whose loopback it might reach';
+  const shared = await Promise.all(
+    ['self', '1'].map((pid) => readlink(join(proc, pid, 'ns', 'net')).catch(() => '')),
+  );
+  const seen = new Set<string>();
+  for (const pid of await readdir(proc)) {
+    if (!/^\d+$/.test(pid)) continue;
+    const namespace = await readlink(join(proc, pid, 'ns', 'net')).catch(() => '');
+    if (namespace === '' || seen.has(namespace)) continue;
+    seen.add(namespace);
+    const sockets = await readFile(join(proc, pid, 'net', 'unix'), 'utf8').catch(() => '');
+    if (!sockets.split('\n').some((line) => isListening(line, socket))) continue;
+    if (shared.includes(namespace))
+      return "libvirtd is in the host's network, whose loopback it would reach";
+    return undefined;
+  }
+  return 'it cannot be seen which network namespace libvirtd is in';
+}
+
+/** Ends of connections to it have its name too, and are those of whoever connected. */
+function isListening(line: string, path: string): boolean {
+  const [, , , flags] = line.split(' ');
+  return flags === listening && line.endsWith(` ${path}`);
+}
+
+function socketOf(uri: string | undefined): string | undefined {
+  if (uri === undefined || !/^qemu(\+unix)?:\/\/\//.test(uri)) return undefined;
+  return new URL(uri).searchParams.get('socket') ?? usualSocket;
+}

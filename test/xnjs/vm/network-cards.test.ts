@@ -1,0 +1,243 @@
+import assert from 'node:assert/strict';
+import { createHash } from 'node:crypto';
+import { mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { describe, it } from 'node:test';
+import { silentLog } from '#kernel/log.js';
+import type { NetworkHypervisor, OwnNetwork } from '#xnjs/vm/libvirt-networks.js';
+import { MachineNetworks } from '#xnjs/vm/machine-networks.js';
+import { chooseCard, type NetworkCard } from '#xnjs/vm/network-card.js';
+import { NetworksConfig } from '#xnjs/vm/network-config.js';
+import { whyNoUserNetwork } from '#kernel/libvirt/network-namespace.js';
+import { aTargetSystem, anImageMetadata } from './samples.js';
+
+const networks = NetworksConfig.parse({
+  user: {},
+  nat: { host: '10.178.0.1/29' },
+  isolated: { range: '10.179.0.0/27', prefixLength: 29 },
+  bridge: { name: 'br0' },
+});
+const [one, two] = ['CN=One,O=Grid', 'CN=Two,O=Grid'];
+type Held = { id: string; ownerDn: string; card: NetworkCard };
+
+/** Cards for these owners, each chosen beside those before it. */
+function choose(kind: NetworkCard['kind'], owners: readonly string[], others: Held[] = []): Held[] {
+  const all = [...others];
+  for (const [at, ownerDn] of owners.entries()) {
+    const id = `${at}b3f0c1e-8d52-4a94-9a50-0f0e3a1f2b3c`;
+    all.push({ id, ownerDn, card: chooseCard(kind, { id, ownerDn }, networks, all) });
+  }
+  return all.slice(others.length);
+}
+const ownersBytes = ({ card }: Held): string => card.mac.slice(0, 11);
+
+describe('the network card of a machine', () => {
+  it('has the first address that no other has, and tells its owner from others', () => {
+    const [a, b, c] = choose('nat', [one, two, one]) as [Held, Held, Held];
+    assert.deepEqual(
+      [a, b, c].map(({ card }) => card.address),
+      ['10.178.0.2', '10.178.0.3', '10.178.0.4'],
+    );
+    assert.equal(ownersBytes(a), ownersBytes(c));
+    assert.notEqual(ownersBytes(a), ownersBytes(b));
+    assert.equal(new Set([a, b, c].map(({ card }) => card.mac)).size, 3);
+    const [again] = choose('nat', [two], [a, c]);
+    assert.equal(again?.card.address, '10.178.0.3', 'what is free again');
+  });
+
+  it('never shares its owner’s bytes, even where two names have the same sum', () => {
+    const sum = createHash('sha256').update(one).digest('hex');
+    const bytes = sum.slice(0, 6).match(/../g)?.join(':') ?? '';
+    const card = { kind: 'nat', mac: `52:${bytes}:00:00`, address: '10.178.0.6' } as const;
+    const [mine] = choose('nat', [one], [{ id: 'x', ownerDn: two, card }]) as [Held];
+    assert.notEqual(ownersBytes(mine), `52:${bytes}`);
+  });
+
+  it('of an isolated network has that to itself', () => {
+    const hosts = choose('isolated', [one, one, two]).map(({ card }) => [card.host, card.address]);
+    assert.deepEqual(hosts, [
+      ['10.179.0.1/29', '10.179.0.2'],
+      ['10.179.0.9/29', '10.179.0.10'],
+      ['10.179.0.17/29', '10.179.0.18'],
+    ]);
+  });
+
+  for (const [kind, count, text] of [
+    ['nat', 5, /all addresses of 10\.178\.0\.1\/29 are taken/],
+    ['isolated', 4, /all networks in 10\.179\.0\.0\/27 are taken/],
+  ] as const)
+    it(`is refused when all of ${kind} are taken`, () => {
+      const full = choose(kind, Array<string>(count).fill(one));
+      assert.throws(() => choose(kind, [two], full), { code: 'QUOTA_EXCEEDED', message: text });
+    });
+});
+
+describe('the configuration of networks', () => {
+  for (const [config, path] of [
+    [{ nat: { host: '10.178.0.1/30' } }, 'nat.host'],
+    [{ nat: { deny: ['10.0.0.0/8', 'everything'] } }, 'nat.deny.1'],
+    [{ nat: {}, isolated: { range: '10.178.128.0/17' } }, 'isolated.range'],
+    [{ isolated: { range: '10.179.0.0/28', prefixLength: 24 } }, 'isolated.prefixLength'],
+    [{ bridge: {} }, 'bridge.name'],
+    [{ bridge: { name: 'br0; reboot' } }, 'bridge.name'],
+    [{ router: {} }, ''],
+  ] as const)
+    it(`is refused: ${JSON.stringify(config)}`, () => {
+      const { error } = NetworksConfig.safeParse(config);
+      assert.deepEqual(
+        error?.issues.map((issue) => issue.path.join('.')),
+        [path],
+      );
+    });
+});
+
+/** What is there, and what was asked of it. */
+class RecordedNetworks implements NetworkHypervisor {
+  readonly calls: string[] = [];
+  refusal: Error | undefined;
+  own: OwnNetwork[] = [];
+  ensureNetwork: NetworkHypervisor['ensureNetwork'] = (_driver, { name, networkXml }) => {
+    this.calls.push(`ensure ${name}`);
+    return this.refusal && networkXml !== undefined
+      ? Promise.reject(this.refusal)
+      : Promise.resolve();
+  };
+  ensureHost: NetworkHypervisor['ensureHost'] = (_driver, network, { address }) =>
+    this.#note(`host ${address} in ${network}`);
+  removeHost: NetworkHypervisor['removeHost'] = (_driver, network, mac) =>
+    this.#note(`no host ${mac} in ${network}`);
+  removeNetwork: NetworkHypervisor['removeNetwork'] = (_driver, name) =>
+    this.#note(`remove ${name}`);
+  listNetworks = () => Promise.resolve(this.own);
+  #note(call: string): Promise<void> {
+    this.calls.push(call);
+    return Promise.resolve();
+  }
+}
+
+describe('networks of machines', () => {
+  const seat = { host: 'local', driver: 'qemu' } as const;
+  const open = (config: object = {}): { hypervisor: RecordedNetworks; all: MachineNetworks } => {
+    const hypervisor = new RecordedNetworks();
+    const all = new MachineNetworks({
+      config: NetworksConfig.parse(config),
+      hypervisor,
+      installationId: '11111111-2222-4333-8444-555555555555',
+      hostAddresses: [],
+      whyNoUserNetwork: () => Promise.resolve('its loopback is the host’s'),
+      log: silentLog,
+    });
+    return { hypervisor, all };
+  };
+  const metadata = anImageMetadata();
+  const overTcp = anImageMetadata({
+    tsi: { transport: 'tcp', login: 'grid', jobsDirectory: '/home/grid/jobs' },
+  });
+
+  it('are offered as configured, where the host can make them', async () => {
+    const { all, hypervisor } = open({ user: {}, nat: {}, isolated: {} });
+    hypervisor.refusal = new Error('no bridges in this kernel');
+    await all.check(seat);
+    assert.deepEqual(all.offered, ['none']);
+    await assert.rejects(all.require('nat', 'parameters.network', { driver: 'qemu', metadata }), {
+      code: 'BAD_REQUEST',
+      message: /^parameters\.network: nat cannot be had: .*no bridges in this kernel$/,
+    });
+    hypervisor.refusal = undefined;
+    await all.check(seat);
+    assert.deepEqual(all.offered, ['none', 'nat', 'isolated']);
+  });
+
+  for (const [kind, machine, text] of [
+    ['bridge', { driver: 'qemu', metadata }, /this site offers none, nat/],
+    ['nat', { driver: 'lxc', metadata }, /containers/],
+    ['nat', { driver: 'kvm', metadata: overTcp }, /tsi\.transport tcp/],
+  ] as const)
+    it(`are refused: ${kind} for ${machine.driver}, ${machine.metadata.tsi.transport}`, async () => {
+      const { all } = open({ nat: {} });
+      const refused = all.require(kind, 'parameters.network', machine);
+      await assert.rejects(refused, { code: 'BAD_REQUEST', message: text });
+    });
+
+  it('give two machines that are asked for at once two addresses', () => {
+    const { all } = open({ nat: {} });
+    const wish = { ownerDn: one, parameters: { cpus: 1, memoryMiB: 96, network: 'nat' } } as const;
+    const cards = ['a', 'b'].map((id) => all.promise({ ...wish, id }, []));
+    assert.deepEqual(
+      cards.map((card) => card?.address),
+      ['10.178.0.2', '10.178.0.3'],
+    );
+    all.settle('a');
+    assert.equal(all.promise({ ...wish, id: 'c' }, [])?.address, '10.178.0.2');
+  });
+
+  it('are there before their machine, and go after it', async () => {
+    const { all, hypervisor } = open({ nat: {}, isolated: {} });
+    for (const kind of ['nat', 'isolated'] as const) {
+      const bare = aTargetSystem({ parameters: { cpus: 1, memoryMiB: 96, network: kind } });
+      const system = { ...bare, card: all.promise(bare, [])! };
+      await all.ensure(system);
+      await all.release(system);
+    }
+    const nat = 'vsite-nat-11111111';
+    const isolated = `vsite-${aTargetSystem().id}`;
+    const mac = hypervisor.calls[2]?.split(' ')[2] ?? '';
+    assert.deepEqual(hypervisor.calls, [
+      ...[`ensure ${nat}`, `host 10.178.0.2 in ${nat}`, `no host ${mac} in ${nat}`],
+      ...[`ensure ${isolated}`, `host 10.179.0.2 in ${isolated}`, `remove ${isolated}`],
+    ]);
+  });
+
+  it('of nobody are removed only when that is proven', async () => {
+    const { all, hypervisor } = open({ isolated: {} });
+    await all.check(seat);
+    hypervisor.calls.length = 0;
+    hypervisor.own = [
+      { name: 'vsite-gone', targetId: 'gone' },
+      { name: 'vsite-unknown', targetId: 'unknown' },
+      { name: 'vsite-nat-11111111' },
+    ];
+    await all.sweep((id) => Promise.resolve(id === 'gone'));
+    assert.deepEqual(hypervisor.calls, ['remove vsite-gone']);
+  });
+});
+
+describe('QEMU’s own networking', () => {
+  const socket = '/s/libvirt-sock';
+  /** A /proc with these processes: their network namespace, and the sockets that it shows. */
+  function withProcesses(
+    processes: Readonly<Record<string, readonly [namespace: string, socket: string]>>,
+    check: (proc: string) => Promise<void>,
+  ): Promise<void> {
+    const proc = mkdtempSync(join(tmpdir(), 'vsite-proc-'));
+    for (const [pid, [namespace, path]] of Object.entries(processes)) {
+      mkdirSync(join(proc, pid, 'ns'), { recursive: true });
+      mkdirSync(join(proc, pid, 'net'));
+      symlinkSync(`net:[${namespace}]`, join(proc, pid, 'ns', 'net'));
+      writeFileSync(
+        join(proc, pid, 'net', 'unix'),
+        `0: 00000002 00000000 00010000 0001 01 7 ${path}\n1: 00000003 00000000 00000000 0001 03 8 ${socket}\n`,
+      );
+    }
+    return check(proc).finally(() => rmSync(proc, { recursive: true }));
+  }
+  const uri = `qemu+unix:///system?socket=${socket}`;
+  for (const [where, processes, reason] of [
+    ['a namespace of its own', { self: ['1', '/x'], 1: ['1', '/x'], 7: ['2', socket] }, undefined],
+    ["the server's", { self: ['2', socket], 1: ['1', '/x'], 7: ['2', socket] }, /host's network/],
+    ["the host's", { self: ['2', '/x'], 1: ['1', socket] }, /host's network/],
+    ['one that is not seen', { self: ['2', '/x'], 1: ['2', '/x'] }, /cannot be seen/],
+  ] as const)
+    it(`is ${reason ? 'refused' : 'offered'} where libvirtd is in ${where}`, async () => {
+      await withProcesses(processes, async (proc) => {
+        const why = await whyNoUserNetwork(uri, proc);
+        if (reason) assert.match(why ?? '', reason);
+        else assert.equal(why, undefined);
+      });
+    });
+
+  it('is refused where libvirtd is elsewhere', async () => {
+    assert.match((await whyNoUserNetwork('qemu+ssh://other/system')) ?? '', /another host/);
+  });
+});
