@@ -68,6 +68,7 @@ export const access: Readonly<Record<string, Row>> = {
   'GET /rest/admin/': 'admin',
   'POST /rest/admin/actions/:action': 'admin',
   'GET /rest/admin/accounting': 'admin',
+  'GET /rest/admin/hosts': 'admin',
 
   'GET /rest/core/factories': 'everybody',
   'GET /rest/core/factories/:factoryId': 'everybody',
