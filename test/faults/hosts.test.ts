@@ -73,7 +73,7 @@ describe('two hosts', { skip: noMachines || noNamespace, timeout: 600_000 }, () 
     (await server.engine.submit({ ownerDn, targetId, description: { Executable } })).id;
   async function outputOf(jobId: string): Promise<string> {
     const { engine, systems } = server;
-    await until('it is over', async () => (await engine.get(jobId)).state === 'DONE', 60_000);
+    await until('it is over', async () => (await engine.get(jobId)).state === 'DONE', 180_000);
     const { targetId, directory, run } = await engine.get(jobId);
     assert.equal(run.result?.message, '');
     const target = systems.find(targetId)!;
@@ -152,7 +152,7 @@ describe('two hosts', { skip: noMachines || noNamespace, timeout: 600_000 }, () 
 
   it('have in common what is parked: it goes on here while the other is away', async () => {
     const { systems } = server;
-    const count = 'n=0; while [ $n -lt 40 ]; do n=$((n+1)); echo $n; sleep 0.1; done';
+    const count = 'n=0; while [ $n -lt 20 ]; do n=$((n+1)); echo $n; sleep 0.2; done';
     const job = await submit(there, count);
     await until('it runs', async () => (await server.engine.get(job)).state === 'RUNNING', 60_000);
     await systems.parking.freeze(there);
@@ -165,7 +165,7 @@ describe('two hosts', { skip: noMachines || noNamespace, timeout: 600_000 }, () 
       await systems.parking.thaw(there);
       await becomes(there, /^READY/, 120_000);
       assert.equal(systems.get(there).host, 'local');
-      const lines = Array.from({ length: 40 }, (_, n) => `${n + 1}\n`);
+      const lines = Array.from({ length: 20 }, (_, n) => `${n + 1}\n`);
       assert.equal(await outputOf(job), lines.join(''));
     } finally {
       hosts.plug();
