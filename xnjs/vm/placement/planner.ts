@@ -184,6 +184,14 @@ export class Planner {
     await networks.require(kind, field, machine);
   }
 
+  /** What one that is there counts on. */
+  quotasFor({
+    ownerDn,
+    countsFor: counted = {},
+  }: Pick<TargetSystem, 'ownerDn' | 'countsFor'>): Quota[] {
+    return quotasOf(this.#quota, ownerDn, counted);
+  }
+
   async #withUse(quotas: readonly Quota[]): Promise<QuotaUse[]> {
     const { store } = this.#options;
     return await Promise.all(
