@@ -2,6 +2,7 @@ import assert from 'node:assert/strict';
 import { text } from 'node:stream/consumers';
 import { after, before, describe, it } from 'node:test';
 import { createTargetSystem, waitUntilReady } from '#cli/quickstart/main-job.js';
+import { formatDate } from '#kernel/clock.js';
 import { asGridError } from '#kernel/errors.js';
 import type { HttpClient } from '#kernel/http/client.js';
 import { tryAllScript } from '../xnjs/vm/guest-programs.js';
@@ -131,8 +132,9 @@ describe('resource controls of a real machine', { skip: noMachines }, () => {
 
   it('end a machine when its life time is over, whatever runs there', async () => {
     await submit('trap "" TERM HUP INT; while :; do sleep 1; done');
-    const terminationTime = new Date(Date.now() + 2_000).toISOString();
-    await user.json('PUT', site, { terminationTime });
+    const terminationTime = formatDate(Date.now() + 2_000);
+    const { body } = await user.json('PUT', site, { terminationTime });
+    assert.deepEqual(body, { terminationTime: 'OK' });
     await eventually('it is gone', async () => (await grid.domains('qemu')).length === 0);
     await eventually(
       'its record too',
