@@ -1,9 +1,12 @@
 import type { IncomingHttpHeaders, ServerHttp2Stream } from 'node:http2';
 import { errorText } from '#kernel/errors.js';
 import { destroySoon } from '#kernel/net/destroy-soon.js';
+import { longestEnrolment } from '../protocol/enrolment.js';
 import { decodeMachineIdentity } from '../protocol/machine-identity.js';
 import type { Agent } from './agent.js';
+import type { Enrolment } from './enrolment.js';
 import { connectService, relay } from './forwarding.js';
+import type { Log } from './log.js';
 import { assumeIdentity, identityFacts } from './machine-identity.js';
 
 /** A server that does not read the ends of its jobs asks again, and for the status. */
@@ -57,11 +60,7 @@ export async function forward(
 /** `POST /identity`: answered when the machine is what it was told to be. */
 export async function becomeAnother(agent: Agent, stream: ServerHttp2Stream): Promise<void> {
   try {
-    let json = '';
-    for await (const chunk of stream as AsyncIterable<Buffer>) {
-      json += chunk.toString('latin1');
-      if (json.length > maxIdentityBytes) throw new Error('the identity is too long');
-    }
+    const json = await readBody(stream, maxIdentityBytes);
     const receivedMs = performance.now();
     if (!identityFacts(agent.settings).identity) throw new Error('this agent makes no identities');
     await assumeIdentity(decodeMachineIdentity(json), receivedMs);
@@ -72,6 +71,34 @@ export async function becomeAnother(agent: Agent, stream: ServerHttp2Stream): Pr
     stream.respond({ ':status': 500, 'content-type': 'text/plain' });
     stream.end(errorText(error));
   }
+}
+
+/** `POST /enrolment`: answered when what has come of it is on the disk. */
+export async function enrol(
+  enrolment: Enrolment,
+  log: Log,
+  stream: ServerHttp2Stream,
+): Promise<void> {
+  try {
+    const answer = await enrolment.answer(await readBody(stream, longestEnrolment));
+    if (stream.destroyed) return;
+    stream.respond({ ':status': 200, 'content-type': 'application/json' });
+    stream.end(JSON.stringify(answer));
+  } catch (error) {
+    log.error({ reason: errorText(error) }, 'the enrolment failed');
+    if (stream.destroyed) return;
+    stream.respond({ ':status': 500, 'content-type': 'text/plain' });
+    stream.end(errorText(error));
+  }
+}
+
+async function readBody(stream: ServerHttp2Stream, longest: number): Promise<string> {
+  let body = '';
+  for await (const chunk of stream as AsyncIterable<Buffer>) {
+    body += chunk.toString('latin1');
+    if (body.length > longest) throw new Error('the message is too long');
+  }
+  return body;
 }
 
 function text(header: string | string[] | undefined): string {
