@@ -1,7 +1,13 @@
 import { z } from 'zod';
 import { RequestError, type Context } from '#kernel/http/operation.js';
 import { created, json, type Reply } from '#kernel/http/reply.js';
-import { joinSizes, parseImageWish, readMachineSize, type TargetSystem } from '#xnjs/index.js';
+import {
+  joinSizes,
+  parseImageWish,
+  readMachineSize,
+  readOwnContext,
+  type TargetSystem,
+} from '#xnjs/index.js';
 import type { RestDeps } from './deps.js';
 import { linksFrom } from './links.js';
 import { dryRun, renderPlan, requesterOf } from './placement.js';
@@ -32,7 +38,9 @@ export async function createSite(
   { caller, baseUrl }: Context,
 ): Promise<Reply> {
   const { systems, defaultImage } = deps;
-  const { image: otherImage, flavour: otherFlavour, ...parameters } = input.parameters;
+  const { image: otherImage, flavour: otherFlavour, ...others } = input.parameters;
+  const { sshKeys, userData, ...parameters } = others;
+  const context = readOwnContext('parameters', { sshKeys, userData });
   const image = input.image ?? otherImage ?? defaultImage;
   if (image === undefined)
     throw new RequestError('BAD_REQUEST', 'image: name the image to make a target system from');
@@ -46,6 +54,7 @@ export async function createSite(
       readMachineSize('resources', input.resources, 'refuse'),
     ),
     tags: input.tags,
+    ...(context && { context }),
     ...(chosenFlavour !== undefined && { flavour: chosenFlavour }),
     ...(input.terminationTime !== undefined && { terminationMs: input.terminationTime }),
   };

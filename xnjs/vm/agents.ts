@@ -49,7 +49,10 @@ export class Agents implements AsyncDisposable {
     this.#guests = new GuestWatch({
       bindings: () => [...this.#bindings].filter(([id]) => this.#answering.has(id)),
       intervalMs: systems.guestMs ?? 30_000,
-      learn: (id, facts) => records.queue(id, () => this.#learn(id, facts)),
+      learn: async (id, facts) => {
+        await records.queue(id, () => this.#learn(id, facts));
+        await this.#renew(id);
+      },
       ...{ clock: systems.clock, log, stopping },
     });
   }
@@ -147,6 +150,8 @@ export class Agents implements AsyncDisposable {
       await this.#records.queue(id, () => this.#identify(id, binding));
       const record = this.#records.find(id);
       if (!record || needsIdentity(record)) return;
+      // by a key of its own, made after its random numbers are
+      await binding.prove?.();
     }
     const { boot: begun } = this.#records.find(id) ?? starting;
     const boot = { ...begun, readyMs: this.#options.systems.clock.now() - bootBaseMs(starting) };
@@ -177,6 +182,13 @@ export class Agents implements AsyncDisposable {
       await fallBack(record, errorText(error));
       this.#records.schedule(id);
     }
+  }
+
+  /** Its certificate, while it has time left. */
+  async #renew(id: string): Promise<void> {
+    const record = this.#records.find(id);
+    const { enrolments } = this.#options.systems;
+    if (record && enrolments?.isDue(record) === true) await this.#bindings.get(id)?.prove?.();
   }
 
   /** Only from inside the record's queue. */

@@ -1,3 +1,4 @@
+import type { AskEnrolment } from '../tsi/agent-link.js';
 import { AgentBinding } from './agent-binding.js';
 import { ClassicBinding } from './classic-binding.js';
 import type { TargetBinding } from './target-binding.js';
@@ -8,7 +9,16 @@ import { tlsOf } from './tsi-network.js';
 /** By the way that the image says. */
 export function createBinding(
   record: MachineSpec,
-  { clock, log, heartbeatMs, hypervisor, workspace, network, idb }: TargetSystemsOptions,
+  {
+    clock,
+    log,
+    heartbeatMs,
+    hypervisor,
+    workspace,
+    network,
+    idb,
+    enrolments,
+  }: TargetSystemsOptions,
 ): TargetBinding {
   const { tsi } = record.image.metadata;
   const common = {
@@ -20,6 +30,7 @@ export function createBinding(
       record,
       socket: workspace.agentSocket(record),
       hypervisor,
+      ...(enrolments && { admit: (ask: AskEnrolment) => enrolments.admit(record.id, ask) }),
       ...common,
     });
   const tls = tlsOf(tsi, network);

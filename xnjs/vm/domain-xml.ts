@@ -22,6 +22,9 @@ export type DomainPaths = {
   readonly kernel?: string;
   readonly initrd?: string;
   readonly disk?: string;
+  /** Read-only disks: what tells the machine who it is, and what holds our agent. */
+  readonly seed?: string;
+  readonly agentDisk?: string;
   /** Root of a container, shared between target systems and read-only. */
   readonly root?: string;
   /** Directories of this container alone, mounted over the root: guest path to host path. */
@@ -38,6 +41,8 @@ export function domainXml(
   installationId: string,
   network?: MachineNetwork,
   epoch = 0,
+  /** Further words of the kernel's command line. */
+  words: readonly string[] = [],
 ): string {
   const common = [
     element('name', {}, `vsite-${system.id}`),
@@ -45,7 +50,8 @@ export function domainXml(
     element('metadata', {}, markElement(system, installationId, epoch)),
     ...sizeXml(system),
   ];
-  const body = system.driver === 'lxc' ? container(system, paths) : machine(system, paths, network);
+  const body =
+    system.driver === 'lxc' ? container(system, paths) : machine(system, paths, network, words);
   return toXml(element('domain', { type: system.driver }, ...common, ...body));
 }
 
@@ -53,9 +59,10 @@ function machine(
   system: MachineSpec,
   paths: DomainPaths,
   network: MachineNetwork | undefined,
+  words: readonly string[],
 ): XmlNode[] {
   const { metadata } = system.image;
-  const boot = [commandLine, `vsite.name=${hostName(system)}`, metadata.boot.commandLine];
+  const boot = [commandLine, `vsite.name=${hostName(system)}`, ...words, metadata.boot.commandLine];
   return [
     element(
       'os',
@@ -77,6 +84,9 @@ function machine(
       {},
       element('controller', { type: 'usb', model: 'none' }),
       paths.disk !== undefined && disk(system, paths.disk),
+      ...[paths.seed, paths.agentDisk].map(
+        (path, at) => path !== undefined && readOnlyDisk(path, extraTargets[at] ?? ''),
+      ),
       network && metadata.tsi.transport === 'tcp' && interfaceXml(system, network),
       element(
         'serial',
@@ -120,6 +130,20 @@ function disk(system: MachineSpec, path: string): XmlNode {
     element('source', { file: path }),
     element('target', { dev: diskTarget, bus: 'virtio' }),
     iotuneXml(system),
+  );
+}
+
+/** Behind the machine's own disk, whether or not it has one. */
+const extraTargets = ['vdy', 'vdz'];
+
+function readOnlyDisk(path: string, target: string): XmlNode {
+  return element(
+    'disk',
+    { type: 'file', device: 'disk' },
+    element('driver', { name: 'qemu', type: 'raw' }),
+    element('source', { file: path }),
+    element('target', { dev: target, bus: 'virtio' }),
+    element('readonly'),
   );
 }
 

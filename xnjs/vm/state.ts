@@ -29,6 +29,7 @@ const whileAlive = {
   agentDown: alive,
   domain: alive,
   guest: alive,
+  refused: alive,
   stopped: 'FAILED',
   freeze: 'PAUSED',
   frozen: 'SUSPENDED',
@@ -52,6 +53,7 @@ export const transitions = {
     agentDown: 'SUSPENDED',
     domain: 'SUSPENDED',
     guest: 'SUSPENDED',
+    refused: 'SUSPENDED',
     stopped: 'FAILED',
     freeze: 'SUSPENDED',
     frozen: 'SUSPENDED',
@@ -63,6 +65,7 @@ export const transitions = {
     agentDown: 'FAILED',
     domain: 'FAILED',
     guest: 'FAILED',
+    refused: 'FAILED',
     stopped: 'FAILED',
     failed: 'FAILED',
     frozen: 'FAILED',
@@ -73,6 +76,7 @@ export const transitions = {
     agentDown: 'DESTROYING',
     domain: 'DESTROYING',
     guest: 'DESTROYING',
+    refused: 'DESTROYING',
     stopped: 'DESTROYING',
     failed: 'DESTROYING',
     frozen: 'DESTROYING',
@@ -91,6 +95,8 @@ export type VmEvent =
   /** What the hypervisor says of a domain that has not stopped. */
   | { type: 'domain'; says: DomainWord; evidence: Evidence }
   | { type: 'guest'; says: GuestWord; evidence: Evidence }
+  /** What answered has not proved to be the machine. */
+  | { type: 'refused'; evidence: Evidence }
   /** The hypervisor says that the domain does not run. */
   | { type: 'stopped'; evidence: Evidence }
   /** It is to be parked on disk: by its owner, or for nobody uses it. */
@@ -145,7 +151,8 @@ function restart(current: TargetSystem, evidence: Evidence): TargetSystem | unde
   const wasReady = isAlive(current) && viewsOf(current).agent !== undefined;
   if (recovery !== 'restart' || !wasReady || lately.length >= mostRestarts) return undefined;
   return {
-    ...without(current, 'desired', 'frozenSinceMs', 'facts'),
+    // it is another machine, which proves itself anew
+    ...without(current, 'desired', 'frozenSinceMs', 'facts', 'enrolment'),
     state: 'INITIALIZING',
     evidence: { ...evidence, fact: `started again: ${fact}` },
     ...{ views: {}, boot: {}, bootFromMs: atMs, lostJobs: fact },
@@ -180,6 +187,10 @@ function stepAlive(current: TargetSystem, event: VmEvent): TargetSystem {
   if (current.desired === 'suspended') return current;
   const before = viewsOf(current);
   const views = see(before, event);
+  if (event.type === 'refused' && before.agent === undefined)
+    return current.evidence.fact === event.evidence.fact
+      ? current
+      : { ...current, evidence: event.evidence };
   const isFirst = event.type === 'agentUp' && before.agent === undefined;
   if (views === before && current.views) return current;
   const { state, evidence = current.evidence } = believe(views);
@@ -195,6 +206,7 @@ function see(views: Views, event: VmEvent): Views {
     case 'agentUp':
       return look(views, 'agent', 'up', event.evidence);
     case 'agentDown':
+    case 'refused':
       // one that has never answered still starts
       return views.agent ? look(views, 'agent', 'down', event.evidence) : views;
     case 'domain':

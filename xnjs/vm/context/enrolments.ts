@@ -6,7 +6,7 @@ import type { Audit } from '#kernel/security/audit.js';
 import { readSigningRequest } from '#kernel/security/signing-request.js';
 import { signedText, type EnrolmentAnswer } from '#tsi/protocol/enrolment.js';
 import type { AskEnrolment } from '../../tsi/agent-link.js';
-import type { MachineRecords } from '../machines.js';
+import type { SystemRecords } from '../system-records.js';
 import type { TargetSystem } from '../target-system.js';
 import { isBooted, needsIdentity } from '../tiers/identity.js';
 import { machineName, type MachineAuthority } from './machine-authority.js';
@@ -36,13 +36,14 @@ export type EnrolmentConfig = {
 };
 
 export type EnrolmentsOptions = EnrolmentConfig & {
-  readonly records: Pick<MachineRecords, 'find' | 'queue' | 'save' | 'applyNow'>;
+  readonly records: Pick<SystemRecords, 'find' | 'queue' | 'save' | 'applyNow'>;
   /** The token lies there no longer than it is needed. */
   readonly forgetToken: (record: TargetSystem) => Promise<void>;
   readonly clock: Clock;
   readonly log: Log;
 };
 
+const noToken = '0'.repeat(64);
 /** Whoever tries again and again is not written down each time. */
 const toldAgainMs = 60_000;
 
@@ -85,24 +86,28 @@ export class Enrolments {
   }
 
   async #prove(record: TargetSystem, ask: AskEnrolment): Promise<void> {
-    const { id } = record;
-    const machine = machineName(record);
-    const byMessage = meansOf(record) === 'message' && record.enrolment?.keyHash === undefined;
-    const token = byMessage ? await this.#issueNow(id) : undefined;
-    const enrolment = this.#options.records.find(id)?.enrolment;
+    const { id, enrolment, image } = record;
+    const isByMessage = meansOf(record) === 'message' && enrolment?.keyHash === undefined;
     // made by an earlier version of this server, or found again: the hypervisor's word is all there is
-    if (!enrolment) return;
+    if (!enrolment && !isByMessage) return;
+    const machine = machineName(record);
     const challenge = randomBytes(32).toString('base64');
-    const question = { machine, challenge, expects: enrolment.tokenHash };
-    const answer = await ask({ ...question, ...(token !== undefined && { token }) });
+    const question = { machine, challenge };
+    let answer = await ask({ ...question, expects: enrolment?.tokenHash ?? noToken });
+    if (isByMessage && answer && answer.certificate === undefined) {
+      const token = newToken();
+      await this.#note(id, token);
+      answer = await ask({ ...question, expects: hashOf(token), token });
+    }
     if (!answer) {
-      if (enrolment.keyHash === undefined && record.image.metadata.enrolment !== 'required') return;
+      const isRequired = image.metadata.contextualisation?.enrolment === 'required';
+      if (enrolment?.keyHash === undefined && !isRequired) return;
       throw new Refusal('its agent cannot prove which machine it is');
     }
     const certificate = answer.certificate
       ? await this.#check(id, machine, challenge, answer)
       : await this.#enrol(id, machine, answer);
-    if (!certificate) return;
+    if (certificate === undefined) return;
     const { authority } = this.#options;
     const granted = await ask({ machine, certificate, authority: authority.certificate });
     if (!granted) throw new GridError('TSI_UNAVAILABLE', 'its agent takes no certificate');
@@ -110,14 +115,12 @@ export class Enrolments {
   }
 
   /** Of a machine that has no other way to get it than over its own channel. */
-  async #issueNow(id: string): Promise<string | undefined> {
+  async #note(id: string, token: string): Promise<void> {
     const { records } = this.#options;
-    const token = newToken();
     await records.queue(id, async () => {
       const record = records.find(id);
       if (record) await records.save({ ...record, enrolment: this.issue(record, token) });
     });
-    return token;
   }
 
   /** What the record says of a token, before anybody gets it. */
@@ -171,8 +174,7 @@ export class Enrolments {
     token?: string,
   ): Promise<string> {
     const { records, authority, clock } = this.#options;
-    let pem = '';
-    await records.queue(id, async () => {
+    return await records.queue(id, async () => {
       const record = records.find(id);
       const { enrolment } = record ?? {};
       if (!record || !enrolment || machineName(record) !== machine)
@@ -182,10 +184,9 @@ export class Enrolments {
       const expiresMs = Date.parse(certificate.validTo);
       const { usedMs = clock.now() } = enrolment;
       await records.save({ ...record, enrolment: { ...enrolment, keyHash, usedMs, expiresMs } });
-      pem = certificate.toString();
+      this.#log.info({ vmId: id, machine, isNew: token !== undefined }, 'machine certified');
+      return certificate.toString();
     });
-    this.#log.info({ vmId: id, machine, isNew: token !== undefined }, 'machine certified');
-    return pem;
   }
 
   #requireToken(enrolment: EnrolmentRecord, token: string, keyHash: string): void {
@@ -224,8 +225,8 @@ export function meansOf(
   // it ran before it had an owner
   if (!isBooted(record)) return 'message';
   if (record.driver === 'lxc') return 'file';
+  if (metadata.contextualisation?.nocloud === true) return 'seed';
   if (metadata.format === 'kernel') return 'commandLine';
-  if (metadata.contextualisation) return 'seed';
   return metadata.tsi.transport === 'channel' ? 'message' : undefined;
 }
 

@@ -54,6 +54,10 @@ export class MachineAuthority {
     return new MachineAuthority(credential, installationId, validDays);
   }
 
+  get validMs(): number {
+    return this.#validDays * 86_400_000;
+  }
+
   /** PEM. */
   get certificate(): string {
     return this.#credential.certificate.toString();

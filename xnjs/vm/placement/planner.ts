@@ -1,6 +1,7 @@
 import type { ImageRecord } from '#imagerepo/contract.js';
 import { formatDate, type Clock } from '#kernel/clock.js';
 import { chooseImage, nameOf, roomyEnough, unlike, type ChosenImage } from '../choose-image.js';
+import { requireContext } from '../context/own-context.js';
 import type { Hypervisor } from '../hypervisor.js';
 import type { ImageSearch } from '../image-source.js';
 import type { NewTargetSystem } from '../target-systems-options.js';
@@ -32,6 +33,7 @@ export type PlannerOptions = {
   readonly clock: Clock;
   readonly limits: SiteLimits & { readonly perUser: number };
   readonly network?: TsiNetwork | undefined;
+  readonly agentDisk?: string | undefined;
   /** Absent: there are none, and the limits alone hold. */
   readonly flavours?: FlavourConfig;
   /** Absent: there is none but the number of target systems of each user. */
@@ -91,11 +93,12 @@ export class Planner {
    */
   async plan(wish: NewTargetSystem): Promise<Plan> {
     const { requester = plainUser, ownerDn } = wish;
-    const { hypervisor, network } = this.#options;
+    const { hypervisor, network, agentDisk } = this.#options;
     const bounds = this.flavours.boundsFor(requester, wish.flavour);
     const terminationMs = this.#termination(wish, bounds);
     const { image, why } = await this.#choose(wish, bounds);
     requireNetwork(image.metadata.tsi, network);
+    requireContext(image.metadata, wish.context, agentDisk !== undefined);
     const driver = chooseDriver(image.metadata, hypervisor.available());
     const { parameters: asked, atLeast } = wish;
     const size = atLeast === true ? roomyEnough(asked, image.metadata) : asked;

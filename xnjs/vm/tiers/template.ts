@@ -29,6 +29,8 @@ export function fingerprintOf(machine: MachineSpec, host: string): string {
 export function isCopyable({ image: { metadata }, driver }: MachineSpec): string | true {
   if (driver === 'lxc') return 'containers have no memory to save';
   if (metadata.format !== 'kernel') return `machines of format ${metadata.format} are not copied`;
+  if (metadata.contextualisation?.nocloud === true)
+    return 'machines with a seed disk are not copied';
   if (metadata.tsi.transport !== 'channel') return 'its TSI is not our agent';
   return true;
 }

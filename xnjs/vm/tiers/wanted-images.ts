@@ -72,7 +72,12 @@ export class WantedImages {
     try {
       const { id, metadata, parts } = await images.find(reference, callerDn);
       // other TSIs cannot make their machine another one
-      if (metadata.tsi.transport === 'channel') image = { id, metadata, parts };
+      const isOther = metadata.tsi.transport !== 'channel';
+      // what is on a seed disk was read before anybody had the machine
+      const isSeeded = metadata.contextualisation?.nocloud === true;
+      if (!isOther && !isSeeded) image = { id, metadata, parts };
+      else if (!known && isSeeded)
+        log.warn({ image: reference }, 'an image with a seed disk cannot have spares');
       else if (!known)
         log.warn({ image: reference }, 'an image with a TSI of its own cannot have spares');
     } catch (error) {
