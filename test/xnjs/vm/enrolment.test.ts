@@ -14,6 +14,7 @@ describe('a machine proves which one it is', { timeout: 120_000 }, () => {
   let alice: Ask;
   before(async () => {
     rig = await startCompute(scope, {
+      limits: { perUser: 8 },
       enrolment: { audit: (decision) => void decisions.push(decision) },
     });
     alice = rig.as('alice');
