@@ -49,10 +49,11 @@ export async function startTargetsystem(
     const { certificate, key, dn: serverDn } = credential;
     const sign = createConsignorSigner(key);
     const issueToken = createTokenIssuer(key, serverDn, systemClock);
-    let audit: Audit | undefined;
+    // the engine comes before what authenticates its users
+    const later: { audit?: Audit } = {};
     const xnjs = await startXnjs(config.xnjs, {
       log: deps.log,
-      audit: (decision) => audit?.(decision),
+      audit: (decision) => later.audit?.(decision),
       siteUrl: config.externalUrl,
       serverDn,
       issueToken,
@@ -68,7 +69,7 @@ export async function startTargetsystem(
     const rest = await openRest(config, parts);
     const learned = learnKeys(config.registry, external, rest.registry, parts);
     const identity = await openIdentity(config, { log, scope, own, learned, siteName, direct });
-    audit = identity.audit;
+    later.audit = identity.audit;
     const app = createRestApp({
       mounts: Object.entries(restOperations).map(([prefix, operations]) =>
         mount(prefix, operations, rest),

@@ -37,8 +37,8 @@ export class MachineAuthority {
     installationId: string,
     validDays: number,
   ): Promise<MachineAuthority> {
-    const found = await readFile(file, 'utf8').catch((error: NodeJS.ErrnoException) => {
-      if (error.code === 'ENOENT') return undefined;
+    const found = await readFile(file, 'utf8').catch((error: unknown) => {
+      if ((error as NodeJS.ErrnoException).code === 'ENOENT') return undefined;
       throw error;
     });
     const credential =
