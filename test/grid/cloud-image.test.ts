@@ -27,7 +27,7 @@ const metadata = ImageMetadata.parse({
   format: 'qcow2',
   os: { distribution: 'Debian', version: '12' },
   requirements: {
-    cpus: { min: 1, default: 2, max: 2 },
+    cpus: { min: 1, default: 1, max: 2 },
     memoryMiB: { min: 512, default: 768, max: 1_024 },
   },
   tsi: { login: 'grid', jobsDirectory: '/home/grid/jobs' },

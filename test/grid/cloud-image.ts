@@ -40,7 +40,7 @@ const menu = `DEFAULT linux
 LABEL linux
   KERNEL vmlinuz
   INITRD initrd
-  APPEND root=/dev/vda2 rw console=ttyS0 quiet panic=-1 mitigations=off tsc=reliable no_timer_check random.trust_cpu=on
+  APPEND root=/dev/vda2 rw console=ttyS0 quiet panic=-1 mitigations=off random.trust_cpu=on
 `;
 
 /**

@@ -47,11 +47,11 @@ function injection({ login, jobsDirectory }: ImageMetadata['tsi']): string[] {
     `  cat > /run/systemd/system/vsite-agent.service <<'END'`,
     ...unit,
     'END',
-    '  systemctl daemon-reload && systemctl start --no-block vsite-agent',
-    'else',
-    // this script runs at each boot: another init system needs nothing more
-    '  setsid /bin/sh /run/vsite/agent/start >/dev/console 2>&1 </dev/null &',
+    // a new unit needs no reload, which waits for much while a system boots
+    '  systemctl start --no-block vsite-agent && exit 0',
     'fi',
+    // this script runs at each boot: another init system needs nothing more
+    'setsid /bin/sh /run/vsite/agent/start >/dev/console 2>&1 </dev/null &',
   ];
 }
 
