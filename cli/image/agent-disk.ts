@@ -14,7 +14,7 @@ const mebibyte = 1024 * 1024;
  * the host that made this disk. Where Node does not run by the guest's own, it is started by ours.
  */
 const start = `#!/bin/sh
-here=$(dirname "$0")
+here=\${0%/*}
 properties=\${1:-/etc/vsite/tsi.properties}
 if "$here/node" --version >/dev/null 2>&1; then
   exec "$here/node" "$here/agent.cjs" "$properties"
