@@ -18,7 +18,7 @@ const skip =
   wanted === undefined || wanted === ''
     ? 'takes minutes under emulation: set VSITE_CLOUD_IMAGE=1'
     : noMachines || noCloudImages;
-const signal = AbortSignal.timeout(1_200_000);
+const signal = AbortSignal.timeout(1_800_000);
 
 const metadata = ImageMetadata.parse({
   name: 'debian-cloud',
@@ -81,7 +81,7 @@ describe('a cloud image without a TSI', { skip }, () => {
         assert.notEqual(status, 'FAILED');
         return status === 'SUCCESSFUL';
       },
-      120_000,
+      900_000,
     );
     const uspace = `${sitePath}/storages/${job.split('/').at(-1)!}-uspace`;
     return await text((await user.download(`${uspace}/files/stdout`)).body);
