@@ -3,6 +3,7 @@ import { RequestError, type Context } from '#kernel/http/operation.js';
 import { created, json, type Reply } from '#kernel/http/reply.js';
 import {
   joinSizes,
+  parseHostLabels,
   parseImageWish,
   readMachineSize,
   readOwnContext,
@@ -18,13 +19,17 @@ const image = z
   .optional();
 const flavour = z.string().min(1).max(64).optional();
 const values = z.record(z.string().max(256), z.unknown());
-/** UCC sends `parameters: {}` and no image; image and flavour may also be among the parameters. */
+/** A label, or a list of them. */
+const hostLabels = z.unknown().optional();
+/** UCC sends `parameters: {}` and no image; image, flavour and labels may also be among the parameters. */
 export const newSite = {
   /** Id, name or `name:version`; or what it must have, as jobs say it. */
   image,
   /** A size by name. */
   flavour,
-  parameters: values.and(z.object({ image, flavour })).default({}),
+  /** What the host must have. */
+  hostLabels,
+  parameters: values.and(z.object({ image, flavour, hostLabels })).default({}),
   /** As a job would ask for them: `CPUs`, `Memory`, … */
   resources: values.default({}),
   terminationTime: dateText.optional(),
@@ -39,7 +44,7 @@ export async function createSite(
 ): Promise<Reply> {
   const { systems, defaultImage } = deps;
   const { image: otherImage, flavour: otherFlavour, ...others } = input.parameters;
-  const { sshKeys, userData, ...parameters } = others;
+  const { sshKeys, userData, hostLabels: otherLabels, ...parameters } = others;
   const context = readOwnContext('parameters', { sshKeys, userData });
   const image = input.image ?? otherImage ?? defaultImage;
   if (image === undefined)
@@ -55,6 +60,9 @@ export async function createSite(
     ),
     tags: input.tags,
     ...(context && { context }),
+    hostLabels:
+      parseHostLabels('hostLabels', input.hostLabels) ??
+      parseHostLabels('parameters.hostLabels', otherLabels),
     ...(chosenFlavour !== undefined && { flavour: chosenFlavour }),
     ...(input.terminationTime !== undefined && { terminationMs: input.terminationTime }),
   };

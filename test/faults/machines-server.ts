@@ -1,6 +1,7 @@
 /**
  * Target systems in a process of its own, to be killed: each is held at the point that its tag names.
- * Arguments: directory, URI of libvirt, disk of the machines, `hold` or `settle`.
+ * Arguments: directory, URI of libvirt, disk of the machines, `hold` or `settle`, and `one` host or `two`: what is
+ * parked is somewhere else then. The second host is never there.
  */
 import { join } from 'node:path';
 import { systemClock } from '#kernel/clock.js';
@@ -9,6 +10,8 @@ import { silentLog as log } from '#kernel/log.js';
 import { Scope } from '#kernel/scope.js';
 import { Lease } from '#xnjs/persistence/sql-lease.js';
 import { createTargetStore } from '#xnjs/persistence/sql-target-store.js';
+import { localHost } from '#xnjs/vm/hosts/host.js';
+import { Hosts, oneHost } from '#xnjs/vm/hosts/hosts.js';
 import type { Hypervisor } from '#xnjs/vm/hypervisor.js';
 import { LibvirtHypervisor } from '#xnjs/vm/libvirt-hypervisor.js';
 import type { TargetStore } from '#xnjs/vm/target-store.js';
@@ -20,7 +23,7 @@ import { openTables } from '../xnjs/persistence/databases.js';
 import { anImageMetadata } from '../xnjs/vm/samples.js';
 import { points, type Point } from './machine-points.js';
 
-const [directory = '', uri = '', disk = '', mode = 'hold'] = process.argv.slice(2);
+const [directory = '', uri = '', disk = '', mode = 'hold', hosts = 'one'] = process.argv.slice(2);
 const installationId = '11111111-2222-4333-8444-555555555555';
 const isHolding = mode === 'hold';
 
@@ -84,6 +87,20 @@ class GatedHypervisor extends LibvirtHypervisor {
     return isSaved;
   }
 
+  override async saveMemory(...args: Parameters<Hypervisor['saveMemory']>) {
+    const saving = super.saveMemory(...args);
+    saving.catch(() => undefined);
+    await pass(args[1], 'freeze: saving');
+    await saving;
+    await pass(args[1], 'freeze: saved');
+  }
+
+  override async restoreMemory(...args: Parameters<Hypervisor['restoreMemory']>) {
+    const restored = await super.restoreMemory(...args);
+    await pass(args[1], 'thaw: restored');
+    return restored;
+  }
+
   override async restore(...args: Parameters<Hypervisor['restore']>) {
     const restored = await super.restore(...args);
     await pass(args[1], 'thaw: restored');
@@ -108,11 +125,18 @@ const metadata = anImageMetadata({
   },
 });
 const common = { clock: systemClock, log };
+const local = new GatedHypervisor({ clients: { qemu }, installationId, ...common });
+const away = new LibvirtHypervisor({ clients: {}, installationId, ...common });
+const host = { labels: [], drain: false, capacity: {}, reserved: {}, drivers: ['qemu'] } as const;
+const both = [
+  { name: localHost, hypervisor: local, ...host },
+  { name: 'away', hypervisor: away, ...host },
+];
 const systems = scope.use(
   new TargetSystems({
     ...{ ...common, installationId, lease },
     store: gatedStore(createTargetStore(database, undefined, lease)),
-    hypervisor: new GatedHypervisor({ clients: { qemu }, installationId, ...common }),
+    hosts: hosts === 'one' ? oneHost(local, log) : new Hosts({ hosts: both, log }),
     images: {
       find: () =>
         Promise.resolve({

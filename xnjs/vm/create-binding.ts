@@ -1,25 +1,15 @@
 import type { AskEnrolment } from '../tsi/agent-link.js';
 import { AgentBinding } from './agent-binding.js';
 import { ClassicBinding } from './classic-binding.js';
+import { isLocal } from './hosts/host.js';
 import type { TargetBinding } from './target-binding.js';
 import type { TargetSystemsOptions } from './target-systems-options.js';
 import type { MachineSpec } from './target-system.js';
 import { tlsOf } from './tsi-network.js';
 
 /** By the way that the image says. */
-export function createBinding(
-  record: MachineSpec,
-  {
-    clock,
-    log,
-    heartbeatMs,
-    hypervisor,
-    workspace,
-    network,
-    idb,
-    enrolments,
-  }: TargetSystemsOptions,
-): TargetBinding {
+export function createBinding(record: MachineSpec, options: TargetSystemsOptions): TargetBinding {
+  const { clock, log, heartbeatMs, hosts, workspace, network, idb, enrolments } = options;
   const { tsi } = record.image.metadata;
   const common = {
     ...{ heartbeatMs, clock, log },
@@ -28,8 +18,8 @@ export function createBinding(
   if (tsi.transport === 'channel' || !network)
     return new AgentBinding({
       record,
-      socket: workspace.agentSocket(record),
-      hypervisor,
+      ...(isLocal(record) && { socket: workspace.agentSocket(record) }),
+      hosts,
       ...(enrolments && { admit: (ask: AskEnrolment) => enrolments.admit(record.id, ask) }),
       ...common,
     });
@@ -37,7 +27,7 @@ export function createBinding(
   return new ClassicBinding({
     name: record.id,
     login: tsi.login,
-    addresses: () => hypervisor.addresses(record.driver, record.id),
+    addresses: async () => await hosts.of(record).addresses(record.driver, record.id),
     ports: Array.from({ length: tsi.count }, (_, i) => tsi.port + i),
     listener: network.listener,
     ...(tls && { tls }),

@@ -3,7 +3,8 @@ import type { Log } from '#kernel/log.js';
 import type { IdbSource } from '../idb/idb-source.js';
 import type { EnrolmentConfig, Enrolments } from './context/enrolments.js';
 import type { OwnContext } from './context/own-context.js';
-import type { Hypervisor } from './hypervisor.js';
+import type { HostLabels } from './hosts/host-placement.js';
+import type { Hosts } from './hosts/hosts.js';
 import type { ImageSearch, ImageSource } from './image-source.js';
 import type { ImageWish } from './image-wish.js';
 import type { MachineSize } from './machine-size.js';
@@ -20,7 +21,7 @@ import type { Workspace } from './workspace.js';
 
 export type TargetSystemsOptions = {
   readonly store: TargetStore;
-  readonly hypervisor: Hypervisor;
+  readonly hosts: Hosts;
   readonly images: ImageSource & ImageSearch;
   readonly workspace: Workspace;
   readonly clock: Clock;
@@ -87,6 +88,8 @@ export type NewTargetSystem = {
   readonly parameters: MachineSize;
   /** For the set-up of the machine. */
   readonly context?: OwnContext;
+  /** What its host must have. */
+  readonly hostLabels?: HostLabels | undefined;
   /** The size is what is needed at least: an image that needs more has that. */
   readonly atLeast?: boolean;
   readonly tags: readonly string[];

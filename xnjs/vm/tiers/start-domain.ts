@@ -24,7 +24,7 @@ export async function startDomain(
   options: TargetSystemsOptions,
   context?: MachineContext,
 ): Promise<Started> {
-  const { hypervisor, images, workspace, installationId, network, lease } = options;
+  const { hosts, images, workspace, installationId, network, lease } = options;
   const { image, driver } = machine;
   const { format, tsi, contextualisation } = image.metadata;
   const parts: Record<string, string> = {};
@@ -38,13 +38,13 @@ export async function startDomain(
   const isInjected = contextualisation?.agent === true && agentDisk !== undefined;
   const paths = { ...prepared, ...(isInjected && { agentDisk }) };
   if (network && tsi.transport === 'tcp')
-    await hypervisor.ensureNetwork(driver, networkDefinition(network));
+    await hosts.of(machine).ensureNetwork(driver, networkDefinition(network));
   const words =
     context?.token !== undefined && format === 'kernel' && !paths.seed
       ? [`vsite.enrolment=${context.token}`]
       : [];
   const xml = domainXml(machine, paths, installationId, network, lease?.epoch, words);
   await lease?.require();
-  const { definedMs } = await hypervisor.start(driver, machine.id, xml);
+  const { definedMs } = await hosts.of(machine).start(driver, machine.id, xml);
   return { definedMs, isFetched };
 }

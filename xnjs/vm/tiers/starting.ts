@@ -1,12 +1,13 @@
 import { errorText } from '#kernel/errors.js';
 import type { Log } from '#kernel/log.js';
-import type { SystemRecords } from '../system-records.js';
 import { without } from '../../job/without.js';
 import { hashOf, meansOf, newToken } from '../context/enrolments.js';
 import { machineName } from '../context/machine-authority.js';
 import type { MachineContext } from '../context/machine-context.js';
 import { hostName } from '../domain-xml.js';
+import { isLocal } from '../hosts/host.js';
 import { isPassing } from '../passing.js';
+import type { SystemRecords } from '../system-records.js';
 import { bootBaseMs, type TargetSystem } from '../target-system.js';
 import type { TargetSystemsOptions } from '../target-systems-options.js';
 import { needsIdentity } from './identity.js';
@@ -35,10 +36,10 @@ export class Starting {
 
   /** By the tier that the record says, or one that is slower. @returns the record as it is then */
   async begin(found: TargetSystem): Promise<TargetSystem> {
-    const { hypervisor, clock, records } = this.#options;
+    const { hosts, clock, records } = this.#options;
     const { driver, id } = found;
     if (needsIdentity(found)) {
-      const domain = await hypervisor.find(driver, id);
+      const domain = await hosts.of(found).find(driver, id);
       if (domain?.state === 'running') return found;
       const restored = domain ? undefined : await this.#restore(found);
       if (restored) return restored;
@@ -47,7 +48,7 @@ export class Starting {
     }
     const cleared = await this.#cleared(records.get(id));
     await this.#makeRoom(cleared);
-    if (cleared.generation !== undefined) await hypervisor.removeOlder(cleared);
+    if (cleared.generation !== undefined) await hosts.of(cleared).removeOlder(cleared);
     const { record, context } = await this.#withContext(cleared);
     const { definedMs, isFetched } = await startDomain(
       record,
@@ -69,15 +70,15 @@ export class Starting {
       ...{ name: machineName(record), hostName: hostName(record) },
       ...(record.context && { own: record.context }),
     };
-    const { enrolments, workspace, hypervisor, records } = this.#options;
+    const { enrolments, workspace, hosts, records } = this.#options;
     const means = enrolments && meansOf(record);
     if (!means || means === 'message') return { record, context };
     if (record.enrolment?.keyHash !== undefined) {
-      const domain = await hypervisor.find(record.driver, record.id);
+      const domain = await hosts.of(record).find(record.driver, record.id);
       if (domain && domain.state !== 'stopped') return { record, context };
       // its token has been used, and it may have lost what it got for it
       await this.#options.require();
-      await hypervisor.remove(record.driver, record.id);
+      await hosts.of(record).remove(record.driver, record.id);
       await workspace.tokens.reset(record);
     }
     const token = (await workspace.tokens.find(record)) ?? newToken();
@@ -106,7 +107,9 @@ export class Starting {
     }
   }
 
-  async #makeRoom({ parameters }: TargetSystem): Promise<void> {
+  /** What is nobody's is on this host only. */
+  async #makeRoom({ host, parameters }: TargetSystem): Promise<void> {
+    if (!isLocal({ host })) return;
     this.#options.tiers.templates?.yield();
     await this.#options.tiers.spares?.makeRoom(parameters.memoryMiB);
   }
@@ -132,7 +135,7 @@ export class Starting {
     const { isSpoilt = false, ...record } = found;
     if (!isSpoilt) return found;
     await this.#options.require();
-    await this.#options.hypervisor.remove(record.driver, record.id);
+    await this.#options.hosts.of(record).remove(record.driver, record.id);
     await this.#options.workspace.remove(record.id);
     await this.#options.records.save(record);
     return record;
