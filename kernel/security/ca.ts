@@ -115,7 +115,11 @@ function extensions(
   const keyId = keyIdentifier(publicKey);
   const issuerKeyId = issuer ? keyIdentifier(issuer.publicKey) : keyId;
   const ca = usage === 'ca';
-  const keyUsage = ca ? '\x01\x06' : publicKey.asymmetricKeyType === 'rsa' ? '\x05\xa0' : '\x07\x80';
+  const keyUsage = ca
+    ? '\x01\x06'
+    : publicKey.asymmetricKeyType === 'rsa'
+      ? '\x05\xa0'
+      : '\x07\x80';
   const list = [
     extension('2.5.29.19', ca, ca ? sequence(boolean(true), integer('\0')) : sequence()),
     extension('2.5.29.15', true, primitive(Type.BITSTRING, keyUsage)),
