@@ -1,5 +1,5 @@
 import { EventEmitter } from 'node:events';
-import { errorText } from '#kernel/errors.js';
+import { asGridError, errorText } from '#kernel/errors.js';
 import type { Log } from '#kernel/log.js';
 import type { AgentFacts } from '#tsi/protocol/facts.js';
 import { completeTimeline } from './boot.js';
@@ -157,8 +157,7 @@ export class Agents implements AsyncDisposable {
       await this.#records.queue(id, () => this.#identify(id, binding));
       const record = this.#records.find(id);
       if (!record || needsIdentity(record)) return;
-      // by a key of its own, made after its random numbers are
-      await binding.prove?.();
+      if (!(await this.#proves(id, binding))) return;
     }
     const { boot: begun } = this.#records.find(id) ?? starting;
     const boot = { ...begun, readyMs: this.#options.systems.clock.now() - bootBaseMs(starting) };
@@ -196,6 +195,27 @@ export class Agents implements AsyncDisposable {
     const record = this.#records.find(id);
     const { enrolments } = this.#options.systems;
     if (record && enrolments?.isDue(record) === true) await this.#bindings.get(id)?.prove?.();
+  }
+
+  /**
+   * A machine that has become another one, by a key that it makes after its random numbers are others. Where it
+   * cannot, it is booted; where the link is lost, the next one begins with that.
+   */
+  async #proves(id: string, binding: TargetBinding): Promise<boolean> {
+    try {
+      await binding.prove?.();
+      return true;
+    } catch (error) {
+      if (asGridError(error)?.code !== 'FORBIDDEN' || this.#options.stopping.aborted) return false;
+      await this.#records.queue(id, async () => {
+        const record = this.#records.find(id);
+        if (!record || this.#bindings.get(id) !== binding) return;
+        await this.unbind(id);
+        await this.#options.fallBack(record, errorText(error));
+      });
+      this.#records.schedule(id);
+      return false;
+    }
   }
 
   /** Only from inside the record's queue. */
