@@ -15,14 +15,22 @@ export type LogOptions = { level?: string; file?: string; stream?: DestinationSt
 /** JSON lines to stdout, or to `file`. Children carry the subsystem: `log.child({ part: 'xnjs.job' })`. */
 export function createLog({ level = 'info', file, stream }: LogOptions = {}): Log {
   const to = stream ?? writer(file === undefined ? 1 : openLog(file));
-  return pino(
+  const log = pino(
     {
       ...{ level, base: null },
-      formatters: { log: withoutSecrets, bindings: withoutSecrets },
+      formatters: { log: withoutSecrets },
       serializers: { err: (error: Error) => hideOwn(stdSerializers.err(error)) },
     },
     to,
   );
+  // pino formats only what the first logger is made with. Children have this method from their parent
+  const make: (this: Log, bindings: Facts, options?: object) => Log = Reflect.get(log, 'child');
+  Object.assign(log, {
+    child(this: Log, bindings: Facts, options?: object): Log {
+      return make.call(this, withoutSecrets(bindings), options);
+    },
+  });
+  return log;
 }
 
 type Facts = Record<string, unknown>;

@@ -122,8 +122,9 @@ async function openRest(
   { xnjs, credential: { certificate, dn }, issueToken, external, scope, log }: RestParts,
 ): Promise<RestDeps> {
   const { systems, jobs, machines, submission, reservations, storages, data, idb } = xnjs;
+  const { savedImages } = xnjs;
   const rest: RestDeps = {
-    ...{ systems, jobs, machines, submission, reservations, storages, data, idb },
+    ...{ systems, jobs, machines, submission, reservations, storages, data, idb, savedImages },
     events: new EventStreams(xnjs.feed, config.events),
     registry: await openRegistry(config.registry, xnjs.database, scope, log),
     siteName: config.siteName,

@@ -25,11 +25,13 @@ describe('the log', () => {
       key: undefined,
     };
     log.info(given, 'said');
-    log.child({ token: 'zz3', peer: 'p' }).info('by a child');
+    const child = log.child({ token: 'zz3', peer: 'p' });
+    child.info('by a child');
+    child.child({ request: { key: 'zz6' } }).info('by a child of that');
     log.error({ err: Object.assign(new Error('e'), { secret: 'zz4', code: 'C' }) }, 'failed');
     log.error(Object.assign(new Error('e'), { passphrase: 'zz5' }));
     assert.doesNotMatch(written, /zz/);
-    assert.equal(written.match(/\[redacted\]/g)?.length, 5);
+    assert.equal(written.match(/\[redacted\]/g)?.length, 7);
     assert.match(written, /"path":"\/a".*"peer":"p".*"code":"C"/s);
     assert.equal(given.request.authorization, 'zz2');
   });
