@@ -168,6 +168,13 @@ function addImage(image: Command): void {
       const { bundleAgent } = await import('./image/agent.js');
       process.stdout.write(await bundleAgent());
     });
+  image
+    .command('agent-disk <file>')
+    .description('make the disk with Node and the agent, for images without a TSI')
+    .action(async (file: string) => {
+      const { makeAgentDisk } = await import('./image/agent-disk.js');
+      await makeAgentDisk(file);
+    });
 }
 
 /** What went wrong, for scripts (docs/command-line.md); 1 for everything else. */

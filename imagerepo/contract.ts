@@ -40,6 +40,26 @@ export type ImageFormat = keyof typeof imageFormats;
 export const partNames = ['kernel', 'initrd', 'disk', 'rootfs'] as const;
 export type PartName = (typeof partNames)[number];
 
+const Contextualisation = z
+  .strictObject({
+    /** Its machines get a disk labelled `CIDATA` with what cloud-init reads. */
+    nocloud: z.boolean().default(false),
+    /** It holds no TSI: our agent is put in by way of cloud-init. */
+    agent: z.boolean().default(false),
+    /** Owners of target systems may bring user data of their own for cloud-init. */
+    userData: z.boolean().default(false),
+    /** `required`: an agent that cannot prove which machine it is gets no work. */
+    enrolment: z.enum(['optional', 'required']).default('optional'),
+  })
+  .refine(({ nocloud, agent }) => nocloud || !agent, {
+    path: ['agent'],
+    error: 'needs nocloud: true',
+  })
+  .refine(({ nocloud, userData }) => nocloud || !userData, {
+    path: ['userData'],
+    error: 'needs nocloud: true',
+  });
+
 /** Where an image comes from that was made of a machine. */
 const ImageOrigin = z.strictObject({
   /** The image that the machine was made from. */
@@ -131,6 +151,8 @@ export const ImageMetadata = z
         .regex(/^\/[^\0\r\n]*$/)
         .max(512),
     }),
+    /** How a machine is told which one it is (`kernel`, `qcow2`); absent: by what its format has. */
+    contextualisation: Contextualisation.optional(),
     boot: z
       .strictObject({
         /** Appended to the kernel command line (format `kernel`). */
@@ -156,6 +178,14 @@ export const ImageMetadata = z
       error: 'must not be for the format rootfs, nor with tsi.transport tcp, which has its own',
     },
   )
+  .refine(({ format, contextualisation: { nocloud } = {} }) => format !== 'rootfs' || !nocloud, {
+    path: ['contextualisation', 'nocloud'],
+    error: 'must not be for the format rootfs: containers have no disks',
+  })
+  .refine(({ tsi, contextualisation: { agent } = {} }) => !agent || tsi.transport === 'channel', {
+    path: ['contextualisation', 'agent'],
+    error: 'must not be with tsi.transport tcp: our agent is reached over its channel',
+  })
   .refine(({ format, display }) => format !== 'rootfs' || display !== true, {
     path: ['display'],
     error: 'must not be for the format rootfs: containers have no screen',

@@ -7,6 +7,7 @@ import type { ApiInfo } from '#kernel/http/openapi/document.js';
 import { createRestApp, mount } from '#kernel/http/router.js';
 import type { Log } from '#kernel/log.js';
 import { Scope } from '#kernel/scope.js';
+import type { Audit } from '#kernel/security/audit.js';
 import { consignorHeader, createConsignorSigner } from '#kernel/security/consignor.js';
 import { formatDn, issuerDn, parseDn, subjectDn } from '#kernel/security/dn.js';
 import { openIdentity } from '#kernel/security/open-identity.js';
@@ -51,8 +52,11 @@ export async function startTargetsystem(
     const { certificate, key, dn: serverDn } = credential;
     const sign = createConsignorSigner(key);
     const issueToken = createTokenIssuer(key, serverDn, systemClock);
+    // the engine comes before what authenticates its users
+    const later: { audit?: Audit } = {};
     const xnjs = await startXnjs(config.xnjs, {
       log: deps.log,
+      audit: (decision) => later.audit?.(decision),
       siteUrl: config.externalUrl,
       serverDn,
       issueToken,
@@ -68,6 +72,7 @@ export async function startTargetsystem(
     const rest = await openRest(config, parts);
     const learned = learnKeys(config.registry, external, rest.registry, parts);
     const identity = await openIdentity(config, { log, scope, own, learned, siteName, direct });
+    later.audit = identity.audit;
     const app = createRestApp({
       mounts: Object.entries(restOperations).map(([prefix, operations]) =>
         mount(prefix, operations, rest),

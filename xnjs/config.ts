@@ -33,6 +33,8 @@ export const XnjsConfig = z.strictObject({
     acceleration: z.enum(['kvm', 'qemu']).default('qemu'),
     /** libvirt URI for containers, `lxc:///system` */
     containers: z.string().optional(),
+    /** A disk made by `vsite image agent-disk`, for images that hold no TSI (ADR 039). */
+    agentDisk: file.optional(),
     /** For machines whose TSI is reached over a network (ADR 016). */
     network: NetworkConfig.optional(),
     /** What of a network users' machines can have. */
@@ -70,6 +72,15 @@ export const XnjsConfig = z.strictObject({
       /** How often it is read what machines use, and how long that is kept after their end. */
       usageSeconds: z.number().positive().default(30),
       accountingDays: z.number().positive().default(400),
+      /** How machines prove which one they are (ADR 039). */
+      enrolment: z
+        .strictObject({
+          /** How long after its start a machine can use its token. */
+          tokenSeconds: z.number().positive().default(3_600),
+          /** How long a certificate is good for; it is renewed after half of that. */
+          certificateHours: z.number().positive().max(8_760).default(24),
+        })
+        .prefault({}),
       /** Machines that run before anybody asks for them (ADR 035). */
       spares: SparesConfig.prefault({}),
       /** Machines that start from the saved memory of others (ADR 035). */

@@ -11,6 +11,7 @@ import { ChangeLog } from '#kernel/persistence/change-log.js';
 import { openDatabase, type Database } from '#kernel/persistence/database.js';
 import { migrate } from '#kernel/persistence/migrate.js';
 import { Scope } from '#kernel/scope.js';
+import type { Audit } from '#kernel/security/audit.js';
 import { ImageFollower } from './changes/image-follower.js';
 import type { XnjsConfig } from './config.js';
 import { DataServices } from './data/data-services.js';
@@ -44,6 +45,7 @@ import { createSiteStorages } from './staging/site-storages.js';
 import { createSiteTokens, type IssueToken } from './staging/site-tokens.js';
 import type { SingleTransfers, Staging } from './staging/staging.js';
 import { Storages } from './storage/storages.js';
+import { openEnrolment } from './vm/context/open-enrolment.js';
 import { HttpImageSource } from './vm/http-image-source.js';
 import { ImagePublisher } from './vm/image-publisher.js';
 import { JobMachines } from './vm/job-machines.js';
@@ -68,6 +70,8 @@ export type XnjsDeps = {
   readonly issueToken: IssueToken;
   /** `https://host:port/VSITE`, as users know this site. */
   readonly siteUrl: string;
+  /** Told which machines were refused; absent: nobody. */
+  readonly audit?: Audit;
   /** Who we are to the image repository, when we ask for ourselves. */
   readonly serverDn: string;
 };
@@ -232,7 +236,7 @@ async function openTables(
 
 async function openSystems(
   config: XnjsConfig,
-  { log }: XnjsDeps,
+  { log, audit }: XnjsDeps,
   parts: {
     readonly scope: Scope;
     readonly database: Database;
@@ -248,7 +252,7 @@ async function openSystems(
 ): Promise<TargetSystems> {
   const { scope, database, idb, hosts, networks, installationId, images, feed, lease, jobStore } =
     parts;
-  const { stateDirectory, targetSystems } = config;
+  const { stateDirectory, targetSystems, hypervisor } = config;
   const { idleSeconds, maxFrozenSeconds } = targetSystems;
   const network = await openNetwork(config, scope, log);
   const common = { clock: systemClock, log };
@@ -290,6 +294,8 @@ async function openSystems(
       },
       placement: { ...placementOf(targetSystems), starts },
       networks,
+      enrolment: await openEnrolment(config, installationId, audit),
+      ...(hypervisor.agentDisk !== undefined && { agentDisk: hypervisor.agentDisk }),
       ...(network && { network }),
       idb,
       ...common,

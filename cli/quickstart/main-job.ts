@@ -86,7 +86,7 @@ async function findImages(client: HttpClient, query: URLSearchParams): Promise<I
 export async function createTargetSystem(
   client: HttpClient,
   image: string,
-  parameters: Record<string, number | string>,
+  parameters: Readonly<Record<string, unknown>>,
 ): Promise<string> {
   const factory = `${core}/factories/default_target_system_factory`;
   return pathOf(await client.json('POST', factory, { image, parameters, tags: ['quickstart'] }));

@@ -9,7 +9,8 @@ import type { Log } from '#kernel/log.js';
 
 /** One security decision, as it is to be written down. Holds no secrets. */
 export type SecurityDecision = {
-  readonly what: 'login' | 'access';
+  /** `enrolment`: of a machine, by which it proves which one it is. */
+  readonly what: 'login' | 'access' | 'enrolment';
   readonly allowed: boolean;
   readonly why: string;
   /** Of a login that was refused: the row of the catalogue of errors. */
@@ -71,6 +72,7 @@ export function auditToLog(log: Log): Audit {
     const { what, allowed } = decision;
     if (what === 'login' && allowed) child.info(toLine(decision), 'caller accepted');
     else if (what === 'login') child.warn(toLine(decision), 'caller refused');
+    else if (what === 'enrolment') child.warn(toLine(decision), 'machine refused');
     else if (allowed) child.debug(toLine(decision), 'access granted');
     else child.warn(toLine(decision), 'access refused');
   };

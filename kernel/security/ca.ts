@@ -55,7 +55,17 @@ export async function issueCertificate(
     keyType === 'ec'
       ? await generate('ec', { namedCurve: 'P-256' })
       : await generate('rsa', { modulusLength: 3072 });
-  const signerKey = issuer?.key ?? privateKey;
+  const signer = issuer ?? { key: privateKey };
+  return { key: privateKey, certificate: signCertificate(signer, publicKey, request) };
+}
+
+/** A certificate for a key that somebody else has. @param issuer without a certificate: it is its own */
+export function signCertificate(
+  issuer: Pick<Credential, 'key'> & Partial<Credential>,
+  publicKey: KeyObject,
+  request: Omit<CertificateRequest, 'keyType'>,
+): X509Certificate {
+  const signerKey = issuer.key;
   const algorithm = signatureAlgorithm(signerKey);
   const subject = name(request.subject);
   const now = Date.now();
@@ -63,18 +73,18 @@ export async function issueCertificate(
     context(0, [integer('\x02')]),
     integer(serialNumber()),
     algorithm,
-    issuer ? decode(subjectDer(issuer.certificate)) : subject,
+    issuer.certificate ? decode(subjectDer(issuer.certificate)) : subject,
     sequence(
       time(now - backdateMs),
-      time(Math.min(now + (request.validDays ?? 730) * dayMs, expiry(issuer))),
+      time(Math.min(now + (request.validDays ?? 730) * dayMs, expiry(issuer.certificate))),
     ),
     subject,
     decode(publicKey.export({ type: 'spki', format: 'der' })),
-    context(3, [sequence(...extensions(request, keyType, publicKey, issuer?.certificate))]),
+    context(3, [sequence(...extensions(request, publicKey, issuer.certificate))]),
   );
   const signature = sign('sha256', encode(content), signerKey);
   const der = encode(sequence(content, algorithm, bits(signature.toString('latin1'))));
-  return { key: privateKey, certificate: new X509Certificate(der) };
+  return new X509Certificate(der);
 }
 
 /** A PKCS#12 file as browsers and Java read it. RSA keys only: forge knows no others. */
@@ -99,14 +109,17 @@ export function keyPem(key: KeyObject): string {
 
 function extensions(
   { usage, hosts }: CertificateRequest,
-  keyType: KeyType,
   publicKey: KeyObject,
   issuer: X509Certificate | undefined,
 ): forge.asn1.Asn1[] {
   const keyId = keyIdentifier(publicKey);
   const issuerKeyId = issuer ? keyIdentifier(issuer.publicKey) : keyId;
   const ca = usage === 'ca';
-  const keyUsage = ca ? '\x01\x06' : keyType === 'rsa' ? '\x05\xa0' : '\x07\x80';
+  const keyUsage = ca
+    ? '\x01\x06'
+    : publicKey.asymmetricKeyType === 'rsa'
+      ? '\x05\xa0'
+      : '\x07\x80';
   const list = [
     extension('2.5.29.19', ca, ca ? sequence(boolean(true), integer('\0')) : sequence()),
     extension('2.5.29.15', true, primitive(Type.BITSTRING, keyUsage)),
@@ -171,8 +184,8 @@ function children(node: forge.asn1.Asn1 | undefined): forge.asn1.Asn1[] {
   return Array.isArray(node?.value) ? node.value : [];
 }
 
-function expiry(issuer: Credential | undefined): number {
-  return issuer ? Date.parse(issuer.certificate.validTo) : Infinity;
+function expiry(issuer: X509Certificate | undefined): number {
+  return issuer ? Date.parse(issuer.validTo) : Infinity;
 }
 
 function time(ms: number): forge.asn1.Asn1 {

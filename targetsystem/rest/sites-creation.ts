@@ -6,6 +6,7 @@ import {
   parseHostLabels,
   parseImageWish,
   readMachineSize,
+  readOwnContext,
   type TargetSystem,
 } from '#xnjs/index.js';
 import type { RestDeps } from './deps.js';
@@ -43,7 +44,8 @@ export async function createSite(
 ): Promise<Reply> {
   const { systems, defaultImage } = deps;
   const { image: otherImage, flavour: otherFlavour, ...others } = input.parameters;
-  const { hostLabels: otherLabels, ...parameters } = others;
+  const { sshKeys, userData, hostLabels: otherLabels, ...parameters } = others;
+  const context = readOwnContext('parameters', { sshKeys, userData });
   const image = input.image ?? otherImage ?? defaultImage;
   if (image === undefined)
     throw new RequestError('BAD_REQUEST', 'image: name the image to make a target system from');
@@ -57,6 +59,7 @@ export async function createSite(
       readMachineSize('resources', input.resources, 'refuse'),
     ),
     tags: input.tags,
+    ...(context && { context }),
     hostLabels:
       parseHostLabels('hostLabels', input.hostLabels) ??
       parseHostLabels('parameters.hostLabels', otherLabels),

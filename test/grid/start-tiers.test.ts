@@ -57,6 +57,11 @@ describe('target systems that start from what runs or was saved', { skip: noMach
     const uspace = `${sitePath}/storages/${job.split('/').at(-1)!}-uspace`;
     return await text((await user.download(`${uspace}/files/stdout`)).body);
   };
+  /** Which machines have got a certificate, the first first. */
+  const certified = async (): Promise<string[]> =>
+    [...(await grid.logText()).matchAll(/"machine":"([^"]+)".*"machine certified"/g)].map(
+      ([, machine = '']) => machine,
+    );
   const identity = async (site: Started): Promise<string[]> =>
     (await run(site, 'hostname; cat /etc/hostname /etc/machine-id')).trim().split('\n');
 
@@ -64,6 +69,14 @@ describe('target systems that start from what runs or was saved', { skip: noMach
     await configure({ warm: { maxImages: 1 } });
     const cold = await start({});
     assert.equal(cold.start.tier, 'cold', cold.start.reason);
+    // everybody in the guest can read its token, which is used up; nobody but root can show it to the server
+    const seen = await run(
+      cold,
+      'cat /proc/cmdline; cat /dev/vport* 2>&1; ls /var/lib/unicore-tsi 2>&1; true',
+    );
+    assert.match(seen, /vsite\.enrolment=[\w-]{43}/);
+    assert.equal(seen.match(/Permission denied/g)?.length, 2, seen);
+    assert.deepEqual(await certified(), [`${cold.id}.1`]);
     await deleteAndWait(user, cold.path, signal);
     await waitFor('the memory of a machine was saved for others', 1);
     assert.deepEqual(await grid.domains('qemu'), [], 'it is no machine any more');
@@ -71,6 +84,8 @@ describe('target systems that start from what runs or was saved', { skip: noMach
     await grid.startServer();
     const [one, other] = [await start({}), await start({})];
     for (const { start: how } of [one, other]) assert.equal(how.tier, 'warm', how.reason);
+    // each by a key of its own, made after its random numbers were another's
+    assert.deepEqual((await certified()).slice(1).sort(), [`${one.id}.1`, `${other.id}.1`].sort());
     const script =
       'hostname; cat /etc/machine-id /proc/sys/kernel/random/boot_id; head -c 16 /dev/urandom | od -An -tx1; cat /proc/cmdline; date +%s';
     const [mine = [], theirs = []] = await Promise.all(

@@ -1,11 +1,12 @@
 import assert from 'node:assert/strict';
+import { join } from 'node:path';
 import { Readable } from 'node:stream';
 import { text } from 'node:stream/consumers';
 import { after, before, describe, it } from 'node:test';
 import { deleteAndWait } from '#cli/client/resources.js';
 import { createTargetSystem, findImage, waitUntilReady } from '#cli/quickstart/main-job.js';
 import type { HttpClient } from '#kernel/http/client.js';
-import { eventually, Grid, noContainers, refusal, sitePath } from './grid.js';
+import { eventually, exists, Grid, noContainers, refusal, sitePath } from './grid.js';
 
 const signal = AbortSignal.timeout(300_000);
 
@@ -28,6 +29,10 @@ describe('storages of a container and of the server', { skip: noContainers }, ()
   const download = async (path: string): Promise<string> => text((await user.download(path)).body);
 
   it('keep the files of jobs in the guest, those on the server over crash and machine', async () => {
+    // by a token that only root of the container could read, and that is gone
+    assert.match(await grid.logText(), /"isNew":true,"msg":"machine certified"/);
+    const token = join(grid.layout.state, 'vms', site.split('/').at(-1)!, 'run', 'enrolment');
+    await eventually('the token is gone', async () => !(await exists(token)));
     const home = `${sitePath}/storages/${site.split('/').at(-1)!}-HOME`;
     const data = `${sitePath}/storages/DATA/files`;
     await upload(`${home}/files/in.txt`, 'for the job\n');

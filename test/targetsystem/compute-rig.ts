@@ -12,6 +12,7 @@ import { silentLog as log } from '#kernel/log.js';
 import { openDatabase } from '#kernel/persistence/database.js';
 import { migrate } from '#kernel/persistence/migrate.js';
 import { Scope } from '#kernel/scope.js';
+import type { Audit } from '#kernel/security/audit.js';
 import type { AuthenticatedCaller } from '#kernel/security/caller.js';
 import { RegistryConfig } from '#targetsystem/config.js';
 import { openRegistry } from '#targetsystem/registry/open-registry.js';
@@ -34,6 +35,8 @@ import { createTargetStore, targetMigrations } from '#xnjs/persistence/sql-targe
 import { createStartStore, startMigrations } from '#xnjs/persistence/sql-start-store.js';
 import { createUsageStore, usageMigrations } from '#xnjs/persistence/sql-usage-store.js';
 import { Reservations } from '#xnjs/reservation/reservations.js';
+import type { EnrolmentConfig } from '#xnjs/vm/context/enrolments.js';
+import { MachineAuthority } from '#xnjs/vm/context/machine-authority.js';
 import { oneHost } from '#xnjs/vm/hosts/hosts.js';
 import type { ImageSearch, ImageSource } from '#xnjs/vm/image-source.js';
 import { JobMachines } from '#xnjs/vm/job-machines.js';
@@ -100,6 +103,10 @@ export type ComputeOptions = {
   readonly registry?: object;
   /** Properties of the agents. */
   readonly agent?: readonly string[];
+  /** Machines prove which one they are; told who was refused. */
+  readonly enrolment?: { readonly audit?: Audit; readonly validDays?: number };
+  /** How often agents are asked how their guests are. */
+  readonly guestMs?: number;
   readonly connections?: () => Record<string, 'OK' | 'DOWN' | 'UNKNOWN'>;
 };
 
@@ -174,6 +181,14 @@ export async function startCompute(scope: Scope, options: ComputeOptions = {}): 
   return startService({ scope, directory, hypervisor, images, clock, options });
 }
 
+async function enrolmentIn(
+  directory: string,
+  { audit, validDays = 1 }: NonNullable<ComputeOptions['enrolment']>,
+): Promise<EnrolmentConfig> {
+  const authority = await MachineAuthority.open(join(directory, 'ca.pem'), 'grid', validDays);
+  return { authority, tokenMs: 3_600_000, ...(audit && { audit }) };
+}
+
 type Parts = {
   readonly scope: Scope;
   readonly directory: string;
@@ -208,6 +223,8 @@ async function startService(parts: Parts): Promise<Compute> {
       bootTimeoutMs: 30_000,
       heartbeatMs: 500,
       limits: { cpus: 4, memoryMiB: 4096, perUser: 4, ...options.limits, ...configured?.limits },
+      ...(options.guestMs !== undefined && { guestMs: options.guestMs }),
+      ...(options.enrolment && { enrolment: await enrolmentIn(directory, options.enrolment) }),
       placement: { ...(configured && placementOf(configured)), starts },
       usage: { store: createUsageStore(database), intervalMs: 20, keepMs: 30 * 86_400_000 },
     }),

@@ -1,7 +1,7 @@
 import { spawn, type ChildProcess } from 'node:child_process';
 import { randomUUID } from 'node:crypto';
 import { once } from 'node:events';
-import { chmodSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { chmodSync, cpSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { writeFile } from 'node:fs/promises';
 import { request as httpRequest, type IncomingMessage } from 'node:http';
 import { tmpdir, userInfo } from 'node:os';
@@ -68,6 +68,7 @@ export class ProcessHypervisor implements Hypervisor {
   readonly #properties: readonly string[];
   readonly #agents = new Map<string, ChildProcess>();
   readonly #saved = new Set<string>();
+  readonly #tokens = new Map<string, string>();
   /** Halted while their state is kept. */
   readonly #kept = new Set<string>();
 
@@ -102,7 +103,7 @@ export class ProcessHypervisor implements Hypervisor {
   find = (_driver: string, id: string) =>
     Promise.resolve(this.#agents.has(id) ? this.#view(id) : undefined);
 
-  start(_driver: string, id: string): Promise<{ definedMs: number }> {
+  start(_driver: string, id: string, xml: string): Promise<{ definedMs: number }> {
     const former = this.#agents.get(id);
     // as a hypervisor does: what a server has begun before it ended is there already
     if (former?.exitCode === null && former.signalCode === null)
@@ -110,11 +111,49 @@ export class ProcessHypervisor implements Hypervisor {
     const directory = this.#workspace.directoryOf(id);
     const properties = join(directory, 'tsi.properties');
     const socket = this.#workspace.agentSocket({ id });
-    const own = [`tsi.link = unix:${socket}`, `tsi.state_dir = ${directory}/agent`];
+    // a guest would read its kernel's command line
+    const [, token = ''] = /vsite\.enrolment=([\w-]+)/.exec(xml) ?? [];
+    this.#tokens.set(id, token);
+    writeFileSync(join(directory, 'given-token'), token, { mode: 0o600 });
+    const own = [
+      `tsi.link = unix:${socket}`,
+      `tsi.state_dir = ${directory}/agent`,
+      `tsi.enrolment_file = ${directory}/given-token`,
+    ];
     writeFileSync(properties, [...own, ...this.#properties, ''].join('\n'));
+    this.#spawnAgent(id);
+    return Promise.resolve({ definedMs: Date.now() });
+  }
+
+  #spawnAgent(id: string): void {
+    const properties = join(this.#workspace.directoryOf(id), 'tsi.properties');
     const arguments_ = ['--conditions=development', '--import', 'tsx', agentMain, properties];
     this.#agents.set(id, spawn(process.execPath, arguments_, { stdio: 'ignore' }));
-    return Promise.resolve({ definedMs: Date.now() });
+  }
+
+  directoryOf(id: string): string {
+    return this.#workspace.directoryOf(id);
+  }
+
+  /** As it was on the kernel's command line. */
+  tokenGivenTo(id: string): string {
+    return this.#tokens.get(id) ?? '';
+  }
+
+  /** In the same guest another program takes the agent's place: what a thief does who is root there. */
+  async replaceAgent(
+    id: string,
+    how: { state?: 'lost'; token?: string; likeThatOf?: string } = {},
+  ): Promise<void> {
+    await this.remove('qemu', id);
+    const directory = this.directoryOf(id);
+    if (how.state === 'lost') rmSync(join(directory, 'agent'), { recursive: true });
+    if (how.likeThatOf !== undefined)
+      cpSync(join(this.directoryOf(how.likeThatOf), 'agent'), join(directory, 'agent'), {
+        recursive: true,
+      });
+    if (how.token !== undefined) writeFileSync(join(directory, 'given-token'), how.token);
+    this.#spawnAgent(id);
   }
 
   save(_driver: string, id: string): Promise<boolean> {

@@ -3,6 +3,7 @@ import { createBss } from '../bss/adapters.js';
 import { LoginNode } from '../bss/login-node.js';
 import { Accounts } from './accounts.js';
 import { Acl } from './acl.js';
+import { Enrolment } from './enrolment.js';
 import { Files } from './files.js';
 import { createLog, type Log } from './log.js';
 import { RequestBudget } from './request-budget.js';
@@ -20,6 +21,8 @@ export type Agent = {
   readonly bss: Bss;
   readonly loginNode: LoginNode;
   readonly acl: Acl;
+  /** Absent: it is not to. */
+  readonly enrolment?: Enrolment;
   readonly requests: RequestBudget;
 };
 
@@ -42,6 +45,7 @@ export function createAgent(settings: Settings): Agent {
     bss: createBss(settings.bss, { host, stateDir, properties }),
     loginNode: new LoginNode(host, stateDir),
     acl: new Acl(settings.acl, users),
+    ...(settings.enrolment && { enrolment: new Enrolment(settings) }),
     requests: new RequestBudget(),
   };
 }

@@ -1,10 +1,13 @@
 import type { IncomingHttpHeaders, ServerHttp2Stream } from 'node:http2';
 import { errorText } from '#kernel/errors.js';
 import { destroySoon } from '#kernel/net/destroy-soon.js';
+import { longestEnrolment } from '../protocol/enrolment.js';
 import { decodeMachineClock } from '../protocol/machine-clock.js';
 import { decodeMachineIdentity } from '../protocol/machine-identity.js';
 import type { Agent } from './agent.js';
+import type { Enrolment } from './enrolment.js';
 import { connectService, relay } from './forwarding.js';
+import type { Log } from './log.js';
 import { assumeIdentity, catchUp, identityFacts } from './machine-identity.js';
 
 /** A server that does not read the ends of its jobs asks again, and for the status. */
@@ -74,11 +77,7 @@ async function obey(
   order: (json: string, receivedMs: number) => Promise<void>,
 ): Promise<void> {
   try {
-    let json = '';
-    for await (const chunk of stream as AsyncIterable<Buffer>) {
-      json += chunk.toString('latin1');
-      if (json.length > maxIdentityBytes) throw new Error('the message is too long');
-    }
+    const json = await readBody(stream, maxIdentityBytes);
     const receivedMs = performance.now();
     if (!identityFacts(agent.settings).identity)
       throw new Error('this agent changes nothing of its machine');
@@ -90,6 +89,34 @@ async function obey(
     stream.respond({ ':status': 500, 'content-type': 'text/plain' });
     stream.end(errorText(error));
   }
+}
+
+/** `POST /enrolment`: answered when what has come of it is on the disk. */
+export async function enrol(
+  enrolment: Enrolment,
+  log: Log,
+  stream: ServerHttp2Stream,
+): Promise<void> {
+  try {
+    const answer = await enrolment.answer(await readBody(stream, longestEnrolment));
+    if (stream.destroyed) return;
+    stream.respond({ ':status': 200, 'content-type': 'application/json' });
+    stream.end(JSON.stringify(answer));
+  } catch (error) {
+    log.error({ reason: errorText(error) }, 'the enrolment failed');
+    if (stream.destroyed) return;
+    stream.respond({ ':status': 500, 'content-type': 'text/plain' });
+    stream.end(errorText(error));
+  }
+}
+
+async function readBody(stream: ServerHttp2Stream, longest: number): Promise<string> {
+  let body = '';
+  for await (const chunk of stream as AsyncIterable<Buffer>) {
+    body += chunk.toString('latin1');
+    if (body.length > longest) throw new Error('the message is too long');
+  }
+  return body;
 }
 
 function text(header: string | string[] | undefined): string {

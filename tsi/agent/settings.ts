@@ -16,6 +16,9 @@ export type Settings = {
   readonly loginShell: boolean;
   /** Whether it makes the machine another one when the host says so (ADR 035). */
   readonly identity: boolean;
+  /** Whether it proves to the host which machine this is, and where the token for that may lie (ADR 039). */
+  readonly enrolment: boolean;
+  readonly enrolmentFiles: readonly string[];
   readonly path: string;
   readonly enforceOsGids: boolean;
   readonly failOnInvalidGids: boolean;
@@ -86,6 +89,10 @@ function toSettings(keys: Properties): Settings {
       (root ? '/var/lib/unicore-tsi' : join(homedir(), '.unicore-tsi')),
     loginShell: flag('tsi.use_login_shell', false),
     identity: flag('tsi.identity', true),
+    enrolment: flag('tsi.enrolment', true),
+    enrolmentFiles: (keys.get('tsi.enrolment_file') ?? '/run/vsite/enrolment:/etc/vsite/enrolment')
+      .split(':')
+      .filter(Boolean),
     path: keys.get('tsi.path') ?? '/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin',
     enforceOsGids: flag('tsi.enforce_os_gids', true),
     failOnInvalidGids: flag('tsi.fail_on_invalid_gids', false),

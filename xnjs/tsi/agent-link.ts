@@ -8,6 +8,12 @@ import { destroySoon } from '#kernel/net/destroy-soon.js';
 import { linkSignals, orAborted, withDeadline } from '#kernel/net/deadline.js';
 import { EagerDuplex } from '#kernel/net/eager-duplex.js';
 import type { Half } from '#tsi/protocol/channel-line.js';
+import {
+  decodeEnrolmentAnswer,
+  type EnrolmentAnswer,
+  type EnrolmentAsk,
+  type EnrolmentGrant,
+} from '#tsi/protocol/enrolment.js';
 import { TsiError } from '#tsi/protocol/error.js';
 import { decodeFacts, type AgentFacts } from '#tsi/protocol/facts.js';
 import type { MachineClock } from '#tsi/protocol/machine-clock.js';
@@ -15,6 +21,8 @@ import type { MachineIdentity } from '#tsi/protocol/machine-identity.js';
 import { ExitStream } from './exit-stream.js';
 import { forwarded, forwardHeaders } from './forward-stream.js';
 import { ChannelsUnknown, openChannel } from './raw-channels.js';
+import { answered, settled, text, UnexpectedStatus } from './link-answers.js';
+import { HungUp, hangUpMs, waitAfter } from './link-pace.js';
 import type { TsiIdentity, TsiTransport, WorkerChannels } from './tsi.js';
 
 export type LinkState = 'connecting' | 'up' | 'down';
@@ -31,23 +39,24 @@ export type AgentLinkOptions = {
   readonly silenceMs?: number;
   /** How long a silent connection is given to prove itself: a guest that still boots is silent. */
   readonly handshakeMs?: number;
+  /** Makes sure that it is the right machine that answers, before anything else is said on a connection. */
+  readonly admit?: (ask: AskEnrolment) => Promise<void>;
   readonly clock: Clock;
   readonly log: Log;
 };
 
+/** @returns the answer; `undefined`: such an agent does not know the question */
+export type AskEnrolment = (
+  message: EnrolmentAsk | EnrolmentGrant,
+) => Promise<EnrolmentAnswer | undefined>;
+
 const streamWindow = 2 * 1024 * 1024;
 const linkWindow = 16 * 1024 * 1024;
-/** Lets the other end notice that we hung up, before we call again. */
-const hangUpMs = 250;
 /** For an agent that was up, and answers in milliseconds if it lives: what does not was lost on the way. */
 const againMs = 2_000;
-/** Two seconds of it: a call that fails at once costs nothing, and a container is up in a fraction of a second. */
-const eager = { attempts: 400, waitMs: 5 };
-const backOffMs = [50, 100, 250, 500, 1_000];
 const callMs = 10_000;
 /** Longer than the agent tries to reach a service. */
 const forwardMs = 30_000;
-const maxFactsBytes = 65_536;
 
 /**
  * The server's end of the agent link (ADR 004): an HTTP/2 session over what `dial` gives, watched by
@@ -130,6 +139,30 @@ export class AgentLink implements AsyncDisposable {
   /** Makes its machine another one; resolves when it is. @throws `TSI_UNAVAILABLE` */
   async assume(identity: MachineIdentity, signal?: AbortSignal): Promise<void> {
     await this.#call('POST', '/identity', signal, JSON.stringify(identity));
+  }
+
+  /** Has it prove once more which machine it is. @throws as `admit` does */
+  async prove(): Promise<void> {
+    await this.#admit(this.#current());
+  }
+
+  async #admit(session: ClientHttp2Session): Promise<void> {
+    await this.#options.admit?.(async (message) => {
+      try {
+        const json = await this.#call(
+          'POST',
+          '/enrolment',
+          undefined,
+          JSON.stringify(message),
+          session,
+        );
+        return decodeEnrolmentAnswer(json);
+      } catch (error) {
+        const { cause } = error as Error;
+        if (cause instanceof UnexpectedStatus && cause.status === 404) return undefined;
+        throw error;
+      }
+    });
   }
 
   /** Tells a machine that stood still what time it is. @throws `TSI_UNAVAILABLE` also where it refuses */
@@ -223,7 +256,7 @@ export class AgentLink implements AsyncDisposable {
         this.#log.debug({ reason: this.#failure }, 'the agent does not answer yet');
         const waitMs = waitAfter(failures);
         failures += 1;
-        await this.#pause(Math.max(waitMs, error instanceof HungUp ? hangUpMs : 0));
+        await this.#pause(Math.max(waitMs, error instanceof HungUp ? error.waitMs : 0));
       }
     }
   }
@@ -254,11 +287,12 @@ export class AgentLink implements AsyncDisposable {
           signal.throwIfAborted();
           await orAborted(settled(session), signal);
           session.setLocalWindowSize(linkWindow);
+          await orAborted(this.#admit(session), signal);
           return session;
         } catch (error) {
           destroySoon(session);
           destroySoon(duplex);
-          throw new HungUp(errorText(error), { cause: error });
+          throw new HungUp(error);
         }
       },
     );
@@ -322,8 +356,8 @@ export class AgentLink implements AsyncDisposable {
     method: string,
     path: string,
     headers: Readonly<Record<string, string>> = {},
+    session = this.#current(),
   ): ClientHttp2Stream {
-    const session = this.#current();
     const stream = session.request(
       { ':method': method, ':path': path, ...headers },
       { endStream: false },
@@ -334,10 +368,16 @@ export class AgentLink implements AsyncDisposable {
     return stream;
   }
 
-  #call(method: string, path: string, outer?: AbortSignal, body?: string): Promise<string> {
+  #call(
+    method: string,
+    path: string,
+    outer?: AbortSignal,
+    body?: string,
+    session?: ClientHttp2Session,
+  ): Promise<string> {
     const late = (): Error => this.#unavailable('no answer in time');
     return withDeadline(callMs, [outer], late, async (signal) => {
-      const stream = this.#request(method, path);
+      const stream = this.#request(method, path, {}, session);
       stream.end(body);
       try {
         await orAborted(answered(stream), signal);
@@ -352,47 +392,7 @@ export class AgentLink implements AsyncDisposable {
 
   #unavailable(cause: unknown): TsiError {
     const reason = errorText(cause);
-    return new TsiError('TSI_UNAVAILABLE', `no agent on channel ${this.#options.name}: ${reason}`, {
-      link: this.#options.name,
-    });
+    const text = `no agent on channel ${this.#options.name}: ${reason}`;
+    return new TsiError('TSI_UNAVAILABLE', text, { link: this.#options.name }, { cause });
   }
-}
-
-function waitAfter(failures: number): number {
-  if (failures < eager.attempts) return eager.waitMs;
-  return backOffMs[failures - eager.attempts] ?? Math.max(...backOffMs);
-}
-
-/** We closed a connection that had been made: the other end needs time to see it. */
-class HungUp extends Error {}
-
-/** Resolves when the peer's SETTINGS have come: it speaks HTTP/2, and now. */
-function settled(session: ClientHttp2Session): Promise<void> {
-  return new Promise((resolve, reject) => {
-    session.once('remoteSettings', () => resolve());
-    session.on('error', reject);
-    session.once('close', () => reject(new Error('the connection was closed')));
-  });
-}
-
-function answered(stream: ClientHttp2Stream): Promise<void> {
-  return new Promise((resolve, reject) => {
-    stream.once('response', ({ ':status': status }) => {
-      if (status === 200) resolve();
-      else reject(new Error(`the agent answers with status ${status ?? 0}`));
-    });
-    stream.once('error', reject);
-    stream.once('close', () => reject(new Error('the stream was closed')));
-  });
-}
-
-async function text(stream: ClientHttp2Stream): Promise<string> {
-  const chunks: Buffer[] = [];
-  let size = 0;
-  for await (const chunk of stream as AsyncIterable<Buffer>) {
-    size += chunk.length;
-    if (size > maxFactsBytes) throw new TsiError('TSI_PROTOCOL', 'the answer is too long');
-    chunks.push(chunk);
-  }
-  return Buffer.concat(chunks).toString();
 }

@@ -6,7 +6,7 @@ import type { AgentFacts } from '#tsi/protocol/facts.js';
 import type { MachineClock } from '#tsi/protocol/machine-clock.js';
 import type { MachineIdentity } from '#tsi/protocol/machine-identity.js';
 import type { ScriptHeader } from '../idb/script-header.js';
-import { AgentLink } from '../tsi/agent-link.js';
+import { AgentLink, type AskEnrolment } from '../tsi/agent-link.js';
 import { createTsi, type TsiClient } from '../tsi/tsi-client.js';
 import type { TsiIdentity } from '../tsi/tsi.js';
 import { agentPort } from './domain-xml.js';
@@ -22,6 +22,8 @@ export type AgentBindingOptions = {
   readonly clock: Clock;
   readonly log: Log;
   readonly heartbeatMs: number;
+  /** Makes sure that it is this machine that answers. */
+  readonly admit?: (ask: AskEnrolment) => Promise<void>;
   readonly scriptHeader?: () => ScriptHeader;
 };
 
@@ -32,7 +34,7 @@ export class AgentBinding implements TargetBinding {
   readonly #log: Log;
 
   constructor(options: AgentBindingOptions) {
-    const { record, socket, hosts, clock, log, heartbeatMs, scriptHeader } = options;
+    const { record, socket, hosts, clock, log, heartbeatMs, admit, scriptHeader } = options;
     this.#log = log.child({ part: 'xnjs.vm', vmId: record.id });
     const dial = (): Promise<Duplex> => dialAgent(record, socket, hosts);
     this.#link = new AgentLink({
@@ -41,6 +43,7 @@ export class AgentBinding implements TargetBinding {
       // a container's agent listens; the port of a machine has one host at a time
       dialsMany: record.driver === 'lxc',
       heartbeatMs,
+      ...(admit && { admit }),
       clock,
       log: this.#log,
     });
@@ -87,6 +90,10 @@ export class AgentBinding implements TargetBinding {
 
   async assume(identity: MachineIdentity): Promise<void> {
     await this.#link.assume(identity);
+  }
+
+  async prove(): Promise<void> {
+    await this.#link.prove();
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

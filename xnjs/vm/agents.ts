@@ -1,6 +1,6 @@
 import { randomBytes } from 'node:crypto';
 import { EventEmitter } from 'node:events';
-import { errorText } from '#kernel/errors.js';
+import { asGridError, errorText } from '#kernel/errors.js';
 import type { Log } from '#kernel/log.js';
 import type { AgentFacts } from '#tsi/protocol/facts.js';
 import { completeTimeline } from './boot.js';
@@ -54,7 +54,10 @@ export class Agents implements AsyncDisposable {
     this.#guests = new GuestWatch({
       bindings: () => [...this.#bindings].filter(([id]) => this.#answering.has(id)),
       intervalMs: systems.guestMs ?? 30_000,
-      learn: (id, facts) => records.queue(id, () => this.#learn(id, facts)),
+      learn: async (id, facts) => {
+        await records.queue(id, () => this.#learn(id, facts));
+        await this.#renew(id);
+      },
       ...{ clock: systems.clock, log, stopping },
     });
   }
@@ -156,6 +159,7 @@ export class Agents implements AsyncDisposable {
       await this.#records.queue(id, () => this.#identify(id, binding));
       const record = this.#records.find(id);
       if (!record || needsIdentity(record)) return;
+      if (!(await this.#proves(id, binding))) return;
     }
     if (starting.isBehind) await this.#records.queue(id, () => this.#catchUp(id, binding));
     const { boot: begun } = this.#records.find(id) ?? starting;
@@ -202,6 +206,34 @@ export class Agents implements AsyncDisposable {
       await this.unbind(id);
       await fallBack(record, errorText(error));
       this.#records.schedule(id);
+    }
+  }
+
+  /** Its certificate, while it has time left. */
+  async #renew(id: string): Promise<void> {
+    const record = this.#records.find(id);
+    const { enrolments } = this.#options.systems;
+    if (record && enrolments?.isDue(record) === true) await this.#bindings.get(id)?.prove?.();
+  }
+
+  /**
+   * A machine that has become another one, by a key that it makes after its random numbers are others. Where it
+   * cannot, it is booted; where the link is lost, the next one begins with that.
+   */
+  async #proves(id: string, binding: TargetBinding): Promise<boolean> {
+    try {
+      await binding.prove?.();
+      return true;
+    } catch (error) {
+      if (asGridError(error)?.code !== 'FORBIDDEN' || this.#options.stopping.aborted) return false;
+      await this.#records.queue(id, async () => {
+        const record = this.#records.find(id);
+        if (!record || this.#bindings.get(id) !== binding) return;
+        await this.unbind(id);
+        await this.#options.fallBack(record, errorText(error));
+      });
+      this.#records.schedule(id);
+      return false;
     }
   }
 

@@ -1,3 +1,4 @@
+import type { AskEnrolment } from '../tsi/agent-link.js';
 import { AgentBinding } from './agent-binding.js';
 import { ClassicBinding } from './classic-binding.js';
 import { isLocal } from './hosts/host.js';
@@ -7,10 +8,8 @@ import type { MachineSpec } from './target-system.js';
 import { tlsOf } from './tsi-network.js';
 
 /** By the way that the image says. */
-export function createBinding(
-  record: MachineSpec,
-  { clock, log, heartbeatMs, hosts, workspace, network, idb }: TargetSystemsOptions,
-): TargetBinding {
+export function createBinding(record: MachineSpec, options: TargetSystemsOptions): TargetBinding {
+  const { clock, log, heartbeatMs, hosts, workspace, network, idb, enrolments } = options;
   const { tsi } = record.image.metadata;
   const common = {
     ...{ heartbeatMs, clock, log },
@@ -21,6 +20,7 @@ export function createBinding(
       record,
       ...(isLocal(record) && { socket: workspace.agentSocket(record) }),
       hosts,
+      ...(enrolments && { admit: (ask: AskEnrolment) => enrolments.admit(record.id, ask) }),
       ...common,
     });
   const tls = tlsOf(tsi, network);

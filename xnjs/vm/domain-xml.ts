@@ -23,6 +23,9 @@ export type DomainPaths = {
   readonly kernel?: string;
   readonly initrd?: string;
   readonly disk?: string;
+  /** Read-only disks: what tells the machine who it is, and what holds our agent. */
+  readonly seed?: string;
+  readonly agentDisk?: string;
   /** Root of a container, shared between target systems and read-only. */
   readonly root?: string;
   /** Directories of this container alone, mounted over the root: guest path to host path. */
@@ -39,6 +42,8 @@ export function domainXml(
   installationId: string,
   network?: MachineNetwork,
   epoch = 0,
+  /** Further words of the kernel's command line. */
+  words: readonly string[] = [],
 ): string {
   const common = [
     element('name', {}, `vsite-${system.id}`),
@@ -49,7 +54,7 @@ export function domainXml(
   const body =
     system.driver === 'lxc'
       ? container(system, paths)
-      : machine(system, paths, cardOf(system, installationId, network));
+      : machine(system, paths, cardOf(system, installationId, network), words);
   return toXml(element('domain', { type: system.driver }, ...common, ...body));
 }
 
@@ -66,9 +71,14 @@ function cardOf(
     : undefined;
 }
 
-function machine(system: MachineSpec, paths: DomainPaths, card: XmlNode | undefined): XmlNode[] {
+function machine(
+  system: MachineSpec,
+  paths: DomainPaths,
+  card: XmlNode | undefined,
+  words: readonly string[],
+): XmlNode[] {
   const { metadata } = system.image;
-  const boot = [commandLine, `vsite.name=${hostName(system)}`, metadata.boot.commandLine];
+  const boot = [commandLine, `vsite.name=${hostName(system)}`, ...words, metadata.boot.commandLine];
   return [
     element(
       'os',
@@ -90,6 +100,9 @@ function machine(system: MachineSpec, paths: DomainPaths, card: XmlNode | undefi
       {},
       element('controller', { type: 'usb', model: 'none' }),
       paths.disk !== undefined && disk(system, paths.disk),
+      ...[paths.seed, paths.agentDisk].map(
+        (path, at) => path !== undefined && readOnlyDisk(path, extraTargets[at] ?? ''),
+      ),
       card,
       element(
         'serial',
@@ -133,6 +146,20 @@ function disk(system: MachineSpec, path: string): XmlNode {
     element('source', { file: path }),
     element('target', { dev: diskTarget, bus: 'virtio' }),
     iotuneXml(system),
+  );
+}
+
+/** Behind the machine's own disk, whether or not it has one. */
+const extraTargets = ['vdy', 'vdz'];
+
+function readOnlyDisk(path: string, target: string): XmlNode {
+  return element(
+    'disk',
+    { type: 'file', device: 'disk' },
+    element('driver', { name: 'qemu', type: 'raw' }),
+    element('source', { file: path }),
+    element('target', { dev: target, bus: 'virtio' }),
+    element('readonly'),
   );
 }
 

@@ -31,6 +31,7 @@ const whileAlive = {
   agentDown: alive,
   domain: alive,
   guest: alive,
+  refused: alive,
   stopped: 'FAILED',
   freeze: 'PAUSED',
   frozen: 'SUSPENDED',
@@ -58,6 +59,7 @@ export const transitions = {
     agentDown: 'SUSPENDED',
     domain: 'SUSPENDED',
     guest: 'SUSPENDED',
+    refused: 'SUSPENDED',
     stopped: 'FAILED',
     freeze: 'SUSPENDED',
     frozen: 'SUSPENDED',
@@ -73,6 +75,7 @@ export const transitions = {
     agentDown: 'FAILED',
     domain: 'FAILED',
     guest: 'FAILED',
+    refused: 'FAILED',
     stopped: 'FAILED',
     failed: 'FAILED',
     frozen: 'FAILED',
@@ -86,6 +89,7 @@ export const transitions = {
     agentDown: 'DESTROYING',
     domain: 'DESTROYING',
     guest: 'DESTROYING',
+    refused: 'DESTROYING',
     stopped: 'DESTROYING',
     failed: 'DESTROYING',
     frozen: 'DESTROYING',
@@ -106,6 +110,8 @@ export type VmEvent =
   /** What the hypervisor says of a domain that has not stopped. */
   | { type: 'domain'; says: DomainWord; evidence: Evidence }
   | { type: 'guest'; says: GuestWord; evidence: Evidence }
+  /** What answered has not proved to be the machine. */
+  | { type: 'refused'; evidence: Evidence }
   /** The hypervisor says that the domain does not run. */
   | { type: 'stopped'; evidence: Evidence }
   /** It is to be parked on disk: by its owner, or for nobody uses it. */
@@ -214,6 +220,7 @@ function restart(current: TargetSystem, evidence: Evidence): TargetSystem | unde
   if (restored) return { ...restored, ...times };
   const cold = recovery === 'restore' ? ', since there is no snapshot that could be restored' : '';
   return {
+    // it is another machine, which proves itself anew
     ...without(
       current,
       'desired',
@@ -222,6 +229,7 @@ function restart(current: TargetSystem, evidence: Evidence): TargetSystem | unde
       'facts',
       'reverted',
       'isBehind',
+      'enrolment',
     ),
     state: 'INITIALIZING',
     evidence: { ...evidence, fact: `started again${cold}: ${fact}` },
@@ -268,6 +276,10 @@ function stepAlive(current: TargetSystem, event: VmEvent): TargetSystem {
   if (current.desired === 'suspended' || current.undertaking) return current;
   const before = viewsOf(current);
   const views = see(before, event);
+  if (event.type === 'refused' && before.agent === undefined)
+    return current.evidence.fact === event.evidence.fact
+      ? current
+      : { ...current, evidence: event.evidence };
   const isFirst = event.type === 'agentUp' && before.agent === undefined;
   if (views === before && current.views) return current;
   const { state, evidence = current.evidence } = believe(views);
@@ -283,6 +295,7 @@ function see(views: Views, event: VmEvent): Views {
     case 'agentUp':
       return look(views, 'agent', 'up', event.evidence);
     case 'agentDown':
+    case 'refused':
       // one that has never answered still starts
       return views.agent ? look(views, 'agent', 'down', event.evidence) : views;
     case 'domain':

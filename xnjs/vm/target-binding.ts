@@ -20,6 +20,8 @@ export type TargetBinding = AsyncDisposable & {
   readonly arrays?: boolean | undefined;
   /** Makes the machine another one, where its TSI can. @throws `TSI_UNAVAILABLE` */
   assume?(identity: MachineIdentity): Promise<void>;
+  /** Has the machine prove once more which one it is. @throws `FORBIDDEN`, `TSI_UNAVAILABLE` */
+  prove?(): Promise<void>;
   /** Tells a machine that stood still what time it is, where its TSI can. @throws `TSI_UNAVAILABLE` */
   catchUp?(clock: MachineClock): Promise<void>;
   /** What the guest says of itself, if it does. */

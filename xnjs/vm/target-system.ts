@@ -1,6 +1,8 @@
 import type { ImageRecord, NetworkKind } from '#imagerepo/contract.js';
 import type { AgentFacts } from '#tsi/protocol/facts.js';
 import type { IdbSubject } from '../idb/idb.js';
+import type { EnrolmentRecord } from './context/enrolments.js';
+import type { OwnContext } from './context/own-context.js';
 import type { Parked } from '../job/put-off.js';
 import type { Asked, MachineSize } from './machine-size.js';
 import type { NetworkCard } from './network-card.js';
@@ -117,6 +119,10 @@ export type TargetSystem = {
   readonly queues?: NonNullable<IdbSubject['queues']>;
   /** Whether its TSI runs job arrays, as it says itself; absent: it does, or has not been asked yet. */
   readonly arrays?: boolean;
+  /** By what its machine proves that it is this one; absent: it was not asked to. */
+  readonly enrolment?: EnrolmentRecord;
+  /** What its owner gave for the set-up of its machine. */
+  readonly context?: OwnContext;
   /** Counts the domains that it has had; absent: one. */
   readonly generation?: number;
   /** Absent: none. */

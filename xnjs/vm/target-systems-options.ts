@@ -1,6 +1,8 @@
 import type { Clock } from '#kernel/clock.js';
 import type { Log } from '#kernel/log.js';
 import type { IdbSource } from '../idb/idb-source.js';
+import type { EnrolmentConfig, Enrolments } from './context/enrolments.js';
+import type { OwnContext } from './context/own-context.js';
 import type { HostLabels } from './hosts/host-placement.js';
 import type { Hosts } from './hosts/hosts.js';
 import type { MachineNetworks } from './machine-networks.js';
@@ -71,6 +73,12 @@ export type TargetSystemsOptions = {
   readonly spares?: SparesOptions;
   /** Saved memory of booted machines; absent: there is none. */
   readonly warm?: WarmOptions;
+  /** Absent: machines are believed by the channel that they answer on. */
+  readonly enrolment?: EnrolmentConfig;
+  /** What {@link TargetSystems} makes of it. */
+  readonly enrolments?: Enrolments;
+  /** The disk with our agent, for images without a TSI; absent: they are refused. */
+  readonly agentDisk?: string;
   /** Absent: images whose TSI is reached over a network are refused. */
   readonly network?: TsiNetwork;
   /** What else of a network machines can have; absent: none. */
@@ -88,6 +96,8 @@ export type NewTargetSystem = {
   /** A size by name; absent: the site's default. */
   readonly flavour?: string;
   readonly parameters: MachineSize;
+  /** For the set-up of the machine. */
+  readonly context?: OwnContext;
   /** What its host must have. */
   readonly hostLabels?: HostLabels | undefined;
   /** The size is what is needed at least: an image that needs more has that. */

@@ -5,6 +5,7 @@ import type { Log } from '#kernel/log.js';
 import { siteChange } from '../changes/site-change.js';
 import { Reaper } from '../reaper.js';
 import type { Target, TargetEvent, Targets } from '../target.js';
+import { Enrolments } from './context/enrolments.js';
 import type { Settled } from './job-settlements.js';
 import { withoutSettled } from './settled.js';
 import { MachineConsoles } from './machine-consoles.js';
@@ -87,11 +88,18 @@ export class TargetSystems implements Targets, AsyncDisposable {
     const meter = { hosts, findSystem, clock, log, stopping };
     this.#meter = usage && new UsageMeter({ ...usage, ...meter });
     const isBusy = (): boolean => [...records.all()].some(({ state }) => state === 'INITIALIZING');
-    const forPools = { ...options, isBusy, stopping, flavours: this.planner.flavours };
+    const enrolments =
+      options.enrolment &&
+      new Enrolments({
+        ...{ ...options.enrolment, records, clock, log },
+        forgetToken: (record) => options.workspace.tokens.forget(record),
+      });
+    const parts = { ...options, ...(enrolments && { enrolments }) };
+    const forPools = { ...parts, isBusy, stopping, flavours: this.planner.flavours };
     this.#spares = options.spares && new SparePool({ ...forPools, spares: options.spares });
     this.#templates = options.warm && new Templates({ ...forPools, warm: options.warm });
     const files = new SnapshotFiles(options.workspace);
-    this.#machines = new Machines(options, {
+    this.#machines = new Machines(parts, {
       ...{ records, files, stopping, meter: this.#meter },
       ...{ spares: this.#spares, templates: this.#templates },
     });
@@ -226,6 +234,7 @@ export class TargetSystems implements Targets, AsyncDisposable {
       evidence: { source: 'user', fact: 'requested', atMs: requestedMs },
       boot: {},
       tags: wish.tags,
+      ...(wish.context && { context: wish.context }),
       ...(this.#options.recovery && { recovery: this.#options.recovery }),
       ...(wish.jobId !== undefined && { jobId: wish.jobId }),
       ...(wish.hostLabels && { hostLabels: wish.hostLabels.labels }),

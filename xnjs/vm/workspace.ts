@@ -1,4 +1,3 @@
-import { execFile } from 'node:child_process';
 import {
   chmod,
   constants,
@@ -10,20 +9,19 @@ import {
   open,
   opendir,
   readdir,
-  rename,
   rm,
   stat,
 } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
-import { promisify } from 'node:util';
 import type { PartName } from '#imagerepo/contract.js';
 import { errorText } from '#kernel/errors.js';
 import { containerIds, containerRunDirectory, type DomainPaths } from './domain-xml.js';
 import { VmError } from './state.js';
+import { makeSeedDisk } from './context/seed-disk.js';
+import { MachineTokens } from './context/machine-tokens.js';
+import type { MachineContext } from './context/machine-context.js';
 import type { MachineSpec, TargetSystem } from './target-system.js';
-
-const run = promisify(execFile);
-const toolTimeoutMs = 120_000;
+import { runTool, whole } from './whole-files.js';
 
 /** What a container may change: copied for each target system, the rest of its root is shared. */
 const writable = ['etc', 'home', 'root', 'var'];
@@ -33,6 +31,8 @@ const longestSocketPath = 107;
 
 /** The files of target systems on this host: one directory each, and the unpacked container roots. */
 export class Workspace {
+  /** What machines prove themselves by at first. */
+  readonly tokens = new MachineTokens((id) => this.directoryOf(id));
   readonly #systems: string;
   readonly #roots: string;
   readonly #unpacking = new Map<string, Promise<string>>();
@@ -71,22 +71,29 @@ export class Workspace {
   /**
    * Makes what the domain needs. May be repeated: what is complete stays as it is.
    * @param parts local, read-only files of the image
+   * @param context what the machine is told of itself; absent: nothing
    * @throws {@link VmError} `STORAGE_FULL`, `IMAGE_INVALID`
    */
   async prepare(
     system: MachineSpec,
     parts: Partial<Record<PartName, string>>,
+    context?: MachineContext,
   ): Promise<DomainPaths> {
     const directory = this.directoryOf(system.id);
     // A container's root is a stranger on the host: it must get through to its own files, and sees no others.
     await mkdir(directory, { recursive: true, mode: 0o711 });
     await mkdir(join(directory, 'run'), { recursive: true, mode: 0o700 });
-    const paths = {
+    const base = {
       console: join(directory, 'console.log'),
       agentSocket: this.agentSocket(system),
       ...(system.image.metadata.display && { screenSocket: this.screenSocket(system) }),
     };
     try {
+      const { nocloud = false } = system.image.metadata.contextualisation ?? {};
+      const paths = {
+        ...base,
+        ...(context && nocloud && { seed: await makeSeedDisk(directory, system, context) }),
+      };
       switch (system.image.metadata.format) {
         case 'kernel': {
           const kernel = await adopt(pick(parts, 'kernel'), join(directory, 'kernel'));
@@ -94,16 +101,16 @@ export class Workspace {
           return { ...paths, kernel, initrd };
         }
         case 'qcow2': {
-          const base = await adopt(pick(parts, 'disk'), join(directory, 'base.qcow2'));
+          const image = await adopt(pick(parts, 'disk'), join(directory, 'base.qcow2'));
           // else what is counted as its disk says nothing of what the machine sees
           const isKnown = system.image.parts.disk?.virtualBytes !== undefined;
           const sizeMiB = isKnown ? system.parameters.diskMiB : undefined;
-          return { ...paths, disk: await this.#overlay(directory, base, sizeMiB) };
+          return { ...paths, disk: await this.#overlay(directory, image, sizeMiB) };
         }
         case 'rootfs':
           return {
             ...paths,
-            ...(await this.#container(directory, pick(parts, 'rootfs'), system)),
+            ...(await this.#container(directory, pick(parts, 'rootfs'), system, context)),
           };
       }
     } catch (cause) {
@@ -157,11 +164,14 @@ export class Workspace {
     directory: string,
     archive: string,
     system: MachineSpec,
+    context: MachineContext | undefined,
   ): Promise<Pick<DomainPaths, 'root' | 'mounts'>> {
     const root = await this.#root(archive, system.image.parts.rootfs?.sha256 ?? system.image.id);
     await requireOpenPath(root);
     const runDirectory = join(directory, 'run');
     await lchown(runDirectory, containerIds.first, containerIds.first);
+    if (context?.token !== undefined)
+      await this.tokens.hand(system.id, context.token, containerIds.first);
     const own = join(directory, 'fs');
     await whole(own, async (draft) => {
       await mkdir(draft, { mode: 0o711 });
@@ -262,40 +272,6 @@ async function requireOpenPath(path: string): Promise<void> {
         'BAD_REQUEST',
         `stateDirectory: containers need permission x for others on ${at}`,
       );
-}
-
-/** Complete or not there: what was cut off by a crash is made again, what fails leaves nothing. */
-async function whole(target: string, make: (draft: string) => Promise<void>): Promise<string> {
-  if (await exists(target)) return target;
-  const draft = `${target}.new`;
-  await rm(draft, { recursive: true, force: true });
-  try {
-    await make(draft);
-    await rename(draft, target);
-  } catch (error) {
-    await rm(draft, { recursive: true, force: true });
-    throw error;
-  }
-  return target;
-}
-
-/** @throws what the tool said, in English: the reason is looked for in it. Paths of the host stay here. */
-async function runTool(program: string, args: readonly string[]): Promise<void> {
-  const env = { ...process.env, LC_ALL: 'C' };
-  try {
-    await run(program, args, { timeout: toolTimeoutMs, env });
-  } catch (cause) {
-    const { stderr = '' } = cause as { stderr?: string };
-    const said = stderr.trim();
-    throw new Error(said === '' ? `${program}: ${errorText(cause)}` : said, { cause });
-  }
-}
-
-async function exists(path: string): Promise<boolean> {
-  return await stat(path).then(
-    () => true,
-    () => false,
-  );
 }
 
 function toVmError(cause: unknown, vmId: string): Error {

@@ -12,6 +12,7 @@ const events: Record<VmEvent['type'], VmEvent> = {
   agentDown: { type: 'agentDown', evidence },
   domain: { type: 'domain', says: 'paused', evidence },
   guest: { type: 'guest', says: 'troubled', evidence },
+  refused: { type: 'refused', evidence },
   stopped: { type: 'stopped', evidence },
   freeze: { type: 'freeze', evidence },
   frozen: { type: 'frozen', evidence },
@@ -38,15 +39,15 @@ const inState = (state: VmState): TargetSystem =>
 
 /** State, then what becomes of it by the events in the order above (`-`: illegal). */
 const table = `
-INITIALIZING READY       INITIALIZING PAUSED     INITIALIZING FAILED     -         SUSPENDED  INITIALIZING -          -          -           -           FAILED     DESTROYING -
-READY        READY       UNREACHABLE  PAUSED     DEGRADED     FAILED     PAUSED    SUSPENDED  READY        PAUSED     PAUSED     READY       READY       -          DESTROYING -
-DEGRADED     DEGRADED    UNREACHABLE  PAUSED     DEGRADED     FAILED     PAUSED    SUSPENDED  DEGRADED     PAUSED     PAUSED     DEGRADED    DEGRADED    -          DESTROYING -
-UNREACHABLE  READY       UNREACHABLE  PAUSED     UNREACHABLE  FAILED     PAUSED    SUSPENDED  UNREACHABLE  PAUSED     PAUSED     UNREACHABLE UNREACHABLE -          DESTROYING -
-PAUSED       PAUSED      PAUSED       PAUSED     PAUSED       FAILED     PAUSED    SUSPENDED  PAUSED       PAUSED     PAUSED     PAUSED      PAUSED      -          DESTROYING -
-SUSPENDED    SUSPENDED   SUSPENDED    SUSPENDED  SUSPENDED    FAILED     SUSPENDED SUSPENDED  UNREACHABLE  SUSPENDED  SUSPENDED  SUSPENDED   SUSPENDED   -          DESTROYING -
-FAILED       FAILED      FAILED       FAILED     FAILED       FAILED     -         FAILED     -            -          PAUSED     FAILED      FAILED      FAILED     DESTROYING -
-DESTROYING   DESTROYING  DESTROYING   DESTROYING DESTROYING   DESTROYING -         DESTROYING -            -          -          DESTROYING  DESTROYING  DESTROYING DESTROYING DESTROYED
-DESTROYED    -           -            -          -            -          -         -          -            -          -          -           -           -          DESTROYED  -
+INITIALIZING READY      INITIALIZING PAUSED     INITIALIZING INITIALIZING FAILED     -         SUSPENDED  INITIALIZING -         -         -           -           FAILED     DESTROYING -
+READY        READY      UNREACHABLE  PAUSED     DEGRADED     UNREACHABLE  FAILED     PAUSED    SUSPENDED  READY        PAUSED    PAUSED    READY       READY       -          DESTROYING -
+DEGRADED     DEGRADED   UNREACHABLE  PAUSED     DEGRADED     UNREACHABLE  FAILED     PAUSED    SUSPENDED  DEGRADED     PAUSED    PAUSED    DEGRADED    DEGRADED    -          DESTROYING -
+UNREACHABLE  READY      UNREACHABLE  PAUSED     UNREACHABLE  UNREACHABLE  FAILED     PAUSED    SUSPENDED  UNREACHABLE  PAUSED    PAUSED    UNREACHABLE UNREACHABLE -          DESTROYING -
+PAUSED       PAUSED     PAUSED       PAUSED     PAUSED       PAUSED       FAILED     PAUSED    SUSPENDED  PAUSED       PAUSED    PAUSED    PAUSED      PAUSED      -          DESTROYING -
+SUSPENDED    SUSPENDED  SUSPENDED    SUSPENDED  SUSPENDED    SUSPENDED    FAILED     SUSPENDED SUSPENDED  UNREACHABLE  SUSPENDED SUSPENDED SUSPENDED   SUSPENDED   -          DESTROYING -
+FAILED       FAILED     FAILED       FAILED     FAILED       FAILED       FAILED     -         FAILED     -            -         PAUSED    FAILED      FAILED      FAILED     DESTROYING -
+DESTROYING   DESTROYING DESTROYING   DESTROYING DESTROYING   DESTROYING   DESTROYING -         DESTROYING -            -         -         DESTROYING  DESTROYING  DESTROYING DESTROYING DESTROYED
+DESTROYED    -          -            -          -            -            -          -         -          -            -         -         -           -           -          DESTROYED  -
 `;
 
 /** What the hypervisor says, then what that makes of a machine whose agent never answered, answers, is silent. */

@@ -1,6 +1,7 @@
 import type { ImageRecord, NetworkKind } from '#imagerepo/contract.js';
 import { formatDate, type Clock } from '#kernel/clock.js';
 import { chooseImage, nameOf, roomyEnough, unlike, type ChosenImage } from '../choose-image.js';
+import { requireContext } from '../context/own-context.js';
 import type { Spot } from '../hosts/choose-host.js';
 import type { HostPlacement, Placed } from '../hosts/host-placement.js';
 import type { Hosts } from '../hosts/hosts.js';
@@ -38,6 +39,7 @@ export type PlannerOptions = {
   readonly network?: TsiNetwork | undefined;
   /** Absent: machines have no other. */
   readonly networks?: Pick<MachineNetworks, 'require' | 'offered'> | undefined;
+  readonly agentDisk?: string | undefined;
   /** Absent: there are none, and the limits alone hold. */
   readonly flavours?: FlavourConfig;
   /** Absent: there is none but the number of target systems of each user. */
@@ -105,11 +107,12 @@ export class Planner {
    */
   async plan(wish: NewTargetSystem): Promise<Plan> {
     const { requester = plainUser, ownerDn } = wish;
-    const { network } = this.#options;
+    const { network, agentDisk } = this.#options;
     const bounds = this.flavours.boundsFor(requester, wish.flavour);
     const terminationMs = this.#termination(wish, bounds);
     const { image, why } = await this.#choose(wish, bounds);
     requireNetwork(image.metadata.tsi, network);
+    requireContext(image.metadata, wish.context, agentDisk !== undefined);
     const { parameters: asked, atLeast } = wish;
     const size = atLeast === true ? roomyEnough(asked, image.metadata) : asked;
     const place = this.#place(image, wish, (driver) =>

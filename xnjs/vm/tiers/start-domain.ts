@@ -1,4 +1,5 @@
 import { imageFormats } from '#imagerepo/contract.js';
+import type { MachineContext } from '../context/machine-context.js';
 import { domainXml } from '../domain-xml.js';
 import { plugIn } from '../plug-in.js';
 import type { MachineSpec } from '../target-system.js';
@@ -14,24 +15,34 @@ export type Started = {
 /**
  * Boots a machine from its image. May be repeated: what is there already is used.
  * @param callerDn by whose right the image is read
+ * @param context what the machine is told of itself; absent: nothing
  * @throws what image source, workspace and hypervisor do
  */
 export async function startDomain(
   machine: MachineSpec,
   callerDn: string,
   options: TargetSystemsOptions,
+  context?: MachineContext,
 ): Promise<Started> {
   const { hosts, images, workspace, installationId, network, lease } = options;
   const { image, driver } = machine;
+  const { format, contextualisation } = image.metadata;
   const parts: Record<string, string> = {};
   let isFetched = false;
-  for (const name of imageFormats[image.metadata.format].parts) {
+  for (const name of imageFormats[format].parts) {
     isFetched ||= !(await images.isHere(image, name));
     parts[name] = await images.fetch(image, name, callerDn);
   }
-  const paths = await workspace.prepare(machine, parts);
+  const prepared = await workspace.prepare(machine, parts, context);
+  const { agentDisk } = options;
+  const isInjected = contextualisation?.agent === true && agentDisk !== undefined;
+  const paths = { ...prepared, ...(isInjected && { agentDisk }) };
   await plugIn(machine, options);
-  const xml = domainXml(machine, paths, installationId, network, lease?.epoch);
+  const words =
+    context?.token !== undefined && format === 'kernel' && !paths.seed
+      ? [`vsite.enrolment=${context.token}`]
+      : [];
+  const xml = domainXml(machine, paths, installationId, network, lease?.epoch, words);
   await lease?.require();
   const { definedMs } = await hosts.of(machine).start(driver, machine.id, xml);
   return { definedMs, isFetched };

@@ -1,5 +1,10 @@
 import { errorText } from '#kernel/errors.js';
 import type { Log } from '#kernel/log.js';
+import { without } from '../../job/without.js';
+import { hashOf, meansOf, newToken } from '../context/enrolments.js';
+import { machineName } from '../context/machine-authority.js';
+import type { MachineContext } from '../context/machine-context.js';
+import { hostName } from '../domain-xml.js';
 import { isLocal } from '../hosts/host.js';
 import { isPassing } from '../passing.js';
 import type { SystemRecords } from '../system-records.js';
@@ -41,14 +46,48 @@ export class Starting {
       if (records.get(id).isSpoilt !== true)
         await this.fallBack(found, 'the machine had stopped before it was ready');
     }
-    const record = await this.#cleared(records.get(id));
-    await this.#makeRoom(record);
-    if (record.generation !== undefined) await hosts.of(record).removeOlder(record);
-    const { definedMs, isFetched } = await startDomain(record, record.ownerDn, this.#options);
+    const cleared = await this.#cleared(records.get(id));
+    await this.#makeRoom(cleared);
+    if (cleared.generation !== undefined) await hosts.of(cleared).removeOlder(cleared);
+    const { record, context } = await this.#withContext(cleared);
+    const { definedMs, isFetched } = await startDomain(
+      record,
+      record.ownerDn,
+      this.#options,
+      context,
+    );
     const baseMs = bootBaseMs(record);
     const boot = { definedMs: definedMs - baseMs, startedMs: clock.now() - baseMs };
     const start = record.start && isFetched && { ...record.start, tier: 'fetch' as const };
     return { ...record, boot, ...(start && { start }) };
+  }
+
+  /** What its machine is told of itself; what of that proves it stands in the record before anybody has it. */
+  async #withContext(
+    record: TargetSystem,
+  ): Promise<{ record: TargetSystem; context: MachineContext }> {
+    const context = {
+      ...{ name: machineName(record), hostName: hostName(record) },
+      ...(record.context && { own: record.context }),
+    };
+    const { enrolments, workspace, hosts, records } = this.#options;
+    const means = enrolments && meansOf(record);
+    if (!means || means === 'message') return { record, context };
+    if (record.enrolment?.keyHash !== undefined) {
+      const domain = await hosts.of(record).find(record.driver, record.id);
+      if (domain && domain.state !== 'stopped') return { record, context };
+      // its token has been used, and it may have lost what it got for it
+      await this.#options.require();
+      await hosts.of(record).remove(record.driver, record.id);
+      await workspace.tokens.reset(record);
+    }
+    const token = (await workspace.tokens.find(record)) ?? newToken();
+    await workspace.tokens.keep(record, token);
+    const given = { ...context, token };
+    if (record.enrolment?.tokenHash === hashOf(token)) return { record, context: given };
+    const next = { ...record, enrolment: enrolments.issue(record, token) };
+    await records.save(next);
+    return { record: next, context: given };
   }
 
   /** @returns `undefined`: it is not to be restored, or could not be, which is stored then */
@@ -77,7 +116,8 @@ export class Starting {
 
   /** Stored: from now on it is started anew, whatever happens. Only from inside the record's queue. */
   async fallBack(record: TargetSystem, why: string): Promise<void> {
-    const { template, ...own } = record;
+    const own = without(record, 'template', 'enrolment');
+    const { template } = record;
     const { id, start } = own;
     this.#options.log.warn(
       { vmId: id, tier: start?.tier, template, reason: why },

@@ -33,6 +33,8 @@ export function isCopyable({
 }: MachineSpec): string | true {
   if (driver === 'lxc') return 'containers have no memory to save';
   if (metadata.format !== 'kernel') return `machines of format ${metadata.format} are not copied`;
+  if (metadata.contextualisation?.nocloud === true)
+    return 'machines with a seed disk are not copied';
   if (metadata.tsi.transport !== 'channel') return 'its TSI is not our agent';
   const { network = metadata.requirements.network ?? 'none' } = parameters;
   if (network !== 'none') return 'machines with a network card are not copied';

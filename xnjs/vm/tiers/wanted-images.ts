@@ -1,3 +1,4 @@
+import type { ImageRecord } from '#imagerepo/contract.js';
 import type { Clock } from '#kernel/clock.js';
 import { asGridError, errorText } from '#kernel/errors.js';
 import type { Log } from '#kernel/log.js';
@@ -71,15 +72,9 @@ export class WantedImages {
     let image: Spare['image'] | undefined;
     try {
       const { id, metadata, parts } = await images.find(reference, callerDn);
-      // other TSIs cannot make their machine another one, and network cards are given to owners
-      const { network = 'none' } = metadata.requirements;
-      if (metadata.tsi.transport === 'channel' && network === 'none')
-        image = { id, metadata, parts };
-      else if (!known)
-        log.warn(
-          { image: reference },
-          'an image with a network or a TSI of its own cannot have spares',
-        );
+      const why = whyNot(metadata);
+      if (why === undefined) image = { id, metadata, parts };
+      else if (!known) log.warn({ image: reference, why }, 'an image cannot have spares');
     } catch (error) {
       if (asGridError(error)?.row.retry === true) throw error;
       if (!known)
@@ -88,4 +83,16 @@ export class WantedImages {
     this.#found.set(reference, { image, atMs: clock.now() });
     return image;
   }
+}
+
+/** Why no machine of an image can run before anybody has it. */
+function whyNot({
+  tsi,
+  requirements: { network = 'none' },
+  contextualisation,
+}: ImageRecord['metadata']): string | undefined {
+  if (tsi.transport !== 'channel') return 'its TSI cannot make its machine another one';
+  if (network !== 'none') return 'network cards are given to owners';
+  if (contextualisation?.nocloud === true) return 'its seed disk is read at the boot';
+  return undefined;
 }

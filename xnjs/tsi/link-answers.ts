@@ -1,0 +1,45 @@
+import type { ClientHttp2Session, ClientHttp2Stream } from 'node:http2';
+import { TsiError } from '#tsi/protocol/error.js';
+
+const longestText = 65_536;
+
+/** The agent does not know what is asked, or could not do it. */
+export class UnexpectedStatus extends Error {
+  readonly status: number;
+
+  constructor(status: number) {
+    super(`the agent answers with status ${status}`);
+    this.status = status;
+  }
+}
+
+/** Resolves when the peer's SETTINGS have come: it speaks HTTP/2, and now. */
+export function settled(session: ClientHttp2Session): Promise<void> {
+  return new Promise((resolve, reject) => {
+    session.once('remoteSettings', () => resolve());
+    session.on('error', reject);
+    session.once('close', () => reject(new Error('the connection was closed')));
+  });
+}
+
+export function answered(stream: ClientHttp2Stream): Promise<void> {
+  return new Promise((resolve, reject) => {
+    stream.once('response', ({ ':status': status }) => {
+      if (status === 200) resolve();
+      else reject(new UnexpectedStatus(status ?? 0));
+    });
+    stream.once('error', reject);
+    stream.once('close', () => reject(new Error('the stream was closed')));
+  });
+}
+
+export async function text(stream: ClientHttp2Stream): Promise<string> {
+  const chunks: Buffer[] = [];
+  let size = 0;
+  for await (const chunk of stream as AsyncIterable<Buffer>) {
+    size += chunk.length;
+    if (size > longestText) throw new TsiError('TSI_PROTOCOL', 'the answer is too long');
+    chunks.push(chunk);
+  }
+  return Buffer.concat(chunks).toString();
+}
