@@ -410,7 +410,8 @@ export class Machines implements AsyncDisposable {
     try {
       if (!binding.assume) throw new Error('its TSI cannot make its machine another one');
       await this.reapplyParameters(id);
-      await binding.assume(newIdentity(record, clock.now()));
+      const isCopy = record.start?.tier === 'warm';
+      await binding.assume(newIdentity(record, clock.now(), { isCopy }));
       const boot = { ...record.boot, identityMs: clock.now() - record.createdMs };
       this.#records.show({ ...this.#records.get(id), boot });
     } catch (error) {

@@ -15,6 +15,7 @@ import type { TargetSystem } from '../target-system.js';
 import type { TargetSystemsOptions } from '../target-systems-options.js';
 import { awaitAgent } from './await-agent.js';
 import type { SparesConfig } from './config.js';
+import { newIdentity } from './identity.js';
 import { differenceFrom, isSameImage, specOf } from './same-machine.js';
 import type { Spare, SpareStore } from './spare.js';
 import { startDomain } from './start-domain.js';
@@ -289,7 +290,11 @@ export class SparePool implements AsyncDisposable {
     held.binding = binding;
     binding.onChange((isUp) => (held.isUp = isUp));
     const facts = await awaitAgent(binding, bootTimeoutMs, held.gone.signal);
-    if (facts?.identity !== true) throw new Error('its agent cannot make its machine another one');
+    if (facts?.identity !== true || !binding.assume)
+      throw new Error('its agent cannot make its machine another one');
+    const how = { isCopy: false, isRehearsal: true };
+    await binding.assume(newIdentity(held.spare, this.#options.clock.now(), how));
+    held.gone.signal.throwIfAborted();
     held.phase = 'ready';
   }
 

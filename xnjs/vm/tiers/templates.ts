@@ -15,6 +15,7 @@ import type { Driver, TargetSystem } from '../target-system.js';
 import type { TargetSystemsOptions } from '../target-systems-options.js';
 import { awaitAgent } from './await-agent.js';
 import type { WarmConfig } from './config.js';
+import { newIdentity } from './identity.js';
 import { copyMemory, findIdentity } from './memory-file.js';
 import { differenceFrom, isSameImage, specOf } from './same-machine.js';
 import { startDomain } from './start-domain.js';
@@ -252,8 +253,11 @@ export class Templates implements AsyncDisposable {
     await startDomain(specOf(template), template.ownerDn, this.#options);
     await using binding = createBinding(template, this.#options);
     const facts = await awaitAgent(binding, this.#options.bootTimeoutMs, signal);
-    if (facts?.copies === true && facts.bootId !== undefined) return facts.bootId;
-    throw new Error('its agent cannot make a copy of its machine another one');
+    if (facts?.copies !== true || facts.bootId === undefined || !binding.assume)
+      throw new Error('its agent cannot make a copy of its machine another one');
+    const how = { isCopy: true, isRehearsal: true };
+    await binding.assume(newIdentity(template, this.#options.clock.now(), how));
+    return facts.bootId;
   }
 
   /** The oldest goes. */
