@@ -34,7 +34,7 @@ const getConsole = operation({
   produces: ['text/plain'],
   run: async (deps, { siteId, watch, force }, context) => {
     const { systems, consoles } = deps;
-    if (!asksForWebSocket(context)) return text(await systems.consoleTail(siteId));
+    if (!asksForWebSocket(context)) return text(await systems.consoles.tail(siteId));
     checkHandshake(context, consoles.origins);
     if (!watch) await requireModify(deps, siteId, context);
     const { caller, signal, log } = context;

@@ -20,7 +20,7 @@ export const ConsoleConfig = z.strictObject({
 export type ConsoleConfig = z.output<typeof ConsoleConfig>;
 
 export type ConsolesOptions = {
-  readonly systems: Pick<TargetSystems, 'openConsole' | 'subscribe'>;
+  readonly systems: Pick<TargetSystems, 'consoles' | 'subscribe'>;
   readonly config: ConsoleConfig;
 };
 
@@ -99,7 +99,7 @@ export class Consoles implements Disposable {
 
   #openLine(siteId: string, force: boolean): ConsoleLine {
     const { systems, config } = this.#options;
-    const line: ConsoleLine = new ConsoleLine(systems.openConsole(siteId, force), config, () => {
+    const line: ConsoleLine = new ConsoleLine(systems.consoles.open(siteId, force), config, () => {
       if (this.#lines.get(siteId) === line) this.#lines.delete(siteId);
     });
     this.#lines.set(siteId, line);

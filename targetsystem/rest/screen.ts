@@ -29,13 +29,13 @@ const getScreen = operation({
   produces: ['image/png'],
   run: async ({ systems, screens, consoles }, { siteId }, context) => {
     if (!asksForWebSocket(context))
-      return stream(Readable.from([await systems.screenshot(siteId)]), {
+      return stream(Readable.from([await systems.consoles.screenshot(siteId)]), {
         headers: { 'content-type': 'image/png' },
       });
     checkHandshake(context, consoles.origins);
     const { caller, signal, log } = context;
     const wish = { subject: siteId, dn: caller.dn, facts: { siteId }, signal };
-    const opened = await screens.open(wish, () => systems.openScreen(siteId));
+    const opened = await screens.open(wish, () => systems.consoles.openScreen(siteId));
     return webSocket((socket) => void opened.join(asStream(socket), log));
   },
 });

@@ -75,7 +75,7 @@ class Site {
     const state = (): string => this.server.systems.get(id).state;
     await until(wanted, () => [wanted, 'FAILED'].includes(state()), bootMs);
     const { fact } = this.server.systems.get(id).evidence;
-    assert.equal(state(), wanted, `${fact}\n${await this.server.systems.consoleTail(id)}`);
+    assert.equal(state(), wanted, `${fact}\n${await this.server.systems.consoles.tail(id)}`);
   }
 
   target(id: string): Target {

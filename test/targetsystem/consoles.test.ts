@@ -26,11 +26,13 @@ describe('open consoles', { timeout: 60_000 }, () => {
     const systems = {
       get: () => ({ ownerDn: dn }),
       subscribe: () => () => undefined,
-      openConsole: (id: string) => {
-        if (id === 'off') return Promise.reject(new Error('off'));
-        const [near, far] = duplexPair();
-        machines.push({ near, far });
-        return Promise.resolve(near);
+      consoles: {
+        open: (id: string) => {
+          if (id === 'off') return Promise.reject(new Error('off'));
+          const [near, far] = duplexPair();
+          machines.push({ near, far });
+          return Promise.resolve(near);
+        },
       },
     } as unknown as RestDeps['systems']; // what consoles need of them
     const config = ConsoleConfig.parse({ perUser: 3, idleSeconds: 2, maxSeconds: 5 });

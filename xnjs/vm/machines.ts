@@ -1,50 +1,28 @@
-import { EventEmitter } from 'node:events';
 import { errorText } from '#kernel/errors.js';
 import type { Log } from '#kernel/log.js';
-import type { AgentFacts } from '#tsi/protocol/facts.js';
-import { completeTimeline } from './boot.js';
-import { createBinding } from './create-binding.js';
+import { Agents } from './agents.js';
+import { Comparison } from './comparison.js';
 import { DomainWatch } from './domain-watch.js';
-import type { MarkedRecord } from './domain-mark.js';
 import type { DomainView } from './hypervisor.js';
-import { Orphans } from './orphans.js';
 import { isPassing } from './passing.js';
 import { Parking } from './parking.js';
-import { GuestWatch, judge } from './guest-watch.js';
 import { Queues } from './queues.js';
-import { isUsable, type VmEvent } from './state.js';
+import type { SystemRecords } from './system-records.js';
 import type { TargetBinding } from './target-binding.js';
-import { bootBaseMs, type Driver, type Evidence, type TargetSystem } from './target-system.js';
+import type { Evidence, TargetSystem } from './target-system.js';
 import type { TargetSystemsOptions } from './target-systems-options.js';
-import { isBooted, needsIdentity, newIdentity } from './tiers/identity.js';
 import type { SparePool } from './tiers/spare-pool.js';
 import type { Templates } from './tiers/templates.js';
 import { Starting } from './tiers/starting.js';
 import type { UsageMeter } from './usage-meter.js';
 import type { Views } from './views.js';
 
-/** The durable records, as the machines behind them need them. */
-export type MachineRecords = {
-  all(): Iterable<TargetSystem>;
-  find(id: string): TargetSystem | undefined;
-  /** @throws `NOT_FOUND` */
-  get(id: string): TargetSystem;
-  /** What the database has lost is a target system again. */
-  adopt(record: MarkedRecord): Promise<void>;
-  /** Makes the machine look like the record, by way of the record's queue. Never fails. */
-  reconcile(id: string): Promise<void>;
-  /** The machine is made to look like the record soon, and again until that works. */
-  schedule(id: string): void;
-  /** Work on one record, one piece after the other. */
-  queue(id: string, work: () => Promise<void>): Promise<void>;
-  /** By way of the record's queue, after which the machine is made to look like the record. */
-  apply(id: string, event: VmEvent): Promise<void>;
-  /** Only from inside the record's queue. */
-  applyNow(id: string, event: VmEvent): Promise<void>;
-  /** What changes no state. Only from inside the record's queue. */
-  save(record: TargetSystem): Promise<void>;
-  /** Seen at once, stored with the next event. */
-  show(record: TargetSystem): void;
+export type MachinesParts = {
+  readonly records: SystemRecords;
+  readonly stopping: AbortSignal;
+  readonly meter: UsageMeter | undefined;
+  readonly spares: SparePool | undefined;
+  readonly templates: Templates | undefined;
 };
 
 /**
@@ -54,66 +32,54 @@ export type MachineRecords = {
 export class Machines implements AsyncDisposable {
   readonly #options: TargetSystemsOptions;
   readonly #log: Log;
-  readonly #records: MachineRecords;
+  readonly #records: SystemRecords;
   readonly #stopping: AbortSignal;
-  readonly #bindings = new Map<string, TargetBinding>();
-  /** Which of the machines that a target system has had is bound. */
-  readonly #generations = new Map<string, number | undefined>();
-  /** By target system: ids of jobs whose end its agent has told. */
-  readonly #exits = new EventEmitter();
+  readonly #agents: Agents;
   readonly #queues: Queues;
   readonly #watch: DomainWatch;
-  readonly #guests: GuestWatch;
-  readonly #orphans: Orphans;
+  readonly #comparison: Comparison;
   readonly #parking: Parking;
-  /** Whose agents answer at present. */
-  readonly #answering = new Set<string>();
   readonly #meter: UsageMeter | undefined;
   readonly #starting: Starting;
   readonly #unsubscribe: (() => void)[] = [];
 
   constructor(
     options: TargetSystemsOptions,
-    records: MachineRecords,
-    {
-      stopping,
-      meter,
-      spares,
-      templates,
-    }: {
-      readonly stopping: AbortSignal;
-      readonly meter: UsageMeter | undefined;
-      readonly spares: SparePool | undefined;
-      readonly templates: Templates | undefined;
-    },
+    { records, stopping, meter, spares, templates }: MachinesParts,
   ) {
     this.#options = options;
     this.#meter = meter;
     this.#log = options.log.child({ part: 'xnjs.vm' });
     this.#records = records;
     this.#stopping = stopping;
+    this.#agents = new Agents({
+      ...{ systems: options, records, log: this.#log, stopping },
+      onSilence: (driver) => this.#watch.look(driver),
+      onUp: (id) => this.#askQueues(id),
+      onUnbound: (id) => this.#watch.forget(id),
+      reapply: (id) => this.reapplyParameters(id),
+      fallBack: (record, why) => this.#starting.fallBack(record, why),
+    });
     this.#queues = new Queues({
       records,
-      bound: () => [...this.#bindings.keys()],
-      binding: (id) => this.#bindings.get(id),
+      bound: () => [...this.#agents.bound()],
+      binding: (id) => this.#agents.find(id),
       intervalMs: options.queuesIntervalMs ?? 300_000,
       clock: options.clock,
       log: this.#log,
       stopping,
     });
-    const common = { records, clock: options.clock, log: this.#log, stopping };
     this.#watch = new DomainWatch({
-      hypervisor: options.hypervisor,
-      started: () => this.#bindings.keys(),
+      ...{
+        hypervisor: options.hypervisor,
+        records,
+        clock: options.clock,
+        log: this.#log,
+        stopping,
+      },
+      started: () => this.#agents.bound(),
       onStopped: (id, reason) => this.#onDomain({ id, state: 'stopped', reason }),
       intervalMs: options.watchMs ?? 2_000,
-      ...common,
-    });
-    this.#guests = new GuestWatch({
-      bindings: () => [...this.#bindings].filter(([id]) => this.#answering.has(id)),
-      intervalMs: options.guestMs ?? 30_000,
-      learn: (id, facts) => this.#records.queue(id, () => this.#learn(id, facts)),
-      ...common,
     });
     const require = (): Promise<void> => this.#require();
     this.#starting = new Starting({
@@ -122,28 +88,26 @@ export class Machines implements AsyncDisposable {
     });
     this.#parking = new Parking({
       ...{ records, hypervisor: options.hypervisor, clock: options.clock },
-      unbind: (id) => this.#unbind(id),
+      unbind: (id) => this.#agents.unbind(id),
       reconcile: (id) => this.reconcile(id),
       require,
     });
-    this.#orphans = new Orphans({
-      ...options,
-      isKnown: (id) =>
-        records.find(id) !== undefined || spares?.has(id) === true || templates?.has(id) === true,
-      adopt: (record) => records.adopt(record),
-      graceMs: options.orphanGraceMs ?? 60_000,
-      require,
+    this.#comparison = new Comparison({
+      ...{ systems: options, records, log: this.#log, stopping, require },
+      started: () => this.#agents.bound(),
+      isKnown: (id) => spares?.has(id) === true || templates?.has(id) === true,
+      onDomain: (domain) => this.#onDomain(domain),
     });
   }
 
   /** Domains of ours that belong to nobody, and that nothing is known of. */
   get orphans(): readonly string[] {
-    return this.#orphans.left;
+    return this.#comparison.orphans;
   }
 
   /** Writes on its domain what has changed of whose it is, should the database be lost. Never fails. */
   async mark(record: TargetSystem): Promise<void> {
-    if (!this.#bindings.has(record.id)) return;
+    if (!this.#agents.find(record.id)) return;
     await this.#options.hypervisor.mark(record, this.#epoch).catch((error: unknown) => {
       this.#log.info({ vmId: record.id, err: errorText(error) }, 'a domain could not be marked');
     });
@@ -161,13 +125,7 @@ export class Machines implements AsyncDisposable {
   /** When each source was last heard of a machine; ms since the epoch. */
   heard({ id, driver }: TargetSystem): Partial<Record<keyof Views, number>> {
     const hypervisor = this.#watch.heardMs(driver);
-    const agent = this.#bindings.get(id)?.heardMs;
-    const guest = this.#guests.heardMs(id);
-    return {
-      ...(hypervisor !== undefined && { hypervisor }),
-      ...(agent !== undefined && { agent }),
-      ...(guest !== undefined && { guest }),
-    };
+    return { ...(hypervisor !== undefined && { hypervisor }), ...this.#agents.heard(id) };
   }
 
   /** Listens to the hypervisors, and compares what they have with the records. */
@@ -175,13 +133,13 @@ export class Machines implements AsyncDisposable {
     const { hypervisor } = this.#options;
     this.#unsubscribe.push(
       hypervisor.onDomain((domain) => this.#onDomain(domain)),
-      hypervisor.onAvailable((driver) => this.#spawn(this.#compare(driver))),
+      hypervisor.onAvailable((driver) => this.#spawn(this.#comparison.compare(driver))),
     );
-    for (const driver of hypervisor.available()) this.#spawn(this.#compare(driver));
+    for (const driver of hypervisor.available()) this.#spawn(this.#comparison.compare(driver));
     this.#spawn(this.#queues.watch());
     this.#spawn(this.#watch.watch());
-    this.#spawn(this.#compareAgainAndAgain());
-    this.#spawn(this.#guests.watch());
+    this.#spawn(this.#comparison.watch());
+    this.#spawn(this.#agents.watchGuests());
   }
 
   /** Hears of nothing any more; what is bound stays so. */
@@ -191,21 +149,19 @@ export class Machines implements AsyncDisposable {
 
   async [Symbol.asyncDispose](): Promise<void> {
     this.stopListening();
-    await Promise.allSettled([...this.#bindings.keys()].map((id) => this.#unbind(id)));
+    await this.#agents[Symbol.asyncDispose]();
   }
 
   /** A machine that ran before became a target system's, with the link to its agent. */
   adopt(record: TargetSystem, binding: TargetBinding): void {
-    this.#follow(record, binding);
-    this.#answering.add(record.id);
+    this.#agents.adopt(record, binding);
     this.#spawn(this.mark(record));
-    this.#spawn(this.#onAgentUp(record.id, binding));
     if (this.#meter) this.#spawn(this.#meter.measure(record.driver));
   }
 
   /** What is bound to a machine that has been started. */
   binding(id: string): TargetBinding | undefined {
-    return this.#bindings.get(id);
+    return this.#agents.find(id);
   }
 
   /** Learns what the batch system of a machine tells of its queues. @throws `TSI_UNAVAILABLE` */
@@ -213,10 +169,15 @@ export class Machines implements AsyncDisposable {
     await this.#queues.ask(id);
   }
 
+  async #askQueues(id: string): Promise<void> {
+    await this.#queues.ask(id).catch((error: unknown) => {
+      this.#log.info({ vmId: id, err: errorText(error) }, 'the queues could not be asked for');
+    });
+  }
+
   /** @returns ends it */
   onExit(id: string, listener: (bssId: string) => void): () => void {
-    this.#exits.on(id, listener);
-    return () => this.#exits.off(id, listener);
+    return this.#agents.onExit(id, listener);
   }
 
   /**
@@ -271,9 +232,9 @@ export class Machines implements AsyncDisposable {
   }
 
   async #startUp(found: TargetSystem): Promise<void> {
-    if (this.#bindings.has(found.id)) {
-      if (this.#generations.get(found.id) === found.generation) return;
-      await this.#unbind(found.id);
+    if (this.#agents.find(found.id)) {
+      if (this.#agents.isCurrent(found)) return;
+      await this.#agents.unbind(found.id);
     }
     const { hypervisor } = this.#options;
     let record = found;
@@ -290,7 +251,7 @@ export class Machines implements AsyncDisposable {
       return;
     }
     await this.reapplyParameters(record.id);
-    this.#bind(record);
+    this.#agents.bind(record);
     if (record.start?.tier === 'warm') this.#spawn(this.mark(record));
     this.#spawn(this.#afterBootTimeout(record));
     // It may have stopped before anybody listened for that.
@@ -299,7 +260,7 @@ export class Machines implements AsyncDisposable {
   }
 
   async #attach(record: TargetSystem): Promise<void> {
-    if (this.#bindings.has(record.id)) {
+    if (this.#agents.find(record.id)) {
       await this.reapplyParameters(record.id);
       return;
     }
@@ -310,9 +271,9 @@ export class Machines implements AsyncDisposable {
     }
     if (domain && domain.state !== 'stopped') {
       await this.reapplyParameters(record.id);
-      this.#bind(record);
+      this.#agents.bind(record);
       this.#spawn(this.mark(record));
-      this.#spawn(this.#afterSilence(record));
+      this.#spawn(this.#agents.expect(record));
       return;
     }
     await this.#records.applyNow(record.id, {
@@ -324,7 +285,7 @@ export class Machines implements AsyncDisposable {
 
   /** What is left of a failed machine is taken down; its console and its record stay to be read. */
   async #release(record: TargetSystem): Promise<void> {
-    await this.#unbind(record.id);
+    await this.#agents.unbind(record.id);
     await this.#meter?.measureLast(record);
     await this.#require();
     await this.#options.hypervisor.remove(record.driver, record.id);
@@ -340,125 +301,13 @@ export class Machines implements AsyncDisposable {
     });
   }
 
-  #bind(record: TargetSystem): void {
-    this.#follow(record, createBinding(record, this.#options));
-  }
-
-  #follow(record: TargetSystem, binding: TargetBinding): void {
-    this.#bindings.set(record.id, binding);
-    this.#generations.set(record.id, record.generation);
-    binding.onExit?.((bssId) => this.#exits.emit(record.id, bssId));
-    binding.onChange((up) => {
-      if (up) this.#answering.add(record.id);
-      else this.#answering.delete(record.id);
-      this.#spawn(up ? this.#onAgentUp(record.id, binding) : this.#onAgentDown(record));
-    });
-  }
-
-  /** Why it may be silent is asked at once. */
-  async #onAgentDown({ id, driver }: TargetSystem): Promise<void> {
-    const evidence = this.#evidence('agent', 'the agent does not answer');
-    await this.#records.apply(id, { type: 'agentDown', evidence });
-    await this.#watch.look(driver);
-  }
-
-  /** An agent that was known to answer, and does not answer this server either. */
-  async #afterSilence(record: TargetSystem): Promise<void> {
-    const { clock, heartbeatMs } = this.#options;
-    await clock.sleep(Math.max(3 * heartbeatMs, 10_000), this.#stopping).catch(() => undefined);
-    if (this.#stopping.aborted || this.#answering.has(record.id)) return;
-    await this.#onAgentDown(record);
-  }
-
-  async #unbind(id: string): Promise<void> {
-    const binding = this.#bindings.get(id);
-    this.#bindings.delete(id);
-    this.#generations.delete(id);
-    this.#answering.delete(id);
-    this.#watch.forget(id);
-    this.#guests.forget(id);
-    await binding?.[Symbol.asyncDispose]();
-  }
-
-  /** Its first answer makes a machine READY; what it says of itself is asked for afterwards. */
-  async #onAgentUp(id: string, binding: TargetBinding): Promise<void> {
-    const starting = this.#records.find(id);
-    if (!starting) return;
-    if (needsIdentity(starting)) {
-      await this.#records.queue(id, () => this.#identify(id, binding));
-      const record = this.#records.find(id);
-      if (!record || needsIdentity(record)) return;
-    }
-    const { boot: begun } = this.#records.find(id) ?? starting;
-    const boot = { ...begun, readyMs: this.#options.clock.now() - bootBaseMs(starting) };
-    const evidence = this.#evidence('agent', 'its agent answers');
-    await this.#records.queue(id, () => this.#learnArrays(id, binding.arrays));
-    await this.#records.apply(id, { type: 'agentUp', evidence, boot });
-    this.#queues.ask(id).catch((error: unknown) => {
-      this.#log.info({ vmId: id, err: errorText(error) }, 'the queues could not be asked for');
-    });
-    const facts = await binding.facts();
-    if (facts) await this.#records.queue(id, () => this.#learn(id, facts));
-  }
-
-  /** Makes a machine that ran before another one. Only from inside the record's queue. */
-  async #identify(id: string, binding: TargetBinding): Promise<void> {
-    const record = this.#records.find(id);
-    if (!record || this.#bindings.get(id) !== binding) return;
-    if (!needsIdentity(record)) return;
-    const { clock } = this.#options;
-    try {
-      if (!binding.assume) throw new Error('its TSI cannot make its machine another one');
-      await this.reapplyParameters(id);
-      const isCopy = record.start?.tier === 'warm';
-      await binding.assume(newIdentity(record, clock.now(), { isCopy }));
-      const boot = { ...record.boot, identityMs: clock.now() - record.createdMs };
-      this.#records.show({ ...this.#records.get(id), boot });
-    } catch (error) {
-      if (this.#stopping.aborted) return;
-      await this.#unbind(id);
-      await this.#starting.fallBack(record, errorText(error));
-      this.#records.schedule(id);
-    }
-  }
-
-  /** Only from inside the record's queue. */
-  async #learnArrays(id: string, arrays: boolean | undefined): Promise<void> {
-    const record = this.#records.find(id);
-    if (record && arrays !== undefined && record.arrays !== arrays)
-      await this.#records.save({ ...record, arrays });
-  }
-
-  /** Only from inside the record's queue. */
-  async #learn(id: string, facts: AgentFacts): Promise<void> {
-    const record = this.#records.find(id);
-    if (!record || !isUsable(record)) return;
-    const isMachine = record.driver !== 'lxc';
-    const now = this.#options.clock.now();
-    const first = isBooted(record) ? record.boot.agentMs === undefined : record.facts === undefined;
-    const boot =
-      first && isBooted(record)
-        ? completeTimeline(record.boot, facts, bootBaseMs(record), now, isMachine)
-        : record.boot;
-    this.#guests.heard(id);
-    const next = { ...record, facts, boot };
-    if (first) await this.#records.save(next);
-    else this.#records.show(next);
-    const { says, fact } = judge(facts);
-    await this.#records.applyNow(id, {
-      type: 'guest',
-      says,
-      evidence: this.#evidence('guest', fact),
-    });
-  }
-
   /**
    * That a domain does not run is news only of one that we know to have run: what is about to be started,
    * or started again after a crash of ours, does not run either.
    */
   #onDomain(domain: DomainView): void {
     const { id, state, reason } = domain;
-    if (!this.#bindings.has(id)) return;
+    if (!this.#agents.find(id)) return;
     this.#watch.onEvent(domain);
     if (state === 'stopped') this.#spawn(this.#onStopped(id, reason));
   }
@@ -474,8 +323,7 @@ export class Machines implements AsyncDisposable {
    */
   async #stopped(id: string, reason: string): Promise<void> {
     const record = this.#records.find(id);
-    if (!record || !this.#bindings.has(id)) return;
-    if (this.#generations.get(id) !== record.generation) return;
+    if (!record || !this.#agents.isCurrent(record)) return;
     const now = await this.#options.hypervisor.find(record.driver, id);
     if (now && now.state !== 'stopped') return;
     if (now?.isSaved) {
@@ -508,39 +356,6 @@ export class Machines implements AsyncDisposable {
       `no agent answered within ${seconds} s of its start; ` +
       (console === '' ? 'its console is empty' : `its console ends: ${console}`);
     await this.#records.apply(id, { type: 'failed', evidence: this.#evidence('server', fact) });
-  }
-
-  async #compareAgainAndAgain(): Promise<void> {
-    const { clock, compareMs = 30_000, hypervisor } = this.#options;
-    for (;;) {
-      await clock.sleep(compareMs, this.#stopping).catch(() => undefined);
-      if (this.#stopping.aborted) return;
-      for (const driver of hypervisor.available()) await this.#compare(driver);
-      for (const { id } of this.#records.all()) await this.#records.reconcile(id);
-    }
-  }
-
-  /** After start-up or a lost connection, and now and then: what does the hypervisor have, what do we? */
-  async #compare(driver: Driver): Promise<void> {
-    try {
-      // Those only: what is started while the list is on its way may be missing from it.
-      const bound = [...this.#bindings.keys()].filter(
-        (id) => this.#records.get(id).driver === driver,
-      );
-      const domains = await this.#options.hypervisor.list(driver);
-      for (const domain of domains) if (this.#records.find(domain.id)) this.#onDomain(domain);
-      await this.#orphans.judge(driver, domains);
-      await this.#orphans.sweep(domains);
-      const known = new Set(domains.map(({ id }) => id));
-      for (const id of bound)
-        if (!known.has(id))
-          this.#onDomain({ id, state: 'stopped', reason: 'the domain no longer exists' });
-    } catch (error) {
-      this.#log.warn(
-        { driver, err: error },
-        'the hypervisor could not be compared with our records',
-      );
-    }
   }
 
   #evidence(source: Evidence['source'], fact: string): Evidence {

@@ -3,12 +3,12 @@ import type { Clock } from '#kernel/clock.js';
 import { asGridError, errorText } from '#kernel/errors.js';
 import type { Log } from '#kernel/log.js';
 import type { Partition } from '../tsi/tsi.js';
-import type { MachineRecords } from './machines.js';
+import type { SystemRecords } from './system-records.js';
 import { identityOf, type TargetSystem } from './target-system.js';
 import type { TargetBinding } from './target-binding.js';
 
 export type QueuesOptions = {
-  readonly records: Pick<MachineRecords, 'find' | 'queue' | 'save'>;
+  readonly records: Pick<SystemRecords, 'find' | 'queue' | 'save'>;
   /** Those that are bound at present. */
   readonly bound: () => readonly string[];
   readonly binding: (id: string) => TargetBinding | undefined;

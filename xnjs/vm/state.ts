@@ -219,6 +219,11 @@ export function isAlive({ state }: Pick<TargetSystem, 'state'>): boolean {
   return aliveNames.has(state);
 }
 
+/** Its machine is proven gone, or about to be. */
+export function isGone({ state }: Pick<TargetSystem, 'state'>): boolean {
+  return state === 'FAILED' || state === 'DESTROYING' || state === 'DESTROYED';
+}
+
 /** Jobs and files can be worked with: its agent answers, whatever else may be wrong. */
 export function isUsable(system: TargetSystem): boolean {
   if (system.state !== 'READY' && system.state !== 'DEGRADED') return false;

@@ -1,6 +1,6 @@
 import { errorText } from '#kernel/errors.js';
 import type { Log } from '#kernel/log.js';
-import type { MachineRecords } from '../machines.js';
+import type { SystemRecords } from '../system-records.js';
 import { isPassing } from '../passing.js';
 import { bootBaseMs, type TargetSystem } from '../target-system.js';
 import type { TargetSystemsOptions } from '../target-systems-options.js';
@@ -10,7 +10,7 @@ import { startDomain } from './start-domain.js';
 import type { Templates } from './templates.js';
 
 export type StartingOptions = TargetSystemsOptions & {
-  readonly records: Pick<MachineRecords, 'get' | 'save'>;
+  readonly records: Pick<SystemRecords, 'get' | 'save'>;
   readonly tiers: {
     readonly spares: SparePool | undefined;
     readonly templates: Templates | undefined;

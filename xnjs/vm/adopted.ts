@@ -1,0 +1,22 @@
+import type { MarkedRecord } from './domain-mark.js';
+import type { TargetSystem } from './target-system.js';
+
+/** The least that one lives on that was found again. */
+const adoptedForMs = 86_400_000;
+
+/** The record of a machine that the database did not know any more, from what its domain carries. */
+export function adopted(found: MarkedRecord, atMs: number): TargetSystem {
+  const fact = 'found again: the database did not know it any more';
+  const { terminationMs } = found;
+  return {
+    ...found,
+    state: 'UNREACHABLE',
+    evidence: { source: 'server', fact, atMs },
+    views: { agent: { says: 'down', fact, sinceMs: atMs } },
+    boot: {},
+    // what was put off since may have been lost with the rest
+    ...(terminationMs !== undefined && {
+      terminationMs: Math.max(terminationMs, atMs + adoptedForMs),
+    }),
+  };
+}

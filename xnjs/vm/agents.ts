@@ -1,0 +1,220 @@
+import { EventEmitter } from 'node:events';
+import { errorText } from '#kernel/errors.js';
+import type { Log } from '#kernel/log.js';
+import type { AgentFacts } from '#tsi/protocol/facts.js';
+import { completeTimeline } from './boot.js';
+import { createBinding } from './create-binding.js';
+import { GuestWatch, judge } from './guest-watch.js';
+import { isUsable } from './state.js';
+import type { SystemRecords } from './system-records.js';
+import type { TargetBinding } from './target-binding.js';
+import { bootBaseMs, type Driver, type Evidence, type TargetSystem } from './target-system.js';
+import type { TargetSystemsOptions } from './target-systems-options.js';
+import { isBooted, needsIdentity, newIdentity } from './tiers/identity.js';
+import type { Views } from './views.js';
+
+export type AgentsOptions = {
+  readonly systems: TargetSystemsOptions;
+  readonly records: SystemRecords;
+  readonly log: Log;
+  readonly stopping: AbortSignal;
+  /** An agent is silent: its hypervisor is asked why. */
+  readonly onSilence: (driver: Driver) => Promise<void>;
+  /** Its queues may be asked for. */
+  readonly onUp: (id: string) => Promise<void>;
+  /** Nothing of it is followed any more. */
+  readonly onUnbound: (id: string) => void;
+  /** Gives the machine what its record says. Only from inside the record's queue. */
+  readonly reapply: (id: string) => Promise<void>;
+  /** It cannot be made another machine, and is to be booted. Only from inside the record's queue. */
+  readonly fallBack: (record: TargetSystem, why: string) => Promise<void>;
+};
+
+/** The agents of the machines that have been started: whether they answer, and what they tell. */
+export class Agents implements AsyncDisposable {
+  readonly #options: AgentsOptions;
+  readonly #records: SystemRecords;
+  readonly #bindings = new Map<string, TargetBinding>();
+  /** Which of the machines that a target system has had is bound. */
+  readonly #generations = new Map<string, number | undefined>();
+  /** By target system: ids of jobs whose end its agent has told. */
+  readonly #exits = new EventEmitter();
+  readonly #answering = new Set<string>();
+  readonly #guests: GuestWatch;
+
+  constructor(options: AgentsOptions) {
+    const { systems, records, log, stopping } = options;
+    this.#options = options;
+    this.#records = records;
+    this.#guests = new GuestWatch({
+      bindings: () => [...this.#bindings].filter(([id]) => this.#answering.has(id)),
+      intervalMs: systems.guestMs ?? 30_000,
+      learn: (id, facts) => records.queue(id, () => this.#learn(id, facts)),
+      ...{ clock: systems.clock, log, stopping },
+    });
+  }
+
+  /** Asks agents now and then how their guests are. */
+  async watchGuests(): Promise<void> {
+    await this.#guests.watch();
+  }
+
+  /** Of those whose machines have been started. */
+  bound(): Iterable<string> {
+    return this.#bindings.keys();
+  }
+
+  /** What is bound to a machine that has been started. */
+  find(id: string): TargetBinding | undefined {
+    return this.#bindings.get(id);
+  }
+
+  /** Whether what is bound is the machine that the record tells of, and not an earlier one. */
+  isCurrent({ id, generation }: TargetSystem): boolean {
+    return this.#bindings.has(id) && this.#generations.get(id) === generation;
+  }
+
+  /** When agent and guest were last heard; ms since the epoch. */
+  heard(id: string): Pick<Partial<Record<keyof Views, number>>, 'agent' | 'guest'> {
+    const agent = this.#bindings.get(id)?.heardMs;
+    const guest = this.#guests.heardMs(id);
+    return { ...(agent !== undefined && { agent }), ...(guest !== undefined && { guest }) };
+  }
+
+  /** @returns ends it */
+  onExit(id: string, listener: (bssId: string) => void): () => void {
+    this.#exits.on(id, listener);
+    return () => this.#exits.off(id, listener);
+  }
+
+  bind(record: TargetSystem): void {
+    this.#follow(record, createBinding(record, this.#options.systems));
+  }
+
+  /** One that answered before the machine became this target system's. */
+  adopt(record: TargetSystem, binding: TargetBinding): void {
+    this.#follow(record, binding);
+    this.#answering.add(record.id);
+    this.#spawn(this.#onUp(record.id, binding));
+  }
+
+  /** One that was known to answer is found silent if it does not answer this server soon. */
+  async expect(record: TargetSystem): Promise<void> {
+    const { systems, stopping } = this.#options;
+    const ms = Math.max(3 * systems.heartbeatMs, 10_000);
+    await systems.clock.sleep(ms, stopping).catch(() => undefined);
+    if (stopping.aborted || this.#answering.has(record.id)) return;
+    await this.#onDown(record);
+  }
+
+  async unbind(id: string): Promise<void> {
+    const binding = this.#bindings.get(id);
+    this.#bindings.delete(id);
+    this.#generations.delete(id);
+    this.#answering.delete(id);
+    this.#guests.forget(id);
+    this.#options.onUnbound(id);
+    await binding?.[Symbol.asyncDispose]();
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await Promise.allSettled([...this.#bindings.keys()].map((id) => this.unbind(id)));
+  }
+
+  #follow(record: TargetSystem, binding: TargetBinding): void {
+    this.#bindings.set(record.id, binding);
+    this.#generations.set(record.id, record.generation);
+    binding.onExit?.((bssId) => this.#exits.emit(record.id, bssId));
+    binding.onChange((up) => {
+      if (up) this.#answering.add(record.id);
+      else this.#answering.delete(record.id);
+      this.#spawn(up ? this.#onUp(record.id, binding) : this.#onDown(record));
+    });
+  }
+
+  /** Why it may be silent is asked at once. */
+  async #onDown({ id, driver }: TargetSystem): Promise<void> {
+    const evidence = this.#evidence('agent', 'the agent does not answer');
+    await this.#records.apply(id, { type: 'agentDown', evidence });
+    await this.#options.onSilence(driver);
+  }
+
+  /** Its first answer makes a machine READY; what it says of itself is asked for afterwards. */
+  async #onUp(id: string, binding: TargetBinding): Promise<void> {
+    const starting = this.#records.find(id);
+    if (!starting) return;
+    if (needsIdentity(starting)) {
+      await this.#records.queue(id, () => this.#identify(id, binding));
+      const record = this.#records.find(id);
+      if (!record || needsIdentity(record)) return;
+    }
+    const { boot: begun } = this.#records.find(id) ?? starting;
+    const boot = { ...begun, readyMs: this.#options.systems.clock.now() - bootBaseMs(starting) };
+    const evidence = this.#evidence('agent', 'its agent answers');
+    await this.#records.queue(id, () => this.#learnArrays(id, binding.arrays));
+    await this.#records.apply(id, { type: 'agentUp', evidence, boot });
+    this.#spawn(this.#options.onUp(id));
+    const facts = await binding.facts();
+    if (facts) await this.#records.queue(id, () => this.#learn(id, facts));
+  }
+
+  /** Makes a machine that ran before another one. Only from inside the record's queue. */
+  async #identify(id: string, binding: TargetBinding): Promise<void> {
+    const record = this.#records.find(id);
+    if (!record || this.#bindings.get(id) !== binding) return;
+    if (!needsIdentity(record)) return;
+    const { systems, stopping, reapply, fallBack } = this.#options;
+    const { clock } = systems;
+    try {
+      if (!binding.assume) throw new Error('its TSI cannot make its machine another one');
+      await reapply(id);
+      const isCopy = record.start?.tier === 'warm';
+      await binding.assume(newIdentity(record, clock.now(), { isCopy }));
+      const boot = { ...record.boot, identityMs: clock.now() - record.createdMs };
+      this.#records.show({ ...this.#records.get(id), boot });
+    } catch (error) {
+      if (stopping.aborted) return;
+      await this.unbind(id);
+      await fallBack(record, errorText(error));
+      this.#records.schedule(id);
+    }
+  }
+
+  /** Only from inside the record's queue. */
+  async #learnArrays(id: string, arrays: boolean | undefined): Promise<void> {
+    const record = this.#records.find(id);
+    if (record && arrays !== undefined && record.arrays !== arrays)
+      await this.#records.save({ ...record, arrays });
+  }
+
+  /** Only from inside the record's queue. */
+  async #learn(id: string, facts: AgentFacts): Promise<void> {
+    const record = this.#records.find(id);
+    if (!record || !isUsable(record)) return;
+    const isMachine = record.driver !== 'lxc';
+    const now = this.#options.systems.clock.now();
+    const first = isBooted(record) ? record.boot.agentMs === undefined : record.facts === undefined;
+    const boot =
+      first && isBooted(record)
+        ? completeTimeline(record.boot, facts, bootBaseMs(record), now, isMachine)
+        : record.boot;
+    this.#guests.heard(id);
+    const next = { ...record, facts, boot };
+    if (first) await this.#records.save(next);
+    else this.#records.show(next);
+    const { says, fact } = judge(facts);
+    const evidence = this.#evidence('guest', fact);
+    await this.#records.applyNow(id, { type: 'guest', says, evidence });
+  }
+
+  #evidence(source: Evidence['source'], fact: string): Evidence {
+    return { source, fact, atMs: this.#options.systems.clock.now() };
+  }
+
+  /** Work that nobody waits for: its failure is told here and ends nothing else. */
+  #spawn(work: Promise<unknown>): void {
+    work.catch((error: unknown) => {
+      this.#options.log.error({ err: error }, 'news of an agent were lost');
+    });
+  }
+}

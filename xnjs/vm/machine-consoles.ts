@@ -1,0 +1,67 @@
+import type { Duplex } from 'node:stream';
+import { GridError } from '#kernel/errors.js';
+import type { Hypervisor } from './hypervisor.js';
+import { connectScreen, readPng } from './screen.js';
+import { isGone } from './state.js';
+import type { SystemRecords } from './system-records.js';
+import type { TargetSystem } from './target-system.js';
+import type { Workspace } from './workspace.js';
+
+export type MachineConsolesOptions = {
+  readonly hypervisor: Pick<Hypervisor, 'openConsole' | 'screenshot'>;
+  readonly workspace: Pick<Workspace, 'consoleTail' | 'screenSocket'>;
+  readonly records: Pick<SystemRecords, 'get'>;
+};
+
+/** Serial consoles and screens of the machines of target systems. */
+export class MachineConsoles {
+  readonly #options: MachineConsolesOptions;
+
+  constructor(options: MachineConsolesOptions) {
+    this.#options = options;
+  }
+
+  /** What the console said last, for people who look for what went wrong. */
+  async tail(id: string): Promise<string> {
+    return await this.#options.workspace.consoleTail(id);
+  }
+
+  /**
+   * Both directions of the console, also while the machine starts.
+   * @throws `CONFLICT` there is no machine, or somebody else has it; `HYPERVISOR_UNAVAILABLE`
+   */
+  async open(id: string, force: boolean): Promise<Duplex> {
+    const { driver } = this.#running(id);
+    return await this.#options.hypervisor.openConsole(driver, id, force);
+  }
+
+  /** The screen as it is, in PNG. @throws as {@link openScreen} */
+  async screenshot(id: string): Promise<Buffer> {
+    const { driver } = this.#withScreen(id);
+    return await readPng(await this.#options.hypervisor.screenshot(driver, id));
+  }
+
+  /**
+   * A connection to its screen, by VNC.
+   * @throws `CONFLICT` it has none, does not run, or runs on a host whose sockets are not here
+   */
+  async openScreen(id: string): Promise<Duplex> {
+    return await connectScreen(this.#options.workspace.screenSocket(this.#withScreen(id)));
+  }
+
+  #withScreen(id: string): TargetSystem {
+    const system = this.#running(id);
+    if (!system.image.metadata.display)
+      throw new GridError('CONFLICT', 'the image has no screen: its metadata say no display', {
+        vmId: id,
+      });
+    return system;
+  }
+
+  #running(id: string): TargetSystem {
+    const system = this.#options.records.get(id);
+    if (isGone(system))
+      throw new GridError('CONFLICT', 'the machine does not run any more', { vmId: id });
+    return system;
+  }
+}

@@ -1,0 +1,168 @@
+import { errorText } from '#kernel/errors.js';
+import type { Clock } from '#kernel/clock.js';
+import type { Log } from '#kernel/log.js';
+import { createSerial } from '#kernel/persistence/serial.js';
+import { adopted } from './adopted.js';
+import type { MarkedRecord } from './domain-mark.js';
+import { siteChange, type SiteChange } from '../changes/site-change.js';
+import type { TargetEvent } from '../target.js';
+import type { Quota } from './placement/quota.js';
+import { isGone, isUsable, step, VmError, type VmEvent } from './state.js';
+import type { TargetStore } from './target-store.js';
+import type { TargetSystem } from './target-system.js';
+
+export type SystemRecordsOptions = {
+  readonly store: TargetStore;
+  readonly clock: Clock;
+  readonly log: Log;
+  readonly stopping: AbortSignal;
+  /** Makes the world look like the record; repeated until it works. */
+  readonly reconcile: (id: string) => Promise<void>;
+  /** The record is no more. */
+  readonly onRemoved: (id: string) => void;
+};
+
+/** How long a reconciliation waits after a failure before it tries again. */
+const retryMs = 1_000;
+
+/**
+ * What is known of each target system. A record is changed by `step` alone, one event at a time, and is stored
+ * before anything is done about it.
+ */
+export class SystemRecords {
+  readonly #options: SystemRecordsOptions;
+  readonly #records = new Map<string, TargetSystem>();
+  /** One piece of work after the other for each record. */
+  readonly #queue = createSerial();
+  readonly #listeners = new Set<(event: TargetEvent) => void>();
+
+  constructor(options: SystemRecordsOptions) {
+    this.#options = options;
+  }
+
+  async load(): Promise<void> {
+    for (const record of await this.#options.store.all()) this.#records.set(record.id, record);
+  }
+
+  all(): Iterable<TargetSystem> {
+    return this.#records.values();
+  }
+
+  find(id: string): TargetSystem | undefined {
+    return this.#records.get(id);
+  }
+
+  /** @throws {@link VmError} `NOT_FOUND` */
+  get(id: string): TargetSystem {
+    const record = this.#records.get(id);
+    if (!record) throw new VmError('NOT_FOUND', `there is no target system ${id}`, { vmId: id });
+    return record;
+  }
+
+  /** @returns ends it */
+  subscribe(listener: (event: TargetEvent) => void): () => void {
+    this.#listeners.add(listener);
+    return () => this.#listeners.delete(listener);
+  }
+
+  /** Work on one record, one piece after the other. */
+  async queue<T>(id: string, work: () => Promise<T>): Promise<T> {
+    return await this.#queue(id, work);
+  }
+
+  /** When the work that was queued has ended. */
+  async idle(): Promise<void> {
+    const idle = [...this.#records.keys()].map((id) => this.#queue(id, () => Promise.resolve()));
+    await Promise.allSettled(idle);
+  }
+
+  /** By way of the record's queue, after which the machine is made to look like the record. */
+  async apply(id: string, event: VmEvent): Promise<void> {
+    await this.#queue(id, () => this.applyNow(id, event));
+    this.schedule(id);
+  }
+
+  /** Only from inside the record's queue. */
+  async applyNow(id: string, event: VmEvent): Promise<void> {
+    const before = this.#records.get(id);
+    if (!before) return;
+    const after = step(before, event);
+    if (after === before) return;
+    const isNews = after.state !== before.state || after.evidence.fact !== before.evidence.fact;
+    if (after.state === 'DESTROYED') {
+      await this.#options.store.remove(after, siteChange('deleted', after));
+      this.#records.delete(id);
+      this.#options.onRemoved(id);
+    } else {
+      await this.save(after, isNews ? siteChange('state', after) : undefined);
+    }
+    if (!isNews) return;
+    this.#options.log.info(
+      { vmId: id, from: before.state, to: after.state, fact: event.evidence.fact },
+      'target system changed',
+    );
+    this.#announce(before, after);
+  }
+
+  /**
+   * What changes no state. Only from inside the record's queue.
+   * @param quotas of a record that is new to the database
+   */
+  async save(record: TargetSystem, change?: SiteChange, quotas?: readonly Quota[]): Promise<void> {
+    await this.#options.store.save(record, change, quotas);
+    this.#records.set(record.id, record);
+  }
+
+  /** Seen at once, stored with the next event, or elsewhere. */
+  show(record: TargetSystem): void {
+    this.#records.set(record.id, record);
+  }
+
+  /** What the database has lost is a target system again. It counts on quotas, which need not be enough. */
+  async adopt(found: MarkedRecord): Promise<void> {
+    await this.#queue(found.id, async () => {
+      if (this.#records.has(found.id)) return;
+      const record = adopted(found, this.#options.clock.now());
+      await this.save(record, siteChange('created', record), []);
+    });
+    this.schedule(found.id);
+  }
+
+  /** Makes the machine look like the record, by way of the record's queue. Never fails: there is a next time. */
+  async reconcile(id: string): Promise<void> {
+    await this.#queue(id, () => this.#options.reconcile(id)).catch((error: unknown) => {
+      this.#options.log.info(
+        { vmId: id, err: errorText(error) },
+        'a machine could not be reconciled',
+      );
+    });
+  }
+
+  /** The machine is made to look like the record soon, and again until that works. */
+  schedule(id: string): void {
+    const { stopping, log, reconcile } = this.#options;
+    if (stopping.aborted) return;
+    void this.#queue(id, () => reconcile(id)).catch((error: unknown) => {
+      log.warn({ vmId: id, err: error }, 'target system could not be reconciled, trying again');
+      void this.#scheduleLater(id);
+    });
+  }
+
+  async #scheduleLater(id: string): Promise<void> {
+    const { clock, stopping } = this.#options;
+    await clock.sleep(retryMs, stopping).catch(() => undefined);
+    this.schedule(id);
+  }
+
+  #announce(before: TargetSystem, after: TargetSystem): void {
+    const event: TargetEvent | undefined =
+      isUsable(after) && !isUsable(before)
+        ? { type: 'ready', targetId: after.id }
+        : after.generation !== before.generation
+          ? { type: 'replaced', targetId: after.id }
+          : isGone(after) && !isGone(before)
+            ? { type: 'lost', targetId: after.id, reason: after.evidence.fact }
+            : undefined;
+    if (event) for (const listener of this.#listeners) listener(event);
+  }
+}

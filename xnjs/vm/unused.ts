@@ -1,0 +1,56 @@
+import type { Clock } from '#kernel/clock.js';
+import type { VmState } from './state.js';
+import type { SystemRecords } from './system-records.js';
+import type { TargetSystemsOptions } from './target-systems-options.js';
+
+export type UnusedOptions = {
+  readonly idle: NonNullable<TargetSystemsOptions['idle']>;
+  readonly clock: Clock;
+  readonly records: Pick<SystemRecords, 'all' | 'get'>;
+  readonly freeze: (id: string, fact: string) => Promise<void>;
+  readonly end: (id: string, fact: string) => Promise<void>;
+};
+
+/** Of these it makes sense to say that nobody uses them. */
+const endable: ReadonlySet<VmState> = new Set(['READY', 'DEGRADED']);
+
+/** Finds the target systems that nobody has worked with for a while, and parks or ends them. */
+export class Unused {
+  readonly #options: UnusedOptions;
+  /** When somebody last wanted to work there. */
+  readonly #usedMs = new Map<string, number>();
+
+  constructor(options: UnusedOptions) {
+    this.#options = options;
+  }
+
+  /** Somebody wants to work there. */
+  used(id: string): void {
+    this.#usedMs.set(id, this.#options.clock.now());
+  }
+
+  forget(id: string): void {
+    this.#usedMs.delete(id);
+  }
+
+  /** Not those that were made for a job, which end with it. */
+  *expired(nowMs: number): Iterable<string> {
+    const { idle, records } = this.#options;
+    for (const { id, jobId, state } of records.all()) {
+      if (jobId !== undefined || !endable.has(state)) continue;
+      const usedMs = this.#usedMs.get(id);
+      if (usedMs === undefined) this.#usedMs.set(id, nowMs);
+      else if (nowMs - usedMs >= idle.afterMs) yield id;
+    }
+  }
+
+  async end(id: string): Promise<void> {
+    const { idle, records, freeze, end } = this.#options;
+    const fact = `nobody has used it for ${Math.round(idle.afterMs / 1_000)} s`;
+    if (await idle.isBusy(id)) this.used(id);
+    else if (idle.action === 'freeze' && records.get(id).driver !== 'lxc') {
+      this.forget(id);
+      await freeze(id, `is being parked on disk: ${fact}`);
+    } else await end(id, fact);
+  }
+}
