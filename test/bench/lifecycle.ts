@@ -111,6 +111,15 @@ async function together(image: string): Promise<{ lastMs: number; tiers: string 
 const told = async (fact: string): Promise<number> =>
   (await grid.logText()).split(`"msg":"${fact}"`).length - 1;
 
+/** @returns what resolves, at its nth call, when the log has told this n times */
+function counted(fact: string): () => Promise<unknown> {
+  let times = 0;
+  return () => {
+    times += 1;
+    return eventually(fact, async () => (await told(fact)) >= times, 300_000);
+  };
+}
+
 /** Restarts the server with other settings. */
 async function configure(settings: Record<string, object | undefined>): Promise<void> {
   await grid.stopServer();
@@ -165,12 +174,10 @@ async function machineCold(vm: string, image: BuiltImage): Promise<number> {
 async function machineWarm(vm: string, coldMs: number): Promise<void> {
   await configure({ warm: { maxImages: 1 } });
   await timeStart(vm, 'cold'); // after which its memory is saved
-  await eventually(
-    'the memory is saved',
-    async () => (await told('the memory of a machine was saved for others')) > 0,
-    300_000,
+  const warm = await measure(
+    () => timeStart(vm, 'warm'),
+    counted('a copy of saved memory is ready'),
   );
-  const warm = await measure(() => timeStart(vm, 'warm'));
   print({
     what: 'machine, warm',
     value: `${ms(warm.median)} (${warm.list})`,
@@ -195,16 +202,7 @@ async function machineSpare(vm: string): Promise<void> {
   await configure({
     spares: { images: { [vm]: 1 }, readAs: 'CN=Image Creator,O=VSite,C=EU' },
   });
-  let spares = 0;
-  const nextSpare = (): Promise<unknown> => {
-    spares += 1;
-    return eventually(
-      'a spare is ready',
-      async () => (await told('a spare machine is ready')) >= spares,
-      300_000,
-    );
-  };
-  const spare = await measure(() => timeStart(vm, 'spare'), nextSpare);
+  const spare = await measure(() => timeStart(vm, 'spare'), counted('a spare machine is ready'));
   print({
     what: 'machine, spare',
     value: `${ms(spare.median)} (${spare.list})`,

@@ -69,7 +69,8 @@ describe('target systems that start from what runs or was saved', { skip: noMach
     assert.deepEqual(await grid.domains('qemu'), [], 'it is no machine any more');
     await grid.killServer();
     await grid.startServer();
-    const [one, other] = [await start({}), await start({})];
+    await waitFor('a copy of saved memory is ready', 1);
+    const [one, other] = [await start({}), await start({})]; // from that, and from one of its own
     for (const { start: how } of [one, other]) assert.equal(how.tier, 'warm', how.reason);
     const script =
       'hostname; cat /etc/machine-id /proc/sys/kernel/random/boot_id; head -c 16 /dev/urandom | od -An -tx1; cat /proc/cmdline; date +%s';
@@ -90,7 +91,9 @@ describe('target systems that start from what runs or was saved', { skip: noMach
       (id) => id !== one.id && id !== other.id,
     );
     const memory = join(grid.layout.state, 'vms', template!, 'memory.save');
+    await grid.stopServer(); // what it copied beforehand is of no use to the next one
     await truncate(memory, 1_000_000);
+    await grid.startServer();
     const spoilt = await start({});
     assert.equal(spoilt.start.tier, 'cold');
     assert.match(spoilt.start.reason, /^warm failed: /);
