@@ -3,25 +3,17 @@
  * Arguments: directory, URI of libvirt, disk of the machines, `hold` or `settle`.
  */
 import { join } from 'node:path';
-import { systemClock } from '#kernel/clock.js';
-import { LibvirtClient } from '#kernel/libvirt/client.js';
-import { silentLog as log } from '#kernel/log.js';
 import { Scope } from '#kernel/scope.js';
-import { Lease } from '#xnjs/persistence/sql-lease.js';
-import { createTargetStore } from '#xnjs/persistence/sql-target-store.js';
 import type { Hypervisor } from '#xnjs/vm/hypervisor.js';
 import { LibvirtHypervisor } from '#xnjs/vm/libvirt-hypervisor.js';
 import type { TargetStore } from '#xnjs/vm/target-store.js';
 import type { TargetSystem } from '#xnjs/vm/target-system.js';
-import { TargetSystems } from '#xnjs/vm/target-systems.js';
-import { Workspace } from '#xnjs/vm/workspace.js';
 import { until } from '../xnjs/job/rig.js';
 import { openTables } from '../xnjs/persistence/databases.js';
-import { anImageMetadata } from '../xnjs/vm/samples.js';
+import { startMachines } from './machine-rig.js';
 import { points, type Point } from './machine-points.js';
 
 const [directory = '', uri = '', disk = '', mode = 'hold'] = process.argv.slice(2);
-const installationId = '11111111-2222-4333-8444-555555555555';
 const isHolding = mode === 'hold';
 
 /** Those that are where they are to be when the server dies. */
@@ -35,25 +27,13 @@ async function pass(id: string, point: Point): Promise<void> {
   await new Promise(() => undefined);
 }
 
-/** Their agent is a fake beside the machines, which have no system: only the machines are tried here. */
-class Files extends Workspace {
-  override agentSocket(): string {
-    return join(directory, 'agents.sock');
-  }
-
-  override async prepare(...args: Parameters<Workspace['prepare']>) {
-    const paths = await super.prepare(...args);
-    return { ...paths, agentSocket: join(this.directoryOf(args[0].id), 'run', 'unused.sock') };
-  }
-}
-
 function gatedStore(store: TargetStore): TargetStore {
   return {
     ...store,
-    async save(system, change) {
+    async save(system, ...rest) {
       const [point] = system.tags as Point[];
       if (point) pointOf.set(system.id, point);
-      await store.save(system, change);
+      await store.save(system, ...rest);
       if (system.state === 'INITIALIZING' && system.boot.startedMs === undefined)
         await pass(system.id, 'create: stored');
       if (system.desired === 'suspended')
@@ -97,42 +77,13 @@ class GatedHypervisor extends LibvirtHypervisor {
 }
 
 const scope = new Scope();
-const database = await openTables(scope, `sqlite:${join(directory, 'db.sqlite')}`);
-const lease = scope.use(await Lease.take({ database, name: 'xnjs', clock: systemClock, log }));
-const qemu = scope.use(await LibvirtClient.connect({ uri, log, callTimeoutMs: 60_000 }));
-const metadata = anImageMetadata({
-  format: 'qcow2',
-  requirements: {
-    cpus: { min: 1, default: 1, max: 1 },
-    memoryMiB: { min: 16, default: 16, max: 64 },
-  },
+const systems = await startMachines(scope, {
+  database: await openTables(scope, `sqlite:${join(directory, 'db.sqlite')}`),
+  ...{ uri, directory, disk: () => disk },
+  socketOf: () => join(directory, 'agents.sock'),
+  hypervisor: (options) => new GatedHypervisor(options),
+  stores: ({ targets, spares }) => ({ targets: gatedStore(targets), spares }),
 });
-const common = { clock: systemClock, log };
-const systems = scope.use(
-  new TargetSystems({
-    ...{ ...common, installationId, lease },
-    store: gatedStore(createTargetStore(database, undefined, lease)),
-    hypervisor: new GatedHypervisor({ clients: { qemu }, installationId, ...common }),
-    images: {
-      find: () =>
-        Promise.resolve({
-          id: 'i',
-          owner: 'CN=Creator',
-          state: 'PUBLISHED',
-          created: '',
-          metadata,
-          parts: {},
-        }),
-      isHere: () => Promise.resolve(true),
-      search: () => Promise.resolve([]), // here all name their image
-      fetch: () => Promise.resolve(disk),
-    },
-    workspace: new Files(directory),
-    ...{ bootTimeoutMs: 60_000, heartbeatMs: 1_000 },
-    limits: { cpus: 1, memoryMiB: 64, perUser: 100 },
-  }),
-);
-await systems.start();
 const becomes = (id: string, state: TargetSystem['state']): Promise<void> =>
   until(`${pointOf.get(id) ?? id} is ${state}`, () => systems.get(id).state === state, 60_000);
 

@@ -1,43 +1,29 @@
 import assert from 'node:assert/strict';
-import { execFileSync, fork, type ChildProcess } from 'node:child_process';
+import { fork, type ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdirSync, readdirSync, writeFileSync } from 'node:fs';
-import { createServer } from 'node:http2';
+import { mkdirSync, readdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
+import { Scope } from '#kernel/scope.js';
 import { aDaemon, withoutLibvirtd } from '../kernel/libvirt/daemon.js';
+import { bootDisk } from './boot-sectors.js';
+import { startAgents } from './machine-rig.js';
 import { points } from './machine-points.js';
 
 describe('a server that dies at each step of a machine', { skip: withoutLibvirtd }, () => {
   let daemon: Awaited<ReturnType<typeof aDaemon>>;
   let directory: string;
-  /** A fake: answers as the agent of every machine. */
-  const agents = createServer((_, response) => {
-    response.statusCode = 404;
-    response.end();
-  });
+  const scope = new Scope();
   before(async () => {
     daemon = await aDaemon();
     directory = join(daemon.stateDir, 's');
     mkdirSync(directory);
-    agents.listen(join(directory, 'agents.sock'));
-    await once(agents, 'listening');
+    await startAgents(scope, join(directory, 'agents.sock'));
   });
   after(async () => {
-    agents.close();
+    await scope.close();
     await daemon[Symbol.asyncDispose]();
   });
-
-  /** A machine that does nothing. */
-  const disk = (): string => {
-    const [raw, qcow2] = [join(daemon.stateDir, 'raw'), join(daemon.stateDir, 'disk.qcow2')];
-    const sector = Buffer.alloc(1_048_576);
-    sector.set([0xfa, 0xf4, 0xeb, 0xfd]); // interrupts off, halt
-    sector.set([0x55, 0xaa], 510);
-    writeFileSync(raw, sector);
-    execFileSync('qemu-img', ['convert', '-O', 'qcow2', raw, qcow2]);
-    return qcow2;
-  };
 
   const domains = async (): Promise<string[]> => {
     await using client = await daemon.connect('qemu');
@@ -49,7 +35,11 @@ describe('a server that dies at each step of a machine', { skip: withoutLibvirtd
     'is followed by one that finishes what was begun; nothing is left',
     { timeout: 120_000 },
     async () => {
-      const args = [directory, daemon.options('qemu').uri, disk()];
+      const args = [
+        directory,
+        daemon.options('qemu').uri,
+        bootDisk(join(daemon.stateDir, 'disk.qcow2'), 'nothing'),
+      ];
       const program = new URL('./machines-server.ts', import.meta.url).pathname;
       const execArgv = ['--conditions=development', '--import', 'tsx'];
       const start = (mode: string): ChildProcess => fork(program, [...args, mode], { execArgv });
