@@ -73,3 +73,15 @@ export function bootDisk(path: string, incident: Incident): string {
   rmSync(raw);
   return path;
 }
+
+/** Of a kernel for QEMU's `-kernel`, by Linux' boot protocol 2.02: one that says `R` and waits. */
+export function bootKernel(path: string): string {
+  const file = Buffer.alloc(2_048);
+  file[0x1f1] = 1; // sectors of the part that runs in real mode, beside the first
+  file.set([0x55, 0xaa], 0x1fe);
+  file.set([0xeb, 0x3e, ...Buffer.from('HdrS'), 0x02, 0x02], 0x200); // jmp 0x240
+  file[0x211] = 1; // the rest, which is nothing here, is loaded high
+  file.set([0xba, 0xf8, 0x03, 0xb0, 0x52, 0xee, 0xfb, 0xf4, 0xeb, 0xfd], 0x240);
+  writeFileSync(path, file);
+  return path;
+}

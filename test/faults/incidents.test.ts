@@ -55,7 +55,7 @@ describe('what happens in and to machines', { skip, timeout: 240_000 }, () => {
       database: await openTables(scope, `sqlite:${join(state, 'db.sqlite')}`),
       uri: daemon.options('qemu').uri,
       directory: small,
-      disk: (image) => disks.get(image)!,
+      part: (image) => disks.get(image)!,
       socketOf: (id) => join(links, id.slice(0, 8)),
       hypervisor: (options) => new WithWatchdogs(options),
       stores: ({ targets, spares }) => ({

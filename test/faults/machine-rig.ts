@@ -1,6 +1,8 @@
+import { randomUUID } from 'node:crypto';
 import { once } from 'node:events';
 import { createServer } from 'node:http2';
 import { join } from 'node:path';
+import type { PartName } from '#imagerepo/contract.js';
 import { systemClock } from '#kernel/clock.js';
 import { LibvirtClient } from '#kernel/libvirt/client.js';
 import { silentLog as log } from '#kernel/log.js';
@@ -9,9 +11,9 @@ import type { Scope } from '#kernel/scope.js';
 import { Lease } from '#xnjs/persistence/sql-lease.js';
 import { createTargetStores } from '#xnjs/persistence/sql-target-store.js';
 import { LibvirtHypervisor, type LibvirtHypervisorOptions } from '#xnjs/vm/libvirt-hypervisor.js';
-import type { TargetSystemsOptions } from '#xnjs/vm/target-systems-options.js';
 import { TargetSystems } from '#xnjs/vm/target-systems.js';
-import { SparesConfig } from '#xnjs/vm/tiers/config.js';
+import { SparesConfig, WarmConfig } from '#xnjs/vm/tiers/config.js';
+import type { TemplateStore } from '#xnjs/vm/tiers/template.js';
 import { Workspace } from '#xnjs/vm/workspace.js';
 import { anImageMetadata } from '../xnjs/vm/samples.js';
 
@@ -24,6 +26,8 @@ import { anImageMetadata } from '../xnjs/vm/samples.js';
 export async function startAgents(scope: Scope, path: string): Promise<void> {
   const facts = {
     ...{ agentVersion: 'fake', tsiVersion: '11.2.0', kernel: '6', os: 'none', cores: 1 },
+    bootId: randomUUID(),
+    copies: true,
     ...{ memoryBytes: 16_777_216, uptimeMs: 1_000, agentMs: 900, identity: true, fileSystems: [] },
   };
   const agents = createServer((request, response) => {
@@ -62,21 +66,23 @@ export type MachineRigOptions = {
   readonly uri: string;
   /** Of the target systems' files. */
   readonly directory: string;
-  /** The disk of an image, by its name. */
-  readonly disk: (image: string) => string;
+  /** A part of an image, by the image's name; images are disks, or kernels. */
+  readonly part: (image: string, name: PartName) => string;
+  readonly format?: 'qcow2' | 'kernel';
   readonly socketOf: (id: string) => string;
   readonly hypervisor?: (options: LibvirtHypervisorOptions) => LibvirtHypervisor;
   readonly stores?: (plain: Stores) => Stores;
-  readonly more?: Partial<TargetSystemsOptions>;
   /** Numbers of spares by image. */
   readonly spares?: Readonly<Record<string, number>>;
+  /** Saved memory. */
+  readonly warm?: { readonly store: TemplateStore; readonly maxImages: number };
 };
 
 const installationId = '11111111-2222-4333-8444-555555555555';
 
 export async function startMachines(
   scope: Scope,
-  { database, uri, directory, disk, socketOf, ...options }: MachineRigOptions,
+  { database, uri, directory, part, socketOf, ...options }: MachineRigOptions,
 ): Promise<TargetSystems> {
   const common = { clock: systemClock, log };
   const lease = scope.use(await Lease.take({ database, name: 'xnjs', ...common }));
@@ -84,7 +90,7 @@ export async function startMachines(
   const probe = scope.use(await LibvirtClient.connect({ uri, log, callTimeoutMs: 60_000 }));
   const ofLibvirt = { clients: { qemu }, probes: { qemu: probe }, installationId, ...common };
   const metadata = anImageMetadata({
-    format: 'qcow2',
+    format: options.format ?? 'qcow2',
     requirements: {
       cpus: { min: 1, default: 1, max: 1 },
       memoryMiB: { min: 16, default: 16, max: 64 },
@@ -104,7 +110,7 @@ export async function startMachines(
         }),
       isHere: () => Promise.resolve(true),
       search: () => Promise.resolve([]), // here all name their image
-      fetch: ({ id }) => Promise.resolve(disk(id)),
+      fetch: ({ id }, name) => Promise.resolve(part(id, name)),
     },
     workspace: new Files(directory, socketOf),
     ...{ bootTimeoutMs: 60_000, heartbeatMs: 1_000 },
@@ -116,7 +122,13 @@ export async function startMachines(
         availableMiB: () => 100_000,
       },
     }),
-    ...options.more,
+    ...(options.warm && {
+      warm: {
+        store: options.warm.store,
+        config: WarmConfig.parse({ maxImages: options.warm.maxImages }),
+        availableMiB: () => 100_000,
+      },
+    }),
   });
   await systems.start();
   return scope.use(systems);

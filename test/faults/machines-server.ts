@@ -4,92 +4,32 @@
  */
 import { join } from 'node:path';
 import { Scope } from '#kernel/scope.js';
-import type { Hypervisor } from '#xnjs/vm/hypervisor.js';
-import { LibvirtHypervisor } from '#xnjs/vm/libvirt-hypervisor.js';
-import type { TargetStore } from '#xnjs/vm/target-store.js';
 import type { TargetSystem } from '#xnjs/vm/target-system.js';
 import { until } from '../xnjs/job/rig.js';
 import { openTables } from '../xnjs/persistence/databases.js';
+import { Gates } from './machine-gates.js';
 import { startMachines } from './machine-rig.js';
 import { points, type Point } from './machine-points.js';
 
 const [directory = '', uri = '', disk = '', mode = 'hold'] = process.argv.slice(2);
 const isHolding = mode === 'hold';
 
-/** Those that are where they are to be when the server dies. */
-const held = new Set<string>();
-const pointOf = new Map<string, Point>();
-
-/** Never returns where the target system of this id is to be held. */
-async function pass(id: string, point: Point): Promise<void> {
-  if (!isHolding || pointOf.get(id) !== point) return;
-  held.add(point);
-  await new Promise(() => undefined);
-}
-
-function gatedStore(store: TargetStore): TargetStore {
-  return {
-    ...store,
-    async save(system, ...rest) {
-      const [point] = system.tags as Point[];
-      if (point) pointOf.set(system.id, point);
-      await store.save(system, ...rest);
-      if (system.state === 'INITIALIZING' && system.boot.startedMs === undefined)
-        await pass(system.id, 'create: stored');
-      if (system.desired === 'suspended')
-        await pass(system.id, system.state === 'PAUSED' ? 'freeze: stored' : 'freeze: done');
-      if (system.state === 'UNREACHABLE') await pass(system.id, 'thaw: stored');
-      if (system.state === 'DESTROYING') await pass(system.id, 'destroy: stored');
-    },
-    async remove(system, change) {
-      await pass(system.id, 'destroy: files removed');
-      await store.remove(system, change);
-    },
-  };
-}
-
-class GatedHypervisor extends LibvirtHypervisor {
-  override async start(...args: Parameters<Hypervisor['start']>) {
-    const started = await super.start(...args);
-    await pass(args[1], 'create: started');
-    return started;
-  }
-
-  override async save(...args: Parameters<Hypervisor['save']>) {
-    const saving = super.save(...args);
-    saving.catch(() => undefined);
-    await pass(args[1], 'freeze: saving');
-    const isSaved = await saving;
-    await pass(args[1], 'freeze: saved');
-    return isSaved;
-  }
-
-  override async restore(...args: Parameters<Hypervisor['restore']>) {
-    const restored = await super.restore(...args);
-    await pass(args[1], 'thaw: restored');
-    return restored;
-  }
-
-  override async remove(...args: Parameters<Hypervisor['remove']>) {
-    await super.remove(...args);
-    await pass(args[1], 'destroy: domain removed');
-  }
-}
+const gates = new Gates(isHolding);
 
 const scope = new Scope();
 const systems = await startMachines(scope, {
   database: await openTables(scope, `sqlite:${join(directory, 'db.sqlite')}`),
-  ...{ uri, directory, disk: () => disk },
+  ...{ uri, directory, part: () => disk },
   socketOf: () => join(directory, 'agents.sock'),
-  hypervisor: (options) => new GatedHypervisor(options),
-  stores: ({ targets, spares }) => ({ targets: gatedStore(targets), spares }),
+  hypervisor: (options) => gates.hypervisor(options),
+  stores: ({ targets, spares }) => ({ targets: gates.targets(targets), spares }),
 });
 const becomes = (id: string, state: TargetSystem['state']): Promise<void> =>
-  until(`${pointOf.get(id) ?? id} is ${state}`, () => systems.get(id).state === state, 60_000);
+  until(`${systems.get(id).tags[0]} is ${state}`, () => systems.get(id).state === state, 60_000);
 
 if (isHolding) {
   await Promise.all(points.map((point) => lead(point)));
-  await until('all are held', () => held.size === points.length, 60_000);
+  await until('all are held', () => gates.held.size === points.length, 60_000);
   process.send?.('held');
 } else {
   const all = systems.list();

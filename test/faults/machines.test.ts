@@ -1,12 +1,12 @@
 import assert from 'node:assert/strict';
 import { fork, type ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdirSync, readdirSync } from 'node:fs';
+import { mkdirSync, readdirSync, symlinkSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
 import { Scope } from '#kernel/scope.js';
 import { aDaemon, withoutLibvirtd } from '../kernel/libvirt/daemon.js';
-import { bootDisk } from './boot-sectors.js';
+import { bootDisk, bootKernel } from './boot-sectors.js';
 import { startAgents } from './machine-rig.js';
 import { points } from './machine-points.js';
 
@@ -54,6 +54,27 @@ describe('a server that dies at each step of a machine', { skip: withoutLibvirtd
       await once(second, 'exit');
       assert.deepEqual(await domains(), []);
       assert.deepEqual(readdirSync(join(directory, 'vms')), []);
+    },
+  );
+
+  it(
+    'is followed by one that finishes clones, claims and spares; nothing is left',
+    { timeout: 400_000 },
+    async () => {
+      const own = join(daemon.stateDir, 't');
+      mkdirSync(own);
+      symlinkSync(join(directory, 'agents.sock'), join(own, 'agents.sock'));
+      bootKernel(join(own, 'kernel'));
+      const program = new URL('./tiers-server.ts', import.meta.url).pathname;
+      const execArgv = ['--conditions=development', '--import', 'tsx'];
+      const phases = { clones: 5, claims: 4, 'spare started': 1, end: 0 };
+      for (const [phase, held] of Object.entries(phases)) {
+        const server = fork(program, [own, daemon.options('qemu').uri, phase], { execArgv });
+        assert.equal(await heard(server), held, phase);
+        if (phase !== 'end') server.kill('SIGKILL');
+        await once(server, 'exit');
+      }
+      assert.deepEqual(await domains(), []);
     },
   );
 });
