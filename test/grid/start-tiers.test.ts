@@ -6,7 +6,7 @@ import { after, before, describe, it } from 'node:test';
 import { deleteAndWait } from '#cli/client/resources.js';
 import { createTargetSystem, waitUntilReady } from '#cli/quickstart/main-job.js';
 import type { HttpClient } from '#kernel/http/client.js';
-import { eventually, exists, Grid, noMachines, sitePath } from './grid.js';
+import { eventually, exists, Grid, noContainers, noMachines, sitePath } from './grid.js';
 
 const signal = AbortSignal.timeout(300_000);
 
@@ -43,8 +43,8 @@ describe('target systems that start from what runs or was saved', { skip: noMach
     await waitUntilReady(user, path, signal, () => undefined);
     return { path, id: path.split('/').at(-1)!, ...((await user.json('GET', path)).body as Site) };
   };
-  const start = async (parameters: Record<string, number>): Promise<Started> =>
-    await started(await createTargetSystem(user, image, parameters));
+  const start = async (parameters: Record<string, number>, of = image): Promise<Started> =>
+    await started(await createTargetSystem(user, of, parameters));
   /** What a job prints that runs this. */
   const run = async ({ path }: Started, script: string): Promise<string> => {
     const { headers } = await user.json('POST', `${path}/jobs`, { Executable: script });
@@ -135,4 +135,31 @@ describe('target systems that start from what runs or was saved', { skip: noMach
       return domains.length + directories.length === 0;
     });
   });
+
+  it(
+    'get a spare of what users ask for often, containers too',
+    { skip: noContainers },
+    async () => {
+      const container = await grid.publishDemo('container');
+      await configure({ spares: { demand: { max: 1, requests: 2, withinSeconds: 600 } } });
+      const before = await told('a spare machine is ready');
+      for (let times = 1; times <= 2; times++) {
+        const cold = await start({}, container);
+        assert.equal(cold.start.tier, 'cold', cold.start.reason);
+        await deleteAndWait(user, cold.path, signal);
+      }
+      await waitFor('a spare machine is ready', before + 1);
+      const claimed = await start({}, container);
+      assert.equal(claimed.start.tier, 'spare', claimed.start.reason);
+      const [name, storedName, machineId] = await identity(claimed);
+      assert.deepEqual([name, storedName], Array(2).fill(`vsite-${claimed.id.slice(0, 8)}`));
+      await waitFor('a spare machine is ready', before + 2); // demand is learnt, not counted once
+      const other = await start({}, container);
+      assert.equal(other.start.tier, 'spare', other.start.reason);
+      assert.notEqual((await identity(other))[2], machineId);
+      for (const { path } of [claimed, other]) await deleteAndWait(user, path, signal);
+      await configure({ spares: undefined });
+      await eventually('no spare is left', async () => (await grid.domains('lxc')).length === 0);
+    },
+  );
 });
