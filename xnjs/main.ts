@@ -5,8 +5,6 @@ import { join } from 'node:path';
 import { z } from 'zod';
 import { systemClock, type Clock } from '#kernel/clock.js';
 import { createHttpClient } from '#kernel/http/client.js';
-import { LibvirtClient } from '#kernel/libvirt/client.js';
-import type { EventName } from '#kernel/libvirt/events.js';
 import type { Log } from '#kernel/log.js';
 import { ChangeFeed } from '#kernel/persistence/change-feed.js';
 import { ChangeLog } from '#kernel/persistence/change-log.js';
@@ -49,9 +47,9 @@ import { Storages } from './storage/storages.js';
 import { HttpImageSource } from './vm/http-image-source.js';
 import { JobMachines } from './vm/job-machines.js';
 import { JobReplacements } from './vm/job-replacements.js';
-import { LibvirtHypervisor } from './vm/libvirt-hypervisor.js';
+import type { Hosts } from './vm/hosts/hosts.js';
+import { openHosts } from './vm/hosts/open-hosts.js';
 import { openNetwork } from './vm/network-config.js';
-import type { Driver } from './vm/target-system.js';
 import { placementOf } from './vm/placement/config.js';
 import { recordStarts } from './vm/placement/starts.js';
 import type { Template } from './vm/tiers/template.js';
@@ -104,13 +102,17 @@ export async function startXnjs(config: XnjsConfig, deps: XnjsDeps): Promise<Xnj
     const database = await openTables(config, scope, deps.log);
     const lease = scope.use(await Lease.take({ database, name: engineLease, ...common }));
     const jobStore = createJobStore(database, lease);
-    const submission = await JobSubmission.open(createSettingsStore(database));
+    const settings = createSettingsStore(database);
+    const submission = await JobSubmission.open(settings);
     const idb = scope.use(await IdbSource.open({ config: config.idb, ...common }));
-    const clients = await connectHypervisors(config, scope, deps.log);
+    const installationId = await readInstallationId(config.stateDirectory);
+    const { hosts, connections } = await openHosts(config.hypervisor, {
+      ...{ installationId, scope, settings, ...common },
+    });
     const { feed, changes } = openFeed(config, database, scope, common);
     const images = imageSource(config, deps.onBehalfOf, scope);
     const systems = await openSystems(config, deps, {
-      ...{ scope, database, idb, clients, images, feed, lease, jobStore },
+      ...{ scope, database, idb, hosts, installationId, images, feed, lease, jobStore },
     });
     const staging = await openStaging(config, deps, {
       ...{ scope, database, systems },
@@ -143,7 +145,7 @@ export async function startXnjs(config: XnjsConfig, deps: XnjsDeps): Promise<Xnj
     const reservations = await startReservations(database, systems, scope, common);
     return {
       ...{ database, systems, jobs, machines, submission, reservations, storages, data, idb, feed },
-      connections: () => statusOf(clients),
+      connections,
       lost: lease.lost,
       close: () => scope.close(),
     };
@@ -219,33 +221,6 @@ async function openTables(
   return database;
 }
 
-type Clients = Readonly<Partial<Record<Driver, LibvirtClient>>>;
-
-function statusOf(clients: Clients): Record<string, 'OK' | 'DOWN'> {
-  return Object.fromEntries(
-    Object.entries(clients).map(([driver, { connected }]) => [
-      `libvirt ${driver}`,
-      connected ? 'OK' : 'DOWN',
-    ]),
-  );
-}
-
-async function connectHypervisors(
-  { hypervisor: { machines, acceleration, containers } }: XnjsConfig,
-  scope: Scope,
-  log: Log,
-  events?: readonly EventName[],
-): Promise<Clients> {
-  const [forMachines, forContainers] = await Promise.all([
-    connect(machines, log, scope, events),
-    connect(containers, log, scope, events),
-  ]);
-  return {
-    ...(forMachines && { [acceleration]: forMachines }),
-    ...(forContainers && { lxc: forContainers }),
-  };
-}
-
 async function openSystems(
   config: XnjsConfig,
   { log }: XnjsDeps,
@@ -253,18 +228,17 @@ async function openSystems(
     readonly scope: Scope;
     readonly database: Database;
     readonly idb: IdbSource;
-    readonly clients: Clients;
+    readonly hosts: Hosts;
+    readonly installationId: string;
     readonly images: HttpImageSource;
     readonly feed: ChangeFeed;
     readonly lease: Lease;
     readonly jobStore: JobStore;
   },
 ): Promise<TargetSystems> {
-  const { scope, database, idb, clients, images, feed, lease, jobStore } = parts;
+  const { scope, database, idb, hosts, installationId, images, feed, lease, jobStore } = parts;
   const { stateDirectory, targetSystems } = config;
   const { idleSeconds } = targetSystems;
-  const probes = await connectHypervisors(config, scope, log, []);
-  const installationId = await readInstallationId(stateDirectory);
   const network = await openNetwork(config, scope, log);
   const common = { clock: systemClock, log };
   const starts = createStartStore(database);
@@ -273,7 +247,7 @@ async function openSystems(
     new TargetSystems({
       store: targets,
       lease,
-      hypervisor: new LibvirtHypervisor({ clients, probes, installationId, ...common }),
+      hosts,
       images,
       workspace: new Workspace(stateDirectory),
       installationId,
@@ -342,20 +316,6 @@ function imageSource(
     storeDirectory: images.storeDirectory,
     cacheDirectory: join(stateDirectory, 'image-cache'),
   });
-}
-
-/** A hypervisor that does not answer now may do so later: the server starts all the same. */
-async function connect(
-  uri: string | undefined,
-  log: Log,
-  scope: Scope,
-  events?: readonly EventName[],
-): Promise<LibvirtClient | undefined> {
-  if (uri === undefined) return undefined;
-  const client = scope.use(new LibvirtClient({ uri, log, ...(events && { events }) }));
-  client.start();
-  await client.ready(AbortSignal.timeout(5_000)).catch(() => undefined);
-  return client;
 }
 
 async function openStaging(

@@ -87,6 +87,7 @@ class GatedHypervisor extends LibvirtHypervisor {
   override async restoreMemory(...args: Parameters<Hypervisor['restoreMemory']>) {
     const restored = await super.restoreMemory(...args);
     await this.#pass(args[1], 'create: restored');
+    await this.#pass(args[1], 'thaw: restored');
     return restored;
   }
 
@@ -97,6 +98,15 @@ class GatedHypervisor extends LibvirtHypervisor {
     const isSaved = await saving;
     await this.#pass(args[1], 'freeze: saved');
     return isSaved;
+  }
+
+  /** To a file of ours. */
+  override async saveMemory(...args: Parameters<Hypervisor['saveMemory']>) {
+    const saving = super.saveMemory(...args);
+    saving.catch(() => undefined);
+    await this.#pass(args[1], 'freeze: saving');
+    await saving;
+    await this.#pass(args[1], 'freeze: saved');
   }
 
   override async restore(...args: Parameters<Hypervisor['restore']>) {

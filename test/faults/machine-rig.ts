@@ -10,6 +10,7 @@ import type { Database } from '#kernel/persistence/database.js';
 import type { Scope } from '#kernel/scope.js';
 import { Lease } from '#xnjs/persistence/sql-lease.js';
 import { createTargetStores } from '#xnjs/persistence/sql-target-store.js';
+import { oneHost, type Hosts } from '#xnjs/vm/hosts/hosts.js';
 import { LibvirtHypervisor, type LibvirtHypervisorOptions } from '#xnjs/vm/libvirt-hypervisor.js';
 import { TargetSystems } from '#xnjs/vm/target-systems.js';
 import { SparesConfig, WarmConfig } from '#xnjs/vm/tiers/config.js';
@@ -71,6 +72,8 @@ export type MachineRigOptions = {
   readonly format?: 'qcow2' | 'kernel';
   readonly socketOf: (id: string) => string;
   readonly hypervisor?: (options: LibvirtHypervisorOptions) => LibvirtHypervisor;
+  /** Absent: this one. */
+  readonly hosts?: (local: LibvirtHypervisor, options: LibvirtHypervisorOptions) => Hosts;
   readonly stores?: (plain: Stores) => Stores;
   /** Numbers of spares by image. */
   readonly spares?: Readonly<Record<string, number>>;
@@ -98,10 +101,11 @@ export async function startMachines(
   });
   const { spares, stores: gated = (plain: Stores) => plain } = options;
   const stores = gated(createTargetStores(database, undefined, lease));
+  const hypervisor = options.hypervisor?.(ofLibvirt) ?? new LibvirtHypervisor(ofLibvirt);
   const systems = new TargetSystems({
     ...{ ...common, installationId, lease },
     store: stores.targets,
-    hypervisor: options.hypervisor?.(ofLibvirt) ?? new LibvirtHypervisor(ofLibvirt),
+    hosts: options.hosts?.(hypervisor, ofLibvirt) ?? oneHost(hypervisor, log),
     images: {
       find: (id) =>
         Promise.resolve({

@@ -1,9 +1,14 @@
 /**
  * Target systems in a process of its own, to be killed: each is held at the point that its tag names.
- * Arguments: directory, URI of libvirt, disk of the machines, `hold` or `settle`.
+ * Arguments: directory, URI of libvirt, disk of the machines, `hold` or `settle`, and `one` host or `two`: what is
+ * parked is somewhere else then. The second host is never there.
  */
 import { join } from 'node:path';
 import { Scope } from '#kernel/scope.js';
+import { localHost } from '#xnjs/vm/hosts/host.js';
+import { Hosts } from '#xnjs/vm/hosts/hosts.js';
+import { LibvirtHypervisor, type LibvirtHypervisorOptions } from '#xnjs/vm/libvirt-hypervisor.js';
+import { silentLog as log } from '#kernel/log.js';
 import type { TargetSystem } from '#xnjs/vm/target-system.js';
 import { until } from '../xnjs/job/rig.js';
 import { openTables } from '../xnjs/persistence/databases.js';
@@ -11,17 +16,32 @@ import { Gates } from './machine-gates.js';
 import { startMachines } from './machine-rig.js';
 import { points, type Point } from './machine-points.js';
 
-const [directory = '', uri = '', disk = '', mode = 'hold'] = process.argv.slice(2);
+const [directory = '', uri = '', disk = '', mode = 'hold', hosts = 'one'] = process.argv.slice(2);
 const isHolding = mode === 'hold';
 
 const gates = new Gates(isHolding);
 
+/** One that is never there. */
+function away(options: LibvirtHypervisorOptions): LibvirtHypervisor {
+  return new LibvirtHypervisor({ ...options, clients: {}, probes: {} });
+}
+
+const host = { labels: [], drain: false, capacity: {}, reserved: {}, drivers: ['qemu'] } as const;
 const scope = new Scope();
 const systems = await startMachines(scope, {
   database: await openTables(scope, `sqlite:${join(directory, 'db.sqlite')}`),
   ...{ uri, directory, part: () => disk },
   socketOf: () => join(directory, 'agents.sock'),
   hypervisor: (options) => gates.hypervisor(options),
+  ...(hosts === 'two' && {
+    hosts: (local, options) => {
+      const both = [
+        { name: localHost, hypervisor: local, ...host },
+        { name: 'away', hypervisor: away(options), ...host },
+      ];
+      return new Hosts({ hosts: both, log });
+    },
+  }),
   stores: ({ targets, spares }) => ({ targets: gates.targets(targets), spares }),
 });
 const becomes = (id: string, state: TargetSystem['state']): Promise<void> =>

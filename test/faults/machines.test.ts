@@ -31,31 +31,30 @@ describe('a server that dies at each step of a machine', { skip: withoutLibvirtd
     return (await client.call('connect_list_all_domains', listing)).domains.map(({ name }) => name);
   };
 
-  it(
-    'is followed by one that finishes what was begun; nothing is left',
-    { timeout: 120_000 },
-    async () => {
-      const args = [
-        directory,
-        daemon.options('qemu').uri,
-        bootDisk(join(daemon.stateDir, 'disk.qcow2'), 'nothing'),
-      ];
-      const program = new URL('./machines-server.ts', import.meta.url).pathname;
-      const execArgv = ['--conditions=development', '--import', 'tsx'];
-      const start = (mode: string): ChildProcess => fork(program, [...args, mode], { execArgv });
+  for (const hosts of ['one', 'two'])
+    it(
+      `is followed by one that finishes what was begun; nothing is left, ${hosts === 'one' ? 'on one host' : 'with another that could take what is parked'}`,
+      { timeout: 240_000 },
+      async () => {
+        const disk = bootDisk(join(daemon.stateDir, 'disk.qcow2'), 'nothing');
+        const args = [directory, daemon.options('qemu').uri, disk];
+        const program = new URL('./machines-server.ts', import.meta.url).pathname;
+        const execArgv = ['--conditions=development', '--import', 'tsx'];
+        const start = (mode: string): ChildProcess =>
+          fork(program, [...args, mode, hosts], { execArgv });
 
-      const first = start('hold');
-      assert.equal(await heard(first), 'held');
-      first.kill('SIGKILL');
-      await once(first, 'exit');
+        const first = start('hold');
+        assert.equal(await heard(first), 'held');
+        first.kill('SIGKILL');
+        await once(first, 'exit');
 
-      const second = start('settle');
-      assert.equal(await heard(second), `settled ${points.length}`);
-      await once(second, 'exit');
-      assert.deepEqual(await domains(), []);
-      assert.deepEqual(readdirSync(join(directory, 'vms')), []);
-    },
-  );
+        const second = start('settle');
+        assert.equal(await heard(second), `settled ${points.length}`);
+        await once(second, 'exit');
+        assert.deepEqual(await domains(), []);
+        assert.deepEqual(readdirSync(join(directory, 'vms')), []);
+      },
+    );
 
   it(
     'is followed by one that finishes clones, claims and spares; nothing is left',

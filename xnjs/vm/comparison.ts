@@ -1,8 +1,9 @@
 import type { Log } from '#kernel/log.js';
+import { isSeatOf, seatKey, type Seat } from './hosts/host.js';
 import type { DomainView } from './hypervisor.js';
 import { Orphans } from './orphans.js';
 import type { SystemRecords } from './system-records.js';
-import type { Driver } from './target-system.js';
+import type { TargetSystem } from './target-system.js';
 import type { TargetSystemsOptions } from './target-systems-options.js';
 
 export type ComparisonOptions = {
@@ -14,7 +15,8 @@ export type ComparisonOptions = {
   readonly started: () => Iterable<string>;
   /** Whether the domain is another's of this server than a target system's. */
   readonly isKnown: (id: string) => boolean;
-  readonly onDomain: (domain: DomainView) => void;
+  /** A host has told. */
+  readonly onDomain: (domain: DomainView, seat: Seat) => void;
   /** @throws when this server may not act any more */
   readonly require: () => Promise<void>;
 };
@@ -23,6 +25,8 @@ export type ComparisonOptions = {
 export class Comparison {
   readonly #options: ComparisonOptions;
   readonly #orphans: Orphans;
+  /** By host and driver: what was there the last time that it was compared. */
+  readonly #present = new Map<string, ReadonlySet<string>>();
 
   constructor(options: ComparisonOptions) {
     const { systems, records, isKnown, require } = options;
@@ -30,7 +34,11 @@ export class Comparison {
     this.#orphans = new Orphans({
       ...systems,
       isKnown: (id) => records.find(id) !== undefined || isKnown(id),
-      adopt: (record) => records.adopt(record),
+      isAt: (id, seat) => {
+        const record = records.find(id);
+        return record ? isSeatOf(seat, record) : isKnown(id);
+      },
+      adopt: (record, { host }) => records.adopt(record, host),
       graceMs: systems.orphanGraceMs ?? 60_000,
       require,
     });
@@ -44,31 +52,57 @@ export class Comparison {
   /** Now and then, until the server stops. */
   async watch(): Promise<void> {
     const { records, stopping } = this.#options;
-    const { clock, compareMs = 30_000, hypervisor } = this.#options.systems;
+    const { clock, compareMs = 30_000, hosts } = this.#options.systems;
     for (;;) {
       await clock.sleep(compareMs, stopping).catch(() => undefined);
       if (stopping.aborted) return;
-      for (const driver of hypervisor.available()) await this.compare(driver);
-      for (const { id } of records.all()) await records.reconcile(id);
+      await Promise.all(hosts.seats().map((seat) => this.compare(seat)));
+      const all = [...records.all()];
+      // a host that hangs holds up its own machines only
+      await Promise.all(
+        [...new Set(all.map(({ host }) => host))].map((host) =>
+          this.#reconcile(all.filter((record) => record.host === host)),
+        ),
+      );
     }
   }
 
+  async #reconcile(those: readonly TargetSystem[]): Promise<void> {
+    for (const { id } of those) await this.#options.records.reconcile(id);
+  }
+
   /** After start-up, after a lost connection, and now and then. Never fails. */
-  async compare(driver: Driver): Promise<void> {
-    const { records, started, onDomain, log } = this.#options;
+  async compare(seat: Seat): Promise<void> {
+    const { records, started, onDomain, log, systems } = this.#options;
     try {
       // Those only: what is started while the list is on its way may be missing from it.
-      const bound = [...started()].filter((id) => records.get(id).driver === driver);
-      const domains = await this.#options.systems.hypervisor.list(driver);
-      for (const domain of domains) if (records.find(domain.id)) onDomain(domain);
-      await this.#orphans.judge(driver, domains);
-      await this.#orphans.sweep(domains);
+      const bound = [...started()].filter((id) => isSeatOf(seat, records.get(id)));
+      const domains = await systems.hosts.of(seat).list(seat.driver);
+      for (const domain of domains) if (records.find(domain.id)) onDomain(domain, seat);
+      await this.#orphans.judge(seat, domains);
       const known = new Set(domains.map(({ id }) => id));
+      this.#present.set(seatKey(seat), known);
+      await this.#sweep();
       for (const id of bound)
         if (!known.has(id))
-          onDomain({ id, state: 'stopped', reason: 'the domain no longer exists' });
+          onDomain({ id, state: 'stopped', reason: 'the domain no longer exists' }, seat);
     } catch (error) {
-      log.warn({ driver, err: error }, 'the hypervisor could not be compared with our records');
+      log.warn({ ...seat, err: error }, 'the hypervisor could not be compared with our records');
     }
+  }
+
+  /** Files may belong to a machine of any host: nothing goes while one of them is silent. */
+  async #sweep(): Promise<void> {
+    const { hosts } = this.#options.systems;
+    const seats = hosts.all.flatMap(({ name, drivers }) =>
+      drivers.map((driver) => ({ host: name, driver })),
+    );
+    const present = new Set<string>();
+    for (const seat of seats) {
+      const there = this.#present.get(seatKey(seat));
+      if (!there || !hosts.isUp(seat)) return;
+      for (const id of there) present.add(id);
+    }
+    await this.#orphans.sweep(present);
   }
 }

@@ -1,13 +1,18 @@
 import type { Clock } from '#kernel/clock.js';
 import { errorText } from '#kernel/errors.js';
 import type { Log } from '#kernel/log.js';
+import { isSeatOf, seatKey, seatOf, type Seat } from './hosts/host.js';
+import { whereText } from './hosts/hosts.js';
 import type { DomainLook, DomainView, Hypervisor } from './hypervisor.js';
 import { isAlive, type VmEvent } from './state.js';
-import type { Driver, Evidence, TargetSystem } from './target-system.js';
+import type { Evidence, TargetSystem } from './target-system.js';
 import type { DomainWord } from './views.js';
 
 export type DomainWatchOptions = {
-  readonly hypervisor: Pick<Hypervisor, 'look'>;
+  readonly hosts: {
+    readonly areMany: boolean;
+    of(seat: Pick<Seat, 'host'>): Pick<Hypervisor, 'look'>;
+  };
   readonly records: {
     all(): Iterable<TargetSystem>;
     find(id: string): TargetSystem | undefined;
@@ -15,7 +20,7 @@ export type DomainWatchOptions = {
   };
   /** Those that have been started: of others it is no news that they do not run. */
   readonly started: () => Iterable<string>;
-  readonly onStopped: (id: string, reason: string) => void;
+  readonly onStopped: (id: string, reason: string, seat: Seat) => void;
   readonly intervalMs: number;
   readonly clock: Clock;
   readonly log: Log;
@@ -47,11 +52,11 @@ type Seen = {
 export class DomainWatch {
   readonly #options: DomainWatchOptions;
   readonly #seen = new Map<string, Seen>();
-  /** By driver: when it was last heard. */
-  readonly #heardMs = new Map<Driver, number>();
-  readonly #looking = new Map<Driver, Promise<void>>();
+  /** By driver and host: when it was last heard. */
+  readonly #heardMs = new Map<string, number>();
+  readonly #looking = new Map<string, Promise<void>>();
   /** Whose machines are known to answer such questions at all. */
-  readonly #answering = new Set<Driver>();
+  readonly #answering = new Set<string>();
   /** When a lifecycle event of a machine came last: a look that was begun before it knows less. */
   readonly #eventMs = new Map<string, number>();
 
@@ -62,15 +67,18 @@ export class DomainWatch {
   async watch(): Promise<void> {
     const { clock, intervalMs, stopping } = this.#options;
     while (!stopping.aborted) {
-      const drivers = new Set([...this.#options.records.all()].map(({ driver }) => driver));
-      for (const driver of drivers) await this.look(driver);
+      const seats = new Map(
+        [...this.#options.records.all()].map((record) => [seatKey(record), seatOf(record)]),
+      );
+      // one that hangs must not keep the others from being asked
+      for (const [key, seat] of seats) if (!this.#looking.has(key)) void this.look(seat);
       await clock.sleep(intervalMs, stopping).catch(() => undefined);
     }
   }
 
-  /** When the hypervisor was last heard of this driver's machines; ms since the epoch. */
-  heardMs(driver: Driver): number | undefined {
-    return this.#heardMs.get(driver);
+  /** When the hypervisor was last heard of this driver's machines on a host; ms since the epoch. */
+  heardMs(seat: Seat): number | undefined {
+    return this.#heardMs.get(seatKey(seat));
   }
 
   /** The hypervisor has told this by itself. */
@@ -80,12 +88,13 @@ export class DomainWatch {
   }
 
   /** Now, or as soon as the look that is under way has ended. Never fails. */
-  async look(driver: Driver): Promise<void> {
-    const before = this.#looking.get(driver);
-    const look = (before ?? Promise.resolve()).then(() => this.#look(driver));
-    this.#looking.set(driver, look);
+  async look(seat: Seat): Promise<void> {
+    const key = seatKey(seat);
+    const before = this.#looking.get(key);
+    const look = (before ?? Promise.resolve()).then(() => this.#look(seat, key));
+    this.#looking.set(key, look);
     await look;
-    if (this.#looking.get(driver) === look) this.#looking.delete(driver);
+    if (this.#looking.get(key) === look) this.#looking.delete(key);
   }
 
   forget(id: string): void {
@@ -93,28 +102,35 @@ export class DomainWatch {
     this.#eventMs.delete(id);
   }
 
-  async #look(driver: Driver): Promise<void> {
-    const { hypervisor, records, started, onStopped, clock, log, stopping } = this.#options;
+  async #look(seat: Seat, key: string): Promise<void> {
+    const { hosts, started, onStopped, clock, log, stopping } = this.#options;
     if (stopping.aborted) return;
     const beganMs = clock.now();
-    const ours = [...started()].filter((id) => records.find(id)?.driver === driver);
+    const ours = [...started()].filter((id) => this.#isThere(seat, id));
     let looks: readonly DomainLook[];
     try {
-      looks = await hypervisor.look(driver);
+      looks = await hosts.of(seat).look(seat.driver);
     } catch (error) {
-      log.debug({ driver, err: errorText(error) }, 'the hypervisor could not be asked');
-      this.#onSilence(driver, beganMs);
+      log.debug({ ...seat, err: errorText(error) }, 'the hypervisor could not be asked');
+      this.#onSilence(seat, beganMs);
       return;
     }
-    this.#heardMs.set(driver, clock.now());
+    this.#heardMs.set(key, clock.now());
     const found = new Map(looks.map((look) => [look.id, look]));
     for (const id of ours) {
       if (beganMs <= (this.#eventMs.get(id) ?? 0)) continue;
       const look = found.get(id);
-      if (!look) onStopped(id, 'the domain no longer exists');
-      else if (look.state === 'stopped') onStopped(id, look.reason);
+      // meanwhile it may have got another host
+      if (!this.#isThere(seat, id)) continue;
+      if (!look) onStopped(id, 'the domain no longer exists', seat);
+      else if (look.state === 'stopped') onStopped(id, look.reason, seat);
       else this.#judge(look, beganMs);
     }
+  }
+
+  #isThere(seat: Seat, id: string): boolean {
+    const record = this.#options.records.find(id);
+    return record !== undefined && isSeatOf(seat, record);
   }
 
   #judge(look: DomainLook, beganMs: number): void {
@@ -140,10 +156,10 @@ export class DomainWatch {
   #answered(id: string, answers: boolean | undefined): boolean {
     const record = this.#options.records.find(id);
     if (!record) return answers !== undefined;
-    if (answers !== undefined) this.#answering.add(record.driver);
+    if (answers !== undefined) this.#answering.add(seatKey(record));
     return (
       answers !== undefined ||
-      (record.state !== 'INITIALIZING' && this.#answering.has(record.driver))
+      (record.state !== 'INITIALIZING' && this.#answering.has(seatKey(record)))
     );
   }
 
@@ -156,12 +172,14 @@ export class DomainWatch {
       : 'the machine runs and its processors make no progress: its guest hangs';
   }
 
-  #onSilence(driver: Driver, nowMs: number): void {
-    const sinceMs = this.#heardMs.get(driver);
-    if (sinceMs === undefined) this.#heardMs.set(driver, nowMs);
+  #onSilence(seat: Seat, nowMs: number): void {
+    const { hosts, records } = this.#options;
+    const sinceMs = this.#heardMs.get(seatKey(seat));
+    const fact = `${whereText(hosts, seat)}the hypervisor does not answer`;
+    if (sinceMs === undefined) this.#heardMs.set(seatKey(seat), nowMs);
     else if (nowMs - sinceMs >= silentMs)
-      for (const { id, driver: its } of this.#options.records.all())
-        if (its === driver) this.#tell(id, 'silent', 'the hypervisor does not answer');
+      for (const record of records.all())
+        if (isSeatOf(seat, record)) this.#tell(record.id, 'silent', fact);
   }
 
   #tell(id: string, says: DomainWord, fact: string): void {

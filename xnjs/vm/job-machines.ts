@@ -9,7 +9,7 @@ import type { Job } from '../job/job.js';
 import type { JobSubmission } from '../job/job-submission.js';
 import type { NewJob } from '../job/new-job.js';
 import { nameOf, satisfies } from './choose-image.js';
-import { readFlavour, readImageWish, type ImageWish } from './image-wish.js';
+import { readFlavour, readHostLabels, readImageWish, type ImageWish } from './image-wish.js';
 import { readMachineSize, type MachineSize } from './machine-size.js';
 import type { Estimate } from './placement/planner.js';
 import type { Requester } from './placement/requester.js';
@@ -18,7 +18,7 @@ import type { NewTargetSystem } from './target-systems-options.js';
 import type { TargetSystems } from './target-systems.js';
 
 export type JobMachinesOptions = {
-  readonly systems: Pick<TargetSystems, 'create' | 'destroy' | 'list' | 'planner'>;
+  readonly systems: Pick<TargetSystems, 'create' | 'destroy' | 'list' | 'planner' | 'places'>;
   readonly jobs: Pick<JobEngine, 'submit' | 'get' | 'onChange'>;
   readonly submission?: Pick<JobSubmission, 'check'>;
   readonly clock: Clock;
@@ -108,7 +108,9 @@ export class JobMachines implements AsyncDisposable {
     { description }: Pick<NewJob, 'description'>,
     { sentTo }: MachineWish,
   ): TargetSystem | undefined {
-    return sentTo && satisfies(sentTo.image, imageWishOf(description)) ? sentTo : undefined;
+    if (!sentTo || !satisfies(sentTo.image, imageWishOf(description))) return undefined;
+    const { labels = [] } = readHostLabels(description) ?? {};
+    return this.#options.systems.places.hasLabels(sentTo, labels) ? sentTo : undefined;
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -157,12 +159,14 @@ function newMachine(
   jobId: string,
 ): NewTargetSystem {
   const flavour = readFlavour(description);
+  const hostLabels = readHostLabels(description);
   return {
     ...{ ownerDn, jobId, tags: [], atLeast: true },
     image: imageWishOf(description),
     parameters: sizeOf(description),
     ...(requester && { requester }),
     ...(flavour !== undefined && { flavour }),
+    ...(hostLabels && { hostLabels }),
   };
 }
 

@@ -6,13 +6,7 @@ import type { Lifecycle } from '#kernel/libvirt/events.js';
 import type { Domain } from '#kernel/libvirt/procedures.js';
 import type { Log } from '#kernel/log.js';
 import { markXml, metadataNamespace, readMark, type DomainMark } from './domain-mark.js';
-import {
-  activeOnly,
-  statsFlags,
-  statsGroups,
-  toContainerSample,
-  toSample,
-} from './domain-stats.js';
+import { statsFlags, statsGroups, toSample } from './domain-stats.js';
 import type {
   DomainLook,
   DomainView,
@@ -21,6 +15,7 @@ import type {
   OwnDomain,
 } from './hypervisor.js';
 import { setControls } from './libvirt-controls.js';
+import { usageOfContainers } from './libvirt-usage.js';
 import { lookAtContainers, lookAtMachines, stopReasons, toPause, toState } from './libvirt-look.js';
 import type { ChangeableName, Driver, TargetSystem } from './target-system.js';
 import type { UsageSample } from './usage.js';
@@ -102,11 +97,13 @@ export class LibvirtHypervisor implements Hypervisor {
   async restoreMemory(
     driver: Driver,
     id: string,
-    { xml, memory }: { readonly xml: string; readonly memory: string },
+    { xml: other, memory }: { readonly xml?: string; readonly memory: string },
   ): Promise<{ definedMs: number }> {
     const client = this.#client(driver);
-    if (!(await this.#lookUp(client, id)))
+    if (!(await this.#lookUp(client, id))) {
+      const xml = other ?? (await definitionIn(client, memory));
       await client.call('domain_define_xml_flags', { xml, flags: 0 });
+    }
     const definedMs = this.#options.clock.now();
     const args = { from: memory, dxml: null, flags: saveRunning };
     await client.call('domain_restore_flags', args, { timeoutMs: memoryTimeoutMs });
@@ -182,7 +179,7 @@ export class LibvirtHypervisor implements Hypervisor {
 
   async usage(driver: Driver): Promise<UsageSample[]> {
     const client = this.#probe(driver);
-    if (driver === 'lxc') return await usageOfContainers(client);
+    if (driver === 'lxc') return await usageOfContainers(client, isOurs, statsTimeoutMs);
     const { retStats } = await client.call(
       'connect_get_all_domain_stats',
       { doms: [], stats: statsGroups, flags: statsFlags },
@@ -212,7 +209,6 @@ export class LibvirtHypervisor implements Hypervisor {
 
   async look(driver: Driver): Promise<DomainLook[]> {
     const client = this.#probe(driver);
-    const isOurs = ({ name }: Domain): boolean => name.startsWith(domainPrefix);
     return await (driver === 'lxc'
       ? lookAtContainers(client, isOurs)
       : lookAtMachines(client, isOurs));
@@ -364,23 +360,9 @@ export class LibvirtHypervisor implements Hypervisor {
   }
 }
 
-/** libvirt has no figures of all containers in one call, and of each only those of its cgroups. */
-async function usageOfContainers(client: LibvirtClient): Promise<UsageSample[]> {
-  const options = { timeoutMs: statsTimeoutMs };
-  const listing = { need_results: 1, flags: activeOnly };
-  const { domains } = await client.call('connect_list_all_domains', listing, options);
-  const ours = domains.filter(({ name }) => name.startsWith(domainPrefix));
-  const samples = await Promise.all(
-    ours.map(async (dom) => {
-      try {
-        return toContainerSample(dom, await client.call('domain_get_info', { dom }, options));
-      } catch (error) {
-        if (isUnknown(error)) return []; // it has ended meanwhile
-        throw error;
-      }
-    }),
-  );
-  return samples.flat();
+/** Of the machine whose memory was saved. */
+async function definitionIn(client: LibvirtClient, file: string): Promise<string> {
+  return (await client.call('domain_save_image_get_xml_desc', { file, flags: 0 })).xml;
 }
 
 /** Only news that say something about a domain of ours running or not. */
@@ -398,6 +380,10 @@ function toView({ dom, event, detail }: Lifecycle): DomainView | undefined {
     return { id: dom.uuid, ...toPause(detail === 'paused' ? 'by order' : detail) };
   if (event === 'pm-suspended') return { id: dom.uuid, ...toState(7, 0) };
   return undefined;
+}
+
+function isOurs({ name }: Domain): boolean {
+  return name.startsWith(domainPrefix);
 }
 
 function libvirtCode(error: unknown): unknown {
