@@ -1,4 +1,5 @@
 import type { Log } from '#kernel/log.js';
+import type { LocalServices } from './backend.js';
 import type { GatewayConfig } from './config.js';
 import { GatewayServer } from './server.js';
 import { WorkerPool } from './workers.js';
@@ -20,6 +21,8 @@ export type GatewayDeps = {
   readonly log: Log;
   /** Where `config` is from: read again when it changes. */
   readonly configFile?: string;
+  /** Sites in this process, by their addresses; workers are others. */
+  readonly local?: LocalServices;
 };
 
 /**
@@ -29,12 +32,12 @@ export type GatewayDeps = {
  */
 export async function startGateway(config: GatewayConfig, deps: GatewayDeps): Promise<Gateway> {
   const log = deps.log.child({ part: 'gateway' });
-  const { configFile } = deps;
+  const { configFile, local } = deps;
   const fd = inheritedSocket();
   const gateway =
     config.workers > 1
       ? await WorkerPool.start(config, { log, configFile, fd })
-      : await GatewayServer.start(config, { log, configFile, fd });
+      : await GatewayServer.start(config, { log, configFile, fd, local });
   const reload = () => void gateway.reload();
   const restart = () => void (gateway instanceof WorkerPool ? gateway.restart() : gateway.reload());
   process.on('SIGHUP', reload).on('SIGUSR2', restart);

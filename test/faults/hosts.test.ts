@@ -155,14 +155,14 @@ describe('two hosts', { skip: noMachines || noNamespace, timeout: 600_000 }, () 
     const count = 'n=0; while [ $n -lt 40 ]; do n=$((n+1)); echo $n; sleep 0.1; done';
     const job = await submit(there, count);
     await until('it runs', async () => (await server.engine.get(job)).state === 'RUNNING', 60_000);
-    await systems.freeze(there);
+    await systems.parking.freeze(there);
     await becomes(there, /^SUSPENDED: parked on disk/, 60_000);
     assert.equal(hosts.virsh('list', '--all', '--name').trim(), '', 'no host has it');
     assert.throws(() => qemuOf(there));
     hosts.pull();
     try {
       await until('north is away', () => !isUp('north'), 60_000);
-      await systems.thaw(there);
+      await systems.parking.thaw(there);
       await becomes(there, /^READY/, 120_000);
       assert.equal(systems.get(there).host, 'local');
       const lines = Array.from({ length: 40 }, (_, n) => `${n + 1}\n`);
@@ -174,12 +174,12 @@ describe('two hosts', { skip: noMachines || noNamespace, timeout: 600_000 }, () 
   });
 
   it('take from each other what is parked when one is drained', async () => {
-    await server.systems.freeze(there);
+    await server.systems.parking.freeze(there);
     await becomes(there, /^SUSPENDED/, 60_000);
     await server.systems.places.drain('local', true);
     await server.scope.close();
     server = await start();
-    await server.systems.thaw(there);
+    await server.systems.parking.thaw(there);
     await becomes(there, /^READY/, 120_000);
     assert.equal(server.systems.get(there).host, 'north');
     assert.match(hosts.virsh('list', '--name'), new RegExp(there));

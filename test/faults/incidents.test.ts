@@ -157,17 +157,17 @@ describe('what happens in and to machines', { skip, timeout: 240_000 }, () => {
     const inside = ['-t', String(await daemon.processId()), '-m'];
     const saves = '/var/lib/libvirt/qemu/save';
     execFileSync('nsenter', [...inside, 'mount', '-t', 'tmpfs', '-o', 'size=64k', 'tmpfs', saves]);
-    await systems.freeze(id);
+    await systems.parking.freeze(id);
     await until('it is refused', () =>
       told.some((one) => one.id === id && /^could not be parked: .*(space|write)/.test(one.fact)),
     );
     await becomes(id, 'READY', /./, 10_000);
     assert.match(virsh('domstate', `vsite-${id}`), /running/);
     execFileSync('nsenter', [...inside, 'umount', saves]);
-    await systems.freeze(id);
+    await systems.parking.freeze(id);
     await becomes(id, 'SUSPENDED', /./, 10_000);
     fill();
-    await systems.thaw(id);
+    await systems.parking.thaw(id);
     await becomes(id, 'READY', /./, 10_000);
     rmSync(filler());
     await systems.destroy(id);

@@ -31,9 +31,13 @@ describe('a server that dies at each step of a machine', { skip: withoutLibvirtd
     return (await client.call('connect_list_all_domains', listing)).domains.map(({ name }) => name);
   };
 
-  for (const hosts of ['one', 'two'])
+  for (const [hosts, which, where] of [
+    ['one', 'lives', 'on one host'],
+    ['two', 'lives', 'with another that could take what is parked'],
+    ['one', 'snapshots', 'where it is kept and put back'],
+  ] as const)
     it(
-      `is followed by one that finishes what was begun; nothing is left, ${hosts === 'one' ? 'on one host' : 'with another that could take what is parked'}`,
+      `is followed by one that finishes what was begun; nothing is left, ${where}`,
       { timeout: 240_000 },
       async () => {
         const disk = bootDisk(join(daemon.stateDir, 'disk.qcow2'), 'nothing');
@@ -41,7 +45,7 @@ describe('a server that dies at each step of a machine', { skip: withoutLibvirtd
         const program = new URL('./machines-server.ts', import.meta.url).pathname;
         const execArgv = ['--conditions=development', '--import', 'tsx'];
         const start = (mode: string): ChildProcess =>
-          fork(program, [...args, mode, hosts], { execArgv });
+          fork(program, [...args, mode, hosts, which], { execArgv });
 
         const first = start('hold');
         assert.equal(await heard(first), 'held');
@@ -49,7 +53,7 @@ describe('a server that dies at each step of a machine', { skip: withoutLibvirtd
         await once(first, 'exit');
 
         const second = start('settle');
-        assert.equal(await heard(second), `settled ${points.length}`);
+        assert.equal(await heard(second), `settled ${points[which].length}`);
         await once(second, 'exit');
         assert.deepEqual(await domains(), []);
         assert.deepEqual(readdirSync(join(directory, 'vms')), []);

@@ -76,7 +76,7 @@ async function settle(tags: readonly string[]): Promise<void> {
       if (tag.includes('destroy')) return;
       await becomes(id, tag.includes('freeze') ? 'SUSPENDED' : 'READY');
       if (tag.includes('freeze')) {
-        await systems.thaw(id);
+        await systems.parking.thaw(id);
         await becomes(id, 'READY');
       }
       await systems.destroy(id);
@@ -94,10 +94,10 @@ async function lead(tag: string, tier: 'warm' | 'spare'): Promise<void> {
   if (id === undefined || /create|claim: /.test(tag)) return;
   await becomes(id, 'READY');
   if (tag.includes('destroy')) void systems.destroy(id);
-  else void systems.freeze(id);
+  else void systems.parking.freeze(id);
   if (!tag.includes('thaw')) return;
   await becomes(id, 'SUSPENDED');
-  void systems.thaw(id);
+  void systems.parking.thaw(id);
 }
 
 const toHold: Record<Phase, () => Promise<readonly string[]>> = {

@@ -4,6 +4,7 @@ import { readdir, readFile, rm } from 'node:fs/promises';
 import { hostname } from 'node:os';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
+import type { MachineClock } from '../protocol/machine-clock.js';
 import type { MachineIdentity } from '../protocol/machine-identity.js';
 import { canCallKernel, isExecutable, KernelCalls } from './kernel-calls.js';
 import type { Settings } from './settings.js';
@@ -39,11 +40,7 @@ export async function assumeIdentity(
   root = '/',
 ): Promise<void> {
   const { hostName, isCopy, isRehearsal } = identity;
-  writeFileSync('/dev/urandom', Buffer.from(identity.seed, 'base64'));
-  const nowMs = (): number => identity.timeMs + performance.now() - receivedMs;
-  const isLate = Math.abs(Date.now() - nowMs()) > clockToleranceMs;
-  if (isCopy || (isLate && canCallKernel())) await kernel.setClock(nowMs(), { reseed: isCopy });
-  else if (isLate) await run('date', ['-s', `@${Math.round(nowMs() / 1_000)}`], options);
+  await setClock(identity, receivedMs, isCopy);
   const former = hostname();
   await setHostName(hostName);
   rewriteFiles(identity, former, root);
@@ -55,6 +52,26 @@ export async function assumeIdentity(
       env: { ...process.env, VSITE_NAME: hostName, VSITE_MACHINE_ID: identity.machineId },
     });
   if (!isRehearsal) kernel[Symbol.dispose]();
+}
+
+/** The same, of a machine that stays the one that it is. As far as it can: without perl to the second. */
+export async function catchUp(clock: MachineClock, receivedMs: number): Promise<void> {
+  await setClock(clock, receivedMs, canCallKernel());
+  kernel[Symbol.dispose]();
+}
+
+/** @param isRepeated its random generator is as it was before: it takes up the seed at once */
+async function setClock(
+  { timeMs, seed }: MachineClock,
+  receivedMs: number,
+  isRepeated: boolean,
+): Promise<void> {
+  writeFileSync('/dev/urandom', Buffer.from(seed, 'base64'));
+  const nowMs = (): number => timeMs + performance.now() - receivedMs;
+  const isLate = Math.abs(Date.now() - nowMs()) > clockToleranceMs;
+  if (isRepeated || (isLate && canCallKernel()))
+    await kernel.setClock(nowMs(), { reseed: isRepeated });
+  else if (isLate) await run('date', ['-s', `@${Math.round(nowMs() / 1_000)}`], options);
 }
 
 async function setHostName(name: string): Promise<void> {

@@ -8,7 +8,7 @@ import type { SiteChange } from '../changes/site-change.js';
 import { localHost } from '../vm/hosts/host.js';
 import type { TargetStore } from '../vm/target-store.js';
 import type { Spare, SpareStore } from '../vm/tiers/spare.js';
-import type { MachineSpec, TargetSystem } from '../vm/target-system.js';
+import type { TargetSystem } from '../vm/target-system.js';
 import { changesTable } from './job-models.js';
 import { claim, claimMigrations, release, sumOf } from './quota-claims.js';
 import type { Lease } from './sql-lease.js';
@@ -55,10 +55,7 @@ type TargetRow = { id: string; document: string };
 type RemovedRow = { id: string; removedMs: number };
 
 /** Records of versions that knew one host say nothing of it. */
-function readMachine<T extends MachineSpec>(document: string): T {
-  const { host = localHost, ...record } = JSON.parse(document) as T & { host?: string }; // written by `save`
-  return { ...record, host } as T;
-}
+const atHost = { host: localHost };
 
 /**
  * {@link TargetStore} in the service's database, after {@link targetMigrations} and the jobs'.
@@ -114,7 +111,10 @@ export function createTargetStores(
   const targets: TargetStore = {
     async all() {
       const found = await rows.findAll();
-      return found.map(({ document }) => readMachine<TargetSystem>(document));
+      return found.map(({ document }) => ({
+        ...atHost,
+        ...(JSON.parse(document) as TargetSystem), // written below
+      }));
     },
     async save(system, body, quotas) {
       const row = { id: system.id, document: JSON.stringify(system) };
@@ -141,7 +141,10 @@ export function createTargetStores(
   const spares: SpareStore = {
     async all() {
       const found = await spareRows.findAll();
-      return found.map(({ document }) => readMachine<Spare>(document));
+      return found.map(({ document }) => ({
+        ...atHost,
+        ...(JSON.parse(document) as Spare), // written below
+      }));
     },
     async save(spare) {
       const row = { id: spare.id, document: JSON.stringify(spare) };
