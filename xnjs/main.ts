@@ -27,7 +27,7 @@ import {
   reservationMigrations,
 } from './persistence/sql-reservation-store.js';
 import { createSettingsStore, settingsMigrations } from './persistence/settings-store.js';
-import { Lease, leaseMigrations } from './persistence/sql-lease.js';
+import { engineLease, Lease, leaseMigrations } from './persistence/sql-lease.js';
 import { createRecordStores, recordMigrations } from './persistence/sql-record-store.js';
 import { createStorageStore, storageMigrations } from './persistence/sql-storage-store.js';
 import {
@@ -110,8 +110,8 @@ export async function startXnjs(config: XnjsConfig, deps: XnjsDeps): Promise<Xnj
     await mkdir(config.stateDirectory, { recursive: true, mode: 0o711 });
     const common = { clock: systemClock, log: deps.log };
     const database = await openTables(config, scope, deps.log);
-    const lease = scope.use(await Lease.take({ database, name: 'xnjs', ...common }));
-    const jobStore = createJobStore(database);
+    const lease = scope.use(await Lease.take({ database, name: engineLease, ...common }));
+    const jobStore = createJobStore(database, lease);
     const settings = createSettingsStore(database);
     const submission = await JobSubmission.open(settings);
     const idb = scope.use(await IdbSource.open({ config: config.idb, ...common }));

@@ -64,7 +64,7 @@ export class EventParser {
  * @throws what the server refuses for good
  */
 export async function* followEvents(
-  { client, core }: Session,
+  { client, core }: Pick<Session, 'client' | 'core'>,
   { types, since }: EventQuery,
   signal: AbortSignal,
 ): AsyncGenerator<SiteEvent, void, undefined> {

@@ -1,43 +1,29 @@
 import assert from 'node:assert/strict';
-import { execFileSync, fork, type ChildProcess } from 'node:child_process';
+import { fork, type ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdirSync, readdirSync, writeFileSync } from 'node:fs';
-import { createServer } from 'node:http2';
+import { mkdirSync, readdirSync, symlinkSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
+import { Scope } from '#kernel/scope.js';
 import { aDaemon, withoutLibvirtd } from '../kernel/libvirt/daemon.js';
+import { bootDisk, bootKernel } from './boot-sectors.js';
+import { startAgents } from './machine-rig.js';
 import { points } from './machine-points.js';
 
 describe('a server that dies at each step of a machine', { skip: withoutLibvirtd }, () => {
   let daemon: Awaited<ReturnType<typeof aDaemon>>;
   let directory: string;
-  /** A fake: answers as the agent of every machine. */
-  const agents = createServer((_, response) => {
-    response.statusCode = 404;
-    response.end();
-  });
+  const scope = new Scope();
   before(async () => {
     daemon = await aDaemon();
     directory = join(daemon.stateDir, 's');
     mkdirSync(directory);
-    agents.listen(join(directory, 'agents.sock'));
-    await once(agents, 'listening');
+    await startAgents(scope, join(directory, 'agents.sock'));
   });
   after(async () => {
-    agents.close();
+    await scope.close();
     await daemon[Symbol.asyncDispose]();
   });
-
-  /** A machine that does nothing. */
-  const disk = (): string => {
-    const [raw, qcow2] = [join(daemon.stateDir, 'raw'), join(daemon.stateDir, 'disk.qcow2')];
-    const sector = Buffer.alloc(1_048_576);
-    sector.set([0xfa, 0xf4, 0xeb, 0xfd]); // interrupts off, halt
-    sector.set([0x55, 0xaa], 510);
-    writeFileSync(raw, sector);
-    execFileSync('qemu-img', ['convert', '-O', 'qcow2', raw, qcow2]);
-    return qcow2;
-  };
 
   const domains = async (): Promise<string[]> => {
     await using client = await daemon.connect('qemu');
@@ -54,7 +40,8 @@ describe('a server that dies at each step of a machine', { skip: withoutLibvirtd
       `is followed by one that finishes what was begun; nothing is left, ${where}`,
       { timeout: 240_000 },
       async () => {
-        const args = [directory, daemon.options('qemu').uri, disk()];
+        const disk = bootDisk(join(daemon.stateDir, 'disk.qcow2'), 'nothing');
+        const args = [directory, daemon.options('qemu').uri, disk];
         const program = new URL('./machines-server.ts', import.meta.url).pathname;
         const execArgv = ['--conditions=development', '--import', 'tsx'];
         const start = (mode: string): ChildProcess =>
@@ -72,6 +59,27 @@ describe('a server that dies at each step of a machine', { skip: withoutLibvirtd
         assert.deepEqual(readdirSync(join(directory, 'vms')), []);
       },
     );
+
+  it(
+    'is followed by one that finishes clones, claims and spares; nothing is left',
+    { timeout: 400_000 },
+    async () => {
+      const own = join(daemon.stateDir, 't');
+      mkdirSync(own);
+      symlinkSync(join(directory, 'agents.sock'), join(own, 'agents.sock'));
+      bootKernel(join(own, 'kernel'));
+      const program = new URL('./tiers-server.ts', import.meta.url).pathname;
+      const execArgv = ['--conditions=development', '--import', 'tsx'];
+      const phases = { clones: 5, claims: 4, 'spare started': 1, end: 0 };
+      for (const [phase, held] of Object.entries(phases)) {
+        const server = fork(program, [own, daemon.options('qemu').uri, phase], { execArgv });
+        assert.equal(await heard(server), held, phase);
+        if (phase !== 'end') server.kill('SIGKILL');
+        await once(server, 'exit');
+      }
+      assert.deepEqual(await domains(), []);
+    },
+  );
 });
 
 /** The first thing that a process says. @throws when it ends without a word */

@@ -2,6 +2,7 @@ import { once } from 'node:events';
 import { connect, createServer, type NetConnectOpts, type Server, type Socket } from 'node:net';
 import { Transform } from 'node:stream';
 
+type Way = 'to server' | 'to client';
 type Pair = { readonly client: Socket; readonly server: Socket };
 
 /** A wire between server and agent that can be cut, slowed down and held up. */
@@ -10,7 +11,7 @@ export class Proxy implements AsyncDisposable {
   readonly #pairs = new Set<Pair>();
   readonly #held: (() => void)[] = [];
   #delayMs = 0;
-  #stalled = false;
+  #stalled: readonly Way[] = [];
   #refusing = false;
 
   private constructor(to: NetConnectOpts) {
@@ -22,16 +23,16 @@ export class Proxy implements AsyncDisposable {
       const server = connect({ ...to, allowHalfOpen: true });
       const pair = { client, server };
       this.#pairs.add(pair);
-      for (const [from, into] of [
-        [client, server],
-        [server, client],
+      for (const [from, into, way] of [
+        [client, server, 'to server'],
+        [server, client, 'to client'],
       ] as const) {
         from.on('error', () => into.destroy());
         from.once('close', () => {
           this.#pairs.delete(pair);
           into.destroy();
         });
-        from.pipe(this.#slowly()).pipe(into);
+        from.pipe(this.#slowly(way)).pipe(into);
       }
     });
   }
@@ -61,13 +62,13 @@ export class Proxy implements AsyncDisposable {
   }
 
   /** Nothing comes through, and nobody is told. */
-  stall(): void {
-    this.#stalled = true;
+  stall(ways: readonly Way[] = ['to server', 'to client']): void {
+    this.#stalled = ways;
   }
 
   heal(): void {
     this.#delayMs = 0;
-    this.#stalled = false;
+    this.#stalled = [];
     this.#refusing = false;
     for (const pass of this.#held.splice(0)) pass();
   }
@@ -78,11 +79,11 @@ export class Proxy implements AsyncDisposable {
     await once(this.#server, 'close');
   }
 
-  #slowly(): Transform {
+  #slowly(way: Way): Transform {
     return new Transform({
       transform: (chunk, _encoding, done) => {
         const pass = (): void => done(null, chunk);
-        if (this.#stalled) this.#held.push(pass);
+        if (this.#stalled.includes(way)) this.#held.push(pass);
         else if (this.#delayMs === 0) pass();
         else setTimeout(pass, this.#delayMs);
       },

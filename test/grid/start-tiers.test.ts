@@ -6,7 +6,7 @@ import { after, before, describe, it } from 'node:test';
 import { deleteAndWait } from '#cli/client/resources.js';
 import { createTargetSystem, waitUntilReady } from '#cli/quickstart/main-job.js';
 import type { HttpClient } from '#kernel/http/client.js';
-import { eventually, exists, Grid, noMachines, sitePath } from './grid.js';
+import { eventually, exists, Grid, noContainers, noMachines, sitePath } from './grid.js';
 
 const signal = AbortSignal.timeout(300_000);
 
@@ -43,8 +43,8 @@ describe('target systems that start from what runs or was saved', { skip: noMach
     await waitUntilReady(user, path, signal, () => undefined);
     return { path, id: path.split('/').at(-1)!, ...((await user.json('GET', path)).body as Site) };
   };
-  const start = async (parameters: Record<string, number>): Promise<Started> =>
-    await started(await createTargetSystem(user, image, parameters));
+  const start = async (parameters: Record<string, number>, of = image): Promise<Started> =>
+    await started(await createTargetSystem(user, of, parameters));
   /** What a job prints that runs this. */
   const run = async ({ path }: Started, script: string): Promise<string> => {
     const { headers } = await user.json('POST', `${path}/jobs`, { Executable: script });
@@ -82,7 +82,8 @@ describe('target systems that start from what runs or was saved', { skip: noMach
     assert.deepEqual(await grid.domains('qemu'), [], 'it is no machine any more');
     await grid.killServer();
     await grid.startServer();
-    const [one, other] = [await start({}), await start({})];
+    await waitFor('a copy of saved memory is ready', 1);
+    const [one, other] = [await start({}), await start({})]; // from that, and from one of its own
     for (const { start: how } of [one, other]) assert.equal(how.tier, 'warm', how.reason);
     // each by a key of its own, made after its random numbers were another's
     assert.deepEqual((await certified()).slice(1).sort(), [`${one.id}.1`, `${other.id}.1`].sort());
@@ -105,7 +106,9 @@ describe('target systems that start from what runs or was saved', { skip: noMach
       (id) => id !== one.id && id !== other.id,
     );
     const memory = join(grid.layout.state, 'vms', template!, 'memory.save');
+    await grid.stopServer(); // what it copied beforehand is of no use to the next one
     await truncate(memory, 1_000_000);
+    await grid.startServer();
     const spoilt = await start({});
     assert.equal(spoilt.start.tier, 'cold');
     assert.match(spoilt.start.reason, /^warm failed: /);
@@ -147,4 +150,31 @@ describe('target systems that start from what runs or was saved', { skip: noMach
       return domains.length + directories.length === 0;
     });
   });
+
+  it(
+    'get a spare of what users ask for often, containers too',
+    { skip: noContainers },
+    async () => {
+      const container = await grid.publishDemo('container');
+      await configure({ spares: { demand: { max: 1, requests: 2, withinSeconds: 600 } } });
+      const before = await told('a spare machine is ready');
+      for (let times = 1; times <= 2; times++) {
+        const cold = await start({}, container);
+        assert.equal(cold.start.tier, 'cold', cold.start.reason);
+        await deleteAndWait(user, cold.path, signal);
+      }
+      await waitFor('a spare machine is ready', before + 1);
+      const claimed = await start({}, container);
+      assert.equal(claimed.start.tier, 'spare', claimed.start.reason);
+      const [name, storedName, machineId] = await identity(claimed);
+      assert.deepEqual([name, storedName], Array(2).fill(`vsite-${claimed.id.slice(0, 8)}`));
+      await waitFor('a spare machine is ready', before + 2); // demand is learnt, not counted once
+      const other = await start({}, container);
+      assert.equal(other.start.tier, 'spare', other.start.reason);
+      assert.notEqual((await identity(other))[2], machineId);
+      for (const { path } of [claimed, other]) await deleteAndWait(user, path, signal);
+      await configure({ spares: undefined });
+      await eventually('no spare is left', async () => (await grid.domains('lxc')).length === 0);
+    },
+  );
 });

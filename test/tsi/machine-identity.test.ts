@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { execFile } from 'node:child_process';
-import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { hostname } from 'node:os';
 import { join } from 'node:path';
 import { describe, it } from 'node:test';
@@ -16,11 +16,38 @@ const identity: MachineIdentity = {
   seed: Buffer.alloc(64, 7).toString('base64'),
   timeMs: Date.now(),
   isCopy: false,
+  isRehearsal: false,
 };
+
+/** In a namespace with a host name of its own: this machine keeps the one it has. @returns what it prints */
+async function inside(script: string, root: string): Promise<string> {
+  const program = `
+    import { readFileSync } from 'node:fs';
+    import { hostname } from 'node:os';
+    import { assumeIdentity } from '#tsi/agent/machine-identity.js';
+    const become = (more) => {
+      const now = { timeMs: Date.now() }; // the clock is the host's: it is right
+      const next = { ...${JSON.stringify(identity)}, ...now, ...more };
+      return assumeIdentity(next, performance.now(), ${JSON.stringify(root)});
+    };
+    ${script}`;
+  const node = process.execArgv.filter((arg) => !arg.startsWith('--test'));
+  const args = ['--uts', '--', process.execPath, ...node, '--input-type=module', '--eval', program];
+  return (await promisify(execFile)('unshare', args)).stdout.trim();
+}
+
+const noKeys = !existsSync('/usr/bin/ssh-keygen')
+  ? 'ssh-keygen is not installed'
+  : !isRoot && 'needs root';
 
 describe('the identity of a machine', () => {
   it('is read as it was written', () => {
     assert.deepEqual(decodeMachineIdentity(JSON.stringify(identity)), identity);
+  });
+
+  it('of a server that knows no rehearsals is the real one', () => {
+    const known = JSON.stringify({ ...identity, isRehearsal: undefined });
+    assert.equal(decodeMachineIdentity(known).isRehearsal, false);
   });
 
   for (const [name, value] of [
@@ -30,6 +57,7 @@ describe('the identity of a machine', () => {
     ['seed', 'c2hvcnQ='],
     ['timeMs', -1],
     ['isCopy', 'yes'],
+    ['isRehearsal', 1],
   ] as const)
     it(`is refused with ${name} ${JSON.stringify(value)}`, () => {
       const json = JSON.stringify({ ...identity, [name]: value });
@@ -48,20 +76,10 @@ describe('the identity of a machine', () => {
     put('etc/machine-id', `${'f'.repeat(32)}\n`);
     put('var/lib/dbus/machine-id', `${'f'.repeat(32)}\n`);
     put('var/lib/systemd/random-seed', 'old');
-    // a host name of its own: this machine keeps the one it has
-    const script = `
-      import { assumeIdentity } from '#tsi/agent/machine-identity.js';
-      import { hostname } from 'node:os';
-      const now = { timeMs: Date.now() }; // the clock is the host's: it is right
-      await assumeIdentity({ ...${JSON.stringify(identity)}, ...now }, performance.now(), ${JSON.stringify(root)});
-      console.log(hostname());`;
-    const node = [
-      ...process.execArgv.filter((arg) => !arg.startsWith('--test')),
-      '--input-type=module',
-    ];
-    const args = ['--uts', '--', process.execPath, ...node, '--eval', script];
-    const { stdout } = await promisify(execFile)('unshare', args);
-    assert.equal(stdout.trim(), identity.hostName);
+    assert.equal(
+      await inside(`await become({}); console.log(hostname());`, root),
+      identity.hostName,
+    );
     assert.equal(hostname(), former);
     assert.equal(read('etc/hostname').trim(), identity.hostName);
     assert.equal(read('etc/hosts'), `127.0.0.1 localhost\n127.0.1.1 ${identity.hostName} other\n`);
@@ -69,6 +87,27 @@ describe('the identity of a machine', () => {
       assert.equal(read(path).trim(), identity.machineId);
     assert.throws(() => read('var/lib/systemd/random-seed'));
   });
+
+  it(
+    'keeps host keys that were made in its rehearsal, and no others',
+    { skip: noKeys },
+    async () => {
+      await using scope = new Scope();
+      const root = scratch(scope);
+      mkdirSync(join(root, 'etc/ssh'), { recursive: true });
+      const file = join(root, 'etc/ssh/ssh_host_ed25519_key.pub');
+      writeFileSync(file, 'of the former');
+      const script = `
+      const key = () => readFileSync(${JSON.stringify(file)}, 'utf8');
+      await become({ hostName: 'vsite-76543210', isRehearsal: true });
+      const others = key();
+      await become({ isRehearsal: true });
+      const rehearsed = key();
+      await become({});
+      console.log(others.startsWith('ssh-ed25519 '), others === rehearsed, rehearsed === key());`;
+      assert.equal(await inside(script, root), 'true false true');
+    },
+  );
 });
 
 describe('what a machine that stood still is told', () => {

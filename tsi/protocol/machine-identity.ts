@@ -14,6 +14,8 @@ export type MachineIdentity = {
   readonly timeMs: number;
   /** Its memory is a copy of another machine's: what its random generator has in store is too. */
   readonly isCopy: boolean;
+  /** The real one follows: what would make it quicker is kept. Absent from earlier servers. */
+  readonly isRehearsal?: boolean;
 };
 
 const patterns = {
@@ -29,13 +31,14 @@ export function decodeMachineIdentity(json: string): MachineIdentity {
     const value = raw[name];
     return typeof value === 'string' && patterns[name].test(value) ? value : refuse(name);
   };
-  const { timeMs, isCopy } = raw;
+  const { timeMs, isCopy, isRehearsal = false } = raw;
   return {
     hostName: text('hostName'),
     machineId: text('machineId'),
     seed: text('seed'),
     timeMs: Number.isSafeInteger(timeMs) && Number(timeMs) > 0 ? Number(timeMs) : refuse('timeMs'),
     isCopy: typeof isCopy === 'boolean' ? isCopy : refuse('isCopy'),
+    isRehearsal: typeof isRehearsal === 'boolean' ? isRehearsal : refuse('isRehearsal'),
   };
 }
 

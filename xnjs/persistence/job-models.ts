@@ -72,7 +72,11 @@ export function jobModels(sequelize: Sequelize): JobModels {
 type JobText = Pick<JobRow, 'document' | 'description'>;
 
 /** Values of a row in the order of {@link rowNames}. */
-export function toRow({ description, ...document }: Job, change?: JobChange): SqlValue[] {
+export function toRow(
+  { description, ...document }: Job,
+  change?: JobChange,
+  epoch = 0,
+): SqlValue[] {
   return [
     document.id,
     document.ownerDn,
@@ -85,6 +89,7 @@ export function toRow({ description, ...document }: Job, change?: JobChange): Sq
     JSON.stringify(document),
     JSON.stringify(description),
     change ? JSON.stringify(change) : '',
+    epoch,
   ];
 }
 
@@ -100,6 +105,7 @@ export const rowNames = [
   'document',
   'description',
   'change',
+  'epoch',
 ] as const;
 
 /** Only what {@link toRow} has written gets here; before migration 002 all was in the document. */
@@ -219,5 +225,10 @@ export const jobMigrations: readonly Migration[] = [
         { transaction },
       );
     },
+  },
+  {
+    name: '006-epochs-of-servers',
+    up: (schema, transaction) =>
+      schema.addColumn('jobs', 'epoch', column.number({ defaultValue: 0 }), { transaction }),
   },
 ];

@@ -17,13 +17,20 @@ import {
   type JobModels,
   type JobRow,
 } from './job-models.js';
+import { isFenced, type Lease } from './sql-lease.js';
 import { RecentJobs } from './recent-jobs.js';
 
 type Write = { readonly insert: Job } | { readonly id: string; readonly change: (job: Job) => Job };
 type Jobs = Map<string, Job>;
 
-/** {@link JobStore} in the service's database, after `jobMigrations`. The only one that writes to it. */
-export function createJobStore(database: Database): JobStore {
+/**
+ * {@link JobStore} in the service's database, after `jobMigrations`. The only one that writes to it.
+ * @param lease without which nothing is written, after `leaseMigrations`; absent: this server is alone
+ */
+export function createJobStore(
+  database: Database,
+  lease?: Pick<Lease, 'epoch' | 'require'>,
+): JobStore {
   const models = jobModels(database.sequelize);
   const recent = new RecentJobs();
   const changes = new ChangeLog(database, changesTable);
@@ -32,13 +39,14 @@ export function createJobStore(database: Database): JobStore {
       const before = await load(database.sql, recent, group);
       const after = new Map(before);
       const outcomes = group.map((item) => applyTo(after, item));
-      const { statements, saved } = save(before, after, changes);
+      const { statements, saved } = save(before, after, changes, lease?.epoch);
       await database.write(statements);
       for (const [job, sizeChars] of saved) recent.keep(job, sizeChars);
       return outcomes;
     } catch (error) {
       // a commit whose answer was lost may have landed all the same
       for (const item of group) recent.forget('id' in item ? item.id : item.insert.id);
+      if (isFenced(error)) await lease?.require();
       throw error;
     }
   });
@@ -204,7 +212,7 @@ type Saving = {
 };
 
 /** In as few statements as can be: most groups are one, which needs no transaction around it. */
-function save(before: Jobs, after: Jobs, changes: ChangeLog): Saving {
+function save(before: Jobs, after: Jobs, changes: ChangeLog, epoch?: number): Saving {
   const changed = [...after.values()].filter((job) => before.get(job.id) !== job);
   const kept = changed.filter(({ state }) => state !== 'DESTROYED');
   const removed = changed.filter(({ state }) => state === 'DESTROYED');
@@ -218,7 +226,9 @@ function save(before: Jobs, after: Jobs, changes: ChangeLog): Saving {
   const grants = regranted.flatMap(({ id, acl = [] }) =>
     [...new Set(acl.map(aclSubject))].map((subject) => [id, subject]),
   );
-  const rows = new Map(kept.map((job) => [job, toRow(job, jobChange(before.get(job.id), job))]));
+  const rows = new Map(
+    kept.map((job) => [job, toRow(job, jobChange(before.get(job.id), job), epoch)]),
+  );
   const rowsOf = (jobs: readonly Job[]): SqlValue[][] =>
     jobs.flatMap((job) => [rows.get(job) ?? []]);
   return {
@@ -236,7 +246,14 @@ function save(before: Jobs, after: Jobs, changes: ChangeLog): Saving {
   };
 }
 
-const changeable = ['active', 'destroying', 'termination_ms', 'document', 'change'] as const;
+const changeable = [
+  'active',
+  'destroying',
+  'termination_ms',
+  'document',
+  'change',
+  'epoch',
+] as const;
 
 /** Of those that leave no row to tell of it. */
 function removals(before: Jobs, removed: readonly Job[]): NewChange[] {

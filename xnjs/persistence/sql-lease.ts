@@ -1,10 +1,15 @@
-import { Transaction, type Model } from 'sequelize';
+import { Transaction, type Model, type QueryInterface } from 'sequelize';
 import type { Clock } from '#kernel/clock.js';
 import { errorText, GridError } from '#kernel/errors.js';
 import type { Log } from '#kernel/log.js';
 import type { Database } from '#kernel/persistence/database.js';
 import { column, type Migration } from '#kernel/persistence/migrate.js';
 
+/** Of the execution engine, which its jobs are fenced by. */
+export const engineLease = 'xnjs';
+const takenOver = 'another server has taken over';
+
+/** After the tables of jobs. */
 export const leaseMigrations: readonly Migration[] = [
   {
     name: '001-leases',
@@ -15,7 +20,47 @@ export const leaseMigrations: readonly Migration[] = [
         { transaction },
       ),
   },
+  {
+    name: '002-fenced-jobs',
+    up: (schema, transaction) => fenceRows(schema, 'jobs', transaction),
+  },
 ];
+
+/**
+ * Each row tells the epoch of the server that writes it: one below the newest is refused, by the statement
+ * itself. Jobs are written by one statement, which has no transaction around it that could look at the lease.
+ */
+async function fenceRows(
+  { sequelize }: QueryInterface,
+  table: string,
+  transaction: Transaction,
+): Promise<void> {
+  const run = (sql: string): Promise<unknown> => sequelize.query(sql, { transaction });
+  const newest = `FROM leases WHERE name = '${engineLease}'`;
+  if (sequelize.getDialect() === 'sqlite') {
+    for (const when of ['INSERT', 'UPDATE'])
+      await run(
+        `CREATE TRIGGER ${table}_fence_${when.toLowerCase()} BEFORE ${when} ON ${table} ` +
+          `WHEN new.epoch < (SELECT epoch ${newest}) BEGIN SELECT RAISE(ABORT, '${takenOver}'); END`,
+      );
+    return;
+  }
+  // the lock makes whoever takes the lease wait for writes that are under way
+  await run(
+    `CREATE FUNCTION ${table}_fence() RETURNS trigger LANGUAGE plpgsql AS ` +
+      `$$ DECLARE newest bigint; BEGIN SELECT epoch INTO newest ${newest} FOR SHARE; ` +
+      `IF NEW.epoch < newest THEN RAISE EXCEPTION '${takenOver}'; END IF; RETURN NEW; END $$`,
+  );
+  await run(
+    `CREATE TRIGGER ${table}_fence BEFORE INSERT OR UPDATE ON ${table} ` +
+      `FOR EACH ROW EXECUTE FUNCTION ${table}_fence()`,
+  );
+}
+
+/** Whether a statement was refused for that. */
+export function isFenced(error: unknown): boolean {
+  return errorText(error).includes(takenOver);
+}
 
 type Row = { name: string; epoch: number };
 
@@ -80,7 +125,7 @@ export class Lease implements AsyncDisposable {
       log.error({ lease: name, epoch: this.epoch }, 'another server has taken over: this one ends');
       this.#lose();
     }
-    throw new GridError('SITE_UNAVAILABLE', 'another server has taken over');
+    throw new GridError('SITE_UNAVAILABLE', takenOver);
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

@@ -198,7 +198,8 @@ export class Agents implements AsyncDisposable {
     try {
       if (!binding.assume) throw new Error('its TSI cannot make its machine another one');
       await reapply(id);
-      await binding.assume(newIdentity(record, clock.now()));
+      const isCopy = record.start?.tier === 'warm';
+      await binding.assume(newIdentity(record, clock.now(), { isCopy }));
       const boot = { ...record.boot, identityMs: clock.now() - record.createdMs };
       this.#records.show({ ...this.#records.get(id), boot });
     } catch (error) {

@@ -119,6 +119,8 @@ function machine(
       ),
       element('rng', { model: 'virtio' }, element('backend', { model: 'random' }, '/dev/urandom')),
       ...(paths.screenSocket === undefined ? [] : display(paths.screenSocket)),
+      // by which a guest with its driver tells that its kernel has crashed
+      element('panic', { model: 'isa' }),
       // by which a guest with its driver gives memory back while it runs
       element('memballoon', { model: 'virtio' }),
     ),

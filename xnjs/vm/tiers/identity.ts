@@ -24,14 +24,15 @@ export function needsIdentity(
 
 /** Another one at each call: what has been sent and not confirmed is of no use to anybody. */
 export function newIdentity(
-  system: Pick<TargetSystem, 'id' | 'start'>,
+  machine: Pick<TargetSystem, 'id'>,
   nowMs: number,
+  how: Pick<MachineIdentity, 'isCopy' | 'isRehearsal'>,
 ): MachineIdentity {
   return {
-    hostName: hostName(system),
+    hostName: hostName(machine),
     machineId: randomBytes(16).toString('hex'),
     seed: randomBytes(64).toString('base64'),
     timeMs: nowMs,
-    isCopy: system.start?.tier === 'warm',
+    ...how,
   };
 }

@@ -16,9 +16,11 @@ import type { TargetSystem } from '../target-system.js';
 import type { TargetSystemsOptions } from '../target-systems-options.js';
 import { awaitAgent } from './await-agent.js';
 import type { SparesConfig } from './config.js';
+import { newIdentity } from './identity.js';
 import { differenceFrom, isSameImage, specOf } from './same-machine.js';
 import type { Spare, SpareStore } from './spare.js';
 import { startDomain } from './start-domain.js';
+import { Upkeep } from './upkeep.js';
 import { WantedImages, type Wanted } from './wanted-images.js';
 
 export type SparePoolOptions = TargetSystemsOptions & {
@@ -52,12 +54,6 @@ type Held = {
 /** A spare that became a target system, and the link to its agent. */
 export type Claimed = { readonly record: TargetSystem; readonly binding: TargetBinding };
 
-const turnMs = 1_000;
-/** After users have started something: they may start more. */
-const settleMs = 2_000;
-/** An image of which no spare came to be is left alone for so long. */
-const unfitMs = 600_000;
-
 /**
  * Machines that run and are nobody's, for users who would wait for a boot (ADR 035). Each is a durable
  * record before it is a domain; it becomes a target system by one transaction and never comes back. They
@@ -68,17 +64,16 @@ export class SparePool implements AsyncDisposable {
   readonly #log: Log;
   readonly #held = new Map<string, Held>();
   readonly #images: WantedImages;
-  readonly #unfit = new Map<string, number>();
+  readonly #upkeep: Upkeep;
   readonly #unsubscribe: (() => void)[] = [];
   #wanted: readonly Wanted[] = [];
-  #busyMs = -Infinity;
-  #running: Promise<void> = Promise.resolve();
 
   constructor(options: SparePoolOptions) {
     this.#options = options;
     this.#log = options.log.child({ part: 'xnjs.vm.spares' });
     const { images, clock, spares } = options;
     this.#images = new WantedImages({ images, clock, log: this.#log, ...spares });
+    this.#upkeep = new Upkeep({ ...options, log: this.#log, turn: () => this.#turn() });
   }
 
   /** All spares are on the host of the server. */
@@ -93,7 +88,7 @@ export class SparePool implements AsyncDisposable {
 
   start(): void {
     this.#unsubscribe.push(this.#local.onDomain((domain) => this.#onDomain(domain)));
-    this.#running = this.#run();
+    this.#upkeep.start();
   }
 
   /** Whether a domain is a spare, or on its way from or to being one. */
@@ -159,8 +154,8 @@ export class SparePool implements AsyncDisposable {
    * their memory.
    */
   async makeRoom(memoryMiB: number): Promise<void> {
-    const { clock, spares } = this.#options;
-    this.#busyMs = clock.now();
+    const { spares } = this.#options;
+    this.#upkeep.yield();
     const { reserveMiB } = spares.config;
     const starting = [...this.#held.values()].filter(({ phase }) => phase === 'starting');
     for (const held of starting) this.#spawn(this.#discard(held, 'a user starts a machine'));
@@ -174,26 +169,12 @@ export class SparePool implements AsyncDisposable {
   async [Symbol.asyncDispose](): Promise<void> {
     for (const end of this.#unsubscribe.splice(0)) end();
     for (const { gone } of this.#held.values()) gone.abort(new Error('the server stops'));
-    await this.#running;
+    await this.#upkeep[Symbol.asyncDispose]();
     await Promise.allSettled(
       [...this.#held.values()]
         .filter(({ phase }) => phase !== 'taken')
         .map(async ({ binding }) => await binding?.[Symbol.asyncDispose]()),
     );
-  }
-
-  get #isStopping(): boolean {
-    return this.#options.stopping.aborted;
-  }
-
-  async #run(): Promise<void> {
-    const { clock, stopping } = this.#options;
-    while (!this.#isStopping) {
-      await this.#turn().catch((error: unknown) => {
-        if (!this.#isStopping) this.#log.warn({ err: error }, 'spares could not be looked after');
-      });
-      await clock.sleep(turnMs, stopping).catch(() => undefined);
-    }
   }
 
   async #turn(): Promise<void> {
@@ -205,7 +186,7 @@ export class SparePool implements AsyncDisposable {
     for (const { image, callerDn, count } of this.#wanted)
       while (this.#of(image).length < count) {
         const spare = this.#newSpare(image, callerDn);
-        if (this.#isStopping || !spare || this.#isCrowded(spare)) return;
+        if (this.#upkeep.isStopping || !spare || this.#isCrowded(spare)) return;
         await this.#make(spare);
       }
   }
@@ -219,8 +200,7 @@ export class SparePool implements AsyncDisposable {
 
   #newSpare(image: Spare['image'], callerDn: string): Spare | undefined {
     const { clock, hosts, flavours } = this.#options;
-    if (hosts.isLocalDrained) return undefined;
-    if ((this.#unfit.get(image.id) ?? 0) > clock.now()) return undefined;
+    if (hosts.isLocalDrained || this.#upkeep.isUnfit(image.id)) return undefined;
     const { metadata } = image;
     const driver = chooseDriver(metadata, hosts.localDrivers());
     const parameters = chooseParameters({}, image, driver, flavours.boundsFor(plainUser));
@@ -230,13 +210,12 @@ export class SparePool implements AsyncDisposable {
 
   /** Whether one more would take room that users might want. */
   #isCrowded({ parameters }: Spare): boolean {
-    const { spares, isBusy, clock } = this.#options;
+    const { spares } = this.#options;
     const { maxMachines, maxMemoryMiB, reserveMiB } = spares.config;
     const mine = [...this.#held.values()].filter(({ phase }) => phase !== 'taken');
     const used = mine.reduce((sum, { spare }) => sum + spare.parameters.memoryMiB, 0);
     return (
-      isBusy() ||
-      clock.now() - this.#busyMs < settleMs ||
+      this.#upkeep.isCrowded ||
       mine.length >= maxMachines ||
       used + parameters.memoryMiB > maxMemoryMiB ||
       spares.availableMiB() < parameters.memoryMiB + reserveMiB
@@ -265,9 +244,9 @@ export class SparePool implements AsyncDisposable {
       const ms = Math.round(performance.now() - startedMs);
       this.#log.info({ ...about, ms }, 'a spare machine is ready');
     } catch (error) {
-      if (this.#isStopping) return;
+      if (this.#upkeep.isStopping) return;
       if (!held.gone.signal.aborted) {
-        this.#unfit.set(spare.image.id, this.#options.clock.now() + unfitMs);
+        this.#upkeep.leaveAlone(spare.image.id);
         this.#log.warn({ ...about, err: error }, 'a spare machine did not come to be');
       }
       await this.#discard(held, 'it did not come to be');
@@ -286,19 +265,23 @@ export class SparePool implements AsyncDisposable {
       await this.#bind(held);
       this.#log.info({ vmId: id }, 'a spare machine was found again');
     } catch (error) {
-      if (!this.#isStopping) await this.#discard(held, errorText(error));
+      if (!this.#upkeep.isStopping) await this.#discard(held, errorText(error));
     }
   }
 
   /** Resolves when its agent has answered, and can make its machine another one. */
   async #bind(held: Held): Promise<void> {
-    const { bootTimeoutMs } = this.#options;
+    const { bootTimeoutMs, clock } = this.#options;
     held.gone.signal.throwIfAborted();
     const binding = createBinding(held.spare, this.#options);
     held.binding = binding;
     binding.onChange((isUp) => (held.isUp = isUp));
-    const facts = await awaitAgent(binding, bootTimeoutMs, held.gone.signal);
-    if (facts?.identity !== true) throw new Error('its agent cannot make its machine another one');
+    const facts = await awaitAgent(binding, clock, bootTimeoutMs, held.gone.signal);
+    if (facts?.identity !== true || !binding.assume)
+      throw new Error('its agent cannot make its machine another one');
+    const how = { isCopy: false, isRehearsal: true };
+    await binding.assume(newIdentity(held.spare, clock.now(), how));
+    held.gone.signal.throwIfAborted();
     held.phase = 'ready';
   }
 

@@ -17,10 +17,13 @@ import type { Driver, TargetSystem } from '../target-system.js';
 import type { TargetSystemsOptions } from '../target-systems-options.js';
 import { awaitAgent } from './await-agent.js';
 import type { WarmConfig } from './config.js';
-import { copyMemory, findIdentity } from './memory-file.js';
+import { newIdentity } from './identity.js';
+import { findIdentity } from './memory-file.js';
+import { ReadyCopies, type SavedTemplate } from './ready-copies.js';
 import { differenceFrom, isSameImage, specOf } from './same-machine.js';
 import { startDomain } from './start-domain.js';
 import { fingerprintOf, isCopyable, type Template, type TemplateStore } from './template.js';
+import { Upkeep } from './upkeep.js';
 
 export type TemplatesOptions = TargetSystemsOptions & {
   readonly warm: NonNullable<TargetSystemsOptions['warm']>;
@@ -36,11 +39,6 @@ export type WarmOptions = {
   readonly availableMiB: () => number;
 };
 
-const turnMs = 1_000;
-/** After users have started something: they may start more. */
-const settleMs = 2_000;
-/** An image whose memory could not be saved is left alone for so long. */
-const unfitMs = 600_000;
 /** For the agent to see that nobody listens any more, and to wait for the next to call. */
 const hangUpMs = 1_000;
 
@@ -57,24 +55,27 @@ export class Templates implements AsyncDisposable {
     string,
     { image: Template['image']; ownerDn: string; driver: Driver }
   >();
-  readonly #unfit = new Map<string, number>();
+  readonly #upkeep: Upkeep;
   /** A machine could not be restored from these: they are taken anew. */
   readonly #bad = new Set<string>();
   readonly #hosts = new Map<Driver, string>();
   readonly #unsubscribe: (() => void)[] = [];
+  readonly #copies: ReadyCopies;
   #capture: AbortController | undefined;
-  #busyMs = -Infinity;
-  #running: Promise<void> = Promise.resolve();
 
   constructor(options: TemplatesOptions) {
     this.#options = options;
     this.#log = options.log.child({ part: 'xnjs.vm.templates' });
+    this.#copies = new ReadyCopies(options);
+    this.#upkeep = new Upkeep({ ...options, log: this.#log, turn: () => this.#turn() });
   }
 
   /** Before hypervisors are compared with the records. */
   async load(): Promise<void> {
-    for (const template of await this.#options.warm.store.all())
+    for (const template of await this.#options.warm.store.all()) {
       this.#templates.set(template.id, { ...template, host: localHost });
+      await this.#copies.dropAll(template.id);
+    }
   }
 
   /** All of it is on the host of the server. */
@@ -85,7 +86,7 @@ export class Templates implements AsyncDisposable {
   start(): void {
     // another version may have come up
     this.#unsubscribe.push(this.#local.onAvailable((driver) => this.#hosts.delete(driver)));
-    this.#running = this.#run();
+    this.#upkeep.start();
   }
 
   /** Whether a domain is of ours. */
@@ -94,7 +95,7 @@ export class Templates implements AsyncDisposable {
   }
 
   /**
-   * Makes a start warm, if there is memory that fits.
+   * Makes a start warm, if there is memory that fits. It gets the id that a copy of it has already.
    * @returns the reason, where there is none; then it is remembered that there should be
    */
   async choose(draft: TargetSystem): Promise<TargetSystem | string> {
@@ -107,7 +108,7 @@ export class Templates implements AsyncDisposable {
       (each) =>
         isSameImage(each.image, image) &&
         each.driver === driver &&
-        each.patches &&
+        isSaved(each) &&
         !this.#bad.has(each.id),
     );
     const host = await this.#host(driver).catch(() => undefined);
@@ -127,6 +128,7 @@ export class Templates implements AsyncDisposable {
     );
     return {
       ...draft,
+      id: this.#copies.take(fits.id) ?? draft.id,
       start: { tier: 'warm', reason: `memory of ${nameOf(image)} was saved` },
       template: fits.id,
       ...(unapplied.length > 0 && { unapplied }),
@@ -137,62 +139,44 @@ export class Templates implements AsyncDisposable {
   async restore(record: TargetSystem): Promise<{ definedMs: number }> {
     const { workspace, images, installationId, lease } = this.#options;
     const template = this.#templates.get(record.template ?? '');
-    if (!template?.patches || template.bootId === undefined)
-      throw new Error('the saved memory is gone');
+    if (!template || !isSaved(template)) throw new Error('the saved memory is gone');
     const { image, driver, id } = record;
     const parts: Record<string, string> = {};
     for (const name of imageFormats[image.metadata.format].parts)
       parts[name] = await images.fetch(image, name, record.ownerDn);
     const paths = await workspace.prepare(record, parts);
-    const memory = join(workspace.directoryOf(id), memoryFile);
-    const { patches, bootId } = template;
-    const to = { id, bootId: randomUUID() };
+    let memory: string | undefined;
     try {
-      await copyMemory(this.#pathOf(template), memory, {
-        ...{ patches, from: { id: template.id, bootId }, to },
-      });
+      memory = await this.#copies.fileFor(id, template, this.#pathOf(template));
       const xml = domainXml(record, paths, installationId, undefined, lease?.epoch);
       return await this.#local.restoreMemory(driver, id, { xml, memory });
     } catch (error) {
       if (asGridError(error)?.row.retry !== true) this.#bad.add(template.id);
       throw error;
     } finally {
-      await rm(memory, { force: true });
+      if (memory !== undefined) await rm(memory, { force: true });
     }
   }
 
   /** A user's machine is about to be started: what is being saved can wait. */
   yield(): void {
-    this.#busyMs = this.#options.clock.now();
+    this.#upkeep.yield();
     this.#capture?.abort(new Error('a user starts a machine'));
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
     for (const end of this.#unsubscribe.splice(0)) end();
     this.#capture?.abort(new Error('the server stops'));
-    await this.#running;
-  }
-
-  async #run(): Promise<void> {
-    const { clock, stopping } = this.#options;
-    while (!this.#isStopping) {
-      await this.#turn().catch((error: unknown) => {
-        if (!this.#isStopping) this.#log.warn({ err: error }, 'saved memory was not looked after');
-      });
-      await clock.sleep(turnMs, stopping).catch(() => undefined);
-    }
-  }
-
-  get #isStopping(): boolean {
-    return this.#options.stopping.aborted;
+    await this.#upkeep[Symbol.asyncDispose]();
   }
 
   async #turn(): Promise<void> {
     for (const template of this.#templates.values())
       if (await this.#isOver(template)) await this.#remove(template);
+    await this.#prepareCopies();
     const { clock } = this.#options;
     for (const [imageId, { image, ownerDn, driver }] of [...this.#wishes].reverse()) {
-      if ((this.#unfit.get(imageId) ?? 0) > clock.now()) continue;
+      if (this.#upkeep.isUnfit(imageId)) continue;
       if (!this.#hasRoom(image, driver)) return;
       const bounds = this.#options.flavours.boundsFor(plainUser);
       const parameters = chooseParameters({}, image, driver, bounds);
@@ -204,17 +188,34 @@ export class Templates implements AsyncDisposable {
     }
   }
 
+  async #prepareCopies(): Promise<void> {
+    await this.#copies.dropUnused();
+    for (const template of this.#templates.values()) {
+      const { id } = template;
+      if (!isSaved(template) || this.#copies.has(id) || this.#upkeep.isUnfit(id)) continue;
+      if (this.#upkeep.isCrowded) return;
+      try {
+        await this.#copies.prepare(template, this.#pathOf(template));
+        this.#log.info({ vmId: id }, 'a copy of saved memory is ready');
+      } catch (error) {
+        this.#upkeep.leaveAlone(id); // the next start tells whether the memory can be used
+        this.#log.warn({ vmId: id, err: error }, 'saved memory could not be copied');
+      }
+    }
+  }
+
   /** Never finished, or not to be restored here any more. */
   async #isOver(template: Template): Promise<boolean> {
     const { hosts, warm } = this.#options;
     if (!hosts.isUp(template)) return false; // nothing is known
-    if (!template.patches || this.#bad.has(template.id) || warm.config.maxImages === 0) return true;
+    if (!isSaved(template) || this.#bad.has(template.id) || warm.config.maxImages === 0)
+      return true;
     return fingerprintOf(template, await this.#host(template.driver)) !== template.fingerprint;
   }
 
   #hasRoom(image: Template['image'], driver: Driver): boolean {
-    const { clock, isBusy, warm, hosts, flavours } = this.#options;
-    if (isBusy() || clock.now() - this.#busyMs < settleMs) return false;
+    const { warm, hosts, flavours } = this.#options;
+    if (this.#upkeep.isCrowded) return false;
     if (hosts.isLocalDrained || !hosts.localDrivers().includes(driver)) return false;
     const { memoryMiB } = chooseParameters({}, image, driver, flavours.boundsFor(plainUser));
     return warm.availableMiB() >= memoryMiB + warm.config.reserveMiB;
@@ -245,8 +246,8 @@ export class Templates implements AsyncDisposable {
         'the memory of a machine was saved for others',
       );
     } catch (error) {
-      if (this.#isStopping) return;
-      if (!capture.signal.aborted) this.#unfit.set(image.id, clock.now() + unfitMs);
+      if (this.#upkeep.isStopping) return;
+      if (!capture.signal.aborted) this.#upkeep.leaveAlone(image.id);
       this.#log.info({ ...about, err: errorText(error) }, 'the memory of a machine was not saved');
       await this.#remove(template);
     } finally {
@@ -256,11 +257,15 @@ export class Templates implements AsyncDisposable {
 
   /** When this resolves nobody is connected to its agent any more. @returns the kernel's name of its boot */
   async #boot(template: Template, signal: AbortSignal): Promise<string> {
+    const { clock, bootTimeoutMs } = this.#options;
     await startDomain(specOf(template), template.ownerDn, this.#options);
     await using binding = createBinding(template, this.#options);
-    const facts = await awaitAgent(binding, this.#options.bootTimeoutMs, signal);
-    if (facts?.copies === true && facts.bootId !== undefined) return facts.bootId;
-    throw new Error('its agent cannot make a copy of its machine another one');
+    const facts = await awaitAgent(binding, clock, bootTimeoutMs, signal);
+    if (facts?.copies !== true || facts.bootId === undefined || !binding.assume)
+      throw new Error('its agent cannot make a copy of its machine another one');
+    const how = { isCopy: true, isRehearsal: true };
+    await binding.assume(newIdentity(template, clock.now(), how));
+    return facts.bootId;
   }
 
   /** The oldest goes. */
@@ -275,6 +280,7 @@ export class Templates implements AsyncDisposable {
     const { workspace, warm, lease } = this.#options;
     await lease?.require();
     await this.#local.remove(driver, id);
+    await this.#copies.dropAll(id);
     await workspace.remove(id);
     await warm.store.remove(id);
     this.#templates.delete(id);
@@ -294,3 +300,7 @@ export class Templates implements AsyncDisposable {
 }
 
 const memoryFile = 'memory.save';
+
+function isSaved(template: Template): template is SavedTemplate {
+  return template.patches !== undefined && template.bootId !== undefined;
+}

@@ -1,0 +1,139 @@
+import { randomUUID } from 'node:crypto';
+import { once } from 'node:events';
+import { createServer } from 'node:http2';
+import { join } from 'node:path';
+import type { PartName } from '#imagerepo/contract.js';
+import { systemClock } from '#kernel/clock.js';
+import { LibvirtClient } from '#kernel/libvirt/client.js';
+import { silentLog as log } from '#kernel/log.js';
+import type { Database } from '#kernel/persistence/database.js';
+import type { Scope } from '#kernel/scope.js';
+import { Lease } from '#xnjs/persistence/sql-lease.js';
+import { createTargetStores } from '#xnjs/persistence/sql-target-store.js';
+import { oneHost, type Hosts } from '#xnjs/vm/hosts/hosts.js';
+import { LibvirtHypervisor, type LibvirtHypervisorOptions } from '#xnjs/vm/libvirt-hypervisor.js';
+import { TargetSystems } from '#xnjs/vm/target-systems.js';
+import { SparesConfig, WarmConfig } from '#xnjs/vm/tiers/config.js';
+import type { TemplateStore } from '#xnjs/vm/tiers/template.js';
+import { Workspace } from '#xnjs/vm/workspace.js';
+import { anImageMetadata } from '../xnjs/vm/samples.js';
+
+/*
+ * Target systems on real libvirt and QEMU whose machines have no system, to try what happens to machines. Their
+ * agents are fakes beside them.
+ */
+
+/** A fake: answers as the agent of every machine, as far as it is asked here. */
+export async function startAgents(scope: Scope, path: string): Promise<void> {
+  const facts = {
+    ...{ agentVersion: 'fake', tsiVersion: '11.2.0', kernel: '6', os: 'none', cores: 1 },
+    bootId: randomUUID(),
+    copies: true,
+    ...{ memoryBytes: 16_777_216, uptimeMs: 1_000, agentMs: 900, identity: true, fileSystems: [] },
+  };
+  const agents = createServer((request, response) => {
+    const isFacts = request.url === '/facts';
+    request.resume();
+    response.statusCode = isFacts || request.url === '/identity' ? 200 : 404;
+    response.end(isFacts ? JSON.stringify(facts) : '');
+  });
+  agents.listen(path);
+  await once(agents, 'listening');
+  scope.defer(() => agents.close());
+}
+
+/** The agent of a machine is where the test says. */
+class Files extends Workspace {
+  readonly #socketOf: (id: string) => string;
+
+  constructor(directory: string, socketOf: (id: string) => string) {
+    super(directory);
+    this.#socketOf = socketOf;
+  }
+
+  override agentSocket({ id }: { id: string }): string {
+    return this.#socketOf(id);
+  }
+
+  override async prepare(...args: Parameters<Workspace['prepare']>) {
+    const paths = await super.prepare(...args);
+    return { ...paths, agentSocket: join(this.directoryOf(args[0].id), 'run', 'unused.sock') };
+  }
+}
+
+type Stores = ReturnType<typeof createTargetStores>;
+export type MachineRigOptions = {
+  readonly database: Database;
+  readonly uri: string;
+  /** Of the target systems' files. */
+  readonly directory: string;
+  /** A part of an image, by the image's name; images are disks, or kernels. */
+  readonly part: (image: string, name: PartName) => string;
+  readonly format?: 'qcow2' | 'kernel';
+  readonly socketOf: (id: string) => string;
+  readonly hypervisor?: (options: LibvirtHypervisorOptions) => LibvirtHypervisor;
+  /** Absent: this one. */
+  readonly hosts?: (local: LibvirtHypervisor, options: LibvirtHypervisorOptions) => Hosts;
+  readonly stores?: (plain: Stores) => Stores;
+  /** Numbers of spares by image. */
+  readonly spares?: Readonly<Record<string, number>>;
+  /** Saved memory. */
+  readonly warm?: { readonly store: TemplateStore; readonly maxImages: number };
+};
+
+const installationId = '11111111-2222-4333-8444-555555555555';
+
+export async function startMachines(
+  scope: Scope,
+  { database, uri, directory, part, socketOf, ...options }: MachineRigOptions,
+): Promise<TargetSystems> {
+  const common = { clock: systemClock, log };
+  const lease = scope.use(await Lease.take({ database, name: 'xnjs', ...common }));
+  const qemu = scope.use(await LibvirtClient.connect({ uri, log, callTimeoutMs: 60_000 }));
+  const probe = scope.use(await LibvirtClient.connect({ uri, log, callTimeoutMs: 60_000 }));
+  const ofLibvirt = { clients: { qemu }, probes: { qemu: probe }, installationId, ...common };
+  const metadata = anImageMetadata({
+    format: options.format ?? 'qcow2',
+    requirements: {
+      cpus: { min: 1, default: 1, max: 1 },
+      memoryMiB: { min: 16, default: 16, max: 64 },
+    },
+  });
+  const { spares, stores: gated = (plain: Stores) => plain } = options;
+  const stores = gated(createTargetStores(database, undefined, lease));
+  const hypervisor = options.hypervisor?.(ofLibvirt) ?? new LibvirtHypervisor(ofLibvirt);
+  const systems = new TargetSystems({
+    ...{ ...common, installationId, lease },
+    store: stores.targets,
+    hosts: options.hosts?.(hypervisor, ofLibvirt) ?? oneHost(hypervisor, log),
+    images: {
+      find: (id) =>
+        Promise.resolve({
+          ...{ id, owner: 'CN=Creator', state: 'PUBLISHED', created: '' },
+          ...{ metadata: { ...metadata, name: id }, parts: {} },
+        }),
+      isHere: () => Promise.resolve(true),
+      search: () => Promise.resolve([]), // here all name their image
+      fetch: ({ id }, name) => Promise.resolve(part(id, name)),
+    },
+    workspace: new Files(directory, socketOf),
+    ...{ bootTimeoutMs: 60_000, heartbeatMs: 1_000 },
+    limits: { cpus: 1, memoryMiB: 64, perUser: 100 },
+    ...(spares && {
+      spares: {
+        store: stores.spares,
+        config: SparesConfig.parse({ images: spares, readAs: 'CN=Reader' }),
+        availableMiB: () => 100_000,
+      },
+    }),
+    ...(options.warm && {
+      warm: {
+        store: options.warm.store,
+        config: WarmConfig.parse({ maxImages: options.warm.maxImages }),
+        availableMiB: () => 100_000,
+      },
+    }),
+  });
+  await systems.start();
+  return scope.use(systems);
+}
