@@ -39,6 +39,8 @@ export class Agents implements AsyncDisposable {
   readonly #generations = new Map<string, number | undefined>();
   /** By target system: ids of jobs whose end its agent has told. */
   readonly #exits = new EventEmitter();
+  /** Whose ends of jobs are told. */
+  readonly #followed = new WeakSet<TargetBinding>();
   readonly #answering = new Set<string>();
   readonly #guests: GuestWatch;
 
@@ -84,6 +86,7 @@ export class Agents implements AsyncDisposable {
   /** @returns ends it */
   onExit(id: string, listener: (bssId: string) => void): () => void {
     this.#exits.on(id, listener);
+    this.#followExits(id);
     return () => this.#exits.off(id, listener);
   }
 
@@ -124,12 +127,20 @@ export class Agents implements AsyncDisposable {
   #follow(record: TargetSystem, binding: TargetBinding): void {
     this.#bindings.set(record.id, binding);
     this.#generations.set(record.id, record.generation);
-    binding.onExit?.((bssId) => this.#exits.emit(record.id, bssId));
+    if (this.#exits.listenerCount(record.id) > 0) this.#followExits(record.id);
     binding.onChange((up) => {
       if (up) this.#answering.add(record.id);
       else this.#answering.delete(record.id);
       this.#spawn(up ? this.#onUp(record.id, binding) : this.#onDown(record));
     });
+  }
+
+  /** Not before somebody wants to know: it takes a stream of the link. */
+  #followExits(id: string): void {
+    const binding = this.#bindings.get(id);
+    if (!binding || this.#followed.has(binding)) return;
+    this.#followed.add(binding);
+    binding.onExit?.((bssId) => this.#exits.emit(id, bssId));
   }
 
   /** Why it may be silent is asked at once. */

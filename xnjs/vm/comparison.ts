@@ -1,3 +1,4 @@
+import { setImmediate as turn } from 'node:timers/promises';
 import type { Log } from '#kernel/log.js';
 import type { DomainView } from './hypervisor.js';
 import { Orphans } from './orphans.js';
@@ -19,17 +20,20 @@ export type ComparisonOptions = {
   readonly require: () => Promise<void>;
 };
 
+/** Records that are looked at before anything else has its turn. */
+const reconciledAtOnce = 100;
+
 /** What do hypervisors have, and what do the records say they should? */
 export class Comparison {
   readonly #options: ComparisonOptions;
   readonly #orphans: Orphans;
 
   constructor(options: ComparisonOptions) {
-    const { systems, records, isKnown, require } = options;
+    const { systems, records, require } = options;
     this.#options = options;
     this.#orphans = new Orphans({
       ...systems,
-      isKnown: (id) => records.find(id) !== undefined || isKnown(id),
+      isKnown: (id) => this.#isKnown(id),
       adopt: (record) => records.adopt(record),
       graceMs: systems.orphanGraceMs ?? 60_000,
       require,
@@ -41,6 +45,10 @@ export class Comparison {
     return this.#orphans.left;
   }
 
+  #isKnown(id: string): boolean {
+    return this.#options.records.find(id) !== undefined || this.#options.isKnown(id);
+  }
+
   /** Now and then, until the server stops. */
   async watch(): Promise<void> {
     const { records, stopping } = this.#options;
@@ -49,7 +57,11 @@ export class Comparison {
       await clock.sleep(compareMs, stopping).catch(() => undefined);
       if (stopping.aborted) return;
       for (const driver of hypervisor.available()) await this.compare(driver);
-      for (const { id } of records.all()) await records.reconcile(id);
+      let count = 0;
+      for (const { id } of records.all()) {
+        await records.reconcile(id);
+        if (++count % reconciledAtOnce === 0) await turn(); // most have nothing to do, and wait for nothing
+      }
     }
   }
 
@@ -59,7 +71,9 @@ export class Comparison {
     try {
       // Those only: what is started while the list is on its way may be missing from it.
       const bound = [...started()].filter((id) => records.get(id).driver === driver);
-      const domains = await this.#options.systems.hypervisor.list(driver);
+      const domains = await this.#options.systems.hypervisor.list(driver, (id) =>
+        this.#isKnown(id),
+      );
       for (const domain of domains) if (records.find(domain.id)) onDomain(domain);
       await this.#orphans.judge(driver, domains);
       await this.#orphans.sweep(domains);

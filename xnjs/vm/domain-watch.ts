@@ -24,6 +24,8 @@ export type DomainWatchOptions = {
 
 /** A machine's process that has not answered for so long hangs. A hypervisor that has not is silent. */
 const hungMs = 4_000;
+/** Machines that are looked at in a second, on average. */
+const looksPerSecond = 2_500;
 const silentMs = 8_000;
 /** For so long it is watched whether processors make progress: even an idle guest has its clock. */
 const progressMs = 5_000;
@@ -49,7 +51,9 @@ export class DomainWatch {
   readonly #seen = new Map<string, Seen>();
   /** By driver: when it was last heard. */
   readonly #heardMs = new Map<Driver, number>();
+  /** Under way, and to come after that. */
   readonly #looking = new Map<Driver, Promise<void>>();
+  readonly #next = new Map<Driver, Promise<void>>();
   /** Whose machines are known to answer such questions at all. */
   readonly #answering = new Set<Driver>();
   /** When a lifecycle event of a machine came last: a look that was begun before it knows less. */
@@ -62,9 +66,11 @@ export class DomainWatch {
   async watch(): Promise<void> {
     const { clock, intervalMs, stopping } = this.#options;
     while (!stopping.aborted) {
-      const drivers = new Set([...this.#options.records.all()].map(({ driver }) => driver));
+      const machines = [...this.#options.records.all()];
+      const drivers = new Set(machines.map(({ driver }) => driver));
       for (const driver of drivers) await this.look(driver);
-      await clock.sleep(intervalMs, stopping).catch(() => undefined);
+      const waitMs = Math.max(intervalMs, (1_000 * machines.length) / looksPerSecond);
+      await clock.sleep(waitMs, stopping).catch(() => undefined);
     }
   }
 
@@ -79,13 +85,30 @@ export class DomainWatch {
     if (state !== 'stopped') this.#tell(id, state, reason);
   }
 
-  /** Now, or as soon as the look that is under way has ended. Never fails. */
+  /** Now, or as soon as the look that is under way has ended: one for all who ask meanwhile. Never fails. */
   async look(driver: Driver): Promise<void> {
+    const waiting = this.#next.get(driver);
+    if (waiting) {
+      await waiting;
+      return;
+    }
     const before = this.#looking.get(driver);
-    const look = (before ?? Promise.resolve()).then(() => this.#look(driver));
+    if (!before) {
+      await this.#begin(driver);
+      return;
+    }
+    const next = before.then(() => {
+      this.#next.delete(driver);
+      return this.#begin(driver);
+    });
+    this.#next.set(driver, next);
+    await next;
+  }
+
+  async #begin(driver: Driver): Promise<void> {
+    const look = this.#look(driver).finally(() => void this.#looking.delete(driver));
     this.#looking.set(driver, look);
     await look;
-    if (this.#looking.get(driver) === look) this.#looking.delete(driver);
   }
 
   forget(id: string): void {
@@ -98,9 +121,13 @@ export class DomainWatch {
     if (stopping.aborted) return;
     const beganMs = clock.now();
     const ours = [...started()].filter((id) => records.find(id)?.driver === driver);
+    if (ours.length === 0) {
+      this.#heardMs.delete(driver);
+      return;
+    }
     let looks: readonly DomainLook[];
     try {
-      looks = await hypervisor.look(driver);
+      looks = await hypervisor.look(driver, ours);
     } catch (error) {
       log.debug({ driver, err: errorText(error) }, 'the hypervisor could not be asked');
       this.#onSilence(driver, beganMs);

@@ -19,6 +19,8 @@ export type GuestWatchOptions = {
 const fullShare = 0.01;
 /** Agents that are asked at the same time. */
 const atOnce = 16;
+/** Those that are asked in a second, on average. */
+const asksPerSecond = 50;
 
 /** Asks agents now and then how their guests are. */
 export class GuestWatch {
@@ -48,12 +50,14 @@ export class GuestWatch {
     for (;;) {
       await clock.sleep(intervalMs, stopping).catch(() => undefined);
       if (stopping.aborted) return;
-      const all = [...bindings()];
-      const ask = async (): Promise<void> => {
-        for (let next = all.pop(); next && !stopping.aborted; next = all.pop())
-          await this.#ask(...next);
-      };
-      await Promise.all(Array.from({ length: atOnce }, ask));
+      const all = bindings();
+      for (let first = 0; first < all.length && !stopping.aborted; first += atOnce) {
+        const some = all.slice(first, first + atOnce);
+        const paced = clock.sleep((1_000 * some.length) / asksPerSecond, stopping);
+        await Promise.all(some.map((each) => this.#ask(...each)));
+        if (some.length === atOnce) await paced.catch(() => undefined);
+        else paced.catch(() => undefined);
+      }
     }
   }
 

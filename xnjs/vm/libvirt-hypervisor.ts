@@ -21,7 +21,15 @@ import type {
   OwnDomain,
 } from './hypervisor.js';
 import { setControls } from './libvirt-controls.js';
-import { lookAtContainers, lookAtMachines, stopReasons, toPause, toState } from './libvirt-look.js';
+import { inBatches } from './in-batches.js';
+import {
+  lookAtContainers,
+  lookAtMachines,
+  statesOfMachines,
+  stopReasons,
+  toPause,
+  toState,
+} from './libvirt-look.js';
 import type { ChangeableName, Driver, TargetSystem } from './target-system.js';
 import type { UsageSample } from './usage.js';
 
@@ -180,17 +188,16 @@ export class LibvirtHypervisor implements Hypervisor {
     return dom !== undefined;
   }
 
-  async usage(driver: Driver): Promise<UsageSample[]> {
+  async usage(driver: Driver, ids?: readonly string[]): Promise<UsageSample[]> {
     const client = this.#probe(driver);
-    if (driver === 'lxc') return await usageOfContainers(client);
-    const { retStats } = await client.call(
-      'connect_get_all_domain_stats',
-      { doms: [], stats: statsGroups, flags: statsFlags },
-      { timeoutMs: statsTimeoutMs },
-    );
-    return retStats
-      .filter(({ dom }) => dom.name.startsWith(domainPrefix))
-      .flatMap(({ dom, params }) => toSample(dom, params) ?? []);
+    const options = { timeoutMs: statsTimeoutMs };
+    const domains = ids?.map(toDomain) ?? (await ownDomains(client, activeOnly));
+    return await inBatches(domains, async (some) => {
+      if (driver === 'lxc') return await usageOfContainers(client, some);
+      const args = { doms: [...some], stats: statsGroups, flags: statsFlags };
+      const { retStats } = await client.call('connect_get_all_domain_stats', args, options);
+      return retStats.flatMap(({ dom, params }) => toSample(dom, params) ?? []);
+    });
   }
 
   async remove(driver: Driver, id: string): Promise<void> {
@@ -210,26 +217,26 @@ export class LibvirtHypervisor implements Hypervisor {
     }
   }
 
-  async look(driver: Driver): Promise<DomainLook[]> {
+  async look(driver: Driver, ids?: readonly string[]): Promise<DomainLook[]> {
     const client = this.#probe(driver);
-    const isOurs = ({ name }: Domain): boolean => name.startsWith(domainPrefix);
-    return await (driver === 'lxc'
-      ? lookAtContainers(client, isOurs)
-      : lookAtMachines(client, isOurs));
+    const domains = ids?.map(toDomain) ?? (await ownDomains(client, 0));
+    return await (driver === 'lxc' ? lookAtContainers : lookAtMachines)(client, domains);
   }
 
-  async list(driver: Driver): Promise<OwnDomain[]> {
+  async list(driver: Driver, isKnown: (id: string) => boolean = () => false): Promise<OwnDomain[]> {
     const client = this.#client(driver);
-    const { domains } = await client.call('connect_list_all_domains', {
-      need_results: 1,
-      flags: 0,
-    });
-    const ours: OwnDomain[] = [];
+    const domains = await ownDomains(client, 0);
+    const marks = new Map<string, DomainMark>();
     for (const dom of domains) {
-      const mark = dom.name.startsWith(domainPrefix) && (await this.#markOf(client, dom));
-      if (mark) ours.push({ ...(await this.#view(client, dom)), mark });
+      const mark = isKnown(dom.uuid) ? undefined : await this.#markOf(client, dom);
+      if (mark) marks.set(dom.uuid, mark);
     }
-    return ours;
+    const ours = domains.filter(({ uuid }) => marks.has(uuid) || isKnown(uuid));
+    const views = await (driver === 'lxc' ? lookAtContainers : statesOfMachines)(client, ours);
+    return views.map((view) => {
+      const mark = marks.get(view.id);
+      return { ...view, ...(mark && { mark }) };
+    });
   }
 
   async mark(system: TargetSystem, epoch: number): Promise<void> {
@@ -364,14 +371,26 @@ export class LibvirtHypervisor implements Hypervisor {
   }
 }
 
+/** As libvirt takes it, which looks at the UUID; what it answers has the rest. */
+function toDomain(id: string): Domain {
+  return { name: `${domainPrefix}${id}`, uuid: id, id: -1 };
+}
+
+/** Those that may be ours. */
+async function ownDomains(client: LibvirtClient, flags: number): Promise<Domain[]> {
+  const listing = { need_results: 1, flags };
+  const { domains } = await client.call('connect_list_all_domains', listing);
+  return domains.filter(({ name }) => name.startsWith(domainPrefix));
+}
+
 /** libvirt has no figures of all containers in one call, and of each only those of its cgroups. */
-async function usageOfContainers(client: LibvirtClient): Promise<UsageSample[]> {
+async function usageOfContainers(
+  client: LibvirtClient,
+  domains: readonly Domain[],
+): Promise<UsageSample[]> {
   const options = { timeoutMs: statsTimeoutMs };
-  const listing = { need_results: 1, flags: activeOnly };
-  const { domains } = await client.call('connect_list_all_domains', listing, options);
-  const ours = domains.filter(({ name }) => name.startsWith(domainPrefix));
   const samples = await Promise.all(
-    ours.map(async (dom) => {
+    domains.map(async (dom) => {
       try {
         return toContainerSample(dom, await client.call('domain_get_info', { dom }, options));
       } catch (error) {

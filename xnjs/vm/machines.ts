@@ -156,7 +156,7 @@ export class Machines implements AsyncDisposable {
   adopt(record: TargetSystem, binding: TargetBinding): void {
     this.#agents.adopt(record, binding);
     this.#spawn(this.mark(record));
-    if (this.#meter) this.#spawn(this.#meter.measure(record.driver));
+    if (this.#meter) this.#spawn(this.#meter.measure(record.driver, [record.id]));
   }
 
   /** What is bound to a machine that has been started. */

@@ -85,7 +85,7 @@ export class Orphans {
     switch (verdict) {
       case 'adopt':
         log.warn({ vmId: id }, 'a domain of ours that the database did not know is adopted');
-        if (mark.record) await adopt(mark.record);
+        if (mark?.record) await adopt(mark.record);
         this.#forget(key);
         break;
       case 'remove':
@@ -101,9 +101,9 @@ export class Orphans {
     }
   }
 
-  async #verdict({ id, mark: { record } }: OwnDomain): Promise<Verdict> {
+  async #verdict({ id, mark }: OwnDomain): Promise<Verdict> {
     if (await this.#options.store.wasRemoved(id)) return 'remove';
-    return record?.id === id ? 'adopt' : 'leave';
+    return mark?.record?.id === id ? 'adopt' : 'leave';
   }
 
   #forget(key: string): void {

@@ -59,11 +59,15 @@ export class UsageMeter {
     return this.#usages.get(id);
   }
 
-  /** Reads a driver's machines now. @throws what the hypervisor or the database say */
-  async measure(driver: Driver): Promise<void> {
+  /**
+   * Reads a driver's machines now.
+   * @param ids these only; absent: all
+   * @throws what the hypervisor or the database say
+   */
+  async measure(driver: Driver, ids?: readonly string[]): Promise<void> {
     await this.#serial('usage', async () => {
       const { hypervisor, store, clock, findSystem } = this.#options;
-      const samples = await hypervisor.usage(driver);
+      const samples = await hypervisor.usage(driver, ids);
       const now = clock.now();
       const changed: Usage[] = [];
       for (const sample of samples) {
@@ -81,7 +85,7 @@ export class UsageMeter {
   async measureLast({ id, driver }: Pick<TargetSystem, 'id' | 'driver'>): Promise<void> {
     if (this.#usages.get(id)?.endedMs !== undefined) return;
     try {
-      await this.measure(driver);
+      await this.measure(driver, [id]);
     } catch (error) {
       const { log } = this.#options;
       log.info({ vmId: id, err: errorText(error) }, 'a machine could not be measured at its end');

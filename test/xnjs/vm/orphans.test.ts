@@ -11,7 +11,7 @@ import { aTargetSystem } from './samples.js';
 
 const installation = '11111111-2222-4333-8444-555555555555';
 const system = aTargetSystem({ terminationMs: 5, acl: ['read:ROLE:user'] });
-const domain: OwnDomain = {
+const domain = {
   id: system.id,
   state: 'running',
   reason: '',
