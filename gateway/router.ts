@@ -7,6 +7,7 @@ import { acmeToken, sendAcmeToken } from './acme.js';
 import type { HeadersFor } from './backend.js';
 import type { Client, Clients } from './clients.js';
 import { bodyTooLarge, Exchange } from './exchange.js';
+import type { Exchanged } from './exchange-metrics.js';
 import { sendFrontPage } from './front-page.js';
 import { isHost, keepRequestHeaders } from './headers.js';
 import { readRegistration, registrationPath, type Registered } from './registration.js';
@@ -24,6 +25,7 @@ export type RouterDeps = {
   /** @throws {@link GatewayError} `CONFLICT` */
   register: (site: Registered) => void;
   log: Log;
+  onExchanged?: ((exchanged: Exchanged) => void) | undefined;
 };
 
 type Asked = {
@@ -73,7 +75,9 @@ export class Router {
       const ms = Math.round((performance.now() - startedAt) * 100) / 100;
       const facts = { reqId: asked.reqId, peer, dn, method, path: loggedPath(url), status };
       const bytes = asked.exchange?.bytes;
-      this.#log.info({ ...facts, vsite: asked.site?.name, ms, bytes, whole }, 'request');
+      const site = asked.site?.name;
+      this.#log.info({ ...facts, vsite: site, ms, bytes, whole }, 'request');
+      this.#deps.onExchanged?.({ site, status, ms, bytes: bytes ?? 0 });
     });
     this.#orRefuse(response, asked, () => this.#dispatch(request, response, asked));
   }

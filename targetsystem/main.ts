@@ -5,6 +5,8 @@ import { listen, type ListenAddress } from '#kernel/http/listen.js';
 import type { ApiInfo } from '#kernel/http/openapi/document.js';
 import { createRestApp, mount } from '#kernel/http/router.js';
 import type { Log } from '#kernel/log.js';
+import { countRequests } from '#kernel/http/request-metrics.js';
+import { openMetrics } from '#kernel/metrics.js';
 import { Scope } from '#kernel/scope.js';
 import { consignorHeader, createConsignorSigner } from '#kernel/security/consignor.js';
 import { formatDn, issuerDn, parseDn, subjectDn } from '#kernel/security/dn.js';
@@ -48,8 +50,10 @@ export async function startTargetsystem(
     const { certificate, key, dn: serverDn } = credential;
     const sign = createConsignorSigner(key);
     const issueToken = createTokenIssuer(key, serverDn, systemClock);
+    const metrics = await openMetrics(config.metrics, scope, log);
     const xnjs = await startXnjs(config.xnjs, {
       log: deps.log,
+      metrics,
       siteUrl: config.externalUrl,
       serverDn,
       issueToken,
@@ -64,7 +68,9 @@ export async function startTargetsystem(
     const parts = { xnjs, credential, issueToken, external, scope, log: deps.log };
     const rest = await openRest(config, parts);
     const learned = learnKeys(config.registry, external, rest.registry, parts);
-    const identity = await openIdentity(config, { log, scope, own, learned, siteName, direct });
+    const identity = await openIdentity(config, {
+      ...{ log, scope, own, learned, siteName, direct, metrics },
+    });
     const app = createRestApp({
       mounts: Object.entries(restOperations).map(([prefix, operations]) =>
         mount(prefix, operations, rest),
@@ -72,6 +78,7 @@ export async function startTargetsystem(
       ...identity,
       externalUrl: config.externalUrl,
       log,
+      onAnswered: metrics && countRequests(metrics),
       api: describe(siteName),
     });
     const { port } = await listen(app, await toAddress(config.listen), scope, {

@@ -5,14 +5,23 @@ import { join } from 'node:path';
 import { z } from 'zod';
 import { systemClock, type Clock } from '#kernel/clock.js';
 import { createHttpClient } from '#kernel/http/client.js';
-import { LibvirtClient } from '#kernel/libvirt/client.js';
-import type { EventName } from '#kernel/libvirt/events.js';
+import { LibvirtClient, type LibvirtClientOptions } from '#kernel/libvirt/client.js';
+import { timeLibvirt } from '#kernel/libvirt/call-metrics.js';
 import type { Log } from '#kernel/log.js';
+import type { Metrics } from '#kernel/metrics.js';
+import { timeDatabase } from '#kernel/persistence/database-metrics.js';
 import { ChangeFeed } from '#kernel/persistence/change-feed.js';
 import { ChangeLog } from '#kernel/persistence/change-log.js';
 import { openDatabase, type Database } from '#kernel/persistence/database.js';
 import { migrate } from '#kernel/persistence/migrate.js';
 import { Scope } from '#kernel/scope.js';
+import {
+  countJobs,
+  countStaging,
+  countSubmissions,
+  countSystems,
+  observeMachines,
+} from './metrics.js';
 import { ImageFollower } from './changes/image-follower.js';
 import type { XnjsConfig } from './config.js';
 import { DataServices } from './data/data-services.js';
@@ -68,6 +77,8 @@ export type XnjsDeps = {
   readonly siteUrl: string;
   /** Who we are to the image repository, when we ask for ourselves. */
   readonly serverDn: string;
+  /** Where it counts what it does; absent: nowhere. */
+  readonly metrics?: Metrics | undefined;
 };
 
 export type Xnjs = {
@@ -101,16 +112,16 @@ export async function startXnjs(config: XnjsConfig, deps: XnjsDeps): Promise<Xnj
   try {
     await mkdir(config.stateDirectory, { recursive: true, mode: 0o711 });
     const common = { clock: systemClock, log: deps.log };
-    const database = await openTables(config, scope, deps.log);
+    const database = await openTables(config, scope, deps);
     const lease = scope.use(await Lease.take({ database, name: 'xnjs', ...common }));
     const jobStore = createJobStore(database);
     const submission = await JobSubmission.open(createSettingsStore(database));
     const idb = scope.use(await IdbSource.open({ config: config.idb, ...common }));
-    const clients = await connectHypervisors(config, scope, deps.log);
+    const { clients, probes } = await connectHypervisors(config, scope, deps);
     const { feed, changes } = openFeed(config, database, scope, common);
     const images = imageSource(config, deps.onBehalfOf, scope);
     const systems = await openSystems(config, deps, {
-      ...{ scope, database, idb, clients, images, feed, lease, jobStore },
+      ...{ scope, database, idb, clients, probes, images, feed, lease, jobStore },
     });
     const staging = await openStaging(config, deps, {
       ...{ scope, database, systems },
@@ -124,11 +135,13 @@ export async function startXnjs(config: XnjsConfig, deps: XnjsDeps): Promise<Xnj
         staging,
         notices: createNoticeSender(config.jobs.notifications),
         config: config.jobs,
+        onSubmitted: deps.metrics && countSubmissions(deps.metrics),
         ...common,
       }),
     );
     const storages: Storages = scope.use(openStorages(config, database, systems, jobs, common));
     scope.defer(jobs.onChange(() => feed.wake()));
+    if (deps.metrics) scope.defer(countJobs(deps.metrics, jobs));
     const parts = { database, storages, targets: systems, staging, ...common };
     const data = scope.use(new DataServices({ config: config.data, ...parts }));
     await systems.start();
@@ -193,11 +206,13 @@ function followImages(
 async function openTables(
   { database: { url, passwordFile } }: XnjsConfig,
   scope: Scope,
-  log: Log,
+  { log, metrics }: Pick<XnjsDeps, 'log' | 'metrics'>,
 ): Promise<Database> {
   const password =
     passwordFile === undefined ? undefined : (await readFile(passwordFile, 'utf8')).trim();
-  const database = scope.use(await openDatabase({ url, password, log }));
+  const database = scope.use(
+    await openDatabase({ url, password, log, onCall: metrics && timeDatabase(metrics) }),
+  );
   await migrate(
     database,
     'xnjs',
@@ -233,12 +248,25 @@ function statusOf(clients: Clients): Record<string, 'OK' | 'DOWN'> {
 async function connectHypervisors(
   { hypervisor: { machines, acceleration, containers } }: XnjsConfig,
   scope: Scope,
-  log: Log,
-  events?: readonly EventName[],
+  { log, metrics }: Pick<XnjsDeps, 'log' | 'metrics'>,
+): Promise<{ readonly clients: Clients; readonly probes: Clients }> {
+  const onCall = metrics && timeLibvirt(metrics);
+  const options = { log, ...(onCall && { onCall }) };
+  const hypervisors = { machines, acceleration, containers };
+  return {
+    clients: await connectAll(hypervisors, scope, options),
+    probes: await connectAll(hypervisors, scope, { ...options, events: [] }),
+  };
+}
+
+async function connectAll(
+  { machines, acceleration, containers }: XnjsConfig['hypervisor'],
+  scope: Scope,
+  options: Omit<LibvirtClientOptions, 'uri'>,
 ): Promise<Clients> {
   const [forMachines, forContainers] = await Promise.all([
-    connect(machines, log, scope, events),
-    connect(containers, log, scope, events),
+    connect(machines, scope, options),
+    connect(containers, scope, options),
   ]);
   return {
     ...(forMachines && { [acceleration]: forMachines }),
@@ -248,32 +276,34 @@ async function connectHypervisors(
 
 async function openSystems(
   config: XnjsConfig,
-  { log }: XnjsDeps,
+  { log, metrics }: XnjsDeps,
   parts: {
     readonly scope: Scope;
     readonly database: Database;
     readonly idb: IdbSource;
     readonly clients: Clients;
+    readonly probes: Clients;
     readonly images: HttpImageSource;
     readonly feed: ChangeFeed;
     readonly lease: Lease;
     readonly jobStore: JobStore;
   },
 ): Promise<TargetSystems> {
-  const { scope, database, idb, clients, images, feed, lease, jobStore } = parts;
+  const { scope, database, idb, clients, probes, images, feed, lease, jobStore } = parts;
   const { stateDirectory, targetSystems } = config;
   const { idleSeconds } = targetSystems;
-  const probes = await connectHypervisors(config, scope, log, []);
   const installationId = await readInstallationId(stateDirectory);
   const network = await openNetwork(config, scope, log);
   const common = { clock: systemClock, log };
   const starts = createStartStore(database);
   const { targets, spares } = createTargetStores(database, () => feed.wake(), lease);
+  const hypervisor = new LibvirtHypervisor({ clients, probes, installationId, ...common });
   const systems = scope.use(
     new TargetSystems({
       store: targets,
       lease,
-      hypervisor: new LibvirtHypervisor({ clients, probes, installationId, ...common }),
+      hypervisor,
+      observer: metrics && observeMachines(metrics),
       images,
       workspace: new Workspace(stateDirectory),
       installationId,
@@ -311,6 +341,7 @@ async function openSystems(
     }),
   );
   scope.defer(recordStarts(systems, starts, log));
+  if (metrics) scope.defer(countSystems(metrics, systems, hypervisor));
   return systems;
 }
 
@@ -347,12 +378,11 @@ function imageSource(
 /** A hypervisor that does not answer now may do so later: the server starts all the same. */
 async function connect(
   uri: string | undefined,
-  log: Log,
   scope: Scope,
-  events?: readonly EventName[],
+  options: Omit<LibvirtClientOptions, 'uri'>,
 ): Promise<LibvirtClient | undefined> {
   if (uri === undefined) return undefined;
-  const client = scope.use(new LibvirtClient({ uri, log, ...(events && { events }) }));
+  const client = scope.use(new LibvirtClient({ uri, ...options }));
   client.start();
   await client.ready(AbortSignal.timeout(5_000)).catch(() => undefined);
   return client;
@@ -360,7 +390,7 @@ async function connect(
 
 async function openStaging(
   { staging: config, stateDirectory }: XnjsConfig,
-  { log, siteUrl, issueToken }: XnjsDeps,
+  { log, siteUrl, issueToken, metrics }: XnjsDeps,
   parts: {
     readonly scope: Scope;
     readonly database: Database;
@@ -372,6 +402,7 @@ async function openStaging(
   const { scope, database, systems, storages } = parts;
   return createStaging({
     store: createTransferStore(database),
+    onMoved: metrics && countStaging(metrics),
     outside: scope.use(await Outside.open(config)),
     config,
     scratchDirectory: await emptyDirectory(join(stateDirectory, 'staging')),

@@ -1,6 +1,7 @@
 import { randomUUID } from 'node:crypto';
 import type { Request, RequestHandler } from 'express';
 import type { Log } from '#kernel/log.js';
+import type { Answered } from './request-metrics.js';
 
 /** Addresses that let in whoever has them. */
 const capability = /(\/rest\/(?:files|access)\/).*/;
@@ -11,6 +12,8 @@ export type Logged = {
   readonly reqId: string;
   /** Made when there is something to say: a logger costs more than most requests. */
   readonly log: Log;
+  /** `GET /jobs/:jobId`, once it is known. */
+  operation?: string;
 };
 
 export type LoggedRequest = Request & { logged: Logged };
@@ -19,8 +22,12 @@ export type LoggedRequest = Request & { logged: Logged };
  * Gives every request an id, the sender's (`X-Request-Id`) where it is well formed, a logger, and a line
  * in the log when it is done. Paths are logged without their query, which may hold tokens, and without
  * what makes them a capability.
+ * @param onAnswered told of each, too
  */
-export function requestLogging(log: Log): RequestHandler {
+export function requestLogging(
+  log: Log,
+  onAnswered?: (answered: Answered) => void,
+): RequestHandler {
   return (request, response, next) => {
     const startedMs = performance.now();
     const given = request.headers['x-request-id'];
@@ -42,7 +49,11 @@ export function requestLogging(log: Log): RequestHandler {
       const path = originalUrl.split('?', 1)[0]?.replace(capability, '$1…');
       const req = { method, path, peer: socket.remoteAddress };
       const ms = Math.round(performance.now() - startedMs);
-      log.info({ reqId, req, res: { status: response.statusCode }, ms }, 'request');
+      const { statusCode: status } = response;
+      log.info({ reqId, req, res: { status }, ms }, 'request');
+      if (!onAnswered) return;
+      const { operation } = (request as LoggedRequest).logged;
+      onAnswered({ operation, status, ms: performance.now() - startedMs });
     });
     next();
   };

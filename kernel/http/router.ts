@@ -9,6 +9,7 @@ import { restEdge } from './edge.js';
 import { preferredType, prefersHtml, toPage } from './html/negotiate.js';
 import type { PageFrame } from './html/page.js';
 import { requestLogging, type LoggedRequest } from './logging.js';
+import type { Answered } from './request-metrics.js';
 import { RequestError, type Operation, type OperationFacts, type RawContext } from './operation.js';
 import type { ApiInfo } from './openapi/document.js';
 import { ApiDocument, apiOperations } from './openapi/operations.js';
@@ -57,6 +58,8 @@ export type RestOptions = {
   /** Our address for requests that did not come through a gateway. */
   readonly externalUrl: string;
   readonly log: Log;
+  /** Told of each request when it is over. */
+  readonly onAnswered?: ((answered: Answered) => void) | undefined;
   /** Where security decisions are written down. */
   readonly audit?: Audit | undefined;
   /** Serves the document of this interface at `/rest/openapi.json`, and as a page at `/rest/docs`. */
@@ -65,13 +68,13 @@ export type RestOptions = {
 
 /** The whole REST face of a service, to be given to `listen`. */
 export function createRestApp(options: RestOptions): Express {
-  const { mounts: given, authenticate, externalUrl, log, audit, api } = options;
+  const { mounts: given, authenticate, externalUrl, log, audit, api, onAnswered } = options;
   const start = given[0]?.prefix ?? '';
   const mounts = api ? withDocument(given, api) : given;
   const app = express();
   app.disable('x-powered-by');
   app.enable('case sensitive routing');
-  app.use(requestLogging(log));
+  app.use(requestLogging(log, onAnswered));
   for (const { start: below, operations } of groupsOf(mounts)) {
     const group = express.Router({ caseSensitive: true });
     for (const { operation, path } of operations) {
@@ -130,6 +133,7 @@ async function serve(
   response: Response,
 ): Promise<void> {
   const { logged } = request as LoggedRequest;
+  logged.operation = `${operation.method} ${operation.path}`;
   const caller = await authenticate(request, response);
   response.locals['caller'] = caller; // for the page of an error
   const { method, produces = [jsonType] } = operation;

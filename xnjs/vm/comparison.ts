@@ -52,16 +52,18 @@ export class Comparison {
   /** Now and then, until the server stops. */
   async watch(): Promise<void> {
     const { records, stopping } = this.#options;
-    const { clock, compareMs = 30_000, hypervisor } = this.#options.systems;
+    const { clock, compareMs = 30_000, hypervisor, observer } = this.#options.systems;
     for (;;) {
       await clock.sleep(compareMs, stopping).catch(() => undefined);
       if (stopping.aborted) return;
+      const beganMs = performance.now();
       for (const driver of hypervisor.available()) await this.compare(driver);
       let count = 0;
       for (const { id } of records.all()) {
         await records.reconcile(id);
         if (++count % reconciledAtOnce === 0) await turn(); // most have nothing to do, and wait for nothing
       }
+      observer?.reconciled(performance.now() - beganMs);
     }
   }
 

@@ -1,6 +1,7 @@
 import type { Clock } from '#kernel/clock.js';
 import { errorText } from '#kernel/errors.js';
 import type { Log } from '#kernel/log.js';
+import type { MachineObserver } from './machine-observer.js';
 import type { DomainLook, DomainView, Hypervisor } from './hypervisor.js';
 import { isAlive, type VmEvent } from './state.js';
 import type { Driver, Evidence, TargetSystem } from './target-system.js';
@@ -17,6 +18,7 @@ export type DomainWatchOptions = {
   readonly started: () => Iterable<string>;
   readonly onStopped: (id: string, reason: string) => void;
   readonly intervalMs: number;
+  readonly observer?: Pick<MachineObserver, 'looked'> | undefined;
   readonly clock: Clock;
   readonly log: Log;
   readonly stopping: AbortSignal;
@@ -126,8 +128,10 @@ export class DomainWatch {
       return;
     }
     let looks: readonly DomainLook[];
+    const begun = performance.now();
     try {
       looks = await hypervisor.look(driver, ours);
+      this.#options.observer?.looked(driver, performance.now() - begun);
     } catch (error) {
       log.debug({ driver, err: errorText(error) }, 'the hypervisor could not be asked');
       this.#onSilence(driver, beganMs);

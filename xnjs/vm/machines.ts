@@ -80,6 +80,7 @@ export class Machines implements AsyncDisposable {
       started: () => this.#agents.bound(),
       onStopped: (id, reason) => this.#onDomain({ id, state: 'stopped', reason }),
       intervalMs: options.watchMs ?? 2_000,
+      observer: options.observer,
     });
     const require = (): Promise<void> => this.#require();
     this.#starting = new Starting({

@@ -1,6 +1,7 @@
 import type { Clock } from '#kernel/clock.js';
 import type { Log } from '#kernel/log.js';
 import type { IdbSource } from '../idb/idb-source.js';
+import type { MachineObserver } from './machine-observer.js';
 import type { Hypervisor } from './hypervisor.js';
 import type { ImageSearch, ImageSource } from './image-source.js';
 import type { ImageWish } from './image-wish.js';
@@ -62,6 +63,7 @@ export type TargetSystemsOptions = {
   readonly spares?: SparesOptions;
   /** Saved memory of booted machines; absent: there is none. */
   readonly warm?: WarmOptions;
+  readonly observer?: MachineObserver | undefined;
   /** Absent: images whose TSI is reached over a network are refused. */
   readonly network?: TsiNetwork;
 };

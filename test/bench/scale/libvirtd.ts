@@ -68,14 +68,10 @@ export class FakeLibvirtd implements AsyncDisposable {
     return daemon;
   }
 
-  /** Of domains that run. */
-  get running(): number {
-    return [...this.#machines.values()].filter(({ dom }) => dom.id >= 0).length;
-  }
-
-  /** As if the processes of these machines had been killed. */
-  async kill(ids: readonly string[]): Promise<void> {
-    for (const id of ids) await this.#end(this.#find({ uuid: id }), 5);
+  /** Another that runs, like one that is there. */
+  async copy(id: string, copy: string): Promise<void> {
+    this.#define(this.#find({ uuid: id }).xml.replaceAll(id, copy));
+    await this.#start(this.#find({ uuid: copy }));
   }
 
   get ids(): string[] {

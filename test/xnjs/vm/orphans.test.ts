@@ -16,7 +16,7 @@ const domain = {
   state: 'running',
   reason: '',
   mark: readMark(markXml(system, installation, 7))!,
-};
+} as const satisfies OwnDomain;
 
 /** A fake host and database; what is done is written down. */
 function watched({ removed = false, known = false, acts = true } = {}) {
