@@ -6,6 +6,7 @@ import { IdbConfig } from './idb/config.js';
 import { JobConfig } from './job/config.js';
 import { StagingConfig } from './staging/config.js';
 import { StoragesConfig } from './storage/config.js';
+import { HostsConfig } from './vm/hosts/config.js';
 import { placementConfig } from './vm/placement/config.js';
 import { flavourFaults } from './vm/placement/flavours.js';
 import { controlNames, controls, type ControlName } from './vm/resource-controls.js';
@@ -34,6 +35,8 @@ export const XnjsConfig = z.strictObject({
     containers: z.string().optional(),
     /** For machines whose TSI is reached over a network (ADR 016). */
     network: NetworkConfig.optional(),
+    /** Other hosts, and what is said of this one, `local` (ADR 034). */
+    hosts: HostsConfig,
   }),
   tsi: TsiConfig.prefault({}),
   images: z.strictObject({

@@ -5,8 +5,6 @@ import { join } from 'node:path';
 import { z } from 'zod';
 import { systemClock, type Clock } from '#kernel/clock.js';
 import { createHttpClient } from '#kernel/http/client.js';
-import { LibvirtClient, type LibvirtClientOptions } from '#kernel/libvirt/client.js';
-import { timeLibvirt } from '#kernel/libvirt/call-metrics.js';
 import type { Log } from '#kernel/log.js';
 import type { Metrics } from '#kernel/metrics.js';
 import { timeDatabase } from '#kernel/persistence/database-metrics.js';
@@ -58,9 +56,9 @@ import { Storages } from './storage/storages.js';
 import { HttpImageSource } from './vm/http-image-source.js';
 import { JobMachines } from './vm/job-machines.js';
 import { JobReplacements } from './vm/job-replacements.js';
-import { LibvirtHypervisor } from './vm/libvirt-hypervisor.js';
+import type { Hosts } from './vm/hosts/hosts.js';
+import { openHosts } from './vm/hosts/open-hosts.js';
 import { openNetwork } from './vm/network-config.js';
-import type { Driver } from './vm/target-system.js';
 import { placementOf } from './vm/placement/config.js';
 import { recordStarts } from './vm/placement/starts.js';
 import type { Template } from './vm/tiers/template.js';
@@ -115,13 +113,17 @@ export async function startXnjs(config: XnjsConfig, deps: XnjsDeps): Promise<Xnj
     const database = await openTables(config, scope, deps);
     const lease = scope.use(await Lease.take({ database, name: 'xnjs', ...common }));
     const jobStore = createJobStore(database);
-    const submission = await JobSubmission.open(createSettingsStore(database));
+    const settings = createSettingsStore(database);
+    const submission = await JobSubmission.open(settings);
     const idb = scope.use(await IdbSource.open({ config: config.idb, ...common }));
-    const { clients, probes } = await connectHypervisors(config, scope, deps);
+    const installationId = await readInstallationId(config.stateDirectory);
+    const { hosts, connections } = await openHosts(config.hypervisor, {
+      ...{ installationId, scope, settings, ...common, metrics: deps.metrics },
+    });
     const { feed, changes } = openFeed(config, database, scope, common);
     const images = imageSource(config, deps.onBehalfOf, scope);
     const systems = await openSystems(config, deps, {
-      ...{ scope, database, idb, clients, probes, images, feed, lease, jobStore },
+      ...{ scope, database, idb, hosts, installationId, images, feed, lease, jobStore },
     });
     const staging = await openStaging(config, deps, {
       ...{ scope, database, systems },
@@ -156,7 +158,7 @@ export async function startXnjs(config: XnjsConfig, deps: XnjsDeps): Promise<Xnj
     const reservations = await startReservations(database, systems, scope, common);
     return {
       ...{ database, systems, jobs, machines, submission, reservations, storages, data, idb, feed },
-      connections: () => statusOf(clients),
+      connections,
       lost: lease.lost,
       close: () => scope.close(),
     };
@@ -234,46 +236,6 @@ async function openTables(
   return database;
 }
 
-type Clients = Readonly<Partial<Record<Driver, LibvirtClient>>>;
-
-function statusOf(clients: Clients): Record<string, 'OK' | 'DOWN'> {
-  return Object.fromEntries(
-    Object.entries(clients).map(([driver, { connected }]) => [
-      `libvirt ${driver}`,
-      connected ? 'OK' : 'DOWN',
-    ]),
-  );
-}
-
-async function connectHypervisors(
-  { hypervisor: { machines, acceleration, containers } }: XnjsConfig,
-  scope: Scope,
-  { log, metrics }: Pick<XnjsDeps, 'log' | 'metrics'>,
-): Promise<{ readonly clients: Clients; readonly probes: Clients }> {
-  const onCall = metrics && timeLibvirt(metrics);
-  const options = { log, ...(onCall && { onCall }) };
-  const hypervisors = { machines, acceleration, containers };
-  return {
-    clients: await connectAll(hypervisors, scope, options),
-    probes: await connectAll(hypervisors, scope, { ...options, events: [] }),
-  };
-}
-
-async function connectAll(
-  { machines, acceleration, containers }: XnjsConfig['hypervisor'],
-  scope: Scope,
-  options: Omit<LibvirtClientOptions, 'uri'>,
-): Promise<Clients> {
-  const [forMachines, forContainers] = await Promise.all([
-    connect(machines, scope, options),
-    connect(containers, scope, options),
-  ]);
-  return {
-    ...(forMachines && { [acceleration]: forMachines }),
-    ...(forContainers && { lxc: forContainers }),
-  };
-}
-
 async function openSystems(
   config: XnjsConfig,
   { log, metrics }: XnjsDeps,
@@ -281,28 +243,26 @@ async function openSystems(
     readonly scope: Scope;
     readonly database: Database;
     readonly idb: IdbSource;
-    readonly clients: Clients;
-    readonly probes: Clients;
+    readonly hosts: Hosts;
+    readonly installationId: string;
     readonly images: HttpImageSource;
     readonly feed: ChangeFeed;
     readonly lease: Lease;
     readonly jobStore: JobStore;
   },
 ): Promise<TargetSystems> {
-  const { scope, database, idb, clients, probes, images, feed, lease, jobStore } = parts;
+  const { scope, database, idb, hosts, installationId, images, feed, lease, jobStore } = parts;
   const { stateDirectory, targetSystems } = config;
   const { idleSeconds } = targetSystems;
-  const installationId = await readInstallationId(stateDirectory);
   const network = await openNetwork(config, scope, log);
   const common = { clock: systemClock, log };
   const starts = createStartStore(database);
   const { targets, spares } = createTargetStores(database, () => feed.wake(), lease);
-  const hypervisor = new LibvirtHypervisor({ clients, probes, installationId, ...common });
   const systems = scope.use(
     new TargetSystems({
       store: targets,
       lease,
-      hypervisor,
+      hosts,
       observer: metrics && observeMachines(metrics),
       images,
       workspace: new Workspace(stateDirectory),
@@ -341,7 +301,7 @@ async function openSystems(
     }),
   );
   scope.defer(recordStarts(systems, starts, log));
-  if (metrics) scope.defer(countSystems(metrics, systems, hypervisor));
+  if (metrics) scope.defer(countSystems(metrics, systems, hosts));
   return systems;
 }
 
@@ -373,19 +333,6 @@ function imageSource(
     storeDirectory: images.storeDirectory,
     cacheDirectory: join(stateDirectory, 'image-cache'),
   });
-}
-
-/** A hypervisor that does not answer now may do so later: the server starts all the same. */
-async function connect(
-  uri: string | undefined,
-  scope: Scope,
-  options: Omit<LibvirtClientOptions, 'uri'>,
-): Promise<LibvirtClient | undefined> {
-  if (uri === undefined) return undefined;
-  const client = scope.use(new LibvirtClient({ uri, ...options }));
-  client.start();
-  await client.ready(AbortSignal.timeout(5_000)).catch(() => undefined);
-  return client;
 }
 
 async function openStaging(

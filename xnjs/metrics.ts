@@ -1,10 +1,10 @@
 import { longBuckets, type Metrics } from '#kernel/metrics.js';
 import type { JobEngine } from './job/engine.js';
 import type { Job } from './job/job.js';
-import type { Hypervisor } from './vm/hypervisor.js';
+import type { Hosts } from './vm/hosts/hosts.js';
 import type { MachineObserver } from './vm/machine-observer.js';
 import { isAlive } from './vm/state.js';
-import { drivers, type TargetSystem } from './vm/target-system.js';
+import type { TargetSystem } from './vm/target-system.js';
 import type { TargetSystems } from './vm/target-systems.js';
 
 export function observeMachines(metrics: Metrics): MachineObserver {
@@ -41,11 +41,7 @@ export function countStaging(metrics: Metrics): (bytes: number) => void {
 }
 
 /** What is counted of target systems. @returns ends it */
-export function countSystems(
-  metrics: Metrics,
-  systems: TargetSystems,
-  hypervisor: Pick<Hypervisor, 'available'>,
-): () => void {
+export function countSystems(metrics: Metrics, systems: TargetSystems, hosts: Hosts): () => void {
   metrics.gauge(
     {
       name: 'target_systems',
@@ -67,8 +63,18 @@ export function countSystems(
     () => [{ value: systems.orphans.length }],
   );
   metrics.gauge(
-    { name: 'hypervisor_up', help: '1: the hypervisor answers', labels: ['driver'] },
-    () => drivers.map((driver) => ({ labels: { driver }, value: hypervisor.available().includes(driver) ? 1 : 0 })), // prettier-ignore
+    {
+      name: 'hypervisor_up',
+      help: '1: the hypervisor answers, by host of the configuration and driver',
+      labels: ['host', 'driver'],
+    },
+    () =>
+      hosts.all.flatMap(({ name: host, drivers }) =>
+        drivers.map((driver) => ({
+          labels: { host, driver },
+          value: hosts.isUp({ host, driver }) ? 1 : 0,
+        })),
+      ),
   );
   return timeStarts(metrics, systems);
 }

@@ -85,6 +85,7 @@ function withSize(command: Command): Command {
     .option('--memory <MiB>', 'memory of the machine', positive)
     .option('--disk <MiB>', 'its disk, where the image has one', positive)
     .option('--flavour <name>', 'its size by name: vsite site offer')
+    .option('--host-label <label>', 'what its host must have; may be repeated', repeated, [])
     .option('--until <time>', 'when it ends: 18:00, 2030-01-31 18:00')
     .option('--tag <word>', 'to find it again; may be repeated', repeated, []);
 }

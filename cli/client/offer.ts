@@ -32,10 +32,11 @@ export function printPlan(plan: z.output<typeof Plan>, asJson: boolean): void {
     printJson(plan);
     return;
   }
-  const { image, driver, flavour, parameters, cost, expectedWait } = plan;
+  const { image, driver, placement, flavour, parameters, cost, expectedWait } = plan;
   const size = Object.entries(parameters).map(([name, value]) => `${name} ${value}`);
   const lines = [
     image.why,
+    `host ${placement}`,
     `${driver}${flavour === undefined ? '' : `, flavour ${flavour}`}: ${size.join(', ')}`,
     plan.terminationTime === undefined ? 'until it is deleted' : `until ${plan.terminationTime}`,
     costText(cost),

@@ -14,6 +14,7 @@ export type NewSite = {
   readonly memory?: number;
   readonly disk?: number;
   readonly flavour?: string;
+  readonly hostLabel?: readonly string[];
   readonly until?: string;
   readonly tag?: readonly string[];
 };
@@ -70,7 +71,8 @@ export async function planSite(
   printPlan((await session.service.call('POST', '/sites', wish)).body, asJson);
 }
 
-function wishOf(image: Wanted, { cpus, memory, disk, flavour, until, tag = [] }: NewSite) {
+function wishOf(image: Wanted, options: NewSite) {
+  const { cpus, memory, disk, flavour, hostLabel = [], until, tag = [] } = options;
   const parameters = {
     ...(cpus && { cpus }),
     ...(memory && { memoryMiB: memory }),
@@ -79,6 +81,7 @@ function wishOf(image: Wanted, { cpus, memory, disk, flavour, until, tag = [] }:
   return {
     ...{ image, parameters, tags: [...tag] },
     ...(flavour !== undefined && { flavour }),
+    ...(hostLabel.length > 0 && { hostLabels: [...hostLabel] }),
     ...(until !== undefined && { terminationTime: until }),
   };
 }

@@ -1,6 +1,6 @@
 import { spawn, type ChildProcessByStdio } from 'node:child_process';
 import { Duplex, type Readable, type Writable } from 'node:stream';
-import { unavailable } from './errors.js';
+import { LibvirtError, unavailable } from './errors.js';
 import type { SshAddress } from './uri.js';
 
 /** Program and arguments of a process whose standard input and output are the daemon's socket. */
@@ -11,7 +11,7 @@ const maxComplaint = 2048;
 
 /** The `ssh` that reaches the daemon of `address`. It must not ask anything: nobody is there to answer. */
 export function sshCommand(address: SshAddress, driverUri: string): Command {
-  const { host, user, port, keyFile, socket } = address;
+  const { host, user, port, keyFile, knownHostsFile, socket } = address;
   const helper = `virt-ssh-helper ${quote(driverUri)}`;
   const remote = socket === undefined ? helper : `${netcat} ${quote(socket)}`;
   return [
@@ -22,10 +22,20 @@ export function sshCommand(address: SshAddress, driverUri: string): Command {
     ...(port === undefined ? [] : ['-p', String(port)]),
     ...(user === undefined ? [] : ['-l', user]),
     ...(keyFile === undefined ? [] : ['-i', keyFile]),
+    ...(knownHostsFile === undefined
+      ? []
+      : ['-o', `UserKnownHostsFile=${optionValue(knownHostsFile)}`]),
     '--',
     host,
     `exec ${remote}`,
   ];
+}
+
+/** One word of ssh's own configuration, which knows no escapes but of its tokens. */
+function optionValue(path: string): string {
+  if (/["\n]/.test(path))
+    throw new LibvirtError('CONFIG_INVALID', `known_hosts: ${path} cannot be told to ssh`);
+  return `"${path.replaceAll('%', '%%')}"`;
 }
 
 /** One word of sh. */

@@ -15,6 +15,8 @@ export type SshAddress = {
   readonly port?: number;
   readonly user?: string;
   readonly keyFile?: string;
+  /** Of the keys of hosts; absent: the user's own, and the system's. */
+  readonly knownHostsFile?: string;
   /** Of the daemon on that host; without it, the host's `virt-ssh-helper` knows. */
   readonly socket?: string;
 };
@@ -28,7 +30,7 @@ const queryKeys = {
   unix: ['socket'],
   tcp: [],
   tls: ['pkipath'],
-  ssh: ['socket', 'keyfile'],
+  ssh: ['socket', 'keyfile', 'known_hosts'],
 } as const satisfies Record<Address['kind'], readonly string[]>;
 
 export const systemSocket = '/run/libvirt/libvirt-sock';
@@ -93,6 +95,7 @@ const builders: Record<Address['kind'], (where: Where) => Address> = {
   ssh({ host, user, port, query }) {
     const socket = query.get('socket');
     const keyFile = query.get('keyfile');
+    const knownHostsFile = query.get('known_hosts');
     return {
       kind: 'ssh',
       host,
@@ -100,6 +103,7 @@ const builders: Record<Address['kind'], (where: Where) => Address> = {
       ...(port !== undefined && { port }),
       ...(socket !== undefined && { socket }),
       ...(keyFile !== undefined && { keyFile }),
+      ...(knownHostsFile !== undefined && { knownHostsFile }),
     };
   },
 };

@@ -121,6 +121,19 @@ export const adminActions: Readonly<Record<string, Action>> = {
     },
   },
 
+  DrainHost: {
+    description:
+      'Lets a host take no new machines; those that are there stay. Parameters: host; drain, false: it takes them again',
+    run: async ({ systems }, parameters) => {
+      const host = required(parameters, 'host');
+      const { drain = 'true' } = parameters;
+      if (!['true', 'false'].includes(drain))
+        throw new RequestError('BAD_REQUEST', 'drain: must be true or false');
+      await systems.places.drain(host, drain === 'true');
+      return { message: `Host ${host} takes ${drain === 'true' ? 'no ' : ''}new machines` };
+    },
+  },
+
   GetMemoryUsage: {
     description: 'How much memory the server has, in bytes',
     run: () => ({ message: 'OK', results: { ...process.memoryUsage() } }),

@@ -6,6 +6,7 @@ import { fieldsParameter, selectFields } from '#kernel/http/fields.js';
 import { adminOnly, operations, RequestError } from '#kernel/http/operation.js';
 import { json } from '#kernel/http/reply.js';
 import { accountingOperations } from './admin-accounting.js';
+import { hostOperations } from './admin-hosts.js';
 import { adminActions } from './admin-actions.js';
 import { Admin, AdminOutcome, machineErrors, type Rendered } from './answers.js';
 import type { RestDeps } from './deps.js';
@@ -116,4 +117,4 @@ const act = operation({
   },
 });
 
-export const adminOperations = [getAdmin, act, ...accountingOperations];
+export const adminOperations = [getAdmin, act, ...accountingOperations, ...hostOperations];

@@ -20,6 +20,25 @@ export const Flavour = z.object({
   controls: z.record(z.string(), z.number()).describe('The most of each resource control'),
 });
 
+export const DriverOffer = z
+  .object({
+    name: text,
+    state: z.enum(['OK', 'DOWN', 'NONE']).describe('NONE: no host of this site has it'),
+    description: text,
+    makesMachines: z.boolean().describe('Target systems can be machines of it'),
+    onOtherHosts: z.boolean().describe("Than the server's own"),
+    freeze: z.boolean(),
+    warmStart: z.boolean(),
+    snapshots: z.boolean(),
+    console: z.boolean(),
+    screen: z.boolean(),
+    agentChannel: z.enum(['virtio', 'socket', 'none']),
+    networkFilter: z.boolean(),
+    seesHangs: z.boolean().describe('A machine that hangs is told from one that runs'),
+    controls: z.enum(['all', 'cgroups', 'none']).describe('Which resource controls'),
+  })
+  .describe('What a driver of libvirt can do');
+
 const amounts = { targetSystems: z.number(), cpus: z.number(), memoryMiB: z.number() };
 export const Quota = z.object({
   kind: z.enum(['user', 'vo', 'group', 'site']),
@@ -42,11 +61,34 @@ export const Factory = z
   .object({
     ...owned,
     ...offer,
+    drivers: z.array(DriverOffer).describe('What machines can do, by driver of libvirt'),
+    hostLabels: z.array(text).describe('What a wish may ask of its host'),
     flavours: z.array(Flavour).describe('Sizes by name that the caller may have'),
     quota: z.array(Quota).optional().describe('That target systems of the caller count on'),
     prices: Prices.optional(),
   })
   .meta({ id: 'Factory' });
+
+const room = { cores: z.number(), memoryMiB: z.number(), diskMiB: z.number() };
+export const HostList = z.object({
+  hosts: z.array(
+    z.object({
+      name: text,
+      drivers: z
+        .record(z.string(), z.enum(['OK', 'DOWN']))
+        .describe('DOWN: nothing is known of it'),
+      labels: z.array(text),
+      drained: z.boolean().describe('It takes no new machines'),
+      capacity: z
+        .object(room)
+        .partial()
+        .optional()
+        .describe('For machines; what is left out has no bound. Absent: not known yet'),
+      used: z.object(room).describe('What its machines hold, those on disk and unreachable too'),
+      machines: z.number(),
+    }),
+  ),
+});
 
 const sum = {
   coreHours: z.number(),
@@ -58,6 +100,8 @@ export const Plan = z
   .object({
     image: z.object({ id: text, name: text, version: text, why: text }),
     driver: text,
+    host: text.describe('That it would be on now'),
+    placement: text.describe('Why there'),
     flavour: text.optional(),
     parameters: z
       .object({ cpus: z.number(), memoryMiB: z.number() })

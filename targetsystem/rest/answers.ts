@@ -179,6 +179,8 @@ export const Site = z
       .object({
         state: text,
         driver: text,
+        host: text.describe('That it is on'),
+        placement: text.optional().describe('Why there'),
         transport: text.describe('How its TSI is reached'),
         addresses: texts.describe('In its network, as far as they are known'),
         evidence: z

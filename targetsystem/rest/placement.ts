@@ -2,9 +2,16 @@ import { z } from 'zod';
 import { formatDate } from '#kernel/clock.js';
 import type { Caller } from '#kernel/http/caller.js';
 import { attributesOf, chosenVo } from '#kernel/security/caller.js';
-import type { Estimate, OfferedFlavour, QuotaUse, Requester } from '#xnjs/index.js';
+import {
+  driverAbilities,
+  type Estimate,
+  type HostStatus,
+  type OfferedFlavour,
+  type QuotaUse,
+  type Requester,
+} from '#xnjs/index.js';
 import type { Rendered } from './answers.js';
-import type { Flavour, Plan, Prices, Quota } from './answers-placement.js';
+import type { DriverOffer, Flavour, Plan, Prices, Quota } from './answers-placement.js';
 import type { RestDeps } from './deps.js';
 
 /** `?dryRun=true`: all is checked and nothing made. Clients that put everything into the body may do so. */
@@ -22,10 +29,12 @@ export function requesterOf(caller: Caller): Requester {
 
 /** What the factory shows of what the caller may have. */
 export async function renderPlacement(
-  { systems: { planner } }: RestDeps,
+  { systems: { planner, places } }: RestDeps,
   caller: Caller,
 ): Promise<{
   flavours: Rendered<typeof Flavour>[];
+  drivers: Rendered<typeof DriverOffer>[];
+  hostLabels: string[];
   quota?: Rendered<typeof Quota>[];
   prices?: Rendered<typeof Prices>;
 }> {
@@ -33,12 +42,26 @@ export async function renderPlacement(
   const { prices } = planner;
   return {
     flavours: planner.flavours.offered(requester).map(renderFlavour),
+    drivers: renderDrivers(places.list()),
+    hostLabels: [...new Set(places.list().flatMap(({ labels }) => labels))].sort(),
     // strangers have none
     ...(caller.role !== 'anonymous' && {
       quota: (await planner.quotaOf(caller.dn, requester)).map(renderQuota),
     }),
     ...(prices && { prices }),
   };
+}
+
+/** What libvirt's drivers can do, those that are here first. */
+function renderDrivers(hosts: readonly HostStatus[]): Rendered<typeof DriverOffer>[] {
+  const here = hosts.flatMap(({ drivers }) => drivers);
+  const offers = Object.entries(driverAbilities).map(([name, abilities]) => {
+    const those = here.filter((each) => each.name === name);
+    const isUp = those.some((each) => each.isUp);
+    const state = isUp ? ('OK' as const) : those.length > 0 ? ('DOWN' as const) : ('NONE' as const);
+    return { name, state, ...abilities };
+  });
+  return offers.toSorted((a, b) => Number(a.state === 'NONE') - Number(b.state === 'NONE'));
 }
 
 function renderFlavour({
@@ -63,13 +86,23 @@ function renderQuota({ scope: { kind, name }, used, allowed }: QuotaUse): Render
 }
 
 export function renderPlan(
-  { image, why, driver, flavour, parameters, terminationMs, ...estimate }: Estimate,
+  {
+    image,
+    why,
+    driver,
+    host,
+    placement,
+    flavour,
+    parameters,
+    terminationMs,
+    ...estimate
+  }: Estimate,
   currency: string | undefined,
 ): Rendered<typeof Plan> {
   const { name, version } = image.metadata;
   return {
     image: { id: image.id, name, version, why },
-    driver,
+    ...{ driver, host, placement },
     ...(flavour !== undefined && { flavour }),
     parameters,
     ...(terminationMs !== undefined && { terminationTime: formatDate(terminationMs) }),

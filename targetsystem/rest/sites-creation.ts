@@ -1,7 +1,13 @@
 import { z } from 'zod';
 import { RequestError, type Context } from '#kernel/http/operation.js';
 import { created, json, type Reply } from '#kernel/http/reply.js';
-import { joinSizes, parseImageWish, readMachineSize, type TargetSystem } from '#xnjs/index.js';
+import {
+  joinSizes,
+  parseHostLabels,
+  parseImageWish,
+  readMachineSize,
+  type TargetSystem,
+} from '#xnjs/index.js';
 import type { RestDeps } from './deps.js';
 import { linksFrom } from './links.js';
 import { dryRun, renderPlan, requesterOf } from './placement.js';
@@ -12,13 +18,17 @@ const image = z
   .optional();
 const flavour = z.string().min(1).max(64).optional();
 const values = z.record(z.string().max(256), z.unknown());
-/** UCC sends `parameters: {}` and no image; image and flavour may also be among the parameters. */
+/** A label, or a list of them. */
+const hostLabels = z.unknown().optional();
+/** UCC sends `parameters: {}` and no image; image, flavour and labels may also be among the parameters. */
 export const newSite = {
   /** Id, name or `name:version`; or what it must have, as jobs say it. */
   image,
   /** A size by name. */
   flavour,
-  parameters: values.and(z.object({ image, flavour })).default({}),
+  /** What the host must have. */
+  hostLabels,
+  parameters: values.and(z.object({ image, flavour, hostLabels })).default({}),
   /** As a job would ask for them: `CPUs`, `Memory`, … */
   resources: values.default({}),
   terminationTime: dateText.optional(),
@@ -32,7 +42,8 @@ export async function createSite(
   { caller, baseUrl }: Context,
 ): Promise<Reply> {
   const { systems, defaultImage } = deps;
-  const { image: otherImage, flavour: otherFlavour, ...parameters } = input.parameters;
+  const { image: otherImage, flavour: otherFlavour, ...others } = input.parameters;
+  const { hostLabels: otherLabels, ...parameters } = others;
   const image = input.image ?? otherImage ?? defaultImage;
   if (image === undefined)
     throw new RequestError('BAD_REQUEST', 'image: name the image to make a target system from');
@@ -46,6 +57,9 @@ export async function createSite(
       readMachineSize('resources', input.resources, 'refuse'),
     ),
     tags: input.tags,
+    hostLabels:
+      parseHostLabels('hostLabels', input.hostLabels) ??
+      parseHostLabels('parameters.hostLabels', otherLabels),
     ...(chosenFlavour !== undefined && { flavour: chosenFlavour }),
     ...(input.terminationTime !== undefined && { terminationMs: input.terminationTime }),
   };

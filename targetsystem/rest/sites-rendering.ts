@@ -140,10 +140,12 @@ function renderMachine(
   heard: Heard,
 ): Rendered<typeof Site>['vm'] {
   const { state, driver, evidence, boot, facts, unapplied } = system;
-  const { recovery = 'none', generation = 1 } = system;
+  const { recovery = 'none', generation = 1, host, placement } = system;
   return {
     state,
     driver,
+    host,
+    ...(placement !== undefined && { placement }),
     transport: system.image.metadata.tsi.transport,
     addresses,
     evidence: { source: evidence.source, fact: evidence.fact, at: formatDate(evidence.atMs) },

@@ -95,6 +95,7 @@ export function libvirtContainer(
       id,
       ownerDn: 'CN=Bench',
       driver: 'lxc',
+      host: 'local',
       state: 'INITIALIZING',
       boot: {},
       tags: [],

@@ -9,6 +9,7 @@ import { silentLog as log } from '#kernel/log.js';
 import { Scope } from '#kernel/scope.js';
 import { Lease } from '#xnjs/persistence/sql-lease.js';
 import { createTargetStore } from '#xnjs/persistence/sql-target-store.js';
+import { oneHost } from '#xnjs/vm/hosts/hosts.js';
 import type { Hypervisor } from '#xnjs/vm/hypervisor.js';
 import { LibvirtHypervisor } from '#xnjs/vm/libvirt-hypervisor.js';
 import type { TargetStore } from '#xnjs/vm/target-store.js';
@@ -112,7 +113,7 @@ const systems = scope.use(
   new TargetSystems({
     ...{ ...common, installationId, lease },
     store: gatedStore(createTargetStore(database, undefined, lease)),
-    hypervisor: new GatedHypervisor({ clients: { qemu }, installationId, ...common }),
+    hosts: oneHost(new GatedHypervisor({ clients: { qemu }, installationId, ...common }), log),
     images: {
       find: () =>
         Promise.resolve({

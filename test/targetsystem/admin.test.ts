@@ -2,6 +2,7 @@ import assert from 'node:assert/strict';
 import { after, before, describe, it } from 'node:test';
 import { Scope } from '#kernel/scope.js';
 import { Admin, AdminOutcome, Base, Site } from '#targetsystem/rest/answers.js';
+import { HostList } from '#targetsystem/rest/answers-placement.js';
 import { until } from '../xnjs/job/rig.js';
 import { idOf, startCompute, type Ask, type Compute } from './compute-rig.js';
 
@@ -52,6 +53,40 @@ describe('administration by REST', { timeout: 60_000 }, () => {
     assert.deepEqual(Object.keys(some), ['upSince']);
     assert.equal((await act('Nothing')).status, 404);
     assert.equal((await act('constructor')).status, 404);
+  });
+
+  it('shows the hosts, and what their machines hold', async () => {
+    assert.equal((await alice('GET', '/rest/admin/hosts')).status, 403);
+    const { hosts } = HostList.parse((await admin('GET', '/rest/admin/hosts')).body);
+    const memoryMiB = rig.systems.get(site).parameters.memoryMiB;
+    assert.deepEqual(hosts, [
+      {
+        ...{ name: 'local', drivers: { qemu: 'OK' }, labels: [], drained: false, capacity: {} },
+        ...{ used: { cores: 2, memoryMiB, diskMiB: 0 }, machines: 1 },
+      },
+    ]);
+    assert.equal(Site.parse((await alice('GET', `/sites/${site}`)).body).vm.host, 'local');
+  });
+
+  it('lets a host take no new machines; those that are there stay', async () => {
+    const wanted = (): Promise<{ status: number; body: Record<string, unknown> }> =>
+      alice('POST', '/sites?dryRun=true', { image: 'plain' });
+    assert.ok(AdminOutcome.parse((await act('DrainHost', { host: 'local' })).body).success);
+    const refused = await wanted();
+    assert.equal(refused.status, 429);
+    assert.match(String(refused.body['errorMessage']), /local: it is drained/);
+    assert.equal(rig.systems.list().length, 1);
+    await act('DrainHost', { host: 'local', drain: false });
+    assert.equal((await wanted()).status, 200);
+    for (const [parameters, text] of [
+      [{ host: 'south' }, /no host south; there are local/],
+      [{ host: 'local', drain: 'maybe' }, /^drain: must be/],
+      [{}, /^host: must be given/],
+    ] as const) {
+      const { success, message } = AdminOutcome.parse((await act('DrainHost', parameters)).body);
+      assert.equal(success, false);
+      assert.match(message, text);
+    }
   });
 
   it('stops taking jobs with a message, which a restart does not forget', async () => {

@@ -34,6 +34,7 @@ import { createTargetStore, targetMigrations } from '#xnjs/persistence/sql-targe
 import { createStartStore, startMigrations } from '#xnjs/persistence/sql-start-store.js';
 import { createUsageStore, usageMigrations } from '#xnjs/persistence/sql-usage-store.js';
 import { Reservations } from '#xnjs/reservation/reservations.js';
+import { oneHost } from '#xnjs/vm/hosts/hosts.js';
 import type { ImageSearch, ImageSource } from '#xnjs/vm/image-source.js';
 import { JobMachines } from '#xnjs/vm/job-machines.js';
 import { placementOf } from '#xnjs/vm/placement/config.js';
@@ -201,7 +202,7 @@ async function startService(parts: Parts): Promise<Compute> {
   const systems = own.use(
     new TargetSystems({
       store: createTargetStore(database),
-      ...{ hypervisor, images, ...common },
+      ...{ hosts: oneHost(hypervisor, log), images, ...common },
       workspace: new Workspace(directory),
       installationId: '5b3f0c1e-8d52-4a94-9a50-0f0e3a1f2b3c',
       bootTimeoutMs: 30_000,

@@ -257,6 +257,33 @@ describe('what users may have of a site', { timeout: 60_000 }, () => {
     });
   });
 
+  it('is on a host that has what is asked for, else refused by the name of the field', async () => {
+    for (const [body, field] of [
+      [{ hostLabels: ['gpu'] }, 'hostLabels'],
+      [{ parameters: { hostLabels: 'gpu' } }, 'parameters\\.hostLabels'],
+    ] as const)
+      await refused(alice, body, 400, new RegExp(`^${field}: no host has gpu; hosts have no`));
+    await refused(alice, { hostLabels: [''] }, 400, /^hostLabels: .*must be a word/);
+    for (const [job, field] of [
+      [{ HostLabels: 'gpu' }, 'HostLabels'],
+      [{ Resources: { HostLabels: 'gpu' } }, 'Resources\\.HostLabels'],
+    ] as const) {
+      const answer = await alice('POST', '/jobs', { Image: 'wide', ...job });
+      assert.equal(answer.status, 400, JSON.stringify(answer.body));
+      assert.match(String(answer.body['errorMessage']), new RegExp(`^${field}: no host has gpu`));
+    }
+  });
+
+  it('tells what the drivers of libvirt can do, those of this site first', async () => {
+    const { drivers, hostLabels } = Factory.parse((await alice('GET', factory)).body);
+    const [first, ...others] = drivers;
+    assert.deepEqual([first!.name, first!.state, first!.freeze], ['qemu', 'OK', true]);
+    assert.ok(others.every(({ state }) => state === 'NONE'));
+    const lxc = drivers.find(({ name }) => name === 'lxc')!;
+    assert.deepEqual([lxc.freeze, lxc.screen, lxc.controls], [false, false, 'cgroups']);
+    assert.deepEqual(hostLabels, []);
+  });
+
   it('is made from the image that fits what is required, and says why', async () => {
     const id = await made({ image: { application: 'Hello' }, parameters: { memoryMiB: 300 } });
     const { image } = Site.parse((await alice('GET', `/sites/${id}`)).body);

@@ -50,6 +50,7 @@ import { Outside } from '#xnjs/staging/outside.js';
 import { createSiteStorages } from '#xnjs/staging/site-storages.js';
 import { StoragesConfig } from '#xnjs/storage/config.js';
 import { Storages } from '#xnjs/storage/storages.js';
+import { oneHost } from '#xnjs/vm/hosts/hosts.js';
 import type { DomainView, Hypervisor } from '#xnjs/vm/hypervisor.js';
 import { TargetSystems } from '#xnjs/vm/target-systems.js';
 import { Workspace } from '#xnjs/vm/workspace.js';
@@ -266,7 +267,7 @@ async function startService(
   const systems = scope.use(
     new TargetSystems({
       store: createTargetStore(database),
-      hypervisor,
+      hosts: oneHost(hypervisor, log),
       images: {
         find: () => Promise.resolve({ ...image, state: 'PUBLISHED' as const }),
         isHere: () => Promise.resolve(true),

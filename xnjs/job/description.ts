@@ -187,8 +187,8 @@ function withoutMachine(raw: unknown): unknown {
   if (!isMap(raw) || !isMap(raw['Resources'])) return raw;
   const { Resources: resources } = raw;
   const names: readonly string[] = namesImage(raw)
-    ? ['Image', 'Flavour', ...imageResources]
-    : ['Image', 'Flavour'];
+    ? ['Image', 'Flavour', 'HostLabels', ...imageResources]
+    : ['Image', 'Flavour', 'HostLabels'];
   const others = Object.entries(resources).filter(([name]) => !names.includes(name));
   return { ...raw, Resources: Object.fromEntries(others) };
 }

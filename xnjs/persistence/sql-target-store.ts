@@ -5,9 +5,10 @@ import type { Database } from '#kernel/persistence/database.js';
 import { ChangeLog } from '#kernel/persistence/change-log.js';
 import { column, type Migration } from '#kernel/persistence/migrate.js';
 import type { SiteChange } from '../changes/site-change.js';
+import { localHost } from '../vm/hosts/host.js';
 import type { TargetStore } from '../vm/target-store.js';
 import type { Spare, SpareStore } from '../vm/tiers/spare.js';
-import type { TargetSystem } from '../vm/target-system.js';
+import type { MachineSpec, TargetSystem } from '../vm/target-system.js';
 import { changesTable } from './job-models.js';
 import { claim, claimMigrations, release, sumOf } from './quota-claims.js';
 import type { Lease } from './sql-lease.js';
@@ -52,6 +53,12 @@ const keepRemovedMs = 90 * 86_400_000;
 /** One document a row: target systems are all kept in memory, nothing is searched for here. */
 type TargetRow = { id: string; document: string };
 type RemovedRow = { id: string; removedMs: number };
+
+/** Records of versions that knew one host say nothing of it. */
+function readMachine<T extends MachineSpec>(document: string): T {
+  const { host = localHost, ...record } = JSON.parse(document) as T & { host?: string }; // written by `save`
+  return { ...record, host } as T;
+}
 
 /**
  * {@link TargetStore} in the service's database, after {@link targetMigrations} and the jobs'.
@@ -107,7 +114,7 @@ export function createTargetStores(
   const targets: TargetStore = {
     async all() {
       const found = await rows.findAll();
-      return found.map(({ document }) => JSON.parse(document) as TargetSystem); // written below
+      return found.map(({ document }) => readMachine<TargetSystem>(document));
     },
     async save(system, body, quotas) {
       const row = { id: system.id, document: JSON.stringify(system) };
@@ -134,7 +141,7 @@ export function createTargetStores(
   const spares: SpareStore = {
     async all() {
       const found = await spareRows.findAll();
-      return found.map(({ document }) => JSON.parse(document) as Spare); // written below
+      return found.map(({ document }) => readMachine<Spare>(document));
     },
     async save(spare) {
       const row = { id: spare.id, document: JSON.stringify(spare) };

@@ -244,6 +244,8 @@ export class AgentLink implements AsyncDisposable {
           settings: { initialWindowSize: streamWindow, enablePush: false },
           maxSessionMemory: 64,
         });
+        // what is given up at once, below, may fail on its way out: that must not end the process
+        session.on('error', () => undefined);
         try {
           signal.throwIfAborted();
           await orAborted(settled(session), signal);

@@ -5,11 +5,12 @@ import type { TargetSystem } from './target-system.js';
 const adoptedForMs = 86_400_000;
 
 /** The record of a machine that the database did not know any more, from what its domain carries. */
-export function adopted(found: MarkedRecord, atMs: number): TargetSystem {
+export function adopted(found: MarkedRecord, host: string, atMs: number): TargetSystem {
   const fact = 'found again: the database did not know it any more';
   const { terminationMs } = found;
   return {
     ...found,
+    host,
     state: 'UNREACHABLE',
     evidence: { source: 'server', fact, atMs },
     views: { agent: { says: 'down', fact, sinceMs: atMs } },

@@ -9,15 +9,15 @@ import { AgentLink } from '../tsi/agent-link.js';
 import { createTsi, type TsiClient } from '../tsi/tsi-client.js';
 import type { TsiIdentity } from '../tsi/tsi.js';
 import { agentPort } from './domain-xml.js';
-import type { Hypervisor } from './hypervisor.js';
+import type { Hosts } from './hosts/hosts.js';
 import type { TargetBinding } from './target-binding.js';
 import type { TargetSystem } from './target-system.js';
 
 export type AgentBindingOptions = {
-  readonly record: Pick<TargetSystem, 'id' | 'driver'>;
-  /** Host side of the agent's channel. */
-  readonly socket: string;
-  readonly hypervisor: Hypervisor;
+  readonly record: Pick<TargetSystem, 'id' | 'driver' | 'host'>;
+  /** Host side of the agent's channel; absent: it is on another host. */
+  readonly socket?: string;
+  readonly hosts: Pick<Hosts, 'of'>;
   readonly clock: Clock;
   readonly log: Log;
   readonly heartbeatMs: number;
@@ -34,9 +34,9 @@ export class AgentBinding implements TargetBinding {
   readonly #log: Log;
 
   constructor(options: AgentBindingOptions) {
-    const { record, socket, hypervisor, clock, log, heartbeatMs, scriptHeader } = options;
+    const { record, socket, hosts, clock, log, heartbeatMs, scriptHeader } = options;
     this.#log = log.child({ part: 'xnjs.vm', vmId: record.id });
-    const dial = (): Promise<Duplex> => dialAgent(record, socket, hypervisor);
+    const dial = (): Promise<Duplex> => dialAgent(record, socket, hosts);
     this.#link = new AgentLink({
       name: record.id,
       dial,
@@ -96,10 +96,13 @@ export class AgentBinding implements TargetBinding {
 
 /** The socket on this host, or the hypervisor's stream where the socket is out of reach. */
 async function dialAgent(
-  { id, driver }: Pick<TargetSystem, 'id' | 'driver'>,
-  path: string,
-  hypervisor: Hypervisor,
+  record: Pick<TargetSystem, 'id' | 'driver' | 'host'>,
+  path: string | undefined,
+  hosts: Pick<Hosts, 'of'>,
 ): Promise<Duplex> {
+  const { id, driver } = record;
+  const openChannel = (): Promise<Duplex> => hosts.of(record).openChannel(driver, id, agentPort);
+  if (path === undefined) return await openChannel();
   try {
     return await new Promise<Duplex>((resolve, reject) => {
       const socket = connect(path, () => resolve(socket.off('error', reject)));
@@ -107,6 +110,6 @@ async function dialAgent(
     });
   } catch (error) {
     if (driver === 'lxc') throw error;
-    return await hypervisor.openChannel(driver, id, agentPort);
+    return await openChannel();
   }
 }

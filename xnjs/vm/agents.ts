@@ -4,11 +4,12 @@ import type { Log } from '#kernel/log.js';
 import type { AgentFacts } from '#tsi/protocol/facts.js';
 import { completeTimeline } from './boot.js';
 import { createBinding } from './create-binding.js';
+import { seatOf, type Seat } from './hosts/host.js';
 import { GuestWatch, judge } from './guest-watch.js';
 import { isUsable } from './state.js';
 import type { SystemRecords } from './system-records.js';
 import type { TargetBinding } from './target-binding.js';
-import { bootBaseMs, type Driver, type Evidence, type TargetSystem } from './target-system.js';
+import { bootBaseMs, type Evidence, type TargetSystem } from './target-system.js';
 import type { TargetSystemsOptions } from './target-systems-options.js';
 import { isBooted, needsIdentity, newIdentity } from './tiers/identity.js';
 import type { Views } from './views.js';
@@ -19,7 +20,7 @@ export type AgentsOptions = {
   readonly log: Log;
   readonly stopping: AbortSignal;
   /** An agent is silent: its hypervisor is asked why. */
-  readonly onSilence: (driver: Driver) => Promise<void>;
+  readonly onSilence: (seat: Seat) => Promise<void>;
   /** Its queues may be asked for. */
   readonly onUp: (id: string) => Promise<void>;
   /** Nothing of it is followed any more. */
@@ -42,6 +43,8 @@ export class Agents implements AsyncDisposable {
   /** Whose ends of jobs are told. */
   readonly #followed = new WeakSet<TargetBinding>();
   readonly #answering = new Set<string>();
+  /** Those that have answered before, and are waited for. */
+  readonly #expected = new Set<string>();
   readonly #guests: GuestWatch;
 
   constructor(options: AgentsOptions) {
@@ -104,10 +107,14 @@ export class Agents implements AsyncDisposable {
   /** One that was known to answer is found silent if it does not answer this server soon. */
   async expect(record: TargetSystem): Promise<void> {
     const { systems, stopping } = this.#options;
+    const { id, generation, views } = record;
+    if (this.#expected.has(id) || views?.agent?.says === 'down') return;
+    this.#expected.add(id);
     const ms = Math.max(3 * systems.heartbeatMs, 10_000);
     await systems.clock.sleep(ms, stopping).catch(() => undefined);
-    if (stopping.aborted || this.#answering.has(record.id)) return;
-    await this.#onDown(record);
+    this.#expected.delete(id);
+    if (stopping.aborted || this.#answering.has(id)) return;
+    if (this.#records.find(id)?.generation === generation) await this.#onDown(record);
   }
 
   async unbind(id: string): Promise<void> {
@@ -144,10 +151,10 @@ export class Agents implements AsyncDisposable {
   }
 
   /** Why it may be silent is asked at once. */
-  async #onDown({ id, driver }: TargetSystem): Promise<void> {
+  async #onDown(record: TargetSystem): Promise<void> {
     const evidence = this.#evidence('agent', 'the agent does not answer');
-    await this.#records.apply(id, { type: 'agentDown', evidence });
-    await this.#options.onSilence(driver);
+    await this.#records.apply(record.id, { type: 'agentDown', evidence });
+    await this.#options.onSilence(seatOf(record));
   }
 
   /** Its first answer makes a machine READY; what it says of itself is asked for afterwards. */

@@ -1,9 +1,10 @@
 import { setImmediate as turn } from 'node:timers/promises';
 import type { Log } from '#kernel/log.js';
+import { isSeatOf, seatKey, type Seat } from './hosts/host.js';
 import type { DomainView } from './hypervisor.js';
 import { Orphans } from './orphans.js';
 import type { SystemRecords } from './system-records.js';
-import type { Driver } from './target-system.js';
+import type { TargetSystem } from './target-system.js';
 import type { TargetSystemsOptions } from './target-systems-options.js';
 
 export type ComparisonOptions = {
@@ -15,7 +16,8 @@ export type ComparisonOptions = {
   readonly started: () => Iterable<string>;
   /** Whether the domain is another's of this server than a target system's. */
   readonly isKnown: (id: string) => boolean;
-  readonly onDomain: (domain: DomainView) => void;
+  /** A host has told. */
+  readonly onDomain: (domain: DomainView, seat: Seat) => void;
   /** @throws when this server may not act any more */
   readonly require: () => Promise<void>;
 };
@@ -27,14 +29,17 @@ const reconciledAtOnce = 100;
 export class Comparison {
   readonly #options: ComparisonOptions;
   readonly #orphans: Orphans;
+  /** By host and driver: what was there the last time that it was compared. */
+  readonly #present = new Map<string, ReadonlySet<string>>();
 
   constructor(options: ComparisonOptions) {
-    const { systems, records, require } = options;
+    const { systems, records, isKnown, require } = options;
     this.#options = options;
     this.#orphans = new Orphans({
       ...systems,
-      isKnown: (id) => this.#isKnown(id),
-      adopt: (record) => records.adopt(record),
+      isKnown: (id) => records.find(id) !== undefined || isKnown(id),
+      isAt: (id, seat) => this.#isAt(id, seat),
+      adopt: (record, { host }) => records.adopt(record, host),
       graceMs: systems.orphanGraceMs ?? 60_000,
       require,
     });
@@ -45,46 +50,72 @@ export class Comparison {
     return this.#orphans.left;
   }
 
-  #isKnown(id: string): boolean {
-    return this.#options.records.find(id) !== undefined || this.#options.isKnown(id);
+  #isAt(id: string, seat: Seat): boolean {
+    const record = this.#options.records.find(id);
+    return record ? isSeatOf(seat, record) : this.#options.isKnown(id);
   }
 
   /** Now and then, until the server stops. */
   async watch(): Promise<void> {
     const { records, stopping } = this.#options;
-    const { clock, compareMs = 30_000, hypervisor, observer } = this.#options.systems;
+    const { clock, compareMs = 30_000, hosts, observer } = this.#options.systems;
     for (;;) {
       await clock.sleep(compareMs, stopping).catch(() => undefined);
       if (stopping.aborted) return;
       const beganMs = performance.now();
-      for (const driver of hypervisor.available()) await this.compare(driver);
-      let count = 0;
-      for (const { id } of records.all()) {
-        await records.reconcile(id);
-        if (++count % reconciledAtOnce === 0) await turn(); // most have nothing to do, and wait for nothing
-      }
+      await Promise.all(hosts.seats().map((seat) => this.compare(seat)));
+      const all = [...records.all()];
+      // a host that hangs holds up its own machines only
+      await Promise.all(
+        [...new Set(all.map(({ host }) => host))].map((host) =>
+          this.#reconcile(all.filter((record) => record.host === host)),
+        ),
+      );
       observer?.reconciled(performance.now() - beganMs);
     }
   }
 
+  async #reconcile(those: readonly TargetSystem[]): Promise<void> {
+    for (const [at, { id }] of those.entries()) {
+      await this.#options.records.reconcile(id);
+      // most have nothing to do, and wait for nothing
+      if (at % reconciledAtOnce === reconciledAtOnce - 1) await turn();
+    }
+  }
+
   /** After start-up, after a lost connection, and now and then. Never fails. */
-  async compare(driver: Driver): Promise<void> {
-    const { records, started, onDomain, log } = this.#options;
+  async compare(seat: Seat): Promise<void> {
+    const { records, started, onDomain, log, systems } = this.#options;
     try {
       // Those only: what is started while the list is on its way may be missing from it.
-      const bound = [...started()].filter((id) => records.get(id).driver === driver);
-      const domains = await this.#options.systems.hypervisor.list(driver, (id) =>
-        this.#isKnown(id),
-      );
-      for (const domain of domains) if (records.find(domain.id)) onDomain(domain);
-      await this.#orphans.judge(driver, domains);
-      await this.#orphans.sweep(domains);
+      const bound = [...started()].filter((id) => isSeatOf(seat, records.get(id)));
+      const isAt = (id: string): boolean => this.#isAt(id, seat);
+      const domains = await systems.hosts.of(seat).list(seat.driver, isAt);
+      for (const domain of domains) if (records.find(domain.id)) onDomain(domain, seat);
+      await this.#orphans.judge(seat, domains);
       const known = new Set(domains.map(({ id }) => id));
+      this.#present.set(seatKey(seat), known);
+      await this.#sweep();
       for (const id of bound)
         if (!known.has(id))
-          onDomain({ id, state: 'stopped', reason: 'the domain no longer exists' });
+          onDomain({ id, state: 'stopped', reason: 'the domain no longer exists' }, seat);
     } catch (error) {
-      log.warn({ driver, err: error }, 'the hypervisor could not be compared with our records');
+      log.warn({ ...seat, err: error }, 'the hypervisor could not be compared with our records');
     }
+  }
+
+  /** Files may belong to a machine of any host: nothing goes while one of them is silent. */
+  async #sweep(): Promise<void> {
+    const { hosts } = this.#options.systems;
+    const seats = hosts.all.flatMap(({ name, drivers }) =>
+      drivers.map((driver) => ({ host: name, driver })),
+    );
+    const present = new Set<string>();
+    for (const seat of seats) {
+      const there = this.#present.get(seatKey(seat));
+      if (!there || !hosts.isUp(seat)) return;
+      for (const id of there) present.add(id);
+    }
+    await this.#orphans.sweep(present);
   }
 }

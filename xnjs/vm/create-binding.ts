@@ -1,5 +1,6 @@
 import { AgentBinding } from './agent-binding.js';
 import { ClassicBinding } from './classic-binding.js';
+import { isLocal } from './hosts/host.js';
 import type { TargetBinding } from './target-binding.js';
 import type { TargetSystemsOptions } from './target-systems-options.js';
 import type { MachineSpec } from './target-system.js';
@@ -8,7 +9,7 @@ import { tlsOf } from './tsi-network.js';
 /** By the way that the image says. */
 export function createBinding(
   record: MachineSpec,
-  { clock, log, heartbeatMs, hypervisor, workspace, network, idb }: TargetSystemsOptions,
+  { clock, log, heartbeatMs, hosts, workspace, network, idb }: TargetSystemsOptions,
 ): TargetBinding {
   const { tsi } = record.image.metadata;
   const common = {
@@ -18,15 +19,15 @@ export function createBinding(
   if (tsi.transport === 'channel' || !network)
     return new AgentBinding({
       record,
-      socket: workspace.agentSocket(record),
-      hypervisor,
+      ...(isLocal(record) && { socket: workspace.agentSocket(record) }),
+      hosts,
       ...common,
     });
   const tls = tlsOf(tsi, network);
   return new ClassicBinding({
     name: record.id,
     login: tsi.login,
-    addresses: () => hypervisor.addresses(record.driver, record.id),
+    addresses: async () => await hosts.of(record).addresses(record.driver, record.id),
     ports: Array.from({ length: tsi.count }, (_, i) => tsi.port + i),
     listener: network.listener,
     ...(tls && { tls }),

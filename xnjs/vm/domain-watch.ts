@@ -2,13 +2,18 @@ import type { Clock } from '#kernel/clock.js';
 import { errorText } from '#kernel/errors.js';
 import type { Log } from '#kernel/log.js';
 import type { MachineObserver } from './machine-observer.js';
+import { isSeatOf, seatKey, seatOf, type Seat } from './hosts/host.js';
+import { whereText } from './hosts/hosts.js';
 import type { DomainLook, DomainView, Hypervisor } from './hypervisor.js';
 import { isAlive, type VmEvent } from './state.js';
-import type { Driver, Evidence, TargetSystem } from './target-system.js';
+import type { Evidence, TargetSystem } from './target-system.js';
 import type { DomainWord } from './views.js';
 
 export type DomainWatchOptions = {
-  readonly hypervisor: Pick<Hypervisor, 'look'>;
+  readonly hosts: {
+    readonly areMany: boolean;
+    of(seat: Pick<Seat, 'host'>): Pick<Hypervisor, 'look'>;
+  };
   readonly records: {
     all(): Iterable<TargetSystem>;
     find(id: string): TargetSystem | undefined;
@@ -16,7 +21,7 @@ export type DomainWatchOptions = {
   };
   /** Those that have been started: of others it is no news that they do not run. */
   readonly started: () => Iterable<string>;
-  readonly onStopped: (id: string, reason: string) => void;
+  readonly onStopped: (id: string, reason: string, seat: Seat) => void;
   readonly intervalMs: number;
   readonly observer?: Pick<MachineObserver, 'looked'> | undefined;
   readonly clock: Clock;
@@ -51,13 +56,13 @@ type Seen = {
 export class DomainWatch {
   readonly #options: DomainWatchOptions;
   readonly #seen = new Map<string, Seen>();
-  /** By driver: when it was last heard. */
-  readonly #heardMs = new Map<Driver, number>();
+  /** By driver and host: when it was last heard. */
+  readonly #heardMs = new Map<string, number>();
   /** Under way, and to come after that. */
-  readonly #looking = new Map<Driver, Promise<void>>();
-  readonly #next = new Map<Driver, Promise<void>>();
+  readonly #looking = new Map<string, Promise<void>>();
+  readonly #next = new Map<string, Promise<void>>();
   /** Whose machines are known to answer such questions at all. */
-  readonly #answering = new Set<Driver>();
+  readonly #answering = new Set<string>();
   /** When a lifecycle event of a machine came last: a look that was begun before it knows less. */
   readonly #eventMs = new Map<string, number>();
 
@@ -69,16 +74,17 @@ export class DomainWatch {
     const { clock, intervalMs, stopping } = this.#options;
     while (!stopping.aborted) {
       const machines = [...this.#options.records.all()];
-      const drivers = new Set(machines.map(({ driver }) => driver));
-      for (const driver of drivers) await this.look(driver);
+      const seats = new Map(machines.map((record) => [seatKey(record), seatOf(record)]));
+      // one that hangs must not keep the others from being asked
+      for (const [key, seat] of seats) if (!this.#looking.has(key)) void this.look(seat);
       const waitMs = Math.max(intervalMs, (1_000 * machines.length) / looksPerSecond);
       await clock.sleep(waitMs, stopping).catch(() => undefined);
     }
   }
 
-  /** When the hypervisor was last heard of this driver's machines; ms since the epoch. */
-  heardMs(driver: Driver): number | undefined {
-    return this.#heardMs.get(driver);
+  /** When the hypervisor was last heard of this driver's machines on a host; ms since the epoch. */
+  heardMs(seat: Seat): number | undefined {
+    return this.#heardMs.get(seatKey(seat));
   }
 
   /** The hypervisor has told this by itself. */
@@ -88,28 +94,29 @@ export class DomainWatch {
   }
 
   /** Now, or as soon as the look that is under way has ended: one for all who ask meanwhile. Never fails. */
-  async look(driver: Driver): Promise<void> {
-    const waiting = this.#next.get(driver);
+  async look(seat: Seat): Promise<void> {
+    const key = seatKey(seat);
+    const waiting = this.#next.get(key);
     if (waiting) {
       await waiting;
       return;
     }
-    const before = this.#looking.get(driver);
+    const before = this.#looking.get(key);
     if (!before) {
-      await this.#begin(driver);
+      await this.#begin(seat, key);
       return;
     }
     const next = before.then(() => {
-      this.#next.delete(driver);
-      return this.#begin(driver);
+      this.#next.delete(key);
+      return this.#begin(seat, key);
     });
-    this.#next.set(driver, next);
+    this.#next.set(key, next);
     await next;
   }
 
-  async #begin(driver: Driver): Promise<void> {
-    const look = this.#look(driver).finally(() => void this.#looking.delete(driver));
-    this.#looking.set(driver, look);
+  async #begin(seat: Seat, key: string): Promise<void> {
+    const look = this.#look(seat, key).finally(() => void this.#looking.delete(key));
+    this.#looking.set(key, look);
     await look;
   }
 
@@ -118,34 +125,41 @@ export class DomainWatch {
     this.#eventMs.delete(id);
   }
 
-  async #look(driver: Driver): Promise<void> {
-    const { hypervisor, records, started, onStopped, clock, log, stopping } = this.#options;
+  async #look(seat: Seat, key: string): Promise<void> {
+    const { hosts, started, onStopped, clock, log, stopping } = this.#options;
     if (stopping.aborted) return;
     const beganMs = clock.now();
-    const ours = [...started()].filter((id) => records.find(id)?.driver === driver);
+    const ours = [...started()].filter((id) => this.#isThere(seat, id));
     if (ours.length === 0) {
-      this.#heardMs.delete(driver);
+      this.#heardMs.delete(key);
       return;
     }
     let looks: readonly DomainLook[];
     const begun = performance.now();
     try {
-      looks = await hypervisor.look(driver, ours);
-      this.#options.observer?.looked(driver, performance.now() - begun);
+      looks = await hosts.of(seat).look(seat.driver, ours);
+      this.#options.observer?.looked(seat.driver, performance.now() - begun);
     } catch (error) {
-      log.debug({ driver, err: errorText(error) }, 'the hypervisor could not be asked');
-      this.#onSilence(driver, beganMs);
+      log.debug({ ...seat, err: errorText(error) }, 'the hypervisor could not be asked');
+      this.#onSilence(seat, beganMs);
       return;
     }
-    this.#heardMs.set(driver, clock.now());
+    this.#heardMs.set(key, clock.now());
     const found = new Map(looks.map((look) => [look.id, look]));
     for (const id of ours) {
       if (beganMs <= (this.#eventMs.get(id) ?? 0)) continue;
       const look = found.get(id);
-      if (!look) onStopped(id, 'the domain no longer exists');
-      else if (look.state === 'stopped') onStopped(id, look.reason);
+      // meanwhile it may have got another host
+      if (!this.#isThere(seat, id)) continue;
+      if (!look) onStopped(id, 'the domain no longer exists', seat);
+      else if (look.state === 'stopped') onStopped(id, look.reason, seat);
       else this.#judge(look, beganMs);
     }
+  }
+
+  #isThere(seat: Seat, id: string): boolean {
+    const record = this.#options.records.find(id);
+    return record !== undefined && isSeatOf(seat, record);
   }
 
   #judge(look: DomainLook, beganMs: number): void {
@@ -171,10 +185,10 @@ export class DomainWatch {
   #answered(id: string, answers: boolean | undefined): boolean {
     const record = this.#options.records.find(id);
     if (!record) return answers !== undefined;
-    if (answers !== undefined) this.#answering.add(record.driver);
+    if (answers !== undefined) this.#answering.add(seatKey(record));
     return (
       answers !== undefined ||
-      (record.state !== 'INITIALIZING' && this.#answering.has(record.driver))
+      (record.state !== 'INITIALIZING' && this.#answering.has(seatKey(record)))
     );
   }
 
@@ -187,12 +201,14 @@ export class DomainWatch {
       : 'the machine runs and its processors make no progress: its guest hangs';
   }
 
-  #onSilence(driver: Driver, nowMs: number): void {
-    const sinceMs = this.#heardMs.get(driver);
-    if (sinceMs === undefined) this.#heardMs.set(driver, nowMs);
+  #onSilence(seat: Seat, nowMs: number): void {
+    const { hosts, records } = this.#options;
+    const sinceMs = this.#heardMs.get(seatKey(seat));
+    const fact = `${whereText(hosts, seat)}the hypervisor does not answer`;
+    if (sinceMs === undefined) this.#heardMs.set(seatKey(seat), nowMs);
     else if (nowMs - sinceMs >= silentMs)
-      for (const { id, driver: its } of this.#options.records.all())
-        if (its === driver) this.#tell(id, 'silent', 'the hypervisor does not answer');
+      for (const record of records.all())
+        if (isSeatOf(seat, record)) this.#tell(record.id, 'silent', fact);
   }
 
   #tell(id: string, says: DomainWord, fact: string): void {

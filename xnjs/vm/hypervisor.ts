@@ -44,13 +44,13 @@ export type Hypervisor = {
   available(): readonly Driver[];
   /** Defines the domain and starts it. One that is there already is left as it is, a stopped one started. */
   start(driver: Driver, id: string, xml: string): Promise<{ definedMs: number }>;
-  /** Writes the memory of a machine that runs to a file; then it is gone. */
+  /** Writes the memory of a machine that runs to a file; then it is gone, its definition too. */
   saveMemory(driver: Driver, id: string, path: string): Promise<void>;
-  /** Starts a machine from such a file, whose definition names this machine. */
+  /** Starts a machine from such a file, whose definition names this machine. Without another that is its own. */
   restoreMemory(
     driver: Driver,
     id: string,
-    from: { readonly xml: string; readonly memory: string },
+    from: { readonly xml?: string; readonly memory: string },
   ): Promise<{ definedMs: number }>;
   /** Equal as long as memory that was saved here can be restored here: versions, processor. */
   describe(driver: Driver): Promise<string>;

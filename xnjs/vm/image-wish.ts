@@ -1,5 +1,7 @@
 import { z } from 'zod';
 import { describeIssues } from '#kernel/config.js';
+import type { HostLabels } from './hosts/host-placement.js';
+import { parseHostLabels } from './hosts/labels.js';
 import { VmError } from './state.js';
 
 const word = z
@@ -126,10 +128,18 @@ export function readFlavour(description: Readonly<Record<string, unknown>>): str
   return wish === undefined ? undefined : checked(field, word, wish);
 }
 
+/** What the host of a job's machine must have. @throws as {@link readImageWish} */
+export function readHostLabels(
+  description: Readonly<Record<string, unknown>>,
+): HostLabels | undefined {
+  const [field, wish] = findMember(description, 'HostLabels');
+  return parseHostLabels(field, wish);
+}
+
 /** At the top of a job description, else among its resources; where it was found, and what. */
 function findMember(
   description: Readonly<Record<string, unknown>>,
-  name: 'Image' | 'Flavour',
+  name: 'Image' | 'Flavour' | 'HostLabels',
 ): [field: string, wish: unknown] {
   const { [name]: top, Resources: resources } = description;
   const inner = isMap(resources) ? resources[name] : undefined;

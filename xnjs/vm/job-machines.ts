@@ -9,7 +9,7 @@ import type { Job } from '../job/job.js';
 import type { JobSubmission } from '../job/job-submission.js';
 import type { NewJob } from '../job/new-job.js';
 import { nameOf, satisfies } from './choose-image.js';
-import { readFlavour, readImageWish, type ImageWish } from './image-wish.js';
+import { readFlavour, readHostLabels, readImageWish, type ImageWish } from './image-wish.js';
 import { readMachineSize, type MachineSize } from './machine-size.js';
 import type { Estimate } from './placement/planner.js';
 import type { Requester } from './placement/requester.js';
@@ -157,12 +157,14 @@ function newMachine(
   jobId: string,
 ): NewTargetSystem {
   const flavour = readFlavour(description);
+  const hostLabels = readHostLabels(description);
   return {
     ...{ ownerDn, jobId, tags: [], atLeast: true },
     image: imageWishOf(description),
     parameters: sizeOf(description),
     ...(requester && { requester }),
     ...(flavour !== undefined && { flavour }),
+    ...(hostLabels && { hostLabels }),
   };
 }
 

@@ -6,13 +6,7 @@ import type { Lifecycle } from '#kernel/libvirt/events.js';
 import type { Domain } from '#kernel/libvirt/procedures.js';
 import type { Log } from '#kernel/log.js';
 import { markXml, metadataNamespace, readMark, type DomainMark } from './domain-mark.js';
-import {
-  activeOnly,
-  statsFlags,
-  statsGroups,
-  toContainerSample,
-  toSample,
-} from './domain-stats.js';
+import { activeOnly, statsFlags, statsGroups, toSample } from './domain-stats.js';
 import type {
   DomainLook,
   DomainView,
@@ -30,6 +24,7 @@ import {
   toPause,
   toState,
 } from './libvirt-look.js';
+import { usageOfContainers } from './libvirt-usage.js';
 import type { ChangeableName, Driver, TargetSystem } from './target-system.js';
 import type { UsageSample } from './usage.js';
 
@@ -110,11 +105,13 @@ export class LibvirtHypervisor implements Hypervisor {
   async restoreMemory(
     driver: Driver,
     id: string,
-    { xml, memory }: { readonly xml: string; readonly memory: string },
+    { xml: other, memory }: { readonly xml?: string; readonly memory: string },
   ): Promise<{ definedMs: number }> {
     const client = this.#client(driver);
-    if (!(await this.#lookUp(client, id)))
+    if (!(await this.#lookUp(client, id))) {
+      const xml = other ?? (await definitionIn(client, memory));
       await client.call('domain_define_xml_flags', { xml, flags: 0 });
+    }
     const definedMs = this.#options.clock.now();
     const args = { from: memory, dxml: null, flags: saveRunning };
     await client.call('domain_restore_flags', args, { timeoutMs: memoryTimeoutMs });
@@ -193,7 +190,7 @@ export class LibvirtHypervisor implements Hypervisor {
     const options = { timeoutMs: statsTimeoutMs };
     const domains = ids?.map(toDomain) ?? (await ownDomains(client, activeOnly));
     return await inBatches(domains, async (some) => {
-      if (driver === 'lxc') return await usageOfContainers(client, some);
+      if (driver === 'lxc') return await usageOfContainers(client, some, statsTimeoutMs);
       const args = { doms: [...some], stats: statsGroups, flags: statsFlags };
       const { retStats } = await client.call('connect_get_all_domain_stats', args, options);
       return retStats.flatMap(({ dom, params }) => toSample(dom, params) ?? []);
@@ -383,23 +380,9 @@ async function ownDomains(client: LibvirtClient, flags: number): Promise<Domain[
   return domains.filter(({ name }) => name.startsWith(domainPrefix));
 }
 
-/** libvirt has no figures of all containers in one call, and of each only those of its cgroups. */
-async function usageOfContainers(
-  client: LibvirtClient,
-  domains: readonly Domain[],
-): Promise<UsageSample[]> {
-  const options = { timeoutMs: statsTimeoutMs };
-  const samples = await Promise.all(
-    domains.map(async (dom) => {
-      try {
-        return toContainerSample(dom, await client.call('domain_get_info', { dom }, options));
-      } catch (error) {
-        if (isUnknown(error)) return []; // it has ended meanwhile
-        throw error;
-      }
-    }),
-  );
-  return samples.flat();
+/** Of the machine whose memory was saved. */
+async function definitionIn(client: LibvirtClient, file: string): Promise<string> {
+  return (await client.call('domain_save_image_get_xml_desc', { file, flags: 0 })).xml;
 }
 
 /** Only news that say something about a domain of ours running or not. */

@@ -1,5 +1,6 @@
 import type { Duplex } from 'node:stream';
 import { GridError } from '#kernel/errors.js';
+import { isLocal, type Seat } from './hosts/host.js';
 import type { Hypervisor } from './hypervisor.js';
 import { connectScreen, readPng } from './screen.js';
 import { isGone } from './state.js';
@@ -8,7 +9,9 @@ import type { TargetSystem } from './target-system.js';
 import type { Workspace } from './workspace.js';
 
 export type MachineConsolesOptions = {
-  readonly hypervisor: Pick<Hypervisor, 'openConsole' | 'screenshot'>;
+  readonly hosts: {
+    of(seat: Pick<Seat, 'host'>): Pick<Hypervisor, 'openConsole' | 'screenshot'>;
+  };
   readonly workspace: Pick<Workspace, 'consoleTail' | 'screenSocket'>;
   readonly records: Pick<SystemRecords, 'get'>;
 };
@@ -31,14 +34,14 @@ export class MachineConsoles {
    * @throws `CONFLICT` there is no machine, or somebody else has it; `HYPERVISOR_UNAVAILABLE`
    */
   async open(id: string, force: boolean): Promise<Duplex> {
-    const { driver } = this.#running(id);
-    return await this.#options.hypervisor.openConsole(driver, id, force);
+    const system = this.#running(id);
+    return await this.#options.hosts.of(system).openConsole(system.driver, id, force);
   }
 
   /** The screen as it is, in PNG. @throws as {@link openScreen} */
   async screenshot(id: string): Promise<Buffer> {
-    const { driver } = this.#withScreen(id);
-    return await readPng(await this.#options.hypervisor.screenshot(driver, id));
+    const system = this.#withScreen(id);
+    return await readPng(await this.#options.hosts.of(system).screenshot(system.driver, id));
   }
 
   /**
@@ -46,7 +49,12 @@ export class MachineConsoles {
    * @throws `CONFLICT` it has none, does not run, or runs on a host whose sockets are not here
    */
   async openScreen(id: string): Promise<Duplex> {
-    return await connectScreen(this.#options.workspace.screenSocket(this.#withScreen(id)));
+    const system = this.#withScreen(id);
+    if (!isLocal(system)) {
+      const text = `the screen is on host ${system.host}, out of reach: only pictures of it can be had`;
+      throw new GridError('CONFLICT', text, { vmId: id });
+    }
+    return await connectScreen(this.#options.workspace.screenSocket(system));
   }
 
   #withScreen(id: string): TargetSystem {

@@ -3,6 +3,7 @@ import type { Log } from '#kernel/log.js';
 import { Agents } from './agents.js';
 import { Comparison } from './comparison.js';
 import { DomainWatch } from './domain-watch.js';
+import { seatOf, type Seat } from './hosts/host.js';
 import type { DomainView } from './hypervisor.js';
 import { isPassing } from './passing.js';
 import { Parking } from './parking.js';
@@ -54,7 +55,7 @@ export class Machines implements AsyncDisposable {
     this.#stopping = stopping;
     this.#agents = new Agents({
       ...{ systems: options, records, log: this.#log, stopping },
-      onSilence: (driver) => this.#watch.look(driver),
+      onSilence: (seat) => this.#watch.look(seat),
       onUp: (id) => this.#askQueues(id),
       onUnbound: (id) => this.#watch.forget(id),
       reapply: (id) => this.reapplyParameters(id),
@@ -71,14 +72,14 @@ export class Machines implements AsyncDisposable {
     });
     this.#watch = new DomainWatch({
       ...{
-        hypervisor: options.hypervisor,
+        hosts: options.hosts,
         records,
         clock: options.clock,
         log: this.#log,
         stopping,
       },
       started: () => this.#agents.bound(),
-      onStopped: (id, reason) => this.#onDomain({ id, state: 'stopped', reason }),
+      onStopped: (id, reason, { host }) => this.#onDomain({ id, state: 'stopped', reason }, host),
       intervalMs: options.watchMs ?? 2_000,
       observer: options.observer,
     });
@@ -88,7 +89,7 @@ export class Machines implements AsyncDisposable {
       tiers: { spares, templates },
     });
     this.#parking = new Parking({
-      ...{ records, hypervisor: options.hypervisor, clock: options.clock },
+      ...{ records, hosts: options.hosts, workspace: options.workspace, clock: options.clock },
       unbind: (id) => this.#agents.unbind(id),
       reconcile: (id) => this.reconcile(id),
       require,
@@ -97,7 +98,7 @@ export class Machines implements AsyncDisposable {
       ...{ systems: options, records, log: this.#log, stopping, require },
       started: () => this.#agents.bound(),
       isKnown: (id) => spares?.has(id) === true || templates?.has(id) === true,
-      onDomain: (domain) => this.#onDomain(domain),
+      onDomain: (domain, { host }) => this.#onDomain(domain, host),
     });
   }
 
@@ -109,9 +110,11 @@ export class Machines implements AsyncDisposable {
   /** Writes on its domain what has changed of whose it is, should the database be lost. Never fails. */
   async mark(record: TargetSystem): Promise<void> {
     if (!this.#agents.find(record.id)) return;
-    await this.#options.hypervisor.mark(record, this.#epoch).catch((error: unknown) => {
+    try {
+      await this.#options.hosts.of(record).mark(record, this.#epoch);
+    } catch (error) {
       this.#log.info({ vmId: record.id, err: errorText(error) }, 'a domain could not be marked');
-    });
+    }
   }
 
   get #epoch(): number {
@@ -124,19 +127,22 @@ export class Machines implements AsyncDisposable {
   }
 
   /** When each source was last heard of a machine; ms since the epoch. */
-  heard({ id, driver }: TargetSystem): Partial<Record<keyof Views, number>> {
-    const hypervisor = this.#watch.heardMs(driver);
-    return { ...(hypervisor !== undefined && { hypervisor }), ...this.#agents.heard(id) };
+  heard(record: TargetSystem): Partial<Record<keyof Views, number>> {
+    const hypervisor = this.#watch.heardMs(record);
+    return { ...(hypervisor !== undefined && { hypervisor }), ...this.#agents.heard(record.id) };
   }
 
   /** Listens to the hypervisors, and compares what they have with the records. */
   start(): void {
-    const { hypervisor } = this.#options;
+    const { hosts } = this.#options;
+    const compare = (seat: Seat): void => this.#spawn(this.#comparison.compare(seat));
     this.#unsubscribe.push(
-      hypervisor.onDomain((domain) => this.#onDomain(domain)),
-      hypervisor.onAvailable((driver) => this.#spawn(this.#comparison.compare(driver))),
+      ...hosts.all.map(({ name, hypervisor }) =>
+        hypervisor.onDomain((domain) => this.#onDomain(domain, name)),
+      ),
+      hosts.onAvailable(compare),
     );
-    for (const driver of hypervisor.available()) this.#spawn(this.#comparison.compare(driver));
+    for (const seat of hosts.seats()) compare(seat);
     this.#spawn(this.#queues.watch());
     this.#spawn(this.#watch.watch());
     this.#spawn(this.#comparison.watch());
@@ -157,7 +163,7 @@ export class Machines implements AsyncDisposable {
   adopt(record: TargetSystem, binding: TargetBinding): void {
     this.#agents.adopt(record, binding);
     this.#spawn(this.mark(record));
-    if (this.#meter) this.#spawn(this.#meter.measure(record.driver, [record.id]));
+    if (this.#meter) this.#spawn(this.#meter.measure(seatOf(record), [record.id]));
   }
 
   /** What is bound to a machine that has been started. */
@@ -189,7 +195,7 @@ export class Machines implements AsyncDisposable {
     const record = this.#records.get(id);
     const { unapplied = [], ...applied } = record;
     if (unapplied.length === 0) return;
-    const found = await this.#options.hypervisor.setControls(record, unapplied);
+    const found = await this.#options.hosts.of(record).setControls(record, unapplied);
     // before there is a domain its definition is still to come, from the record
     if (found || record.state === 'INITIALIZING') await this.#records.save(applied);
   }
@@ -237,7 +243,6 @@ export class Machines implements AsyncDisposable {
       if (this.#agents.isCurrent(found)) return;
       await this.#agents.unbind(found.id);
     }
-    const { hypervisor } = this.#options;
     let record = found;
     try {
       record = await this.#starting.begin(found);
@@ -256,8 +261,8 @@ export class Machines implements AsyncDisposable {
     if (record.start?.tier === 'warm') this.#spawn(this.mark(record));
     this.#spawn(this.#afterBootTimeout(record));
     // It may have stopped before anybody listened for that.
-    const domain = await hypervisor.find(record.driver, record.id);
-    if (domain?.state === 'stopped') this.#onDomain(domain);
+    const domain = await this.#options.hosts.of(record).find(record.driver, record.id);
+    if (domain?.state === 'stopped') this.#onDomain(domain, record.host);
   }
 
   async #attach(record: TargetSystem): Promise<void> {
@@ -265,16 +270,19 @@ export class Machines implements AsyncDisposable {
       await this.reapplyParameters(record.id);
       return;
     }
-    const domain = await this.#options.hypervisor.find(record.driver, record.id);
-    if (domain?.isSaved === true) {
+    // also where its host does not answer, which nobody hears an agent through
+    this.#spawn(this.#agents.expect(record));
+    const domain = await this.#options.hosts.of(record).find(record.driver, record.id);
+    const runs = domain !== undefined && domain.state !== 'stopped';
+    if (domain?.isSaved === true || (!runs && record.parkedOn !== undefined)) {
       await this.#parking.bringBack(record);
       return;
     }
-    if (domain && domain.state !== 'stopped') {
+    if (runs) {
+      await this.#parking.settle(record);
       await this.reapplyParameters(record.id);
       this.#agents.bind(record);
       this.#spawn(this.mark(record));
-      this.#spawn(this.#agents.expect(record));
       return;
     }
     await this.#records.applyNow(record.id, {
@@ -289,7 +297,7 @@ export class Machines implements AsyncDisposable {
     await this.#agents.unbind(record.id);
     await this.#meter?.measureLast(record);
     await this.#require();
-    await this.#options.hypervisor.remove(record.driver, record.id);
+    await this.#options.hosts.of(record).remove(record.driver, record.id);
     await this.#meter?.end(record.id);
   }
 
@@ -304,11 +312,11 @@ export class Machines implements AsyncDisposable {
 
   /**
    * That a domain does not run is news only of one that we know to have run: what is about to be started,
-   * or started again after a crash of ours, does not run either.
+   * or started again after a crash of ours, does not run either. Of a machine its own host tells, and no other.
    */
-  #onDomain(domain: DomainView): void {
+  #onDomain(domain: DomainView, host: string): void {
     const { id, state, reason } = domain;
-    if (!this.#agents.find(id)) return;
+    if (!this.#agents.find(id) || this.#records.find(id)?.host !== host) return;
     this.#watch.onEvent(domain);
     if (state === 'stopped') this.#spawn(this.#onStopped(id, reason));
   }
@@ -325,7 +333,7 @@ export class Machines implements AsyncDisposable {
   async #stopped(id: string, reason: string): Promise<void> {
     const record = this.#records.find(id);
     if (!record || !this.#agents.isCurrent(record)) return;
-    const now = await this.#options.hypervisor.find(record.driver, id);
+    const now = await this.#options.hosts.of(record).find(record.driver, id);
     if (now && now.state !== 'stopped') return;
     if (now?.isSaved) {
       const evidence = this.#evidence('hypervisor', 'parked on disk by somebody else');

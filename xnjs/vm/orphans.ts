@@ -2,18 +2,21 @@ import type { Clock } from '#kernel/clock.js';
 import { errorText } from '#kernel/errors.js';
 import type { Log } from '#kernel/log.js';
 import type { MarkedRecord } from './domain-mark.js';
+import { seatKey, type Seat } from './hosts/host.js';
 import type { Hypervisor, OwnDomain } from './hypervisor.js';
 import type { TargetStore } from './target-store.js';
-import type { Driver } from './target-system.js';
 import type { Workspace } from './workspace.js';
 
 export type OrphansOptions = {
-  readonly hypervisor: Pick<Hypervisor, 'remove'>;
+  readonly hosts: { of(seat: Pick<Seat, 'host'>): Pick<Hypervisor, 'remove'> };
   readonly store: Pick<TargetStore, 'wasRemoved'>;
   readonly workspace: Pick<Workspace, 'remove' | 'list'>;
+  /** Whether there is a record of it, whatever its host. */
   readonly isKnown: (id: string) => boolean;
-  /** Makes it a target system again. */
-  readonly adopt: (record: MarkedRecord) => Promise<void>;
+  /** Whether its record says that it is there. */
+  readonly isAt: (id: string, seat: Seat) => boolean;
+  /** Makes it a target system again, where it was found. */
+  readonly adopt: (record: MarkedRecord, seat: Seat) => Promise<void>;
   /** How long one must have been seen as such before anything is done about it. */
   readonly graceMs: number;
   /** @throws when this server may not act any more */
@@ -44,30 +47,33 @@ export class Orphans {
     return [...this.#left];
   }
 
-  /** @param domains all of this installation's on that driver */
-  async judge(driver: Driver, domains: readonly OwnDomain[]): Promise<void> {
-    const { isKnown, clock, graceMs, log } = this.#options;
-    const orphans = domains.filter(({ id }) => !isKnown(id));
-    const present = new Set(orphans.map(({ id }) => `${driver} ${id}`));
+  /** @param domains all of this installation's on that driver of that host */
+  async judge(seat: Seat, domains: readonly OwnDomain[]): Promise<void> {
+    const { isAt, clock, graceMs, log } = this.#options;
+    const orphans = domains.filter(({ id }) => !isAt(id, seat));
+    const prefix = `${seatKey(seat)} `;
+    const present = new Set(orphans.map(({ id }) => prefix + id));
     for (const key of this.#sinceMs.keys())
-      if (key.startsWith(`${driver} `) && !present.has(key)) this.#forget(key);
+      if (key.startsWith(prefix) && !present.has(key)) this.#forget(key);
     for (const domain of orphans) {
-      const key = `${driver} ${domain.id}`;
+      const key = prefix + domain.id;
       const sinceMs = this.#sinceMs.get(key) ?? clock.now();
       this.#sinceMs.set(key, sinceMs);
       if (clock.now() - sinceMs < graceMs) continue;
       try {
-        await this.#settle(driver, domain, key);
+        await this.#settle(seat, domain, key);
       } catch (error) {
         log.warn({ vmId: domain.id, err: errorText(error) }, 'an orphan could not be settled');
       }
     }
   }
 
-  /** Directories of target systems that were removed, and of whose domains nothing is left either. */
-  async sweep(domains: readonly OwnDomain[]): Promise<void> {
+  /**
+   * Directories of target systems that were removed, and of whose domains nothing is left either.
+   * @param present ids of the domains of all hosts
+   */
+  async sweep(present: ReadonlySet<string>): Promise<void> {
     const { workspace, store, isKnown, require, log } = this.#options;
-    const present = new Set(domains.map(({ id }) => id));
     for (const id of await workspace.list()) {
       if (isKnown(id) || present.has(id) || !(await store.wasRemoved(id))) continue;
       await require();
@@ -76,21 +82,21 @@ export class Orphans {
     }
   }
 
-  async #settle(driver: Driver, domain: OwnDomain, key: string): Promise<void> {
-    const { hypervisor, workspace, adopt, require, log, isKnown } = this.#options;
+  async #settle(seat: Seat, domain: OwnDomain, key: string): Promise<void> {
+    const { hosts, workspace, adopt, require, log, isAt } = this.#options;
     const { id, mark } = domain;
     const verdict = await this.#verdict(domain);
-    if (isKnown(id)) return;
+    if (isAt(id, seat)) return;
     await require();
     switch (verdict) {
       case 'adopt':
         log.warn({ vmId: id }, 'a domain of ours that the database did not know is adopted');
-        if (mark?.record) await adopt(mark.record);
+        if (mark?.record) await adopt(mark.record, seat);
         this.#forget(key);
         break;
       case 'remove':
         log.warn({ vmId: id }, 'a domain of ours whose target system was removed is removed');
-        await hypervisor.remove(driver, id);
+        await hosts.of(seat).remove(seat.driver, id);
         await workspace.remove(id);
         this.#forget(key);
         break;
@@ -102,6 +108,8 @@ export class Orphans {
   }
 
   async #verdict({ id, mark }: OwnDomain): Promise<Verdict> {
+    // of two hosts that have the same machine, who could tell which is right
+    if (this.#options.isKnown(id)) return 'leave';
     if (await this.#options.store.wasRemoved(id)) return 'remove';
     return mark?.record?.id === id ? 'adopt' : 'leave';
   }

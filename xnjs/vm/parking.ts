@@ -1,13 +1,24 @@
+import { createHash } from 'node:crypto';
+import { open, rm } from 'node:fs/promises';
 import type { Clock } from '#kernel/clock.js';
 import { errorText } from '#kernel/errors.js';
+import type { Seat } from './hosts/host.js';
 import type { Hypervisor } from './hypervisor.js';
 import { isPassing } from './passing.js';
-import type { VmEvent } from './state.js';
+import { without } from '../job/without.js';
+import type { SystemRecords } from './system-records.js';
 import type { Evidence, TargetSystem } from './target-system.js';
+import type { Workspace } from './workspace.js';
+
+type FileCalls = 'saveMemory' | 'restoreMemory' | 'describe' | 'remove';
 
 export type ParkingOptions = {
-  readonly hypervisor: Pick<Hypervisor, 'find' | 'save' | 'restore'>;
-  readonly records: { applyNow(id: string, event: VmEvent): Promise<void> };
+  readonly hosts: {
+    readonly areMany: boolean;
+    of(seat: Pick<Seat, 'host'>): Pick<Hypervisor, 'find' | 'save' | 'restore' | FileCalls>;
+  };
+  readonly workspace: Pick<Workspace, 'parkedMemory'>;
+  readonly records: Pick<SystemRecords, 'applyNow' | 'save'>;
   /** Lets go of its agent. */
   readonly unbind: (id: string) => Promise<void>;
   /** What is next is done at once. */
@@ -29,12 +40,16 @@ export class Parking {
   }
 
   /** Its memory goes to disk. */
-  async park({ id, driver }: TargetSystem): Promise<void> {
-    const { hypervisor, unbind, require } = this.#options;
+  async park(record: TargetSystem): Promise<void> {
+    const { id, driver } = record;
+    const { hosts, unbind, require } = this.#options;
     await unbind(id);
     await require();
     try {
-      if (await hypervisor.save(driver, id)) await this.#tell(id, 'frozen', 'parked on disk');
+      const isSaved = hosts.areMany
+        ? await this.#saveToFile(record)
+        : await hosts.of(record).save(driver, id);
+      if (isSaved) await this.#tell(id, 'frozen', 'parked on disk');
       else await this.#tell(id, 'stopped', 'the machine stopped before it was parked');
     } catch (error) {
       if (isPassing(error)) throw error;
@@ -43,26 +58,69 @@ export class Parking {
     await this.#options.reconcile(id);
   }
 
-  async bringBack({ id, driver }: TargetSystem): Promise<void> {
-    const { hypervisor, require, reconcile } = this.#options;
+  async bringBack(record: TargetSystem): Promise<void> {
+    const { id, driver } = record;
+    const { hosts, workspace, require, reconcile } = this.#options;
     await require();
+    if (record.parkedOn !== undefined && !(await isComplete(workspace.parkedMemory(record)))) {
+      await this.#tell(id, 'stopped', 'the machine stopped before it was parked');
+      await reconcile(id);
+      return;
+    }
     try {
-      await hypervisor.restore(driver, id);
+      if (record.parkedOn === undefined) await hosts.of(record).restore(driver, id);
+      else await this.#restoreFromFile(record);
     } catch (error) {
       if (isPassing(error)) throw error;
+      if (record.parkedOn !== undefined) await hosts.of(record).remove(driver, id);
       await this.#tell(id, 'frozen', `could not be brought back: ${errorText(error)}`, 'server');
     }
     await reconcile(id);
   }
 
   /** Leaves it on disk, unless somebody else has started it. */
-  async leave({ id, driver }: TargetSystem): Promise<void> {
-    const { hypervisor, unbind, reconcile } = this.#options;
+  async leave(record: TargetSystem): Promise<void> {
+    const { id, driver } = record;
+    const { hosts, unbind, reconcile } = this.#options;
     await unbind(id);
-    const domain = await hypervisor.find(driver, id);
+    if (record.parkedOn !== undefined) return; // no host has it: there is nothing to start
+    const domain = await hosts.of(record).find(driver, id);
     if (!domain || domain.state === 'stopped') return;
     await this.#tell(id, 'thaw', 'the machine was started by somebody else');
     await reconcile(id);
+  }
+
+  /**
+   * Where other hosts get at it. That there may be a file is stored first: one of an earlier time is removed
+   * before its machine counts as running ({@link settle}).
+   * @returns `false`: it has stopped without
+   */
+  async #saveToFile(record: TargetSystem): Promise<boolean> {
+    const { hosts, workspace, records } = this.#options;
+    const { id, driver } = record;
+    const hypervisor = hosts.of(record);
+    const path = workspace.parkedMemory(record);
+    const domain = await hypervisor.find(driver, id);
+    const parkedOn = fingerprint(await hypervisor.describe(driver));
+    await records.save({ ...record, parkedOn });
+    if (domain && domain.state !== 'stopped') await hypervisor.saveMemory(driver, id, path);
+    else if (!(await isComplete(path))) return false;
+    // a server before us has saved it, and got no further
+    else if (domain) await hypervisor.remove(driver, id);
+    return true;
+  }
+
+  async #restoreFromFile(record: TargetSystem): Promise<void> {
+    const { hosts, workspace } = this.#options;
+    const memory = workspace.parkedMemory(record);
+    await hosts.of(record).restoreMemory(record.driver, record.id, { memory });
+  }
+
+  /** It runs again: what was saved is of the past. May be repeated. */
+  async settle(record: TargetSystem): Promise<void> {
+    if (record.parkedOn === undefined) return;
+    await rm(this.#options.workspace.parkedMemory(record), { force: true });
+    await this.#options.records.save(without(record, 'parkedOn'));
   }
 
   async #tell(
@@ -73,5 +131,24 @@ export class Parking {
   ): Promise<void> {
     const evidence = { source, fact, atMs: this.#options.clock.now() };
     await this.#options.records.applyNow(id, { type, evidence });
+  }
+}
+
+/** Equal on hosts that can restore what the other has saved. */
+export function fingerprint(description: string): string {
+  return createHash('sha256').update(description).digest('hex');
+}
+
+/** libvirt writes this when all is written; before, the last word is `Part`. */
+const completeMagic = 'LibvirtQemudSave';
+
+async function isComplete(path: string): Promise<boolean> {
+  try {
+    await using file = await open(path);
+    const { buffer } = await file.read(Buffer.alloc(completeMagic.length), 0);
+    return buffer.toString('latin1') === completeMagic;
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return false;
+    throw error;
   }
 }

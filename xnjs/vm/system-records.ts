@@ -119,10 +119,10 @@ export class SystemRecords {
   }
 
   /** What the database has lost is a target system again. It counts on quotas, which need not be enough. */
-  async adopt(found: MarkedRecord): Promise<void> {
+  async adopt(found: MarkedRecord, host: string): Promise<void> {
     await this.#queue(found.id, async () => {
       if (this.#records.has(found.id)) return;
-      const record = adopted(found, this.#options.clock.now());
+      const record = adopted(found, host, this.#options.clock.now());
       await this.save(record, siteChange('created', record), []);
     });
     this.schedule(found.id);

@@ -51,7 +51,7 @@ export type StartTier = 'spare' | 'warm' | 'cold' | 'fetch';
 export type Start = { readonly tier: StartTier; readonly reason: string };
 
 /** What a machine is made of, whoever it is for. */
-export type MachineSpec = Pick<TargetSystem, 'id' | 'image' | 'parameters' | 'driver'>;
+export type MachineSpec = Pick<TargetSystem, 'id' | 'image' | 'parameters' | 'driver' | 'host'>;
 
 /** One target system and its virtual machine: the durable record. */
 export type TargetSystem = {
@@ -78,6 +78,12 @@ export type TargetSystem = {
   /** Changes of parameters that the hypervisor has not confirmed yet. */
   readonly unapplied?: readonly ChangeableName[];
   readonly driver: Driver;
+  /** That its machine is on, by name (ADR 034). */
+  readonly host: string;
+  /** Why there. */
+  readonly placement?: string;
+  /** What its host must have. */
+  readonly hostLabels?: readonly string[];
   readonly state: VmState;
   readonly evidence: Evidence;
   /** What each source says of the machine while there is one: what the state is made of. */
@@ -105,6 +111,11 @@ export type TargetSystem = {
   readonly lostJobs?: string;
   /** It is to be parked on disk, or is; absent: it is to run. */
   readonly desired?: 'suspended';
+  /**
+   * Its memory is in a file of ours, and no host has its domain; what a host must be equal to that takes it.
+   * Absent: it runs, or its host has its memory.
+   */
+  readonly parkedOn?: string;
   /** ms since the epoch: since when its time does not count. */
   readonly frozenSinceMs?: number;
   /** What its boot's marks count from; absent: when it was asked for. */

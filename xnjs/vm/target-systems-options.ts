@@ -1,8 +1,9 @@
 import type { Clock } from '#kernel/clock.js';
 import type { Log } from '#kernel/log.js';
 import type { IdbSource } from '../idb/idb-source.js';
+import type { HostLabels } from './hosts/host-placement.js';
+import type { Hosts } from './hosts/hosts.js';
 import type { MachineObserver } from './machine-observer.js';
-import type { Hypervisor } from './hypervisor.js';
 import type { ImageSearch, ImageSource } from './image-source.js';
 import type { ImageWish } from './image-wish.js';
 import type { MachineSize } from './machine-size.js';
@@ -19,7 +20,7 @@ import type { Workspace } from './workspace.js';
 
 export type TargetSystemsOptions = {
   readonly store: TargetStore;
-  readonly hypervisor: Hypervisor;
+  readonly hosts: Hosts;
   readonly images: ImageSource & ImageSearch;
   readonly workspace: Workspace;
   readonly clock: Clock;
@@ -79,6 +80,8 @@ export type NewTargetSystem = {
   /** A size by name; absent: the site's default. */
   readonly flavour?: string;
   readonly parameters: MachineSize;
+  /** What its host must have. */
+  readonly hostLabels?: HostLabels | undefined;
   /** The size is what is needed at least: an image that needs more has that. */
   readonly atLeast?: boolean;
   readonly tags: readonly string[];

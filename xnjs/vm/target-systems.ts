@@ -9,7 +9,10 @@ import type { Target, TargetEvent, Targets } from '../target.js';
 import { MachineConsoles } from './machine-consoles.js';
 import { Machines } from './machines.js';
 import { changeParameters } from './parameters.js';
-import { Planner } from './placement/planner.js';
+import { driverAbilities } from './hosts/driver-abilities.js';
+import { rehost } from './hosts/rehosting.js';
+import { HostPlacement } from './hosts/host-placement.js';
+import { Planner, type Plan } from './placement/planner.js';
 import type { Quota } from './placement/quota.js';
 import { isGone, VmError } from './state.js';
 import { SystemRecords } from './system-records.js';
@@ -40,6 +43,8 @@ export class TargetSystems implements Targets, AsyncDisposable {
   /** What users may have, and what becomes of a wish. */
   readonly planner: Planner;
   readonly consoles: MachineConsoles;
+  /** Where machines are, and new ones would be. */
+  readonly places: HostPlacement;
   readonly #options: TargetSystemsOptions;
   readonly #log: Log;
   readonly #records: SystemRecords;
@@ -55,10 +60,9 @@ export class TargetSystems implements Targets, AsyncDisposable {
   constructor(options: TargetSystemsOptions) {
     this.#options = options;
     this.#log = options.log.child({ part: 'xnjs.vm' });
-    this.planner = new Planner({ ...options, ...options.placement });
     const stopping = this.#stopping.signal;
     setMaxListeners(0, stopping); // each machine waits for something
-    const { usage, hypervisor, clock, log, idle } = options;
+    const { usage, hosts, clock, log, idle } = options;
     const records = new SystemRecords({
       ...{ store: options.store, clock, log: this.#log, stopping },
       reconcile: (id) => this.#machines.reconcile(id),
@@ -68,8 +72,11 @@ export class TargetSystems implements Targets, AsyncDisposable {
       },
     });
     this.#records = records;
+    const places = new HostPlacement({ hosts, records: () => records.all() });
+    this.places = places;
+    this.planner = new Planner({ ...options, ...options.placement, places });
     const findSystem = (id: string): TargetSystem | undefined => records.find(id);
-    const meter = { hypervisor, findSystem, clock, log, stopping };
+    const meter = { hosts, findSystem, clock, log, stopping };
     this.#meter = usage && new UsageMeter({ ...usage, ...meter });
     const isBusy = (): boolean => [...records.all()].some(({ state }) => state === 'INITIALIZING');
     const forPools = { ...options, isBusy, stopping, flavours: this.planner.flavours };
@@ -175,9 +182,24 @@ export class TargetSystems implements Targets, AsyncDisposable {
    */
   async create(wish: NewTargetSystem): Promise<TargetSystem> {
     const requestedMs = this.#options.clock.now();
-    const { image, why, quotas, ...plan } = await this.planner.plan(wish);
+    const plan = await this.planner.plan(wish);
+    const id = randomUUID();
+    const { host, placement, release } = this.places.hold(id, plan, wish.hostLabels);
+    try {
+      return await this.#make({ ...plan, host, placement }, id, wish, requestedMs);
+    } finally {
+      release();
+    }
+  }
+
+  async #make(
+    { image, why, quotas, ...plan }: Plan,
+    id: string,
+    wish: NewTargetSystem,
+    requestedMs: number,
+  ): Promise<TargetSystem> {
     const draft: TargetSystem = {
-      id: randomUUID(),
+      id,
       ownerDn: wish.ownerDn,
       image: { id: image.id, metadata: image.metadata, parts: image.parts },
       choice: why,
@@ -188,6 +210,7 @@ export class TargetSystems implements Targets, AsyncDisposable {
       tags: wish.tags,
       ...(this.#options.recovery && { recovery: this.#options.recovery }),
       ...(wish.jobId !== undefined && { jobId: wish.jobId }),
+      ...(wish.hostLabels && { hostLabels: wish.hostLabels.labels }),
       createdMs: requestedMs,
     };
     const claimed = (await this.#spares?.claim(draft, quotas)) ?? 'no spares are kept here';
@@ -196,7 +219,13 @@ export class TargetSystems implements Targets, AsyncDisposable {
         ? await this.#begin(await this.#chosenTier(draft, claimed), quotas)
         : this.#take(claimed);
     this.#log.info(
-      { vmId: record.id, imageId: image.id, dn: wish.ownerDn, start: record.start },
+      {
+        vmId: record.id,
+        imageId: image.id,
+        dn: wish.ownerDn,
+        host: record.host,
+        start: record.start,
+      },
       'target system requested',
     );
     return record;
@@ -277,8 +306,9 @@ export class TargetSystems implements Targets, AsyncDisposable {
    */
   async freeze(id: string, fact = 'is being parked on disk, by order'): Promise<void> {
     const { driver, views } = this.get(id);
-    if (driver === 'lxc')
-      throw new GridError('CONFLICT', 'containers cannot be parked on disk', { vmId: id });
+    const { freeze: canFreeze, description } = driverAbilities[driver];
+    if (!canFreeze)
+      throw new GridError('CONFLICT', `${description} cannot be parked on disk`, { vmId: id });
     const says = views?.hypervisor?.says;
     if (says === 'hung' || says === 'silent')
       throw new GridError('CONFLICT', `it cannot be parked: ${views?.hypervisor?.fact}`, {
@@ -287,9 +317,19 @@ export class TargetSystems implements Targets, AsyncDisposable {
     await this.#records.apply(id, { type: 'freeze', evidence: this.#evidence('user', fact) });
   }
 
-  /** Brings back what was parked; its jobs go on. One that runs is left as it is. */
+  /**
+   * Brings back what was parked; its jobs go on. One that runs is left as it is.
+   * @throws `HYPERVISOR_UNAVAILABLE` its host is away, and no other can take it
+   */
   async thaw(id: string): Promise<void> {
     this.get(id);
+    const { hosts } = this.#options;
+    const { places } = this;
+    await this.#records.queue(id, async () => {
+      const record = this.#records.find(id);
+      if (record?.state === 'SUSPENDED' && record.parkedOn !== undefined)
+        await rehost(record, { hosts, places, save: (next) => this.#records.save(next) });
+    });
     const evidence = this.#evidence('user', 'is being brought back from disk');
     await this.#records.apply(id, { type: 'thaw', evidence });
   }
@@ -312,7 +352,7 @@ export class TargetSystems implements Targets, AsyncDisposable {
   async addresses(id: string): Promise<readonly string[]> {
     const system = this.get(id);
     if (system.image.metadata.tsi.transport !== 'tcp' || isGone(system)) return [];
-    return await this.#options.hypervisor.addresses(system.driver, id);
+    return await this.#options.hosts.of(system).addresses(system.driver, id);
   }
 
   find(targetId: string): Target | undefined {

@@ -1,4 +1,5 @@
 import type { Clock } from '#kernel/clock.js';
+import { driverAbilities } from './hosts/driver-abilities.js';
 import type { VmState } from './state.js';
 import type { SystemRecords } from './system-records.js';
 import type { TargetSystemsOptions } from './target-systems-options.js';
@@ -48,7 +49,7 @@ export class Unused {
     const { idle, records, freeze, end } = this.#options;
     const fact = `nobody has used it for ${Math.round(idle.afterMs / 1_000)} s`;
     if (await idle.isBusy(id)) this.used(id);
-    else if (idle.action === 'freeze' && records.get(id).driver !== 'lxc') {
+    else if (idle.action === 'freeze' && driverAbilities[records.get(id).driver].freeze) {
       this.forget(id);
       await freeze(id, `is being parked on disk: ${fact}`);
     } else await end(id, fact);

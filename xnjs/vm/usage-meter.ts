@@ -2,13 +2,14 @@ import type { Clock } from '#kernel/clock.js';
 import { errorText } from '#kernel/errors.js';
 import type { Log } from '#kernel/log.js';
 import { createSerial } from '#kernel/persistence/serial.js';
-import type { Hypervisor } from './hypervisor.js';
-import type { Driver, TargetSystem } from './target-system.js';
+import { isSeatOf, seatKey, type Seat } from './hosts/host.js';
+import type { Hosts } from './hosts/hosts.js';
+import type { TargetSystem } from './target-system.js';
 import { addSample, newUsage, type Usage, type UsageSample, type UsageStore } from './usage.js';
 
 export type UsageMeterOptions = {
   readonly store: UsageStore;
-  readonly hypervisor: Pick<Hypervisor, 'available' | 'usage'>;
+  readonly hosts: Pick<Hosts, 'of' | 'seats'>;
   readonly findSystem: (id: string) => TargetSystem | undefined;
   readonly intervalMs: number;
   /** How long those that have ended are kept. */
@@ -60,20 +61,27 @@ export class UsageMeter {
   }
 
   /**
-   * Reads a driver's machines now.
+   * Reads a driver's machines on a host now.
    * @param ids these only; absent: all
    * @throws what the hypervisor or the database say
    */
-  async measure(driver: Driver, ids?: readonly string[]): Promise<void> {
+  async measure(seat: Seat, ids?: readonly string[]): Promise<void> {
+    await this.#serial(seatKey(seat), async () => {
+      const { hosts, clock } = this.#options;
+      const samples = await hosts.of(seat).usage(seat.driver, ids);
+      await this.#add(seat, samples, clock.now());
+    });
+  }
+
+  async #add(seat: Seat, samples: readonly UsageSample[], now: number): Promise<void> {
     await this.#serial('usage', async () => {
-      const { hypervisor, store, clock, findSystem } = this.#options;
-      const samples = await hypervisor.usage(driver, ids);
-      const now = clock.now();
+      const { store, findSystem } = this.#options;
       const changed: Usage[] = [];
       for (const sample of samples) {
         const system = findSystem(sample.id);
-        const before = system && (this.#usages.get(sample.id) ?? begin(system, sample));
-        if (before && before.endedMs === undefined) changed.push(addSample(before, sample, now));
+        if (!system || !isSeatOf(seat, system)) continue;
+        const before = this.#usages.get(sample.id) ?? begin(system, sample);
+        if (before.endedMs === undefined) changed.push(addSample(before, sample, now));
       }
       if (changed.length === 0) return;
       await store.save(changed);
@@ -82,10 +90,10 @@ export class UsageMeter {
   }
 
   /** A last reading before a machine is taken down. Never fails: that must not keep it up. */
-  async measureLast({ id, driver }: Pick<TargetSystem, 'id' | 'driver'>): Promise<void> {
+  async measureLast({ id, ...seat }: Pick<TargetSystem, 'id' | 'driver' | 'host'>): Promise<void> {
     if (this.#usages.get(id)?.endedMs !== undefined) return;
     try {
-      await this.measure(driver, [id]);
+      await this.measure(seat, [id]);
     } catch (error) {
       const { log } = this.#options;
       log.info({ vmId: id, err: errorText(error) }, 'a machine could not be measured at its end');
@@ -109,16 +117,19 @@ export class UsageMeter {
   }
 
   async #watch(): Promise<void> {
-    const { hypervisor, clock, intervalMs, stopping, log } = this.#options;
+    const { hosts, clock, intervalMs, stopping } = this.#options;
     while (!stopping.aborted) {
-      for (const driver of hypervisor.available())
-        try {
-          await this.measure(driver);
-        } catch (error) {
-          log.info({ driver, err: errorText(error) }, 'machines could not be measured');
-        }
+      await Promise.all(hosts.seats().map((seat) => this.#measureAll(seat)));
       await this.#prune();
       await clock.sleep(intervalMs, stopping);
+    }
+  }
+
+  async #measureAll(seat: Seat): Promise<void> {
+    try {
+      await this.measure(seat);
+    } catch (error) {
+      this.#options.log.info({ ...seat, err: errorText(error) }, 'machines could not be measured');
     }
   }
 

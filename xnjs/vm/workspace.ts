@@ -58,6 +58,11 @@ export class Workspace {
     return join(this.directoryOf(system.id), 'run', 'agent.sock');
   }
 
+  /** Its memory, of a machine that is parked where another host can get at it. */
+  parkedMemory(system: Pick<TargetSystem, 'id'>): string {
+    return join(this.directoryOf(system.id), 'parked.save');
+  }
+
   /** Host side of its screen, if it has one. */
   screenSocket(system: Pick<TargetSystem, 'id'>): string {
     return join(this.directoryOf(system.id), 'run', 'vnc.sock');

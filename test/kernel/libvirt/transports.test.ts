@@ -1,13 +1,15 @@
 import assert from 'node:assert/strict';
-import { mkdir, writeFile } from 'node:fs/promises';
+import { mkdir, mkdtemp, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
 import { LibvirtClient } from '#kernel/libvirt/client.js';
 import type { Command } from '#kernel/libvirt/ssh.js';
 import type { SshAddress } from '#kernel/libvirt/uri.js';
 import { silentLog } from '#kernel/log.js';
+import { Scope } from '#kernel/scope.js';
 import { createCa, issueCertificate, keyPem, type Credential } from '#kernel/security/ca.js';
 import { aDaemon, aListeningDaemon, freePort, withoutLibvirtd } from './daemon.js';
+import { startSshd, withoutSsh } from './sshd.js';
 
 const unavailable = { code: 'HYPERVISOR_UNAVAILABLE' };
 const host = '127.0.0.1';
@@ -146,5 +148,28 @@ describe('libvirt through a command', { skip: withoutLibvirtd }, () => {
     const missing = (): Command => ['/nonexistent/ssh'];
     const connecting = LibvirtClient.connect({ uri: uri(), log: silentLog, command: missing });
     await assert.rejects(connecting, unavailable);
+  });
+});
+
+describe('libvirt over ssh', { skip: withoutLibvirtd || withoutSsh }, () => {
+  const scope = new Scope();
+  let uri: (knownHosts?: string) => string;
+  before(async () => {
+    const daemon = scope.use(await aDaemon());
+    const server = await startSshd(await mkdtemp(join(daemon.stateDir, 'ssh-')), scope);
+    const { user, port, keyFile } = server;
+    uri = (knownHosts = server.knownHosts) =>
+      `test+ssh://${user}@${host}:${port}/default?socket=${daemon.socketPath}` +
+      `&keyfile=${keyFile}&known_hosts=${knownHosts}`;
+  });
+  after(() => scope.close());
+
+  it('is spoken with a key, to a host that is known', async () => {
+    await use(await LibvirtClient.connect({ uri: uri(), log: silentLog }));
+  });
+
+  it('is not spoken with a host that is not known', async () => {
+    const connecting = LibvirtClient.connect({ uri: uri('/dev/null'), log: silentLog });
+    await assert.rejects(connecting, { ...unavailable, message: /[Hh]ost key/ });
   });
 });

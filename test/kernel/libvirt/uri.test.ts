@@ -24,9 +24,9 @@ const cases = [
   ],
   ['qemu+ssh://u@h/system', 'qemu:///system', { kind: 'ssh', host: 'h', user: 'u' }],
   [
-    'qemu+ssh://h:22/system?socket=/s&keyfile=/k',
+    'qemu+ssh://h:22/system?socket=/s&keyfile=/k&known_hosts=/n',
     'qemu:///system',
-    { kind: 'ssh', host: 'h', port: 22, socket: '/s', keyFile: '/k' },
+    { kind: 'ssh', host: 'h', port: 22, socket: '/s', keyFile: '/k', knownHostsFile: '/n' },
   ],
 ] as const;
 
@@ -57,6 +57,13 @@ describe('libvirt URIs', () => {
 });
 
 describe('the ssh command', () => {
+  it('tells ssh where the keys of hosts are', () => {
+    const address = { kind: 'ssh', host: 'h', knownHostsFile: '/a b%h' } as const;
+    assert.ok(sshCommand(address, 'x').includes('UserKnownHostsFile="/a b%%h"'));
+    const bad = { ...address, knownHostsFile: '/a" -o x' };
+    assert.throws(() => sshCommand(bad, 'x'), { code: 'CONFIG_INVALID' });
+  });
+
   it('lets the host choose the daemon by default', () => {
     const command = sshCommand({ kind: 'ssh', host: 'h', user: 'u', port: 2 }, 'qemu:///system');
     assert.deepEqual(command.slice(-3), ['--', 'h', "exec virt-ssh-helper 'qemu:///system'"]);

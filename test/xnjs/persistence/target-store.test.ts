@@ -44,8 +44,8 @@ for (const [name, create, skip] of databases)
     it('makes a spare machine a target system once, and it is no spare any more', async () => {
       const { targets, spares } = createTargetStores(await openTables(scope, url));
       const { ownerDn, ...machine } = aTargetSystem({ id: randomUUID() });
-      const { id, image, parameters, driver } = machine;
-      const spare = { id, image, parameters, driver, callerDn: ownerDn, createdMs: 1 };
+      const { id, image, parameters, driver, host } = machine;
+      const spare = { id, image, parameters, driver, host, callerDn: ownerDn, createdMs: 1 };
       await spares.save(spare);
       assert.deepEqual(await spares.all(), [spare]);
       const system = { ...machine, ownerDn };

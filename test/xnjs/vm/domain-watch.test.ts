@@ -22,8 +22,12 @@ function watched() {
     record = step(record, event);
   };
   const watch = new DomainWatch({
-    hypervisor: {
-      look: () => (answer instanceof Error ? Promise.reject(answer) : Promise.resolve([...answer])),
+    hosts: {
+      areMany: false,
+      of: () => ({
+        look: () =>
+          answer instanceof Error ? Promise.reject(answer) : Promise.resolve([...answer]),
+      }),
     },
     records: {
       all: () => [record],
@@ -52,7 +56,7 @@ function watched() {
       answer = next;
       for (let n = 0; n < times; n++) {
         nowMs += 2_000;
-        await watch.look('qemu');
+        await watch.look({ host: 'local', driver: 'qemu' });
       }
     },
   };

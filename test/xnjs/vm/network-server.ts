@@ -2,6 +2,7 @@ import assert from 'node:assert/strict';
 import { randomUUID } from 'node:crypto';
 import { cpSync, mkdirSync } from 'node:fs';
 import { join } from 'node:path';
+import type { z } from 'zod';
 import type { BuiltImage } from '#cli/image/build.js';
 import { defaultCacheDirectory } from '#cli/quickstart/layout.js';
 import { systemClock } from '#kernel/clock.js';
@@ -13,11 +14,15 @@ import { Scope } from '#kernel/scope.js';
 import { JobConfig } from '#xnjs/job/config.js';
 import { jobMigrations } from '#xnjs/persistence/job-models.js';
 import { createJobStore } from '#xnjs/persistence/job-store.js';
+import { createSettingsStore, settingsMigrations } from '#xnjs/persistence/settings-store.js';
 import { createTargetStore, targetMigrations } from '#xnjs/persistence/sql-target-store.js';
 import { transferMigrations } from '#xnjs/persistence/transfer-store.js';
+import { localHost } from '#xnjs/vm/hosts/host.js';
+import { HostsConfig } from '#xnjs/vm/hosts/config.js';
+import { openHosts } from '#xnjs/vm/hosts/open-hosts.js';
 import type { ImageSearch, ImageSource } from '#xnjs/vm/image-source.js';
-import { LibvirtHypervisor } from '#xnjs/vm/libvirt-hypervisor.js';
 import { NetworkConfig, openNetwork, TsiConfig } from '#xnjs/vm/network-config.js';
+import type { TargetSystemsOptions } from '#xnjs/vm/target-systems-options.js';
 import { TargetSystems } from '#xnjs/vm/target-systems.js';
 import { Workspace } from '#xnjs/vm/workspace.js';
 import { newEngine } from '../job/rig.js';
@@ -54,17 +59,23 @@ export type NetworkServerOptions = {
   readonly tls?: object;
   /** Of the libvirt that runs the machines. */
   readonly uri: string;
+  /** Without a network of machines then. */
+  readonly others?: z.input<typeof HostsConfig>;
+  readonly systems?: Partial<TargetSystemsOptions>;
 };
 
 /** Engine and target systems on one state directory: what a server is, to be started again. */
-export async function startServer(directory: string, { images, tls, uri }: NetworkServerOptions) {
+export async function startServer(
+  directory: string,
+  { images, tls, uri, others, systems: more }: NetworkServerOptions,
+) {
   const scope = new Scope();
   const url = `sqlite:${join(directory, 'server.sqlite')}`;
   const database = scope.use(await openDatabase({ url, log: silentLog }));
   await migrate(
     database,
     'xnjs',
-    [...targetMigrations, ...jobMigrations, ...transferMigrations],
+    [...targetMigrations, ...jobMigrations, ...transferMigrations, ...settingsMigrations],
     silentLog,
   );
   const client = scope.use(await LibvirtClient.connect({ uri, log: silentLog }));
@@ -73,16 +84,15 @@ export async function startServer(directory: string, { images, tls, uri }: Netwo
     hypervisor: { network: NetworkConfig.parse({}) },
     tsi: TsiConfig.parse({ tls }),
   };
-  const network = await openNetwork(config, scope, silentLog);
-  const hypervisor = new LibvirtHypervisor({
-    clients: { qemu: client },
-    installationId,
-    ...common,
-  });
+  const network = others ? undefined : await openNetwork(config, scope, silentLog);
+  const { hosts } = await openHosts(
+    { machines: uri, acceleration: 'qemu', hosts: HostsConfig.parse(others ?? []) },
+    { installationId, scope, settings: createSettingsStore(database), ...common },
+  );
   const systems = scope.use(
     new TargetSystems({
       store: createTargetStore(database),
-      hypervisor,
+      hosts,
       images: imagesOf(images),
       workspace: new Workspace(join(directory, 'state')),
       installationId,
@@ -90,6 +100,7 @@ export async function startServer(directory: string, { images, tls, uri }: Netwo
       heartbeatMs: 500,
       limits: { cpus: 1, memoryMiB: 512, perUser: 4 },
       ...(network && { network }),
+      ...more,
       ...common,
     }),
   );
@@ -104,7 +115,7 @@ export async function startServer(directory: string, { images, tls, uri }: Netwo
   );
   await systems.start();
   await engine.attach();
-  return { scope, systems, engine, client, hypervisor };
+  return { scope, systems, engine, client, hypervisor: hosts.of({ host: localHost }) };
 }
 
 /** Kernels and packages that were unpacked before need not be fetched again. */

@@ -23,23 +23,31 @@ function watched({ removed = false, known = false, acts = true } = {}) {
   let nowMs = 0;
   const done: string[] = [];
   const orphans = new Orphans({
-    hypervisor: { remove: (_, id) => Promise.resolve(void done.push(`remove ${id}`)) },
+    hosts: {
+      of: () => ({ remove: (_, id) => Promise.resolve(void done.push(`remove ${id}`)) }),
+    },
     store: { wasRemoved: () => Promise.resolve(removed) },
     workspace: {
       remove: (id) => Promise.resolve(void done.push(`files of ${id}`)),
       list: () => Promise.resolve([system.id]),
     },
     isKnown: () => known,
-    adopt: ({ id, ownerDn }) => Promise.resolve(void done.push(`adopt ${id} of ${ownerDn}`)),
+    isAt: (_, { host }) => known && host === 'local',
+    adopt: ({ id, ownerDn }, { host }) =>
+      Promise.resolve(void done.push(`adopt ${id} of ${ownerDn} at ${host}`)),
     graceMs: 60_000,
     require: () =>
       acts ? Promise.resolve() : Promise.reject(new GridError('SITE_UNAVAILABLE', 'not ours')),
     clock: { now: () => nowMs } as Clock, // nothing sleeps here
     log: silentLog,
   });
-  const see = async (domains: readonly OwnDomain[], afterMs: number): Promise<string[]> => {
+  const see = async (
+    domains: readonly OwnDomain[],
+    afterMs: number,
+    host = 'local',
+  ): Promise<string[]> => {
     nowMs += afterMs;
-    await orphans.judge('qemu', domains);
+    await orphans.judge({ host, driver: 'qemu' }, domains);
     return done;
   };
   return { orphans, see, done };
@@ -50,7 +58,7 @@ describe('domains of ours that no target system owns', () => {
     const { see } = watched();
     assert.deepEqual(await see([domain], 0), []);
     assert.deepEqual(await see([domain], 59_999), []);
-    assert.deepEqual(await see([domain], 1), [`adopt ${system.id} of ${system.ownerDn}`]);
+    assert.deepEqual(await see([domain], 1), [`adopt ${system.id} of ${system.ownerDn} at local`]);
   });
 
   it('are removed when their target system was, after a time of grace', async () => {
@@ -74,6 +82,23 @@ describe('domains of ours that no target system owns', () => {
     assert.equal(orphans.left.length, 1);
   });
 
+  it('are left alone, and counted, when another host has the machine by its record', async () => {
+    const { see, orphans } = watched({ known: true, removed: true });
+    assert.deepEqual(await see([domain], 0), []);
+    await see([domain], 0, 'north');
+    assert.deepEqual(await see([domain], 60_000, 'north'), []);
+    assert.deepEqual(orphans.left, [`north qemu ${domain.id}`]);
+    await see([], 1, 'local');
+    assert.equal(orphans.left.length, 1, 'what one host has says nothing of another');
+  });
+
+  it('are adopted by the host that has them', async () => {
+    const { see } = watched();
+    await see([domain], 0, 'north');
+    const done = await see([domain], 60_000, 'north');
+    assert.deepEqual(done, [`adopt ${system.id} of ${system.ownerDn} at north`]);
+  });
+
   it('are left alone when they carry the record of another', async () => {
     const { see } = watched();
     const stolen = { ...domain, id: `6${domain.id.slice(1)}` };
@@ -89,12 +114,12 @@ describe('domains of ours that no target system owns', () => {
 
   it('leave no files behind, and those of others are not touched', async () => {
     const { orphans, done } = watched({ removed: true });
-    await orphans.sweep([domain]);
+    await orphans.sweep(new Set([domain.id]));
     assert.deepEqual(done, []);
-    await orphans.sweep([]);
+    await orphans.sweep(new Set());
     assert.deepEqual(done, [`files of ${system.id}`]);
     const unknown = watched();
-    await unknown.orphans.sweep([]);
+    await unknown.orphans.sweep(new Set());
     assert.deepEqual(unknown.done, []);
   });
 });

@@ -21,6 +21,7 @@ export const aTargetSystem = (changes: Partial<TargetSystem> = {}): TargetSystem
   image: { id: '0d9a7f0e-6a0c-4f3b-8a52-2f7d0a1b2c3d', metadata: anImageMetadata(), parts: {} },
   parameters: { cpus: 2, memoryMiB: 384 },
   driver: 'qemu',
+  host: 'local',
   state: 'INITIALIZING',
   evidence: { source: 'user', fact: 'requested', atMs: 0 },
   boot: {},

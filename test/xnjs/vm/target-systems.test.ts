@@ -3,6 +3,7 @@ import { describe, it } from 'node:test';
 import { GridError } from '#kernel/errors.js';
 import { silentLog } from '#kernel/log.js';
 import { Scope } from '#kernel/scope.js';
+import { oneHost } from '#xnjs/vm/hosts/hosts.js';
 import type { Hypervisor } from '#xnjs/vm/hypervisor.js';
 import type { ImageSearch, ImageSource } from '#xnjs/vm/image-source.js';
 import type { TargetStore } from '#xnjs/vm/target-store.js';
@@ -39,7 +40,12 @@ describe('target systems', { timeout: 30_000 }, () => {
     };
     const systems = scope.use(
       new TargetSystems({
-        ...{ store, clock, hypervisor: emptyHost, images: {} as ImageSource & ImageSearch },
+        ...{
+          store,
+          clock,
+          hosts: oneHost(emptyHost, silentLog),
+          images: {} as ImageSource & ImageSearch,
+        },
         ...{ log: silentLog, workspace: new Workspace(scratch(scope)), installationId: 'x' },
         ...{ bootTimeoutMs: 1_000, heartbeatMs: 1_000 },
         limits: { cpus: 1, memoryMiB: 512, perUser: 1 },

@@ -1,12 +1,14 @@
 import type { ImageRecord } from '#imagerepo/contract.js';
 import { formatDate, type Clock } from '#kernel/clock.js';
 import { chooseImage, nameOf, roomyEnough, unlike, type ChosenImage } from '../choose-image.js';
-import type { Hypervisor } from '../hypervisor.js';
+import type { Spot } from '../hosts/choose-host.js';
+import type { HostPlacement, Placed } from '../hosts/host-placement.js';
+import type { Hosts } from '../hosts/hosts.js';
 import type { ImageSearch } from '../image-source.js';
 import type { NewTargetSystem } from '../target-systems-options.js';
 import { chooseDriver, chooseParameters } from '../parameters.js';
 import { VmError } from '../state.js';
-import type { TargetSystem } from '../target-system.js';
+import type { Driver, TargetSystem } from '../target-system.js';
 import type { TargetStore } from '../target-store.js';
 import { requireNetwork, type TsiNetwork } from '../tsi-network.js';
 import { costOf, type Cost, type Prices } from './cost.js';
@@ -28,7 +30,8 @@ import { expectedWaits, type ExpectedWait, type StartStore } from './starts.js';
 export type PlannerOptions = {
   readonly store: Pick<TargetStore, 'used'>;
   readonly images: ImageSearch;
-  readonly hypervisor: Pick<Hypervisor, 'available'>;
+  readonly hosts: Pick<Hosts, 'seats'>;
+  readonly places: Pick<HostPlacement, 'choose'>;
   readonly clock: Clock;
   readonly limits: SiteLimits & { readonly perUser: number };
   readonly network?: TsiNetwork | undefined;
@@ -47,6 +50,9 @@ export type Plan = {
   /** Why this image. */
   readonly why: string;
   readonly driver: TargetSystem['driver'];
+  /** That it would be on now, and why there. */
+  readonly host: string;
+  readonly placement: string;
   readonly flavour?: string;
   readonly parameters: TargetSystem['parameters'];
   readonly limits?: NonNullable<TargetSystem['limits']>;
@@ -87,22 +93,21 @@ export class Planner {
 
   /**
    * @throws `IMAGE_UNKNOWN`; `BAD_REQUEST` naming the parameter and its range; `FORBIDDEN` the flavour;
-   * `HYPERVISOR_UNAVAILABLE`
+   * `HYPERVISOR_UNAVAILABLE`; `LIMIT_REACHED` no host has room
    */
   async plan(wish: NewTargetSystem): Promise<Plan> {
     const { requester = plainUser, ownerDn } = wish;
-    const { hypervisor, network } = this.#options;
+    const { network } = this.#options;
     const bounds = this.flavours.boundsFor(requester, wish.flavour);
     const terminationMs = this.#termination(wish, bounds);
     const { image, why } = await this.#choose(wish, bounds);
     requireNetwork(image.metadata.tsi, network);
-    const driver = chooseDriver(image.metadata, hypervisor.available());
     const { parameters: asked, atLeast } = wish;
     const size = atLeast === true ? roomyEnough(asked, image.metadata) : asked;
     const counted = countsFor(this.#quota, requester);
     return {
-      ...{ image, why, driver },
-      parameters: chooseParameters(size, image, driver, bounds),
+      ...{ image, why },
+      ...this.#place(image, wish, (driver) => chooseParameters(size, image, driver, bounds)),
       ...(bounds.flavour !== undefined && {
         flavour: bounds.flavour,
         limits: { ...bounds.controls, maxLifetimeSeconds: bounds.lifetimeSeconds.max },
@@ -111,6 +116,25 @@ export class Planner {
       countsFor: counted,
       quotas: quotasOf(this.#quota, ownerDn, counted),
     };
+  }
+
+  /** What it has depends on the driver, which driver on the host, and that on what it has. */
+  #place(
+    image: ImageRecord,
+    { hostLabels: labels }: NewTargetSystem,
+    parametersWith: (driver: Driver) => TargetSystem['parameters'],
+  ): Pick<Plan, 'driver' | 'host' | 'placement' | 'parameters'> {
+    const first = chooseDriver(image.metadata, this.#drivers());
+    const parameters = parametersWith(first);
+    const placed: Placed = { image, parameters, labels };
+    const { driver, host, why: placement }: Spot = this.#options.places.choose(placed);
+    const isOther = driver !== first;
+    return { driver, host, placement, parameters: isOther ? parametersWith(driver) : parameters };
+  }
+
+  /** All that answer somewhere at present. */
+  #drivers(): Driver[] {
+    return [...new Set(this.#options.hosts.seats().map(({ driver }) => driver))];
   }
 
   /** As {@link plan}, with what it takes. @throws as it does, and `QUOTA_EXCEEDED` */
@@ -144,7 +168,7 @@ export class Planner {
   }
 
   async #choose(wish: NewTargetSystem, bounds: Bounds): Promise<ChosenImage> {
-    const { images, hypervisor, limits } = this.#options;
+    const { images, limits } = this.#options;
     const { ownerDn: callerDn, image: wanted, parameters: size } = wish;
     const { reference, requirements } =
       typeof wanted === 'string' ? { reference: wanted, requirements: {} } : wanted;
@@ -156,7 +180,7 @@ export class Planner {
     }
     return chooseImage(await images.search(requirements, callerDn), {
       requirements,
-      ...{ size, callerDn, drivers: hypervisor.available() },
+      ...{ size, callerDn, drivers: this.#drivers() },
       atLeast: wish.atLeast === true,
       limits: {
         cpus: bounds.cpus.max ?? limits.cpus,

@@ -1,8 +1,8 @@
 import type { MachineSpec } from '../target-system.js';
 
 /** Without whose it is. */
-export function specOf({ id, image, parameters, driver }: MachineSpec): MachineSpec {
-  return { id, image, parameters, driver };
+export function specOf({ id, image, parameters, driver, host }: MachineSpec): MachineSpec {
+  return { id, image, parameters, driver, host };
 }
 
 export function isSameImage(a: MachineSpec['image'], b: MachineSpec['image']): boolean {

@@ -4,7 +4,8 @@ import type { Log } from '#kernel/log.js';
 import { siteChange } from '../../changes/site-change.js';
 import { nameOf } from '../choose-image.js';
 import { createBinding } from '../create-binding.js';
-import type { DomainView } from '../hypervisor.js';
+import { isLocal, localHost } from '../hosts/host.js';
+import type { DomainView, Hypervisor } from '../hypervisor.js';
 import { chooseDriver, chooseParameters } from '../parameters.js';
 import type { Flavours } from '../placement/flavours.js';
 import type { Quota } from '../placement/quota.js';
@@ -80,13 +81,18 @@ export class SparePool implements AsyncDisposable {
     this.#images = new WantedImages({ images, clock, log: this.#log, ...spares });
   }
 
+  /** All spares are on the host of the server. */
+  get #local(): Hypervisor {
+    return this.#options.hosts.of({ host: localHost });
+  }
+
   /** Before hypervisors are compared with the records. */
   async load(): Promise<void> {
     for (const spare of await this.#options.spares.store.all()) this.#hold(spare, 'unsure');
   }
 
   start(): void {
-    this.#unsubscribe.push(this.#options.hypervisor.onDomain((domain) => this.#onDomain(domain)));
+    this.#unsubscribe.push(this.#local.onDomain((domain) => this.#onDomain(domain)));
     this.#running = this.#run();
   }
 
@@ -111,6 +117,7 @@ export class SparePool implements AsyncDisposable {
     const { clock, spares } = this.#options;
     const { image, ownerDn, driver } = draft;
     this.#images.note(image.id, ownerDn);
+    if (!isLocal(draft)) return 'spares are kept on the host of the server only';
     const sameImage = [...this.#held.values()].filter(
       ({ spare, phase }) => isSameImage(spare.image, image) && phase !== 'taken',
     );
@@ -211,12 +218,14 @@ export class SparePool implements AsyncDisposable {
   }
 
   #newSpare(image: Spare['image'], callerDn: string): Spare | undefined {
-    const { clock, hypervisor, flavours } = this.#options;
+    const { clock, hosts, flavours } = this.#options;
+    if (hosts.isLocalDrained) return undefined;
     if ((this.#unfit.get(image.id) ?? 0) > clock.now()) return undefined;
     const { metadata } = image;
-    const driver = chooseDriver(metadata, hypervisor.available());
+    const driver = chooseDriver(metadata, hosts.localDrivers());
     const parameters = chooseParameters({}, image, driver, flavours.boundsFor(plainUser));
-    return { id: randomUUID(), image, driver, parameters, callerDn, createdMs: clock.now() };
+    const machine = { id: randomUUID(), image, driver, parameters, host: localHost };
+    return { ...machine, callerDn, createdMs: clock.now() };
   }
 
   /** Whether one more would take room that users might want. */
@@ -267,10 +276,10 @@ export class SparePool implements AsyncDisposable {
 
   /** What a server before us has left: it is a spare still if it runs and its agent answers. */
   async #recover(held: Held): Promise<void> {
-    const { hypervisor } = this.#options;
+    const { hosts } = this.#options;
     const { driver, id } = held.spare;
-    if (!hypervisor.available().includes(driver)) return; // nothing is known of it
-    const domain = await hypervisor.find(driver, id);
+    if (!hosts.isUp(held.spare)) return; // nothing is known of it
+    const domain = await this.#local.find(driver, id);
     held.phase = 'starting';
     try {
       if (domain?.state !== 'running') throw new Error('it does not run');
@@ -308,7 +317,7 @@ export class SparePool implements AsyncDisposable {
   /** May be repeated. The record goes last: what is left of a spare is found by it. */
   async #discard(held: Held, why: string): Promise<void> {
     if (held.phase === 'taken') return;
-    const { hypervisor, workspace, spares, lease } = this.#options;
+    const { workspace, spares, lease } = this.#options;
     const { id, driver } = held.spare;
     const isNews = held.phase !== 'going';
     held.phase = 'going';
@@ -316,7 +325,7 @@ export class SparePool implements AsyncDisposable {
     if (isNews) this.#log.info({ vmId: id, reason: why }, 'a spare machine is removed');
     await held.binding?.[Symbol.asyncDispose]();
     await lease?.require();
-    await hypervisor.remove(driver, id);
+    await this.#local.remove(driver, id);
     await workspace.remove(id);
     await spares.store.remove(id);
     this.#held.delete(id);

@@ -19,7 +19,7 @@ export type Started = {
 export async function startDomain(
   machine: MachineSpec,
   callerDn: string,
-  { hypervisor, images, workspace, installationId, network, lease }: TargetSystemsOptions,
+  { hosts, images, workspace, installationId, network, lease }: TargetSystemsOptions,
 ): Promise<Started> {
   const { image, driver } = machine;
   const parts: Record<string, string> = {};
@@ -30,9 +30,9 @@ export async function startDomain(
   }
   const paths = await workspace.prepare(machine, parts);
   if (network && image.metadata.tsi.transport === 'tcp')
-    await hypervisor.ensureNetwork(driver, networkDefinition(network));
+    await hosts.of(machine).ensureNetwork(driver, networkDefinition(network));
   const xml = domainXml(machine, paths, installationId, network, lease?.epoch);
   await lease?.require();
-  const { definedMs } = await hypervisor.start(driver, machine.id, xml);
+  const { definedMs } = await hosts.of(machine).start(driver, machine.id, xml);
   return { definedMs, isFetched };
 }

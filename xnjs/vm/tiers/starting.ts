@@ -1,7 +1,8 @@
 import { errorText } from '#kernel/errors.js';
 import type { Log } from '#kernel/log.js';
-import type { SystemRecords } from '../system-records.js';
+import { isLocal } from '../hosts/host.js';
 import { isPassing } from '../passing.js';
+import type { SystemRecords } from '../system-records.js';
 import { bootBaseMs, type TargetSystem } from '../target-system.js';
 import type { TargetSystemsOptions } from '../target-systems-options.js';
 import { needsIdentity } from './identity.js';
@@ -30,10 +31,10 @@ export class Starting {
 
   /** By the tier that the record says, or one that is slower. @returns the record as it is then */
   async begin(found: TargetSystem): Promise<TargetSystem> {
-    const { hypervisor, clock, records } = this.#options;
+    const { hosts, clock, records } = this.#options;
     const { driver, id } = found;
     if (needsIdentity(found)) {
-      const domain = await hypervisor.find(driver, id);
+      const domain = await hosts.of(found).find(driver, id);
       if (domain?.state === 'running') return found;
       const restored = domain ? undefined : await this.#restore(found);
       if (restored) return restored;
@@ -42,7 +43,7 @@ export class Starting {
     }
     const record = await this.#cleared(records.get(id));
     await this.#makeRoom(record);
-    if (record.generation !== undefined) await hypervisor.removeOlder(record);
+    if (record.generation !== undefined) await hosts.of(record).removeOlder(record);
     const { definedMs, isFetched } = await startDomain(record, record.ownerDn, this.#options);
     const baseMs = bootBaseMs(record);
     const boot = { definedMs: definedMs - baseMs, startedMs: clock.now() - baseMs };
@@ -67,7 +68,9 @@ export class Starting {
     }
   }
 
-  async #makeRoom({ parameters }: TargetSystem): Promise<void> {
+  /** What is nobody's is on this host only. */
+  async #makeRoom({ host, parameters }: TargetSystem): Promise<void> {
+    if (!isLocal({ host })) return;
     this.#options.tiers.templates?.yield();
     await this.#options.tiers.spares?.makeRoom(parameters.memoryMiB);
   }
@@ -93,7 +96,7 @@ export class Starting {
     const { isSpoilt = false, ...record } = found;
     if (!isSpoilt) return found;
     await this.#options.require();
-    await this.#options.hypervisor.remove(record.driver, record.id);
+    await this.#options.hosts.of(record).remove(record.driver, record.id);
     await this.#options.workspace.remove(record.id);
     await this.#options.records.save(record);
     return record;

@@ -7,6 +7,8 @@ import type { Log } from '#kernel/log.js';
 import { nameOf } from '../choose-image.js';
 import { createBinding } from '../create-binding.js';
 import { domainXml } from '../domain-xml.js';
+import { isLocal, localHost } from '../hosts/host.js';
+import type { Hypervisor } from '../hypervisor.js';
 import { chooseParameters } from '../parameters.js';
 import type { Flavours } from '../placement/flavours.js';
 import { plainUser } from '../placement/requester.js';
@@ -72,13 +74,17 @@ export class Templates implements AsyncDisposable {
   /** Before hypervisors are compared with the records. */
   async load(): Promise<void> {
     for (const template of await this.#options.warm.store.all())
-      this.#templates.set(template.id, template);
+      this.#templates.set(template.id, { ...template, host: localHost });
+  }
+
+  /** All of it is on the host of the server. */
+  get #local(): Hypervisor {
+    return this.#options.hosts.of({ host: localHost });
   }
 
   start(): void {
-    const { hypervisor } = this.#options;
     // another version may have come up
-    this.#unsubscribe.push(hypervisor.onAvailable((driver) => this.#hosts.delete(driver)));
+    this.#unsubscribe.push(this.#local.onAvailable((driver) => this.#hosts.delete(driver)));
     this.#running = this.#run();
   }
 
@@ -94,6 +100,7 @@ export class Templates implements AsyncDisposable {
   async choose(draft: TargetSystem): Promise<TargetSystem | string> {
     const { image, driver, ownerDn } = draft;
     if (this.#options.warm.config.maxImages === 0) return 'no memory of machines is saved here';
+    if (!isLocal(draft)) return 'memory is saved on the host of the server only';
     const copyable = isCopyable(draft);
     if (copyable !== true) return copyable;
     const same = [...this.#templates.values()].filter(
@@ -128,7 +135,7 @@ export class Templates implements AsyncDisposable {
 
   /** Restores a machine from the memory that was chosen for it. @throws if any of it fails */
   async restore(record: TargetSystem): Promise<{ definedMs: number }> {
-    const { workspace, hypervisor, images, installationId, lease } = this.#options;
+    const { workspace, images, installationId, lease } = this.#options;
     const template = this.#templates.get(record.template ?? '');
     if (!template?.patches || template.bootId === undefined)
       throw new Error('the saved memory is gone');
@@ -145,7 +152,7 @@ export class Templates implements AsyncDisposable {
         ...{ patches, from: { id: template.id, bootId }, to },
       });
       const xml = domainXml(record, paths, installationId, undefined, lease?.epoch);
-      return await hypervisor.restoreMemory(driver, id, { xml, memory });
+      return await this.#local.restoreMemory(driver, id, { xml, memory });
     } catch (error) {
       if (asGridError(error)?.row.retry !== true) this.#bad.add(template.id);
       throw error;
@@ -189,7 +196,7 @@ export class Templates implements AsyncDisposable {
       if (!this.#hasRoom(image, driver)) return;
       const bounds = this.#options.flavours.boundsFor(plainUser);
       const parameters = chooseParameters({}, image, driver, bounds);
-      const machine = { id: randomUUID(), image, driver, parameters };
+      const machine = { id: randomUUID(), image, driver, parameters, host: localHost };
       const fingerprint = fingerprintOf(machine, await this.#host(driver));
       const about = { ownerDn, tags: [], createdMs: clock.now(), fingerprint };
       await this.#take({ ...machine, ...about });
@@ -199,23 +206,23 @@ export class Templates implements AsyncDisposable {
 
   /** Never finished, or not to be restored here any more. */
   async #isOver(template: Template): Promise<boolean> {
-    const { hypervisor, warm } = this.#options;
-    if (!hypervisor.available().includes(template.driver)) return false; // nothing is known
+    const { hosts, warm } = this.#options;
+    if (!hosts.isUp(template)) return false; // nothing is known
     if (!template.patches || this.#bad.has(template.id) || warm.config.maxImages === 0) return true;
     return fingerprintOf(template, await this.#host(template.driver)) !== template.fingerprint;
   }
 
   #hasRoom(image: Template['image'], driver: Driver): boolean {
-    const { clock, isBusy, warm, hypervisor, flavours } = this.#options;
+    const { clock, isBusy, warm, hosts, flavours } = this.#options;
     if (isBusy() || clock.now() - this.#busyMs < settleMs) return false;
-    if (!hypervisor.available().includes(driver)) return false;
+    if (hosts.isLocalDrained || !hosts.localDrivers().includes(driver)) return false;
     const { memoryMiB } = chooseParameters({}, image, driver, flavours.boundsFor(plainUser));
     return warm.availableMiB() >= memoryMiB + warm.config.reserveMiB;
   }
 
   /** Boots a machine of nobody's, and saves its memory. */
   async #take(template: Template): Promise<void> {
-    const { warm, workspace, hypervisor, clock } = this.#options;
+    const { warm, workspace, clock } = this.#options;
     const { id, driver, image } = template;
     const about = { vmId: id, imageId: image.id };
     const capture = new AbortController();
@@ -228,7 +235,7 @@ export class Templates implements AsyncDisposable {
       await clock.sleep(hangUpMs, capture.signal);
       const path = this.#pathOf(template);
       await mkdir(join(workspace.directoryOf(id)), { recursive: true });
-      await hypervisor.saveMemory(driver, id, path);
+      await this.#local.saveMemory(driver, id, path);
       const saved = { ...template, bootId, patches: await findIdentity(path, { id, bootId }) };
       await warm.store.save(saved);
       this.#templates.set(id, saved);
@@ -265,9 +272,9 @@ export class Templates implements AsyncDisposable {
 
   /** May be repeated; the record goes last. */
   async #remove({ id, driver, image }: Template): Promise<void> {
-    const { hypervisor, workspace, warm, lease } = this.#options;
+    const { workspace, warm, lease } = this.#options;
     await lease?.require();
-    await hypervisor.remove(driver, id);
+    await this.#local.remove(driver, id);
     await workspace.remove(id);
     await warm.store.remove(id);
     this.#templates.delete(id);
@@ -276,7 +283,7 @@ export class Templates implements AsyncDisposable {
   }
 
   async #host(driver: Driver): Promise<string> {
-    const known = this.#hosts.get(driver) ?? (await this.#options.hypervisor.describe(driver));
+    const known = this.#hosts.get(driver) ?? (await this.#local.describe(driver));
     this.#hosts.set(driver, known);
     return known;
   }

@@ -1,0 +1,36 @@
+import { z } from 'zod';
+import { answersJson } from '#kernel/http/answers.js';
+import { adminOnly, operations } from '#kernel/http/operation.js';
+import { json } from '#kernel/http/reply.js';
+import type { HostStatus } from '#xnjs/index.js';
+import type { Rendered } from './answers.js';
+import { HostList } from './answers-placement.js';
+import type { RestDeps } from './deps.js';
+
+const operation = operations<RestDeps>();
+
+const listHosts = operation({
+  method: 'GET',
+  path: '/hosts',
+  summary: 'The hosts that machines run on: their state, what they have and what is used of it',
+  input: z.object({}),
+  answers: answersJson(HostList),
+  id: 'listHosts',
+  tag: 'admin',
+  policy: adminOnly,
+  run: ({ systems }) => json({ hosts: systems.places.list().map(renderHost) }),
+});
+
+function renderHost(host: HostStatus): Rendered<typeof HostList>['hosts'][number] {
+  const { name, drivers, labels, isDrained, room, used, machines } = host;
+  return {
+    ...{ name, labels: [...labels], drained: isDrained, machines },
+    drivers: Object.fromEntries(
+      drivers.map((driver) => [driver.name, driver.isUp ? ('OK' as const) : ('DOWN' as const)]),
+    ),
+    ...(room && { capacity: room }),
+    used,
+  };
+}
+
+export const hostOperations = [listHosts];

@@ -1,0 +1,182 @@
+import assert from 'node:assert/strict';
+import { describe, it } from 'node:test';
+import type { z } from 'zod';
+import { GridError } from '#kernel/errors.js';
+import { silentLog } from '#kernel/log.js';
+import { HostsConfig } from '#xnjs/vm/hosts/config.js';
+import { chooseHost, type Demand, type HostView } from '#xnjs/vm/hosts/choose-host.js';
+import type { Host } from '#xnjs/vm/hosts/host.js';
+import { HostPlacement } from '#xnjs/vm/hosts/host-placement.js';
+import { Hosts } from '#xnjs/vm/hosts/hosts.js';
+import { parseHostLabels } from '#xnjs/vm/hosts/labels.js';
+import type { Hypervisor } from '#xnjs/vm/hypervisor.js';
+import type { TargetSystem } from '#xnjs/vm/target-system.js';
+import { anImageMetadata, aTargetSystem } from './samples.js';
+
+const demand = (changes: Partial<Demand> = {}): Demand => ({
+  ...{ cpus: 2, memoryMiB: 512, diskMiB: 0, drivers: ['qemu', 'kvm'], labels: [] },
+  labelsField: 'hostLabels',
+  ...changes,
+});
+const host = (name: string, changes: Partial<HostView> = {}): HostView => ({
+  ...{ name, drivers: ['qemu'], labels: [], isDrained: false, isLocal: name === 'local' },
+  room: { cores: 8, memoryMiB: 4096 },
+  used: { cores: 0, memoryMiB: 0, diskMiB: 0 },
+  hasImage: false,
+  ...changes,
+});
+const busy = { cores: 4, memoryMiB: 1024, diskMiB: 0 };
+
+describe('the host of a new machine', () => {
+  const cases: [string, HostView[], Partial<Demand>, string, RegExp][] = [
+    ['the only one', [host('a')], {}, 'a', /only one/],
+    ['that with more room', [host('a', { used: busy }), host('b')], {}, 'b', /most room .* of 2/],
+    [
+      'that with its image, before more room',
+      [host('a', { used: busy, hasImage: true }), host('b')],
+      {},
+      'a',
+      /image is at hand/,
+    ],
+    [
+      'that with the quicker driver, before its image',
+      [host('a', { hasImage: true }), host('b', { drivers: ['kvm'] })],
+      {},
+      'b',
+      /it has kvm/,
+    ],
+    [
+      'that with the labels, however full',
+      [host('a'), host('b', { labels: ['gpu', 'ssd'], used: busy })],
+      { labels: ['ssd'] },
+      'b',
+      /only one/,
+    ],
+    ['not one that is drained', [host('a', { isDrained: true }), host('b')], {}, 'b', /only one/],
+    ['not one that is silent', [host('a', { drivers: [] }), host('b')], {}, 'b', /only one/],
+    ['not one that is not known', [host('a', { room: undefined }), host('b')], {}, 'b', /./],
+    [
+      'that of the server, where it needs its network',
+      [host('a'), host('local', { used: busy })],
+      { localOnly: 'a network' },
+      'local',
+      /only one/,
+    ],
+    [
+      'one without bounds',
+      [host('a', { room: {}, used: { cores: 99, memoryMiB: 99_999, diskMiB: 9 } })],
+      {},
+      'a',
+      /./,
+    ],
+  ];
+  for (const [what, views, wish, name, why] of cases)
+    it(`is ${what}`, () => {
+      const spot = chooseHost(views, demand(wish));
+      assert.equal(spot.host, name);
+      assert.match(spot.why, why);
+    });
+
+  const refusals: [string, HostView[], Partial<Demand>, string, RegExp][] = [
+    [
+      'no room: what each of them lacks',
+      [host('a', { used: { ...busy, cores: 7 } }), host('b', { isDrained: true })],
+      {},
+      'LIMIT_REACHED',
+      /a: cores: 2 asked for, 1 of 8 free; b: it is drained/,
+    ],
+    [
+      'no disk left',
+      [host('a', { room: { diskMiB: 100 }, used: { ...busy, diskMiB: 60 } })],
+      { diskMiB: 50 },
+      'LIMIT_REACHED',
+      /diskMiB: 50 asked for, 40 of 100 free/,
+    ],
+    [
+      'no such label: the field, and those that there are',
+      [host('a', { labels: ['ssd'] })],
+      { labels: ['gpu'], labelsField: 'Resources.HostLabels' },
+      'BAD_REQUEST',
+      /^Resources\.HostLabels: no host has gpu; there are ssd$/,
+    ],
+    [
+      'no answer from any that has the labels',
+      [host('a', { labels: ['gpu'], drivers: [] }), host('b')],
+      { labels: ['gpu'] },
+      'HYPERVISOR_UNAVAILABLE',
+      /a: no libvirt for qemu or kvm answers/,
+    ],
+  ];
+  for (const [what, views, wish, code, text] of refusals)
+    it(`there is none, with ${what}`, () => {
+      assert.throws(
+        () => chooseHost(views, demand(wish)),
+        (error: unknown) => {
+          assert.ok(error instanceof GridError);
+          assert.equal(error.code, code);
+          assert.match(error.message, text);
+          return true;
+        },
+      );
+    });
+
+  it('holds what was placed there until it is stored', () => {
+    const records: TargetSystem[] = [];
+    const answering = { available: () => ['qemu'] } as unknown as Hypervisor; // asked for this only
+    const common = { hypervisor: answering, drivers: ['qemu'], labels: [], drain: false } as const;
+    const capacity = { cores: 3, memoryMiB: 4096 };
+    const all: Host[] = ['a', 'b'].map((name) => ({ name, ...common, capacity, reserved: {} }));
+    const hosts = new Hosts({ hosts: all, log: silentLog });
+    const places = new HostPlacement({ hosts, records: () => records });
+    const plan = aTargetSystem({ image: { id: 'i', metadata: anImageMetadata(), parts: {} } });
+    const first = places.hold('1', plan, undefined);
+    const second = places.hold('2', plan, undefined);
+    assert.deepEqual([first.host, second.host], ['a', 'b']);
+    assert.throws(() => places.hold('3', plan, undefined), { code: 'LIMIT_REACHED' });
+    second.release();
+    assert.equal(places.choose(plan).host, 'b');
+    records.push({ ...plan, id: '1', host: first.host });
+    assert.deepEqual(places.used('a'), { cores: 2, memoryMiB: 384, diskMiB: 0 });
+    first.release();
+    assert.deepEqual(places.used('a'), { cores: 2, memoryMiB: 384, diskMiB: 0 });
+  });
+
+  it('is asked for by labels in a list, or a text with commas', () => {
+    assert.deepEqual(parseHostLabels('l', 'gpu, ssd'), { labels: ['gpu', 'ssd'], field: 'l' });
+    assert.deepEqual(parseHostLabels('l', ['gpu']), { labels: ['gpu'], field: 'l' });
+    assert.equal(parseHostLabels('l', undefined), undefined);
+    for (const bad of [7, ['a b'], 'x,,y', { gpu: true }])
+      assert.throws(() => parseHostLabels('f', bad), { code: 'BAD_REQUEST', message: /^f: / });
+  });
+});
+
+describe('hosts', () => {
+  it('that are not configured have machines of which nothing is known', () => {
+    const hosts = new Hosts({ hosts: [], log: silentLog });
+    const of = () => hosts.of({ host: 'gone' });
+    assert.throws(of, { code: 'HYPERVISOR_UNAVAILABLE', message: /host gone is not in/ });
+  });
+
+  const faultsOf = (hosts: z.input<typeof HostsConfig>): string[] =>
+    HostsConfig.safeParse(hosts).error?.issues.map(
+      ({ path, message }) => `${path.join('.')}: ${message}`,
+    ) ?? [];
+  const north = { name: 'north', uri: 'qemu+tls://north/system', images: 'shared' } as const;
+
+  it('are configured by name, where their libvirt is, and what is special of them', () => {
+    assert.deepEqual(faultsOf([north, { name: 'local', labels: ['ssd'], drain: true }]), []);
+  });
+
+  const faults: [z.input<typeof HostsConfig>, RegExp][] = [
+    [[{ ...north, uri: 'qemu+carrier://north/system' }], /^0\.uri: .*unknown transport: carrier/],
+    [[{ ...north, uri: 'lxc+tls://north/system' }], /^0\.uri: must be of the driver qemu/],
+    [[{ name: 'north', uri: north.uri }], /^0\.images: must be shared/],
+    [[{ name: 'north', images: 'shared' }], /^0\.uri: must be given/],
+    [[north, north], /^1\.name: north is there twice/],
+    [[{ ...north, name: 'local' }], /^0\.uri: of the host local is hypervisor\.machines/],
+    [[{ ...north, labels: ['a b'] }], /^0\.labels\.0: must be a word/],
+  ];
+  for (const [config, text] of faults)
+    it(`are refused with the fault ${text.source}`, () =>
+      assert.match(faultsOf(config).join(), text));
+});

@@ -1,0 +1,142 @@
+import { GridError } from '#kernel/errors.js';
+import type { Driver } from '../target-system.js';
+import type { Load, Room } from './host.js';
+
+/** What a machine needs of its host. */
+export type Demand = {
+  readonly cpus: number;
+  readonly memoryMiB: number;
+  readonly diskMiB: number;
+  /** Of its image's format. */
+  readonly drivers: readonly Driver[];
+  readonly labels: readonly string[];
+  /** Where the labels stand in the request: for messages. */
+  readonly labelsField: string;
+  /** Why it cannot be on another host than the server's; absent: it can. */
+  readonly localOnly?: string;
+};
+
+/** A host as it is at the moment. */
+export type HostView = {
+  readonly name: string;
+  /** Its drivers that answer. */
+  readonly drivers: readonly Driver[];
+  readonly labels: readonly string[];
+  readonly isDrained: boolean;
+  readonly isLocal: boolean;
+  /** `undefined`: not known yet. */
+  readonly room: Room | undefined;
+  /** What the machines there hold, whatever their state. */
+  readonly used: Load;
+  /** It runs a machine of that image, or has run one of it that is not removed yet. */
+  readonly hasImage: boolean;
+};
+
+export type Spot = { readonly host: string; readonly driver: Driver; readonly why: string };
+
+/** The quicker first. */
+const preference: readonly Driver[] = ['kvm', 'qemu', 'lxc'];
+
+type Fit = { readonly view: HostView; readonly driver: Driver; readonly load: number };
+
+/**
+ * The host for a new machine: of those where it fits the one with the quicker driver, then one that has its
+ * image at hand, then that with most room left.
+ * @throws `BAD_REQUEST` no host has the labels; `HYPERVISOR_UNAVAILABLE` none of them answers;
+ * `LIMIT_REACHED` what each of them lacks
+ */
+export function chooseHost(views: readonly HostView[], demand: Demand): Spot {
+  const labelled = views.filter(({ labels }) =>
+    demand.labels.every((each) => labels.includes(each)),
+  );
+  if (labelled.length === 0) throw noSuchLabels(views, demand);
+  const fits: Fit[] = [];
+  const reasons: string[] = [];
+  let answering = 0;
+  for (const view of labelled) {
+    const driver = preference.find(
+      (each) => demand.drivers.includes(each) && view.drivers.includes(each),
+    );
+    if (driver !== undefined) answering += 1;
+    const reason = driver === undefined ? silence(demand) : unfit(view, demand);
+    if (driver !== undefined && reason === undefined)
+      fits.push({ view, driver, load: loadOf(view, demand) });
+    else reasons.push(`${view.name}: ${reason ?? ''}`);
+  }
+  const rank = ({ driver }: Fit): number => preference.indexOf(driver);
+  const [best, next] = fits.toSorted(
+    (a, b) =>
+      rank(a) - rank(b) ||
+      Number(b.view.hasImage) - Number(a.view.hasImage) ||
+      a.load - b.load ||
+      a.view.name.localeCompare(b.view.name),
+  );
+  if (best) {
+    const { name } = best.view;
+    return { host: name, driver: best.driver, why: `${name}: ${distinction(best, next, fits)}` };
+  }
+  if (answering === 0) throw silent(demand, views.length, reasons);
+  throw new GridError('LIMIT_REACHED', `no host can take the machine: ${reasons.join('; ')}`);
+}
+
+function silence({ drivers }: Demand): string {
+  return `no libvirt for ${drivers.join(' or ')} answers`;
+}
+
+/** Why a machine cannot be there; `undefined`: it can. */
+function unfit(view: HostView, demand: Demand): string | undefined {
+  if (view.isDrained) return 'it is drained, and takes no new machines';
+  if (!view.isLocal && demand.localOnly !== undefined) return demand.localOnly;
+  if (!view.room) return 'what it has is not known yet';
+  const lacks = shortages(view.room, view.used, demand);
+  return lacks.length === 0 ? undefined : lacks.join(', ');
+}
+
+function shortages(room: Room, used: Load, demand: Demand): string[] {
+  const rows = [
+    ['cores', demand.cpus],
+    ['memoryMiB', demand.memoryMiB],
+    ['diskMiB', demand.diskMiB],
+  ] as const;
+  return rows.flatMap(([name, asked]) => {
+    const has = room[name];
+    if (has === undefined || asked === 0 || used[name] + asked <= has) return [];
+    return [`${name}: ${asked} asked for, ${Math.max(0, has - used[name])} of ${has} free`];
+  });
+}
+
+/** Of what is scarcest there, with the machine: 1 is full. Without a bound it is never loaded. */
+function loadOf({ room = {}, used }: HostView, { cpus, memoryMiB }: Demand): number {
+  const share = (has: number | undefined, takes: number): number =>
+    has === undefined || has === 0 ? 0 : takes / has;
+  return Math.max(
+    share(room.cores, used.cores + cpus),
+    share(room.memoryMiB, used.memoryMiB + memoryMiB),
+  );
+}
+
+function distinction(best: Fit, next: Fit | undefined, fits: readonly Fit[]): string {
+  if (!next) return 'the only one where it fits';
+  const of = `of ${fits.length} where it fits`;
+  if (best.driver !== next.driver) return `it has ${best.driver}, ${of}`;
+  if (best.view.hasImage !== next.view.hasImage) return `its image is at hand there, ${of}`;
+  if (best.load !== next.load) return `most room is left there, ${of}`;
+  return `as good as any ${of}`;
+}
+
+function noSuchLabels(views: readonly HostView[], { labels, labelsField }: Demand): GridError {
+  const known = [...new Set(views.flatMap((view) => view.labels))].sort();
+  const there = known.length === 0 ? 'hosts have no labels here' : `there are ${known.join(', ')}`;
+  const text = `${labelsField}: no host has ${labels.join(' and ')}; ${there}`;
+  return new GridError('BAD_REQUEST', text, { labels });
+}
+
+function silent(demand: Demand, hosts: number, reasons: readonly string[]): GridError {
+  const where = hosts === 1 ? '' : `: ${reasons.join('; ')}`;
+  const drivers = demand.drivers.join(' or ');
+  return new GridError(
+    'HYPERVISOR_UNAVAILABLE',
+    `no libvirt for ${drivers} answers at present${where}`,
+    { drivers: demand.drivers },
+  );
+}

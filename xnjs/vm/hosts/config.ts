@@ -1,0 +1,65 @@
+import { z } from 'zod';
+import { errorText } from '#kernel/errors.js';
+import { parseUri } from '#kernel/libvirt/uri.js';
+import { localHost } from './host.js';
+import { HostLabel } from './labels.js';
+
+const accelerations = ['kvm', 'qemu'] as const;
+const most = z.int().positive().optional();
+const none = z.int().nonnegative().default(0);
+
+/** A host with a libvirt of its own; `local` is that of this server, of which this says only the rest. */
+export const HostConfig = z
+  .strictObject({
+    name: z.string().regex(/^[a-z0-9][a-z0-9.-]{0,62}$/, 'must be a host name in small letters'),
+    /** Of the libvirt for its virtual machines: `qemu+tls://host/system`, `qemu+ssh://user@host/system` */
+    uri: z.string().optional(),
+    /** `kvm` only where a guest really booted with it; else software emulation */
+    acceleration: z.enum(accelerations).optional(),
+    /** The server's `stateDirectory` is there under the same path, the same files. */
+    images: z.literal('shared', 'must be shared: images are not copied to other hosts').optional(),
+    /** What a wish may ask for: `gpu`, `ssd`, `building=7` */
+    labels: z.array(HostLabel).default([]),
+    /** What machines have together there at most; absent: what libvirt says of the host, less `reserved`. */
+    capacity: z.strictObject({ cores: most, memoryMiB: most, diskMiB: most }).prefault({}),
+    reserved: z.strictObject({ cores: none, memoryMiB: none }).prefault({}),
+    /** Takes no new machines; those that are there stay. */
+    drain: z.boolean().default(false),
+  })
+  .superRefine(({ name, uri, acceleration, images }, context) => {
+    const fault = (path: string, message: string): void =>
+      context.addIssue({ code: 'custom', path: [path], message });
+    if (name === localHost) {
+      if (uri !== undefined) fault('uri', 'of the host local is hypervisor.machines');
+      if (acceleration) fault('acceleration', 'of the host local is hypervisor.acceleration');
+      return;
+    }
+    const reason = uri === undefined ? 'must be given' : unusable(uri);
+    if (reason !== undefined) fault('uri', reason);
+    if (images === undefined)
+      fault('images', 'must be shared: stateDirectory is there under the same path');
+  });
+export type HostConfig = z.output<typeof HostConfig>;
+
+/** Member of `hypervisor`. */
+export const HostsConfig = z
+  .array(HostConfig)
+  .max(256)
+  .default([])
+  .superRefine((hosts, context) => {
+    hosts.forEach(({ name }, at) => {
+      if (hosts.findIndex((other) => other.name === name) !== at)
+        context.addIssue({ code: 'custom', path: [at, 'name'], message: `${name} is there twice` });
+    });
+  });
+
+function unusable(uri: string): string | undefined {
+  try {
+    const { driverUri } = parseUri(uri);
+    return driverUri.startsWith('qemu:')
+      ? undefined
+      : 'must be of the driver qemu: no other makes machines on other hosts';
+  } catch (error) {
+    return errorText(error);
+  }
+}

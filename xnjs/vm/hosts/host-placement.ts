@@ -1,0 +1,159 @@
+import { imageFormats, type ImageRecord } from '#imagerepo/contract.js';
+import { amountsOf, type Amounts } from '../placement/quota.js';
+import { isAlive } from '../state.js';
+import type { Driver, TargetSystem } from '../target-system.js';
+import { chooseHost, type Demand, type HostView, type Spot } from './choose-host.js';
+import { isSeatOf, localHost, type Host, type Load, type Room, type Seat } from './host.js';
+import type { Hosts } from './hosts.js';
+
+/** A machine that is to be: what decides where. */
+export type Placed = Pick<TargetSystem, 'parameters'> & {
+  readonly image: Pick<ImageRecord, 'id' | 'metadata'>;
+  readonly labels?: HostLabels | undefined;
+};
+
+/** What the host must have, and where that stands in the request. */
+export type HostLabels = { readonly labels: readonly string[]; readonly field: string };
+
+/** Where a machine is going to be. */
+export type Held = {
+  readonly host: string;
+  readonly placement: string;
+  /** It counts by its record from now on, or will never. */
+  readonly release: () => void;
+};
+
+type Taken = { readonly host: string; readonly imageId: string; readonly amounts: Amounts };
+
+/** For operators. */
+export type HostStatus = {
+  readonly name: string;
+  /** Configured, and whether it answers. */
+  readonly drivers: readonly { readonly name: Driver; readonly isUp: boolean }[];
+  readonly labels: readonly string[];
+  readonly isDrained: boolean;
+  /** Absent: not known yet. */
+  readonly room?: Room;
+  readonly used: Load;
+  readonly machines: number;
+};
+
+export type HostPlacementOptions = {
+  readonly hosts: Hosts;
+  readonly records: () => Iterable<TargetSystem>;
+};
+
+/**
+ * Finds hosts for new machines, by what the records say that is there: from its choice until its record is
+ * stored a machine is held here, so that two that are asked for at once do not get the same room.
+ */
+export class HostPlacement {
+  readonly #options: HostPlacementOptions;
+  readonly #held = new Map<string, Taken>();
+
+  constructor(options: HostPlacementOptions) {
+    this.#options = options;
+  }
+
+  /** As things are. @throws what {@link chooseHost} does */
+  choose(wish: Placed): Spot {
+    return chooseHost(this.#views(wish.image.id), demandOf(wish));
+  }
+
+  /** As {@link choose}; with the driver that was planned; it counts from now on. @param among those hosts only */
+  hold(
+    id: string,
+    plan: Placed & Pick<TargetSystem, 'driver'>,
+    labels: HostLabels | undefined,
+    among?: readonly string[],
+  ): Held {
+    const demand = { ...demandOf({ ...plan, labels }), drivers: [plan.driver] };
+    const { host, why } = chooseHost(
+      this.#views(plan.image.id).filter(({ name }) => among?.includes(name) ?? true),
+      demand,
+    );
+    this.#held.set(id, { host, imageId: plan.image.id, amounts: amountsOf(plan) });
+    return { host, placement: why, release: () => void this.#held.delete(id) };
+  }
+
+  /** All hosts as they are. */
+  list(): HostStatus[] {
+    const { hosts, records } = this.#options;
+    const all = [...records()];
+    return hosts.all.map((host) => {
+      const { name, hypervisor, labels, drivers } = host;
+      const up = hypervisor.available();
+      const room = hosts.roomOf(host);
+      return {
+        ...{ name, labels, isDrained: hosts.isDrained(host), used: this.used(name) },
+        drivers: drivers.map((driver) => ({ name: driver, isUp: up.includes(driver) })),
+        machines: all.filter((record) => record.host === name).length,
+        ...(room && { room }),
+      };
+    });
+  }
+
+  /** Stored, then done. @throws `NOT_FOUND` there is no such host */
+  async drain(name: string, isDrained: boolean): Promise<void> {
+    await this.#options.hosts.drain(name, isDrained);
+  }
+
+  /** What the machines of a host take together. */
+  used(host: string): Load {
+    const sum = { cores: 0, memoryMiB: 0, diskMiB: 0 };
+    for (const { amounts, host: its } of this.#taken()) {
+      if (its !== host) continue;
+      sum.cores += amounts.cpus;
+      sum.memoryMiB += amounts.memoryMiB;
+      sum.diskMiB += amounts.diskMiB;
+    }
+    return sum;
+  }
+
+  /** A connection is given up only after a while: what is told of its machines is quicker. */
+  isSilent(seat: Seat): boolean {
+    for (const record of this.#options.records())
+      if (record.views?.hypervisor?.says === 'silent' && isSeatOf(seat, record) && isAlive(record))
+        return true;
+    return false;
+  }
+
+  #views(imageId: string): HostView[] {
+    const taken = [...this.#taken()];
+    return this.#options.hosts.all.map((host) => this.#view(host, taken, imageId));
+  }
+
+  #view(host: Host, taken: readonly Taken[], imageId: string): HostView {
+    const { hosts } = this.#options;
+    const { name, hypervisor, labels } = host;
+    return {
+      ...{ name, labels },
+      drivers: hypervisor.available().filter((driver) => !this.isSilent({ host: name, driver })),
+      isDrained: hosts.isDrained(host),
+      isLocal: name === localHost,
+      room: hosts.roomOf(host),
+      used: this.used(name),
+      hasImage: taken.some((each) => each.host === name && each.imageId === imageId),
+    };
+  }
+
+  /** Machines that failed are gone; those on disk, and of hosts that are silent, come back to where they were. */
+  *#taken(): Iterable<Taken> {
+    for (const record of this.#options.records())
+      if (record.state !== 'FAILED' && !this.#held.has(record.id))
+        yield { host: record.host, imageId: record.image.id, amounts: amountsOf(record) };
+    yield* this.#held.values();
+  }
+}
+
+function demandOf({ image: { metadata }, labels, ...machine }: Placed): Demand {
+  const { cpus, memoryMiB, diskMiB } = amountsOf(machine);
+  return {
+    ...{ cpus, memoryMiB, diskMiB },
+    drivers: imageFormats[metadata.format].drivers,
+    ...{ labels: labels?.labels ?? [], labelsField: labels?.field ?? 'hostLabels' },
+    ...(metadata.tsi.transport === 'tcp' && {
+      localOnly: "its image's TSI is reached by a network that only the server's own host has",
+    }),
+  };
+}

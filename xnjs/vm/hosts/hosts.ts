@@ -1,0 +1,145 @@
+import { errorText, GridError } from '#kernel/errors.js';
+import type { Log } from '#kernel/log.js';
+import type { Hypervisor } from '../hypervisor.js';
+import type { Driver } from '../target-system.js';
+import { localHost, type Host, type Room, type Seat } from './host.js';
+
+/** What administrators have said of hosts, kept beyond a restart. */
+export type DrainStore = {
+  get(): Promise<Readonly<Record<string, boolean>>>;
+  set(drained: Readonly<Record<string, boolean>>): Promise<void>;
+};
+
+export type HostsOptions = {
+  readonly hosts: readonly Host[];
+  readonly log: Log;
+  /** Absent: drained is what the configuration says. */
+  readonly drains?: DrainStore;
+};
+
+/** The hosts of this site, by name. Of each its own hypervisor is asked, and no other. */
+export class Hosts implements Disposable {
+  readonly #options: HostsOptions;
+  readonly #hosts: ReadonlyMap<string, Host>;
+  readonly #measured = new Map<string, Room>();
+  readonly #unsubscribe: (() => void)[] = [];
+  #drained: Readonly<Record<string, boolean>> = {};
+
+  constructor(options: HostsOptions) {
+    this.#options = options;
+    this.#hosts = new Map(options.hosts.map((host) => [host.name, host]));
+  }
+
+  /** Learns what the hosts have, of those that answer. Others are asked as soon as they do. */
+  async start(): Promise<void> {
+    this.#drained = (await this.#options.drains?.get()) ?? {};
+    const first: Promise<void>[] = [];
+    for (const host of this.all) {
+      if (!host.measure) continue;
+      this.#unsubscribe.push(host.hypervisor.onAvailable(() => void this.#measure(host)));
+      if (host.hypervisor.available().length > 0) first.push(this.#measure(host));
+    }
+    await Promise.all(first);
+  }
+
+  [Symbol.dispose](): void {
+    for (const end of this.#unsubscribe.splice(0)) end();
+  }
+
+  get all(): readonly Host[] {
+    return [...this.#hosts.values()];
+  }
+
+  /** A site with one host says nothing of hosts to its users. */
+  get areMany(): boolean {
+    return this.#hosts.size > 1;
+  }
+
+  /**
+   * The hypervisor that has this machine.
+   * @throws `HYPERVISOR_UNAVAILABLE` the host is not in the configuration: nothing is known of its machines
+   */
+  of({ host }: Pick<Seat, 'host'>): Hypervisor {
+    const found = this.#hosts.get(host);
+    if (found) return found.hypervisor;
+    const text = `host ${host} is not in the configuration (hypervisor.hosts)`;
+    throw new GridError('HYPERVISOR_UNAVAILABLE', text, { host });
+  }
+
+  /** Of the host of this server, if its libvirt answers. */
+  localDrivers(): readonly Driver[] {
+    return this.#hosts.get(localHost)?.hypervisor.available() ?? [];
+  }
+
+  /** All that answer at present. */
+  seats(): Seat[] {
+    return this.all.flatMap(({ name, hypervisor }) =>
+      hypervisor.available().map((driver) => ({ host: name, driver })),
+    );
+  }
+
+  isUp({ host, driver }: Seat): boolean {
+    return this.#hosts.get(host)?.hypervisor.available().includes(driver) === true;
+  }
+
+  /** `undefined`: it is bounded, and what it has was not learnt yet. */
+  roomOf({ name, capacity, reserved, measure }: Host): Room | undefined {
+    if (!measure) return capacity;
+    const measured = this.#measured.get(name);
+    if (!measured) return undefined;
+    const free = (key: 'cores' | 'memoryMiB') =>
+      capacity[key] ?? Math.max(0, (measured[key] ?? 0) - (reserved[key] ?? 0));
+    return { cores: free('cores'), memoryMiB: free('memoryMiB'), diskMiB: capacity.diskMiB };
+  }
+
+  /** Takes no new machines: as an administrator has said, else the configuration. */
+  isDrained({ name, drain }: Pick<Host, 'name' | 'drain'>): boolean {
+    return this.#drained[name] ?? drain;
+  }
+
+  get isLocalDrained(): boolean {
+    const local = this.#hosts.get(localHost);
+    return local !== undefined && this.isDrained(local);
+  }
+
+  /** Stored, then done. @throws `NOT_FOUND` there is no such host */
+  async drain(name: string, isDrained: boolean): Promise<void> {
+    if (!this.#hosts.has(name)) {
+      const names = [...this.#hosts.keys()].join(', ');
+      throw new GridError('NOT_FOUND', `there is no host ${name}; there are ${names}`);
+    }
+    const drained = { ...this.#drained, [name]: isDrained };
+    await this.#options.drains?.set(drained);
+    this.#drained = drained;
+  }
+
+  onAvailable(listener: (seat: Seat) => void): () => void {
+    const ends = this.all.map(({ name, hypervisor }) =>
+      hypervisor.onAvailable((driver) => listener({ host: name, driver })),
+    );
+    return () => ends.forEach((end) => end());
+  }
+
+  async #measure({ name, measure }: Host): Promise<void> {
+    try {
+      if (measure) this.#measured.set(name, await measure());
+    } catch (error) {
+      this.#options.log.warn({ host: name, err: errorText(error) }, 'a host was not measured');
+    }
+  }
+}
+
+/** A site whose only host is that of this server. */
+export function oneHost(
+  hypervisor: Hypervisor,
+  log: Log,
+  drivers: readonly Driver[] = ['qemu'],
+): Hosts {
+  const none = { drivers, labels: [], drain: false, capacity: {}, reserved: {} };
+  return new Hosts({ hosts: [{ name: localHost, hypervisor, ...none }], log });
+}
+
+/** For messages: of a site with one host, nothing. */
+export function whereText(hosts: Pick<Hosts, 'areMany'>, { host }: Pick<Seat, 'host'>): string {
+  return hosts.areMany ? `host ${host}: ` : '';
+}
