@@ -56,7 +56,10 @@ export function countSystems(metrics: Metrics, systems: TargetSystems, hosts: Ho
       help: 'Machines that there are, by what their agents do: up, down, or never answered yet',
       labels: ['state'],
     },
-    () => tally(systems.list().filter(isAlive), ({ views }) => ({ state: views?.agent?.says ?? 'never' })), // prettier-ignore
+    () =>
+      tally(systems.list().filter(isAlive), ({ id, views }) => ({
+        state: systems.answers(id) ? 'up' : views?.agent ? 'down' : 'never',
+      })),
   );
   metrics.gauge(
     { name: 'orphan_domains', help: 'Domains of ours that belong to nobody and are left alone' },

@@ -1,31 +1,14 @@
 import { randomUUID } from 'node:crypto';
-import { chmod, mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
-import { setPriority, tmpdir } from 'node:os';
+import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { parseDocument } from 'yaml';
-import { readRecord } from '#cli/host/process.js';
-import {
-  creatorName,
-  demoUser,
-  siteUrl,
-  writeConfiguration,
-  writeIdentities,
-} from '#cli/quickstart/configuration.js';
-import { layoutOf, type Layout } from '#cli/quickstart/layout.js';
-import { publish } from '#cli/quickstart/main-job.js';
-import { startServer, stopServer } from '#cli/quickstart/server.js';
-import { ImageMetadata } from '#imagerepo/contract.js';
-import { createHttpClient, type HttpClient } from '#kernel/http/client.js';
+import { stopServer } from '#cli/quickstart/server.js';
 import { silentLog } from '#kernel/log.js';
 import { openDatabase } from '#kernel/persistence/database.js';
-import { Scope } from '#kernel/scope.js';
-import { freePort } from '../grid/grid.js';
-import { bzImage, gzipped, metadata } from '../imagerepo/samples.js';
 import { cpuMs, residentMb } from './cpu.js';
 import { inFlight, print, printMachine, quantile } from './report.js';
-import { AgentProcesses } from './scale/guests.js';
-import { FakeLibvirtd } from './scale/libvirtd.js';
+import { factoryPath } from '../grid/grid.js';
+import { Installation, publishImage } from './scale/installation.js';
 import { readMetrics, valueOf } from './scale/scrape.js';
 
 /**
@@ -45,110 +28,8 @@ const steadyMs = 60_000;
 const settleMs = 40_000;
 const betweenGetsMs = 50;
 const core = '/VSITE/rest/core';
-const factory = `${core}/factories/default_target_system_factory`;
 
-type Cost = { readonly share: number; readonly mb: number; readonly p99Ms: number };
-
-class Installation implements AsyncDisposable {
-  readonly layout: Layout;
-  readonly daemon: FakeLibvirtd;
-  readonly url: string;
-  readonly metricsUrl: string;
-  readonly #scope: Scope;
-
-  private constructor(parts: {
-    layout: Layout;
-    daemon: FakeLibvirtd;
-    url: string;
-    metricsUrl: string;
-    scope: Scope;
-  }) {
-    this.layout = parts.layout;
-    this.daemon = parts.daemon;
-    this.url = parts.url;
-    this.metricsUrl = parts.metricsUrl;
-    this.#scope = parts.scope;
-  }
-
-  static async start(): Promise<Installation> {
-    const scope = new Scope();
-    const directory = await mkdtemp(join(tmpdir(), 'vsite-scale-'));
-    scope.defer(() => rm(directory, { recursive: true, force: true }));
-    await chmod(directory, 0o711);
-    const layout = layoutOf(directory);
-    const socket = join(directory, 'libvirt.sock');
-    const guests = scope.use(new AgentProcesses(directory));
-    const daemon = scope.use(await FakeLibvirtd.listen(socket, guests));
-    const address = { host: '127.0.0.1', port: await freePort() };
-    const metricsPort = await freePort();
-    await writeIdentities(layout);
-    const machines = `qemu+unix:///system?socket=${socket}`;
-    await writeConfiguration(layout, address, { machines, acceleration: 'qemu' });
-    await configure(layout, metricsPort);
-    const url = siteUrl(address);
-    scope.defer(() => stopServer(layout));
-    const metricsUrl = `http://127.0.0.1:${metricsPort}/metrics`;
-    const installation = new Installation({ layout, daemon, url, metricsUrl, scope });
-    await installation.startServer();
-    return installation;
-  }
-
-  /** What else this machine does is not to be measured. */
-  async startServer(): Promise<void> {
-    await startServer(this.layout, this.url);
-    try {
-      setPriority(await this.pid(), -10);
-    } catch {
-      // only root may
-    }
-  }
-
-  async pid(): Promise<number> {
-    const record = await readRecord(this.layout.serverRecord);
-    if (!record) throw new Error('the server does not run');
-    return record.pid;
-  }
-
-  async client(user: string, passwordFile: string): Promise<HttpClient> {
-    const ca = await readFile(join(this.layout.credentials, 'ca.pem'), 'utf8');
-    const auth = { user, password: (await readFile(passwordFile, 'utf8')).trim() };
-    return this.#scope.use(createHttpClient({ baseUrl: this.url, tls: { ca }, auth }));
-  }
-
-  /** Resolves when so many agents answer. */
-  async untilUp(count: number): Promise<number> {
-    const startedMs = performance.now();
-    for (;;) {
-      const found = await readMetrics(this.metricsUrl).catch(() => '');
-      if (valueOf(found, 'vsite_agent_links{state="up"}') >= count)
-        return performance.now() - startedMs;
-      await sleep(250);
-    }
-  }
-
-  async [Symbol.asyncDispose](): Promise<void> {
-    await this.#scope.close();
-  }
-}
-
-async function configure({ config }: Layout, metricsPort: number): Promise<void> {
-  const file = join(config, 'targetsystem.yaml');
-  const document = parseDocument(await readFile(file, 'utf8'));
-  document.setIn(['xnjs', 'targetSystems', 'limits', 'perUser'], 100_000);
-  document.set('metrics', { port: metricsPort });
-  await writeFile(file, document.toString());
-}
-
-async function publishImage(installation: Installation): Promise<string> {
-  const { layout } = installation;
-  const parts = { kernel: join(layout.state, 'k'), initrd: join(layout.state, 'i') };
-  await writeFile(parts.kernel, bzImage('kernel'));
-  await writeFile(parts.initrd, gzipped('initrd'));
-  const tsi = { login: 'root', jobsDirectory: '/tmp' };
-  const described = ImageMetadata.parse(metadata({ visibility: 'public', tsi }));
-  const creator = await installation.client(creatorName, layout.creatorPassword);
-  return await publish(creator, { metadata: described, parts, key: '', cached: false });
-}
+type Cost = { readonly share: number; readonly mb: number };
 
 /** Records and domains like those that are there, until there are so many. */
 async function multiply({ layout, daemon }: Installation, count: number): Promise<void> {
@@ -175,10 +56,10 @@ async function multiply({ layout, daemon }: Installation, count: number): Promis
 
 /** What so many target systems cost that do nothing. */
 async function measure(installation: Installation, sites: readonly string[]): Promise<Cost> {
-  const user = await installation.client(demoUser.name, installation.layout.demoPassword);
+  const user = await installation.client();
   const pid = await installation.pid();
   await sleep(settleMs);
-  const before = await readMetrics(installation.metricsUrl);
+  const before = await readMetrics(installation.metricsUrls.targetsystem);
   installation.daemon.calls.clear();
   const [cpu, startedMs] = [cpuMs(pid), performance.now()];
   const times: number[] = [];
@@ -190,7 +71,7 @@ async function measure(installation: Installation, sites: readonly string[]): Pr
     await sleep(betweenGetsMs);
   }
   const share = (cpuMs(pid) - cpu) / (performance.now() - startedMs);
-  const after = await readMetrics(installation.metricsUrl);
+  const after = await readMetrics(installation.metricsUrls.targetsystem);
   const mean = (name: string): number => {
     const grown = (what: string) => valueOf(after, `${name}_${what}`) - valueOf(before, `${name}_${what}`); // prettier-ignore
     return grown('sum') / grown('count');
@@ -220,18 +101,18 @@ async function measure(installation: Installation, sites: readonly string[]): Pr
     met: p99Ms < 20,
     baseline: `p50 ${quantile(times, 0.5).toFixed(1)} ms; by the server itself, mean: ${(1_000 * mean('vsite_rest_request_duration_seconds')).toFixed(1)} ms; its event loop's p99: ${(1_000 * valueOf(after, 'nodejs_eventloop_lag_p99_seconds')).toFixed(1)} ms`,
   });
-  return { share, mb, p99Ms };
+  return { share, mb };
 }
 
 async function run(size: number): Promise<Cost> {
   await using installation = await Installation.start();
   const { layout, daemon } = installation;
   const image = await publishImage(installation);
-  const user = await installation.client(demoUser.name, layout.demoPassword);
+  const user = await installation.client();
   const first = Math.min(size, asked);
   const pid = await installation.pid();
   const cpu = cpuMs(pid);
-  await inFlight(first, 8, () => user.json('POST', factory, { image }));
+  await inFlight(first, 8, () => user.json('POST', factoryPath, { image }));
   await installation.untilUp(first);
   if (first > 0)
     process.stdout.write(

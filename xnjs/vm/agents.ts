@@ -64,6 +64,11 @@ export class Agents implements AsyncDisposable {
     await this.#guests.watch();
   }
 
+  /** Whether its agent answers this server at present. */
+  answers(id: string): boolean {
+    return this.#answering.has(id);
+  }
+
   /** Of those whose machines have been started. */
   bound(): Iterable<string> {
     return this.#bindings.keys();

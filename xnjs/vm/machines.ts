@@ -166,6 +166,11 @@ export class Machines implements AsyncDisposable {
     if (this.#meter) this.#spawn(this.#meter.measure(seatOf(record), [record.id]));
   }
 
+  /** Whether its agent answers this server at present. */
+  answers(id: string): boolean {
+    return this.#agents.answers(id);
+  }
+
   /** What is bound to a machine that has been started. */
   binding(id: string): TargetBinding | undefined {
     return this.#agents.find(id);
