@@ -3,7 +3,7 @@ import { after, before, describe, it } from 'node:test';
 import type { HttpClient } from '#kernel/http/client.js';
 import { Installation, publishImage } from '../bench/scale/installation.js';
 import { readMetrics, valueOf } from '../bench/scale/scrape.js';
-import { eventually, factoryPath, sitePath } from './grid.js';
+import { eventually, factoryPath, refusal, sitePath } from './grid.js';
 
 const machines = 8;
 
@@ -81,7 +81,7 @@ describe('the figures of a server', { timeout: 180_000 }, () => {
   });
 
   it('are not to be had through the gateway, nor at another path', async () => {
-    await assert.rejects(user.json('GET', '/VSITE/metrics'), /404/);
+    await assert.rejects(user.json('GET', '/VSITE/metrics'), refusal(404, /no such/));
     const elsewhere = new URL('/', installation.metricsUrls.targetsystem);
     assert.equal((await fetch(elsewhere)).status, 404);
   });
@@ -91,7 +91,8 @@ async function run(user: HttpClient, jobs: string): Promise<void> {
   const { headers } = await user.json('POST', jobs, { Executable: '/bin/true' });
   const job = new URL(String(headers['location'])).pathname;
   await eventually('the job has ended', async () => {
-    const { body } = await user.json('GET', job);
-    return (body as { status: string }).status === 'SUCCESSFUL';
+    const { status, log } = (await user.json('GET', job)).body as { status: string; log: string[] };
+    assert.notEqual(status, 'FAILED', log.join('\n'));
+    return status === 'SUCCESSFUL';
   });
 }

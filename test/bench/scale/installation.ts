@@ -126,15 +126,18 @@ async function configure({ config }: Layout): Promise<MetricsUrls> {
   return urls;
 }
 
-/** One whose jobs run as whoever runs this, on this host. @returns its id */
+/** One whose jobs run on this host. @returns its id */
 export async function publishImage(installation: Installation): Promise<string> {
   const { layout } = installation;
   const parts = { kernel: join(layout.state, 'k'), initrd: join(layout.state, 'i') };
   await writeFile(parts.kernel, bzImage('kernel'));
   await writeFile(parts.initrd, gzipped('initrd'));
   const jobsDirectory = join(layout.state, 'jobs');
-  await mkdir(jobsDirectory, { mode: 0o1777 });
-  const tsi = { login: userInfo().username, jobsDirectory };
+  await mkdir(jobsDirectory, { recursive: true });
+  await chmod(jobsDirectory, 0o1777);
+  // an agent of root's runs nothing as root
+  const login = process.getuid?.() === 0 ? 'nobody' : userInfo().username;
+  const tsi = { login, jobsDirectory };
   const described = ImageMetadata.parse(metadata({ visibility: 'public', tsi }));
   const creator = await installation.client(creatorName, layout.creatorPassword);
   return await publish(creator, { metadata: described, parts, key: '', cached: false });
