@@ -153,10 +153,11 @@ function tally<L extends string>(
   const counts = new Map<string, { labels: Record<L, string>; value: number }>();
   for (const system of systems) {
     const labels = labelsOf(system);
-    const key = Object.values(labels).join(' ');
-    const count = counts.get(key) ?? { labels, value: 0 };
-    count.value += 1;
-    counts.set(key, count);
+    let key = '';
+    for (const name in labels) key += `${labels[name]} `;
+    const count = counts.get(key);
+    if (count) count.value += 1;
+    else counts.set(key, { labels, value: 1 });
   }
   return [...counts.values()];
 }

@@ -1,3 +1,4 @@
+import pLimit, { type LimitFunction } from 'p-limit';
 import { errorText } from '#kernel/errors.js';
 import type { Log } from '#kernel/log.js';
 import { Agents } from './agents.js';
@@ -26,6 +27,9 @@ export type MachinesParts = {
   readonly templates: Templates | undefined;
 };
 
+/** Machines of one host that are looked for at the same time. */
+const attachedAtOnce = 64;
+
 /**
  * The virtual machines of the target systems and what is bound to them: makes the world look like the
  * records, and tells these what happens in it.
@@ -35,6 +39,8 @@ export class Machines implements AsyncDisposable {
   readonly #log: Log;
   readonly #records: SystemRecords;
   readonly #stopping: AbortSignal;
+  /** By host. */
+  readonly #turns = new Map<string, LimitFunction>();
   readonly #agents: Agents;
   readonly #queues: Queues;
   readonly #watch: DomainWatch;
@@ -111,7 +117,9 @@ export class Machines implements AsyncDisposable {
   async mark(record: TargetSystem): Promise<void> {
     if (!this.#agents.find(record.id)) return;
     try {
-      await this.#options.hosts.of(record).mark(record, this.#epoch);
+      await this.#inTurn(record.host, () =>
+        this.#options.hosts.of(record).mark(record, this.#epoch),
+      );
     } catch (error) {
       this.#log.info({ vmId: record.id, err: errorText(error) }, 'a domain could not be marked');
     }
@@ -270,6 +278,13 @@ export class Machines implements AsyncDisposable {
     if (domain?.state === 'stopped') this.#onDomain(domain, record.host);
   }
 
+  /** When a server starts all machines of a host are asked for: none waits so long that its call is late. */
+  async #inTurn<T>(host: string, work: () => Promise<T>): Promise<T> {
+    const turns = this.#turns.get(host) ?? pLimit(attachedAtOnce);
+    this.#turns.set(host, turns);
+    return await turns(work);
+  }
+
   async #attach(record: TargetSystem): Promise<void> {
     if (this.#agents.find(record.id)) {
       await this.reapplyParameters(record.id);
@@ -277,7 +292,9 @@ export class Machines implements AsyncDisposable {
     }
     // also where its host does not answer, which nobody hears an agent through
     this.#spawn(this.#agents.expect(record));
-    const domain = await this.#options.hosts.of(record).find(record.driver, record.id);
+    const domain = await this.#inTurn(record.host, () =>
+      this.#options.hosts.of(record).find(record.driver, record.id),
+    );
     const runs = domain !== undefined && domain.state !== 'stopped';
     if (domain?.isSaved === true || (!runs && record.parkedOn !== undefined)) {
       await this.#parking.bringBack(record);

@@ -102,7 +102,7 @@ export class Installation implements AsyncDisposable {
       const found = await readMetrics(this.metricsUrls.targetsystem).catch(() => '');
       if (valueOf(found, 'vsite_agent_links{state="up"}') >= count)
         return performance.now() - startedMs;
-      await sleep(250);
+      await sleep(1_000);
     }
   }
 
