@@ -10,7 +10,7 @@ import { z } from 'zod';
 import { port } from './config.js';
 import { listen } from './http/listen.js';
 import type { Log } from './log.js';
-import { Scope } from './scope.js';
+import type { Scope } from './scope.js';
 
 /** Absent in a service's configuration: it counts nothing and listens nowhere. */
 export const MetricsConfig = z.strictObject({

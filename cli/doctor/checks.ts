@@ -118,7 +118,7 @@ const checks: Readonly<Record<string, Check>> = {
     const limits = await readFile('/proc/self/limits', 'utf8');
     const [, text = ''] = /^Max open files\s+(\d+|unlimited)/m.exec(limits) ?? [];
     const most = text === 'unlimited' ? Infinity : Number(text);
-    const { targetSystems } = xnjs.targetSystems.quota.site ?? {};
+    const { targetSystems } = xnjs.targetSystems.quota.site;
     const machines = targetSystems ?? expectedMachines;
     const needed = filesPerMachine * machines + otherFiles;
     if (most >= needed) return good(`${text} may be open, enough for ${machines} target systems`);

@@ -50,14 +50,19 @@ export class GuestWatch {
     for (;;) {
       await clock.sleep(intervalMs, stopping).catch(() => undefined);
       if (stopping.aborted) return;
-      const all = bindings();
-      for (let first = 0; first < all.length && !stopping.aborted; first += atOnce) {
-        const some = all.slice(first, first + atOnce);
-        const paced = clock.sleep((1_000 * some.length) / asksPerSecond, stopping);
-        await Promise.all(some.map((each) => this.#ask(...each)));
-        if (some.length === atOnce) await paced.catch(() => undefined);
-        else paced.catch(() => undefined);
-      }
+      await this.#askAll(bindings());
+    }
+  }
+
+  async #askAll(all: ReturnType<GuestWatchOptions['bindings']>): Promise<void> {
+    const { clock, stopping } = this.#options;
+    for (let first = 0; first < all.length; first += atOnce) {
+      if (stopping.aborted) return;
+      const some = all.slice(first, first + atOnce);
+      const paceMs = first + atOnce < all.length ? (1_000 * atOnce) / asksPerSecond : 0;
+      const paced = clock.sleep(paceMs, stopping).catch(() => undefined);
+      await Promise.all(some.map((each) => this.#ask(...each)));
+      await paced;
     }
   }
 

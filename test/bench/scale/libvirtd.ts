@@ -107,7 +107,8 @@ export class FakeLibvirtd implements AsyncDisposable {
     const header = { ...message, type: messageTypes.reply, status: statuses.ok };
     try {
       const answer =
-        name && (this.#answers(socket)[name] as ((args: object) => object) | undefined);
+        name &&
+        (this.#answers(socket)[name] as ((args: object) => object | Promise<object>) | undefined);
       if (!answer) throw new Refusal(3, `not known here: ${name ?? procedure}`);
       this.calls.set(name, (this.calls.get(name) ?? 0) + 1);
       const row = procedureRow(name);
