@@ -1,10 +1,17 @@
 import { join } from 'node:path';
 import { setFlagsFromString } from 'node:v8';
 import { loadConfig } from '#kernel/config.js';
+import type { LocalService } from '#kernel/http/local.js';
 import type { Log } from '#kernel/log.js';
 import { Scope } from '#kernel/scope.js';
 
-type Start = (file: string, log: Log) => Promise<{ close(): Promise<void> }>;
+type LocalServices = ReadonlyMap<string, LocalService>;
+type Started = {
+  /** Its address at a gateway, and itself for one in this process. */
+  readonly site?: readonly [address: string, service: LocalService] | undefined;
+  close(): Promise<void>;
+};
+type Start = (file: string, log: Log, local: LocalServices) => Promise<Started>;
 
 /**
  * In the order in which they need each other; `<name>.yaml` is their configuration. Loaded when they are
@@ -13,17 +20,29 @@ type Start = (file: string, log: Log) => Promise<{ close(): Promise<void> }>;
 const services = {
   imagerepo: async (file, log) => {
     const { ImagerepoConfig, startImagerepo } = await import('#imagerepo/main.js');
-    return await startImagerepo(await loadConfig(file, ImagerepoConfig), { log });
+    const config = await loadConfig(file, ImagerepoConfig);
+    return toStarted(config, await startImagerepo(config, { log }));
   },
   targetsystem: async (file, log) => {
     const { TargetsystemConfig, startTargetsystem } = await import('#targetsystem/main.js');
-    return await startTargetsystem(await loadConfig(file, TargetsystemConfig), { log });
+    const config = await loadConfig(file, TargetsystemConfig);
+    return toStarted(config, await startTargetsystem(config, { log }));
   },
-  gateway: async (file, log) => {
+  gateway: async (file, log, local) => {
     const { GatewayConfig, startGateway } = await import('#gateway/main.js');
-    return await startGateway(await loadConfig(file, GatewayConfig), { log, configFile: file });
+    const config = await loadConfig(file, GatewayConfig);
+    return await startGateway(config, { log, configFile: file, local });
   },
 } as const satisfies Record<string, Start>;
+
+/** Only one behind a unix socket: whoever comes by TLS is to be seen with his certificate. */
+function toStarted(
+  { listen }: { readonly listen: { readonly unix: string } | { readonly host: string } },
+  service: { readonly local: LocalService; close(): Promise<void> },
+): Started {
+  const site = 'unix' in listen ? ([`unix:${listen.unix}`, service.local] as const) : undefined;
+  return { site, close: () => service.close() };
+}
 
 export type ServiceName = keyof typeof services;
 export const serviceNames = Object.keys(services) as ServiceName[];
@@ -46,9 +65,11 @@ export async function serve(
 ): Promise<void> {
   setFlagsFromString(growthFlag);
   await using scope = new Scope();
+  const local = new Map<string, LocalService>();
   for (const name of serviceNames) {
     if (!names.includes(name) || signal.aborted) continue;
-    const service = await services[name](join(directory, `${name}.yaml`), log);
+    const service: Started = await services[name](join(directory, `${name}.yaml`), log, local);
+    if (service.site) local.set(...service.site);
     scope.defer(() => service.close());
   }
   log.info({ services: names }, 'ready');

@@ -1,8 +1,9 @@
 import { Agent, request as httpRequest, type ClientRequest, type RequestOptions } from 'node:http';
 import { Agent as TlsAgent, request as httpsRequest } from 'node:https';
 import { connect, type Socket } from 'node:net';
+import type { LocalService } from '#kernel/http/local.js';
 import { clientTls } from '#kernel/security/tls.js';
-import type { RawHeaders } from './headers.js';
+import type { HeadersFor, SiteHeaders } from './headers.js';
 
 export type BackendOptions = {
   /** `unix:/path/of.sock` or `https://host:port/base` */
@@ -15,8 +16,8 @@ export type BackendOptions = {
   readonly maxRequests: number;
 };
 
-/** Headers may depend on the request line that the server gets to see, and are made anew for each attempt. */
-export type HeadersFor = (method: string, target: string) => RawHeaders;
+/** Services in this process, by the address at which others reach them. */
+export type LocalServices = ReadonlyMap<string, LocalService>;
 
 /** Shorter than any site keeps idle connections, so that we are the ones who close them. */
 const keptIdleMs = 15_000;
@@ -33,7 +34,14 @@ export class Backend {
   readonly #basePath: string;
   readonly #hostHeader: string;
 
-  constructor({ address, ca, idleTimeoutMs, connectTimeoutMs, maxRequests }: BackendOptions) {
+  readonly #local: LocalService | undefined;
+
+  /** @param local the same service, where it is in this process */
+  constructor(
+    { address, ca, idleTimeoutMs, connectTimeoutMs, maxRequests }: BackendOptions,
+    local?: LocalService,
+  ) {
+    this.#local = local;
     const kept = { keepAlive: true, maxSockets: maxRequests, timeout: keptIdleMs } as const;
     const socketPath = /^unix:(.+)$/.exec(address)?.[1];
     if (socketPath !== undefined) {
@@ -55,6 +63,11 @@ export class Backend {
     this.#connectTimeoutMs = connectTimeoutMs;
   }
 
+  /** The service itself, if it is in this process. */
+  get local(): LocalService | undefined {
+    return this.#local?.isOpen ? this.#local : undefined;
+  }
+
   /** @param more `agent: false` for a request that keeps its connection for good */
   request(
     method: string,
@@ -63,18 +76,24 @@ export class Backend {
     more?: RequestOptions,
   ): ClientRequest {
     const target = this.#basePath + path;
+    const { added, kept } = this.headers(method, target, headersFor);
     const request = this.#request({
       ...this.#options,
       ...more,
       method,
       path: target,
-      headers: ['Host', this.#hostHeader, ...headersFor(method, target)],
+      headers: [...added, ...kept],
     });
     request.once('socket', (socket) => this.#limitConnecting(socket));
     request.once('error', (error) => {
       if (isUnreached(error)) this.alive = false;
     });
     return request;
+  }
+
+  headers(method: string, target: string, headersFor: HeadersFor): SiteHeaders {
+    const { kept, added } = headersFor(method, target);
+    return { kept, added: ['Host', this.#hostHeader, ...added] };
   }
 
   /** Finds out whether something listens there. */

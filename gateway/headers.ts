@@ -1,5 +1,17 @@
+import type { IncomingHttpHeaders, IncomingMessage } from 'node:http';
+
 /** Headers as Node reads and writes them raw: name, value, name, value, … */
 export type RawHeaders = readonly string[];
+
+/** Of a request, as a site gets to see it. */
+export type SiteHeaders = {
+  /** The client's. */
+  readonly kept: RawHeaders;
+  /** The gateway's; none of these names is in `kept`. */
+  readonly added: RawHeaders;
+};
+/** They may depend on the request line that the server gets to see, and are made anew for each attempt. */
+export type HeadersFor = (method: string, target: string) => SiteHeaders;
 
 /** About one connection, not about the message (RFC 9110, 7.6.1). Framing is written anew. */
 const hopByHop = [
@@ -30,11 +42,34 @@ export function keepResponseHeaders(
   connection: string | undefined,
   { ownsCors = false } = {},
 ): string[] {
-  return keep(
-    raw,
-    namedBy(connection),
-    (name) => fromSite.has(name) || (ownsCors && name.startsWith('access-control-')),
-  );
+  return keep(raw, namedBy(connection), (name) => !passesToClient(name, { ownsCors }));
+}
+
+/** @param name in lower case */
+export function passesToClient(
+  name: string,
+  { ownsCors }: { readonly ownsCors: boolean },
+): boolean {
+  return !fromSite.has(name) && !(ownsCors && name.startsWith('access-control-'));
+}
+
+/** Makes a request in this process what a site would have read from a connection. */
+export function rewriteRequest(
+  request: IncomingMessage,
+  target: string,
+  { kept, added }: SiteHeaders,
+): void {
+  const { headers: parsed } = request;
+  const headers: IncomingHttpHeaders = {};
+  for (let at = 0; at + 1 < kept.length; at += 2) {
+    const name = kept[at]?.toLowerCase() ?? '';
+    headers[name] = parsed[name]; // of several lines of one name Node has made one value
+  }
+  for (let at = 0; at + 1 < added.length; at += 2)
+    headers[added[at]?.toLowerCase() ?? ''] = added[at + 1];
+  request.url = target;
+  request.headers = headers;
+  request.rawHeaders = [...kept, ...added];
 }
 
 function keep(

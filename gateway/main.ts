@@ -1,6 +1,7 @@
 import type { Log } from '#kernel/log.js';
 import { openMetrics } from '#kernel/metrics.js';
 import { Scope } from '#kernel/scope.js';
+import type { LocalServices } from './backend.js';
 import type { GatewayConfig } from './config.js';
 import { GatewayServer } from './server.js';
 import { WorkerPool } from './workers.js';
@@ -22,6 +23,8 @@ export type GatewayDeps = {
   readonly log: Log;
   /** Where `config` is from: read again when it changes. */
   readonly configFile?: string;
+  /** Sites in this process, by their addresses; workers are others. */
+  readonly local?: LocalServices;
 };
 
 /**
@@ -31,14 +34,14 @@ export type GatewayDeps = {
  */
 export async function startGateway(config: GatewayConfig, deps: GatewayDeps): Promise<Gateway> {
   const log = deps.log.child({ part: 'gateway' });
-  const { configFile } = deps;
+  const { configFile, local } = deps;
   const fd = inheritedSocket();
   const scope = new Scope();
   const metrics = await openMetrics(config.metrics, scope, log);
   const gateway = await (
     config.workers > 1
       ? WorkerPool.start(config, { log, configFile, fd })
-      : GatewayServer.start(config, { log, configFile, fd, metrics })
+      : GatewayServer.start(config, { log, configFile, fd, local, metrics })
   ).catch(async (error: unknown) => {
     await scope.close();
     throw error;

@@ -4,13 +4,15 @@ import type { Duplex } from 'node:stream';
 import { responseAfterUpgrade } from '#kernel/http/upgrade.js';
 import type { Log } from '#kernel/log.js';
 import { acmeToken, sendAcmeToken } from './acme.js';
-import type { HeadersFor } from './backend.js';
+import type { ClientResponse } from './client-response.js';
 import type { Client, Clients } from './clients.js';
-import { bodyTooLarge, Exchange } from './exchange.js';
+import { bodyTooLarge, type Exchange } from './exchange.js';
 import type { Exchanged } from './exchange-metrics.js';
 import { sendFrontPage } from './front-page.js';
-import { isHost, keepRequestHeaders } from './headers.js';
+import { HandOver } from './hand-over.js';
+import { isHost, keepRequestHeaders, type HeadersFor } from './headers.js';
 import { readRegistration, registrationPath, type Registered } from './registration.js';
+import { Relay } from './relay.js';
 import { GatewayError, ownHeaders, sendBody, sendError } from './reply.js';
 import type { Settings } from './settings.js';
 import type { Site, SiteTable } from './site.js';
@@ -58,9 +60,13 @@ export class Router {
     this.#log = deps.log;
   }
 
-  handle(request: IncomingMessage, response: ServerResponse): void {
+  handle(request: IncomingMessage, response: ClientResponse): void {
     const startedAt = performance.now();
     const asked = this.#ask(request);
+    // Of a connection that is cut off Node would say so, too
+    let whole = false;
+    response.once('finish', () => (whole = !request.socket.destroyed));
+    const { method, url } = request; // before a site gets it, with another address
     this.#underWay++;
     if (this.#draining || asked.client.outdated) response.shouldKeepAlive = false;
     this.#endWithConnection(request.socket, response);
@@ -70,8 +76,7 @@ export class Router {
       if (asked.exchange) this.#exchanges.delete(asked.exchange);
       if (this.#underWay === 0) for (const resolve of this.#idle.splice(0)) resolve();
       const { peer, dn } = asked.client;
-      const { method, url } = request;
-      const { statusCode: status, writableFinished: whole } = response;
+      const { statusCode: status } = response;
       const ms = Math.round((performance.now() - startedAt) * 100) / 100;
       const facts = { reqId: asked.reqId, peer, dn, method, path: loggedPath(url), status };
       const bytes = asked.exchange?.bytes;
@@ -94,7 +99,7 @@ export class Router {
       const protocol = checkUpgrade(request);
       const site = this.#enter(target.site);
       socket.once('close', () => site.leave());
-      const facts = { reqId, client, site, path: target.path, own, protocol, ownsCors: false };
+      const facts = { site, path: target.path, own, protocol };
       openTunnel(request, socket, head, { ...facts, headersFor: headersFor(request, asked, site) });
       const { peer, dn } = client;
       this.#log.info({ reqId, peer, dn, vsite: site.name, protocol }, 'upgrade');
@@ -140,14 +145,14 @@ export class Router {
       const all = new Set<ServerResponse>();
       this.#answers.set(socket, (answers = all));
       socket.once('close', () => {
-        for (const each of all) each.emit('close');
+        for (const each of all) each.destroy().emit('close');
       });
     }
     const those = answers.add(response);
     response.once('close', () => those.delete(response));
   }
 
-  #dispatch(request: IncomingMessage, response: ServerResponse, asked: Asked): void {
+  #dispatch(request: IncomingMessage, response: ClientResponse, asked: Asked): void {
     const { settings, client, reqId } = asked;
     const cors = settings.cors?.(request);
     if (cors) asked.own = [...asked.own, ...cors.headers];
@@ -163,18 +168,20 @@ export class Router {
     }
     const site = this.#enter(target.site);
     asked.site = site;
-    const { maxBodyBytes = Infinity, timeoutMs } = settings.limitsOf(site.name, target.path);
+    const limits = settings.limitsOf(site.name, target.path);
+    const { maxBodyBytes = Infinity } = limits;
     if (Number(request.headers['content-length'] ?? 0) > maxBodyBytes) {
       throw bodyTooLarge(maxBodyBytes);
     }
     const { own } = asked;
-    const facts = { reqId, client, site, own, path: target.path, ownsCors: cors !== undefined };
-    const exchange = new Exchange(
-      request,
-      response,
-      { ...facts, headersFor: headersFor(request, asked, site), maxBodyBytes, timeoutMs },
-      this.#log,
-    );
+    const backend = site.pick();
+    const facts = {
+      ...{ reqId, client, site, backend, own, path: target.path, ownsCors: cors !== undefined },
+      ...limits,
+      headersFor: headersFor(request, asked, site),
+    };
+    const Way = backend.local && HandOver.fits(request, limits) ? HandOver : Relay;
+    const exchange = new Way(request, response, facts, this.#log);
     asked.exchange = exchange;
     this.#exchanges.add(exchange);
     exchange.start();
@@ -283,10 +290,12 @@ function headersFor(
   const origin =
     client.origin ?? `https://${headers.host ?? `localhost:${socket.localPort ?? 443}`}`;
   const gateway = `${origin}/${site.name}`;
-  kept.push('X-UNICORE-Gateway', gateway, 'X-UNICORE-Consignor-IP', peer, 'X-Request-Id', reqId);
-  if (headers['transfer-encoding'] !== undefined) kept.push('Transfer-Encoding', 'chunked');
-  return (method, target) =>
-    name ? [...kept, ...settings.consign(name, { method, target, peer, gateway })] : kept;
+  const added = ['X-UNICORE-Gateway', gateway, 'X-UNICORE-Consignor-IP', peer, 'X-Request-Id', reqId]; // prettier-ignore
+  if (headers['transfer-encoding'] !== undefined) added.push('Transfer-Encoding', 'chunked');
+  return (method, target) => ({
+    kept,
+    added: name ? [...added, ...settings.consign(name, { method, target, peer, gateway })] : added,
+  });
 }
 
 const capability = /\/rest\/(?:files|access)\//i;
@@ -299,6 +308,7 @@ function loggedPath(url = ''): string {
 }
 
 function decoded(path: string): string {
+  if (!path.includes('%')) return path;
   try {
     return decodeURIComponent(path);
   } catch {

@@ -30,6 +30,7 @@ export function createRouteLimits(
 /** Without query and percent-encoding: sites see through it as well. */
 function plainPath(target: string): string {
   const path = target.split('?', 1)[0] ?? '';
+  if (!path.includes('%')) return path;
   try {
     return decodeURIComponent(path);
   } catch {

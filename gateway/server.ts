@@ -1,5 +1,5 @@
 import { randomBytes } from 'node:crypto';
-import type { RequestListener } from 'node:http';
+import type { IncomingMessage } from 'node:http';
 import { createServer, type Server } from 'node:https';
 import { Server as NetServer, type Socket } from 'node:net';
 import type { Duplex } from 'node:stream';
@@ -8,6 +8,8 @@ import type { Log } from '#kernel/log.js';
 import type { Metrics } from '#kernel/metrics.js';
 import { Scope } from '#kernel/scope.js';
 import { createAcmeServer } from './acme.js';
+import type { LocalServices } from './backend.js';
+import { ClientResponse } from './client-response.js';
 import { Clients } from './clients.js';
 import { GatewayConfig } from './config.js';
 import { Connections } from './connections.js';
@@ -28,6 +30,8 @@ export type ServerDeps = {
   readonly fd?: number | undefined;
   /** Another process listens on this port and passes connections on, to be taken by {@link GatewayServer.take}. */
   readonly listensElsewhere?: number | undefined;
+  /** Sites in this process. */
+  readonly local?: LocalServices | undefined;
   /** Shared by processes that serve the same clients. */
   readonly ticketSecret?: Buffer | undefined;
   readonly registered?: readonly Registered[] | undefined;
@@ -36,16 +40,18 @@ export type ServerDeps = {
   readonly onRegistered?: ((site: Registered, key: string) => void) | undefined;
 };
 
+type ClientServer = Server<typeof IncomingMessage, typeof ClientResponse>;
+
 /** One process's gateway. */
 export class GatewayServer {
   readonly #deps: ServerDeps;
   readonly #log: Log;
   readonly #scope = new Scope();
   readonly #ticketSecret: Buffer;
-  readonly #sites = new SiteTable();
+  readonly #sites: SiteTable;
   readonly #registered = new Map<string, Registered>();
   readonly #router: Router;
-  readonly #server: Server;
+  readonly #server: ClientServer;
   readonly #connections: Connections;
   #settings: Settings;
   #clients: Clients;
@@ -75,6 +81,7 @@ export class GatewayServer {
     this.#settings = settings;
     this.#ticketSecret = ticketSecret;
     this.#clients = new Clients(settings.proxies);
+    this.#sites = new SiteTable(deps.local ?? new Map());
     for (const site of deps.registered ?? []) this.#keepKnown(site);
     this.#showSites();
     this.#router = new Router({
@@ -163,7 +170,7 @@ export class GatewayServer {
     this.#sites.replace(siteOptions(this.#settings, [...this.#registered.values()]));
   }
 
-  #createServer(): Server {
+  #createServer(): ClientServer {
     const { tls, config } = this.#settings;
     const { limits } = config;
     const server = createServer({
@@ -175,9 +182,11 @@ export class GatewayServer {
       requestTimeout: 0,
       connectionsCheckingInterval: Math.min(5_000, limits.headSeconds * 250),
       maxHeaderSize: limits.headerBytes,
+      ServerResponse: ClientResponse,
     });
     this.#connections.watch(server);
-    const handle: RequestListener = (request, response) => this.#router.handle(request, response);
+    const handle = (request: IncomingMessage, response: ClientResponse): void =>
+      this.#router.handle(request, response);
     server.on('request', handle).on('checkContinue', handle);
     server.on('upgrade', (request, socket, head) => this.#router.upgrade(request, socket, head));
     server.on('clientError', answerBrokenRequest);

@@ -1,5 +1,4 @@
-import type { ClientRequest, RequestOptions } from 'node:http';
-import { Backend, type BackendOptions, type HeadersFor } from './backend.js';
+import { Backend, type BackendOptions, type LocalServices } from './backend.js';
 
 export type SiteOptions = Omit<BackendOptions, 'address'> & {
   /** As configured; clients may spell it in any case. */
@@ -32,10 +31,12 @@ export class Site {
   #status: Promise<boolean> | undefined;
   #statusAt = 0;
 
-  constructor(options: SiteOptions) {
+  constructor(options: SiteOptions, local: LocalServices) {
     this.options = options;
     this.name = options.name;
-    this.#backends = options.addresses.map((address) => new Backend({ ...options, address }));
+    this.#backends = options.addresses.map(
+      (address) => new Backend({ ...options, address }, local.get(address)),
+    );
     if (this.#backends.length > 1) {
       this.#checks = setInterval(() => void this.#ping(), options.healthCheckMs);
       this.#checks.unref();
@@ -51,13 +52,12 @@ export class Site {
     return this.#backends.length > 1 && this.#backends.some(({ alive }) => alive);
   }
 
-  request(
-    method: string,
-    path: string,
-    headersFor: HeadersFor,
-    more?: RequestOptions,
-  ): ClientRequest {
-    return this.#pick().request(method, path, headersFor, more);
+  /** Which of its servers a request goes to. When none seems to live, the first: it may be up again. */
+  pick(): Backend {
+    const live = this.#backends.filter(({ alive }) => alive);
+    const picked = strategies[this.options.strategy](live, this.#turn++) ?? this.#backends[0];
+    if (!picked) throw new TypeError('a site without servers');
+    return picked;
   }
 
   /** Whether something listens there; asked at most every 30 seconds. */
@@ -86,14 +86,6 @@ export class Site {
     for (const backend of this.#backends) backend.close();
   }
 
-  /** When none seems to live, the first is asked: it may be up again. */
-  #pick(): Backend {
-    const live = this.#backends.filter(({ alive }) => alive);
-    const picked = strategies[this.options.strategy](live, this.#turn++) ?? this.#backends[0];
-    if (!picked) throw new TypeError('a site without servers');
-    return picked;
-  }
-
   async #ping(): Promise<boolean> {
     const up = await Promise.all(this.#backends.map((backend) => backend.ping()));
     return up.includes(true);
@@ -102,7 +94,12 @@ export class Site {
 
 /** Sites by name, whatever the case. */
 export class SiteTable {
+  readonly #local: LocalServices;
   #sites: ReadonlyMap<string, Site> = new Map();
+
+  constructor(local: LocalServices) {
+    this.#local = local;
+  }
 
   find(name: string): Site | undefined {
     return this.#sites.get(name) ?? this.#sites.get(name.toLowerCase());
@@ -120,7 +117,7 @@ export class SiteTable {
         const key = options.name.toLowerCase();
         const known = before.get(key);
         const same = known && JSON.stringify(known.options) === JSON.stringify(options);
-        return [key, same ? known : new Site(options)];
+        return [key, same ? known : new Site(options, this.#local)];
       }),
     );
     for (const [key, site] of before) if (this.#sites.get(key) !== site) site.retire();

@@ -1,8 +1,7 @@
 import type { IncomingMessage } from 'node:http';
 import type { Duplex } from 'node:stream';
 import { responseAfterUpgrade } from '#kernel/http/upgrade.js';
-import type { HeadersFor } from './backend.js';
-import { keepResponseHeaders } from './headers.js';
+import { keepResponseHeaders, type HeadersFor } from './headers.js';
 import type { ExchangeFacts } from './exchange.js';
 import { GatewayError, sendError } from './reply.js';
 
@@ -21,14 +20,14 @@ export function openTunnel(
   request: IncomingMessage,
   socket: Duplex,
   head: Buffer,
-  facts: ExchangeFacts & { protocol: string },
+  facts: Pick<ExchangeFacts, 'site' | 'path' | 'own' | 'headersFor'> & { protocol: string },
 ): void {
   const { site, path, own, protocol } = facts;
-  const headersFor: HeadersFor = (method, target) => [
-    ...facts.headersFor(method, target),
-    ...['Connection', 'Upgrade', 'Upgrade', protocol],
-  ];
-  const upstream = site.request('GET', path, headersFor, { agent: false });
+  const headersFor: HeadersFor = (method, target) => {
+    const { kept, added } = facts.headersFor(method, target);
+    return { kept, added: [...added, 'Connection', 'Upgrade', 'Upgrade', protocol] };
+  };
+  const upstream = site.pick().request('GET', path, headersFor, { agent: false });
   const abandon = () => upstream.destroy();
   socket.once('close', abandon).once('error', abandon);
   upstream.on('timeout', () => upstream.destroy(new Error('the site is silent')));

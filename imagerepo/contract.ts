@@ -40,6 +40,19 @@ export type ImageFormat = keyof typeof imageFormats;
 export const partNames = ['kernel', 'initrd', 'disk', 'rootfs'] as const;
 export type PartName = (typeof partNames)[number];
 
+/** Where an image comes from that was made of a machine. */
+const ImageOrigin = z.strictObject({
+  /** The image that the machine was made from. */
+  image: z.uuid(),
+  name,
+  version: name,
+  /** The target system, and the task that has made this of it. */
+  site: z.uuid(),
+  task: z.uuid(),
+  /** From when its disk is. */
+  time: line,
+});
+
 /** What the image creator writes. Unknown keys are refused, each error names its field. */
 export const ImageMetadata = z
   .strictObject({
@@ -73,6 +86,8 @@ export const ImageMetadata = z
     }),
     /** Whether the machine has a display adapter, a keyboard and a pointer (`kernel`, `qcow2`). */
     display: z.boolean().optional(),
+    /** Written by the site that has saved a machine as image. */
+    origin: ImageOrigin.optional(),
     tsi: z.strictObject({
       /**
        * `channel`: our agent, over the hypervisor's own channel, no network needed. `tcp`: any UNICORE TSI

@@ -3,6 +3,7 @@ import { z } from 'zod';
 import { systemClock, type Clock } from '#kernel/clock.js';
 import { file, port } from '#kernel/config.js';
 import { listen, type ListenAddress } from '#kernel/http/listen.js';
+import type { LocalService } from '#kernel/http/local.js';
 import { createRestApp, mount, type Authenticate } from '#kernel/http/router.js';
 import type { Log } from '#kernel/log.js';
 import { MetricsConfig, openMetrics, type Metrics } from '#kernel/metrics.js';
@@ -74,6 +75,8 @@ export type ImagerepoDeps = {
 export type Imagerepo = AsyncDisposable & {
   /** The TCP port, when it listens on one. */
   readonly port?: number | undefined;
+  /** For a gateway in this process. */
+  readonly local: LocalService;
   close(): Promise<void>;
 };
 
@@ -118,7 +121,8 @@ export async function startImagerepo(
     await images.recover();
     log.info({ port: listening.port }, 'image repository started');
     const close = () => scope.close();
-    return { port: listening.port, close, [Symbol.asyncDispose]: close };
+    const { port, local } = listening;
+    return { port, local, close, [Symbol.asyncDispose]: close };
   } catch (error) {
     await scope.close();
     throw error;

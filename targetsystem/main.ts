@@ -2,6 +2,7 @@ import { createPrivateKey, X509Certificate, type KeyObject } from 'node:crypto';
 import { readFile } from 'node:fs/promises';
 import { systemClock } from '#kernel/clock.js';
 import { listen, type ListenAddress } from '#kernel/http/listen.js';
+import type { LocalService } from '#kernel/http/local.js';
 import type { ApiInfo } from '#kernel/http/openapi/document.js';
 import { createRestApp, mount } from '#kernel/http/router.js';
 import type { Log } from '#kernel/log.js';
@@ -34,6 +35,8 @@ const interfaceVersion = '11.1.0';
 export type Targetsystem = {
   /** Absent when it listens on a unix socket. */
   readonly port?: number;
+  /** For a gateway in this process. */
+  readonly local: LocalService;
   /** Requests under way may finish; machines and jobs run on. Closing twice is fine. */
   close(): Promise<void>;
 };
@@ -81,12 +84,12 @@ export async function startTargetsystem(
       onAnswered: metrics && countRequests(metrics),
       api: describe(siteName),
     });
-    const { port } = await listen(app, await toAddress(config.listen), scope, {
+    const { port, local } = await listen(app, await toAddress(config.listen), scope, {
       upgrades: true,
     });
     scope.use(rest.events); // they end before the server waits for its answers
     log.info({ port }, 'target system service listens');
-    return { ...(port !== undefined && { port }), close: () => scope.close() };
+    return { ...(port !== undefined && { port }), local, close: () => scope.close() };
   } catch (error) {
     await scope.close();
     throw error;
@@ -121,8 +124,9 @@ async function openRest(
   { xnjs, credential: { certificate, dn }, issueToken, external, scope, log }: RestParts,
 ): Promise<RestDeps> {
   const { systems, jobs, machines, submission, reservations, storages, data, idb } = xnjs;
+  const { savedImages } = xnjs;
   const rest: RestDeps = {
-    ...{ systems, jobs, machines, submission, reservations, storages, data, idb },
+    ...{ systems, jobs, machines, submission, reservations, storages, data, idb, savedImages },
     events: new EventStreams(xnjs.feed, config.events),
     registry: await openRegistry(config.registry, xnjs.database, scope, log),
     siteName: config.siteName,

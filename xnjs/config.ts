@@ -12,7 +12,7 @@ import { flavourFaults } from './vm/placement/flavours.js';
 import { controlNames, controls, type ControlName } from './vm/resource-controls.js';
 import { SparesConfig, WarmConfig } from './vm/tiers/config.js';
 import { NetworkConfig, TsiConfig } from './vm/network-config.js';
-import { recoveries } from './vm/target-system.js';
+import { endActions, recoveries } from './vm/target-system.js';
 
 const controlLimits = Object.fromEntries(
   controlNames.map((name) => [name, z.int().min(controls[name].min).optional()]),
@@ -58,7 +58,9 @@ export const XnjsConfig = z.strictObject({
       orphanGraceSeconds: z.number().positive().default(60),
       /** Target systems that nobody has worked with for so long are ended, or parked; absent: they are kept. */
       idleSeconds: z.number().positive().optional(),
-      idleAction: z.enum(['destroy', 'freeze']).default('destroy'),
+      idleAction: z.enum(endActions).default('destroy'),
+      /** One that was parked for so long is ended; absent: it may stay so. */
+      maxFrozenSeconds: z.number().positive().optional(),
       /** What is done, where the owner says nothing, when a machine that was ready stops by itself. */
       recovery: z.enum(recoveries).default('none'),
       /** How often batch systems are asked for their queues, and what these allow. */
@@ -77,6 +79,8 @@ export const XnjsConfig = z.strictObject({
           /** Absent: what the image's disk has. */
           diskMiB: z.int().positive().optional(),
           perUser: z.int().positive().default(16),
+          /** The most snapshots of one target system; they count on quotas of disk, too. */
+          snapshots: z.int().min(0).max(100).default(4),
           /** How long one lives that nobody names an end for; absent: until it is deleted. */
           lifetimeSeconds: z.int().positive().optional(),
           /** The most that its end can be ahead; absent: any time. */

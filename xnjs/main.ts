@@ -54,13 +54,15 @@ import { createSiteTokens, type IssueToken } from './staging/site-tokens.js';
 import type { SingleTransfers, Staging } from './staging/staging.js';
 import { Storages } from './storage/storages.js';
 import { HttpImageSource } from './vm/http-image-source.js';
+import { ImagePublisher } from './vm/image-publisher.js';
 import { JobMachines } from './vm/job-machines.js';
-import { JobReplacements } from './vm/job-replacements.js';
+import { JobSettlements } from './vm/job-settlements.js';
 import type { Hosts } from './vm/hosts/hosts.js';
 import { openHosts } from './vm/hosts/open-hosts.js';
 import { openNetwork } from './vm/network-config.js';
 import { placementOf } from './vm/placement/config.js';
 import { recordStarts } from './vm/placement/starts.js';
+import type { SavedImages } from './vm/snapshots/saved-images.js';
 import type { Template } from './vm/tiers/template.js';
 import { TargetSystems } from './vm/target-systems.js';
 import { Workspace } from './vm/workspace.js';
@@ -90,6 +92,8 @@ export type Xnjs = {
   readonly reservations: Reservations;
   readonly storages: Storages;
   readonly data: DataServices;
+  /** Machines as images. */
+  readonly savedImages: SavedImages;
   readonly idb: IdbSource;
   /** What becomes of jobs, target systems and images. */
   readonly feed: ChangeFeed;
@@ -121,7 +125,7 @@ export async function startXnjs(config: XnjsConfig, deps: XnjsDeps): Promise<Xnj
       ...{ installationId, scope, settings, ...common, metrics: deps.metrics },
     });
     const { feed, changes } = openFeed(config, database, scope, common);
-    const images = imageSource(config, deps.onBehalfOf, scope);
+    const { images, publisher } = openImages(config, deps.onBehalfOf, scope);
     const systems = await openSystems(config, deps, {
       ...{ scope, database, idb, hosts, installationId, images, feed, lease, jobStore },
     });
@@ -144,12 +148,13 @@ export async function startXnjs(config: XnjsConfig, deps: XnjsDeps): Promise<Xnj
     const storages: Storages = scope.use(openStorages(config, database, systems, jobs, common));
     scope.defer(jobs.onChange(() => feed.wake()));
     if (deps.metrics) scope.defer(countJobs(deps.metrics, jobs));
-    const parts = { database, storages, targets: systems, staging, ...common };
+    const savedImages = systems.savedImages({ images, publisher });
+    const parts = { database, storages, targets: systems, staging, savedImages, ...common };
     const data = scope.use(new DataServices({ config: config.data, ...parts }));
     await systems.start();
     await jobs.attach();
-    const replacements = scope.use(new JobReplacements({ systems, jobs, ...common }));
-    replacements.start();
+    const settlements = scope.use(new JobSettlements({ systems, jobs, ...common }));
+    settlements.start();
     const machines = scope.use(new JobMachines({ systems, jobs, submission, ...common }));
     await machines.start();
     await storages.start();
@@ -158,6 +163,7 @@ export async function startXnjs(config: XnjsConfig, deps: XnjsDeps): Promise<Xnj
     const reservations = await startReservations(database, systems, scope, common);
     return {
       ...{ database, systems, jobs, machines, submission, reservations, storages, data, idb, feed },
+      savedImages,
       connections,
       lost: lease.lost,
       close: () => scope.close(),
@@ -253,7 +259,7 @@ async function openSystems(
 ): Promise<TargetSystems> {
   const { scope, database, idb, hosts, installationId, images, feed, lease, jobStore } = parts;
   const { stateDirectory, targetSystems } = config;
-  const { idleSeconds } = targetSystems;
+  const { idleSeconds, maxFrozenSeconds } = targetSystems;
   const network = await openNetwork(config, scope, log);
   const common = { clock: systemClock, log };
   const starts = createStartStore(database);
@@ -272,13 +278,12 @@ async function openSystems(
       watchMs: targetSystems.watchSeconds * 1_000,
       compareMs: targetSystems.compareSeconds * 1_000,
       orphanGraceMs: targetSystems.orphanGraceSeconds * 1_000,
-      ...(idleSeconds !== undefined && {
-        idle: {
-          afterMs: idleSeconds * 1_000,
-          action: targetSystems.idleAction,
-          isBusy: async (targetId) => (await jobStore.unfinished({ targetId, num: 1 })).length > 0,
-        },
-      }),
+      idle: {
+        ...(idleSeconds !== undefined && { afterMs: idleSeconds * 1_000 }),
+        action: targetSystems.idleAction,
+        isBusy: async (targetId) => (await jobStore.unfinished({ targetId, num: 1 })).length > 0,
+      },
+      ...(maxFrozenSeconds !== undefined && { maxFrozenMs: maxFrozenSeconds * 1_000 }),
       guestMs: targetSystems.guestSeconds * 1_000,
       queuesIntervalMs: targetSystems.queuesSeconds * 1_000,
       recovery: targetSystems.recovery,
@@ -320,19 +325,20 @@ function openStorages(
   return new Storages({ config, store: createStorageStore(database), targets, jobs, ...common });
 }
 
-function imageSource(
+function openImages(
   { images, stateDirectory }: XnjsConfig,
   onBehalfOf: XnjsDeps['onBehalfOf'],
   scope: Scope,
-): HttpImageSource {
+): { images: HttpImageSource; publisher: ImagePublisher } {
   const socket = images.socket !== undefined && { socketPath: images.socket };
   const client = scope.use(createHttpClient({ baseUrl: images.url, ...socket }));
-  return new HttpImageSource({
+  const source = new HttpImageSource({
     client,
     onBehalfOf,
     storeDirectory: images.storeDirectory,
     cacheDirectory: join(stateDirectory, 'image-cache'),
   });
+  return { images: source, publisher: new ImagePublisher({ client, onBehalfOf }) };
 }
 
 async function openStaging(

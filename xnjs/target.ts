@@ -41,6 +41,8 @@ export type TargetEvent =
 
 export type Targets = {
   find(targetId: string): Target | undefined;
+  /** Those whose time does not count at present: life times of their jobs do not end there. */
+  parked?(): readonly string[];
   /** @returns a function that ends the subscription */
   subscribe(listener: (event: TargetEvent) => void): () => void;
 };

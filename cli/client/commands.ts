@@ -20,12 +20,20 @@ import { openSession, type Session } from './profile.js';
 import { showOffer } from './offer.js';
 import { openScreen, type ScreenOptions } from './screen.js';
 import {
+  deleteSnapshots,
+  listSnapshots,
+  revertSite,
+  saveImage,
+  takeSnapshot,
+  type NewImageOptions,
+} from './snapshots.js';
+import {
+  changeSite,
   createSite,
   deleteSites,
   freezeSite,
   listSites,
   planSite,
-  setRecovery,
   showSite,
   thawSite,
   type NewSite,
@@ -210,6 +218,7 @@ function addSites(site: Command): void {
       },
   );
   addMachines(site);
+  addStates(site);
   online(
     site.command('delete <id...>').description('end target systems with their machines and jobs'),
     deleting(deleteSites),
@@ -240,6 +249,10 @@ function addMachines(site: Command): void {
       (session, asJson, signal) =>
         openScreen(session, id, options, { asJson, signal }),
   );
+}
+
+/** What becomes of it over time. */
+function addStates(site: Command): void {
   online(
     site.command('freeze <id>').description('park one on disk with its running jobs'),
     (id: string): Work =>
@@ -255,10 +268,79 @@ function addMachines(site: Command): void {
   online(
     site
       .command('recovery <id> <policy>')
-      .description('what is done when its machine stops by itself: none or restart'),
+      .description('what is done when its machine stops by itself: none, restart or restore'),
     (id: string, policy: string): Work =>
       (session) =>
-        setRecovery(session, id, policy),
+        changeSite(session, id, { recovery: policy }),
+  );
+  online(
+    site
+      .command('at-end <id> <action>')
+      .description('what is done when its life time is over: destroy or freeze'),
+    (id: string, endAction: string): Work =>
+      (session) =>
+        changeSite(session, id, { endAction }),
+  );
+  online(
+    site
+      .command('idle <id> <seconds> [action]')
+      .description('what is done when nobody has used it for so long: destroy or freeze'),
+    (id: string, seconds: string, action: string | undefined): Work =>
+      (session) =>
+        changeSite(session, id, {
+          idleSeconds: positive(seconds),
+          ...(action !== undefined && { idleAction: action }),
+        }),
+  );
+  addSnapshots(site.command('snapshot').description('machines as they were at earlier moments'));
+  online(
+    site
+      .command('save-image <id> <version>')
+      .description('publish the disk of its machine as a new version of its image, as yours')
+      .option('--name <name>', 'another name than that of its image')
+      .option('--description <text>', 'another description')
+      .option('--public', 'for all users of the site, as its image is')
+      .option('--snapshot <id>', 'as it was then'),
+    (id: string, version: string, options: NewImageOptions): Work =>
+      async (session, json, signal) => {
+        const imageId = await saveImage(session, id, version, options, signal);
+        printResult({ id: imageId }, imageId, json);
+      },
+  );
+}
+
+function addSnapshots(snapshot: Command): void {
+  online(
+    snapshot
+      .command('take <site> [name]')
+      .description('keep a machine as it is now; it stands still meanwhile'),
+    (site: string, name: string | undefined): Work =>
+      async (session, json, signal) => {
+        const id = await takeSnapshot(session, site, name, signal);
+        printResult({ id }, id, json);
+      },
+  );
+  online(
+    snapshot.command('list <site>').description('what is kept of a machine'),
+    (site: string): Work =>
+      (session, json) =>
+        listSnapshots(session, site, json),
+  );
+  online(
+    snapshot
+      .command('revert <site> <id>')
+      .description('put a machine back; what it did since is lost'),
+    (site: string, id: string): Work =>
+      (session, _json, signal) =>
+        revertSite(session, site, id, signal),
+  );
+  online(
+    snapshot.command('delete <site> <id...>').description('forget snapshots'),
+    (site: string, ids: readonly string[]): Work =>
+      async (session, json) => {
+        await deleteSnapshots(session, site, ids);
+        if (json) printJson({ deleted: ids });
+      },
   );
 }
 

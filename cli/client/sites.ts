@@ -137,19 +137,35 @@ export async function freezeSite(session: Session, id: string, signal: AbortSign
 /** Returns when jobs go on there. */
 export async function thawSite(session: Session, id: string, signal: AbortSignal): Promise<void> {
   await session.service.call('POST', '/sites/:siteId/actions/thaw', { siteId: id }, { signal });
-  const site = await pollUntil(
-    () => readSite(session, id, signal),
-    ({ vm }) => vm.state !== 'UNREACHABLE',
-    signal,
-  );
-  if (site.resourceStatus !== 'READY')
-    throw new GridError('VM_NOT_READY', `target system ${id}: ${site.resourceStatusMessage}`);
+  await waitUntilBack(session, id, signal);
   tell(`target system ${id} is ready`);
 }
 
-export async function setRecovery({ service }: Session, id: string, policy: string): Promise<void> {
-  const { body } = await service.call('PUT', '/sites/:siteId', { siteId: id, recovery: policy });
-  const answer = body['recovery'];
-  if (answer !== 'OK') throw new GridError('BAD_REQUEST', `recovery: ${answer}`);
-  tell(`target system ${id}: ${policy}`);
+/** Until jobs can run there again, of a machine that stood still. @throws `VM_NOT_READY` it stands still for good */
+export async function waitUntilBack(
+  session: Session,
+  id: string,
+  signal: AbortSignal,
+): Promise<void> {
+  const site = await pollUntil(
+    () => readSite(session, id, signal),
+    ({ vm }) => vm.undertaking === undefined && vm.state !== 'UNREACHABLE',
+    signal,
+  );
+  if (site.resourceStatus !== 'READY' && site.vm.state !== 'SUSPENDED')
+    throw new GridError('VM_NOT_READY', `target system ${id}: ${site.resourceStatusMessage}`);
+}
+
+/** @throws `BAD_REQUEST` naming the member that was refused */
+export async function changeSite(
+  { service }: Session,
+  id: string,
+  members: Readonly<Record<string, string | number>>,
+): Promise<void> {
+  const { body } = await service.call('PUT', '/sites/:siteId', { siteId: id, ...members });
+  for (const name of Object.keys(members)) {
+    const answer = body[name];
+    if (answer !== 'OK') throw new GridError('BAD_REQUEST', `${name}: ${String(answer)}`);
+  }
+  tell(`target system ${id}: ${Object.values(members).join(' ')}`);
 }

@@ -63,6 +63,8 @@ const checks: Readonly<Record<string, Check>> = {
     checkLibvirt(xnjs.hypervisor.machines),
   'libvirt for containers': (_context, { targetsystem: { xnjs } }) =>
     checkLibvirt(xnjs.hypervisor.containers),
+  'libvirt of other hosts': (_context, { targetsystem: { xnjs } }) =>
+    checkHosts(xnjs.hypervisor.hosts),
   'network for machines': (_context, { targetsystem: { xnjs } }) => checkNetwork(xnjs.hypervisor),
   KVM: async ({ cacheDirectory }, { targetsystem: { xnjs } }) => {
     const kernel = await findKernel(cacheDirectory);
@@ -206,6 +208,23 @@ async function checkLibvirt(uri: string | undefined): Promise<Finding> {
   } catch (error) {
     return bad(errorText(error), 'start libvirtd, or set the address in xnjs.hypervisor');
   }
+}
+
+/** One that does not answer has machines of which nothing is known. */
+async function checkHosts(
+  hosts: TargetsystemConfig['xnjs']['hypervisor']['hosts'],
+): Promise<Finding> {
+  const others = hosts.flatMap(({ name, uri }) => (uri === undefined ? [] : [{ name, uri }]));
+  const found = await Promise.all(
+    others.map(async ({ name, uri }) => ({ name, finding: await checkLibvirt(uri) })),
+  );
+  const faults = found.filter(({ finding }) => finding.state !== 'good');
+  if (faults.length === 0)
+    return good(others.length === 0 ? 'there are none' : `all ${others.length} answer`);
+  return bad(
+    faults.map(({ name, finding }) => `${name}: ${finding.text}`).join('; '),
+    'start their libvirtd, mend the way there, or correct xnjs.hypervisor.hosts',
+  );
 }
 
 /** @returns the path, or what it will be made in: the first start makes directories */

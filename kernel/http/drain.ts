@@ -2,8 +2,8 @@ import type { Server } from 'node:http';
 import type { Duplex } from 'node:stream';
 import { promisify } from 'node:util';
 
-/** How long answers that are under way may take when the service closes. */
-const drainTimeoutMs = 10_000;
+/** How long answers that are under way may take when a service closes. */
+export const drainTimeoutMs = 10_000;
 
 /**
  * Watches a server's connections, so that it can be closed in an orderly way: Node waits for clients

@@ -1,8 +1,9 @@
-import type { ErrorRequestHandler, Request } from 'express';
+import type { ServerResponse } from 'node:http';
 import { GridError } from '#kernel/errors.js';
 import { prefersHtml, toErrorPage } from './html/negotiate.js';
 import type { PageFrame } from './html/page.js';
-import type { LoggedRequest } from './logging.js';
+import { jsonType } from './reply.js';
+import type { ServedRequest } from './served.js';
 
 /** The body of every error (unicore-rest 4.1); an object, since pyunicore calls `.get` on it. */
 export type ErrorBody = { readonly errorMessage: string; readonly status: number };
@@ -12,13 +13,15 @@ export type ErrorBody = { readonly errorMessage: string; readonly status: number
  * without a row is our fault: 500, no detail, logged. An answer that has begun is cut off, so that
  * nobody takes it for a whole one. People get a page.
  */
-export function restEdge(frameOf: (request: Request) => PageFrame): ErrorRequestHandler {
-  // eslint-disable-next-line @typescript-eslint/no-unused-vars -- express knows it by its four parameters
-  return (thrown: unknown, request, response, _next) => {
-    const clientLeft = request.socket.destroyed || response.destroyed;
+export function restEdge(
+  frameOf: (request: ServedRequest) => PageFrame,
+): (thrown: unknown, request: ServedRequest, response: ServerResponse) => void {
+  return (thrown, request, response) => {
+    // or has been answered by a gateway that would wait no longer
+    const clientLeft = request.socket.destroyed || response.destroyed || response.writableEnded;
     const error = clientLeft ? undefined : toGridError(thrown);
     const status = error?.row.http ?? 500;
-    const { log } = (request as LoggedRequest).logged;
+    const { log } = request.logged;
     if (clientLeft) log.debug({ err: thrown }, 'client left');
     else if (error === undefined) log.error({ err: thrown }, 'request failed unexpectedly');
     else if (status >= 500) log.warn({ err: error, details: error.details }, 'request failed');
@@ -31,9 +34,12 @@ export function restEdge(frameOf: (request: Request) => PageFrame): ErrorRequest
       if (name.startsWith('content-') || name === 'etag') response.removeHeader(name);
     const { retryAfterSeconds } = error?.details ?? {};
     if (typeof retryAfterSeconds === 'number') response.setHeader('retry-after', retryAfterSeconds);
-    response.status(status);
+    response.statusCode = status;
     if (!prefersHtml(request)) {
-      response.json(body);
+      const text = JSON.stringify(body);
+      response.setHeader('content-type', `${jsonType}; charset=utf-8`);
+      response.setHeader('content-length', Buffer.byteLength(text));
+      response.end(request.method === 'HEAD' ? undefined : text);
       return;
     }
     const { headers, body: page } = toErrorPage(body, frameOf(request));

@@ -5,7 +5,8 @@ import { connect, type ListenOptions as SocketOptions } from 'node:net';
 import type { Duplex } from 'node:stream';
 import { GridError } from '#kernel/errors.js';
 import type { Scope } from '#kernel/scope.js';
-import { drainable } from './drain.js';
+import { drainable, drainTimeoutMs } from './drain.js';
+import { LocalService } from './local.js';
 import { serveUpgrades } from './upgrade.js';
 
 export class ListenError extends GridError<'ADDRESS_IN_USE' | 'CONFIG_INVALID'> {}
@@ -21,7 +22,12 @@ export type ListenOptions = {
 };
 
 /** Where it really listens. */
-export type Listening = { readonly server: Server; readonly port?: number };
+export type Listening = {
+  readonly server: Server;
+  readonly port?: number;
+  /** The same for a gateway in this process. */
+  readonly local: LocalService;
+};
 
 const headersTimeoutMs = 20_000;
 const keepAliveTimeoutMs = 65_000;
@@ -63,9 +69,11 @@ export async function listen(
   if ('unix' in where) await removeStaleSocket(where.unix);
   await start(server, where);
   if ('unix' in where) await chmod(where.unix, 0o600);
-  scope.defer(close);
+  const local = new LocalService(handler, drainTimeoutMs);
+  scope.defer(() => Promise.all([close(), local.close()]));
   const address = server.address();
-  return typeof address === 'object' && address ? { server, port: address.port } : { server };
+  const port = typeof address === 'object' && address ? address.port : undefined;
+  return { server, local, ...(port !== undefined && { port }) };
 }
 
 function start(server: Server, where: ListenAddress): Promise<void> {

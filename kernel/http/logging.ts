@@ -1,22 +1,12 @@
 import { randomUUID } from 'node:crypto';
-import type { Request, RequestHandler } from 'express';
+import type { IncomingMessage, ServerResponse } from 'node:http';
 import type { Log } from '#kernel/log.js';
 import type { Answered } from './request-metrics.js';
+import type { Logged, ServedRequest } from './served.js';
 
 /** Addresses that let in whoever has them. */
 const capability = /(\/rest\/(?:files|access)\/).*/;
 const requestId = /^[A-Za-z0-9._:-]{1,128}$/;
-
-/** A request as the log has it. */
-export type Logged = {
-  readonly reqId: string;
-  /** Made when there is something to say: a logger costs more than most requests. */
-  readonly log: Log;
-  /** `GET /jobs/:jobId`, once it is known. */
-  operation?: string;
-};
-
-export type LoggedRequest = Request & { logged: Logged };
 
 /**
  * Gives every request an id, the sender's (`X-Request-Id`) where it is well formed, a logger, and a line
@@ -27,34 +17,30 @@ export type LoggedRequest = Request & { logged: Logged };
 export function requestLogging(
   log: Log,
   onAnswered?: (answered: Answered) => void,
-): RequestHandler {
-  return (request, response, next) => {
+): (request: IncomingMessage, response: ServerResponse) => ServedRequest {
+  return (request, response) => {
     const startedMs = performance.now();
+    const { method, url = '' } = request; // before the router cuts it
     const given = request.headers['x-request-id'];
     const reqId = typeof given === 'string' && requestId.test(given) ? given : randomUUID();
     response.setHeader('x-request-id', reqId);
     let own: Log | undefined;
-    Object.assign(request, {
-      id: reqId, // who authenticates writes it down, too
-      logged: {
-        reqId,
-        get log() {
-          return (own ??= log.child({ reqId }));
-        },
-      } satisfies Logged,
-    });
+    const logged: Logged = {
+      reqId,
+      get log() {
+        return (own ??= log.child({ reqId }));
+      },
+    };
     // failures are logged by the edge, with their cause
     response.once('close', () => {
-      const { method, originalUrl, socket } = request;
-      const path = originalUrl.split('?', 1)[0]?.replace(capability, '$1…');
-      const req = { method, path, peer: socket.remoteAddress };
+      const path = url.split('?', 1)[0]?.replace(capability, '$1…');
+      const req = { method, path, peer: request.socket.remoteAddress };
       const ms = Math.round(performance.now() - startedMs);
       const { statusCode: status } = response;
       log.info({ reqId, req, res: { status }, ms }, 'request');
       if (!onAnswered) return;
-      const { operation } = (request as LoggedRequest).logged;
-      onAnswered({ operation, status, ms: performance.now() - startedMs });
+      onAnswered({ operation: logged.operation, status, ms: performance.now() - startedMs });
     });
-    next();
+    return Object.assign(request, { originalUrl: url, params: {}, id: reqId, logged });
   };
 }

@@ -36,6 +36,11 @@ export function json(body: object, how: { status?: number; headers?: ReplyHeader
   };
 }
 
+/** 200 with JSON that is text already. */
+export function jsonText(body: string): Reply {
+  return { status: 200, headers: { 'content-type': jsonType }, body };
+}
+
 /** 201; UNICORE's clients read `Location` only, so the body is usually left out. */
 export function created(location: string, body?: object): Reply {
   if (body === undefined) return { status: 201, headers: { location } };

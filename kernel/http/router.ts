@@ -1,5 +1,5 @@
-import type { IncomingMessage, ServerResponse } from 'node:http';
-import express, { type Express, type Request, type Response } from 'express';
+import type { IncomingMessage, RequestListener, ServerResponse } from 'node:http';
+import express, { type Request, type Response, type Router } from 'express';
 import type { Log } from '#kernel/log.js';
 import { sendStream } from '#kernel/net/lending-stream.js';
 import type { Audit } from '#kernel/security/audit.js';
@@ -8,12 +8,13 @@ import type { Caller } from './caller.js';
 import { restEdge } from './edge.js';
 import { preferredType, prefersHtml, toPage } from './html/negotiate.js';
 import type { PageFrame } from './html/page.js';
-import { requestLogging, type LoggedRequest } from './logging.js';
+import { requestLogging } from './logging.js';
 import type { Answered } from './request-metrics.js';
 import { RequestError, type Operation, type OperationFacts, type RawContext } from './operation.js';
 import type { ApiInfo } from './openapi/document.js';
 import { ApiDocument, apiOperations } from './openapi/operations.js';
 import { htmlType, jsonType, type Reply } from './reply.js';
+import type { ServedRequest } from './served.js';
 import { takeOver, upgradeOf } from './upgrade.js';
 
 /**
@@ -66,39 +67,53 @@ export type RestOptions = {
   readonly api?: ApiInfo;
 };
 
-/** The whole REST face of a service, to be given to `listen`. */
-export function createRestApp(options: RestOptions): Express {
+/**
+ * The whole REST face of a service, to be given to `listen`. Routed by express, without its application, which would
+ * give each request and answer another prototype: that alone costs more than the rest of the way.
+ */
+export function createRestApp(options: RestOptions): RequestListener {
   const { mounts: given, authenticate, externalUrl, log, audit, api, onAnswered } = options;
   const start = given[0]?.prefix ?? '';
   const mounts = api ? withDocument(given, api) : given;
-  const app = express();
-  app.disable('x-powered-by');
-  app.enable('case sensitive routing');
-  app.use(requestLogging(log, onAnswered));
+  const app = express.Router({ caseSensitive: true });
   for (const { start: below, operations } of groupsOf(mounts)) {
     const group = express.Router({ caseSensitive: true });
     for (const { operation, path } of operations) {
       const verb = operation.method.toLowerCase() as Lowercase<typeof operation.method>;
       group[verb](path, (request: Request, response: Response) =>
-        serve(operation, { authenticate, audit, frameOf }, request, response),
+        serve(operation, { authenticate, audit, frameOf }, toServed(request), response),
       );
     }
     app.use(below, group);
   }
   refuseTheRest(app, mounts);
-  app.use(restEdge(frameOf));
-  return app;
+  const begin = requestLogging(log, onAnswered);
+  const fail = restEdge(frameOf);
+  return (request, response) => {
+    const served = begin(request, response);
+    // Node's own are all that the router needs
+    app(served as unknown as Request, response as Response, (error: unknown) =>
+      fail(error, served, response),
+    );
+  };
 
-  function frameOf(request: Request): PageFrame {
+  function frameOf(request: ServedRequest): PageFrame {
     const baseUrl = baseUrlOf(request, externalUrl);
-    const { caller } = (request.res?.locals ?? {}) as { caller?: Caller };
+    const { caller } = request;
     return { baseUrl, url: baseUrl + pathOf(request).replace(/\/+$/, ''), caller, start };
   }
 }
 
-/** As the client asked for it: express cuts off what a group begins with. */
-function pathOf({ originalUrl, path }: Request): string {
-  return originalUrl.startsWith('/') ? (originalUrl.split(/[?#]/, 1)[0] ?? '') : path;
+function toServed(request: Request): ServedRequest {
+  return request as unknown as ServedRequest; // it came in as one
+}
+
+/** Of an address in full, too (RFC 9112, 3.2.2). */
+function pathOf({ originalUrl }: ServedRequest): string {
+  const path = originalUrl.startsWith('/')
+    ? originalUrl
+    : originalUrl.replace(/^[a-z]+:\/\/[^/?#]*/i, '');
+  return path.split(/[?#]/, 1)[0] ?? '';
 }
 
 type Group = {
@@ -122,20 +137,20 @@ function groupsOf(mounts: readonly Mount[]): Group[] {
 type Serving = {
   readonly authenticate: Authenticate;
   readonly audit: Audit | undefined;
-  readonly frameOf: (request: Request) => PageFrame;
+  readonly frameOf: (request: ServedRequest) => PageFrame;
 };
 
 /** One request, from who sends it to the answer. */
 async function serve(
   operation: MountedOperation,
   { authenticate, audit, frameOf }: Serving,
-  request: Request,
-  response: Response,
+  request: ServedRequest,
+  response: ServerResponse,
 ): Promise<void> {
-  const { logged } = request as LoggedRequest;
+  const { logged } = request;
   logged.operation = `${operation.method} ${operation.path}`;
   const caller = await authenticate(request, response);
-  response.locals['caller'] = caller; // for the page of an error
+  request.caller = caller; // for the page of an error
   const { method, produces = [jsonType] } = operation;
   // what is JSON for programs is a page for people
   const isPaged = method === 'GET' && produces.includes(jsonType) && !produces.includes(htmlType);
@@ -166,7 +181,7 @@ async function serve(
     accepts: (types) => preferredType(request, types),
   };
   const reply = await operation.handle(input, context);
-  if (isPaged) response.vary('accept');
+  if (isPaged) response.setHeader('vary', 'Accept');
   await send(
     isPaged && prefersHtml(request) ? toPage(reply, frameOf(request), operation) : reply,
     request,
@@ -175,7 +190,7 @@ async function serve(
 }
 
 /** Aborted when the client has left, or has its answer. */
-function closingOf(response: Response): AbortSignal {
+function closingOf(response: ServerResponse): AbortSignal {
   const left = new AbortController();
   if (response.destroyed) left.abort(clientLeft);
   else response.once('close', () => left.abort(clientLeft));
@@ -193,14 +208,14 @@ function withDocument(mounts: readonly Mount[], info: ApiInfo): readonly Mount[]
 }
 
 /** What no operation is there for: another method of a known path, or nothing at all. */
-function refuseTheRest(app: Express, mounts: readonly Mount[]): void {
+function refuseTheRest(app: Router, mounts: readonly Mount[]): void {
   for (const [path, methods] of methodsByPath(mounts))
-    app.all(path, (_request, response, next) => {
-      allowed(response).push(...methods);
+    app.all(path, (request, _response, next) => {
+      (toServed(request).allowed ??= []).push(...methods);
       next();
     });
-  app.use((_request, response) => {
-    const methods = allowed(response);
+  app.use((request, response) => {
+    const { allowed: methods = [] } = toServed(request);
     if (methods.length === 0) throw new RequestError('NOT_FOUND', 'no such resource');
     response.setHeader('allow', [...new Set(methods)].join(', '));
     throw new RequestError('METHOD_NOT_ALLOWED', `allowed here: ${methods.join(', ')}`);
@@ -210,8 +225,8 @@ function refuseTheRest(app: Express, mounts: readonly Mount[]): void {
 /** Path, query and JSON body in one. The path wins: it is what was routed and what shows in logs. */
 async function readInput(
   { body, bodyLimit, converters }: MountedOperation,
-  request: Request,
-  response: Response,
+  request: ServedRequest,
+  response: ServerResponse,
 ): Promise<object> {
   const query = queryParameters(request);
   const members =
@@ -222,8 +237,12 @@ async function readInput(
   return { ...query, ...members, ...pathParameters(request) };
 }
 
-async function send(reply: Reply, request: Request, response: Response): Promise<void> {
+async function send(reply: Reply, request: ServedRequest, response: ServerResponse): Promise<void> {
   const { status, headers, body, upgrade } = reply;
+  if (response.writableEnded) {
+    if (typeof body === 'object') body.destroy();
+    throw clientLeft;
+  }
   response.statusCode = status;
   for (const [name, value] of Object.entries(headers))
     if (value !== undefined) response.setHeader(name, value);
@@ -239,19 +258,17 @@ async function send(reply: Reply, request: Request, response: Response): Promise
   }
 }
 
-function pathParameters({ params }: Request): Record<string, string> {
-  return Object.fromEntries(
-    Object.entries(params).map(([name, value]) => [
-      name,
-      Array.isArray(value) ? value.join('/') : value,
-    ]),
-  );
+function pathParameters({ params }: ServedRequest): Record<string, string> {
+  const all: Record<string, string> = {};
+  for (const [name, value] of Object.entries(params))
+    all[name] = Array.isArray(value) ? value.join('/') : value;
+  return all;
 }
 
-function queryParameters(request: Request): Record<string, string> {
-  const at = request.url.indexOf('?');
+function queryParameters({ originalUrl: url }: ServedRequest): Record<string, string> {
+  const at = url.indexOf('?');
   if (at < 0) return {};
-  const entries = [...new URLSearchParams(request.url.slice(at + 1))];
+  const entries = [...new URLSearchParams(url.slice(at + 1))];
   const names = entries.map(([name]) => name);
   const twice = names.find((name, i) => names.indexOf(name) !== i);
   if (twice !== undefined) throw new RequestError('BAD_REQUEST', `${twice}: given twice`);
@@ -261,7 +278,7 @@ function queryParameters(request: Request): Record<string, string> {
 }
 
 /** The gateway says under which address the client reached it (unicore-rest 1.2). */
-function baseUrlOf({ headers }: Request, externalUrl: string): string {
+function baseUrlOf({ headers }: ServedRequest, externalUrl: string): string {
   const gateway = headers['x-unicore-gateway'];
   const usable = typeof gateway === 'string' && /^https?:\/\/[\w.:[\]/~%-]{1,512}$/.test(gateway);
   return (usable ? gateway : externalUrl).replace(/\/+$/, '');
@@ -276,8 +293,4 @@ function methodsByPath(mounts: readonly Mount[]): Map<string, string[]> {
       paths.set(prefix + path, methods);
     }
   return paths;
-}
-
-function allowed({ locals }: Response): string[] {
-  return (locals['allowed'] ??= []) as string[];
 }

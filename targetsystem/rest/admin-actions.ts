@@ -121,6 +121,18 @@ export const adminActions: Readonly<Record<string, Action>> = {
     },
   },
 
+  FreezeTargetSystems: {
+    description:
+      'Parks all machines on disk that can be, since their host is to be maintained; owners cannot bring them back. Parameters: host; absent: of all',
+    run: async ({ systems }, { host }) => toOutcome(await systems.parking.freezeAll(host)),
+  },
+
+  ThawTargetSystems: {
+    description:
+      'Brings back what FreezeTargetSystems has parked. Parameters: host; absent: of all',
+    run: async ({ systems }, { host }) => toOutcome(await systems.parking.thawAll(host)),
+  },
+
   DrainHost: {
     description:
       'Lets a host take no new machines; those that are there stay. Parameters: host; drain, false: it takes them again',
@@ -139,6 +151,10 @@ export const adminActions: Readonly<Record<string, Action>> = {
     run: () => ({ message: 'OK', results: { ...process.memoryUsage() } }),
   },
 };
+
+function toOutcome(results: Readonly<Record<string, string>>): Outcome {
+  return { message: `${Object.keys(results).length} target systems`, results };
+}
 
 function isMeant(dn: string, part: string): boolean {
   return dn.toLowerCase().includes(part.toLowerCase());

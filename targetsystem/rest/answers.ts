@@ -191,8 +191,16 @@ export const Site = z
           .optional()
           .describe('What each source says, since when, and when it was last heard to'),
         boot: z.record(z.string(), z.number()).describe('Marks of the start, in ms since it began'),
-        recovery: text.describe('What is done when it stops by itself: none or restart'),
+        recovery: text.describe('What is done when it stops by itself: none, restart or restore'),
         generation: z.number().describe('Counts the machines that it has had'),
+        endAction: text.describe('What is done when its life time is over: destroy or freeze'),
+        idle: z
+          .object({ seconds: z.number().optional(), action: text.optional() })
+          .optional()
+          .describe('When nobody uses it; what is left out is as the site says'),
+        undertaking: text
+          .optional()
+          .describe('What is being done with it: snapshot or revert; absent: nothing'),
         unappliedParameters: texts
           .optional()
           .describe('Changed, and not confirmed by the hypervisor yet'),

@@ -7,6 +7,7 @@ import type {
   JobMachines,
   JobSubmission,
   Reservations,
+  SavedImages,
   Storages,
   TargetSystems,
 } from '#xnjs/index.js';
@@ -31,6 +32,8 @@ export type RestDeps = {
   readonly registry: Registry;
   readonly storages: Storages;
   readonly data: DataServices;
+  /** Machines as images. */
+  readonly savedImages: Pick<SavedImages, 'check'>;
   readonly events: EventStreams;
   readonly consoles: Consoles;
   readonly forwardings: CarriedConnections;

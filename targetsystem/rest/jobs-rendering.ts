@@ -1,10 +1,23 @@
 import { formatDate } from '#kernel/clock.js';
 import { consumedTime, jobStatus, type Job } from '#xnjs/index.js';
 import type { Job as JobAnswer, Rendered } from './answers.js';
-import { hrefs, type Links } from './links.js';
+import { hrefs, linksFrom, type Links } from './links.js';
 import { ownedProperties } from './properties.js';
 
 export const workspaceSuffix = '-uspace';
+
+type Text = { readonly baseUrl: string; readonly text: string };
+/** Of records that will not look otherwise a second later. */
+const texts = new WeakMap<Job, Text>();
+
+/** A job as JSON: clients ask for one that is over again and again. */
+export function jobText(job: Job, baseUrl: string, nowMs: number): string {
+  const known = texts.get(job);
+  if (known?.baseUrl === baseUrl) return known.text;
+  const text = JSON.stringify(renderJob(job, linksFrom(baseUrl), nowMs));
+  if (job.run.doneMs !== undefined) texts.set(job, { baseUrl, text });
+  return text;
+}
 
 /** A job as `GET /jobs/{id}` shows it (unicore-rest 3.5.2): numbers as text, links whatever its state. */
 export function renderJob(job: Job, links: Links, nowMs: number): Rendered<typeof JobAnswer> {

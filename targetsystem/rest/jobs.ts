@@ -3,7 +3,7 @@ import { GridError } from '#kernel/errors.js';
 import { fieldsParameter, selectFields } from '#kernel/http/fields.js';
 import { everybody, operations, RequestError, type Context } from '#kernel/http/operation.js';
 import type { Caller } from '#kernel/http/caller.js';
-import { created, json, noContent, type Reply } from '#kernel/http/reply.js';
+import { created, json, jsonText, noContent, type Reply } from '#kernel/http/reply.js';
 import { aclSubjectsOf, isOwner } from '#kernel/security/acl.js';
 import {
   idbSubject,
@@ -27,7 +27,7 @@ import { answersCreatedOrPlan } from './answers-placement.js';
 import { changeMembers } from './changes.js';
 import type { RestDeps } from './deps.js';
 import { fromJsdl, preferencesOf, refuseQueue, takeAccount } from './jobs-account.js';
-import { renderJob } from './jobs-rendering.js';
+import { jobText, renderJob } from './jobs-rendering.js';
 import { linksFrom } from './links.js';
 import {
   listFilter,
@@ -193,8 +193,9 @@ const getJob = operation({
   id: 'getJob',
   policy: onJob.read,
   run: async ({ jobs, clock }, { jobId, fields }, { baseUrl }) => {
-    const properties = renderJob(await jobs.get(jobId), linksFrom(baseUrl), clock.now());
-    return json(selectFields(properties, fields));
+    const job = await jobs.get(jobId);
+    if (fields === undefined) return jsonText(jobText(job, baseUrl, clock.now()));
+    return json(selectFields(renderJob(job, linksFrom(baseUrl), clock.now()), fields));
   },
 });
 

@@ -13,6 +13,7 @@ export function linksFrom(baseUrl: string) {
     collection: (name: string): string => `${core}/${name}`,
     factory: (): string => `${core}/factories/${factoryId}`,
     site: (id: string): string => `${core}/sites/${id}`,
+    snapshot: (siteId: string, id: string): string => `${core}/sites/${siteId}/snapshots/${id}`,
     job: (id: string): string => `${core}/jobs/${id}`,
     storage: (id: string): string => `${core}/storages/${id}`,
     storageFactory: (id: string): string => `${core}/storagefactories/${id}`,

@@ -10,6 +10,7 @@ import { forwardingOperations } from './forwarding.js';
 import { jobOperations } from './jobs.js';
 import { registryEntryOperations, registryOperations } from './registry.js';
 import { reservationOperations } from './reservations.js';
+import { snapshotOperations } from './sites-snapshots.js';
 import { siteOperations } from './sites.js';
 import { storageFactoryOperations } from './storage-factories.js';
 import { storageOperations } from './storages.js';
@@ -19,6 +20,7 @@ const coreOperations = [
   ...baseOperations,
   ...tokenOperations,
   ...factoryOperations,
+  ...snapshotOperations,
   ...siteOperations,
   ...consoleOperations,
   ...screenOperations,

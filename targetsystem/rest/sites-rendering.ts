@@ -106,19 +106,27 @@ export function renderSite(
     ...(usage && { usage: renderUsage(usage) }),
     vm: renderMachine(system, addresses, heard),
     _links: hrefs({
-      self,
-      jobs: `${self}/jobs`,
-      applications: `${self}/applications`,
-      console: `${self}/console`,
-      ...(system.image.metadata.display && { screen: `${self}/screen` }),
-      'action:freeze': `${self}/actions/freeze`,
-      'action:thaw': `${self}/actions/thaw`,
+      ...machineLinks(system, self),
       parent: links.factory(),
       ...(system.jobId !== undefined && { job: links.job(system.jobId) }),
       ...Object.fromEntries(
         Object.entries(storages).map(([name, id]) => [`storage:${name}`, links.storage(id)]),
       ),
     }),
+  };
+}
+
+function machineLinks({ image: { metadata } }: TargetSystem, self: string): Record<string, string> {
+  return {
+    self,
+    jobs: `${self}/jobs`,
+    applications: `${self}/applications`,
+    console: `${self}/console`,
+    ...(metadata.display && { screen: `${self}/screen` }),
+    'action:freeze': `${self}/actions/freeze`,
+    'action:thaw': `${self}/actions/thaw`,
+    snapshots: `${self}/snapshots`,
+    ...(metadata.format === 'qcow2' && { 'action:save-image': `${self}/actions/save-image` }),
   };
 }
 
@@ -152,6 +160,8 @@ function renderMachine(
     views: renderViews(system, heard),
     boot,
     ...{ recovery, generation },
+    ...{ endAction: system.endAction ?? 'destroy', idle: system.idle },
+    undertaking: system.undertaking?.do,
     guest: facts,
     unappliedParameters: unapplied,
   };

@@ -5,7 +5,7 @@ import { everybody, operations } from '#kernel/http/operation.js';
 import { json, noContent } from '#kernel/http/reply.js';
 import { isOwner } from '#kernel/security/acl.js';
 import { attributesOf } from '#kernel/security/caller.js';
-import { idbSubject, recoveries, type Idb, type TargetSystem } from '#xnjs/index.js';
+import { idbSubject, type Idb, type TargetSystem } from '#xnjs/index.js';
 import {
   Application,
   ApplicationList,
@@ -16,12 +16,13 @@ import {
   SiteList,
 } from './answers.js';
 import { answersCreatedOrPlan } from './answers-placement.js';
-import { changeMembers, member, type Changeable } from './changes.js';
+import { changeMembers, type Changeable } from './changes.js';
 import type { RestDeps } from './deps.js';
 import { linksFrom } from './links.js';
 import { listFilter, listParameters, renderList, selectPage } from './lists.js';
 import { onSite, siteInput, users } from './policy.js';
 import { ownedMembers } from './properties.js';
+import { endMembers } from './sites-ends.js';
 import { changeSiteParameters } from './site-parameters.js';
 import { createSite, latestTerminationOf, newSite } from './sites-creation.js';
 import { applicationId, renderApplicationOf, renderSite } from './sites-rendering.js';
@@ -105,7 +106,8 @@ async function addressesOf(
 const changeSite = operation({
   method: 'PUT',
   path: '/sites/:siteId',
-  summary: 'Changes tags, ACL, termination time, recovery, or the machine by its parameters',
+  summary:
+    'Changes tags, ACL, termination time, what is done at its end, or the machine by its parameters',
   input: z.looseObject(siteInput),
   body: 'json',
   answers: answersJson(Changes),
@@ -121,9 +123,7 @@ const changeSite = operation({
     const system = systems.get(siteId);
     const changeable: Changeable<Parameters<typeof systems.update>[1]> = {
       ...ownedMembers(isOwner(system, caller), latestTerminationOf(deps, system)),
-      recovery: member(z.enum(recoveries), (change, recovery) => {
-        change.recovery = recovery;
-      }),
+      ...endMembers(systems, system),
     };
     const answers = await changeMembers(members, changeable, (change) =>
       systems.update(siteId, change),
@@ -157,7 +157,7 @@ const freezeSite = operation({
   id: 'freezeSite',
   policy: onSite.own,
   run: async ({ systems }, { siteId }) => {
-    await systems.freeze(siteId);
+    await systems.parking.freeze(siteId);
     return noContent();
   },
 });
@@ -168,11 +168,11 @@ const thawSite = operation({
   summary: 'Brings a target system back from disk; its jobs go on',
   input: z.object(siteInput),
   answers: answersNothing,
-  errors: [...machineErrors, 'VM_ILLEGAL_EVENT'],
+  errors: [...machineErrors, 'VM_ILLEGAL_EVENT', 'QUOTA_EXCEEDED'],
   id: 'thawSite',
   policy: onSite.own,
   run: async ({ systems }, { siteId }) => {
-    await systems.thaw(siteId);
+    await systems.parking.thaw(siteId);
     return noContent();
   },
 });

@@ -12,10 +12,10 @@ import { Scope } from '#kernel/scope.js';
 import { noMachines } from '../grid/grid.js';
 import { until } from '../xnjs/job/rig.js';
 import { noNamespace } from '../xnjs/vm/namespace.js';
-import { ownerDn, startServer, type NetworkServer } from '../xnjs/vm/network-server.js';
+import { bootMs, ownerDn, startServer, type NetworkServer } from '../xnjs/vm/network-server.js';
 import { startTwoHosts } from './two-hosts.js';
 
-describe('two hosts', { skip: noMachines || noNamespace, timeout: 300_000 }, () => {
+describe('two hosts', { skip: noMachines || noNamespace, timeout: 600_000 }, () => {
   const shared = new Scope();
   let hosts: Awaited<ReturnType<typeof startTwoHosts>>;
   let server: NetworkServer;
@@ -36,7 +36,7 @@ describe('two hosts', { skip: noMachines || noNamespace, timeout: 300_000 }, () 
       startServer(directory, {
         ...{ images: [image], uri: hosts.local },
         others: [
-          { name: 'local', capacity: { cores: 1 } },
+          { name: 'local', capacity: { cores: 1 }, labels: ['near'] },
           {
             ...{ name: 'north', uri: hosts.north, images: 'shared', labels: ['far'] },
             capacity: { cores: 2 },
@@ -62,9 +62,11 @@ describe('two hosts', { skip: noMachines || noNamespace, timeout: 300_000 }, () 
     return `${state}: ${evidence.fact}`;
   };
   const becomes = (id: string, what: RegExp, withinMs: number): Promise<void> =>
-    until(`${what.source}`, () => what.test(told(id)), withinMs).catch((error: unknown) => {
+    until(what.source, () => what.test(told(id)), withinMs).catch((error: unknown) => {
       throw new Error(told(id), { cause: error });
     });
+  const isUp = (name: string): boolean =>
+    server.systems.places.list().find((host) => host.name === name)!.drivers[0]!.isUp;
   const qemuOf = (id: string): string =>
     execFileSync('pgrep', ['-o', '-f', `guest=vsite-${id}`], { encoding: 'utf8' }).trim();
   const submit = async (targetId: string, Executable: string): Promise<string> =>
@@ -79,14 +81,15 @@ describe('two hosts', { skip: noMachines || noNamespace, timeout: 300_000 }, () 
   }
 
   it('get machines by labels and room; agents of the other are reached through its libvirt', async () => {
-    const [first, second] = [
-      await server.systems.create(wish('far')),
-      await server.systems.create(wish()),
-    ];
+    const { systems } = server;
+    await systems.places.drain('local', true);
+    const first = await systems.create(wish());
+    await systems.places.drain('local', false);
+    const second = await systems.create(wish('near'));
     [there, here] = [first.id, second.id];
     assert.deepEqual([first.host, second.host], ['north', 'local']);
-    assert.match(second.placement!, /^local: (as good as any|most room)/);
-    await Promise.all([becomes(here, /^READY/, 60_000), becomes(there, /^READY/, 60_000)]);
+    assert.equal(second.placement, 'local: the only one where it fits');
+    await Promise.all([becomes(here, /^READY/, bootMs), becomes(there, /^READY/, bootMs)]);
     assert.match(hosts.virsh('list', '--name'), new RegExp(there));
     const jobs = await Promise.all([here, there].map((id) => submit(id, 'hostname')));
     const names = await Promise.all(jobs.map(outputOf));
@@ -114,7 +117,7 @@ describe('two hosts', { skip: noMachines || noNamespace, timeout: 300_000 }, () 
       code: 'LIMIT_REACHED',
       message: /north: it is drained/,
     });
-    await becomes(there, /^READY/, 10_000);
+    await becomes(there, /^READY/, 60_000);
     await server.systems.places.drain('north', false);
     assert.equal((await server.systems.planner.estimate(wish())).host, 'north');
     await assert.rejects(server.systems.places.drain('south', true), { code: 'NOT_FOUND' });
@@ -122,8 +125,8 @@ describe('two hosts', { skip: noMachines || noNamespace, timeout: 300_000 }, () 
 
   it('of which one is lost: its machines are UNREACHABLE, others go on; back again, so are they', async () => {
     const machine = qemuOf(there);
-    const job = await submit(there, 'sleep 12; echo slept');
-    await until('it runs', async () => (await server.engine.get(job)).state === 'RUNNING', 20_000);
+    const job = await submit(there, 'sleep 8; echo slept');
+    await until('it runs', async () => (await server.engine.get(job)).state === 'RUNNING', 60_000);
     hosts.pull();
     try {
       await becomes(there, /^UNREACHABLE: .*host north: the hypervisor does not answer/, 60_000);
@@ -133,9 +136,9 @@ describe('two hosts', { skip: noMachines || noNamespace, timeout: 300_000 }, () 
       // a server that never saw it believes no more
       await server.scope.close();
       server = await start();
-      await becomes(here, /^READY/, 20_000);
+      await becomes(here, /^READY/, 60_000);
       await server.systems.destroy(here);
-      await until('it is gone', () => server.systems.list().length === 1, 20_000);
+      await until('it is gone', () => server.systems.list().length === 1, 60_000);
       assert.match(told(there), /^UNREACHABLE/);
       assert.equal(qemuOf(there), machine);
     } finally {
@@ -145,6 +148,42 @@ describe('two hosts', { skip: noMachines || noNamespace, timeout: 300_000 }, () 
     assert.equal(qemuOf(there), machine);
     assert.equal(server.systems.get(there).generation, undefined);
     assert.equal(await outputOf(job), 'slept\n');
+  });
+
+  it('have in common what is parked: it goes on here while the other is away', async () => {
+    const { systems } = server;
+    const count = 'n=0; while [ $n -lt 40 ]; do n=$((n+1)); echo $n; sleep 0.1; done';
+    const job = await submit(there, count);
+    await until('it runs', async () => (await server.engine.get(job)).state === 'RUNNING', 60_000);
+    await systems.freeze(there);
+    await becomes(there, /^SUSPENDED: parked on disk/, 60_000);
+    assert.equal(hosts.virsh('list', '--all', '--name').trim(), '', 'no host has it');
+    assert.throws(() => qemuOf(there));
+    hosts.pull();
+    try {
+      await until('north is away', () => !isUp('north'), 60_000);
+      await systems.thaw(there);
+      await becomes(there, /^READY/, 120_000);
+      assert.equal(systems.get(there).host, 'local');
+      const lines = Array.from({ length: 40 }, (_, n) => `${n + 1}\n`);
+      assert.equal(await outputOf(job), lines.join(''));
+    } finally {
+      hosts.plug();
+    }
+    await until('north is back', () => isUp('north'), 60_000);
+  });
+
+  it('take from each other what is parked when one is drained', async () => {
+    await server.systems.freeze(there);
+    await becomes(there, /^SUSPENDED/, 60_000);
+    await server.systems.places.drain('local', true);
+    await server.scope.close();
+    server = await start();
+    await server.systems.thaw(there);
+    await becomes(there, /^READY/, 120_000);
+    assert.equal(server.systems.get(there).host, 'north');
+    assert.match(hosts.virsh('list', '--name'), new RegExp(there));
+    assert.equal(server.systems.get(there).parkedOn, undefined);
   });
 
   it('of which one hangs: so are its machines, and one that is deleted meanwhile goes later', async () => {

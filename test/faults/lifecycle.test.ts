@@ -2,6 +2,7 @@ import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
 import { once } from 'node:events';
 import { writeFileSync } from 'node:fs';
+import { readdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { text as readText } from 'node:stream/consumers';
 import { after, before, describe, it } from 'node:test';
@@ -20,7 +21,7 @@ import { findDescendant } from '../kernel/libvirt/daemon.js';
 
 type Site = z.output<typeof Site>;
 
-describe('faults of machines and hypervisors', { skip: noMachines, timeout: 240_000 }, () => {
+describe('faults of machines and hypervisors', { skip: noMachines, timeout: 400_000 }, () => {
   let grid: Grid;
   let user: HttpClient;
   /** Paths of two target systems, whose kernels stop for good when they are sent an NMI. */
@@ -61,11 +62,13 @@ describe('faults of machines and hypervisors', { skip: noMachines, timeout: 240_
       return false;
     }
   };
-  const vsite = async (...args: string[]) => {
+  const vsite = async (...args: string[]): Promise<string> => {
     const child = grid.vsite(args);
     const closed = once(child, 'close') as Promise<[number | null]>;
-    const [said, [code]] = await Promise.all([readText(child.stderr), closed]);
+    const texts = [readText(child.stderr), readText(child.stdout)] as const;
+    const [said, printed, [code]] = await Promise.all([...texts, closed]);
     assert.equal(code, 0, said);
+    return printed.trim();
   };
   const qemuOf = (path: string) =>
     Number(execFileSync('pgrep', ['-o', '-f', `guest=${domainOf(path)}`], { encoding: 'utf8' }));
@@ -125,7 +128,11 @@ describe('faults of machines and hypervisors', { skip: noMachines, timeout: 240_
     assert.equal(qemuOf(one), machine);
   });
 
-  type Job = { status: string; statusMessage: string; log: string[] };
+  type Job = { status: string; statusMessage: string; submissionTime: string; log: string[] };
+  const stdoutOf = async (job: string): Promise<string> => {
+    const uspace = `${sitePath}/storages/${job.split('/').at(-1)!}-uspace`;
+    return await readText((await user.download(`${uspace}/files/stdout`)).body);
+  };
   const submit = async (job: object): Promise<string> =>
     new URL(String((await user.json('POST', one, job)).headers['location'])).pathname;
   const jobIs = (path: string, status: string): Promise<Job> =>
@@ -140,6 +147,7 @@ describe('faults of machines and hypervisors', { skip: noMachines, timeout: 240_
     await jobIs(job, 'RUNNING');
     await vsite('site', 'freeze', one.split('/').at(-1)!);
     const parked = await becomes(one, 'SUSPENDED', /parked on disk/, 10_000);
+    const parkedMs = Date.now();
     assert.equal(parked.resourceStatus, 'DISABLED');
     assert.throws(() => qemuOf(one), 'it takes no memory');
     await grid.killServer();
@@ -147,12 +155,72 @@ describe('faults of machines and hypervisors', { skip: noMachines, timeout: 240_
     assert.equal((await readSite(one)).vm.state, 'SUSPENDED');
     assert.equal((await jobIs(job, 'RUNNING')).status, 'RUNNING');
     await vsite('site', 'thaw', one.split('/').at(-1)!);
+    const stoodMs = Date.now() - parkedMs;
     assert.equal((await readSite(one)).vm.state, 'READY');
     await jobIs(job, 'SUCCESSFUL');
-    const id = job.split('/').at(-1)!;
-    const { body } = await user.download(`${sitePath}/storages/${id}-uspace/files/stdout`);
     const lines = Array.from({ length: 30 }, (_, n) => `${n + 1}\n`);
-    assert.equal(await readText(body), lines.join(''));
+    assert.equal(await stdoutOf(job), lines.join(''));
+    const timed = await submit({ Executable: 'date +%s' });
+    const { submissionTime } = await jobIs(timed, 'SUCCESSFUL');
+    const lateMs = Date.parse(submissionTime) - 1_000 * Number(await stdoutOf(timed));
+    // else its clock would be behind by as much
+    assert.ok(lateMs < 2_000 && stoodMs > 3_000, `${lateMs} ms late after ${stoodMs} ms`);
+  });
+
+  it('put back to a snapshot: jobs of then go on, those begun since FAILED, what has ended stays', async () => {
+    const id = one.split('/').at(-1)!;
+    const until = (file: string, meanwhile: string) =>
+      `n=0; until [ -e /tmp/${file} ]; do n=$((n+1)); ${meanwhile}; sleep 0.1; done; echo over`;
+    const long = await submit({ Executable: until('go', ':') });
+    const brief = await submit({ Executable: until('brief', 'echo $n > /tmp/beat') });
+    for (const job of [long, brief]) await jobIs(job, 'RUNNING');
+    const snapshot = await vsite('site', 'snapshot', 'take', id, 'before');
+    await jobIs(await submit({ Executable: 'touch /tmp/brief' }), 'SUCCESSFUL');
+    await jobIs(brief, 'SUCCESSFUL');
+    const since = await submit({ Executable: 'sleep 600' });
+    await jobIs(since, 'RUNNING');
+    await vsite('site', 'snapshot', 'revert', id, snapshot);
+    const { vm } = await readSite(one);
+    assert.deepEqual([vm.state, vm.generation, vm.undertaking], ['READY', 2, undefined]);
+    assert.match(
+      (await jobIs(since, 'FAILED')).statusMessage,
+      /put back to the snapshot "before" of/,
+    );
+    assert.equal((await jobIs(brief, 'SUCCESSFUL')).status, 'SUCCESSFUL');
+    const rounds = 'for i in 1 2 3 4 5 6 7 8 9 10; do a=$(cat /tmp/beat); sleep 0.5;';
+    const look = `ls /tmp; ${rounds} [ $a = $(cat /tmp/beat) ] && break; done; [ $i -lt 10 ] && echo ended; touch /tmp/go`;
+    const looked = await submit({ Executable: look });
+    await jobIs(looked, 'SUCCESSFUL');
+    const words = (await stdoutOf(looked)).trim().split(/\s+/);
+    assert.ok(!words.includes('brief'), 'what was done since is undone');
+    assert.equal(words.at(-1), 'ended', 'what is over runs no more');
+    await jobIs(long, 'SUCCESSFUL');
+    assert.equal(await stdoutOf(long), 'over\n');
+  });
+
+  it('QEMU killed, and its owner wants it restored: as of the last snapshot, with the jobs of then', async () => {
+    const id = one.split('/').at(-1)!;
+    await vsite('site', 'recovery', id, 'restore');
+    const job = await submit({ Executable: 'sleep 600' });
+    await jobIs(job, 'RUNNING');
+    const last = await vsite('site', 'snapshot', 'take', id);
+    const since = await submit({ Executable: 'sleep 600', Restartable: true });
+    await jobIs(since, 'RUNNING');
+    process.kill(qemuOf(one), 'SIGKILL');
+    await jobIs(since, 'FAILED');
+    const site = await becomes(one, 'READY', /./, 20_000);
+    assert.equal(site.vm.generation, 3);
+    assert.equal((await jobIs(job, 'RUNNING')).status, 'RUNNING');
+    await user.json('POST', `${job}/actions/abort`, {});
+    const kept = JSON.parse(await vsite('--json', 'site', 'snapshot', 'list', id)) as {
+      id: string;
+    }[];
+    assert.equal(kept.at(-1)?.id, last);
+    await vsite('site', 'snapshot', 'delete', id, ...kept.map((each) => each.id));
+    await eventually(
+      'their files are gone',
+      async () => (await readdir(join(grid.layout.state, 'vms', id, 'snapshots'))).length === 0,
+    );
   });
 
   it('QEMU killed, and its owner wants another: started again, with the jobs that may be', async () => {
@@ -165,7 +233,7 @@ describe('faults of machines and hypervisors', { skip: noMachines, timeout: 240_
     process.kill(qemuOf(one), 'SIGKILL');
     assert.match((await jobIs(single, 'FAILED')).statusMessage, /lost: .*ended unexpectedly/);
     const site = await becomes(one, 'READY', /./, 20_000);
-    assert.equal(site.vm.generation, 2);
+    assert.equal(site.vm.generation, 4);
     await jobIs(again, 'RUNNING');
     await user.json('POST', `${again}/actions/abort`, {});
   });

@@ -1,15 +1,33 @@
-/** Where a server may die while it makes, parks, brings back or removes a machine. */
-export const points = [
-  'create: stored',
-  'create: started',
-  'freeze: stored',
-  'freeze: saving',
-  'freeze: saved',
-  'freeze: done',
-  'thaw: stored',
-  'thaw: restored',
-  'destroy: stored',
-  'destroy: domain removed',
-  'destroy: files removed',
-] as const;
-export type Point = (typeof points)[number];
+/** Where a server may die while it makes, parks, brings back or removes a machine; keeps it, or puts it back. */
+export const points = {
+  lives: [
+    'create: stored',
+    'create: started',
+    'freeze: stored',
+    'freeze: saving',
+    'freeze: saved',
+    'freeze: done',
+    'thaw: stored',
+    'thaw: restored',
+    'destroy: stored',
+    'destroy: domain removed',
+    'destroy: files removed',
+  ],
+  snapshots: [
+    'snapshot: stored',
+    'snapshot: moment stored',
+    'snapshot: saving',
+    'snapshot: saved',
+    'snapshot: disk kept',
+    'snapshot: started',
+    'snapshot-parked: saved',
+    'snapshot-parked: started',
+    'revert: stored',
+    'revert: ended',
+    'revert: fenced',
+    'revert: disk put',
+    'revert: started',
+    'forget: stored',
+  ],
+} as const;
+export type Point = (typeof points)[keyof typeof points][number];

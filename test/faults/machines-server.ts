@@ -1,7 +1,9 @@
 /**
  * Target systems in a process of its own, to be killed: each is held at the point that its tag names.
- * Arguments: directory, URI of libvirt, disk of the machines, `hold` or `settle`.
+ * Arguments: directory, URI of libvirt, disk of the machines, `hold` or `settle`, and `one` host or `two`: what is
+ * parked is somewhere else then. The second host is never there. Last: at which points (`machine-points.ts`).
  */
+import assert from 'node:assert/strict';
 import { join } from 'node:path';
 import { systemClock } from '#kernel/clock.js';
 import { LibvirtClient } from '#kernel/libvirt/client.js';
@@ -9,7 +11,8 @@ import { silentLog as log } from '#kernel/log.js';
 import { Scope } from '#kernel/scope.js';
 import { Lease } from '#xnjs/persistence/sql-lease.js';
 import { createTargetStore } from '#xnjs/persistence/sql-target-store.js';
-import { oneHost } from '#xnjs/vm/hosts/hosts.js';
+import { localHost } from '#xnjs/vm/hosts/host.js';
+import { Hosts, oneHost } from '#xnjs/vm/hosts/hosts.js';
 import type { Hypervisor } from '#xnjs/vm/hypervisor.js';
 import { LibvirtHypervisor } from '#xnjs/vm/libvirt-hypervisor.js';
 import type { TargetStore } from '#xnjs/vm/target-store.js';
@@ -19,9 +22,11 @@ import { Workspace } from '#xnjs/vm/workspace.js';
 import { until } from '../xnjs/job/rig.js';
 import { openTables } from '../xnjs/persistence/databases.js';
 import { anImageMetadata } from '../xnjs/vm/samples.js';
-import { points, type Point } from './machine-points.js';
+import { points as allPoints, type Point } from './machine-points.js';
 
-const [directory = '', uri = '', disk = '', mode = 'hold'] = process.argv.slice(2);
+const [directory = '', uri = '', disk = '', mode = 'hold', hosts = 'one', which = 'lives'] =
+  process.argv.slice(2);
+const points: readonly Point[] = which === 'lives' ? allPoints.lives : allPoints.snapshots;
 const installationId = '11111111-2222-4333-8444-555555555555';
 const isHolding = mode === 'hold';
 
@@ -61,12 +66,24 @@ function gatedStore(store: TargetStore): TargetStore {
         await pass(system.id, system.state === 'PAUSED' ? 'freeze: stored' : 'freeze: done');
       if (system.state === 'UNREACHABLE') await pass(system.id, 'thaw: stored');
       if (system.state === 'DESTROYING') await pass(system.id, 'destroy: stored');
+      await passUndertaking(system);
     },
     async remove(system, change) {
       await pass(system.id, 'destroy: files removed');
       await store.remove(system, change);
     },
   };
+}
+
+async function passUndertaking({ id, undertaking, snapshots = [] }: TargetSystem): Promise<void> {
+  if (snapshots.some(({ state }) => state === 'REMOVING')) await pass(id, 'forget: stored');
+  if (undertaking?.do === 'snapshot')
+    await pass(
+      id,
+      snapshots.at(-1)?.atMs === undefined ? 'snapshot: stored' : 'snapshot: moment stored',
+    );
+  if (undertaking?.do === 'revert')
+    await pass(id, undertaking.isFenced ? 'revert: fenced' : 'revert: stored');
 }
 
 class GatedHypervisor extends LibvirtHypervisor {
@@ -85,10 +102,49 @@ class GatedHypervisor extends LibvirtHypervisor {
     return isSaved;
   }
 
+  override async saveMemory(...args: Parameters<Hypervisor['saveMemory']>) {
+    const saving = super.saveMemory(...args);
+    saving.catch(() => undefined);
+    await pass(args[1], 'freeze: saving');
+    await saving;
+    await pass(args[1], 'freeze: saved');
+  }
+
+  override async restoreMemory(...args: Parameters<Hypervisor['restoreMemory']>) {
+    const restored = await super.restoreMemory(...args);
+    await pass(args[1], 'thaw: restored');
+    return restored;
+  }
+
   override async restore(...args: Parameters<Hypervisor['restore']>) {
     const restored = await super.restore(...args);
     await pass(args[1], 'thaw: restored');
     return restored;
+  }
+
+  override async saveMemoryTo(...args: Parameters<Hypervisor['saveMemoryTo']>) {
+    const saving = super.saveMemoryTo(...args);
+    saving.catch(() => undefined);
+    await pass(args[1], 'snapshot: saving');
+    const isSaved = await saving;
+    await pass(args[1], 'snapshot: saved');
+    await pass(args[1], 'snapshot-parked: saved');
+    return isSaved;
+  }
+
+  override async startFromMemory(...args: Parameters<Hypervisor['startFromMemory']>) {
+    const isReverting = systems.get(args[1]).undertaking?.do === 'revert';
+    await pass(args[1], isReverting ? 'revert: disk put' : 'snapshot: disk kept');
+    await super.startFromMemory(...args);
+    if (isReverting) await pass(args[1], 'revert: started');
+    else
+      for (const kind of ['snapshot', 'snapshot-parked'] as const)
+        await pass(args[1], `${kind}: started`);
+  }
+
+  override async end(...args: Parameters<Hypervisor['end']>) {
+    await super.end(...args);
+    await pass(args[1], 'revert: ended');
   }
 
   override async remove(...args: Parameters<Hypervisor['remove']>) {
@@ -109,11 +165,18 @@ const metadata = anImageMetadata({
   },
 });
 const common = { clock: systemClock, log };
+const local = new GatedHypervisor({ clients: { qemu }, installationId, ...common });
+const away = new LibvirtHypervisor({ clients: {}, installationId, ...common });
+const host = { labels: [], drain: false, capacity: {}, reserved: {}, drivers: ['qemu'] } as const;
+const both = [
+  { name: localHost, hypervisor: local, ...host },
+  { name: 'away', hypervisor: away, ...host },
+];
 const systems = scope.use(
   new TargetSystems({
     ...{ ...common, installationId, lease },
     store: gatedStore(createTargetStore(database, undefined, lease)),
-    hosts: oneHost(new GatedHypervisor({ clients: { qemu }, installationId, ...common }), log),
+    hosts: hosts === 'one' ? oneHost(local, log) : new Hosts({ hosts: both, log }),
     images: {
       find: () =>
         Promise.resolve({
@@ -133,7 +196,20 @@ const systems = scope.use(
     limits: { cpus: 1, memoryMiB: 64, perUser: 100 },
   }),
 );
+// there are no jobs that would have to be told
+const settle = (id: string): void => {
+  const { reverted } = systems.get(id);
+  if (reverted) void systems.settled(id, { reverted });
+};
+scope.defer(systems.subscribe(({ targetId }) => settle(targetId)));
 await systems.start();
+for (const { id } of systems.list()) settle(id);
+/** One after another: what is settled first asks for more. */
+const isIdle = (id: string): boolean => {
+  const { undertaking, reverted } = systems.get(id);
+  if (reverted?.step === 'tidy') settle(id);
+  return undertaking === undefined && reverted === undefined;
+};
 const becomes = (id: string, state: TargetSystem['state']): Promise<void> =>
   until(`${pointOf.get(id) ?? id} is ${state}`, () => systems.get(id).state === state, 60_000);
 
@@ -143,7 +219,7 @@ if (isHolding) {
   process.send?.('held');
 } else {
   const all = systems.list();
-  await Promise.all(all.map(({ id, tags }) => settle(id, tags[0] as Point)));
+  await Promise.all(all.map(({ id, tags }) => finish(id, tags[0] as Point)));
   await until('all are gone', () => systems.list().length === 0, 60_000);
   await scope.close();
   process.send?.(`settled ${all.length}`);
@@ -152,7 +228,9 @@ if (isHolding) {
 
 /** Brings one to where it is held. What is waited for on the way there may never come. */
 async function lead(point: Point): Promise<void> {
-  const [what] = point.split(':') as ['create' | 'freeze' | 'thaw' | 'destroy'];
+  const [what] = point.split(':') as [
+    'create' | 'freeze' | 'thaw' | 'snapshot' | 'snapshot-parked' | 'revert' | 'forget' | 'destroy',
+  ];
   // before it is stored its point is not known: the answer may never come
   // by users of their own, whose orders wait for each other
   const ownerDn = `CN=${points.indexOf(point)},O=VSite`;
@@ -167,18 +245,52 @@ async function lead(point: Point): Promise<void> {
     void systems.destroy(id);
     return;
   }
-  void systems.freeze(id);
+  if (what === 'snapshot') {
+    void systems.snapshots.take(id, point);
+    return;
+  }
+  if (what === 'revert' || what === 'forget') {
+    const { id: snapshotId } = await systems.snapshots.take(id, point);
+    await until('it is taken', () => isIdle(id), 60_000);
+    await becomes(id, 'READY');
+    void (what === 'revert'
+      ? systems.snapshots.revert(id, snapshotId)
+      : systems.snapshots.remove(id, snapshotId));
+    return;
+  }
+  void systems.parking.freeze(id);
   if (what === 'freeze') return;
   await becomes(id, 'SUSPENDED');
-  void systems.thaw(id);
+  void (what === 'thaw' ? systems.parking.thaw(id) : systems.snapshots.take(id, point));
 }
 
 /** What was begun is finished by the next server; then it is taken down. */
-async function settle(id: string, point: Point): Promise<void> {
+async function finish(id: string, point: Point): Promise<void> {
   if (point.startsWith('destroy')) return;
+  await until(`${point} is over`, () => isIdle(id), 60_000);
+  const snapshots = systems.snapshots.list(id);
+  if (/^(snapshot|revert)/.test(point))
+    assert.deepEqual(
+      snapshots.map(({ state }) => state),
+      ['READY'],
+      point,
+    );
+  if (point.startsWith('revert')) assert.equal(systems.get(id).generation, 2, point);
+  if (point.startsWith('forget'))
+    await until('it is forgotten', () => systems.snapshots.list(id).length === 0, 60_000);
+  if (point.startsWith('snapshot-parked')) {
+    await becomes(id, 'SUSPENDED');
+    await systems.parking.thaw(id);
+  }
+  // what was kept can be gone back to
+  if (/^snapshot.*: saved/.test(point)) {
+    await becomes(id, 'READY');
+    await systems.snapshots.revert(id, snapshots[0]!.id);
+    await until(`${point} is put back`, () => isIdle(id), 60_000);
+  }
   await becomes(id, point.startsWith('freeze') ? 'SUSPENDED' : 'READY');
   if (point.startsWith('freeze')) {
-    await systems.thaw(id);
+    await systems.parking.thaw(id);
     await becomes(id, 'READY');
   }
   await systems.destroy(id);

@@ -45,27 +45,33 @@ describe('a server that dies at each step of a machine', { skip: withoutLibvirtd
     return (await client.call('connect_list_all_domains', listing)).domains.map(({ name }) => name);
   };
 
-  it(
-    'is followed by one that finishes what was begun; nothing is left',
-    { timeout: 120_000 },
-    async () => {
-      const args = [directory, daemon.options('qemu').uri, disk()];
-      const program = new URL('./machines-server.ts', import.meta.url).pathname;
-      const execArgv = ['--conditions=development', '--import', 'tsx'];
-      const start = (mode: string): ChildProcess => fork(program, [...args, mode], { execArgv });
+  for (const [hosts, which, where] of [
+    ['one', 'lives', 'on one host'],
+    ['two', 'lives', 'with another that could take what is parked'],
+    ['one', 'snapshots', 'where it is kept and put back'],
+  ] as const)
+    it(
+      `is followed by one that finishes what was begun; nothing is left, ${where}`,
+      { timeout: 240_000 },
+      async () => {
+        const args = [directory, daemon.options('qemu').uri, disk()];
+        const program = new URL('./machines-server.ts', import.meta.url).pathname;
+        const execArgv = ['--conditions=development', '--import', 'tsx'];
+        const start = (mode: string): ChildProcess =>
+          fork(program, [...args, mode, hosts, which], { execArgv });
 
-      const first = start('hold');
-      assert.equal(await heard(first), 'held');
-      first.kill('SIGKILL');
-      await once(first, 'exit');
+        const first = start('hold');
+        assert.equal(await heard(first), 'held');
+        first.kill('SIGKILL');
+        await once(first, 'exit');
 
-      const second = start('settle');
-      assert.equal(await heard(second), `settled ${points.length}`);
-      await once(second, 'exit');
-      assert.deepEqual(await domains(), []);
-      assert.deepEqual(readdirSync(join(directory, 'vms')), []);
-    },
-  );
+        const second = start('settle');
+        assert.equal(await heard(second), `settled ${points[which].length}`);
+        await once(second, 'exit');
+        assert.deepEqual(await domains(), []);
+        assert.deepEqual(readdirSync(join(directory, 'vms')), []);
+      },
+    );
 });
 
 /** The first thing that a process says. @throws when it ends without a word */

@@ -4,7 +4,7 @@ import { createServer, type IncomingMessage } from 'node:http';
 import { Agent, request as httpsRequest } from 'node:https';
 import { connect, createServer as createTcpServer, type AddressInfo, type Socket } from 'node:net';
 import { describe, it } from 'node:test';
-import { eventually, openTls, startRig } from './rig.js';
+import { eventually, openTls, rigDefaults, startRig } from './rig.js';
 
 const MiB = 1024 * 1024;
 /** Short, so that nobody has to wait long for their end. */
@@ -233,7 +233,9 @@ describe('gateway limits', () => {
     sockets[1]!.destroy();
   });
 
-  it('repeat a request that met a connection which the site just closed', async () => {
+  // Where there is no connection, none is closed
+  const behindSocket = rigDefaults.isLocal ? 'a site behind a socket only' : false;
+  it('repeat a request that met a closed connection', { skip: behindSocket }, async () => {
     let connections = 0;
     await using rig = await startRig((request, response) => {
       // The second request on a connection finds it closed

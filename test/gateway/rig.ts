@@ -9,6 +9,7 @@ import { join } from 'node:path';
 import { connect, type ConnectionOptions, type TLSSocket } from 'node:tls';
 import type { z } from 'zod';
 import { loadConfig } from '#kernel/config.js';
+import { LocalService } from '#kernel/http/local.js';
 import { createLog, type Log } from '#kernel/log.js';
 import { Scope } from '#kernel/scope.js';
 import { createCredentials, type Credentials } from '#kernel/security/credentials.js';
@@ -55,6 +56,9 @@ type Config = z.input<typeof GatewayConfig>;
 export type RigConfig = Partial<Omit<Config, 'listen' | 'tls'>> & { tls?: Partial<Config['tls']> };
 export type RigOptions = RigConfig & { host?: string; port?: number; log?: Log };
 
+/** Whether the site is in the gateway's process, as under `vsite serve`, or behind a socket. */
+export const rigDefaults = { isLocal: false };
+
 export async function startRig(listener: RequestListener, options: RigOptions = {}): Promise<Rig> {
   const scope = new Scope();
   const { credentials } = await sharedCredentials();
@@ -85,7 +89,11 @@ export async function startRig(listener: RequestListener, options: RigOptions = 
   const configure = (change: RigConfig) =>
     writeFile(configFile, JSON.stringify(configWith(change)));
   await configure(given);
-  const starting = startGateway(await loadConfig(configFile, GatewayConfig), { log, configFile });
+  const local = new Map<string, LocalService>();
+  if (rigDefaults.isLocal) local.set(`unix:${socketPath}`, localService(listener));
+  const starting = startGateway(await loadConfig(configFile, GatewayConfig), {
+    ...{ log, configFile, local },
+  });
   const gateway = await starting.catch(async (error: unknown) => {
     await scope.close();
     throw error;
@@ -115,6 +123,14 @@ export async function startRig(listener: RequestListener, options: RigOptions = 
     },
     [Symbol.asyncDispose]: () => scope.close(),
   };
+}
+
+/** Tells clients to send their bodies, as a server does that is not told otherwise. */
+function localService(listener: RequestListener): LocalService {
+  return new LocalService((request, response) => {
+    if (request.headers.expect !== undefined) response.writeContinue();
+    listener(request, response);
+  }, 10_000);
 }
 
 function ask({ body, ...options }: Asked): Promise<Answer> {

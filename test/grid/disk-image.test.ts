@@ -16,10 +16,12 @@ import {
   publish,
   waitUntilReady,
 } from '#cli/quickstart/main-job.js';
+import { ImageRecord } from '#imagerepo/contract.js';
 import type { HttpClient } from '#kernel/http/client.js';
 import { silentLog } from '#kernel/log.js';
+import { Task } from '#targetsystem/rest/answers-data.js';
 import { makeBootableDisk, noDisks } from './bootable-disk.js';
-import { eventually, Grid, noMachines } from './grid.js';
+import { eventually, Grid, imagesPath, noMachines } from './grid.js';
 
 const run = promisify(execFile);
 const signal = AbortSignal.timeout(300_000);
@@ -84,6 +86,18 @@ describe('a disk image', { skip: noMachines || noDisks }, () => {
     };
   }
 
+  /** Until its task is over. */
+  async function saveImage(site: string, wish: object): Promise<ImageRecord> {
+    const { body } = await user.json('POST', `${site}/actions/save-image`, wish);
+    const task = new URL((body as { taskHref: string }).taskHref).pathname;
+    const imageId = await eventually('it is saved', async () => {
+      const { status, statusMessage, result } = Task.parse((await user.json('GET', task)).body);
+      assert.notEqual(status, 'FAILED', statusMessage);
+      return status === 'SUCCESSFUL' && result['imageId'];
+    });
+    return ImageRecord.parse((await user.json('GET', `${imagesPath}/${imageId}`)).body);
+  }
+
   it('boots, and what one target system writes no other sees', async () => {
     const one = await start();
     assert.match(await commandLine(one), /vsite\.name=disk boot=first\b/);
@@ -97,10 +111,30 @@ describe('a disk image', { skip: noMachines || noDisks }, () => {
     assert.ok((await overlay(two)).written > 0);
     assert.equal((await grid.domains('qemu')).length, 2);
 
+    // what the first has on its disk becomes an image, which keeps nothing of what it came from
+    const saved = await saveImage(one, { version: '2.0', description: 'as it was left' });
+    assert.equal(saved.metadata.visibility, 'private');
+    assert.equal(saved.metadata.description, 'as it was left');
+    assert.deepEqual(
+      [saved.metadata.origin?.image, saved.metadata.origin?.site],
+      [image, one.split('/').at(-1)],
+    );
+    const { snapshots } = (await user.json('GET', `${one}/snapshots`)).body as {
+      snapshots: string[];
+    };
+    assert.deepEqual(snapshots, [], 'what was taken for it is forgotten');
+    await assert.rejects(
+      user.json('POST', `${one}/actions/save-image`, { version: '3', snapshot: 'none' }),
+      /there is no snapshot none/,
+    );
     await deleteAndWait(user, one, signal);
     assert.deepEqual(await grid.machineDirectories(), [two.split('/').at(-1)]);
     assert.match(await commandLine(two), / boot=first\b/, 'it runs on');
     await deleteAndWait(user, two, signal);
+    const three = await createTargetSystem(user, saved.id, { cpus: 1 });
+    await waitUntilReady(user, three, signal, () => undefined);
+    assert.match(await commandLine(three), / boot=later\b/, 'as the first has left it');
+    await deleteAndWait(user, three, signal);
     assert.deepEqual(await grid.domains('qemu'), []);
     assert.deepEqual(await grid.machineDirectories(), []);
   });

@@ -68,6 +68,7 @@ export const access: Readonly<Record<string, Row>> = {
   'GET /rest/admin/': 'admin',
   'POST /rest/admin/actions/:action': 'admin',
   'GET /rest/admin/accounting': 'admin',
+  'GET /rest/admin/hosts': 'admin',
 
   'GET /rest/core/factories': 'everybody',
   'GET /rest/core/factories/:factoryId': 'everybody',
@@ -82,6 +83,12 @@ export const access: Readonly<Record<string, Row>> = {
   'DELETE /rest/core/sites/:siteId': 'own',
   'POST /rest/core/sites/:siteId/actions/freeze': 'own',
   'POST /rest/core/sites/:siteId/actions/thaw': 'own',
+  'GET /rest/core/sites/:siteId/snapshots': 'read',
+  'POST /rest/core/sites/:siteId/snapshots': 'own',
+  'GET /rest/core/sites/:siteId/snapshots/:snapshotId': 'read',
+  'DELETE /rest/core/sites/:siteId/snapshots/:snapshotId': 'own',
+  'POST /rest/core/sites/:siteId/snapshots/:snapshotId/actions/revert': 'own',
+  'POST /rest/core/sites/:siteId/actions/save-image': { who: 'own', body: { version: '2' } },
   // by WebSocket, to type, `modify`: test/grid/console.test.ts
   'GET /rest/core/sites/:siteId/console': 'read',
   'GET /rest/core/sites/:siteId/screen': 'modify',

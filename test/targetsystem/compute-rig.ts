@@ -243,6 +243,8 @@ async function startService(parts: Parts): Promise<Compute> {
   );
   const rest = restDeps({
     ...{ clock, systems, jobs, machines, submission, reservations, idb, registry },
+    // nothing is published here
+    savedImages: systems.savedImages({ images, publisher: undefined as never }),
     storages: { ofTarget: () => ({}) } as unknown as RestDeps['storages'], // another test's
     connections: options.connections ?? (() => ({})),
     issueToken: ({ subject }) => Promise.resolve(`token for ${subject}`),

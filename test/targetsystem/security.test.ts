@@ -106,6 +106,7 @@ describe('who may do what', { timeout: 120_000 }, () => {
   /** What stands for parameters of paths; another kind of resource needs another member. */
   const fixtures = (prefix: string, method: string): Record<string, string | undefined> => ({
     siteId: site,
+    snapshotId: 'none',
     jobId: job,
     storageId: storage,
     factoryId: prefix.includes('storagefactories') ? 'HOST' : factoryId,

@@ -2,6 +2,7 @@ import assert from 'node:assert/strict';
 import { after, before, describe, it } from 'node:test';
 import { Scope } from '#kernel/scope.js';
 import { JobList, Site, SiteList } from '#targetsystem/rest/answers.js';
+import { Snapshot, SnapshotList } from '#targetsystem/rest/answers-snapshots.js';
 import { until } from '../xnjs/job/rig.js';
 import { idOf, startCompute, type Ask, type Compute } from './compute-rig.js';
 
@@ -138,6 +139,84 @@ describe('target systems by REST', { timeout: 60_000 }, () => {
     assert.equal(resourceStatus, 'DISABLED');
     assert.equal((await alice('POST', `/sites/${id}/actions/thaw`, {})).status, 204);
     await until('it is back', () => rig.systems.get(id).state === 'READY');
+    await removed(id);
+  });
+
+  it('are kept as snapshots, as many as the site allows, and shown to whom they are shown', async () => {
+    const id = await made({});
+    await until('it is ready', () => rig.systems.get(id).state === 'READY');
+    const path = `/sites/${id}/snapshots`;
+    const taken: string[] = [];
+    for (const name of ['one', undefined, 'three', 'four']) {
+      const answer = await alice('POST', path, { ...(name !== undefined && { name }) });
+      assert.equal(answer.status, 201);
+      taken.push(idOf(answer));
+      await until('it is complete', async () => {
+        const { state } = Snapshot.parse((await alice('GET', `${path}/${taken.at(-1)}`)).body);
+        return state === 'READY' && rig.systems.get(id).state === 'READY';
+      });
+    }
+    const first = Snapshot.parse((await alice('GET', `${path}/${taken[0]}`)).body);
+    assert.equal(first.name, 'one');
+    assert.ok(Date.parse(first.takenTime!) >= Date.parse(first.submissionTime));
+    const more = await alice('POST', path, {});
+    assert.equal(more.status, 429);
+    assert.match(String(more.body['errorMessage']), /limit of 4 snapshots/);
+    assert.equal((await alice('POST', path, { name: '' })).status, 400);
+    assert.equal((await alice('DELETE', `${path}/${taken[1]}`)).status, 204);
+    assert.equal((await alice('GET', `${path}/${taken[1]}`)).status, 404);
+    const { snapshots } = SnapshotList.parse((await alice('GET', path)).body);
+    assert.deepEqual(
+      snapshots.map((url) => url.split('/').at(-1)),
+      [taken[0], taken[2], taken[3]],
+    );
+    assert.equal((await bob('GET', path)).status, 403);
+    const image = await alice('POST', `/sites/${id}/actions/save-image`, { version: '2' });
+    assert.equal(image.status, 409);
+    assert.match(String(image.body['errorMessage']), /has no disk \(format kernel\)/);
+    await removed(id);
+  });
+
+  it('are parked at the end of their life time where their owners wish so, and then not brought back without another', async () => {
+    const id = await made({});
+    await until('it is ready', () => rig.systems.get(id).state === 'READY');
+    const put = async (members: object) => (await alice('PUT', `/sites/${id}`, members)).body;
+    assert.deepEqual(await put({ endAction: 'freeze', idleSeconds: 600, idleAction: 'freeze' }), {
+      ...{ endAction: 'OK', idleSeconds: 'OK', idleAction: 'OK' },
+    });
+    assert.match(String((await put({ idleSeconds: 0 }))['idleSeconds']), /^Error setting property/);
+    const { vm } = Site.parse((await alice('GET', `/sites/${id}`)).body);
+    assert.deepEqual([vm.endAction, vm.idle], ['freeze', { seconds: 600, action: 'freeze' }]);
+    await put({ terminationTime: date(rig.clock.now() + 3_000) });
+    rig.clock.advance(4_000);
+    await until('it is parked', () => rig.systems.get(id).state === 'SUSPENDED');
+    assert.match(rig.systems.get(id).evidence.fact, /parked/);
+    const early = await alice('POST', `/sites/${id}/actions/thaw`, {});
+    assert.equal(early.status, 409);
+    assert.match(String(early.body['errorMessage']), /give it a later terminationTime first/);
+    await put({ terminationTime: date(rig.clock.now() + 3_600_000) });
+    const endMs = rig.systems.get(id).terminationMs!;
+    assert.equal((await alice('POST', `/sites/${id}/actions/thaw`, {})).status, 204);
+    await until('it is back', () => rig.systems.get(id).state === 'READY');
+    const putOffMs = rig.systems.get(id).terminationMs! - endMs;
+    assert.ok(putOffMs >= 0 && putOffMs < 60_000, `by the time since it was named: ${putOffMs}`);
+    await removed(id);
+  });
+
+  it('are parked for maintenance by an administrator, who alone brings them back', async () => {
+    const id = await made({});
+    await until('it is ready', () => rig.systems.get(id).state === 'READY');
+    const act = async (name: string) =>
+      (await rig.as('admin')('POST', `/rest/admin/actions/${name}`, {})).body;
+    const { results } = (await act('FreezeTargetSystems')) as { results: Record<string, string> };
+    assert.equal(results[id], 'is being parked');
+    await until('it is parked', () => rig.systems.get(id).state === 'SUSPENDED');
+    const { status, body } = await alice('POST', `/sites/${id}/actions/thaw`, {});
+    assert.equal(status, 409);
+    assert.match(String(body['errorMessage']), /while its host is maintained/);
+    await act('ThawTargetSystems');
+    await until('it is back', () => rig.systems.get(id).state === 'READY');
+    assert.equal(rig.systems.get(id).isMaintained, undefined);
     await removed(id);
   });
 

@@ -2,6 +2,7 @@ import { spawn, type ChildProcess } from 'node:child_process';
 import { randomUUID } from 'node:crypto';
 import { once } from 'node:events';
 import { chmodSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { writeFile } from 'node:fs/promises';
 import { request as httpRequest, type IncomingMessage } from 'node:http';
 import { tmpdir, userInfo } from 'node:os';
 import { join } from 'node:path';
@@ -10,6 +11,7 @@ import { systemClock, type Clock } from '#kernel/clock.js';
 import { anonymous, type Caller } from '#kernel/http/caller.js';
 import { listen } from '#kernel/http/listen.js';
 import { createRestApp, mount } from '#kernel/http/router.js';
+import { GridError } from '#kernel/errors.js';
 import { silentLog } from '#kernel/log.js';
 import { ChangeFeed } from '#kernel/persistence/change-feed.js';
 import { ChangeLog } from '#kernel/persistence/change-log.js';
@@ -66,6 +68,8 @@ export class ProcessHypervisor implements Hypervisor {
   readonly #properties: readonly string[];
   readonly #agents = new Map<string, ChildProcess>();
   readonly #saved = new Set<string>();
+  /** Halted while their state is kept. */
+  readonly #kept = new Set<string>();
 
   /** @param properties of the agents, beside those that they need */
   constructor(workspace: Workspace, properties: readonly string[] = []) {
@@ -123,6 +127,22 @@ export class ProcessHypervisor implements Hypervisor {
     return Promise.resolve(this.#saved.delete(id));
   }
 
+  async saveMemoryTo(_driver: string, id: string, path: string): Promise<boolean> {
+    this.#agents.get(id)?.kill('SIGSTOP');
+    await writeFile(path, 'LibvirtQemudSave: of a process nothing can be kept');
+    this.#kept.add(id);
+    return true;
+  }
+
+  startFromMemory(_driver: string, id: string): Promise<void> {
+    if (this.#kept.delete(id)) this.#agents.get(id)?.kill('SIGCONT');
+    return Promise.resolve();
+  }
+
+  end(driver: string, id: string): Promise<void> {
+    return this.remove(driver, id);
+  }
+
   async remove(_driver: string, id: string): Promise<void> {
     const agent = this.#agents.get(id);
     this.#agents.delete(id);
@@ -137,9 +157,13 @@ export class ProcessHypervisor implements Hypervisor {
 
   #view(id: string): DomainView {
     const isSaved = this.#saved.has(id);
-    return { id, state: isSaved ? 'stopped' : 'running', reason: '', isSaved };
+    const isStopped = isSaved || this.#kept.has(id);
+    return { id, state: isStopped ? 'stopped' : 'running', reason: '', isSaved };
   }
 }
+
+const noDisk = (): Promise<never> =>
+  Promise.reject(new GridError('CONFLICT', 'processes have no disk'));
 
 export type Answer = {
   readonly status: number;
@@ -325,7 +349,9 @@ async function startService(
     clock: systemClock,
     log,
   });
-  const parts = { database, storages, targets: systems, staging, clock, log };
+  // machines that are processes have no disk
+  const savedImages = { check: noDisk, save: noDisk };
+  const parts = { database, storages, targets: systems, staging, savedImages, clock, log };
   const data = scope.use(new DataServices({ config: DataConfig.parse(dataConfig), ...parts }));
   const reservationStore = createReservationStore(database);
   for (const each of reserved) await reservationStore.save(each);
@@ -344,7 +370,7 @@ async function startService(
   await reservations.start();
   const rest = restDeps({
     ...{ clock, systems, jobs, storages, data, idb },
-    ...{ submission, reservations, registry, events },
+    ...{ submission, reservations, registry, events, savedImages },
     issueToken: ({ subject }) => Promise.resolve(`for ${subject}`),
     credential: { dn: 'CN=Server,O=Grid', issuer: 'CN=CA', expiresMs: Date.UTC(2100, 0), pem: '' },
   });

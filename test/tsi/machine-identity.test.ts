@@ -6,6 +6,7 @@ import { join } from 'node:path';
 import { describe, it } from 'node:test';
 import { promisify } from 'node:util';
 import { Scope } from '#kernel/scope.js';
+import { decodeMachineClock } from '#tsi/protocol/machine-clock.js';
 import { decodeMachineIdentity, type MachineIdentity } from '#tsi/protocol/machine-identity.js';
 import { isRoot, scratch } from './agent-process.js';
 
@@ -68,4 +69,19 @@ describe('the identity of a machine', () => {
       assert.equal(read(path).trim(), identity.machineId);
     assert.throws(() => read('var/lib/systemd/random-seed'));
   });
+});
+
+describe('what a machine that stood still is told', () => {
+  const seed = Buffer.alloc(64, 7).toString('base64');
+  it('is the time and a seed', () =>
+    assert.deepEqual(decodeMachineClock(JSON.stringify({ timeMs: 5, seed })), { timeMs: 5, seed }));
+
+  for (const [field, json] of [
+    ['timeMs', JSON.stringify({ timeMs: -1, seed })],
+    ['timeMs', JSON.stringify({ timeMs: 'now', seed })],
+    ['seed', JSON.stringify({ timeMs: 5, seed: 'short' })],
+    ['json', '{'],
+  ] as const)
+    it(`is refused by its ${field}: ${json.slice(0, 30)}`, () =>
+      assert.throws(() => decodeMachineClock(json), { code: 'TSI_PROTOCOL', details: { field } }));
 });

@@ -1,10 +1,11 @@
 import type { IncomingHttpHeaders, ServerHttp2Stream } from 'node:http2';
 import { errorText } from '#kernel/errors.js';
 import { destroySoon } from '#kernel/net/destroy-soon.js';
+import { decodeMachineClock } from '../protocol/machine-clock.js';
 import { decodeMachineIdentity } from '../protocol/machine-identity.js';
 import type { Agent } from './agent.js';
 import { connectService, relay } from './forwarding.js';
-import { assumeIdentity, identityFacts } from './machine-identity.js';
+import { assumeIdentity, catchUp, identityFacts } from './machine-identity.js';
 
 /** A server that does not read the ends of its jobs asks again, and for the status. */
 const maxUnreadBytes = 1024 * 1024;
@@ -56,18 +57,35 @@ export async function forward(
 
 /** `POST /identity`: answered when the machine is what it was told to be. */
 export async function becomeAnother(agent: Agent, stream: ServerHttp2Stream): Promise<void> {
+  await obey(agent, stream, (json, receivedMs) =>
+    assumeIdentity(decodeMachineIdentity(json), receivedMs),
+  );
+}
+
+/** `POST /clock`: answered when the machine knows what time it is. */
+export async function catchUpClock(agent: Agent, stream: ServerHttp2Stream): Promise<void> {
+  await obey(agent, stream, (json, receivedMs) => catchUp(decodeMachineClock(json), receivedMs));
+}
+
+/** @param order what is done with the body, and when that had come */
+async function obey(
+  agent: Agent,
+  stream: ServerHttp2Stream,
+  order: (json: string, receivedMs: number) => Promise<void>,
+): Promise<void> {
   try {
     let json = '';
     for await (const chunk of stream as AsyncIterable<Buffer>) {
       json += chunk.toString('latin1');
-      if (json.length > maxIdentityBytes) throw new Error('the identity is too long');
+      if (json.length > maxIdentityBytes) throw new Error('the message is too long');
     }
     const receivedMs = performance.now();
-    if (!identityFacts(agent.settings).identity) throw new Error('this agent makes no identities');
-    await assumeIdentity(decodeMachineIdentity(json), receivedMs);
+    if (!identityFacts(agent.settings).identity)
+      throw new Error('this agent changes nothing of its machine');
+    await order(json, receivedMs);
     stream.respond({ ':status': 200 }, { endStream: true });
   } catch (error) {
-    agent.log.error({ reason: errorText(error) }, 'the machine could not be made another one');
+    agent.log.error({ reason: errorText(error) }, 'the machine could not be changed');
     if (stream.destroyed) return;
     stream.respond({ ':status': 500, 'content-type': 'text/plain' });
     stream.end(errorText(error));

@@ -9,7 +9,7 @@ import { errorText } from '#kernel/errors.js';
 import { destroySoon } from '#kernel/net/destroy-soon.js';
 import type { Agent } from './agent.js';
 import { collectFacts } from './facts.js';
-import { becomeAnother, forward, streamExits } from './link-streams.js';
+import { becomeAnother, catchUpClock, forward, streamExits } from './link-streams.js';
 import { Pairing } from './pairing.js';
 
 /** How much the host may send ahead: per stream, and over the whole link. Its heartbeats wait behind it. */
@@ -91,6 +91,8 @@ function route(
     streamExits(agent, stream);
   } else if (request === 'POST /identity') {
     void becomeAnother(agent, stream);
+  } else if (request === 'POST /clock') {
+    void catchUpClock(agent, stream);
   } else if (request === 'POST /forward') {
     void forward(agent, stream, headers);
   } else if (request === 'POST /shutdown') {

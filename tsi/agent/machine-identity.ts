@@ -4,6 +4,7 @@ import { chmod, readdir, readFile, rm, stat, writeFile } from 'node:fs/promises'
 import { hostname } from 'node:os';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
+import type { MachineClock } from '../protocol/machine-clock.js';
 import type { MachineIdentity } from '../protocol/machine-identity.js';
 import type { Settings } from './settings.js';
 
@@ -36,13 +37,7 @@ export async function assumeIdentity(
   receivedMs: number,
   root = '/',
 ): Promise<void> {
-  const seed = Buffer.from(identity.seed, 'base64');
-  await writeFile('/dev/urandom', seed);
-  const nowMs = (): number => identity.timeMs + performance.now() - receivedMs;
-  const isLate = Math.abs(Date.now() - nowMs()) > clockToleranceMs;
-  if (identity.isCopy) await callKernel(`${reseed} ${clock(nowMs())}`);
-  else if (isLate && canCallKernel()) await callKernel(clock(nowMs()));
-  else if (isLate) await run('date', ['-s', `@${Math.round(nowMs() / 1_000)}`], options);
+  await setClock(identity, receivedMs, identity.isCopy);
   const former = hostname();
   await Promise.all([
     setHostName(identity.hostName),
@@ -54,6 +49,25 @@ export async function assumeIdentity(
       ...options,
       env: { ...process.env, VSITE_NAME: identity.hostName, VSITE_MACHINE_ID: identity.machineId },
     });
+}
+
+/** The same, of a machine that stays the one that it is. As far as it can: without perl to the second. */
+export async function catchUp(clock: MachineClock, receivedMs: number): Promise<void> {
+  await setClock(clock, receivedMs, canCallKernel());
+}
+
+/** @param isRepeated its random generator is as it was before: it takes up the seed at once */
+async function setClock(
+  { timeMs, seed }: MachineClock,
+  receivedMs: number,
+  isRepeated: boolean,
+): Promise<void> {
+  await writeFile('/dev/urandom', Buffer.from(seed, 'base64'));
+  const nowMs = (): number => timeMs + performance.now() - receivedMs;
+  const isLate = Math.abs(Date.now() - nowMs()) > clockToleranceMs;
+  if (isRepeated) await callKernel(`${reseed} ${clock(nowMs())}`);
+  else if (isLate && canCallKernel()) await callKernel(clock(nowMs()));
+  else if (isLate) await run('date', ['-s', `@${Math.round(nowMs() / 1_000)}`], options);
 }
 
 /** Some of the kernel's calls are unknown to node, and to most programs; perl is in every Debian. */

@@ -23,8 +23,11 @@ export type JobRecord = {
   readonly queue?: string;
   readonly uspaceDir: string;
   readonly createdMs: number;
-  /** When the last of its processes is ended by force. */
-  readonly endsByMs?: number;
+  /**
+   * When the last of its processes is ended by force, in time since this boot: what its machine stood still
+   * does not count, and the clock may be set for that.
+   */
+  readonly endsByUptimeMs?: number;
   readonly bootId: string;
 };
 

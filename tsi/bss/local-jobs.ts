@@ -1,6 +1,6 @@
 import { randomInt } from 'node:crypto';
 import { closeSync } from 'node:fs';
-import { availableParallelism } from 'node:os';
+import { availableParallelism, uptime } from 'node:os';
 import { errorText } from '#kernel/errors.js';
 import { TsiError } from '../protocol/error.js';
 import type { Host, Owner } from './bss.js';
@@ -105,7 +105,7 @@ export class LocalJobs {
       ...(job.queue !== undefined && { queue: job.queue }),
       // `timeout` keeps the limit, also while there is no agent; this is for what escapes it
       ...(job.wallTime && {
-        endsByMs: now + (job.wallTime * rounds + 2 * graceSeconds) * 1_000,
+        endsByUptimeMs: uptimeMs() + (job.wallTime * rounds + 2 * graceSeconds) * 1_000,
       }),
       uspaceDir: job.uspaceDir,
       createdMs: now,
@@ -166,8 +166,8 @@ export class LocalJobs {
   #ended(record: JobRecord): void {
     const session = this.session(record);
     this.#running.delete(record.id);
-    const limit = record.endsByMs;
-    const ranOut = limit !== undefined && Date.now() > limit - 2 * graceSeconds * 1_000;
+    const limit = record.endsByUptimeMs;
+    const ranOut = limit !== undefined && uptimeMs() > limit - 2 * graceSeconds * 1_000;
     if (ranOut && session) void this.#end(session);
     for (const listener of this.#listeners) listener(record.id);
   }
@@ -186,7 +186,8 @@ export class LocalJobs {
         this.#timer = undefined;
         for (const { record, process } of this.running()) {
           const session = this.session(record);
-          const late = record.endsByMs !== undefined && Date.now() > record.endsByMs;
+          const { endsByUptimeMs: limit } = record;
+          const late = limit !== undefined && uptimeMs() > limit;
           if (late && process && session) void this.#end(session);
         }
         this.#watch();
@@ -214,6 +215,10 @@ export class LocalJobs {
 /** Of a job array: as many as were asked for, else as the machine has processors. */
 function membersAtOnce({ arrayLimit }: LocalRequest): number {
   return Math.max(1, arrayLimit ?? availableParallelism());
+}
+
+function uptimeMs(): number {
+  return uptime() * 1_000;
 }
 
 function attemptKey(uid: number, attemptId: string): string {

@@ -7,6 +7,7 @@ import { Reaper } from '../reaper.js';
 import type { SingleTransfers } from '../staging/staging.js';
 import type { Storages } from '../storage/storages.js';
 import type { Targets } from '../target.js';
+import type { SavedImages } from '../vm/snapshots/saved-images.js';
 import { ClientTransfers, type ClientTransfer } from './client-transfers.js';
 import type { DataConfig } from './config.js';
 import type { ServerTransfer } from './server-transfer.js';
@@ -20,6 +21,7 @@ export type DataServicesOptions = {
   readonly storages: Storages;
   readonly targets: Pick<Targets, 'find'>;
   readonly staging: SingleTransfers;
+  readonly savedImages: Pick<SavedImages, 'save'>;
   readonly clock: Clock;
   readonly log: Log;
 };

@@ -7,6 +7,7 @@ import { siteOf } from '../staging/staging.js';
 import { searchFiles } from '../storage/metadata.js';
 import type { Storages } from '../storage/storages.js';
 import type { Targets } from '../target.js';
+import type { NewImage, SavedImages } from '../vm/snapshots/saved-images.js';
 import type { DataConfig } from './config.js';
 import { copyFiles } from './copy.js';
 import { extractMetadata } from './extract.js';
@@ -32,7 +33,8 @@ export type TaskWork =
       readonly query: string;
       /** By the address of each, as its user wrote it. */
       readonly storages: Readonly<Record<string, string>>;
-    };
+    }
+  | { readonly do: 'saveImage'; readonly siteId: string; readonly image: NewImage };
 
 export type TaskState = 'CREATED' | 'RUNNING' | 'SUCCESSFUL' | 'FAILED' | 'ABORTED';
 
@@ -52,6 +54,7 @@ export type TasksOptions = {
   readonly store: RecordStore<Task>;
   readonly storages: Pick<Storages, 'get'>;
   readonly targets: Pick<Targets, 'find'>;
+  readonly savedImages: Pick<SavedImages, 'save'>;
   readonly config: Pick<DataConfig, 'recordSeconds' | 'perUser' | 'tasks'>;
   readonly clock: Clock;
   readonly log: Log;
@@ -175,7 +178,7 @@ export class Tasks implements AsyncDisposable {
   }
 
   async #work({ id, work, principal }: Task, signal: AbortSignal): Promise<Task['result']> {
-    const { storages, targets, clock } = this.#options;
+    const { storages, targets, savedImages, clock } = this.#options;
     const startedMs = clock.now();
     const took = (): { durationMillis: string } => ({
       durationMillis: String(clock.now() - startedMs),
@@ -195,6 +198,12 @@ export class Tasks implements AsyncDisposable {
         const site = siteOf(storage.files(principal.dn), target);
         await copyFiles({ site, id, signal }, work, storage.metadata, clock);
         return took();
+      }
+      case 'saveImage': {
+        const { siteId, image } = work;
+        const saving = { taskId: id, siteId, image, callerDn: principal.dn };
+        const tell = (message: string) => this.#change(id, { message });
+        return { imageId: await savedImages.save(saving, tell, signal), ...took() };
       }
       case 'search':
         return { ...(await this.#search(work, principal, signal)), ...took() };

@@ -10,31 +10,73 @@ import { lostEvent } from './views.js';
 /** What ends many jobs at once. */
 export type EndsOptions = {
   readonly store: JobStore;
-  readonly targets: Pick<Targets, 'find'>;
+  readonly targets: Pick<Targets, 'find' | 'parked'>;
   readonly clock: Clock;
   readonly log: Log;
   readonly config: Pick<JobConfig, 'reaperIntervalMs'>;
   readonly tell: (id: string, event: JobEvent) => Promise<void>;
+  /** What is no step of a job's life. */
+  readonly amend: (id: string, change: (job: Job) => Job) => Promise<unknown>;
   readonly closing: AbortSignal;
 };
 
-const pageSize = 500;
+export const pageSize = 500;
 const reapedAtOnce = 100;
 
-/** Tells the unfinished jobs of a target system that it is gone; `which`: those of them. @returns what they were told */
+/** Tells the unfinished jobs of a target system that it is gone; `which`: those of them. */
 export async function loseJobs(
-  { store, clock, tell }: EndsOptions,
-  { targetId, reason }: { readonly targetId: string; readonly reason: string },
-  which: (job: Pick<Job, 'state'>) => boolean = () => true,
-): Promise<ReturnType<typeof lostEvent>> {
-  const event = lostEvent(targetId, reason, clock);
+  options: EndsOptions,
+  { targetId, reason, generation }: LostMachine,
+  which: (job: Job) => boolean = () => true,
+): Promise<void> {
+  const { clock, tell } = options;
+  const event = {
+    ...lostEvent(targetId, reason, clock),
+    ...(generation !== undefined && { generation }),
+  };
+  for await (const page of unfinishedOf(options, targetId))
+    await Promise.all(page.filter(which).map(({ id }) => tell(id, event)));
+}
+
+export type LostMachine = {
+  readonly targetId: string;
+  readonly reason: string;
+  /** Which machine of the target system comes in its place; absent: none. */
+  readonly generation?: number;
+};
+
+export type ReplacedMachine = LostMachine & {
+  readonly generation: number;
+  /** When the machine was lost, ms since the epoch: what began later began on the next. */
+  readonly atMs: number;
+};
+
+async function* unfinishedOf({ store }: EndsOptions, targetId: string): AsyncIterable<Job[]> {
   let afterId = '';
   for (;;) {
     const page = await store.unfinished({ targetId, afterId, num: pageSize });
     const last = page.at(-1);
-    if (!last) return event;
+    if (!last) return;
     afterId = last.id;
-    await Promise.all(page.filter(which).map(({ id }) => tell(id, event)));
+    yield page;
+  }
+}
+
+/** All jobs of a target system that there are, children of sweeps too. */
+export async function* jobsOf({ store }: EndsOptions, targetId: string): AsyncIterable<Job> {
+  for (let offset = 0; ; offset += pageSize) {
+    const { ids } = await store.list({ targetId }, { offset, num: pageSize });
+    for (const id of ids) {
+      const job = await store.find(id);
+      if (!job) continue;
+      yield job;
+      const children = job.plan?.sweep === undefined ? [] : await store.children(id);
+      for (const child of children) {
+        const found = await store.find(child.id);
+        if (found) yield found;
+      }
+    }
+    if (ids.length < pageSize) return;
   }
 }
 
@@ -52,10 +94,10 @@ export async function destroyChildren(
 
 /** Destroys jobs whose life time is over, until the engine closes. */
 export async function reapJobs(options: EndsOptions): Promise<void> {
-  const { store, clock, config, log, tell, closing } = options;
+  const { store, targets, clock, config, log, tell, closing } = options;
   while (!closing.aborted) {
     try {
-      const ids = await store.expired(clock.now(), reapedAtOnce);
+      const ids = await store.expired(clock.now(), reapedAtOnce, targets.parked?.());
       for (const id of ids) await tell(id, { type: 'destroy', atMs: clock.now() });
       if (ids.length === reapedAtOnce) continue;
     } catch (error) {
@@ -66,28 +108,28 @@ export async function reapJobs(options: EndsOptions): Promise<void> {
 }
 
 /**
- * Tells the jobs that had begun on a machine that it is gone, and has those run again that may be. A job that
- * was told by an earlier attempt, and is to run again, is known by how it ended.
+ * Tells the jobs that had begun on a machine that it is gone, and has those run again that may be. May be
+ * repeated: each job stores for which machine this has been settled, in the step that does it, so that none is
+ * told or started twice.
  */
 export async function replaceJobs(
   options: EndsOptions,
-  lost: { readonly targetId: string; readonly reason: string },
-  restart: (id: string) => Promise<void>,
+  lost: ReplacedMachine,
+  restart: (id: string, run: number) => Promise<void>,
 ): Promise<void> {
-  const { store } = options;
-  const { targetId } = lost;
-  const event = await loseJobs(options, lost, ({ state }) => state !== 'CREATED');
-  for (let offset = 0; ; offset += pageSize) {
-    const { ids } = await store.list({ targetId }, { offset, num: pageSize });
-    for (const id of ids) {
-      const job = await store.find(id);
-      const isLost = job?.state === 'DONE' && job.run.result?.message === event.reason;
-      if (isLost && isRestartable(job)) await restart(id);
-    }
-    if (ids.length < pageSize) return;
+  const { targetId, generation, atMs } = lost;
+  const concerns = ({ createdMs, run, settled }: Job): boolean =>
+    Math.max(createdMs, run.startedMs) <= atMs && (settled?.generation ?? 0) < generation;
+  for await (const page of unfinishedOf(options, targetId))
+    for (const { id } of page.filter((job) => job.state === 'CREATED' && concerns(job)))
+      await options.amend(id, (job) => ({ ...job, settled: { generation } }));
+  await loseJobs(options, lost, (job) => job.state !== 'CREATED' && concerns(job));
+  for await (const { id, state, run, settled, ...job } of jobsOf(options, targetId)) {
+    const isLost = settled?.generation === generation && settled.lostRun === run.number;
+    if (state === 'DONE' && isLost && isRestartable(job)) await restart(id, run.number);
   }
 }
 
-function isRestartable({ description: { Restartable: wish } }: Job): boolean {
+function isRestartable({ description: { Restartable: wish } }: Pick<Job, 'description'>): boolean {
   return wish === true || (typeof wish === 'string' && wish.toLowerCase() === 'true');
 }

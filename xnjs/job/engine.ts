@@ -5,7 +5,7 @@ import type { FileSpace } from '../files/file-space.js';
 import type { TargetEvent } from '../target.js';
 import { inAllocation } from './allocation.js';
 import { mayHaveChildren } from './children.js';
-import { reapJobs, replaceJobs } from './ends.js';
+import { reapJobs, replaceJobs, type ReplacedMachine } from './ends.js';
 import type { JobEngineOptions } from './engine-options.js';
 import { JobError } from './errors.js';
 import type { Job } from './job.js';
@@ -14,6 +14,8 @@ import { JobParts } from './parts.js';
 import type { JobFilter, JobPage, JobUsage } from './store.js';
 import type { OrderType } from './transitions.js';
 import { lostEvent, shown } from './views.js';
+import { putOffJobs, type Parked } from './put-off.js';
+import { endReverted, tidyReverted, type RevertedMachine } from './reverted.js';
 import { withResolvers } from './with-resolvers.js';
 
 const startPage = 500;
@@ -231,10 +233,28 @@ export class JobEngine implements AsyncDisposable {
 
   /**
    * Ends the jobs that had begun on a machine that is proven gone, while its target system lives on in another.
-   * Those that may be run again (`Restartable`) are. May be repeated. After `attach`.
+   * Those that may be run again (`Restartable`) are, once. May be repeated. After `attach`.
    */
-  async machineReplaced(targetId: string, reason: string): Promise<void> {
-    await replaceJobs(this.#parts.ends, { targetId, reason }, (id) => this.restart(id));
+  async machineReplaced(lost: ReplacedMachine): Promise<void> {
+    const { changes, ends } = this.#parts;
+    await replaceJobs(ends, lost, async (id, run) => {
+      await changes.apply(id, { type: 'restart', run, atMs: this.#options.clock.now() });
+    });
+  }
+
+  /** Ends the jobs that a machine will know otherwise than we do. May be repeated. After `attach`. */
+  async machineReverted(machine: RevertedMachine): Promise<void> {
+    await endReverted(this.#parts.ends, machine);
+  }
+
+  /** Then, when it answers: ends what runs there and should not. May be repeated. @throws `TSI_UNAVAILABLE` */
+  async tidyReverted(machine: RevertedMachine): Promise<void> {
+    await tidyReverted(this.#parts.ends, machine);
+  }
+
+  /** Life times of its jobs do not count the times that a target system was parked. May be repeated. */
+  async putOff(targetId: string, times: readonly Parked[]): Promise<void> {
+    await putOffJobs(this.#parts.ends, targetId, times);
   }
 
   async #order(id: string, type: OrderType): Promise<Job> {
@@ -269,7 +289,8 @@ export class JobEngine implements AsyncDisposable {
 
   #onTarget(event: TargetEvent): void {
     if (event.type === 'ready') this.#parts.targetReady(event.targetId);
-    else if (event.type === 'lost') {
+    else if (event.type === 'replaced') this.#parts.targetReplaced(event.targetId);
+    else {
       this.#parts.targetLost(event.targetId, event.reason);
       if (this.#attached) this.#parts.loseJobs(event.targetId);
     }

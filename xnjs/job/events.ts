@@ -33,7 +33,9 @@ export type JobEvent =
   /** Nothing of the job runs any more. */
   | ({ type: 'stopped' } & Answered)
   /** The target system is proven gone, with everything that ran there. */
-  | { type: 'lost'; atMs: number; reason: string }
+  | { type: 'lost'; atMs: number; reason: string; generation?: number }
+  /** Run again since its machine was lost: that run, once. */
+  | ({ type: 'restart' } & Answered)
   | ({ type: 'removed' } & Answered)
   | { type: 'start' | 'restart' | 'abort' | 'destroy' | 'pause' | 'resume'; atMs: number };
 

@@ -108,8 +108,14 @@ export type Job = {
   readonly plan?: Plan;
   /** Absolute path on the target system, with a slash at the end; once it has been made. */
   readonly directory?: string;
+  /** When its directory was made. */
+  readonly preparedMs?: number;
   readonly stagingMs?: number;
   readonly stagedMs?: number;
+  /** The last machine of its target system whose end has been settled for it, and the run that this has ended. */
+  readonly settled?: { readonly generation: number; readonly lostRun?: number };
+  /** ms since the epoch: until when the time is settled that its target system was parked. */
+  readonly putOffMs?: number;
   /** The client said `start`. */
   readonly released: boolean;
   readonly run: Run;

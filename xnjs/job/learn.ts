@@ -47,7 +47,9 @@ export function learn(job: Job, event: JobEvent, to: JobState): Job {
   const isLate = to === 'DESTROYING' || to === 'ABORTING' || job.state === 'DONE';
   switch (event.type) {
     case 'restart':
-      return job.state === 'DONE' ? restarted(job, atMs) : job;
+      return job.state === 'DONE'
+        ? restarted(job, atMs, 'run' in event ? 'Restarted: its machine was lost.' : byUser)
+        : job;
     case 'abort':
       return job.state === 'DONE' || job.state === to
         ? job
@@ -62,7 +64,7 @@ export function learn(job: Job, event: JobEvent, to: JobState): Job {
     case 'stopped':
       return done(job, 'stop');
     case 'lost':
-      return failed(job, event.reason);
+      return job.state === 'DONE' ? job : lost(job, event);
     case 'start':
       return job.released ? job : { ...job, released: true };
     case 'destroy':
@@ -101,7 +103,7 @@ function answered(job: Job, event: Answer): Job {
   const said = 'log' in event ? note(job, atMs, ...(event.log ?? [])) : job;
   switch (event.type) {
     case 'prepared':
-      return { ...said, ...event.facts, plan: event.plan };
+      return { ...said, ...event.facts, plan: event.plan, preparedMs: atMs };
     case 'staged':
       // what children stage in, a restart needs again
       return job.plan?.sweep === undefined
@@ -189,7 +191,15 @@ function finished(job: Job, exitCode: number, atMs: number): Job {
   return successful ? known : failed(known, `The job ended with exit code ${exitCode}.`);
 }
 
-function restarted(job: Job, atMs: number): Job {
+function lost(job: Job, { reason, generation }: Extract<JobEvent, { type: 'lost' }>): Job {
+  const told = failed(job, reason);
+  if (generation === undefined) return told;
+  return { ...told, settled: { generation, lostRun: job.run.number } };
+}
+
+const byUser = 'Restarted by the user.';
+
+function restarted(job: Job, atMs: number, text: string): Job {
   const run: Run = { number: job.run.number + 1, startedMs: atMs };
-  return note({ ...job, released: true, run }, atMs, 'Restarted by the user.');
+  return note({ ...job, released: true, run }, atMs, text);
 }

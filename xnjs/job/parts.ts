@@ -49,7 +49,11 @@ export class JobParts implements AsyncDisposable {
     this.background = new Background(log);
     this.load = new Load(config);
     this.notifier = createNotifier(options, changes);
-    this.ends = { ...options, tell: (id, event) => changes.tell(id, event) };
+    this.ends = {
+      ...options,
+      tell: (id, event) => changes.tell(id, event),
+      amend: (id, change) => changes.amend(id, change),
+    };
     this.#targets = targets;
     const [lanes, stagingLanes] = createLanes(options);
     this.#lanes = [lanes, stagingLanes];
@@ -119,6 +123,11 @@ export class JobParts implements AsyncDisposable {
   targetReady(id: string): void {
     this.#lost.delete(id);
     for (const lanes of this.#lanes) lanes.resume(id);
+  }
+
+  /** It is to have another machine. */
+  targetReplaced(id: string): void {
+    this.#lost.delete(id);
   }
 
   targetLost(id: string, reason: string): void {

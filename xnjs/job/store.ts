@@ -36,6 +36,6 @@ export type JobStore = {
   unfinished(page: { afterId?: string; num: number; targetId?: string }): Promise<Job[]>;
   /** Of a sweep: which there are, and for which something is still to be done. */
   children(parentId: string): Promise<{ id: string; active: boolean }[]>;
-  /** Ids of those whose life time is over and that nobody destroys yet. */
-  expired(nowMs: number, num: number): Promise<string[]>;
+  /** Ids of those whose life time is over and that nobody destroys yet, but of those on these targets. */
+  expired(nowMs: number, num: number, but?: readonly string[]): Promise<string[]>;
 };

@@ -5,9 +5,15 @@ import type { JobEvent } from './events.js';
 import type { Job } from './job.js';
 import { TargetLost } from './work.js';
 
-/** A job as others may see it. */
+const views = new WeakMap<Job, Job>();
+
+/** A job as others may see it. Of one record it is one object: a change makes another record. */
 export function shown(job: Job): Job {
-  return { ...job, description: withoutCredentials(withoutInlineData(job.description)) };
+  const known = views.get(job);
+  if (known) return known;
+  const view = { ...job, description: withoutCredentials(withoutInlineData(job.description)) };
+  views.set(job, view);
+  return view;
 }
 
 /** Late news of a job that has ended, or runs once more, are none. */

@@ -102,8 +102,12 @@ function queries(
       const rows = await models.jobs.findAll({ where, attributes: ['id', 'active'] });
       return rows.map(({ id, active }) => ({ id, active }));
     },
-    async expired(nowMs, num) {
-      const where = { terminationMs: { [Op.lte]: nowMs }, destroying: false };
+    async expired(nowMs, num, but = []) {
+      const where = {
+        terminationMs: { [Op.lte]: nowMs },
+        destroying: false,
+        ...(but.length > 0 && { targetId: { [Op.notIn]: [...but] } }),
+      };
       const rows = await models.jobs.findAll({ where, attributes: ['id'], limit: num });
       return rows.map(({ id }) => id);
     },

@@ -8,7 +8,7 @@ import type { SiteChange } from '../changes/site-change.js';
 import { localHost } from '../vm/hosts/host.js';
 import type { TargetStore } from '../vm/target-store.js';
 import type { Spare, SpareStore } from '../vm/tiers/spare.js';
-import type { MachineSpec, TargetSystem } from '../vm/target-system.js';
+import type { TargetSystem } from '../vm/target-system.js';
 import { GroupCommit } from './group-commit.js';
 import { changesTable } from './job-models.js';
 import { claim, claimMigrations, release, sumOf } from './quota-claims.js';
@@ -60,10 +60,7 @@ const upsertText =
   'INSERT INTO target_systems (id, document) VALUES ($1, $2) ON CONFLICT (id) DO UPDATE SET document = excluded.document';
 
 /** Records of versions that knew one host say nothing of it. */
-function readMachine<T extends MachineSpec>(document: string): T {
-  const { host = localHost, ...record } = JSON.parse(document) as T & { host?: string }; // written by `save`
-  return { ...record, host } as T;
-}
+const atHost = { host: localHost };
 
 /**
  * {@link TargetStore} in the service's database, after {@link targetMigrations} and the jobs'.
@@ -135,7 +132,10 @@ export function createTargetStores(
   const targets: TargetStore = {
     async all() {
       const found = await rows.findAll();
-      return found.map(({ document }) => readMachine<TargetSystem>(document));
+      return found.map(({ document }) => ({
+        ...atHost,
+        ...(JSON.parse(document) as TargetSystem), // written below
+      }));
     },
     async save(system, body, quotas) {
       if (!quotas) {
@@ -167,7 +167,10 @@ export function createTargetStores(
   const spares: SpareStore = {
     async all() {
       const found = await spareRows.findAll();
-      return found.map(({ document }) => readMachine<Spare>(document));
+      return found.map(({ document }) => ({
+        ...atHost,
+        ...(JSON.parse(document) as Spare), // written below
+      }));
     },
     async save(spare) {
       const row = { id: spare.id, document: JSON.stringify(spare) };

@@ -10,6 +10,7 @@ import { EagerDuplex } from '#kernel/net/eager-duplex.js';
 import type { Half } from '#tsi/protocol/channel-line.js';
 import { TsiError } from '#tsi/protocol/error.js';
 import { decodeFacts, type AgentFacts } from '#tsi/protocol/facts.js';
+import type { MachineClock } from '#tsi/protocol/machine-clock.js';
 import type { MachineIdentity } from '#tsi/protocol/machine-identity.js';
 import { ExitStream } from './exit-stream.js';
 import { heartbeatPace } from './heartbeat-pace.js';
@@ -131,6 +132,11 @@ export class AgentLink implements AsyncDisposable {
   /** Makes its machine another one; resolves when it is. @throws `TSI_UNAVAILABLE` */
   async assume(identity: MachineIdentity, signal?: AbortSignal): Promise<void> {
     await this.#call('POST', '/identity', signal, JSON.stringify(identity));
+  }
+
+  /** Tells a machine that stood still what time it is. @throws `TSI_UNAVAILABLE` also where it refuses */
+  async catchUp(clock: MachineClock, signal?: AbortSignal): Promise<void> {
+    await this.#call('POST', '/clock', signal, JSON.stringify(clock));
   }
 
   /** Asks the agent to end, and with it its machine; resolves when it has agreed. */

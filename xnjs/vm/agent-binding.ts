@@ -3,6 +3,7 @@ import type { Duplex } from 'node:stream';
 import type { Clock } from '#kernel/clock.js';
 import type { Log } from '#kernel/log.js';
 import type { AgentFacts } from '#tsi/protocol/facts.js';
+import type { MachineClock } from '#tsi/protocol/machine-clock.js';
 import type { MachineIdentity } from '#tsi/protocol/machine-identity.js';
 import type { ScriptHeader } from '../idb/script-header.js';
 import { AgentLink } from '../tsi/agent-link.js';
@@ -82,6 +83,10 @@ export class AgentBinding implements TargetBinding {
       this.#log.warn({ err: error }, 'the agent says nothing sensible of its guest');
       return undefined;
     }
+  }
+
+  async catchUp(clock: MachineClock): Promise<void> {
+    await this.#link.catchUp(clock);
   }
 
   async assume(identity: MachineIdentity): Promise<void> {

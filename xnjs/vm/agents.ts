@@ -1,8 +1,10 @@
+import { randomBytes } from 'node:crypto';
 import { EventEmitter } from 'node:events';
 import { errorText } from '#kernel/errors.js';
 import type { Log } from '#kernel/log.js';
 import type { AgentFacts } from '#tsi/protocol/facts.js';
 import { completeTimeline } from './boot.js';
+import { without } from '../job/without.js';
 import { createBinding } from './create-binding.js';
 import { seatOf, type Seat } from './hosts/host.js';
 import { GuestWatch, judge } from './guest-watch.js';
@@ -171,6 +173,7 @@ export class Agents implements AsyncDisposable {
       const record = this.#records.find(id);
       if (!record || needsIdentity(record)) return;
     }
+    if (starting.isBehind) await this.#records.queue(id, () => this.#catchUp(id, binding));
     const { boot: begun } = this.#records.find(id) ?? starting;
     const boot = { ...begun, readyMs: this.#options.systems.clock.now() - bootBaseMs(starting) };
     const evidence = this.#evidence('agent', 'its agent answers');
@@ -179,6 +182,22 @@ export class Agents implements AsyncDisposable {
     this.#spawn(this.#options.onUp(id));
     const facts = await binding.facts();
     if (facts) await this.#records.queue(id, () => this.#learn(id, facts));
+  }
+
+  /** Tells a machine that stood still the time. Only from inside the record's queue. */
+  async #catchUp(id: string, binding: TargetBinding): Promise<void> {
+    const record = this.#records.find(id);
+    if (!record?.isBehind || this.#bindings.get(id) !== binding) return;
+    const { systems, log, stopping } = this.#options;
+    const seed = randomBytes(64).toString('base64');
+    try {
+      await binding.catchUp?.({ timeMs: systems.clock.now(), seed });
+    } catch (error) {
+      // it will answer again, and is told then
+      if (stopping.aborted || !this.#answering.has(id)) return;
+      log.warn({ vmId: id, err: errorText(error) }, 'the clock of a machine could not be set');
+    }
+    await this.#records.save(without(this.#records.get(id), 'isBehind'));
   }
 
   /** Makes a machine that ran before another one. Only from inside the record's queue. */

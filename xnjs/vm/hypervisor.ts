@@ -76,6 +76,16 @@ export type Hypervisor = {
   save(driver: Driver, id: string): Promise<boolean>;
   /** Starts a machine from what was saved. @returns `false`: nothing was, or it is not there */
   restore(driver: Driver, id: string): Promise<boolean>;
+  /**
+   * Writes the memory of a machine, which runs or is parked, to a file of ours and ends its process; the domain
+   * stays defined. May be repeated, and takes as long as that takes.
+   * @returns whether that is done; `false`: it has stopped without, or is not there
+   */
+  saveMemoryTo(driver: Driver, id: string, path: string): Promise<boolean>;
+  /** Starts a machine from such a file of its own, unless it runs; `park`: and parks it. May be repeated. */
+  startFromMemory(driver: Driver, id: string, path: string, park: boolean): Promise<void>;
+  /** Ends a machine, and what was parked of it; the domain stays defined. One that is not there is fine. */
+  end(driver: Driver, id: string): Promise<void>;
   /** Takes down a domain of an earlier generation than the record's. */
   removeOlder(system: TargetSystem): Promise<void>;
   /** Stops and undefines. A domain that is not there is fine. */

@@ -18,7 +18,7 @@ import type { NewTargetSystem } from './target-systems-options.js';
 import type { TargetSystems } from './target-systems.js';
 
 export type JobMachinesOptions = {
-  readonly systems: Pick<TargetSystems, 'create' | 'destroy' | 'list' | 'planner'>;
+  readonly systems: Pick<TargetSystems, 'create' | 'destroy' | 'list' | 'planner' | 'places'>;
   readonly jobs: Pick<JobEngine, 'submit' | 'get' | 'onChange'>;
   readonly submission?: Pick<JobSubmission, 'check'>;
   readonly clock: Clock;
@@ -108,7 +108,9 @@ export class JobMachines implements AsyncDisposable {
     { description }: Pick<NewJob, 'description'>,
     { sentTo }: MachineWish,
   ): TargetSystem | undefined {
-    return sentTo && satisfies(sentTo.image, imageWishOf(description)) ? sentTo : undefined;
+    if (!sentTo || !satisfies(sentTo.image, imageWishOf(description))) return undefined;
+    const { labels = [] } = readHostLabels(description) ?? {};
+    return this.#options.systems.places.hasLabels(sentTo, labels) ? sentTo : undefined;
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

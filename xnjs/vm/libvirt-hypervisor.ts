@@ -24,6 +24,7 @@ import {
   toPause,
   toState,
 } from './libvirt-look.js';
+import { endMachine, saveMemoryTo, startFromMemory } from './libvirt-memory.js';
 import { usageOfContainers } from './libvirt-usage.js';
 import type { ChangeableName, Driver, TargetSystem } from './target-system.js';
 import type { UsageSample } from './usage.js';
@@ -150,7 +151,9 @@ export class LibvirtHypervisor implements Hypervisor {
       } catch (error) {
         if (libvirtCode(error) === operationTimeout)
           throw new GridError('HYPERVISOR_UNAVAILABLE', errorText(error), {}, { cause: error });
-        if (libvirtCode(error) !== operationInvalid) throw error; // it has stopped
+        // it has stopped; also by an order before, whose answer was lost
+        if (libvirtCode(error) !== operationInvalid && !(await this.#isSaved(client, dom)))
+          throw error;
       }
     return await this.#isSaved(client, dom);
   }
@@ -166,6 +169,20 @@ export class LibvirtHypervisor implements Hypervisor {
       if (libvirtCode(error) !== operationInvalid) throw error; // it runs already
     }
     return true;
+  }
+
+  async saveMemoryTo(driver: Driver, id: string, path: string): Promise<boolean> {
+    const client = this.#client(driver);
+    const dom = await this.#lookUp(client, id);
+    return dom !== undefined && (await saveMemoryTo(client, dom, path));
+  }
+
+  async startFromMemory(driver: Driver, id: string, path: string, park: boolean): Promise<void> {
+    await startFromMemory(this.#client(driver), id, path, park);
+  }
+
+  async end(driver: Driver, id: string): Promise<void> {
+    await endMachine(this.#client(driver), id);
   }
 
   async removeOlder({ driver, id, generation = 1 }: TargetSystem): Promise<void> {

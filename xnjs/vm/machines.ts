@@ -8,7 +8,10 @@ import { seatOf, type Seat } from './hosts/host.js';
 import type { DomainView } from './hypervisor.js';
 import { isPassing } from './passing.js';
 import { Parking } from './parking.js';
+import { networkDefinition } from './network.js';
 import { Queues } from './queues.js';
+import { Keeping } from './snapshots/keeping.js';
+import type { SnapshotFiles } from './snapshots/snapshot-files.js';
 import type { SystemRecords } from './system-records.js';
 import type { TargetBinding } from './target-binding.js';
 import type { Evidence, TargetSystem } from './target-system.js';
@@ -21,6 +24,7 @@ import type { Views } from './views.js';
 
 export type MachinesParts = {
   readonly records: SystemRecords;
+  readonly files: SnapshotFiles;
   readonly stopping: AbortSignal;
   readonly meter: UsageMeter | undefined;
   readonly spares: SparePool | undefined;
@@ -46,13 +50,14 @@ export class Machines implements AsyncDisposable {
   readonly #watch: DomainWatch;
   readonly #comparison: Comparison;
   readonly #parking: Parking;
+  readonly #keeping: Keeping;
   readonly #meter: UsageMeter | undefined;
   readonly #starting: Starting;
   readonly #unsubscribe: (() => void)[] = [];
 
   constructor(
     options: TargetSystemsOptions,
-    { records, stopping, meter, spares, templates }: MachinesParts,
+    { records, files, stopping, meter, spares, templates }: MachinesParts,
   ) {
     this.#options = options;
     this.#meter = meter;
@@ -76,14 +81,9 @@ export class Machines implements AsyncDisposable {
       log: this.#log,
       stopping,
     });
+    const { hosts, clock } = options;
     this.#watch = new DomainWatch({
-      ...{
-        hosts: options.hosts,
-        records,
-        clock: options.clock,
-        log: this.#log,
-        stopping,
-      },
+      ...{ hosts, records, clock, log: this.#log, stopping },
       started: () => this.#agents.bound(),
       onStopped: (id, reason, { host }) => this.#onDomain({ id, state: 'stopped', reason }, host),
       intervalMs: options.watchMs ?? 2_000,
@@ -94,11 +94,18 @@ export class Machines implements AsyncDisposable {
       ...{ ...options, records, require, log: this.#log },
       tiers: { spares, templates },
     });
-    this.#parking = new Parking({
-      ...{ records, hosts: options.hosts, workspace: options.workspace, clock: options.clock },
-      unbind: (id) => this.#agents.unbind(id),
-      reconcile: (id) => this.reconcile(id),
-      require,
+    const { workspace } = options;
+    const forMachines = {
+      ...{ records, hosts, clock, require },
+      unbind: (id: string) => this.#agents.unbind(id),
+      reconcile: (id: string) => this.reconcile(id),
+    };
+    this.#parking = new Parking({ ...forMachines, workspace });
+    this.#keeping = new Keeping({
+      ...{ ...forMachines, files },
+      measureLast: async (record) => await meter?.measureLast(record),
+      measureAgain: async (id) => await meter?.goOn(id),
+      ensureNetwork: (record) => this.#ensureNetwork(record),
     });
     this.#comparison = new Comparison({
       ...{ systems: options, records, log: this.#log, stopping, require },
@@ -225,8 +232,10 @@ export class Machines implements AsyncDisposable {
 
   /** Makes the world look like the record. Only from inside the record's queue; idempotent. */
   async reconcile(id: string): Promise<void> {
-    const record = this.#records.find(id);
-    if (!record || this.#stopping.aborted) return;
+    const found = this.#records.find(id);
+    if (!found || this.#stopping.aborted) return;
+    await this.#keeping.sweep(found);
+    const record = this.#records.get(id);
     switch (record.state) {
       case 'INITIALIZING':
         await this.#startUp(record);
@@ -235,10 +244,12 @@ export class Machines implements AsyncDisposable {
       case 'DEGRADED':
       case 'UNREACHABLE':
       case 'PAUSED':
-        await (record.desired === 'suspended' ? this.#parking.park(record) : this.#attach(record));
+        if (record.undertaking) await this.#keeping.perform(record);
+        else if (record.desired === 'suspended') await this.#parking.park(record);
+        else await this.#attach(record);
         break;
       case 'SUSPENDED':
-        await this.#parking.leave(record);
+        await (record.undertaking ? this.#keeping.perform(record) : this.#parking.leave(record));
         break;
       case 'FAILED':
         await this.#release(record);
@@ -249,6 +260,12 @@ export class Machines implements AsyncDisposable {
       case 'DESTROYED':
         break;
     }
+  }
+
+  async #ensureNetwork(record: TargetSystem): Promise<void> {
+    const { network, hosts } = this.#options;
+    if (network && record.image.metadata.tsi.transport === 'tcp')
+      await hosts.of(record).ensureNetwork(record.driver, networkDefinition(network));
   }
 
   async #startUp(found: TargetSystem): Promise<void> {

@@ -142,7 +142,8 @@ export function fingerprint(description: string): string {
 /** libvirt writes this when all is written; before, the last word is `Part`. */
 const completeMagic = 'LibvirtQemudSave';
 
-async function isComplete(path: string): Promise<boolean> {
+/** Whether all of a machine's memory is in such a file. */
+export async function isComplete(path: string): Promise<boolean> {
   try {
     await using file = await open(path);
     const { buffer } = await file.read(Buffer.alloc(completeMagic.length), 0);

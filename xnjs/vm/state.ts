@@ -1,5 +1,7 @@
 import { GridError } from '#kernel/errors.js';
 import { without } from '../job/without.js';
+import type { Snapshot } from './snapshots/snapshot.js';
+import { abandon, capture, fence, restoreLast, resume, revert } from './snapshots/steps.js';
 import type { BootTimeline, Evidence, TargetSystem } from './target-system.js';
 import {
   believe,
@@ -33,9 +35,13 @@ const whileAlive = {
   freeze: 'PAUSED',
   frozen: 'SUSPENDED',
   thaw: alive,
+  capture: 'PAUSED',
+  revert: 'PAUSED',
+  fenced: 'PAUSED',
+  resumed: alive,
   destroy: 'DESTROYING',
 } as const;
-const whileStarting = without(whileAlive, 'freeze');
+const whileStarting = without(whileAlive, 'freeze', 'capture', 'revert', 'fenced', 'resumed');
 
 /**
  * The life of a target system's virtual machine. A missing cell is an illegal event; late answers are
@@ -55,7 +61,11 @@ export const transitions = {
     stopped: 'FAILED',
     freeze: 'SUSPENDED',
     frozen: 'SUSPENDED',
-    thaw: 'UNREACHABLE',
+    thaw: alive,
+    capture: 'SUSPENDED',
+    revert: 'SUSPENDED',
+    fenced: 'SUSPENDED',
+    resumed: 'SUSPENDED',
     destroy: 'DESTROYING',
   },
   FAILED: {
@@ -66,6 +76,9 @@ export const transitions = {
     stopped: 'FAILED',
     failed: 'FAILED',
     frozen: 'FAILED',
+    revert: 'PAUSED',
+    fenced: 'FAILED',
+    resumed: 'FAILED',
     destroy: 'DESTROYING',
   },
   DESTROYING: {
@@ -76,6 +89,8 @@ export const transitions = {
     stopped: 'DESTROYING',
     failed: 'DESTROYING',
     frozen: 'DESTROYING',
+    fenced: 'DESTROYING',
+    resumed: 'DESTROYING',
     destroy: 'DESTROYING',
     removed: 'DESTROYED',
   },
@@ -94,11 +109,19 @@ export type VmEvent =
   /** The hypervisor says that the domain does not run. */
   | { type: 'stopped'; evidence: Evidence }
   /** It is to be parked on disk: by its owner, or for nobody uses it. */
-  | { type: 'freeze'; evidence: Evidence }
+  | { type: 'freeze'; evidence: Evidence; isMaintained?: true }
   /** It stopped, and what was in its memory is on disk. */
   | { type: 'frozen'; evidence: Evidence }
   /** It is to run again; also what becomes of one that could not be parked. */
   | { type: 'thaw'; evidence: Evidence }
+  /** It is to be kept as it is now: memory and disk. */
+  | { type: 'capture'; snapshot: Snapshot; evidence: Evidence }
+  /** It is to be what it was when a snapshot was taken. */
+  | { type: 'revert'; snapshotId: string; evidence: Evidence }
+  /** The machine that is to be replaced by that is proven gone. */
+  | { type: 'fenced'; evidence: Evidence }
+  /** Either is done, or cannot be: the machine goes on. `snapshot`: what is new of it. */
+  | { type: 'resumed'; snapshot?: Partial<Snapshot>; evidence: Evidence }
   /** It could not be started, or its agent never answered. */
   | { type: 'failed'; evidence: Evidence }
   | { type: 'destroy'; evidence: Evidence }
@@ -122,15 +145,57 @@ export function step(current: TargetSystem, event: VmEvent): TargetSystem {
         vmId: current.id,
       },
     );
-  const again = event.type === 'stopped' ? restart(current, event.evidence) : undefined;
-  if (again) return again;
-  if (event.type === 'freeze' || event.type === 'frozen')
-    return park(current, next, event.evidence);
-  if (event.type === 'thaw') return thaw(current, event.evidence);
-  if (next === alive) return stepAlive(current, event);
+  refuseWhileUndertaking(current, event);
+  if (event.type === 'stopped' && next === 'FAILED') return stop(current, event.evidence);
+  if (next === alive || next === 'PAUSED' || next === 'SUSPENDED')
+    return stepThere(current, event, next);
   // The first failure is the cause; what follows from it must not overwrite it.
   if (next === current.state) return current;
   return { ...current, state: next, evidence: event.evidence };
+}
+
+/** What leaves a machine there. */
+function stepThere(
+  current: TargetSystem,
+  event: VmEvent,
+  next: 'PAUSED' | 'SUSPENDED' | typeof alive,
+): TargetSystem {
+  switch (event.type) {
+    case 'freeze':
+    case 'frozen':
+      return next === alive ? current : park(current, next, event);
+    case 'thaw':
+      return thaw(current, event.evidence);
+    case 'capture':
+      return capture(current, event);
+    case 'revert':
+      return revert(current, event);
+    case 'fenced':
+      return fence(current, event.evidence);
+    case 'resumed':
+      return resume(current, event);
+    default:
+      return next === alive ? stepAlive(current, event) : current;
+  }
+}
+
+const orders: ReadonlySet<VmEvent['type']> = new Set(['freeze', 'thaw', 'capture', 'revert']);
+const undertakings = {
+  snapshot: 'a snapshot is being taken',
+  revert: 'it is being put back to a snapshot',
+};
+
+/** One thing after the other. @throws {@link VmError} `VM_ILLEGAL_EVENT` */
+function refuseWhileUndertaking({ id, undertaking }: TargetSystem, { type }: VmEvent): void {
+  if (!undertaking || !orders.has(type)) return;
+  throw new VmError('VM_ILLEGAL_EVENT', `${type}: ${undertakings[undertaking.do]}`, { vmId: id });
+}
+
+/** There is no machine any more; by its recovery there will be another. */
+function stop(before: TargetSystem, evidence: Evidence): TargetSystem {
+  if (before.state === 'FAILED') return before;
+  const current = abandon(before, evidence);
+  return restart(current, evidence) ?? { ...current, state: 'FAILED', evidence };
 }
 
 /** So often within so long a machine is started again; one that ends all the time is of no use to anybody. */
@@ -143,41 +208,64 @@ function restart(current: TargetSystem, evidence: Evidence): TargetSystem | unde
   const { atMs, fact } = evidence;
   const lately = recoveredMs.filter((ms) => atMs - ms < restartsWithinMs);
   const wasReady = isAlive(current) && viewsOf(current).agent !== undefined;
-  if (recovery !== 'restart' || !wasReady || lately.length >= mostRestarts) return undefined;
+  if (recovery === 'none' || !wasReady || lately.length >= mostRestarts) return undefined;
+  const times = { recoveredMs: [...lately, atMs] };
+  const restored = recovery === 'restore' && restoreLast(current, evidence);
+  if (restored) return { ...restored, ...times };
+  const cold = recovery === 'restore' ? ', since there is no snapshot that could be restored' : '';
   return {
-    ...without(current, 'desired', 'frozenSinceMs', 'facts'),
+    ...without(
+      current,
+      'desired',
+      'frozenSinceMs',
+      'isMaintained',
+      'facts',
+      'reverted',
+      'isBehind',
+    ),
     state: 'INITIALIZING',
-    evidence: { ...evidence, fact: `started again: ${fact}` },
+    evidence: { ...evidence, fact: `started again${cold}: ${fact}` },
     ...{ views: {}, boot: {}, bootFromMs: atMs, lostJobs: fact },
-    ...{ generation: generation + 1, recoveredMs: [...lately, atMs] },
+    ...{ generation: generation + 1, ...times },
   };
 }
 
-function park(current: TargetSystem, next: string, evidence: Evidence): TargetSystem {
-  const isDone = next === current.state && current.desired === 'suspended';
-  if (isDone || next === 'FAILED' || next === 'DESTROYING') return current;
+function park(
+  current: TargetSystem,
+  state: 'PAUSED' | 'SUSPENDED',
+  event: Extract<VmEvent, { type: 'freeze' | 'frozen' }>,
+): TargetSystem {
+  if (state === current.state && current.desired === 'suspended') return current;
+  const { evidence } = event;
   const { frozenSinceMs = evidence.atMs } = current;
-  // as: the other cells of these two events
-  const state = next as 'PAUSED' | 'SUSPENDED';
-  return { ...current, state, evidence, desired: 'suspended', frozenSinceMs };
+  const isMaintained = event.type === 'freeze' && event.isMaintained;
+  return {
+    ...current,
+    ...{ state, evidence, desired: 'suspended', frozenSinceMs },
+    ...(isMaintained && { isMaintained }),
+  };
 }
 
 /** Its life time is put off by the time that it did not live. */
 function thaw(current: TargetSystem, evidence: Evidence): TargetSystem {
-  const { desired, frozenSinceMs, terminationMs, ...rest } = current;
+  const { desired, terminationMs, putOff = [] } = current;
   if (desired === undefined) return current;
+  const { frozenSinceMs: sinceMs = evidence.atMs, lifetimeFromMs = 0 } = current;
   const { fact, atMs } = evidence;
-  const frozenMs = atMs - (frozenSinceMs ?? atMs);
+  const frozenMs = atMs - Math.max(sinceMs, lifetimeFromMs);
+  const rest = without(current, 'desired', 'frozenSinceMs', 'isMaintained');
   return {
     ...rest,
+    putOff: [...putOff, { sinceMs, untilMs: atMs }],
     ...(terminationMs !== undefined && { terminationMs: terminationMs + frozenMs }),
     ...{ state: 'UNREACHABLE', evidence, views: { agent: { says: 'down', fact, sinceMs: atMs } } },
+    isBehind: true,
   };
 }
 
 function stepAlive(current: TargetSystem, event: VmEvent): TargetSystem {
-  // while it is being parked it does not matter what is heard of it
-  if (current.desired === 'suspended') return current;
+  // while it is being parked, kept or put back it does not matter what is heard of it
+  if (current.desired === 'suspended' || current.undertaking) return current;
   const before = viewsOf(current);
   const views = see(before, event);
   const isFirst = event.type === 'agentUp' && before.agent === undefined;

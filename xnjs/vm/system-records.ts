@@ -6,7 +6,7 @@ import { adopted } from './adopted.js';
 import type { MarkedRecord } from './domain-mark.js';
 import { siteChange, type SiteChange } from '../changes/site-change.js';
 import type { TargetEvent } from '../target.js';
-import type { Quota } from './placement/quota.js';
+import { amountsOf, sameAmounts, type Quota } from './placement/quota.js';
 import { isGone, isUsable, step, VmError, type VmEvent } from './state.js';
 import type { TargetStore } from './target-store.js';
 import type { TargetSystem } from './target-system.js';
@@ -77,13 +77,16 @@ export class SystemRecords {
   }
 
   /** By way of the record's queue, after which the machine is made to look like the record. */
-  async apply(id: string, event: VmEvent): Promise<void> {
-    await this.#queue(id, () => this.applyNow(id, event));
+  async apply(id: string, event: VmEvent, quotas?: readonly Quota[]): Promise<void> {
+    await this.#queue(id, () => this.applyNow(id, event, quotas));
     this.schedule(id);
   }
 
-  /** Only from inside the record's queue. */
-  async applyNow(id: string, event: VmEvent): Promise<void> {
+  /**
+   * Only from inside the record's queue.
+   * @param quotas as {@link save}
+   */
+  async applyNow(id: string, event: VmEvent, quotas?: readonly Quota[]): Promise<void> {
     const before = this.#records.get(id);
     if (!before) return;
     const after = step(before, event);
@@ -94,7 +97,7 @@ export class SystemRecords {
       this.#records.delete(id);
       this.#options.onRemoved(id);
     } else {
-      await this.save(after, isNews ? siteChange('state', after) : undefined);
+      await this.save(after, isNews ? siteChange('state', after) : undefined, quotas);
     }
     if (!isNews) return;
     this.#options.log.info(
@@ -106,10 +109,13 @@ export class SystemRecords {
 
   /**
    * What changes no state. Only from inside the record's queue.
-   * @param quotas of a record that is new to the database
+   * @param quotas which must be enough; absent: what it takes of them is changed if that is another
    */
   async save(record: TargetSystem, change?: SiteChange, quotas?: readonly Quota[]): Promise<void> {
-    await this.#options.store.save(record, change, quotas);
+    const before = this.#records.get(record.id);
+    const isSame = before && sameAmounts(amountsOf(before), amountsOf(record));
+    const claims = quotas ?? (before && !isSame ? [] : undefined);
+    await this.#options.store.save(record, change, claims);
     this.#records.set(record.id, record);
   }
 

@@ -1,5 +1,6 @@
 import type { Duplex } from 'node:stream';
 import type { AgentFacts } from '#tsi/protocol/facts.js';
+import type { MachineClock } from '#tsi/protocol/machine-clock.js';
 import type { MachineIdentity } from '#tsi/protocol/machine-identity.js';
 import type { LoginNodes, Tsi, TsiIdentity } from '../tsi/tsi.js';
 
@@ -19,6 +20,8 @@ export type TargetBinding = AsyncDisposable & {
   readonly arrays?: boolean | undefined;
   /** Makes the machine another one, where its TSI can. @throws `TSI_UNAVAILABLE` */
   assume?(identity: MachineIdentity): Promise<void>;
+  /** Tells a machine that stood still what time it is, where its TSI can. @throws `TSI_UNAVAILABLE` */
+  catchUp?(clock: MachineClock): Promise<void>;
   /** What the guest says of itself, if it does. */
   facts(): Promise<AgentFacts | undefined>;
   /** @see TsiTransport.forward @param loginNode of several; any by default */

@@ -1,10 +1,12 @@
 import type { ImageRecord } from '#imagerepo/contract.js';
 import type { AgentFacts } from '#tsi/protocol/facts.js';
 import type { IdbSubject } from '../idb/idb.js';
+import type { Parked } from '../job/put-off.js';
 import type { Asked, MachineSize } from './machine-size.js';
 import type { CountsFor } from './placement/quota.js';
 import type { ControlName, Controls, ControlWishes } from './resource-controls.js';
 import type { TsiIdentity } from '../tsi/tsi.js';
+import type { RevertedJobs, Snapshot, Undertaking } from './snapshots/snapshot.js';
 import type { VmState } from './state.js';
 import type { Views } from './views.js';
 
@@ -32,8 +34,14 @@ export type BootTimeline = {
 };
 
 /** What is done when a machine that was ready is proven to have stopped. */
-export const recoveries = ['none', 'restart'] as const;
+export const recoveries = ['none', 'restart', 'restore'] as const;
 export type Recovery = (typeof recoveries)[number];
+
+/** What becomes of one whose life time is over, or that nobody uses. */
+export const endActions = ['destroy', 'freeze'] as const;
+export type EndAction = (typeof endActions)[number];
+/** When nobody uses it; what is left out is as the site says. */
+export type Idle = { readonly seconds?: number; readonly action?: EndAction };
 
 /** What a user may ask for, beside the image. */
 export type TargetSystemParameters = Omit<MachineSize, 'runtimeSeconds'>;
@@ -105,12 +113,29 @@ export type TargetSystem = {
   readonly generation?: number;
   /** Absent: none. */
   readonly recovery?: Recovery;
+  /** When its life time is over; absent: `destroy`. */
+  readonly endAction?: EndAction;
+  readonly idle?: Idle;
   /** When it was started again, ms since the epoch: the last times. */
   readonly recoveredMs?: readonly number[];
   /** Why its jobs were lost with its last machine; absent: they have been told, and run again where they may. */
   readonly lostJobs?: string;
+  /** What its machine was at earlier moments, the oldest first. */
+  readonly snapshots?: readonly Snapshot[];
+  /** What is being done with its machine in several steps. */
+  readonly undertaking?: Undertaking;
+  /** Its machine was put back to an earlier moment, and its jobs are to be told, or what runs is to be tidied up. */
+  readonly reverted?: RevertedJobs;
+  /** The machine stood still, and its clock with it: it is to be told the time before jobs go on. */
+  readonly isBehind?: true;
   /** It is to be parked on disk, or is; absent: it is to run. */
   readonly desired?: 'suspended';
+  /** It was parked since its host is maintained, and is not its owner's to bring back. */
+  readonly isMaintained?: true;
+  /** ms since the epoch: when its end was last named. */
+  readonly lifetimeFromMs?: number;
+  /** Times that it was parked, by which the life times of its jobs are still to be put off. */
+  readonly putOff?: readonly Parked[];
   /**
    * Its memory is in a file of ours, and no host has its domain; what a host must be equal to that takes it.
    * Absent: it runs, or its host has its memory.

@@ -11,7 +11,7 @@ import type { SiteLimits } from './placement/flavours.js';
 import type { PlannerOptions } from './placement/planner.js';
 import type { Requester } from './placement/requester.js';
 import type { TargetStore } from './target-store.js';
-import type { Recovery } from './target-system.js';
+import type { EndAction, Recovery } from './target-system.js';
 import type { SparesOptions } from './tiers/spare-pool.js';
 import type { WarmOptions } from './tiers/templates.js';
 import type { TsiNetwork } from './tsi-network.js';
@@ -27,13 +27,16 @@ export type TargetSystemsOptions = {
   readonly log: Log;
   /** Marks our domains among those of a host. */
   readonly installationId: string;
-  /** Ends what nobody has worked with for so long; absent: it is kept. */
+  /** Ends what nobody has worked with for a while; absent: it is kept. */
   readonly idle?: {
-    readonly afterMs: number;
-    /** Containers, which cannot be parked, are ended. */
-    readonly action: 'destroy' | 'freeze';
+    /** The longest; absent: those that say nothing are kept. */
+    readonly afterMs?: number;
+    /** Of those that say nothing. Containers, which cannot be parked, are ended. */
+    readonly action: EndAction;
     readonly isBusy: (id: string) => Promise<boolean>;
   };
+  /** The longest that one may be parked on disk; absent: any time. */
+  readonly maxFrozenMs?: number | undefined;
   /** Of target systems whose owners name none. */
   readonly recovery?: Recovery;
   /** What makes this server the one that acts; absent: it is alone. */
@@ -50,7 +53,11 @@ export type TargetSystemsOptions = {
   readonly queuesIntervalMs?: number;
   /** The site's IDB. */
   readonly idb?: Pick<IdbSource, 'bind' | 'scriptHeader'>;
-  readonly limits: SiteLimits & { readonly perUser: number };
+  readonly limits: SiteLimits & {
+    readonly perUser: number;
+    /** Of one target system; absent: 4. */
+    readonly snapshots?: number;
+  };
   /** Flavours, quotas, prices and what is known of starts. */
   readonly placement?: Pick<PlannerOptions, 'flavours' | 'quota' | 'prices' | 'starts'>;
   /** What machines use; absent: nobody measures it. */

@@ -1,25 +1,31 @@
 import { randomUUID } from 'node:crypto';
 import { setMaxListeners } from 'node:events';
-import { asGridError, GridError } from '#kernel/errors.js';
+import { asGridError } from '#kernel/errors.js';
 import type { Log } from '#kernel/log.js';
 import { siteChange } from '../changes/site-change.js';
-import { without } from '../job/without.js';
 import { Reaper } from '../reaper.js';
 import type { Target, TargetEvent, Targets } from '../target.js';
+import type { Settled } from './job-settlements.js';
+import { withoutSettled } from './settled.js';
 import { MachineConsoles } from './machine-consoles.js';
+import { lifetimes, type LifetimesOptions } from './lifetimes.js';
 import { Machines } from './machines.js';
 import { changeParameters } from './parameters.js';
-import { driverAbilities } from './hosts/driver-abilities.js';
-import { rehost } from './hosts/rehosting.js';
+import { ParkingOrders } from './parking-orders.js';
 import { HostPlacement } from './hosts/host-placement.js';
 import { Planner, type Plan } from './placement/planner.js';
 import type { Quota } from './placement/quota.js';
+import { SavedImages, type SavedImagesOptions } from './snapshots/saved-images.js';
+import { SnapshotFiles } from './snapshots/snapshot-files.js';
+import { Snapshots } from './snapshots/snapshots.js';
 import { isGone, VmError } from './state.js';
 import { SystemRecords } from './system-records.js';
 import { TargetAccess } from './target-access.js';
 import type {
   ChangeableName,
+  EndAction,
   Evidence,
+  Idle,
   ParameterChange,
   Recovery,
   TargetSystem,
@@ -43,6 +49,8 @@ export class TargetSystems implements Targets, AsyncDisposable {
   /** What users may have, and what becomes of a wish. */
   readonly planner: Planner;
   readonly consoles: MachineConsoles;
+  readonly snapshots: Snapshots;
+  readonly parking: ParkingOrders;
   /** Where machines are, and new ones would be. */
   readonly places: HostPlacement;
   readonly #options: TargetSystemsOptions;
@@ -82,30 +90,35 @@ export class TargetSystems implements Targets, AsyncDisposable {
     const forPools = { ...options, isBusy, stopping, flavours: this.planner.flavours };
     this.#spares = options.spares && new SparePool({ ...forPools, spares: options.spares });
     this.#templates = options.warm && new Templates({ ...forPools, warm: options.warm });
+    const files = new SnapshotFiles(options.workspace);
     this.#machines = new Machines(options, {
-      ...{ records, stopping, meter: this.#meter },
+      ...{ records, files, stopping, meter: this.#meter },
       ...{ spares: this.#spares, templates: this.#templates },
     });
+    const most = options.limits.snapshots ?? 4;
+    this.snapshots = new Snapshots({ ...options, records, files, planner: this.planner, most });
     this.consoles = new MachineConsoles({ ...options, records });
     this.#access = new TargetAccess({
       ...{ records, machines: this.#machines, idb: options.idb },
       used: (id) => this.#unused?.used(id),
     });
-    const end = (id: string, fact: string): Promise<void> => this.#end(id, fact);
-    const freeze = (id: string, fact: string): Promise<void> => this.freeze(id, fact);
-    this.#unused = idle && new Unused({ idle, clock, records, freeze, end });
-    this.#reaper = this.#createReaper();
+    this.parking = new ParkingOrders({ records, hosts, places, planner: this.planner, clock });
+    const ends = {
+      freeze: (id: string, fact: string) => this.parking.freeze(id, fact),
+      end: (id: string, fact: string) => this.#end(id, fact),
+    };
+    this.#unused = idle && new Unused({ idle, clock, records, ...ends });
+    this.#reaper = this.#createReaper(ends);
   }
 
-  #createReaper(): Reaper {
+  #createReaper({ freeze, end }: Pick<LifetimesOptions, 'freeze' | 'end'>): Reaper {
     const unused = this.#unused;
     return new Reaper(
       { clock: this.#options.clock, log: this.#log, intervalMs: reaperMs },
-      {
-        what: 'target system',
-        expired: (nowMs) => this.#expired(nowMs),
-        end: (id) => this.#end(id, 'its life time is over'),
-      },
+      ...lifetimes({
+        ...{ records: this.#records, maxFrozenMs: this.#options.maxFrozenMs },
+        ...{ freeze, end, clock: this.#options.clock },
+      }),
       ...(unused
         ? [
             {
@@ -135,6 +148,11 @@ export class TargetSystems implements Targets, AsyncDisposable {
   /** The most that one target system may have. */
   get limits(): TargetSystemsOptions['limits'] {
     return this.#options.limits;
+  }
+
+  /** The longest that one may be unused. */
+  get idleLimitSeconds(): number {
+    return (this.#options.idle?.afterMs ?? Infinity) / 1_000;
   }
 
   /** When each source was last heard of it; ms since the epoch. */
@@ -256,7 +274,7 @@ export class TargetSystems implements Targets, AsyncDisposable {
     return record;
   }
 
-  /** Changes what is not the machine's: tags, ACL, life time, recovery. */
+  /** Changes what is not the machine's: tags, ACL, life time, what is done at its end. */
   async update(
     id: string,
     change: {
@@ -264,10 +282,17 @@ export class TargetSystems implements Targets, AsyncDisposable {
       acl?: readonly string[];
       terminationMs?: number;
       recovery?: Recovery;
+      endAction?: EndAction;
+      idle?: Idle;
     },
   ): Promise<TargetSystem> {
     return await this.#records.queue(id, async () => {
-      const next = { ...this.get(id), ...change };
+      const lifetimeFromMs = this.#options.clock.now();
+      const next = {
+        ...{ ...this.get(id), ...change },
+        // the time that it was parked before is not added to it
+        ...(change.terminationMs !== undefined && { lifetimeFromMs }),
+      };
       await this.#records.save(next);
       void this.#machines.mark(next);
       return next;
@@ -305,46 +330,20 @@ export class TargetSystems implements Targets, AsyncDisposable {
     });
   }
 
-  /**
-   * Has it parked on disk, with all that runs there, until `thaw`.
-   * @throws `VM_ILLEGAL_EVENT` in such a state it cannot be; `CONFLICT` its machine cannot be, and why
-   */
-  async freeze(id: string, fact = 'is being parked on disk, by order'): Promise<void> {
-    const { driver, views } = this.get(id);
-    const { freeze: canFreeze, description } = driverAbilities[driver];
-    if (!canFreeze)
-      throw new GridError('CONFLICT', `${description} cannot be parked on disk`, { vmId: id });
-    const says = views?.hypervisor?.says;
-    if (says === 'hung' || says === 'silent')
-      throw new GridError('CONFLICT', `it cannot be parked: ${views?.hypervisor?.fact}`, {
-        vmId: id,
-      });
-    await this.#records.apply(id, { type: 'freeze', evidence: this.#evidence('user', fact) });
-  }
-
-  /**
-   * Brings back what was parked; its jobs go on. One that runs is left as it is.
-   * @throws `HYPERVISOR_UNAVAILABLE` its host is away, and no other can take it
-   */
-  async thaw(id: string): Promise<void> {
-    this.get(id);
-    const { hosts } = this.#options;
-    const { places } = this;
+  /** What was to be done for its jobs has been: its machine may go on. */
+  async settled(id: string, done: Settled): Promise<void> {
     await this.#records.queue(id, async () => {
       const record = this.#records.find(id);
-      if (record?.state === 'SUSPENDED' && record.parkedOn !== undefined)
-        await rehost(record, { hosts, places, save: (next) => this.#records.save(next) });
+      if (record) await this.#records.save(withoutSettled(record, done));
     });
-    const evidence = this.#evidence('user', 'is being brought back from disk');
-    await this.#records.apply(id, { type: 'thaw', evidence });
+    this.#records.schedule(id);
   }
 
-  /** What had become of the jobs of its last machine has been settled. */
-  async jobsSettled(id: string): Promise<void> {
-    await this.#records.queue(id, async () => {
-      const record = this.#records.find(id);
-      if (record) await this.#records.save(without(record, 'lostJobs'));
-    });
+  /** Machines as images. */
+  savedImages(parts: Pick<SavedImagesOptions, 'images' | 'publisher'>): SavedImages {
+    const { clock, workspace } = this.#options;
+    const files = new SnapshotFiles(workspace);
+    return new SavedImages({ ...parts, systems: this, files, clock, log: this.#log });
   }
 
   /** Accepts the deletion; the record is gone when domain and files are. */
@@ -358,6 +357,13 @@ export class TargetSystems implements Targets, AsyncDisposable {
     const system = this.get(id);
     if (system.image.metadata.tsi.transport !== 'tcp' || isGone(system)) return [];
     return await this.#options.hosts.of(system).addresses(system.driver, id);
+  }
+
+  /** Those on disk, or on the way; and those whose jobs' life times are still to be put off for that. */
+  parked(): readonly string[] {
+    const isParked = ({ desired, putOff }: TargetSystem): boolean =>
+      desired === 'suspended' || putOff !== undefined;
+    return [...this.#records.all()].filter(isParked).map(({ id }) => id);
   }
 
   find(targetId: string): Target | undefined {
@@ -381,11 +387,6 @@ export class TargetSystems implements Targets, AsyncDisposable {
 
   #evidence(source: Evidence['source'], fact: string): Evidence {
     return { source, fact, atMs: this.#options.clock.now() };
-  }
-
-  *#expired(nowMs: number): Iterable<string> {
-    for (const { id, terminationMs = Infinity, state, desired } of this.#records.all())
-      if (terminationMs <= nowMs && state !== 'DESTROYING' && desired === undefined) yield id;
   }
 
   async #end(id: string, fact: string): Promise<void> {

@@ -2,6 +2,7 @@ import type { Clock } from '#kernel/clock.js';
 import { driverAbilities } from './hosts/driver-abilities.js';
 import type { VmState } from './state.js';
 import type { SystemRecords } from './system-records.js';
+import type { TargetSystem } from './target-system.js';
 import type { TargetSystemsOptions } from './target-systems-options.js';
 
 export type UnusedOptions = {
@@ -36,22 +37,33 @@ export class Unused {
 
   /** Not those that were made for a job, which end with it. */
   *expired(nowMs: number): Iterable<string> {
-    const { idle, records } = this.#options;
-    for (const { id, jobId, state } of records.all()) {
-      if (jobId !== undefined || !endable.has(state)) continue;
+    const { records } = this.#options;
+    for (const system of records.all()) {
+      const { id, jobId, state } = system;
+      const afterMs = this.#afterMs(system);
+      if (jobId !== undefined || afterMs === undefined || !endable.has(state)) continue;
       const usedMs = this.#usedMs.get(id);
       if (usedMs === undefined) this.#usedMs.set(id, nowMs);
-      else if (nowMs - usedMs >= idle.afterMs) yield id;
+      else if (nowMs - usedMs >= afterMs) yield id;
     }
   }
 
   async end(id: string): Promise<void> {
     const { idle, records, freeze, end } = this.#options;
-    const fact = `nobody has used it for ${Math.round(idle.afterMs / 1_000)} s`;
+    const system = records.get(id);
+    const fact = `nobody has used it for ${Math.round((this.#afterMs(system) ?? 0) / 1_000)} s`;
+    const action = system.idle?.action ?? idle.action;
     if (await idle.isBusy(id)) this.used(id);
-    else if (idle.action === 'freeze' && driverAbilities[records.get(id).driver].freeze) {
+    else if (action === 'freeze' && driverAbilities[system.driver].freeze) {
       this.forget(id);
       await freeze(id, `is being parked on disk: ${fact}`);
     } else await end(id, fact);
+  }
+
+  /** Its own time, and not longer than the site's. */
+  #afterMs({ idle }: TargetSystem): number | undefined {
+    const { afterMs = Infinity } = this.#options.idle;
+    const ms = Math.min(afterMs, (idle?.seconds ?? Infinity) * 1_000);
+    return ms === Infinity ? undefined : ms;
   }
 }

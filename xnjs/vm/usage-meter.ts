@@ -2,6 +2,7 @@ import type { Clock } from '#kernel/clock.js';
 import { errorText } from '#kernel/errors.js';
 import type { Log } from '#kernel/log.js';
 import { createSerial } from '#kernel/persistence/serial.js';
+import { without } from '../job/without.js';
 import { isSeatOf, seatKey, type Seat } from './hosts/host.js';
 import type { Hosts } from './hosts/hosts.js';
 import type { TargetSystem } from './target-system.js';
@@ -108,6 +109,17 @@ export class UsageMeter {
       const ended = { ...usage, endedMs: this.#options.clock.now() };
       await this.#options.store.save([ended]);
       this.#usages.set(id, ended);
+    });
+  }
+
+  /** It has a machine again. May be repeated. */
+  async goOn(id: string): Promise<void> {
+    await this.#serial('usage', async () => {
+      const usage = this.#usages.get(id);
+      if (usage?.endedMs === undefined) return;
+      const open = without(usage, 'endedMs');
+      await this.#options.store.save([open]);
+      this.#usages.set(id, open);
     });
   }
 

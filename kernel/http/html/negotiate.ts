@@ -1,4 +1,5 @@
-import type { Request } from 'express';
+import type { IncomingMessage } from 'node:http';
+import express from 'express';
 import type { ErrorBody } from '../edge.js';
 import type { OperationFacts } from '../operation.js';
 import { htmlType, jsonType, type Reply, type ReplyHeaders } from '../reply.js';
@@ -6,17 +7,27 @@ import { htmlHeaders, type PageFrame } from './page.js';
 import { renderError, renderResource } from './resource.js';
 import { isMembers } from './values.js';
 
+/** express' method, which reads the headers only. */
+// eslint-disable-next-line @typescript-eslint/unbound-method -- it is called with the request
+const accepts = express.request.accepts as (
+  this: IncomingMessage,
+  types: string[],
+) => string | false;
+
 /** The one of `types` that the client likes best; the first if it does not care. */
-export function preferredType(request: Request, types: readonly string[]): string | undefined {
+export function preferredType(
+  request: IncomingMessage,
+  types: readonly string[],
+): string | undefined {
   const { accept = '*/*' } = request.headers;
   // what nearly all programs send
   if (accept === '*/*') return types[0];
   if (types.includes(accept)) return accept;
-  return request.accepts([...types]) || undefined;
+  return accepts.call(request, [...types]) || undefined;
 }
 
 /** Whether a person asks: programs take anything, or JSON. */
-export function prefersHtml(request: Request): boolean {
+export function prefersHtml(request: IncomingMessage): boolean {
   return preferredType(request, [jsonType, htmlType]) === htmlType;
 }
 

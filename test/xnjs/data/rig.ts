@@ -69,6 +69,7 @@ export async function dataRig(
       last = new DataServices({
         ...{ config: DataConfig.parse({ reaperIntervalMs: 20, ...config }), database, storages },
         ...{ targets, staging, clock, log: silentLog },
+        savedImages: { save: () => Promise.reject(new TypeError('there are no machines here')) },
       });
       await last.start();
       return last;

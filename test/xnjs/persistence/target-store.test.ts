@@ -5,6 +5,7 @@ import { Scope } from '#kernel/scope.js';
 import { siteChange } from '#xnjs/changes/site-change.js';
 import { createTargetStore, createTargetStores } from '#xnjs/persistence/sql-target-store.js';
 import type { TargetStore } from '#xnjs/vm/target-store.js';
+import type { TargetSystem } from '#xnjs/vm/target-system.js';
 import { aTargetSystem } from '../vm/samples.js';
 import { databases, openTables } from './databases.js';
 
@@ -29,6 +30,14 @@ for (const [name, create, skip] of databases)
       await store.save(changed);
       const found = (await store.all()).sort((a, b) => a.createdMs - b.createdMs);
       assert.deepEqual(found, [changed, ...others]);
+    });
+
+    it('takes what a version that knew no hosts has stored for machines of the host local', async () => {
+      const { host, ...old } = aTargetSystem({ id: randomUUID() });
+      await store.save(old as TargetSystem); // as that version did
+      const found = (await store.all()).find(({ id }) => id === old.id);
+      assert.deepEqual([found?.host, host], ['local', 'local']);
+      await store.remove(old);
     });
 
     it('forgets what is removed, and minds nothing that is not there', async () => {

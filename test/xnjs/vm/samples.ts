@@ -1,4 +1,5 @@
 import { ImageMetadata } from '#imagerepo/contract.js';
+import type { Snapshot } from '#xnjs/vm/snapshots/snapshot.js';
 import type { TargetSystem } from '#xnjs/vm/target-system.js';
 
 export const anImageMetadata = (changes: object = {}): ImageMetadata =>
@@ -27,5 +28,11 @@ export const aTargetSystem = (changes: Partial<TargetSystem> = {}): TargetSystem
   boot: {},
   tags: [],
   createdMs: 0,
+  ...changes,
+});
+
+export const aSnapshot = (changes: Partial<Snapshot> = {}): Snapshot => ({
+  ...{ id: '6c1d2e3f-0a1b-4c2d-8e3f-4a5b6c7d8e9f', name: 'before', state: 'READY' },
+  ...{ createdMs: 40, atMs: 50, host: 'h', parameters: aTargetSystem().parameters, sizeMiB: 400 },
   ...changes,
 });

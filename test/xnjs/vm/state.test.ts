@@ -4,7 +4,7 @@ import { resourceStatusOf } from '#xnjs/vm/resource-status.js';
 import { step, type VmEvent, type VmState } from '#xnjs/vm/state.js';
 import type { TargetSystem } from '#xnjs/vm/target-system.js';
 import type { DomainWord } from '#xnjs/vm/views.js';
-import { aTargetSystem } from './samples.js';
+import { aSnapshot, aTargetSystem } from './samples.js';
 
 const evidence = { source: 'hypervisor', fact: 'the test says so', atMs: 7 } as const;
 const events: Record<VmEvent['type'], VmEvent> = {
@@ -16,6 +16,10 @@ const events: Record<VmEvent['type'], VmEvent> = {
   freeze: { type: 'freeze', evidence },
   frozen: { type: 'frozen', evidence },
   thaw: { type: 'thaw', evidence },
+  capture: { type: 'capture', snapshot: aSnapshot({ state: 'TAKING' }), evidence },
+  revert: { type: 'revert', snapshotId: aSnapshot().id, evidence },
+  fenced: { type: 'fenced', evidence },
+  resumed: { type: 'resumed', evidence },
   failed: { type: 'failed', evidence },
   destroy: { type: 'destroy', evidence },
   removed: { type: 'removed', evidence },
@@ -34,15 +38,15 @@ const inState = (state: VmState): TargetSystem =>
 
 /** State, then what becomes of it by the events in the order above (`-`: illegal). */
 const table = `
-INITIALIZING READY       INITIALIZING PAUSED     INITIALIZING FAILED     -         SUSPENDED  INITIALIZING FAILED     DESTROYING -
-READY        READY       UNREACHABLE  PAUSED     DEGRADED     FAILED     PAUSED    SUSPENDED  READY        -          DESTROYING -
-DEGRADED     DEGRADED    UNREACHABLE  PAUSED     DEGRADED     FAILED     PAUSED    SUSPENDED  DEGRADED     -          DESTROYING -
-UNREACHABLE  READY       UNREACHABLE  PAUSED     UNREACHABLE  FAILED     PAUSED    SUSPENDED  UNREACHABLE  -          DESTROYING -
-PAUSED       PAUSED      PAUSED       PAUSED     PAUSED       FAILED     PAUSED    SUSPENDED  PAUSED       -          DESTROYING -
-SUSPENDED    SUSPENDED   SUSPENDED    SUSPENDED  SUSPENDED    FAILED     SUSPENDED SUSPENDED  UNREACHABLE  -          DESTROYING -
-FAILED       FAILED      FAILED       FAILED     FAILED       FAILED     -         FAILED     -            FAILED     DESTROYING -
-DESTROYING   DESTROYING  DESTROYING   DESTROYING DESTROYING   DESTROYING -         DESTROYING -            DESTROYING DESTROYING DESTROYED
-DESTROYED    -           -            -          -            -          -         -          -            -          DESTROYED  -
+INITIALIZING READY       INITIALIZING PAUSED     INITIALIZING FAILED     -         SUSPENDED  INITIALIZING -          -          -           -           FAILED     DESTROYING -
+READY        READY       UNREACHABLE  PAUSED     DEGRADED     FAILED     PAUSED    SUSPENDED  READY        PAUSED     PAUSED     READY       READY       -          DESTROYING -
+DEGRADED     DEGRADED    UNREACHABLE  PAUSED     DEGRADED     FAILED     PAUSED    SUSPENDED  DEGRADED     PAUSED     PAUSED     DEGRADED    DEGRADED    -          DESTROYING -
+UNREACHABLE  READY       UNREACHABLE  PAUSED     UNREACHABLE  FAILED     PAUSED    SUSPENDED  UNREACHABLE  PAUSED     PAUSED     UNREACHABLE UNREACHABLE -          DESTROYING -
+PAUSED       PAUSED      PAUSED       PAUSED     PAUSED       FAILED     PAUSED    SUSPENDED  PAUSED       PAUSED     PAUSED     PAUSED      PAUSED      -          DESTROYING -
+SUSPENDED    SUSPENDED   SUSPENDED    SUSPENDED  SUSPENDED    FAILED     SUSPENDED SUSPENDED  UNREACHABLE  SUSPENDED  SUSPENDED  SUSPENDED   SUSPENDED   -          DESTROYING -
+FAILED       FAILED      FAILED       FAILED     FAILED       FAILED     -         FAILED     -            -          PAUSED     FAILED      FAILED      FAILED     DESTROYING -
+DESTROYING   DESTROYING  DESTROYING   DESTROYING DESTROYING   DESTROYING -         DESTROYING -            -          -          DESTROYING  DESTROYING  DESTROYING DESTROYING DESTROYED
+DESTROYED    -           -            -          -            -          -         -          -            -          -          -           -           -          DESTROYED  -
 `;
 
 /** What the hypervisor says, then what that makes of a machine whose agent never answered, answers, is silent. */

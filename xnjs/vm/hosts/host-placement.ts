@@ -98,6 +98,11 @@ export class HostPlacement {
     await this.#options.hosts.drain(name, isDrained);
   }
 
+  hasLabels({ host }: Pick<TargetSystem, 'host'>, labels: readonly string[]): boolean {
+    const found = this.#options.hosts.all.find(({ name }) => name === host);
+    return labels.every((label) => found?.labels.includes(label));
+  }
+
   /** What the machines of a host take together. */
   used(host: string): Load {
     const sum = { cores: 0, memoryMiB: 0, diskMiB: 0 };

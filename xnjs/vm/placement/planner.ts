@@ -160,6 +160,14 @@ export class Planner {
     return await this.#withUse(quotasOf(this.#quota, ownerDn, countsFor(this.#quota, requester)));
   }
 
+  /** What one that is there counts on. */
+  quotasFor({
+    ownerDn,
+    countsFor: counted = {},
+  }: Pick<TargetSystem, 'ownerDn' | 'countsFor'>): Quota[] {
+    return quotasOf(this.#quota, ownerDn, counted);
+  }
+
   async #withUse(quotas: readonly Quota[]): Promise<QuotaUse[]> {
     const { store } = this.#options;
     return await Promise.all(

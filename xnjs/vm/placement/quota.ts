@@ -1,6 +1,7 @@
 import { z } from 'zod';
 import { errorText, GridError } from '#kernel/errors.js';
 import { dnKey } from '#kernel/security/dn.js';
+import { snapshotsMiB } from '../snapshots/snapshot.js';
 import type { TargetSystem } from '../target-system.js';
 import type { Requester } from './requester.js';
 
@@ -76,10 +77,22 @@ export function quotasOf(
   return quotas.filter(({ allowed }) => quotaNames.some((name) => allowed[name] !== undefined));
 }
 
-/** What a target system takes, from its request until nothing of it is left. */
-export function amountsOf({ parameters }: Pick<TargetSystem, 'parameters'>): Amounts {
-  const { cpus, memoryMiB, memoryMaxMiB = memoryMiB, diskMiB = 0 } = parameters;
-  return { targetSystems: 1, cpus, memoryMiB: memoryMaxMiB, diskMiB };
+/**
+ * What a target system takes, from its request until nothing of it is left: its snapshots as disk, and while
+ * it is parked neither cores nor memory.
+ */
+export function amountsOf(
+  system: Pick<TargetSystem, 'parameters'> & Partial<Pick<TargetSystem, 'state' | 'snapshots'>>,
+): Amounts {
+  const { cpus, memoryMiB, memoryMaxMiB = memoryMiB, diskMiB = 0 } = system.parameters;
+  const disk = diskMiB + snapshotsMiB(system);
+  return system.state === 'SUSPENDED'
+    ? { targetSystems: 1, cpus: 0, memoryMiB: 0, diskMiB: disk }
+    : { targetSystems: 1, cpus, memoryMiB: memoryMaxMiB, diskMiB: disk };
+}
+
+export function sameAmounts(a: Amounts, b: Amounts): boolean {
+  return quotaNames.every((name) => a[name] === b[name]);
 }
 
 /** @throws `QUOTA_EXCEEDED` naming what is exceeded, with the figures */

@@ -1,0 +1,118 @@
+import { errorText, GridError } from '#kernel/errors.js';
+import type { LibvirtClient } from '#kernel/libvirt/client.js';
+import type { Domain } from '#kernel/libvirt/procedures.js';
+
+/** A machine's memory goes to or comes from the disk. */
+const options = { timeoutMs: 300_000 };
+/** libvirt's codes: it runs already, or no more; something else is being done with it. */
+const operationInvalid = 55;
+const operationTimeout = 68;
+/** How a machine is when it is brought back. */
+const toRun = 2;
+const toStandStill = 4;
+const startPaused = 1;
+/** Shut off, crashed. */
+const stopped: ReadonlySet<number> = new Set([5, 6]);
+
+/**
+ * Writes the memory of a machine to a file of ours and ends its process, also of one that is parked. May be
+ * repeated.
+ * @returns whether that is done; `false`: it has stopped without
+ */
+export async function saveMemoryTo(
+  client: LibvirtClient,
+  dom: Domain,
+  path: string,
+): Promise<boolean> {
+  const isParked = (await hasStopped(client, dom)) && (await isSaved(client, dom));
+  if (isParked)
+    await unlessInvalid(
+      client.call('domain_create_with_flags', { dom, flags: startPaused }, options),
+    );
+  else if (await hasStopped(client, dom)) return false;
+  try {
+    const flags = isParked ? toRun : 0;
+    await client.call('domain_save_flags', { dom, to: path, dxml: null, flags }, options);
+    return true;
+  } catch (error) {
+    if (codeOf(error) === operationInvalid) return false; // it has stopped
+    if (codeOf(error) === operationTimeout) throw busy(error);
+    if (isParked) await parkAgain(client, dom);
+    throw error;
+  }
+}
+
+/** Starts a machine from such a file, unless it runs; `park`: and parks it, as it was. May be repeated. */
+export async function startFromMemory(
+  client: LibvirtClient,
+  id: string,
+  path: string,
+  park: boolean,
+): Promise<void> {
+  const dom = (await lookUp(client, id)) ?? (await defineFrom(client, path));
+  const isThere = park && (await isSaved(client, dom));
+  if (isThere) return;
+  if (await hasStopped(client, dom)) {
+    const flags = park ? toStandStill : 0;
+    const call = client.call('domain_restore_flags', { from: path, dxml: null, flags }, options);
+    await unlessInvalid(call);
+  }
+  if (park) await client.call('domain_managed_save', { dom, flags: toRun }, options);
+}
+
+/** Ends a machine, and what was parked of it, for good; it stays defined. One that is not there is fine. */
+export async function endMachine(client: LibvirtClient, id: string): Promise<void> {
+  const dom = await lookUp(client, id);
+  if (!dom) return;
+  await unlessInvalid(client.call('domain_destroy_flags', { dom, flags: 0 }));
+  if (await isSaved(client, dom))
+    await client.call('domain_managed_save_remove', { dom, flags: 0 });
+}
+
+/** There is no room for its memory elsewhere; where there is none any more at all, it runs. */
+async function parkAgain(client: LibvirtClient, dom: Domain): Promise<void> {
+  try {
+    await client.call('domain_managed_save', { dom, flags: toRun }, options);
+  } catch {
+    await unlessInvalid(client.call('domain_resume', { dom }));
+  }
+}
+
+async function defineFrom(client: LibvirtClient, file: string): Promise<Domain> {
+  const { xml } = await client.call('domain_save_image_get_xml_desc', { file, flags: 0 });
+  return (await client.call('domain_define_xml_flags', { xml, flags: 0 })).dom;
+}
+
+async function lookUp(client: LibvirtClient, uuid: string): Promise<Domain | undefined> {
+  try {
+    return (await client.call('domain_lookup_by_uuid', { uuid })).dom;
+  } catch (error) {
+    if (error instanceof GridError && error.code === 'DOMAIN_UNKNOWN') return undefined;
+    throw error;
+  }
+}
+
+async function hasStopped(client: LibvirtClient, dom: Domain): Promise<boolean> {
+  const { state } = await client.call('domain_get_state', { dom, flags: 0 });
+  return stopped.has(state);
+}
+
+async function isSaved(client: LibvirtClient, dom: Domain): Promise<boolean> {
+  return (await client.call('domain_has_managed_save_image', { dom, flags: 0 })).result === 1;
+}
+
+/** What has happened already. */
+async function unlessInvalid(call: Promise<unknown>): Promise<void> {
+  await call.catch((error: unknown) => {
+    if (codeOf(error) === operationTimeout) throw busy(error);
+    if (codeOf(error) !== operationInvalid) throw error;
+  });
+}
+
+function busy(cause: unknown): GridError {
+  return new GridError('HYPERVISOR_UNAVAILABLE', errorText(cause), {}, { cause });
+}
+
+function codeOf(error: unknown): unknown {
+  return error instanceof GridError ? error.details['libvirtCode'] : undefined;
+}

@@ -1,0 +1,228 @@
+import type { Clock } from '#kernel/clock.js';
+import { errorText } from '#kernel/errors.js';
+import type { Hosts } from '../hosts/hosts.js';
+import { fingerprint, isComplete } from '../parking.js';
+import { isPassing } from '../passing.js';
+import type { VmEvent } from '../state.js';
+import type { TargetSystem } from '../target-system.js';
+import { findSnapshot, withSnapshot, type Snapshot } from './snapshot.js';
+import type { SnapshotFiles } from './snapshot-files.js';
+
+export type KeepingOptions = {
+  readonly hosts: Pick<Hosts, 'of'>;
+  readonly files: SnapshotFiles;
+  readonly records: {
+    find(id: string): TargetSystem | undefined;
+    applyNow(id: string, event: VmEvent): Promise<void>;
+    save(record: TargetSystem): Promise<void>;
+  };
+  /** Lets go of its agent, and of all connections to it. */
+  readonly unbind: (id: string) => Promise<void>;
+  /** What is next is done at once. */
+  readonly reconcile: (id: string) => Promise<void>;
+  /** What it has used is read once more before it is gone. */
+  readonly measureLast: (record: TargetSystem) => Promise<void>;
+  /** It has a machine again, though it had none. */
+  readonly measureAgain: (id: string) => Promise<void>;
+  /** What its machine is connected to on this host is there. */
+  readonly ensureNetwork: (record: TargetSystem) => Promise<void>;
+  /** @throws when this server may not act any more */
+  readonly require: () => Promise<void>;
+  readonly clock: Clock;
+};
+
+/**
+ * Machines whose state is kept on disk, or that are put back to one (ADR 037). As in parking, each step may be
+ * repeated, from inside the record's queue: how far it came is for record, hypervisor and files to say.
+ */
+export class Keeping {
+  readonly #options: KeepingOptions;
+
+  constructor(options: KeepingOptions) {
+    this.#options = options;
+  }
+
+  /** Goes on with what the record says. */
+  async perform(record: TargetSystem): Promise<void> {
+    const { undertaking } = record;
+    if (!undertaking) return;
+    const snapshot = findSnapshot(record, undertaking.snapshotId);
+    await this.#options.unbind(record.id);
+    if (!snapshot) await this.#resume(record, 'the snapshot is gone');
+    else if (undertaking.do === 'snapshot') await this.#keep(record, snapshot);
+    else await this.#putBack(record, snapshot);
+  }
+
+  /** Those that are to go: files first. */
+  async sweep(record: TargetSystem): Promise<void> {
+    for (const { id, state } of record.snapshots ?? []) {
+      if (state !== 'REMOVING') continue;
+      await this.#options.files.remove(record, id);
+      const now = this.#options.records.find(record.id);
+      if (now) await this.#options.records.save(withSnapshot(now, id, undefined));
+    }
+  }
+
+  async #keep(record: TargetSystem, snapshot: Snapshot): Promise<void> {
+    const { files } = this.#options;
+    let { failure } = record.undertaking ?? {};
+    if (failure === undefined)
+      try {
+        if (!(await this.#save(record, snapshot))) {
+          await this.#tell(record.id, 'stopped', 'the machine stopped before its memory was saved');
+          await this.#options.reconcile(record.id);
+          return;
+        }
+        await files.keepDisk(record, snapshot.id);
+      } catch (error) {
+        failure = await this.#giveUp(record, error);
+      }
+    if (!(await this.#start(record, snapshot))) return;
+    if (failure === undefined) {
+      const sizeMiB = await files.sizeMiB(record, snapshot.id);
+      const news = { state: 'READY', sizeMiB } as const;
+      await this.#resume(record, `the snapshot "${snapshot.name}" was taken`, news);
+    } else {
+      await files.remove(record, snapshot.id);
+      const news = { state: 'FAILED', message: failure, sizeMiB: 0 } as const;
+      await this.#resume(record, `no snapshot was taken: ${failure}`, news);
+    }
+  }
+
+  /** @returns `false`: the machine has stopped without */
+  async #save(record: TargetSystem, snapshot: Snapshot): Promise<boolean> {
+    const { hosts, files, records, require, measureLast, clock } = this.#options;
+    const { id, driver } = record;
+    const hypervisor = hosts.of(record);
+    await files.begin(record, snapshot.id);
+    const store = async (host: string): Promise<void> => {
+      const moment = { atMs: clock.now(), host };
+      await records.save(withSnapshot(records.find(id) ?? record, snapshot.id, moment));
+    };
+    if (isParkedInFile(record)) {
+      await store(record.parkedOn);
+      await files.keepParked(record, snapshot.id);
+      return true;
+    }
+    if (await this.#isSaved(record, snapshot)) return true;
+    await files.requireRoom(record, snapshot.sizeMiB);
+    await store(fingerprint(await hypervisor.describe(driver)));
+    await measureLast(record);
+    await require();
+    try {
+      const path = files.memoryOf(record, snapshot.id);
+      if (await hypervisor.saveMemoryTo(driver, id, path)) return true;
+    } catch (error) {
+      if (isPassing(error) || !(await this.#isSaved(record, snapshot))) throw error;
+    }
+    // an order whose answer was lost was still being carried out, and this one came too late
+    return await this.#isSaved(record, snapshot);
+  }
+
+  /** Its process ends only when all of its memory is in the file. */
+  async #isSaved(record: TargetSystem, snapshot: Snapshot): Promise<boolean> {
+    const { hosts, files } = this.#options;
+    const domain = await hosts.of(record).find(record.driver, record.id);
+    if (domain?.state !== 'stopped' || domain.isSaved === true) return false;
+    return await isComplete(files.memoryOf(record, snapshot.id));
+  }
+
+  async #putBack(record: TargetSystem, snapshot: Snapshot): Promise<void> {
+    const { files, hosts, records, require, measureLast } = this.#options;
+    const { id, driver, undertaking } = record;
+    const hypervisor = hosts.of(record);
+    if (undertaking?.isFenced !== true) {
+      const failure = undertaking?.failure ?? (await this.#layDisk(record, snapshot));
+      if (failure !== undefined) {
+        await files.dropLaid(record);
+        await this.#resume(record, `it was not put back: ${failure}`);
+        return;
+      }
+      await measureLast(record);
+      await require();
+      await hypervisor.end(driver, id);
+      await this.#tell(id, 'fenced', 'the former machine is gone');
+    }
+    const fenced = records.find(id);
+    // its jobs are told what becomes of them before the machine runs
+    if (!fenced?.undertaking || fenced.reverted?.step === 'tell') return;
+    const domain = await hypervisor.find(driver, id);
+    if (!domain || (domain.state === 'stopped' && domain.isSaved !== true))
+      await files.putDisk(fenced, snapshot.id);
+    if (isParkedInFile(fenced)) await files.putParked(fenced, snapshot.id);
+    if (!(await this.#start(fenced, snapshot))) return;
+    const date = new Date(snapshot.atMs ?? snapshot.createdMs).toISOString();
+    const fact = `was put back to the snapshot "${snapshot.name}" of ${date}`;
+    await this.#resume(fenced, fact);
+  }
+
+  /** @returns why it cannot be, before anything was taken from the machine that there is */
+  async #layDisk(record: TargetSystem, snapshot: Snapshot): Promise<string | undefined> {
+    try {
+      await this.#options.files.layDisk(record, snapshot.id);
+      return undefined;
+    } catch (error) {
+      return await this.#giveUp(record, error);
+    }
+  }
+
+  /** From the memory of the snapshot, unless it runs, or was never stopped. @returns whether it is there again */
+  async #start(record: TargetSystem, snapshot: Snapshot): Promise<boolean> {
+    const { hosts, files, require, ensureNetwork, measureAgain, reconcile } = this.#options;
+    const { id, driver, desired } = record;
+    if (isParkedInFile(record)) return true;
+    const hypervisor = hosts.of(record);
+    const domain = await hypervisor.find(driver, id);
+    const park = desired === 'suspended';
+    const isParked = domain?.isSaved === true;
+    const isThere = domain !== undefined && (domain.state !== 'stopped' || isParked);
+    // one that was parked and could not be parked again runs
+    if (isThere && (isParked === park || domain.state === 'running')) return true;
+    await require();
+    try {
+      await ensureNetwork(record);
+      await measureAgain(id);
+      await hypervisor.startFromMemory(driver, id, files.memoryOf(record, snapshot.id), park);
+      return true;
+    } catch (error) {
+      if (isPassing(error)) throw error;
+      await this.#tell(
+        id,
+        'stopped',
+        `could not be started from saved memory: ${errorText(error)}`,
+      );
+      await reconcile(id);
+      return false;
+    }
+  }
+
+  /** Stored, so that nobody tries again. @returns why */
+  async #giveUp({ id }: TargetSystem, error: unknown): Promise<string> {
+    if (isPassing(error)) throw error;
+    const { records } = this.#options;
+    const failure = errorText(error).slice(0, 500);
+    const record = records.find(id);
+    if (record?.undertaking)
+      await records.save({ ...record, undertaking: { ...record.undertaking, failure } });
+    return failure;
+  }
+
+  async #resume({ id }: TargetSystem, fact: string, snapshot?: Partial<Snapshot>): Promise<void> {
+    const evidence = { source: 'server', fact, atMs: this.#options.clock.now() } as const;
+    const news = snapshot && { snapshot };
+    await this.#options.records.applyNow(id, { type: 'resumed', evidence, ...news });
+    await this.#options.reconcile(id);
+  }
+
+  async #tell(id: string, type: 'stopped' | 'fenced', fact: string): Promise<void> {
+    const evidence = { source: 'hypervisor', fact, atMs: this.#options.clock.now() } as const;
+    await this.#options.records.applyNow(id, { type, evidence });
+  }
+}
+
+/** No host has a domain of it, and there is nothing that would have to be saved or started. */
+function isParkedInFile(
+  record: TargetSystem,
+): record is TargetSystem & { readonly parkedOn: string } {
+  return record.state === 'SUSPENDED' && record.parkedOn !== undefined;
+}

@@ -1,0 +1,236 @@
+import { spawn } from 'node:child_process';
+import { createReadStream } from 'node:fs';
+import { rm, stat } from 'node:fs/promises';
+import { createInterface } from 'node:readline';
+import { z } from 'zod';
+import { ImageMetadata } from '#imagerepo/contract.js';
+import { formatDate, type Clock } from '#kernel/clock.js';
+import { asGridError, errorText, GridError } from '#kernel/errors.js';
+import type { Log } from '#kernel/log.js';
+import type { ImagePublisher } from '../image-publisher.js';
+import type { ImageSource } from '../image-source.js';
+import { isGone, isUsable } from '../state.js';
+import type { TargetSystem } from '../target-system.js';
+import type { TargetSystems } from '../target-systems.js';
+import type { Snapshot } from './snapshot.js';
+import { hasDisk, type SnapshotFiles } from './snapshot-files.js';
+
+/** What a user says of the image that is to be made of a machine; the rest is as in the one it came from. */
+export const newImage = z.object({
+  version: ImageMetadata.shape.version,
+  name: ImageMetadata.shape.name.optional(),
+  description: ImageMetadata.shape.description.unwrap().optional(),
+  visibility: ImageMetadata.shape.visibility.unwrap().default('private'),
+  /** Absent: one is taken for it, and forgotten afterwards. */
+  snapshot: z.string().max(64).optional(),
+});
+export type NewImage = z.output<typeof newImage>;
+
+export type SavedImagesOptions = {
+  readonly systems: Pick<TargetSystems, 'get' | 'find' | 'snapshots'>;
+  readonly files: SnapshotFiles;
+  readonly images: Pick<ImageSource, 'find'>;
+  readonly publisher: ImagePublisher;
+  readonly clock: Clock;
+  readonly log: Log;
+};
+
+export type Saving = {
+  /** The same whenever this is begun again. */
+  readonly taskId: string;
+  readonly siteId: string;
+  readonly image: NewImage;
+  readonly callerDn: string;
+};
+type Progress = (text: string) => Promise<unknown>;
+
+const flattenMs = 3_600_000;
+const syncMs = 30_000;
+const lookMs = 500;
+const tellMs = 2_000;
+
+/**
+ * Makes images of machines: a snapshot's disk, without what it is based on, published in the caller's name. Each
+ * step may be repeated; snapshot and image are found again by the task's id.
+ */
+export class SavedImages {
+  readonly #options: SavedImagesOptions;
+
+  constructor(options: SavedImagesOptions) {
+    this.#options = options;
+  }
+
+  /**
+   * @throws `CONFLICT` the machine has no disk, or is gone; `FORBIDDEN` the image that it was made from is not
+   * the caller's to pass on; `NOT_FOUND` there is no such snapshot
+   */
+  async check(siteId: string, image: NewImage, callerDn: string): Promise<void> {
+    const { systems, images } = this.#options;
+    const system = systems.get(siteId);
+    if (!hasDisk(system))
+      throw conflict(
+        siteId,
+        `its image has no disk (format ${system.image.metadata.format}): there is nothing that could be saved`,
+      );
+    if (image.snapshot !== undefined) systems.snapshots.get(siteId, image.snapshot);
+    else if (isGone(system)) throw conflict(siteId, 'the machine is gone: name a snapshot of it');
+    const { id, metadata } = system.image;
+    const parent = await images.find(id, callerDn).catch((error: unknown) => {
+      if (asGridError(error)?.code !== 'IMAGE_UNKNOWN') throw error;
+      const text = `the image ${metadata.name}:${metadata.version}, which it is made from, may not be used by you any more`;
+      throw new GridError('FORBIDDEN', text, { imageId: id });
+    });
+    if (image.visibility === 'public' && parent.metadata.visibility !== 'public')
+      throw new GridError(
+        'FORBIDDEN',
+        'visibility: must be private, as of the image that it is made from',
+        { imageId: id },
+      );
+  }
+
+  /** @returns the image's id */
+  async save(saving: Saving, tell: Progress, signal: AbortSignal): Promise<string> {
+    const { siteId, image, callerDn, taskId } = saving;
+    const { systems, publisher } = this.#options;
+    const made = await publisher.findBy(taskId, callerDn, signal);
+    if (made?.state === 'PUBLISHED') return made.id;
+    await this.check(siteId, image, callerDn);
+    const system = systems.get(siteId);
+    const snapshot = await this.#snapshotFor(saving, tell, signal);
+    const path = await this.#flatten(system, snapshot, taskId, tell, signal);
+    try {
+      await tell('the image is being uploaded');
+      const id =
+        made?.id ??
+        (await publisher.create(metadataOf(system, snapshot, saving), callerDn, signal));
+      const { size } = await stat(path);
+      const disk = { source: () => createReadStream(path), sizeBytes: size };
+      await publisher.publish({ id, callerDn, disk }, signal);
+      this.#options.log.info(
+        { vmId: siteId, imageId: id, dn: callerDn },
+        'a machine was saved as image',
+      );
+      return id;
+    } finally {
+      await rm(path, { force: true });
+      await this.#forget(saving);
+    }
+  }
+
+  /** One that was taken for this is of no use any more, however it ended. */
+  async #forget({ siteId, taskId }: Saving): Promise<void> {
+    const { systems, log } = this.#options;
+    await systems.snapshots.remove(siteId, taskId).catch((error: unknown) => {
+      if (asGridError(error)?.code !== 'NOT_FOUND')
+        log.warn({ vmId: siteId, err: error }, 'a snapshot for an image was not forgotten');
+    });
+  }
+
+  async #snapshotFor(
+    { siteId, image, taskId }: Saving,
+    tell: Progress,
+    signal: AbortSignal,
+  ): Promise<Snapshot> {
+    const { systems, clock } = this.#options;
+    const id = image.snapshot ?? taskId;
+    if (!systems.snapshots.list(siteId).some((each) => each.id === id)) {
+      await tell('a snapshot is being taken');
+      await this.#flush(siteId, signal);
+      await systems.snapshots.take(siteId, `for image ${image.version}`, taskId).catch(asFinal);
+    }
+    for (;;) {
+      const snapshot = systems.snapshots.get(siteId, id);
+      if (snapshot.state === 'READY') return snapshot;
+      if (snapshot.state === 'FAILED')
+        throw conflict(siteId, snapshot.message ?? 'the snapshot failed');
+      await clock.sleep(lookMs, signal);
+    }
+  }
+
+  /** What the guest has written and still holds in its memory goes to its disk, as far as it answers. */
+  async #flush(siteId: string, signal: AbortSignal): Promise<void> {
+    const { systems, log } = this.#options;
+    const target = systems.find(siteId);
+    if (!target || !isUsable(systems.get(siteId))) return;
+    const until = AbortSignal.any([signal, AbortSignal.timeout(syncMs)]);
+    try {
+      await target.tsi().execute(target.identity, 'sync', { signal: until });
+    } catch (error) {
+      log.info({ vmId: siteId, err: errorText(error) }, 'a guest did not write its files to disk');
+    }
+  }
+
+  /** @returns a file with all of the disk, and nothing it is based on */
+  async #flatten(
+    system: TargetSystem,
+    snapshot: Snapshot,
+    taskId: string,
+    tell: Progress,
+    signal: AbortSignal,
+  ): Promise<string> {
+    const { files, clock } = this.#options;
+    const from = files.diskOf(system, snapshot.id);
+    const to = `${from}.${taskId}.image`;
+    await files.requireRoom(system, await files.flatMiB(system, snapshot.id)).catch(asFinal);
+    const until = AbortSignal.any([signal, AbortSignal.timeout(flattenMs)]);
+    const child = spawn('qemu-img', ['convert', '-p', '-O', 'qcow2', from, to], {
+      stdio: ['ignore', 'pipe', 'pipe'],
+      env: { ...process.env, LC_ALL: 'C' },
+      signal: until,
+    });
+    let said = '';
+    child.stderr.on('data', (chunk: Buffer) => (said = (said + chunk.toString()).slice(-500)));
+    const exit = new Promise<number | null>((resolve, reject) => {
+      child.once('error', reject).once('close', resolve);
+    });
+    exit.catch(() => undefined); // awaited below
+    let toldMs = -Infinity;
+    // lines of its progress end in carriage returns
+    for await (const line of createInterface({ input: child.stdout })) {
+      const percent = /([\d.]+)\/100%/.exec(line)?.[1];
+      if (percent === undefined || clock.now() - toldMs < tellMs) continue;
+      toldMs = clock.now();
+      await tell(`the disk is being copied: ${Math.floor(Number(percent))} %`);
+    }
+    try {
+      const code = await exit;
+      if (code !== 0) throw conflict(system.id, `the disk cannot be copied: ${shown(said, code)}`);
+      return to;
+    } catch (error) {
+      await rm(to, { force: true });
+      signal.throwIfAborted();
+      throw until.aborted ? conflict(system.id, 'the disk could not be copied in time') : error;
+    }
+  }
+}
+
+/** Paths of the host stay here. */
+function shown(said: string, code: number | null): string {
+  if (said.includes('No space left')) return 'no space left on the disk of the host';
+  return `qemu-img ended with ${code ?? 'a signal'}`;
+}
+
+function metadataOf(
+  { id: site, image: { id: image, metadata } }: TargetSystem,
+  { atMs = 0 }: Snapshot,
+  { image: wish, taskId }: Saving,
+): ImageMetadata {
+  const { version, visibility, name = metadata.name, description = metadata.description } = wish;
+  const origin = {
+    ...{ image, name: metadata.name, version: metadata.version },
+    ...{ site, time: formatDate(atMs), task: taskId },
+  };
+  return { ...metadata, name, version, description, visibility, origin };
+}
+
+/** Nobody frees the room while the task waits: its user is told at once. */
+function asFinal(error: unknown): never {
+  const known = asGridError(error);
+  if (known?.row.http === 429 || known?.code === 'STORAGE_FULL')
+    throw new GridError('CONFLICT', known.message, known.details, { cause: error });
+  throw error;
+}
+
+function conflict(vmId: string, text: string): GridError {
+  return new GridError('CONFLICT', text, { vmId });
+}

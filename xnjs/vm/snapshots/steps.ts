@@ -1,0 +1,128 @@
+import { without } from '../../job/without.js';
+import type { VmEvent } from '../state.js';
+import type { ChangeableName, Evidence, TargetSystem } from '../target-system.js';
+import { findSnapshot, lastSnapshot, withSnapshot, type Snapshot } from './snapshot.js';
+
+/*
+ * What becomes of a record while its machine is kept or put back (ADR 037): the cells of `transitions` whose
+ * events are below. Pure.
+ */
+type StepEvent<T extends VmEvent['type']> = Extract<VmEvent, { type: T }>;
+
+export function capture(
+  current: TargetSystem,
+  { snapshot, evidence }: StepEvent<'capture'>,
+): TargetSystem {
+  const { snapshots = [] } = current;
+  return {
+    ...current,
+    ...{ state: standing(current), evidence },
+    snapshots: [...snapshots.filter(({ state }) => state !== 'FAILED'), snapshot],
+    undertaking: { do: 'snapshot', snapshotId: snapshot.id },
+  };
+}
+
+export function revert(
+  current: TargetSystem,
+  { snapshotId, evidence }: StepEvent<'revert'>,
+): TargetSystem {
+  const state = standing(current);
+  return { ...current, state, evidence, undertaking: { do: 'revert', snapshotId } };
+}
+
+/** Its former machine is proven gone; what comes is the next. */
+export function fence(current: TargetSystem, evidence: Evidence): TargetSystem {
+  const { undertaking, generation = 1 } = current;
+  const snapshot = undertaking && findSnapshot(current, undertaking.snapshotId);
+  if (undertaking?.do !== 'revert' || undertaking.isFenced || !snapshot) return current;
+  const { name, atMs = snapshot.createdMs } = snapshot;
+  const date = new Date(atMs).toISOString();
+  return {
+    ...without(current, 'facts', 'lostJobs'),
+    ...{ evidence, generation: generation + 1 },
+    undertaking: { ...undertaking, isFenced: true },
+    reverted: {
+      toMs: atMs,
+      reason: `its machine was put back to the snapshot "${name}" of ${date}`,
+      step: 'tell',
+    },
+  };
+}
+
+/** Done, or given up: the machine goes on, or stays on disk. */
+export function resume(
+  current: TargetSystem,
+  { evidence, snapshot }: StepEvent<'resumed'>,
+): TargetSystem {
+  const { undertaking, ...rest } = current;
+  if (!undertaking) return current;
+  const { snapshotId } = undertaking;
+  const isReverted = undertaking.isFenced === true;
+  const known = findSnapshot(current, snapshotId);
+  const next = {
+    ...(isReverted
+      ? withoutMessage(rest, snapshotId)
+      : withSnapshot(rest, snapshotId, snapshot ?? {})),
+    ...{ evidence, isBehind: true as const },
+    ...(isReverted && known && changedSince(current, known)),
+  };
+  if (current.desired === 'suspended') return { ...next, state: 'SUSPENDED' };
+  const { fact, atMs } = evidence;
+  const views = { agent: { says: 'down' as const, fact, sinceMs: atMs } };
+  return { ...next, state: 'UNREACHABLE', views };
+}
+
+/** There is no machine any more that it could go on with. */
+export function abandon(current: TargetSystem, { fact }: Evidence): TargetSystem {
+  const { undertaking, ...rest } = current;
+  if (!undertaking) return current;
+  const change: Partial<Snapshot> =
+    undertaking.do === 'snapshot'
+      ? { state: 'FAILED', message: fact, sizeMiB: 0 }
+      : { message: `it could not be restored: ${fact}` };
+  return withSnapshot(rest, undertaking.snapshotId, change);
+}
+
+/** How one goes on that is to be restored when it has stopped; `undefined`: no snapshot is left that could be. */
+export function restoreLast(current: TargetSystem, evidence: Evidence): TargetSystem | undefined {
+  const snapshot = lastSnapshot(current);
+  if (!snapshot) return undefined;
+  const fact = `is being restored from the snapshot "${snapshot.name}": ${evidence.fact}`;
+  return {
+    ...without(current, 'desired', 'frozenSinceMs', 'isMaintained'),
+    ...{ state: 'PAUSED', evidence: { ...evidence, fact } },
+    undertaking: { do: 'revert', snapshotId: snapshot.id },
+  };
+}
+
+/** Nothing is wrong with a snapshot that has been restored. */
+function withoutMessage<S extends Pick<TargetSystem, 'snapshots'>>(system: S, id: string): S {
+  const snapshots = (system.snapshots ?? []).map((each) =>
+    each.id === id ? without(each, 'message') : each,
+  );
+  return { ...system, snapshots };
+}
+
+/** One that is parked stays so. */
+function standing({ state }: TargetSystem): 'PAUSED' | 'SUSPENDED' {
+  return state === 'SUSPENDED' ? state : 'PAUSED';
+}
+
+/** What a machine is made with. */
+function isFixed(name: string): boolean {
+  return name === 'cpus' || name === 'memoryMaxMiB' || name === 'diskMiB';
+}
+
+/** What the machine has as it had then, and is to have as its record says. */
+function changedSince(
+  { parameters, unapplied = [] }: TargetSystem,
+  snapshot: Snapshot,
+): Pick<TargetSystem, 'unapplied'> {
+  const all = Object.keys({ ...snapshot.parameters, ...parameters }) as (keyof typeof parameters)[]; // keys of the type
+  const changed = all.filter(
+    (name): name is ChangeableName =>
+      !isFixed(name) && parameters[name] !== snapshot.parameters[name],
+  );
+  const names = [...new Set([...unapplied, ...changed])];
+  return names.length > 0 ? { unapplied: names } : {};
+}
