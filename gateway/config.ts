@@ -1,6 +1,7 @@
 import { BlockList, isIP } from 'node:net';
 import { z } from 'zod';
 import { file, port } from '#kernel/config.js';
+import { MetricsConfig } from '#kernel/metrics.js';
 
 const seconds = (initial: number) => z.number().positive().max(86_400).default(initial);
 const count = (initial: number) => z.int().positive().default(initial);
@@ -110,39 +111,46 @@ const Limits = z.strictObject({
   lastRequestSeconds: seconds(0.5),
 });
 
-export const GatewayConfig = z.strictObject({
-  listen: z.strictObject({ host: z.string().default('::'), port }),
-  /** Processes that share the work; limits on connections are shared out among them. */
-  workers: z.int().min(1).max(64).default(1),
-  tls: Tls,
-  /** Key that signs the names of clients for the sites; RSA for stock UNICORE servers. */
-  signingKeyFile: file,
-  /** Also send the older signed name, which stock UNICORE servers read; it does not bind the request. */
-  legacyConsignor: z.boolean().default(true),
-  sites: z.record(siteName, site).refine((sites) => {
-    const names = Object.keys(sites).map((name) => name.toLowerCase());
-    return new Set(names).size === names.length;
-  }, 'names must differ in more than their case'),
-  /** Whose `X-Forwarded-For`, `-Host` and `-Proto` count. */
-  proxies: z.array(network).default([]),
-  registration: Registration.optional(),
-  cors: Cors.optional(),
-  /** Tokens that prove to a certificate authority that this name is ours (RFC 8555, 8.3). */
-  acme: z.strictObject({ tokenDir: file, httpPort: port.optional() }).optional(),
-  routes: z.array(Route).default([]),
-  /** How often configuration, certificates and revocation lists are looked at for changes. */
-  reloadSeconds: seconds(2),
-  upstream: z
-    .strictObject({
-      connectSeconds: seconds(10),
-      /** Silence of a site that ends a request; long polls must be shorter. */
-      idleSeconds: seconds(300),
-      maxRequestsPerSite: count(256),
-      /** Authorities of sites reached by https; the clients' by default. */
-      trustFiles: z.array(file).optional(),
-    })
-    .prefault({}),
-  limits: Limits.prefault({}),
-});
+export const GatewayConfig = z
+  .strictObject({
+    listen: z.strictObject({ host: z.string().default('::'), port }),
+    /** Processes that share the work; limits on connections are shared out among them. */
+    workers: z.int().min(1).max(64).default(1),
+    tls: Tls,
+    /** Key that signs the names of clients for the sites; RSA for stock UNICORE servers. */
+    signingKeyFile: file,
+    /** Also send the older signed name, which stock UNICORE servers read; it does not bind the request. */
+    legacyConsignor: z.boolean().default(true),
+    sites: z.record(siteName, site).refine((sites) => {
+      const names = Object.keys(sites).map((name) => name.toLowerCase());
+      return new Set(names).size === names.length;
+    }, 'names must differ in more than their case'),
+    /** Whose `X-Forwarded-For`, `-Host` and `-Proto` count. */
+    proxies: z.array(network).default([]),
+    registration: Registration.optional(),
+    cors: Cors.optional(),
+    /** Tokens that prove to a certificate authority that this name is ours (RFC 8555, 8.3). */
+    acme: z.strictObject({ tokenDir: file, httpPort: port.optional() }).optional(),
+    routes: z.array(Route).default([]),
+    /** How often configuration, certificates and revocation lists are looked at for changes. */
+    reloadSeconds: seconds(2),
+    upstream: z
+      .strictObject({
+        connectSeconds: seconds(10),
+        /** Silence of a site that ends a request; long polls must be shorter. */
+        idleSeconds: seconds(300),
+        maxRequestsPerSite: count(256),
+        /** Authorities of sites reached by https; the clients' by default. */
+        trustFiles: z.array(file).optional(),
+      })
+      .prefault({}),
+    limits: Limits.prefault({}),
+    /** Absent: nothing is counted. */
+    metrics: MetricsConfig.optional(),
+  })
+  .refine(({ workers, metrics }) => workers === 1 || !metrics, {
+    path: ['metrics'],
+    error: 'are those of one process: workers must be 1',
+  });
 export type GatewayConfig = z.output<typeof GatewayConfig>;
 export type SiteConfig = z.output<typeof site>;

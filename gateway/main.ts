@@ -1,4 +1,6 @@
 import type { Log } from '#kernel/log.js';
+import { openMetrics } from '#kernel/metrics.js';
+import { Scope } from '#kernel/scope.js';
 import type { LocalServices } from './backend.js';
 import type { GatewayConfig } from './config.js';
 import { GatewayServer } from './server.js';
@@ -34,10 +36,16 @@ export async function startGateway(config: GatewayConfig, deps: GatewayDeps): Pr
   const log = deps.log.child({ part: 'gateway' });
   const { configFile, local } = deps;
   const fd = inheritedSocket();
-  const gateway =
+  const scope = new Scope();
+  const metrics = await openMetrics(config.metrics, scope, log);
+  const gateway = await (
     config.workers > 1
-      ? await WorkerPool.start(config, { log, configFile, fd })
-      : await GatewayServer.start(config, { log, configFile, fd, local });
+      ? WorkerPool.start(config, { log, configFile, fd })
+      : GatewayServer.start(config, { log, configFile, fd, local, metrics })
+  ).catch(async (error: unknown) => {
+    await scope.close();
+    throw error;
+  });
   const reload = () => void gateway.reload();
   const restart = () => void (gateway instanceof WorkerPool ? gateway.restart() : gateway.reload());
   process.on('SIGHUP', reload).on('SIGUSR2', restart);
@@ -48,6 +56,7 @@ export async function startGateway(config: GatewayConfig, deps: GatewayDeps): Pr
     close: async () => {
       process.off('SIGHUP', reload).off('SIGUSR2', restart);
       await gateway.close();
+      await scope.close();
     },
   };
 }

@@ -7,6 +7,7 @@ import { acmeToken, sendAcmeToken } from './acme.js';
 import type { ClientResponse } from './client-response.js';
 import type { Client, Clients } from './clients.js';
 import { bodyTooLarge, type Exchange } from './exchange.js';
+import type { Exchanged } from './exchange-metrics.js';
 import { sendFrontPage } from './front-page.js';
 import { HandOver } from './hand-over.js';
 import { isHost, keepRequestHeaders, type HeadersFor } from './headers.js';
@@ -26,6 +27,7 @@ export type RouterDeps = {
   /** @throws {@link GatewayError} `CONFLICT` */
   register: (site: Registered) => void;
   log: Log;
+  onExchanged?: ((exchanged: Exchanged) => void) | undefined;
 };
 
 type Asked = {
@@ -78,7 +80,9 @@ export class Router {
       const ms = Math.round((performance.now() - startedAt) * 100) / 100;
       const facts = { reqId: asked.reqId, peer, dn, method, path: loggedPath(url), status };
       const bytes = asked.exchange?.bytes;
-      this.#log.info({ ...facts, vsite: asked.site?.name, ms, bytes, whole }, 'request');
+      const site = asked.site?.name;
+      this.#log.info({ ...facts, vsite: site, ms, bytes, whole }, 'request');
+      this.#deps.onExchanged?.({ site, status, ms, bytes: bytes ?? 0 });
     });
     this.#orRefuse(response, asked, () => this.#dispatch(request, response, asked));
   }

@@ -5,6 +5,7 @@ import { Server as NetServer, type Socket } from 'node:net';
 import type { Duplex } from 'node:stream';
 import { loadConfig } from '#kernel/config.js';
 import type { Log } from '#kernel/log.js';
+import type { Metrics } from '#kernel/metrics.js';
 import { Scope } from '#kernel/scope.js';
 import { createAcmeServer } from './acme.js';
 import type { LocalServices } from './backend.js';
@@ -15,6 +16,7 @@ import { Connections } from './connections.js';
 import { listen, urlOf } from './listen.js';
 import { mostRegistered, type Registered } from './registration.js';
 import { errorBody, GatewayError } from './reply.js';
+import { countExchanges } from './exchange-metrics.js';
 import { Router } from './router.js';
 import { loadSettings, siteOptions, watchedPaths, type Settings } from './settings.js';
 import { SiteTable } from './site.js';
@@ -33,6 +35,7 @@ export type ServerDeps = {
   /** Shared by processes that serve the same clients. */
   readonly ticketSecret?: Buffer | undefined;
   readonly registered?: readonly Registered[] | undefined;
+  readonly metrics?: Metrics | undefined;
   /** `key`: what a later one with the same takes the place of. */
   readonly onRegistered?: ((site: Registered, key: string) => void) | undefined;
 };
@@ -90,6 +93,7 @@ export class GatewayServer {
         deps.onRegistered?.(site, key);
       },
       log: deps.log,
+      onExchanged: deps.metrics && countExchanges(deps.metrics, this.#sites),
     });
     const { limits } = settings.config;
     this.#connections = new Connections(limits, () => this.#settings.proxies, this.#log);

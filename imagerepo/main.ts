@@ -6,6 +6,9 @@ import { listen, type ListenAddress } from '#kernel/http/listen.js';
 import type { LocalService } from '#kernel/http/local.js';
 import { createRestApp, mount, type Authenticate } from '#kernel/http/router.js';
 import type { Log } from '#kernel/log.js';
+import { MetricsConfig, openMetrics, type Metrics } from '#kernel/metrics.js';
+import { countRequests } from '#kernel/http/request-metrics.js';
+import { timeDatabase } from '#kernel/persistence/database-metrics.js';
 import { ChangeFeed } from '#kernel/persistence/change-feed.js';
 import { openDatabase } from '#kernel/persistence/database.js';
 import { Scope } from '#kernel/scope.js';
@@ -57,6 +60,8 @@ export const ImagerepoConfig = z.strictObject({
     .min(1)
     .default(1024 * GiB),
   ...identityConfig,
+  /** Absent: nothing is counted. */
+  metrics: MetricsConfig.optional(),
 });
 export type ImagerepoConfig = z.output<typeof ImagerepoConfig>;
 
@@ -83,7 +88,8 @@ export async function startImagerepo(
   const log = parent.child({ part: 'imagerepo' });
   const scope = new Scope();
   try {
-    const { images, feed } = await openRepository(config, scope, clock, log);
+    const metrics = await openMetrics(config.metrics, scope, log);
+    const { images, feed } = await openRepository(config, scope, clock, log, metrics);
     const signers = await readSigners(config);
     const closing = new AbortController();
     const followers = signers.map((certificate) => formatDn(subjectDn(certificate)));
@@ -91,7 +97,7 @@ export async function startImagerepo(
     const direct = 'tls' in where && (where.tls?.trustFiles.length ?? 0) > 0;
     const identity = authenticate
       ? { authenticate }
-      : await openIdentity(config, { log, scope, clock, direct });
+      : await openIdentity(config, { log, scope, clock, direct, metrics });
     const app = createRestApp({
       mounts: [
         mount(imageRoutes.images, changesOperations, { feed, followers, closing: closing.signal }),
@@ -100,6 +106,7 @@ export async function startImagerepo(
       ...identity,
       externalUrl: config.externalUrl,
       log,
+      onAnswered: metrics && countRequests(metrics),
       api: {
         title: 'Image repository',
         version: interfaceVersion,
@@ -127,9 +134,12 @@ async function openRepository(
   scope: Scope,
   clock: Clock,
   log: Log,
+  metrics?: Metrics,
 ): Promise<{ images: ImageRepository; feed: ChangeFeed }> {
   const password = passwordFile && (await readText(passwordFile)).split('\n', 1)[0];
-  const database = scope.use(await openDatabase({ url, password, log }));
+  const database = scope.use(
+    await openDatabase({ url, password, log, onCall: metrics && timeDatabase(metrics) }),
+  );
   const catalogue = await Catalogue.open(database, log);
   const store = await BlobStore.open(storeDirectory);
   const limits = { maxPartBytes, maxDiskBytes };

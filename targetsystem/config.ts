@@ -2,6 +2,7 @@ import { z } from 'zod';
 import { errorText } from '#kernel/errors.js';
 import { normalizeDn } from '#kernel/security/dn.js';
 import { file, port } from '#kernel/config.js';
+import { MetricsConfig } from '#kernel/metrics.js';
 import { identityConfig } from '#kernel/security/open-identity.js';
 import { XnjsConfig } from '#xnjs/index.js';
 import { CarryingConfig } from './rest/carried-connections.js';
@@ -74,6 +75,8 @@ export const TargetsystemConfig = z.strictObject({
   /** Image for jobs of users who have no target system yet; absent: such jobs are refused. */
   defaultImage: z.string().optional(),
   events: EventsConfig.prefault({}),
+  /** Absent: nothing is counted. */
+  metrics: MetricsConfig.optional(),
   registry: RegistryConfig.prefault({}),
   console: ConsoleConfig.prefault({}),
   forwarding: CarryingConfig.prefault({}),

@@ -6,6 +6,8 @@ import type { LocalService } from '#kernel/http/local.js';
 import type { ApiInfo } from '#kernel/http/openapi/document.js';
 import { createRestApp, mount } from '#kernel/http/router.js';
 import type { Log } from '#kernel/log.js';
+import { countRequests } from '#kernel/http/request-metrics.js';
+import { openMetrics } from '#kernel/metrics.js';
 import { Scope } from '#kernel/scope.js';
 import type { Audit } from '#kernel/security/audit.js';
 import { consignorHeader, createConsignorSigner } from '#kernel/security/consignor.js';
@@ -52,10 +54,12 @@ export async function startTargetsystem(
     const { certificate, key, dn: serverDn } = credential;
     const sign = createConsignorSigner(key);
     const issueToken = createTokenIssuer(key, serverDn, systemClock);
+    const metrics = await openMetrics(config.metrics, scope, log);
     // the engine comes before what authenticates its users
     const later: { audit?: Audit } = {};
     const xnjs = await startXnjs(config.xnjs, {
       log: deps.log,
+      metrics,
       audit: (decision) => later.audit?.(decision),
       siteUrl: config.externalUrl,
       serverDn,
@@ -71,7 +75,9 @@ export async function startTargetsystem(
     const parts = { xnjs, credential, issueToken, external, scope, log: deps.log };
     const rest = await openRest(config, parts);
     const learned = learnKeys(config.registry, external, rest.registry, parts);
-    const identity = await openIdentity(config, { log, scope, own, learned, siteName, direct });
+    const identity = await openIdentity(config, {
+      ...{ log, scope, own, learned, siteName, direct, metrics },
+    });
     later.audit = identity.audit;
     const app = createRestApp({
       mounts: Object.entries(restOperations).map(([prefix, operations]) =>
@@ -80,6 +86,7 @@ export async function startTargetsystem(
       ...identity,
       externalUrl: config.externalUrl,
       log,
+      onAnswered: metrics && countRequests(metrics),
       api: describe(siteName),
     });
     const { port, local } = await listen(app, await toAddress(config.listen), scope, {

@@ -6,12 +6,21 @@ import { z } from 'zod';
 import { systemClock, type Clock } from '#kernel/clock.js';
 import { createHttpClient } from '#kernel/http/client.js';
 import type { Log } from '#kernel/log.js';
+import type { Metrics } from '#kernel/metrics.js';
+import { timeDatabase } from '#kernel/persistence/database-metrics.js';
 import { ChangeFeed } from '#kernel/persistence/change-feed.js';
 import { ChangeLog } from '#kernel/persistence/change-log.js';
 import { openDatabase, type Database } from '#kernel/persistence/database.js';
 import { migrate } from '#kernel/persistence/migrate.js';
 import { Scope } from '#kernel/scope.js';
 import type { Audit } from '#kernel/security/audit.js';
+import {
+  countJobs,
+  countStaging,
+  countSubmissions,
+  countSystems,
+  observeMachines,
+} from './metrics.js';
 import { ImageFollower } from './changes/image-follower.js';
 import type { XnjsConfig } from './config.js';
 import { DataServices } from './data/data-services.js';
@@ -74,6 +83,8 @@ export type XnjsDeps = {
   readonly audit?: Audit;
   /** Who we are to the image repository, when we ask for ourselves. */
   readonly serverDn: string;
+  /** Where it counts what it does; absent: nowhere. */
+  readonly metrics?: Metrics | undefined;
 };
 
 export type Xnjs = {
@@ -109,7 +120,7 @@ export async function startXnjs(config: XnjsConfig, deps: XnjsDeps): Promise<Xnj
   try {
     await mkdir(config.stateDirectory, { recursive: true, mode: 0o711 });
     const common = { clock: systemClock, log: deps.log };
-    const database = await openTables(config, scope, deps.log);
+    const database = await openTables(config, scope, deps);
     const lease = scope.use(await Lease.take({ database, name: engineLease, ...common }));
     const jobStore = createJobStore(database, lease);
     const settings = createSettingsStore(database);
@@ -117,7 +128,7 @@ export async function startXnjs(config: XnjsConfig, deps: XnjsDeps): Promise<Xnj
     const idb = scope.use(await IdbSource.open({ config: config.idb, ...common }));
     const installationId = await readInstallationId(config.stateDirectory);
     const { hosts, localClients, connections } = await openHosts(config.hypervisor, {
-      ...{ installationId, scope, settings, ...common },
+      ...{ installationId, scope, settings, ...common, metrics: deps.metrics },
     });
     const { feed, changes } = openFeed(config, database, scope, common);
     const { images, publisher } = openImages(config, deps.onBehalfOf, scope);
@@ -137,11 +148,13 @@ export async function startXnjs(config: XnjsConfig, deps: XnjsDeps): Promise<Xnj
         staging,
         notices: createNoticeSender(config.jobs.notifications),
         config: config.jobs,
+        onSubmitted: deps.metrics && countSubmissions(deps.metrics),
         ...common,
       }),
     );
     const storages: Storages = scope.use(openStorages(config, database, systems, jobs, common));
     scope.defer(jobs.onChange(() => feed.wake()));
+    if (deps.metrics) scope.defer(countJobs(deps.metrics, jobs));
     const savedImages = systems.savedImages({ images, publisher });
     const parts = { database, storages, targets: systems, staging, savedImages, ...common };
     const data = scope.use(new DataServices({ config: config.data, ...parts }));
@@ -208,11 +221,13 @@ function followImages(
 async function openTables(
   { database: { url, passwordFile } }: XnjsConfig,
   scope: Scope,
-  log: Log,
+  { log, metrics }: Pick<XnjsDeps, 'log' | 'metrics'>,
 ): Promise<Database> {
   const password =
     passwordFile === undefined ? undefined : (await readFile(passwordFile, 'utf8')).trim();
-  const database = scope.use(await openDatabase({ url, password, log }));
+  const database = scope.use(
+    await openDatabase({ url, password, log, onCall: metrics && timeDatabase(metrics) }),
+  );
   await migrate(
     database,
     'xnjs',
@@ -236,7 +251,7 @@ async function openTables(
 
 async function openSystems(
   config: XnjsConfig,
-  { log, audit }: XnjsDeps,
+  { log, audit, metrics }: XnjsDeps,
   parts: {
     readonly scope: Scope;
     readonly database: Database;
@@ -263,6 +278,7 @@ async function openSystems(
       store: targets,
       lease,
       hosts,
+      observer: metrics && observeMachines(metrics),
       images,
       workspace: new Workspace(stateDirectory),
       installationId,
@@ -302,6 +318,7 @@ async function openSystems(
     }),
   );
   scope.defer(recordStarts(systems, starts, log));
+  if (metrics) scope.defer(countSystems(metrics, systems, hosts));
   return systems;
 }
 
@@ -338,7 +355,7 @@ function openImages(
 
 async function openStaging(
   { staging: config, stateDirectory }: XnjsConfig,
-  { log, siteUrl, issueToken }: XnjsDeps,
+  { log, siteUrl, issueToken, metrics }: XnjsDeps,
   parts: {
     readonly scope: Scope;
     readonly database: Database;
@@ -350,6 +367,7 @@ async function openStaging(
   const { scope, database, systems, storages } = parts;
   return createStaging({
     store: createTransferStore(database),
+    onMoved: metrics && countStaging(metrics),
     outside: scope.use(await Outside.open(config)),
     config,
     scratchDirectory: await emptyDirectory(join(stateDirectory, 'staging')),

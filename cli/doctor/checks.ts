@@ -39,6 +39,11 @@ const day = 86_400_000;
 const callMs = 10_000;
 /** libvirt's code for it. */
 const noSuchNetwork = 43;
+/** The server's connection to an agent, and channels of workers while jobs run. */
+const filesPerMachine = 2;
+const otherFiles = 1_000;
+/** Where no quota says how many there may be. */
+const expectedMachines = 100;
 const run = promisify(execFile);
 
 const good = (text: string): Finding => ({ state: 'good', text });
@@ -119,6 +124,19 @@ const checks: Readonly<Record<string, Check>> = {
     const password = passwordFile && (await readFile(passwordFile, 'utf8')).trim();
     await using database = await openDatabase({ url, password, log: silentLog });
     return good(`${database.sequelize.getDialect()} answers`);
+  },
+  'open files': async (_context, { targetsystem: { xnjs } }) => {
+    const limits = await readFile('/proc/self/limits', 'utf8');
+    const [, text = ''] = /^Max open files\s+(\d+|unlimited)/m.exec(limits) ?? [];
+    const most = text === 'unlimited' ? Infinity : Number(text);
+    const { targetSystems } = xnjs.targetSystems.quota.site;
+    const machines = targetSystems ?? expectedMachines;
+    const needed = filesPerMachine * machines + otherFiles;
+    if (most >= needed) return good(`${text} may be open, enough for ${machines} target systems`);
+    return doubtful(
+      `${text} may be open, ${machines} target systems take up to ${needed}`,
+      `allow more: LimitNOFILE=${needed} in the unit, or ulimit -n ${needed}`,
+    );
   },
   disk: async (_context, { targetsystem: { xnjs }, imagerepo }) => {
     const spaces = await Promise.all(

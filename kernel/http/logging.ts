@@ -1,6 +1,7 @@
 import { randomUUID } from 'node:crypto';
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import type { Log } from '#kernel/log.js';
+import type { Answered } from './request-metrics.js';
 import type { Logged, ServedRequest } from './served.js';
 
 /** Addresses that let in whoever has them. */
@@ -11,9 +12,11 @@ const requestId = /^[A-Za-z0-9._:-]{1,128}$/;
  * Gives every request an id, the sender's (`X-Request-Id`) where it is well formed, a logger, and a line
  * in the log when it is done. Paths are logged without their query, which may hold tokens, and without
  * what makes them a capability.
+ * @param onAnswered told of each, too
  */
 export function requestLogging(
   log: Log,
+  onAnswered?: (answered: Answered) => void,
 ): (request: IncomingMessage, response: ServerResponse) => ServedRequest {
   return (request, response) => {
     const startedMs = performance.now();
@@ -33,7 +36,10 @@ export function requestLogging(
       const path = url.split('?', 1)[0]?.replace(capability, '$1…');
       const req = { method, path, peer: request.socket.remoteAddress };
       const ms = Math.round(performance.now() - startedMs);
-      log.info({ reqId, req, res: { status: response.statusCode }, ms }, 'request');
+      const { statusCode: status } = response;
+      log.info({ reqId, req, res: { status }, ms }, 'request');
+      if (!onAnswered) return;
+      onAnswered({ operation: logged.operation, status, ms: performance.now() - startedMs });
     });
     return Object.assign(request, { originalUrl: url, params: {}, id: reqId, logged });
   };

@@ -9,6 +9,7 @@ import { restEdge } from './edge.js';
 import { preferredType, prefersHtml, toPage } from './html/negotiate.js';
 import type { PageFrame } from './html/page.js';
 import { requestLogging } from './logging.js';
+import type { Answered } from './request-metrics.js';
 import { RequestError, type Operation, type OperationFacts, type RawContext } from './operation.js';
 import type { ApiInfo } from './openapi/document.js';
 import { ApiDocument, apiOperations } from './openapi/operations.js';
@@ -58,6 +59,8 @@ export type RestOptions = {
   /** Our address for requests that did not come through a gateway. */
   readonly externalUrl: string;
   readonly log: Log;
+  /** Told of each request when it is over. */
+  readonly onAnswered?: ((answered: Answered) => void) | undefined;
   /** Where security decisions are written down. */
   readonly audit?: Audit | undefined;
   /** Serves the document of this interface at `/rest/openapi.json`, and as a page at `/rest/docs`. */
@@ -69,7 +72,7 @@ export type RestOptions = {
  * give each request and answer another prototype: that alone costs more than the rest of the way.
  */
 export function createRestApp(options: RestOptions): RequestListener {
-  const { mounts: given, authenticate, externalUrl, log, audit, api } = options;
+  const { mounts: given, authenticate, externalUrl, log, audit, api, onAnswered } = options;
   const start = given[0]?.prefix ?? '';
   const mounts = api ? withDocument(given, api) : given;
   const app = express.Router({ caseSensitive: true });
@@ -84,7 +87,7 @@ export function createRestApp(options: RestOptions): RequestListener {
     app.use(below, group);
   }
   refuseTheRest(app, mounts);
-  const begin = requestLogging(log);
+  const begin = requestLogging(log, onAnswered);
   const fail = restEdge(frameOf);
   return (request, response) => {
     const served = begin(request, response);
@@ -145,6 +148,7 @@ async function serve(
   response: ServerResponse,
 ): Promise<void> {
   const { logged } = request;
+  logged.operation = `${operation.method} ${operation.path}`;
   const caller = await authenticate(request, response);
   request.caller = caller; // for the page of an error
   const { method, produces = [jsonType] } = operation;

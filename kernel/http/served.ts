@@ -4,6 +4,8 @@ import type { Caller } from './caller.js';
 
 /** A request as the log has it. */
 export type Logged = {
+  /** `GET /jobs/:jobId`, once it is known. */
+  operation?: string;
   readonly reqId: string;
   /** Made when there is something to say: a logger costs more than most requests. */
   readonly log: Log;

@@ -9,6 +9,13 @@ export type CallOptions = {
   readonly timeoutMs?: number;
 };
 
+/** A call that has ended. `code`: how it failed, a row of the catalogue of errors. */
+export type FinishedCall = {
+  readonly procedure: AnyProcedureName;
+  readonly ms: number;
+  readonly code?: string;
+};
+
 type Call = {
   readonly name: AnyProcedureName;
   readonly payload: Buffer;

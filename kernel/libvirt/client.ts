@@ -1,8 +1,8 @@
 import { systemClock, type Clock } from '#kernel/clock.js';
-import { errorText } from '#kernel/errors.js';
+import { asGridError, errorText } from '#kernel/errors.js';
 import type { Log } from '#kernel/log.js';
 import { linkSignals, startDeadline } from '#kernel/net/deadline.js';
-import type { CallOptions } from './calls.js';
+import type { CallOptions, FinishedCall } from './calls.js';
 import { Connection } from './connection.js';
 import { LibvirtError, unavailable } from './errors.js';
 import { toLifecycle, type DomainEvent, type EventName, type Lifecycle } from './events.js';
@@ -30,6 +30,8 @@ export type LibvirtClientOptions = {
   readonly maxInFlight?: number;
   /** Registered again at each connection. */
   readonly events?: readonly EventName[];
+  /** Told of each call. */
+  readonly onCall?: (call: FinishedCall) => void;
   /** What the ssh transport runs. */
   readonly command?: (address: SshAddress, driverUri: string) => Command;
 };
@@ -55,7 +57,8 @@ type Listeners<T> = Set<(value: T) => void>;
  * list the domains and compare.
  */
 export class LibvirtClient implements AsyncDisposable {
-  readonly #options: LibvirtClientOptions & Required<Omit<LibvirtClientOptions, 'command'>>;
+  readonly #options: LibvirtClientOptions &
+    Required<Omit<LibvirtClientOptions, 'command' | 'onCall'>>;
   readonly #uri: LibvirtUri;
   readonly #abort = new AbortController();
   readonly #changeListeners: Listeners<ConnectionChange> = new Set();
@@ -119,7 +122,23 @@ export class LibvirtClient implements AsyncDisposable {
     args: Args<N>,
     options?: CallOptions,
   ): Promise<Result<N>> {
-    return this.#current().call(name, args, options);
+    const { onCall } = this.#options;
+    if (!onCall) return this.#current().call(name, args, options);
+    const beganMs = performance.now();
+    const tell = (code?: string): void =>
+      onCall({
+        procedure: name,
+        ms: performance.now() - beganMs,
+        ...(code !== undefined && { code }),
+      });
+    try {
+      const result = await this.#current().call(name, args, options);
+      tell();
+      return result;
+    } catch (error) {
+      tell(asGridError(error)?.code ?? 'ABORTED');
+      throw error;
+    }
   }
 
   /**

@@ -30,11 +30,10 @@ const uuid: Codec<string> = {
       throw protocolError('not a UUID', { value: value.slice(0, 64) });
     to.bytes(Buffer.from(value.replaceAll('-', ''), 'hex'));
   },
-  read: (from) =>
-    from
-      .bytes(16)
-      .toString('hex')
-      .replace(/^(.{8})(.{4})(.{4})(.{4})/, '$1-$2-$3-$4-'),
+  read(from) {
+    const hex = from.bytes(16).toString('hex');
+    return `${hex.slice(0, 8)}-${hex.slice(8, 12)}-${hex.slice(12, 16)}-${hex.slice(16, 20)}-${hex.slice(20)}`;
+  },
 };
 
 /** Handles are plain values: nothing to free. `id` is -1 while a domain does not run. */

@@ -219,11 +219,11 @@ export function struct<const F extends Fields>(fields: F): Codec<Struct<F>> {
     write(to, value) {
       for (const [key, codec] of entries) codec.write(to, value[key]);
     },
-    // as: the keys and their types are those of the table
-    read: (from) =>
-      Object.fromEntries(
-        entries.map(([key, codec]): [string, unknown] => [key, codec.read(from)]),
-      ) as Struct<F>,
+    read(from) {
+      const value: Record<string, unknown> = {};
+      for (const [key, codec] of entries) value[key] = codec.read(from);
+      return value as Struct<F>; // as: the keys and their types are those of the table
+    },
   };
 }
 

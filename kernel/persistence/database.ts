@@ -14,6 +14,15 @@ export type DatabaseOptions = {
   /** PostgreSQL's, kept out of the URL so that it does not end up in logs. */
   readonly password?: string | undefined;
   readonly log: Log;
+  /** Told of each call. */
+  readonly onCall?: ((call: DatabaseCall) => void) | undefined;
+};
+
+/** `read`, `write`: statements by hand; `query`: one of a model's; `transaction`: with all that is in it. */
+export type DatabaseCall = {
+  readonly kind: 'read' | 'write' | 'query' | 'transaction';
+  readonly ms: number;
+  readonly isOk: boolean;
 };
 
 const connections = 10;
@@ -30,17 +39,20 @@ export class Database implements AsyncDisposable {
   readonly #byHand: ByHand | undefined;
   readonly #serial = createSerial();
   readonly #inside = new AsyncLocalStorage<true>();
+  readonly #onCall: DatabaseOptions['onCall'];
   #guarded = 0;
   #closing: Promise<void> | undefined;
 
   /** @param sqlitePath absent: it is PostgreSQL */
-  constructor(sequelize: Sequelize, sqlitePath?: string) {
+  constructor(sequelize: Sequelize, sqlitePath?: string, onCall?: DatabaseOptions['onCall']) {
     this.sequelize = sequelize;
+    this.#onCall = onCall;
     this.#byHand =
       sqlitePath === undefined
         ? undefined
         : { reader: new SqliteConnection(sqlitePath), writer: new SqliteConnection(sqlitePath) };
-    this.sql = this.#byHand?.reader.sql ?? sequelizeSql(sequelize);
+    const sql = this.#byHand?.reader.sql ?? sequelizeSql(sequelize);
+    this.sql = (text, values) => this.#timed('read', () => sql(text, values));
   }
 
   /**
@@ -53,7 +65,9 @@ export class Database implements AsyncDisposable {
     assert(!this.#inside.getStore(), 'a transaction within a transaction');
     const run = () => this.#guard(() => this.sequelize.transaction(work));
     try {
-      return await (this.#byHand ? this.#serial('writer', run) : run());
+      return await this.#timed('transaction', () =>
+        this.#byHand ? this.#serial('writer', run) : run(),
+      );
     } catch (error) {
       throw toPersistenceError(error);
     }
@@ -61,6 +75,10 @@ export class Database implements AsyncDisposable {
 
   /** The same for statements by hand, and many times faster. */
   async write(statements: readonly Statement[]): Promise<void> {
+    await this.#timed('write', () => this.#write(statements));
+  }
+
+  async #write(statements: readonly Statement[]): Promise<void> {
     const { writer } = this.#byHand ?? {};
     if (writer) {
       await this.#serial('writer', () => writer.write(statements));
@@ -74,6 +92,10 @@ export class Database implements AsyncDisposable {
     } catch (error) {
       throw toPersistenceError(error);
     }
+  }
+
+  async #timed<T>(kind: DatabaseCall['kind'], work: () => Promise<T>): Promise<T> {
+    return await timed(kind, this.#onCall, work);
   }
 
   close(): Promise<void> {
@@ -107,14 +129,36 @@ export class Database implements AsyncDisposable {
   }
 }
 
+async function timed<T>(
+  kind: DatabaseCall['kind'],
+  onCall: DatabaseOptions['onCall'],
+  work: () => Promise<T>,
+): Promise<T> {
+  if (!onCall) return await work();
+  const beganMs = performance.now();
+  let isOk = false;
+  try {
+    const result = await work();
+    isOk = true;
+    return result;
+  } finally {
+    onCall({ kind, ms: performance.now() - beganMs, isOk });
+  }
+}
+
 /** @throws {@link PersistenceError} `CONFIG_INVALID`, `DATABASE_UNAVAILABLE` */
-export async function openDatabase({ url, password, log }: DatabaseOptions): Promise<Database> {
+export async function openDatabase({
+  url,
+  password,
+  log,
+  onCall,
+}: DatabaseOptions): Promise<Database> {
   const sequelize = createSequelize(url, password);
-  throwOurErrors(sequelize);
+  throwOurErrors(sequelize, onCall);
   try {
     await sequelize.authenticate();
     log.info({ dialect: sequelize.getDialect() }, 'database opened');
-    return new Database(sequelize, sqlitePath(url));
+    return new Database(sequelize, sqlitePath(url), onCall);
   } catch (error) {
     await sequelize.close().catch(() => undefined);
     throw error;
@@ -144,11 +188,11 @@ function createSequelize(url: string, password?: string): Sequelize {
 }
 
 /** All models go through `query`, so this one place translates for all of them. */
-function throwOurErrors(sequelize: Sequelize): void {
+function throwOurErrors(sequelize: Sequelize, onCall: DatabaseOptions['onCall']): void {
   const query = sequelize.query.bind(sequelize) as (...parameters: unknown[]) => Promise<unknown>;
   const translated = async (...parameters: unknown[]): Promise<unknown> => {
     try {
-      return await query(...parameters);
+      return await timed('query', onCall, () => query(...parameters));
     } catch (error) {
       throw toPersistenceError(error);
     }

@@ -16,6 +16,8 @@ import {
   type AttributeSource,
 } from './attributes.js';
 import { AuditConfig, openAudit, type Audit } from './audit.js';
+import { countDecisions } from './decision-metrics.js';
+import type { Metrics } from '#kernel/metrics.js';
 import { createAuthenticator, type Authenticate } from './authenticate.js';
 import { BearerConfig, createBearers } from './bearers.js';
 import { createPasswordCommand, PasswordCommand } from './password-backend.js';
@@ -81,15 +83,18 @@ export type IdentityDeps = {
   readonly siteName?: string;
   /** Clients may come to us without a gateway. */
   readonly direct?: boolean;
+  /** Where decisions are counted. */
+  readonly metrics?: Metrics | undefined;
 };
 
 /** All that is needed to know who asks, and to write down what was decided. */
 export async function openIdentity(
   config: IdentityConfig,
-  { log, scope, clock = systemClock, own, learned, siteName, direct }: IdentityDeps,
+  { log, scope, clock = systemClock, own, learned, siteName, direct, metrics }: IdentityDeps,
 ): Promise<{ readonly authenticate: Authenticate; readonly audit: Audit }> {
   const users = await openUsers(config.usersFile, { log, clock });
-  const audit = openAudit(config.audit, log, (resource) => scope.use(resource));
+  const written = openAudit(config.audit, log, (resource) => scope.use(resource));
+  const audit = metrics ? countDecisions(metrics, written) : written;
   const sources: AttributeSource[] = [];
   for (const source of config.attributes.sources)
     sources.push(await openSource(source, users, { log, scope, clock }));

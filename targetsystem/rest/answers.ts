@@ -165,7 +165,9 @@ export const Site = z
     parameters: z
       .object({ cpus: z.number(), memoryMiB: z.number() })
       .catchall(z.union([z.number(), text]).optional())
-      .describe('What the machine has; memoryMaxMiB, network and its resource controls if there are'),
+      .describe(
+        'What the machine has; memoryMaxMiB, network and its resource controls if there are',
+      ),
     start: z
       .object({ tier: z.enum(['spare', 'warm', 'cold', 'fetch']), reason: text })
       .optional()

@@ -49,10 +49,17 @@ export function createLinkServer(agent: Agent, shutdown: Shutdown): Http2Server 
   return server;
 }
 
-/** @returns what ends the watch */
+/** A host that sends heartbeats itself is not asked for them. @returns what ends the watch */
 function watch(session: Http2Session): () => void {
   let unanswered = 0;
+  let wasHeard = false;
+  session.on('ping', () => (wasHeard = true));
   const timer = setInterval(() => {
+    if (wasHeard) {
+      wasHeard = false;
+      unanswered = 0;
+      return;
+    }
     unanswered += 1;
     if (unanswered > unansweredPings) destroySoon(session);
     else session.ping(() => (unanswered = 0));

@@ -15,6 +15,8 @@ export type JobEngineOptions = {
   readonly submission?: Pick<JobSubmission, 'check'>;
   /** The engine closes it. */
   readonly notices: NoticeSender;
+  /** Told of each job that was taken. */
+  readonly onSubmitted?: (() => void) | undefined;
   readonly clock: Clock;
   readonly log: Log;
   readonly config: JobConfig;

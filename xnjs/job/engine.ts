@@ -95,6 +95,7 @@ export class JobEngine implements AsyncDisposable {
       load.release(ownerDn, size);
     }
     this.#log.debug({ jobId: job.id, dn: ownerDn, vmId: targetId }, 'job submitted');
+    this.#options.onSubmitted?.();
     this.#parts.begin(job);
     return shown(job);
   }
@@ -201,6 +202,11 @@ export class JobEngine implements AsyncDisposable {
   /** Called with each new version of a job, after it has been stored. @returns ends it */
   onChange(listener: (job: Job) => void): () => void {
     return this.#parts.changes.onChange(listener);
+  }
+
+  /** Calls to target systems. */
+  get calls(): { readonly active: number; readonly waiting: number } {
+    return this.#parts.calls;
   }
 
   /** Lets go of every job; they run on, and `attach` finds them again. */

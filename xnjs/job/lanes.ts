@@ -34,6 +34,12 @@ export class Lanes implements Disposable {
     this.#options = options;
   }
 
+  get load(): { readonly active: number; readonly waiting: number } {
+    let waiting = 0;
+    for (const lane of this.#lanes.values()) waiting += lane.waiting.length;
+    return { active: this.#active, waiting };
+  }
+
   /**
    * @param targetId or {@link laneOf} a part of it
    * @returns what `work` does when it succeeds, or fails for another reason than an unreachable target

@@ -113,6 +113,13 @@ export class JobParts implements AsyncDisposable {
     return this.#work.files(job, this.target(job.targetId));
   }
 
+  /** Calls to target systems, staging's too. */
+  get calls(): { readonly active: number; readonly waiting: number } {
+    const sum = (of: 'active' | 'waiting'): number =>
+      this.#lanes.reduce((all, { load }) => all + load[of], 0);
+    return { active: sum('active'), waiting: sum('waiting') };
+  }
+
   targetReady(id: string): void {
     this.#lost.delete(id);
     for (const lanes of this.#lanes) lanes.resume(id);

@@ -4,6 +4,7 @@ import { errorText, GridError } from '#kernel/errors.js';
 import type { Log } from '#kernel/log.js';
 import type { Database } from '#kernel/persistence/database.js';
 import { column, type Migration } from '#kernel/persistence/migrate.js';
+import type { Statement } from '#kernel/persistence/sql.js';
 
 /** Of the execution engine, which its jobs are fenced by. */
 export const engineLease = 'xnjs';
@@ -126,6 +127,20 @@ export class Lease implements AsyncDisposable {
       this.#lose();
     }
     throw new GridError('SITE_UNAVAILABLE', takenOver);
+  }
+
+  /** In front of others, for `Database.write`: they fail together if another server has it. */
+  get fence(): Statement[] {
+    const values = [this.#options.name, this.epoch];
+    // a second row of that name cannot be
+    const text =
+      'INSERT INTO leases (name, epoch) SELECT name, epoch FROM leases WHERE name = $1 AND epoch <> $2';
+    const isPostgres = this.#options.database.sequelize.getDialect() === 'postgres';
+    const lock = 'SELECT epoch FROM leases WHERE name = $1 FOR SHARE';
+    return [
+      ...(isPostgres ? [{ text: lock, values: [this.#options.name] }] : []),
+      { text, values },
+    ];
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

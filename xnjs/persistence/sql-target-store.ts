@@ -9,6 +9,7 @@ import { localHost } from '../vm/hosts/host.js';
 import type { TargetStore } from '../vm/target-store.js';
 import type { Spare, SpareStore } from '../vm/tiers/spare.js';
 import type { TargetSystem } from '../vm/target-system.js';
+import { GroupCommit } from './group-commit.js';
 import { changesTable } from './job-models.js';
 import { claim, claimMigrations, release, sumOf } from './quota-claims.js';
 import type { Lease } from './sql-lease.js';
@@ -53,6 +54,10 @@ const keepRemovedMs = 90 * 86_400_000;
 /** One document a row: target systems are all kept in memory, nothing is searched for here. */
 type TargetRow = { id: string; document: string };
 type RemovedRow = { id: string; removedMs: number };
+type Saved = { readonly system: TargetSystem; readonly body: SiteChange | undefined };
+
+const upsertText =
+  'INSERT INTO target_systems (id, document) VALUES ($1, $2) ON CONFLICT (id) DO UPDATE SET document = excluded.document';
 
 /** Records of versions that knew one host say nothing of it. */
 const atHost = { host: localHost };
@@ -65,7 +70,7 @@ const atHost = { host: localHost };
 export function createTargetStore(
   database: Database,
   onLogged?: () => void,
-  lease?: Pick<Lease, 'require'>,
+  lease?: Pick<Lease, 'require' | 'fence'>,
 ): TargetStore {
   return createTargetStores(database, onLogged, lease).targets;
 }
@@ -74,7 +79,7 @@ export function createTargetStore(
 export function createTargetStores(
   database: Database,
   onLogged?: () => void,
-  lease?: Pick<Lease, 'require'>,
+  lease?: Pick<Lease, 'require' | 'fence'>,
 ): { readonly targets: TargetStore; readonly spares: SpareStore } {
   const changes = new ChangeLog(database, changesTable);
   const rows = database.sequelize.define<Model<TargetRow> & TargetRow>(
@@ -108,6 +113,22 @@ export function createTargetStores(
     });
     if (body) onLogged?.();
   };
+  // by hand: when a server with many machines starts, or loses a hypervisor, all of them have news
+  const saves = new GroupCommit<Saved, void>(async (group) => {
+    const statements = group.flatMap(({ system, body }) => [
+      { text: upsertText, values: [system.id, JSON.stringify(system)] },
+      ...changes.statements(
+        body ? [{ type: 'site', subject: system.id, ownerDn: system.ownerDn, body }] : [],
+      ),
+    ]);
+    try {
+      await database.write([...(lease?.fence ?? []), ...statements]);
+    } catch (error) {
+      await lease?.require();
+      throw error;
+    }
+    return group.map(() => ({ value: undefined }));
+  });
   const targets: TargetStore = {
     async all() {
       const found = await rows.findAll();
@@ -117,9 +138,14 @@ export function createTargetStores(
       }));
     },
     async save(system, body, quotas) {
+      if (!quotas) {
+        await saves.add({ system, body });
+        if (body) onLogged?.();
+        return;
+      }
       const row = { id: system.id, document: JSON.stringify(system) };
       await commit({ subject: system.id, ownerDn: system.ownerDn, body }, async (transaction) => {
-        if (quotas) await claim(database, system, quotas, transaction);
+        await claim(database, system, quotas, transaction);
         await rows.upsert(row, { transaction });
       });
     },

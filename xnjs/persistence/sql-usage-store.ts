@@ -1,6 +1,7 @@
 import { col, fn, literal, Op, type Model, type WhereOptions } from 'sequelize';
 import type { Database } from '#kernel/persistence/database.js';
 import { column, type Migration } from '#kernel/persistence/migrate.js';
+import type { Statement } from '#kernel/persistence/sql.js';
 import { counterNames, type Usage, type UsageOfOwner, type UsageStore } from '../vm/usage.js';
 
 const columns = () => ({
@@ -36,6 +37,9 @@ export const usageMigrations: readonly Migration[] = [
   },
 ];
 
+/** Below what databases take of values in one statement. */
+const rowsPerStatement = 50;
+
 /** {@link UsageStore} in the service's database, after {@link usageMigrations}. */
 export function createUsageStore(database: Database): UsageStore {
   const rows = database.sequelize.define<Model<Row> & Row>('usage', columns(), {
@@ -51,9 +55,10 @@ export function createUsageStore(database: Database): UsageStore {
       return row ? toUsage(row) : undefined;
     },
     async save(usages) {
-      await database.transaction(async (transaction) => {
-        for (const usage of usages) await rows.upsert(toRow(usage), { transaction });
-      });
+      const statements: Statement[] = [];
+      for (let first = 0; first < usages.length; first += rowsPerStatement)
+        statements.push(upsert(usages.slice(first, first + rowsPerStatement)));
+      await database.write(statements);
     },
     async list({ ownerDn, sinceMs }, { offset, num }) {
       const where: WhereOptions<Row> = {
@@ -93,6 +98,21 @@ export function createUsageStore(database: Database): UsageStore {
       return await database.transaction((transaction) => rows.destroy({ where, transaction }));
     },
   };
+}
+
+/** By hand, many in one: each machine's row is written again each time that all are measured. */
+function upsert(usages: readonly Usage[]): Statement {
+  const byField = Object.entries(columns()).map(([name, { field = name }]): [keyof Row, string] => [
+    name as keyof Row, // as: the columns are those of a row
+    field,
+  ]);
+  const fields = byField.map(([, field]) => field);
+  const tuples = usages.map(
+    (_, row) => `(${fields.map((_, at) => `$${row * fields.length + at + 1}`).join(', ')})`,
+  );
+  const set = fields.map((field) => `${field} = excluded.${field}`).join(', ');
+  const text = `INSERT INTO usage (${fields.join(', ')}) VALUES ${tuples.join(', ')} ON CONFLICT (id) DO UPDATE SET ${set}`;
+  return { text, values: usages.map(toRow).flatMap((row) => byField.map(([name]) => row[name])) };
 }
 
 function toRow(usage: Usage): Row {

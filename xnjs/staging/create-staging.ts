@@ -14,7 +14,11 @@ import type { SingleTransfer, SingleTransfers, Staging, StagingSite } from './st
 import type { ExportTransfer, ImportTransfer, Services } from './transfer.js';
 import { withoutSecrets } from './url.js';
 
-export type StagingOptions = Services & { readonly store: TransferStore };
+export type StagingOptions = Services & {
+  readonly store: TransferStore;
+  /** Told of bytes of jobs' transfers as they move. */
+  readonly onMoved?: ((bytes: number) => void) | undefined;
+};
 
 export function createStaging(options: StagingOptions): Staging & SingleTransfers {
   const slots = pLimit(options.config.transfers);
@@ -79,7 +83,7 @@ class Stage {
       const transfer = this.#transferOf(
         index,
         entry,
-        new Progress(store, { ...key, index }, record),
+        new Progress(store, { ...key, index }, record, this.#options.onMoved),
         until.signal,
       );
       const before = chains.get(entry.to) ?? Promise.resolve();

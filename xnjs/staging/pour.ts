@@ -20,7 +20,7 @@ export async function pour(
   const meter = new Transform({
     readableHighWaterMark: bufferedBytes,
     transform(chunk: Buffer, _encoding, done) {
-      progress.moved += chunk.length;
+      progress.move(chunk.length);
       digest?.update(chunk);
       done(null, chunk);
     },

@@ -48,6 +48,7 @@ const rememberMs = 1_000;
 export class Progress {
   readonly #store: TransferStore;
   readonly #key: TransferKey;
+  readonly #onMoved: ((bytes: number) => void) | undefined;
   #record: TransferRecord;
   #storedAt = 0;
   /** Bytes that have moved in this process: whether it gets on. */
@@ -57,9 +58,16 @@ export class Progress {
     | { readonly offset: number; readonly movedBefore: number; readonly totalBytes: number }
     | undefined;
 
-  constructor(store: TransferStore, key: TransferKey, record: TransferRecord | undefined) {
+  /** @param onMoved told of bytes as they move */
+  constructor(
+    store: TransferStore,
+    key: TransferKey,
+    record: TransferRecord | undefined,
+    onMoved?: (bytes: number) => void,
+  ) {
     this.#store = store;
     this.#key = key;
+    this.#onMoved = onMoved;
     this.#record = record ?? { state: 'RUNNING', bytes: 0 };
   }
 
@@ -76,6 +84,11 @@ export class Progress {
   get transferredBytes(): number {
     const { offset = 0, movedBefore = this.moved } = this.#under ?? {};
     return this.#record.bytes + offset + this.moved - movedBefore;
+  }
+
+  move(bytes: number): void {
+    this.moved += bytes;
+    this.#onMoved?.(bytes);
   }
 
   /** The bytes of a file begin to move, from `offset` on. */

@@ -105,7 +105,7 @@ function toLocal(
       const meter = new Transform({
         readableHighWaterMark: bufferedBytes,
         transform(chunk: Buffer, _encoding, done) {
-          progress.moved += chunk.length;
+          progress.move(chunk.length);
           done(null, chunk);
         },
       });

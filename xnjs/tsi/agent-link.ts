@@ -19,6 +19,7 @@ import { decodeFacts, type AgentFacts } from '#tsi/protocol/facts.js';
 import type { MachineClock } from '#tsi/protocol/machine-clock.js';
 import type { MachineIdentity } from '#tsi/protocol/machine-identity.js';
 import { ExitStream } from './exit-stream.js';
+import { heartbeatPace } from './heartbeat-pace.js';
 import { forwarded, forwardHeaders } from './forward-stream.js';
 import { ChannelsUnknown, openChannel } from './raw-channels.js';
 import { answered, settled, text, UnexpectedStatus } from './link-answers.js';
@@ -34,6 +35,7 @@ export type AgentLinkOptions = {
   readonly dial: (signal: AbortSignal) => Promise<Duplex>;
   /** Whether `dial` gives connections beside the first: then workers have their own, which is faster. */
   readonly dialsMany?: boolean;
+  /** At least; more where there are many links. */
   readonly heartbeatMs: number;
   /** A heartbeat unanswered for so long ends the connection; it waits behind data in the channel. */
   readonly silenceMs?: number;
@@ -309,15 +311,21 @@ export class AgentLink implements AsyncDisposable {
     this.#heartbeatMs = clock.now();
     this.#enter('up');
     this.#exits.follow(session);
+    const leave = heartbeatPace.join();
     const beat = async (): Promise<void> => {
+      // links that came up together do not beat together for good
+      let waitMs = heartbeatPace.intervalMs(heartbeatMs) * Math.random();
       while (!session.destroyed) {
-        await clock.sleep(heartbeatMs, ended.signal);
+        await clock.sleep(waitMs, ended.signal);
         await this.#ping(session);
+        waitMs = heartbeatPace.intervalMs(heartbeatMs);
       }
     };
-    await beat().catch((error: unknown) => {
-      if (!ended.signal.aborted) this.#failure = errorText(error);
-    });
+    await beat()
+      .catch((error: unknown) => {
+        if (!ended.signal.aborted) this.#failure = errorText(error);
+      })
+      .finally(leave);
     destroySoon(session);
     this.#session = undefined;
     this.#channelsUnknown = false;
@@ -329,13 +337,19 @@ export class AgentLink implements AsyncDisposable {
 
   #ping(session: ClientHttp2Session): Promise<void> {
     const { heartbeatMs, silenceMs = Math.max(3 * heartbeatMs, 10_000), clock } = this.#options;
-    const late = (): Error => this.#unavailable('no answer to a heartbeat');
-    const pong = new Promise<void>((resolve, reject) => {
-      session.ping((error) => (error ? reject(error) : resolve()));
-    });
-    return withDeadline(silenceMs, [], late, async () => {
-      await pong;
-      this.#heartbeatMs = clock.now();
+    // by hand: it is what a server with many machines does most
+    return new Promise<void>((resolve, reject) => {
+      const late = (): void => reject(this.#unavailable('no answer to a heartbeat'));
+      const timer = setTimeout(late, silenceMs);
+      session.ping((error) => {
+        clearTimeout(timer);
+        if (error) {
+          reject(error);
+          return;
+        }
+        this.#heartbeatMs = clock.now();
+        resolve();
+      });
     });
   }
 

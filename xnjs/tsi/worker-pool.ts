@@ -15,6 +15,8 @@ export type PoolOptions = {
   readonly openMs: number;
   /** A worker that rested longer is pinged before it gets work. */
   readonly pingAfterMs: number;
+  /** A worker that rested longer is ended; absent: it is kept for as long as it lives. */
+  readonly restMs?: number;
   readonly clock: Clock;
   readonly log: Log;
 };
@@ -29,6 +31,7 @@ export class WorkerPool implements AsyncDisposable {
   readonly #living = new Set<Worker>();
   readonly #queue = new Set<Waiter>();
   readonly #closing = new AbortController();
+  #isTidying = false;
   #free: number;
 
   constructor(transport: TsiTransport, options: PoolOptions) {
@@ -171,9 +174,30 @@ export class WorkerPool implements AsyncDisposable {
   }
 
   #giveBack(worker: Worker): void {
-    if (worker.usable && !this.#closing.signal.aborted)
+    if (worker.usable && !this.#closing.signal.aborted) {
       this.#idle.push({ worker, sinceMs: this.#options.clock.now() });
-    else this.#drop(worker);
+      if (this.#options.restMs !== undefined && !this.#isTidying)
+        void this.#tidy(this.#options.restMs);
+    } else this.#drop(worker);
+  }
+
+  /** Ends workers that rest for long, until there are none. */
+  async #tidy(restMs: number): Promise<void> {
+    const { clock } = this.#options;
+    this.#isTidying = true;
+    while (this.#idle.length > 0 && !this.#closing.signal.aborted) {
+      await clock.sleep(restMs, this.#closing.signal).catch(() => undefined);
+      // those that have rested for longest come first
+      for (
+        let [first] = this.#idle;
+        first && clock.now() - first.sinceMs >= restMs;
+        [first] = this.#idle
+      ) {
+        this.#idle.shift();
+        this.#drop(first.worker);
+      }
+    }
+    this.#isTidying = false;
   }
 
   #drop(worker: Worker): void {

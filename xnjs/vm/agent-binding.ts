@@ -27,6 +27,9 @@ export type AgentBindingOptions = {
   readonly scriptHeader?: () => ScriptHeader;
 };
 
+/** A new worker is there in milliseconds, and one that rests takes memory here and there. */
+const workerRestMs = 20_000;
+
 /** The live side of a target system whose domain runs: the link to its agent and the TSI on it. */
 export class AgentBinding implements TargetBinding {
   readonly tsi: TsiClient;
@@ -50,6 +53,7 @@ export class AgentBinding implements TargetBinding {
     this.tsi = createTsi(this.#link.transport(), {
       log: this.#log,
       clock,
+      restMs: workerRestMs,
       ...(scriptHeader && { scriptHeader }),
     });
   }

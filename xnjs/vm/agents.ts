@@ -42,6 +42,8 @@ export class Agents implements AsyncDisposable {
   readonly #generations = new Map<string, number | undefined>();
   /** By target system: ids of jobs whose end its agent has told. */
   readonly #exits = new EventEmitter();
+  /** Whose ends of jobs are told. */
+  readonly #followed = new WeakSet<TargetBinding>();
   readonly #answering = new Set<string>();
   /** Those that have answered before, and are waited for. */
   readonly #expected = new Set<string>();
@@ -65,6 +67,11 @@ export class Agents implements AsyncDisposable {
   /** Asks agents now and then how their guests are. */
   async watchGuests(): Promise<void> {
     await this.#guests.watch();
+  }
+
+  /** Whether its agent answers this server at present. */
+  answers(id: string): boolean {
+    return this.#answering.has(id);
   }
 
   /** Of those whose machines have been started. */
@@ -92,6 +99,7 @@ export class Agents implements AsyncDisposable {
   /** @returns ends it */
   onExit(id: string, listener: (bssId: string) => void): () => void {
     this.#exits.on(id, listener);
+    this.#followExits(id);
     return () => this.#exits.off(id, listener);
   }
 
@@ -136,12 +144,20 @@ export class Agents implements AsyncDisposable {
   #follow(record: TargetSystem, binding: TargetBinding): void {
     this.#bindings.set(record.id, binding);
     this.#generations.set(record.id, record.generation);
-    binding.onExit?.((bssId) => this.#exits.emit(record.id, bssId));
+    if (this.#exits.listenerCount(record.id) > 0) this.#followExits(record.id);
     binding.onChange((up) => {
       if (up) this.#answering.add(record.id);
       else this.#answering.delete(record.id);
       this.#spawn(up ? this.#onUp(record.id, binding) : this.#onDown(record));
     });
+  }
+
+  /** Not before somebody wants to know: it takes a stream of the link. */
+  #followExits(id: string): void {
+    const binding = this.#bindings.get(id);
+    if (!binding || this.#followed.has(binding)) return;
+    this.#followed.add(binding);
+    binding.onExit?.((bssId) => this.#exits.emit(id, bssId));
   }
 
   /** Why it may be silent is asked at once. */

@@ -1,3 +1,4 @@
+import { setImmediate as turn } from 'node:timers/promises';
 import type { Log } from '#kernel/log.js';
 import { isSeatOf, seatKey, type Seat } from './hosts/host.js';
 import type { DomainView } from './hypervisor.js';
@@ -21,6 +22,9 @@ export type ComparisonOptions = {
   readonly require: () => Promise<void>;
 };
 
+/** Records that are looked at before anything else has its turn. */
+const reconciledAtOnce = 100;
+
 /** What do hypervisors have, and what do the records say they should? */
 export class Comparison {
   readonly #options: ComparisonOptions;
@@ -34,10 +38,7 @@ export class Comparison {
     this.#orphans = new Orphans({
       ...systems,
       isKnown: (id) => records.find(id) !== undefined || isKnown(id),
-      isAt: (id, seat) => {
-        const record = records.find(id);
-        return record ? isSeatOf(seat, record) : isKnown(id);
-      },
+      isAt: (id, seat) => this.#isAt(id, seat),
       adopt: (record, { host }) => records.adopt(record, host),
       graceMs: systems.orphanGraceMs ?? 60_000,
       require,
@@ -49,13 +50,19 @@ export class Comparison {
     return this.#orphans.left;
   }
 
+  #isAt(id: string, seat: Seat): boolean {
+    const record = this.#options.records.find(id);
+    return record ? isSeatOf(seat, record) : this.#options.isKnown(id);
+  }
+
   /** Now and then, until the server stops. */
   async watch(): Promise<void> {
     const { records, stopping } = this.#options;
-    const { clock, compareMs = 30_000, hosts } = this.#options.systems;
+    const { clock, compareMs = 30_000, hosts, observer } = this.#options.systems;
     for (;;) {
       await clock.sleep(compareMs, stopping).catch(() => undefined);
       if (stopping.aborted) return;
+      const beganMs = performance.now();
       await Promise.all(hosts.seats().map((seat) => this.compare(seat)));
       const all = [...records.all()];
       // a host that hangs holds up its own machines only
@@ -64,11 +71,16 @@ export class Comparison {
           this.#reconcile(all.filter((record) => record.host === host)),
         ),
       );
+      observer?.reconciled(performance.now() - beganMs);
     }
   }
 
   async #reconcile(those: readonly TargetSystem[]): Promise<void> {
-    for (const { id } of those) await this.#options.records.reconcile(id);
+    for (const [at, { id }] of those.entries()) {
+      await this.#options.records.reconcile(id);
+      // most have nothing to do, and wait for nothing
+      if (at % reconciledAtOnce === reconciledAtOnce - 1) await turn();
+    }
   }
 
   /** After start-up, after a lost connection, and now and then. Never fails. */
@@ -77,7 +89,8 @@ export class Comparison {
     try {
       // Those only: what is started while the list is on its way may be missing from it.
       const bound = [...started()].filter((id) => isSeatOf(seat, records.get(id)));
-      const domains = await systems.hosts.of(seat).list(seat.driver);
+      const isAt = (id: string): boolean => this.#isAt(id, seat);
+      const domains = await systems.hosts.of(seat).list(seat.driver, isAt);
       for (const domain of domains) if (records.find(domain.id)) onDomain(domain, seat);
       await this.#orphans.judge(seat, domains);
       const known = new Set(domains.map(({ id }) => id));

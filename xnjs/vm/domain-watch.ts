@@ -1,6 +1,7 @@
 import type { Clock } from '#kernel/clock.js';
 import { errorText } from '#kernel/errors.js';
 import type { Log } from '#kernel/log.js';
+import type { MachineObserver } from './machine-observer.js';
 import { isSeatOf, seatKey, seatOf, type Seat } from './hosts/host.js';
 import { whereText } from './hosts/hosts.js';
 import type { DomainLook, DomainView, Hypervisor } from './hypervisor.js';
@@ -22,6 +23,7 @@ export type DomainWatchOptions = {
   readonly started: () => Iterable<string>;
   readonly onStopped: (id: string, reason: string, seat: Seat) => void;
   readonly intervalMs: number;
+  readonly observer?: Pick<MachineObserver, 'looked'> | undefined;
   readonly clock: Clock;
   readonly log: Log;
   readonly stopping: AbortSignal;
@@ -29,6 +31,8 @@ export type DomainWatchOptions = {
 
 /** A machine's process that has not answered for so long hangs. A hypervisor that has not is silent. */
 const hungMs = 4_000;
+/** Machines that are looked at in a second, on average. */
+const looksPerSecond = 2_500;
 const silentMs = 8_000;
 /** For so long it is watched whether processors make progress: even an idle guest has its clock. */
 const progressMs = 5_000;
@@ -54,7 +58,9 @@ export class DomainWatch {
   readonly #seen = new Map<string, Seen>();
   /** By driver and host: when it was last heard. */
   readonly #heardMs = new Map<string, number>();
+  /** Under way, and to come after that. */
   readonly #looking = new Map<string, Promise<void>>();
+  readonly #next = new Map<string, Promise<void>>();
   /** Whose machines are known to answer such questions at all. */
   readonly #answering = new Set<string>();
   /** When a lifecycle event of a machine came last: a look that was begun before it knows less. */
@@ -67,12 +73,12 @@ export class DomainWatch {
   async watch(): Promise<void> {
     const { clock, intervalMs, stopping } = this.#options;
     while (!stopping.aborted) {
-      const seats = new Map(
-        [...this.#options.records.all()].map((record) => [seatKey(record), seatOf(record)]),
-      );
+      const machines = [...this.#options.records.all()];
+      const seats = new Map(machines.map((record) => [seatKey(record), seatOf(record)]));
       // one that hangs must not keep the others from being asked
       for (const [key, seat] of seats) if (!this.#looking.has(key)) void this.look(seat);
-      await clock.sleep(intervalMs, stopping).catch(() => undefined);
+      const waitMs = Math.max(intervalMs, (1_000 * machines.length) / looksPerSecond);
+      await clock.sleep(waitMs, stopping).catch(() => undefined);
     }
   }
 
@@ -87,14 +93,31 @@ export class DomainWatch {
     if (state !== 'stopped') this.#tell(id, state, reason);
   }
 
-  /** Now, or as soon as the look that is under way has ended. Never fails. */
+  /** Now, or as soon as the look that is under way has ended: one for all who ask meanwhile. Never fails. */
   async look(seat: Seat): Promise<void> {
     const key = seatKey(seat);
+    const waiting = this.#next.get(key);
+    if (waiting) {
+      await waiting;
+      return;
+    }
     const before = this.#looking.get(key);
-    const look = (before ?? Promise.resolve()).then(() => this.#look(seat, key));
+    if (!before) {
+      await this.#begin(seat, key);
+      return;
+    }
+    const next = before.then(() => {
+      this.#next.delete(key);
+      return this.#begin(seat, key);
+    });
+    this.#next.set(key, next);
+    await next;
+  }
+
+  async #begin(seat: Seat, key: string): Promise<void> {
+    const look = this.#look(seat, key).finally(() => void this.#looking.delete(key));
     this.#looking.set(key, look);
     await look;
-    if (this.#looking.get(key) === look) this.#looking.delete(key);
   }
 
   forget(id: string): void {
@@ -107,9 +130,15 @@ export class DomainWatch {
     if (stopping.aborted) return;
     const beganMs = clock.now();
     const ours = [...started()].filter((id) => this.#isThere(seat, id));
+    if (ours.length === 0) {
+      this.#heardMs.delete(key);
+      return;
+    }
     let looks: readonly DomainLook[];
+    const begun = performance.now();
     try {
-      looks = await hosts.of(seat).look(seat.driver);
+      looks = await hosts.of(seat).look(seat.driver, ours);
+      this.#options.observer?.looked(seat.driver, performance.now() - begun);
     } catch (error) {
       log.debug({ ...seat, err: errorText(error) }, 'the hypervisor could not be asked');
       this.#onSilence(seat, beganMs);

@@ -19,6 +19,8 @@ export type GuestWatchOptions = {
 const fullShare = 0.01;
 /** Agents that are asked at the same time. */
 const atOnce = 16;
+/** Those that are asked in a second, on average. */
+const asksPerSecond = 50;
 
 /** Asks agents now and then how their guests are. */
 export class GuestWatch {
@@ -48,12 +50,19 @@ export class GuestWatch {
     for (;;) {
       await clock.sleep(intervalMs, stopping).catch(() => undefined);
       if (stopping.aborted) return;
-      const all = [...bindings()];
-      const ask = async (): Promise<void> => {
-        for (let next = all.pop(); next && !stopping.aborted; next = all.pop())
-          await this.#ask(...next);
-      };
-      await Promise.all(Array.from({ length: atOnce }, ask));
+      await this.#askAll(bindings());
+    }
+  }
+
+  async #askAll(all: ReturnType<GuestWatchOptions['bindings']>): Promise<void> {
+    const { clock, stopping } = this.#options;
+    for (let first = 0; first < all.length; first += atOnce) {
+      if (stopping.aborted) return;
+      const some = all.slice(first, first + atOnce);
+      const paceMs = first + atOnce < all.length ? (1_000 * atOnce) / asksPerSecond : 0;
+      const paced = clock.sleep(paceMs, stopping).catch(() => undefined);
+      await Promise.all(some.map((each) => this.#ask(...each)));
+      await paced;
     }
   }
 

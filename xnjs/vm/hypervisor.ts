@@ -15,8 +15,8 @@ export type DomainView = {
   readonly isSaved?: boolean;
 };
 
-/** A domain that carries the mark of this installation. */
-export type OwnDomain = DomainView & { readonly mark: DomainMark };
+/** A domain of this installation. `mark`: what it carries; absent where the caller knows it anyway. */
+export type OwnDomain = DomainView & { readonly mark?: DomainMark };
 
 /** How a domain is, by the hypervisor and by the machine's own process. */
 export type DomainLook = DomainView & {
@@ -65,8 +65,11 @@ export type Hypervisor = {
     system: Pick<TargetSystem, 'id' | 'driver' | 'parameters' | 'card'>,
     names: readonly ChangeableName[],
   ): Promise<boolean>;
-  /** What the domains that run have used since their start; those that do not answer at once are left out. */
-  usage(driver: Driver): Promise<UsageSample[]>;
+  /**
+   * What the domains that run have used since their start; those that do not answer at once are left out.
+   * @param ids of these only; absent: of all that may be ours
+   */
+  usage(driver: Driver, ids?: readonly string[]): Promise<UsageSample[]>;
   /**
    * Writes the memory of a machine to disk and stops it. May be repeated, and takes as long as that takes.
    * @returns whether it is saved; `false`: it has stopped without, or is not there
@@ -91,10 +94,11 @@ export type Hypervisor = {
   /**
    * How the domains are that may be ours; who knows their ids tells them from others. Takes some seconds when
    * one of them hangs, no more.
+   * @param ids of these only; absent: of all
    */
-  look(driver: Driver): Promise<DomainLook[]>;
-  /** The domains of this installation only. */
-  list(driver: Driver): Promise<OwnDomain[]>;
+  look(driver: Driver, ids?: readonly string[]): Promise<DomainLook[]>;
+  /** The domains of this installation only. @param isKnown to whom the domain belongs need not be read again */
+  list(driver: Driver, isKnown?: (id: string) => boolean): Promise<OwnDomain[]>;
   /** Writes on a domain whose it is now. One that is not there is fine. */
   mark(system: TargetSystem, epoch: number): Promise<void>;
   /** The byte stream to the guest's virtio port, by the hypervisor's own means. */

@@ -6,7 +6,7 @@ import type { Lifecycle } from '#kernel/libvirt/events.js';
 import type { Domain } from '#kernel/libvirt/procedures.js';
 import type { Log } from '#kernel/log.js';
 import { markXml, metadataNamespace, readMark, type DomainMark } from './domain-mark.js';
-import { statsFlags, statsGroups, toSample } from './domain-stats.js';
+import { activeOnly, statsFlags, statsGroups, toSample } from './domain-stats.js';
 import type {
   DomainLook,
   DomainView,
@@ -15,10 +15,18 @@ import type {
   OwnDomain,
 } from './hypervisor.js';
 import { setControls } from './libvirt-controls.js';
+import { inBatches } from './in-batches.js';
+import {
+  lookAtContainers,
+  lookAtMachines,
+  statesOfMachines,
+  stopReasons,
+  toPause,
+  toState,
+} from './libvirt-look.js';
 import { endMachine, saveMemoryTo, startFromMemory } from './libvirt-memory.js';
 import { ensureNetwork } from './libvirt-networks.js';
 import { usageOfContainers } from './libvirt-usage.js';
-import { lookAtContainers, lookAtMachines, stopReasons, toPause, toState } from './libvirt-look.js';
 import type { ChangeableName, Driver, TargetSystem } from './target-system.js';
 import type { UsageSample } from './usage.js';
 
@@ -194,17 +202,16 @@ export class LibvirtHypervisor implements Hypervisor {
     return dom !== undefined;
   }
 
-  async usage(driver: Driver): Promise<UsageSample[]> {
+  async usage(driver: Driver, ids?: readonly string[]): Promise<UsageSample[]> {
     const client = this.#probe(driver);
-    if (driver === 'lxc') return await usageOfContainers(client, isOurs, statsTimeoutMs);
-    const { retStats } = await client.call(
-      'connect_get_all_domain_stats',
-      { doms: [], stats: statsGroups, flags: statsFlags },
-      { timeoutMs: statsTimeoutMs },
-    );
-    return retStats
-      .filter(({ dom }) => dom.name.startsWith(domainPrefix))
-      .flatMap(({ dom, params }) => toSample(dom, params) ?? []);
+    const options = { timeoutMs: statsTimeoutMs };
+    const domains = ids?.map(toDomain) ?? (await ownDomains(client, activeOnly));
+    return await inBatches(domains, async (some) => {
+      if (driver === 'lxc') return await usageOfContainers(client, some, statsTimeoutMs);
+      const args = { doms: [...some], stats: statsGroups, flags: statsFlags };
+      const { retStats } = await client.call('connect_get_all_domain_stats', args, options);
+      return retStats.flatMap(({ dom, params }) => toSample(dom, params) ?? []);
+    });
   }
 
   async remove(driver: Driver, id: string): Promise<void> {
@@ -224,25 +231,26 @@ export class LibvirtHypervisor implements Hypervisor {
     }
   }
 
-  async look(driver: Driver): Promise<DomainLook[]> {
+  async look(driver: Driver, ids?: readonly string[]): Promise<DomainLook[]> {
     const client = this.#probe(driver);
-    return await (driver === 'lxc'
-      ? lookAtContainers(client, isOurs)
-      : lookAtMachines(client, isOurs));
+    const domains = ids?.map(toDomain) ?? (await ownDomains(client, 0));
+    return await (driver === 'lxc' ? lookAtContainers : lookAtMachines)(client, domains);
   }
 
-  async list(driver: Driver): Promise<OwnDomain[]> {
+  async list(driver: Driver, isKnown: (id: string) => boolean = () => false): Promise<OwnDomain[]> {
     const client = this.#client(driver);
-    const { domains } = await client.call('connect_list_all_domains', {
-      need_results: 1,
-      flags: 0,
-    });
-    const ours: OwnDomain[] = [];
+    const domains = await ownDomains(client, 0);
+    const marks = new Map<string, DomainMark>();
     for (const dom of domains) {
-      const mark = dom.name.startsWith(domainPrefix) && (await this.#markOf(client, dom));
-      if (mark) ours.push({ ...(await this.#view(client, dom)), mark });
+      const mark = isKnown(dom.uuid) ? undefined : await this.#markOf(client, dom);
+      if (mark) marks.set(dom.uuid, mark);
     }
-    return ours;
+    const ours = domains.filter(({ uuid }) => marks.has(uuid) || isKnown(uuid));
+    const views = await (driver === 'lxc' ? lookAtContainers : statesOfMachines)(client, ours);
+    return views.map((view) => {
+      const mark = marks.get(view.id);
+      return { ...view, ...(mark && { mark }) };
+    });
   }
 
   async mark(system: TargetSystem, epoch: number): Promise<void> {
@@ -372,6 +380,18 @@ export class LibvirtHypervisor implements Hypervisor {
   }
 }
 
+/** As libvirt takes it, which looks at the UUID; what it answers has the rest. */
+function toDomain(id: string): Domain {
+  return { name: `${domainPrefix}${id}`, uuid: id, id: -1 };
+}
+
+/** Those that may be ours. */
+async function ownDomains(client: LibvirtClient, flags: number): Promise<Domain[]> {
+  const listing = { need_results: 1, flags };
+  const { domains } = await client.call('connect_list_all_domains', listing);
+  return domains.filter(({ name }) => name.startsWith(domainPrefix));
+}
+
 /** Of the machine whose memory was saved. */
 async function definitionIn(client: LibvirtClient, file: string): Promise<string> {
   return (await client.call('domain_save_image_get_xml_desc', { file, flags: 0 })).xml;
@@ -392,10 +412,6 @@ function toView({ dom, event, detail }: Lifecycle): DomainView | undefined {
     return { id: dom.uuid, ...toPause(detail === 'paused' ? 'by order' : detail) };
   if (event === 'pm-suspended') return { id: dom.uuid, ...toState(7, 0) };
   return undefined;
-}
-
-function isOurs({ name }: Domain): boolean {
-  return name.startsWith(domainPrefix);
 }
 
 function libvirtCode(error: unknown): unknown {

@@ -3,10 +3,12 @@ import type { LibvirtClient } from '#kernel/libvirt/client.js';
 import { domainStates, pausedReasons } from '#kernel/libvirt/events.js';
 import type { Domain, TypedParams } from '#kernel/libvirt/procedures.js';
 import { statsFlags } from './domain-stats.js';
-import type { DomainLook, DomainState } from './hypervisor.js';
+import type { DomainLook, DomainState, DomainView } from './hypervisor.js';
+import { inBatches } from './in-batches.js';
 
 /** State and processors, which libvirt has itself, and the dirty rate, which only the monitor knows. */
 const groups = 1 | 8 | 512;
+const stateGroup = 1;
 const monitorsField = 'dirtyrate.calc_status';
 /** Those that have stopped, too; without a wait for a monitor that is in use. */
 const flags = statsFlags & ~1;
@@ -18,32 +20,45 @@ const atOnce = 3;
 
 /**
  * How the domains are. A machine whose process hangs holds up the call that asks it first, for as long as it
- * hangs: then they are asked one by one, on a connection that has nothing stuck in it. Later calls pass it by.
+ * hangs: then those of that call are asked one by one, on a connection that has nothing stuck in it. Later calls pass it by.
  * @param client its connection is given up for that
  */
 export async function lookAtMachines(
   client: LibvirtClient,
-  isOurs: (dom: Domain) => boolean,
+  domains: readonly Domain[],
 ): Promise<DomainLook[]> {
+  return await inBatches(domains, (some) => lookAtSome(client, some));
+}
+
+/** Their states only, which libvirt knows without asking any machine. */
+export async function statesOfMachines(
+  client: LibvirtClient,
+  domains: readonly Domain[],
+): Promise<DomainView[]> {
+  return await inBatches(domains, async (doms) => {
+    const args = { doms: [...doms], stats: stateGroup, flags };
+    const { retStats } = await client.call('connect_get_all_domain_stats', args);
+    return retStats.map(({ dom, params }) => toLook(dom, params));
+  });
+}
+
+async function lookAtSome(client: LibvirtClient, some: readonly Domain[]): Promise<DomainLook[]> {
   try {
-    const args = { doms: [], stats: groups, flags };
+    const args = { doms: [...some], stats: groups, flags };
     const { retStats } = await client.call('connect_get_all_domain_stats', args, {
       timeoutMs: allMs,
     });
-    return retStats.filter(({ dom }) => isOurs(dom)).map(({ dom, params }) => toLook(dom, params));
+    return retStats.map(({ dom, params }) => toLook(dom, params));
   } catch (error) {
     if (!isLate(error)) throw error;
   }
   await client.renew(renewMs);
-  const { domains } = await client.call('connect_list_all_domains', { need_results: 1, flags: 0 });
-  const ours = domains.filter(isOurs);
   const looks: DomainLook[] = [];
-  for (let first = 0; first < ours.length; first += atOnce) {
-    const some = await Promise.all(
-      ours.slice(first, first + atOnce).map((dom) => lookAtOne(client, dom)),
-    );
-    looks.push(...some.flatMap(({ look }) => look ?? []));
-    if (some.some(({ isStuck }) => isStuck)) await client.renew(renewMs);
+  for (let first = 0; first < some.length; first += atOnce) {
+    const few = some.slice(first, first + atOnce);
+    const found = await Promise.all(few.map((dom) => lookAtOne(client, dom)));
+    looks.push(...found.flatMap(({ look }) => look ?? []));
+    if (found.some(({ isStuck }) => isStuck)) await client.renew(renewMs);
   }
   return looks;
 }
@@ -72,36 +87,34 @@ async function lookAtOne(
 /** Containers have no monitor that could hang. */
 export async function lookAtContainers(
   client: LibvirtClient,
-  isOurs: (dom: Domain) => boolean,
-): Promise<DomainLook[]> {
-  const { domains } = await client.call('connect_list_all_domains', { need_results: 1, flags: 0 });
-  const looks = await Promise.all(
-    domains.filter(isOurs).map(async (dom) => {
-      try {
-        const { state, reason } = await client.call('domain_get_state', { dom, flags: 0 });
-        return { id: dom.uuid, ...toState(state, reason) };
-      } catch (error) {
-        if (isUnknown(error)) return []; // it has ended meanwhile
-        throw error;
-      }
-    }),
-  );
-  return looks.flat();
+  domains: readonly Domain[],
+): Promise<DomainView[]> {
+  const lookAt = async (dom: Domain): Promise<DomainView[]> => {
+    try {
+      const { state, reason } = await client.call('domain_get_state', { dom, flags: 0 });
+      return [{ id: dom.uuid, ...toState(state, reason) }];
+    } catch (error) {
+      if (isUnknown(error)) return []; // it has ended meanwhile
+      throw error;
+    }
+  };
+  return await inBatches(domains, async (some) => (await Promise.all(some.map(lookAt))).flat());
 }
 
 function toLook(dom: Domain, params: TypedParams): DomainLook {
-  const figure = (name: string): number | undefined => {
-    const value = params.find(({ field }) => field === name)?.value.value;
-    return typeof value === 'number' || typeof value === 'bigint' ? Number(value) : undefined;
-  };
-  const view = toState(figure('state.state') ?? 0, figure('state.reason') ?? 0);
-  const cpuTimes = params.filter(({ field }) => /^vcpu\.\d+\.time$/.test(field));
-  const cpuNs = cpuTimes.reduce((sum, { value }) => sum + Number(value.value), 0);
+  let [state, reason, answers] = [0, 0, false];
+  let cpuNs: number | undefined;
+  for (const { field, value } of params)
+    if (field === 'state.state') state = Number(value.value);
+    else if (field === 'state.reason') reason = Number(value.value);
+    else if (field === monitorsField) answers = true;
+    else if (field.startsWith('vcpu.') && /^vcpu\.\d+\.time$/.test(field))
+      cpuNs = (cpuNs ?? 0) + Number(value.value);
   return {
     id: dom.uuid,
-    ...view,
-    ...(figure(monitorsField) !== undefined && { answers: true }),
-    ...(cpuTimes.length > 0 && { cpuMs: Math.round(cpuNs / 1e6) }),
+    ...toState(state, reason),
+    ...(answers && { answers }),
+    ...(cpuNs !== undefined && { cpuMs: Math.round(cpuNs / 1e6) }),
   };
 }
 

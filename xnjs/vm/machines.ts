@@ -1,3 +1,4 @@
+import pLimit, { type LimitFunction } from 'p-limit';
 import { errorText } from '#kernel/errors.js';
 import type { Log } from '#kernel/log.js';
 import { Agents } from './agents.js';
@@ -30,6 +31,9 @@ export type MachinesParts = {
   readonly templates: Templates | undefined;
 };
 
+/** Machines of one host that are looked for at the same time. */
+const attachedAtOnce = 64;
+
 /**
  * The virtual machines of the target systems and what is bound to them: makes the world look like the
  * records, and tells these what happens in it.
@@ -39,6 +43,8 @@ export class Machines implements AsyncDisposable {
   readonly #log: Log;
   readonly #records: SystemRecords;
   readonly #stopping: AbortSignal;
+  /** By host. */
+  readonly #turns = new Map<string, LimitFunction>();
   readonly #agents: Agents;
   readonly #queues: Queues;
   readonly #watch: DomainWatch;
@@ -81,6 +87,7 @@ export class Machines implements AsyncDisposable {
       started: () => this.#agents.bound(),
       onStopped: (id, reason, { host }) => this.#onDomain({ id, state: 'stopped', reason }, host),
       intervalMs: options.watchMs ?? 2_000,
+      observer: options.observer,
     });
     const require = (): Promise<void> => this.#require();
     this.#starting = new Starting({
@@ -117,7 +124,9 @@ export class Machines implements AsyncDisposable {
   async mark(record: TargetSystem): Promise<void> {
     if (!this.#agents.find(record.id)) return;
     try {
-      await this.#options.hosts.of(record).mark(record, this.#epoch);
+      await this.#inTurn(record.host, () =>
+        this.#options.hosts.of(record).mark(record, this.#epoch),
+      );
     } catch (error) {
       this.#log.info({ vmId: record.id, err: errorText(error) }, 'a domain could not be marked');
     }
@@ -175,7 +184,12 @@ export class Machines implements AsyncDisposable {
   adopt(record: TargetSystem, binding: TargetBinding): void {
     this.#agents.adopt(record, binding);
     this.#spawn(this.mark(record));
-    if (this.#meter) this.#spawn(this.#meter.measure(seatOf(record)));
+    if (this.#meter) this.#spawn(this.#meter.measure(seatOf(record), [record.id]));
+  }
+
+  /** Whether its agent answers this server at present. */
+  answers(id: string): boolean {
+    return this.#agents.answers(id);
   }
 
   /** What is bound to a machine that has been started. */
@@ -281,6 +295,13 @@ export class Machines implements AsyncDisposable {
     if (domain?.state === 'stopped') this.#onDomain(domain, record.host);
   }
 
+  /** When a server starts all machines of a host are asked for: none waits so long that its call is late. */
+  async #inTurn<T>(host: string, work: () => Promise<T>): Promise<T> {
+    const turns = this.#turns.get(host) ?? pLimit(attachedAtOnce);
+    this.#turns.set(host, turns);
+    return await turns(work);
+  }
+
   async #attach(record: TargetSystem): Promise<void> {
     if (this.#agents.find(record.id)) {
       await this.reapplyParameters(record.id);
@@ -288,7 +309,9 @@ export class Machines implements AsyncDisposable {
     }
     // also where its host does not answer, which nobody hears an agent through
     this.#spawn(this.#agents.expect(record));
-    const domain = await this.#options.hosts.of(record).find(record.driver, record.id);
+    const domain = await this.#inTurn(record.host, () =>
+      this.#options.hosts.of(record).find(record.driver, record.id),
+    );
     const runs = domain !== undefined && domain.state !== 'stopped';
     if (domain?.isSaved === true || (!runs && record.parkedOn !== undefined)) {
       await this.#parking.bringBack(record);

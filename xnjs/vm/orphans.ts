@@ -91,7 +91,7 @@ export class Orphans {
     switch (verdict) {
       case 'adopt':
         log.warn({ vmId: id }, 'a domain of ours that the database did not know is adopted');
-        if (mark.record) await adopt(mark.record, seat);
+        if (mark?.record) await adopt(mark.record, seat);
         this.#forget(key);
         break;
       case 'remove':
@@ -107,11 +107,11 @@ export class Orphans {
     }
   }
 
-  async #verdict({ id, mark: { record } }: OwnDomain): Promise<Verdict> {
+  async #verdict({ id, mark }: OwnDomain): Promise<Verdict> {
     // of two hosts that have the same machine, who could tell which is right
     if (this.#options.isKnown(id)) return 'leave';
     if (await this.#options.store.wasRemoved(id)) return 'remove';
-    return record?.id === id ? 'adopt' : 'leave';
+    return mark?.record?.id === id ? 'adopt' : 'leave';
   }
 
   #forget(key: string): void {

@@ -1,4 +1,3 @@
-import pLimit from 'p-limit';
 import type { Clock } from '#kernel/clock.js';
 import { asGridError, errorText } from '#kernel/errors.js';
 import type { Log } from '#kernel/log.js';
@@ -24,6 +23,8 @@ type Told = NonNullable<TargetSystem['queues']>;
 const queueName = /^[A-Za-z0-9][A-Za-z0-9._@+-]{0,63}$/;
 const mostQueues = 500;
 const askedAtOnce = 8;
+/** How long so many take at least: it is not urgent, and each costs a worker. */
+const batchMs = 800;
 
 /**
  * What the batch systems of the target systems tell of their queues. Asked for when a TSI begins to answer,
@@ -48,15 +49,19 @@ export class Queues {
   /** Until the server stops. */
   async watch(): Promise<void> {
     const { clock, intervalMs, stopping, bound } = this.#options;
-    const limit = pLimit(askedAtOnce);
-    for (;;) {
-      try {
+    try {
+      for (;;) {
         await clock.sleep(intervalMs, stopping);
-      } catch {
-        return; // stopping
+        const all = bound();
+        for (let first = 0; first < all.length; first += askedAtOnce) {
+          if (first > 0) await clock.sleep(batchMs, stopping);
+          const some = all.slice(first, first + askedAtOnce);
+          // what does not answer is asked when it is bound again
+          await Promise.allSettled(some.map((id) => this.ask(id)));
+        }
       }
-      // what does not answer is asked when it is bound again
-      await Promise.allSettled(bound().map((id) => limit(() => this.ask(id))));
+    } catch {
+      // stopping
     }
   }
 

@@ -6,6 +6,7 @@ import type { OwnContext } from './context/own-context.js';
 import type { HostLabels } from './hosts/host-placement.js';
 import type { Hosts } from './hosts/hosts.js';
 import type { MachineNetworks } from './machine-networks.js';
+import type { MachineObserver } from './machine-observer.js';
 import type { ImageSearch, ImageSource } from './image-source.js';
 import type { ImageWish } from './image-wish.js';
 import type { MachineSize } from './machine-size.js';
@@ -79,6 +80,7 @@ export type TargetSystemsOptions = {
   readonly enrolments?: Enrolments;
   /** The disk with our agent, for images without a TSI; absent: they are refused. */
   readonly agentDisk?: string;
+  readonly observer?: MachineObserver | undefined;
   /** Absent: images whose TSI is reached over a network are refused. */
   readonly network?: TsiNetwork;
   /** What else of a network machines can have; absent: none. */

@@ -168,6 +168,11 @@ export class TargetSystems implements Targets, AsyncDisposable {
     return this.#machines.heard(this.get(id));
   }
 
+  /** Whether its agent answers this server at present, whatever its record says. */
+  answers(id: string): boolean {
+    return this.#machines.answers(id);
+  }
+
   /** What it has used as far as measured; `undefined`: nothing was yet. */
   usage(id: string): Usage | undefined {
     return this.#meter?.find(id);

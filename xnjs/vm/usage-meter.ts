@@ -61,11 +61,15 @@ export class UsageMeter {
     return this.#usages.get(id);
   }
 
-  /** Reads a driver's machines on a host now. @throws what the hypervisor or the database say */
-  async measure(seat: Seat): Promise<void> {
+  /**
+   * Reads a driver's machines on a host now.
+   * @param ids these only; absent: all
+   * @throws what the hypervisor or the database say
+   */
+  async measure(seat: Seat, ids?: readonly string[]): Promise<void> {
     await this.#serial(seatKey(seat), async () => {
       const { hosts, clock } = this.#options;
-      const samples = await hosts.of(seat).usage(seat.driver);
+      const samples = await hosts.of(seat).usage(seat.driver, ids);
       await this.#add(seat, samples, clock.now());
     });
   }
@@ -90,7 +94,7 @@ export class UsageMeter {
   async measureLast({ id, ...seat }: Pick<TargetSystem, 'id' | 'driver' | 'host'>): Promise<void> {
     if (this.#usages.get(id)?.endedMs !== undefined) return;
     try {
-      await this.measure(seat);
+      await this.measure(seat, [id]);
     } catch (error) {
       const { log } = this.#options;
       log.info({ vmId: id, err: errorText(error) }, 'a machine could not be measured at its end');

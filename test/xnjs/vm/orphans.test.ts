@@ -11,12 +11,12 @@ import { aTargetSystem } from './samples.js';
 
 const installation = '11111111-2222-4333-8444-555555555555';
 const system = aTargetSystem({ terminationMs: 5, acl: ['read:ROLE:user'] });
-const domain: OwnDomain = {
+const domain = {
   id: system.id,
   state: 'running',
   reason: '',
   mark: readMark(markXml(system, installation, 7))!,
-};
+} as const satisfies OwnDomain;
 
 /** A fake host and database; what is done is written down. */
 function watched({ removed = false, known = false, acts = true } = {}) {

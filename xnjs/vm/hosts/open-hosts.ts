@@ -1,7 +1,9 @@
 import type { Clock } from '#kernel/clock.js';
-import { LibvirtClient } from '#kernel/libvirt/client.js';
+import { LibvirtClient, type LibvirtClientOptions } from '#kernel/libvirt/client.js';
 import type { EventName } from '#kernel/libvirt/events.js';
+import { timeLibvirt } from '#kernel/libvirt/call-metrics.js';
 import type { Log } from '#kernel/log.js';
+import type { Metrics } from '#kernel/metrics.js';
 import type { Scope } from '#kernel/scope.js';
 import type { XnjsConfig } from '../../config.js';
 import type { SettingsStore } from '../../persistence/settings-store.js';
@@ -14,13 +16,16 @@ import { Hosts, type DrainStore } from './hosts.js';
 
 type Config = Omit<XnjsConfig['hypervisor'], 'networks'>;
 type Clients = Readonly<Partial<Record<Driver, LibvirtClient>>>;
-type Deps = {
+type HostsDeps = {
   readonly installationId: string;
   readonly clock: Clock;
   readonly log: Log;
   readonly scope: Scope;
   readonly settings: SettingsStore;
+  readonly metrics?: Metrics | undefined;
 };
+
+type Deps = HostsDeps & Pick<LibvirtClientOptions, 'onCall'>;
 
 export type OpenHosts = {
   readonly hosts: Hosts;
@@ -30,8 +35,10 @@ export type OpenHosts = {
 };
 
 /** Connects to the libvirts of all hosts. One that does not answer now may do so later. */
-export async function openHosts(config: Config, deps: Deps): Promise<OpenHosts> {
-  const { scope, log, settings } = deps;
+export async function openHosts(config: Config, given: HostsDeps): Promise<OpenHosts> {
+  const { scope, log, settings, metrics } = given;
+  const onCall = metrics && timeLibvirt(metrics);
+  const deps: Deps = { ...given, ...(onCall && { onCall }) };
   const own = config.hosts.find(({ name }) => name === localHost);
   const others = config.hosts.filter(({ name }) => name !== localHost);
   const opened = await Promise.all([
@@ -115,11 +122,13 @@ function adapt(clients: Clients, probes: Clients, deps: Deps): LibvirtHypervisor
 /** A hypervisor that does not answer now may do so later: the server starts all the same. */
 async function open(
   uri: string | undefined,
-  { log, scope }: Deps,
+  { log, scope, onCall }: Deps,
   events?: readonly EventName[],
 ): Promise<LibvirtClient | undefined> {
   if (uri === undefined) return undefined;
-  const client = scope.use(new LibvirtClient({ uri, log, ...(events && { events }) }));
+  const client = scope.use(
+    new LibvirtClient({ uri, log, ...(onCall && { onCall }), ...(events && { events }) }),
+  );
   client.start();
   await client.ready(AbortSignal.timeout(5_000)).catch(() => undefined);
   return client;

@@ -123,6 +123,7 @@ export class Starting {
       { vmId: id, tier: start?.tier, template, reason: why },
       'a start falls back a tier',
     );
+    this.#options.observer?.fellBack(start?.tier ?? 'unknown');
     const reason = `${start?.tier ?? 'another tier'} failed: ${why}`;
     await this.#options.records.save({
       ...{ ...own, start: { tier: 'cold', reason } },

@@ -1,0 +1,44 @@
+import { writeFileSync, rmSync } from 'node:fs';
+import { createServer, type Server, type Socket } from 'node:net';
+import { join } from 'node:path';
+import { EagerDuplex } from '#kernel/net/eager-duplex.js';
+import { createAgent } from '#tsi/agent/agent.js';
+import { createLinkServer } from '#tsi/agent/link.js';
+import { readSettings } from '#tsi/agent/settings.js';
+import type { Done, Order } from './guests.js';
+
+/** Started by {@link AgentProcesses}. */
+const [, , directory = ''] = process.argv;
+const file = join(directory, `tsi-${process.pid}.properties`);
+writeFileSync(file, `tsi.link=none\ntsi.state_dir=${join(directory, `tsi-${process.pid}`)}\n`);
+const http2 = createLinkServer(createAgent(readSettings(file)), () => undefined);
+const machines = new Map<string, { server: Server; sockets: Set<Socket>; path: string }>();
+
+async function start(id: string, path: string): Promise<void> {
+  const sockets = new Set<Socket>();
+  const server = createServer((socket) => {
+    sockets.add(socket);
+    socket.once('close', () => sockets.delete(socket));
+    http2.emit('connection', new EagerDuplex(socket));
+  });
+  machines.set(id, { server, sockets, path });
+  await new Promise<void>((resolve) => server.listen(path, resolve));
+}
+
+function stop(id: string): void {
+  const machine = machines.get(id);
+  if (!machine) return;
+  machines.delete(id);
+  machine.server.close();
+  for (const socket of machine.sockets) socket.destroy();
+  rmSync(machine.path, { force: true });
+}
+
+process.on('message', (order: Order) => {
+  void (async () => {
+    if (order.start !== undefined) await start(order.start, order.socket ?? '');
+    if (order.stop !== undefined) stop(order.stop);
+    process.send?.({ n: order.n } satisfies Done);
+  })();
+});
+process.on('disconnect', () => process.exit());
