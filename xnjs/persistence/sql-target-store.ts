@@ -62,15 +62,69 @@ const upsertText =
 /** Records of versions that knew one host say nothing of it. */
 const atHost = { host: localHost };
 
+/** Without it nothing is written; absent: this server is alone. */
+type Fence = Pick<Lease, 'require' | 'fence'> | undefined;
+
+type Logged = {
+  readonly subject: string;
+  readonly ownerDn: string;
+  readonly body?: SiteChange | undefined;
+};
+
+/** Tables and transactions that target systems and spares share. */
+class Tables {
+  readonly database: Database;
+  readonly lease: Fence;
+  readonly changes: ChangeLog;
+  readonly systems;
+  readonly spares;
+  readonly removed;
+  /** Called after a commit that has logged a change. */
+  readonly onLogged: (() => void) | undefined;
+
+  constructor(database: Database, onLogged: (() => void) | undefined, lease: Fence) {
+    this.database = database;
+    this.lease = lease;
+    this.onLogged = onLogged;
+    this.changes = new ChangeLog(database, changesTable);
+    this.systems = database.sequelize.define<Model<TargetRow> & TargetRow>(
+      'targetSystem',
+      { id: column.id({ primaryKey: true }), document: column.text() },
+      { tableName: 'target_systems' },
+    );
+    this.spares = database.sequelize.define<Model<TargetRow> & TargetRow>(
+      'spare',
+      { id: column.id({ primaryKey: true }), document: column.text() },
+      { tableName: 'spares' },
+    );
+    this.removed = database.sequelize.define<Model<RemovedRow> & RemovedRow>(
+      'removedTargetSystem',
+      { id: column.id({ primaryKey: true }), removedMs: column.number() },
+      { tableName: 'removed_target_systems' },
+    );
+  }
+
+  async commit(
+    { body, ...about }: Logged,
+    work: (transaction: Transaction) => Promise<unknown>,
+  ): Promise<void> {
+    await this.database.transaction(async (transaction) => {
+      await this.lease?.require(transaction);
+      await work(transaction);
+      if (body) await this.changes.append({ type: 'site', ...about, body }, transaction);
+    });
+    if (body) this.onLogged?.();
+  }
+}
+
 /**
  * {@link TargetStore} in the service's database, after {@link targetMigrations} and the jobs'.
  * @param onLogged called after a commit that has logged a change
- * @param lease without which nothing is written; absent: this server is alone
  */
 export function createTargetStore(
   database: Database,
   onLogged?: () => void,
-  lease?: Pick<Lease, 'require' | 'fence'>,
+  lease?: Fence,
 ): TargetStore {
   return createTargetStores(database, onLogged, lease).targets;
 }
@@ -79,42 +133,15 @@ export function createTargetStore(
 export function createTargetStores(
   database: Database,
   onLogged?: () => void,
-  lease?: Pick<Lease, 'require' | 'fence'>,
+  lease?: Fence,
 ): { readonly targets: TargetStore; readonly spares: SpareStore } {
-  const changes = new ChangeLog(database, changesTable);
-  const rows = database.sequelize.define<Model<TargetRow> & TargetRow>(
-    'targetSystem',
-    { id: column.id({ primaryKey: true }), document: column.text() },
-    { tableName: 'target_systems' },
-  );
-  const spareRows = database.sequelize.define<Model<TargetRow> & TargetRow>(
-    'spare',
-    { id: column.id({ primaryKey: true }), document: column.text() },
-    { tableName: 'spares' },
-  );
-  const removed = database.sequelize.define<Model<RemovedRow> & RemovedRow>(
-    'removedTargetSystem',
-    { id: column.id({ primaryKey: true }), removedMs: column.number() },
-    { tableName: 'removed_target_systems' },
-  );
-  type Logged = {
-    readonly subject: string;
-    readonly ownerDn: string;
-    readonly body?: SiteChange | undefined;
-  };
-  const commit = async (
-    { body, ...about }: Logged,
-    work: (transaction: Transaction) => Promise<unknown>,
-  ): Promise<void> => {
-    await database.transaction(async (transaction) => {
-      await lease?.require(transaction);
-      await work(transaction);
-      if (body) await changes.append({ type: 'site', ...about, body }, transaction);
-    });
-    if (body) onLogged?.();
-  };
-  // by hand: when a server with many machines starts, or loses a hypervisor, all of them have news
-  const saves = new GroupCommit<Saved, void>(async (group) => {
+  const tables = new Tables(database, onLogged, lease);
+  return { targets: targetStore(tables), spares: spareStore(tables) };
+}
+
+/** By hand: when a server with many machines starts, or loses a hypervisor, all of them have news. */
+function groupSaves({ database, changes, lease }: Tables): GroupCommit<Saved, void> {
+  return new GroupCommit<Saved, void>(async (group) => {
     const statements = group.flatMap(({ system, body }) => [
       { text: upsertText, values: [system.id, JSON.stringify(system)] },
       ...changes.statements(
@@ -129,9 +156,14 @@ export function createTargetStores(
     }
     return group.map(() => ({ value: undefined }));
   });
-  const targets: TargetStore = {
+}
+
+function targetStore(tables: Tables): TargetStore {
+  const { database, systems, removed } = tables;
+  const saves = groupSaves(tables);
+  return {
     async all() {
-      const found = await rows.findAll();
+      const found = await systems.findAll();
       return found.map(({ document }) => ({
         ...atHost,
         ...(JSON.parse(document) as TargetSystem), // written below
@@ -140,19 +172,19 @@ export function createTargetStores(
     async save(system, body, quotas) {
       if (!quotas) {
         await saves.add({ system, body });
-        if (body) onLogged?.();
+        if (body) tables.onLogged?.();
         return;
       }
-      const row = { id: system.id, document: JSON.stringify(system) };
-      await commit({ subject: system.id, ownerDn: system.ownerDn, body }, async (transaction) => {
+      const { id, ownerDn } = system;
+      await tables.commit({ subject: id, ownerDn, body }, async (transaction) => {
         await claim(database, system, quotas, transaction);
-        await rows.upsert(row, { transaction });
+        await systems.upsert({ id, document: JSON.stringify(system) }, { transaction });
       });
     },
     async remove({ id, ownerDn }, body) {
-      await commit({ subject: id, ownerDn, body }, async (transaction) => {
+      await tables.commit({ subject: id, ownerDn, body }, async (transaction) => {
         await release(database.sequelize, id, transaction);
-        if ((await rows.destroy({ where: { id }, transaction })) === 0) return;
+        if ((await systems.destroy({ where: { id }, transaction })) === 0) return;
         const removedMs = systemClock.now();
         await removed.upsert({ id, removedMs }, { transaction });
         const old = { [Op.lt]: removedMs - keepRemovedMs };
@@ -164,9 +196,19 @@ export function createTargetStores(
     },
     used: async (scope) => await sumOf(database.sql, scope),
   };
-  const spares: SpareStore = {
+}
+
+function spareStore(tables: Tables): SpareStore {
+  const { database, systems, spares, lease } = tables;
+  const write = async (work: (transaction: Transaction) => Promise<unknown>): Promise<void> => {
+    await database.transaction(async (transaction) => {
+      await lease?.require(transaction);
+      await work(transaction);
+    });
+  };
+  return {
     async all() {
-      const found = await spareRows.findAll();
+      const found = await spares.findAll();
       return found.map(({ document }) => ({
         ...atHost,
         ...(JSON.parse(document) as Spare), // written below
@@ -174,26 +216,19 @@ export function createTargetStores(
     },
     async save(spare) {
       const row = { id: spare.id, document: JSON.stringify(spare) };
-      await database.transaction(async (transaction) => {
-        await lease?.require(transaction);
-        await spareRows.upsert(row, { transaction });
-      });
+      await write((transaction) => spares.upsert(row, { transaction }));
     },
     async remove(id) {
-      await database.transaction(async (transaction) => {
-        await lease?.require(transaction);
-        await spareRows.destroy({ where: { id }, transaction });
-      });
+      await write((transaction) => spares.destroy({ where: { id }, transaction }));
     },
     async claim(system, body, quotas) {
-      const row = { id: system.id, document: JSON.stringify(system) };
-      await commit({ subject: system.id, ownerDn: system.ownerDn, body }, async (transaction) => {
-        const count = await spareRows.destroy({ where: { id: system.id }, transaction });
+      const { id, ownerDn } = system;
+      await tables.commit({ subject: id, ownerDn, body }, async (transaction) => {
+        const count = await spares.destroy({ where: { id }, transaction });
         if (count !== 1) throw new GridError('CONFLICT', 'the spare machine is gone');
         if (quotas) await claim(database, system, quotas, transaction);
-        await rows.create(row, { transaction });
+        await systems.create({ id, document: JSON.stringify(system) }, { transaction });
       });
     },
   };
-  return { targets, spares };
 }
