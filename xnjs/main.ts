@@ -1,52 +1,32 @@
-import { randomUUID } from 'node:crypto';
-import { mkdir, readFile, rm, writeFile } from 'node:fs/promises';
-import { freemem } from 'node:os';
+import { mkdir, rm } from 'node:fs/promises';
 import { join } from 'node:path';
-import { z } from 'zod';
 import { systemClock, type Clock } from '#kernel/clock.js';
 import { createHttpClient } from '#kernel/http/client.js';
 import type { Log } from '#kernel/log.js';
 import type { Metrics } from '#kernel/metrics.js';
-import { timeDatabase } from '#kernel/persistence/database-metrics.js';
 import { ChangeFeed } from '#kernel/persistence/change-feed.js';
 import { ChangeLog } from '#kernel/persistence/change-log.js';
-import { openDatabase, type Database } from '#kernel/persistence/database.js';
-import { migrate } from '#kernel/persistence/migrate.js';
+import type { Database } from '#kernel/persistence/database.js';
 import { Scope } from '#kernel/scope.js';
 import type { Audit } from '#kernel/security/audit.js';
-import {
-  countJobs,
-  countStaging,
-  countSubmissions,
-  countSystems,
-  observeMachines,
-} from './metrics.js';
 import { ImageFollower } from './changes/image-follower.js';
 import type { XnjsConfig } from './config.js';
 import { DataServices } from './data/data-services.js';
 import { IdbSource } from './idb/idb-source.js';
 import { JobEngine } from './job/engine.js';
+import type { JobEngineOptions } from './job/engine-options.js';
 import { JobSubmission } from './job/job-submission.js';
 import { createNoticeSender } from './job/notice-sender.js';
-import type { JobStore } from './job/store.js';
-import { changesTable, jobMigrations } from './persistence/job-models.js';
+import { changesTable } from './persistence/job-models.js';
+import { countJobs, countStaging, countSubmissions } from './metrics.js';
+import { openSystems, readInstallationId } from './open-systems.js';
+import { openTables } from './open-tables.js';
 import { createJobStore } from './persistence/job-store.js';
-import {
-  createReservationStore,
-  reservationMigrations,
-} from './persistence/sql-reservation-store.js';
-import { createSettingsStore, settingsMigrations } from './persistence/settings-store.js';
-import { engineLease, Lease, leaseMigrations } from './persistence/sql-lease.js';
-import { createRecordStores, recordMigrations } from './persistence/sql-record-store.js';
-import { createStorageStore, storageMigrations } from './persistence/sql-storage-store.js';
-import {
-  createTargetStores,
-  spareMigrations,
-  targetMigrations,
-} from './persistence/sql-target-store.js';
-import { createStartStore, startMigrations } from './persistence/sql-start-store.js';
-import { createUsageStore, usageMigrations } from './persistence/sql-usage-store.js';
-import { createTransferStore, transferMigrations } from './persistence/transfer-store.js';
+import { createReservationStore } from './persistence/sql-reservation-store.js';
+import { createSettingsStore } from './persistence/settings-store.js';
+import { engineLease, Lease } from './persistence/sql-lease.js';
+import { createStorageStore } from './persistence/sql-storage-store.js';
+import { createTransferStore } from './persistence/transfer-store.js';
 import { Reservations } from './reservation/reservations.js';
 import { createStaging } from './staging/create-staging.js';
 import { Outside } from './staging/outside.js';
@@ -54,22 +34,14 @@ import { createSiteStorages } from './staging/site-storages.js';
 import { createSiteTokens, type IssueToken } from './staging/site-tokens.js';
 import type { SingleTransfers, Staging } from './staging/staging.js';
 import { Storages } from './storage/storages.js';
-import { openEnrolment } from './vm/context/open-enrolment.js';
 import { HttpImageSource } from './vm/http-image-source.js';
 import { ImagePublisher } from './vm/image-publisher.js';
 import { JobMachines } from './vm/job-machines.js';
 import { JobSettlements } from './vm/job-settlements.js';
-import type { Hosts } from './vm/hosts/hosts.js';
-import type { MachineNetworks } from './vm/machine-networks.js';
 import { openHosts } from './vm/hosts/open-hosts.js';
-import { openNetwork } from './vm/network-config.js';
 import { openNetworks } from './vm/open-networks.js';
-import { placementOf } from './vm/placement/config.js';
-import { recordStarts } from './vm/placement/starts.js';
 import type { SavedImages } from './vm/snapshots/saved-images.js';
-import type { Template } from './vm/tiers/template.js';
-import { TargetSystems } from './vm/target-systems.js';
-import { Workspace } from './vm/workspace.js';
+import type { TargetSystems } from './vm/target-systems.js';
 
 export type XnjsDeps = {
   readonly log: Log;
@@ -140,18 +112,8 @@ export async function startXnjs(config: XnjsConfig, deps: XnjsDeps): Promise<Xnj
       ...{ scope, database, systems },
       storages: () => storages,
     });
-    const jobs: JobEngine = scope.use(
-      new JobEngine({
-        store: jobStore,
-        targets: systems,
-        submission,
-        staging,
-        notices: createNoticeSender(config.jobs.notifications),
-        config: config.jobs,
-        onSubmitted: deps.metrics && countSubmissions(deps.metrics),
-        ...common,
-      }),
-    );
+    const engine = { store: jobStore, targets: systems, submission, staging };
+    const jobs: JobEngine = scope.use(openJobs(config, deps, engine));
     const storages: Storages = scope.use(openStorages(config, database, systems, jobs, common));
     scope.defer(jobs.onChange(() => feed.wake()));
     if (deps.metrics) scope.defer(countJobs(deps.metrics, jobs));
@@ -179,6 +141,20 @@ export async function startXnjs(config: XnjsConfig, deps: XnjsDeps): Promise<Xnj
     await scope.close();
     throw error;
   }
+}
+
+function openJobs(
+  { jobs: config }: XnjsConfig,
+  { log, metrics }: XnjsDeps,
+  parts: Pick<JobEngineOptions, 'store' | 'targets' | 'submission' | 'staging'>,
+): JobEngine {
+  return new JobEngine({
+    ...parts,
+    config,
+    notices: createNoticeSender(config.notifications),
+    onSubmitted: metrics && countSubmissions(metrics),
+    ...{ clock: systemClock, log },
+  });
 }
 
 async function startReservations(
@@ -216,115 +192,6 @@ function followImages(
   const onLogged = (): void => feed.wake();
   const common = { clock: systemClock, log: log.child({ part: 'xnjs.changes' }) };
   scope.use(new ImageFollower({ client, headers, database, changes, onLogged, ...common }));
-}
-
-async function openTables(
-  { database: { url, passwordFile } }: XnjsConfig,
-  scope: Scope,
-  { log, metrics }: Pick<XnjsDeps, 'log' | 'metrics'>,
-): Promise<Database> {
-  const password =
-    passwordFile === undefined ? undefined : (await readFile(passwordFile, 'utf8')).trim();
-  const database = scope.use(
-    await openDatabase({ url, password, log, onCall: metrics && timeDatabase(metrics) }),
-  );
-  await migrate(
-    database,
-    'xnjs',
-    [
-      ...targetMigrations,
-      ...spareMigrations,
-      ...usageMigrations,
-      ...startMigrations,
-      ...jobMigrations,
-      ...transferMigrations,
-      ...storageMigrations,
-      ...settingsMigrations,
-      ...reservationMigrations,
-      ...recordMigrations,
-      ...leaseMigrations,
-    ],
-    log,
-  );
-  return database;
-}
-
-async function openSystems(
-  config: XnjsConfig,
-  { log, audit, metrics }: XnjsDeps,
-  parts: {
-    readonly scope: Scope;
-    readonly database: Database;
-    readonly idb: IdbSource;
-    readonly hosts: Hosts;
-    readonly networks: MachineNetworks;
-    readonly installationId: string;
-    readonly images: HttpImageSource;
-    readonly feed: ChangeFeed;
-    readonly lease: Lease;
-    readonly jobStore: JobStore;
-  },
-): Promise<TargetSystems> {
-  const { scope, database, idb, hosts, networks, installationId, images, feed, lease, jobStore } =
-    parts;
-  const { stateDirectory, targetSystems, hypervisor } = config;
-  const { idleSeconds, maxFrozenSeconds } = targetSystems;
-  const network = await openNetwork(config, scope, log);
-  const common = { clock: systemClock, log };
-  const starts = createStartStore(database);
-  const { targets, spares } = createTargetStores(database, () => feed.wake(), lease);
-  const systems = scope.use(
-    new TargetSystems({
-      store: targets,
-      lease,
-      hosts,
-      observer: metrics && observeMachines(metrics),
-      images,
-      workspace: new Workspace(stateDirectory),
-      installationId,
-      bootTimeoutMs: targetSystems.bootTimeoutSeconds * 1_000,
-      heartbeatMs: targetSystems.heartbeatSeconds * 1_000,
-      watchMs: targetSystems.watchSeconds * 1_000,
-      compareMs: targetSystems.compareSeconds * 1_000,
-      orphanGraceMs: targetSystems.orphanGraceSeconds * 1_000,
-      idle: {
-        ...(idleSeconds !== undefined && { afterMs: idleSeconds * 1_000 }),
-        action: targetSystems.idleAction,
-        isBusy: async (targetId) => (await jobStore.unfinished({ targetId, num: 1 })).length > 0,
-      },
-      ...(maxFrozenSeconds !== undefined && { maxFrozenMs: maxFrozenSeconds * 1_000 }),
-      guestMs: targetSystems.guestSeconds * 1_000,
-      queuesIntervalMs: targetSystems.queuesSeconds * 1_000,
-      recovery: targetSystems.recovery,
-      limits: targetSystems.limits,
-      usage: {
-        store: createUsageStore(database),
-        intervalMs: targetSystems.usageSeconds * 1_000,
-        keepMs: targetSystems.accountingDays * 86_400_000,
-      },
-      spares: { store: spares, config: targetSystems.spares, availableMiB },
-      warm: {
-        store: createRecordStores(database)<Template>('template'),
-        config: targetSystems.warm,
-        availableMiB,
-      },
-      placement: { ...placementOf(targetSystems), starts },
-      networks,
-      enrolment: await openEnrolment(config, installationId, audit),
-      ...(hypervisor.agentDisk !== undefined && { agentDisk: hypervisor.agentDisk }),
-      ...(network && { network }),
-      idb,
-      ...common,
-    }),
-  );
-  scope.defer(recordStarts(systems, starts, log));
-  if (metrics) scope.defer(countSystems(metrics, systems, hosts));
-  return systems;
-}
-
-/** What this host could give to machines: their hypervisors are here. */
-function availableMiB(): number {
-  return Math.floor(freemem() / 1024 ** 2);
 }
 
 function openStorages(
@@ -387,17 +254,4 @@ async function emptyDirectory(path: string): Promise<string> {
   await rm(path, { recursive: true, force: true });
   await mkdir(path, { recursive: true, mode: 0o700 });
   return path;
-}
-
-/** Random, made at the first start; marks our domains on a host that others use too. */
-async function readInstallationId(directory: string): Promise<string> {
-  const path = join(directory, 'installation-id');
-  try {
-    return z.uuid().parse((await readFile(path, 'utf8')).trim());
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw error;
-    const id = randomUUID();
-    await writeFile(path, `${id}\n`, { flag: 'wx', flush: true });
-    return id;
-  }
 }
