@@ -9,6 +9,8 @@ export class Gates {
   readonly held = new Set<string>();
   readonly #isHolding: boolean;
   readonly #tags = new Map<string, string>();
+  /** Those whose memory was put on disk by order: what is restored of others is saved memory of their image. */
+  readonly #parked = new Set<string>();
 
   constructor(isHolding: boolean) {
     this.#isHolding = isHolding;
@@ -23,16 +25,19 @@ export class Gates {
   /** Never returns where the target system of this id is to be held. */
   async pass(id: string, step: string): Promise<void> {
     const tag = this.#tags.get(id);
+    if (step.startsWith('thaw') && !this.#parked.has(id)) return;
     if (this.#isHolding && tag?.endsWith(step)) await this.hold(tag);
   }
 
   targets(store: TargetStore): TargetStore {
     const pass = this.pass.bind(this);
     const tags = this.#tags;
+    const parked = this.#parked;
     return {
       ...store,
       async save(system, ...rest) {
         const { id, state, desired, boot } = system;
+        if (desired === 'suspended') parked.add(id);
         if (system.tags[0] !== undefined) tags.set(id, system.tags[0]);
         await store.save(system, ...rest);
         const isNew = boot.startedMs === undefined && boot.restoredMs === undefined;

@@ -72,7 +72,7 @@ describe('the command line', { skip: noContainers, timeout: 240_000 }, () => {
     assert.match(await succeed('site', 'offer'), /user CN=.* +0\/16 +0\/- /);
     const create = ['site', 'create', '--require', 'application=Transform', '--dry-run'];
     const plan = await succeed(...create);
-    assert.match(plan, /it has Transform 1\.0.*\nlxc: cpus 1, memoryMiB/);
+    assert.match(plan, /it has Transform 1\.0.*\nhost local: .*\nlxc: cpus 1, memoryMiB/);
     assert.match(plan, /an hour: 1 core-hours/);
     const { image } = JSON.parse(await succeed(...create, '--json')) as { image: object };
     assert.match(JSON.stringify(image), /vsite-demo-container/);
