@@ -30,7 +30,12 @@ const ecKey = (): KeyObject => generateKeyPairSync('ec', { namedCurve: 'P-256' }
 async function aServer(scope: Scope, changes: Partial<TargetSystem> = {}) {
   const clock = new ShiftedClock();
   const token = newToken();
-  const issued = { means: 'commandLine', tokenHash: hashOf(token), issuedMs: clock.now() } as const;
+  const issued = {
+    means: 'commandLine',
+    generation: changes.generation ?? 1,
+    tokenHash: hashOf(token),
+    issuedMs: clock.now(),
+  } as const;
   let record = aTargetSystem({ enrolment: issued, ...changes });
   const events: string[] = [];
   const directory = scratch(scope);
@@ -47,7 +52,9 @@ async function aServer(scope: Scope, changes: Partial<TargetSystem> = {}) {
     },
   });
   const admit = (ask: AskEnrolment): Promise<void> => enrolments.admit(record.id, ask);
-  return { admit, clock, token, authority, directory, events, record: () => record };
+  /** What is kept of the enrolment in a snapshot comes back with it. */
+  const putBack = (): void => void (record = { ...record, generation: 2 });
+  return { admit, putBack, clock, token, authority, directory, events, record: () => record };
 }
 type Server = Awaited<ReturnType<typeof aServer>>;
 
@@ -123,6 +130,18 @@ describe('an enrolment', () => {
     const own = next.authority.sign(machineName(server.record()), createPublicKey(key));
     await refusal(next, show(own.toString(), key))(/another machine/);
     await refusal(next, show(former.toString(), key))(/another machine/);
+  });
+
+  it('counts again for a machine that was put back to a snapshot', async () => {
+    await using scope = new Scope();
+    const server = await aServer(scope);
+    const key = ecKey();
+    const seen: object[] = [];
+    await server.admit(enrol(server.token, key, seen));
+    const { certificate } = seen.at(-1) as { certificate: string };
+    server.putBack();
+    await server.admit(show(certificate, key));
+    assert.deepEqual(server.events, []);
   });
 
   it('is not proved by a certificate alone, nor by that of another authority or another key', async () => {

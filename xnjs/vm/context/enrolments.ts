@@ -17,6 +17,8 @@ export type TokenMeans = 'commandLine' | 'seed' | 'file' | 'message';
 /** The durable part: of one machine of a target system. */
 export type EnrolmentRecord = {
   readonly means: TokenMeans;
+  /** Of the machine: one that is put back to a snapshot is who it was then. */
+  readonly generation: number;
   /** SHA-256, hexadecimal. */
   readonly tokenHash: string;
   /** ms since the epoch */
@@ -90,7 +92,7 @@ export class Enrolments {
     const isByMessage = meansOf(record) === 'message' && enrolment?.keyHash === undefined;
     // made by an earlier version of this server, or found again: the hypervisor's word is all there is
     if (!enrolment && !isByMessage) return;
-    const machine = machineName(record);
+    const machine = nameOf(record);
     const challenge = randomBytes(32).toString('base64');
     const question = { machine, challenge };
     let answer = await ask({ ...question, expects: enrolment?.tokenHash ?? noToken });
@@ -125,8 +127,9 @@ export class Enrolments {
 
   /** What the record says of a token, before anybody gets it. */
   issue(record: TargetSystem, token: string): EnrolmentRecord {
-    const issuedMs = this.#options.clock.now();
-    return { means: meansOf(record) ?? 'message', tokenHash: hashOf(token), issuedMs };
+    const { generation = 1 } = record;
+    const means = meansOf(record) ?? 'message';
+    return { means, generation, tokenHash: hashOf(token), issuedMs: this.#options.clock.now() };
   }
 
   /** @returns a new certificate, where there should be one */
@@ -177,7 +180,7 @@ export class Enrolments {
     return await records.queue(id, async () => {
       const record = records.find(id);
       const { enrolment } = record ?? {};
-      if (!record || !enrolment || machineName(record) !== machine)
+      if (!record || !enrolment || nameOf(record) !== machine)
         throw new Refusal('the machine has been replaced');
       if (token !== undefined) this.#requireToken(enrolment, token, keyHash);
       const certificate = authority.sign(machine, key);
@@ -215,6 +218,10 @@ export class Enrolments {
         this.#log.warn({ vmId: id, err: errorText(error) }, 'a refusal could not be stored');
       });
   }
+}
+
+function nameOf({ id, generation, enrolment }: TargetSystem): string {
+  return machineName({ id, ...(enrolment ?? (generation !== undefined && { generation })) });
 }
 
 /** By which way the token gets into a machine; `undefined`: there is none. */

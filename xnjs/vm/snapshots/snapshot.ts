@@ -21,6 +21,8 @@ export type Snapshot = {
   readonly host?: string;
   /** What its machine had then. */
   readonly parameters: TargetSystem['parameters'];
+  /** How it proved itself then: its key is in its memory. */
+  readonly enrolment?: TargetSystem['enrolment'];
   /** Room on disk: the most that it may take, then what it takes. */
   readonly sizeMiB: number;
 };

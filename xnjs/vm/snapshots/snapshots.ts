@@ -64,9 +64,9 @@ export class Snapshots {
       const sizeMiB = await files.neededMiB(system);
       await files.requireRoom(system, sizeMiB);
       const nowMs = clock.now();
-      const { parameters } = system;
+      const { parameters, enrolment } = system;
       const taken = { id, name, state: 'TAKING', createdMs: nowMs } as const;
-      const draft = { ...taken, parameters, sizeMiB };
+      const draft = { ...taken, parameters, sizeMiB, ...(enrolment && { enrolment }) };
       const evidence = this.#evidence(`the snapshot "${name}" is being taken`);
       const event = { type: 'capture', snapshot: draft, evidence } as const;
       await records.applyNow(systemId, event, planner.quotasFor(system));

@@ -35,11 +35,11 @@ export function fence(current: TargetSystem, evidence: Evidence): TargetSystem {
   const { undertaking, generation = 1 } = current;
   const snapshot = undertaking && findSnapshot(current, undertaking.snapshotId);
   if (undertaking?.do !== 'revert' || undertaking.isFenced || !snapshot) return current;
-  const { name, atMs = snapshot.createdMs } = snapshot;
+  const { name, atMs = snapshot.createdMs, enrolment } = snapshot;
   const date = new Date(atMs).toISOString();
   return {
-    ...without(current, 'facts', 'lostJobs'),
-    ...{ evidence, generation: generation + 1 },
+    ...without(current, 'facts', 'lostJobs', 'enrolment'),
+    ...{ evidence, generation: generation + 1, ...(enrolment && { enrolment }) },
     undertaking: { ...undertaking, isFenced: true },
     reverted: {
       toMs: atMs,
