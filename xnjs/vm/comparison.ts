@@ -91,7 +91,9 @@ export class Comparison {
       const bound = [...started()].filter((id) => isSeatOf(seat, records.get(id)));
       const isAt = (id: string): boolean => this.#isAt(id, seat);
       const domains = await systems.hosts.of(seat).list(seat.driver, isAt);
-      for (const domain of domains) if (records.find(domain.id)) onDomain(domain, seat);
+      // how those are that run is told by looks, which know whether they hang
+      for (const domain of domains)
+        if (domain.state === 'stopped' && records.find(domain.id)) onDomain(domain, seat);
       await this.#orphans.judge(seat, domains);
       const known = new Set(domains.map(({ id }) => id));
       this.#present.set(seatKey(seat), known);
