@@ -61,6 +61,13 @@ export class Enrolment {
     return {};
   }
 
+  /** Does once what a proof takes, and keeps nothing of it: the next time takes an emulated machine far less. */
+  rehearse(): void {
+    const key = newKey();
+    signingRequest(key, 'rehearsal');
+    sign('sha256', Buffer.from(signedText('rehearsal', '')), createPrivateKey(toPem(key)));
+  }
+
   async #prove(ask: EnrolmentAsk): Promise<EnrolmentAnswer> {
     const { machine, challenge } = ask;
     const held = this.#load();

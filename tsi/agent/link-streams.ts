@@ -60,9 +60,12 @@ export async function forward(
 
 /** `POST /identity`: answered when the machine is what it was told to be. */
 export async function becomeAnother(agent: Agent, stream: ServerHttp2Stream): Promise<void> {
-  await obey(agent, stream, (json, receivedMs) =>
-    assumeIdentity(decodeMachineIdentity(json), receivedMs),
-  );
+  await obey(agent, stream, async (json, receivedMs) => {
+    const identity = decodeMachineIdentity(json);
+    await assumeIdentity(identity, receivedMs);
+    // the proof comes next, when somebody waits for it
+    if (identity.isRehearsal) agent.enrolment?.rehearse();
+  });
 }
 
 /** `POST /clock`: answered when the machine knows what time it is. */

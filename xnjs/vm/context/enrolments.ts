@@ -45,7 +45,6 @@ export type EnrolmentsOptions = EnrolmentConfig & {
   readonly log: Log;
 };
 
-const noToken = '0'.repeat(64);
 /** Whoever tries again and again is not written down each time. */
 const toldAgainMs = 60_000;
 
@@ -95,8 +94,8 @@ export class Enrolments {
     const machine = nameOf(record);
     const challenge = randomBytes(32).toString('base64');
     const question = { machine, challenge };
-    let answer = await ask({ ...question, expects: enrolment?.tokenHash ?? noToken });
-    if (isByMessage && answer && answer.certificate === undefined) {
+    let answer = enrolment && (await ask({ ...question, expects: enrolment.tokenHash }));
+    if (isByMessage && (!enrolment || (answer && answer.certificate === undefined))) {
       const token = newToken();
       await this.#note(id, token);
       answer = await ask({ ...question, expects: hashOf(token), token });
