@@ -113,7 +113,7 @@ async function run(size: number): Promise<Cost> {
   const pid = await installation.pid();
   const cpu = cpuMs(pid);
   await inFlight(first, 8, () => user.json('POST', factoryPath, { image }));
-  await installation.untilUp(first);
+  await installation.untilUp(first, 120_000);
   if (first > 0)
     process.stdout.write(
       `${first} asked for: ${((cpuMs(pid) - cpu) / first).toFixed(1)} ms of CPU each until ready\n`,
@@ -122,7 +122,7 @@ async function run(size: number): Promise<Cost> {
     await stopServer(layout);
     await multiply(installation, size);
     await installation.startServer();
-    const ms = await installation.untilUp(size);
+    const ms = await installation.untilUp(size, 600_000);
     const spent = cpuMs(await installation.pid());
     process.stdout.write(
       `${size} found again ${(ms / 1_000).toFixed(1)} s after the start, ${(spent / 1_000).toFixed(1)} s of CPU\n`,

@@ -21,7 +21,7 @@ describe('the figures of a server', { timeout: 180_000 }, () => {
       const { headers } = await user.json('POST', factoryPath, { image });
       sites.push(new URL(String(headers['location'])).pathname);
     }
-    await installation.untilUp(machines);
+    await installation.untilUp(machines, 60_000);
     await run(user, `${sites[0] ?? ''}/jobs`);
     await assert.rejects(user.json('GET', `${sitePath}/jobs/none`));
     text = await readMetrics(installation.metricsUrls.targetsystem);

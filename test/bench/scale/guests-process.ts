@@ -10,7 +10,9 @@ import type { Done, Order } from './guests.js';
 /** Started by {@link AgentProcesses}. */
 const [, , directory = ''] = process.argv;
 const file = join(directory, `tsi-${process.pid}.properties`);
-writeFileSync(file, `tsi.link=none\ntsi.state_dir=${join(directory, `tsi-${process.pid}`)}\n`);
+// one agent for all of them cannot prove to be each
+const state = join(directory, `tsi-${process.pid}`);
+writeFileSync(file, `tsi.link=none\ntsi.enrolment=0\ntsi.state_dir=${state}\n`);
 const http2 = createLinkServer(createAgent(readSettings(file)), () => undefined);
 const machines = new Map<string, { server: Server; sockets: Set<Socket>; path: string }>();
 

@@ -95,13 +95,15 @@ export class Installation implements AsyncDisposable {
     return this.#scope.use(createHttpClient({ baseUrl: this.url, tls: { ca }, auth }));
   }
 
-  /** Resolves when so many agents answer. */
-  async untilUp(count: number): Promise<number> {
+  /** Resolves when so many agents answer. @throws when they do not within `mostMs` */
+  async untilUp(count: number, mostMs: number): Promise<number> {
     const startedMs = performance.now();
     for (;;) {
       const found = await readMetrics(this.metricsUrls.targetsystem).catch(() => '');
-      if (valueOf(found, 'vsite_agent_links{state="up"}') >= count)
-        return performance.now() - startedMs;
+      const up = valueOf(found, 'vsite_agent_links{state="up"}');
+      const ms = performance.now() - startedMs;
+      if (up >= count) return ms;
+      if (ms > mostMs) throw new Error(`${up} of ${count} agents answer after ${mostMs} ms`);
       await sleep(1_000);
     }
   }
