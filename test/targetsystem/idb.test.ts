@@ -59,7 +59,12 @@ describe('the IDB in the REST interface', { timeout: 120_000 }, () => {
       limits: { cpus: 8, memoryMiB: 1024, perUser: 1 },
       usage: () => undefined,
       heard: () => ({}),
-      planner: { flavours: { offered: () => [] }, quotaOf: () => Promise.resolve([]) },
+      planner: {
+        offeredNetworks: ['none'],
+        flavours: { offered: () => [] },
+        quotaOf: () => Promise.resolve([]),
+      },
+      places: { list: () => [] },
     };
     const deps = restDeps({
       version: '1',
