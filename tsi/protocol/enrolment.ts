@@ -1,4 +1,4 @@
-import { TsiError } from './error.js';
+import { LinkMessage } from './link-message.js';
 
 /**
  * How a machine proves which one it is (ADR 039): `POST /enrolment` on the agent link. The server asks; an
@@ -53,17 +53,18 @@ const patterns = {
 } as const;
 type Name = keyof typeof patterns;
 
-/** @throws {@link TsiError} `TSI_PROTOCOL` naming the field */
+/** @throws `TSI_PROTOCOL` naming the field */
 export function decodeEnrolmentMessage(json: string): EnrolmentAsk | EnrolmentGrant {
-  const raw = parse(json);
-  return raw['certificate'] === undefined
-    ? read(raw, ['machine', 'challenge', 'expects'], ['token'])
-    : read(raw, ['machine', 'certificate', 'authority'], []);
+  const message = new LinkMessage('enrolment', json);
+  return message.has('certificate')
+    ? read(message, ['machine', 'certificate', 'authority'], [])
+    : read(message, ['machine', 'challenge', 'expects'], ['token']);
 }
 
-/** @throws {@link TsiError} `TSI_PROTOCOL` naming the field */
+/** @throws `TSI_PROTOCOL` naming the field */
 export function decodeEnrolmentAnswer(json: string): EnrolmentAnswer {
-  return read(parse(json), [], ['certificate', 'signature', 'token', 'request']);
+  const message = new LinkMessage('enrolment', json);
+  return read(message, [], ['certificate', 'signature', 'token', 'request']);
 }
 
 /** Whether a text may be a token; what lies where one was expected may be anything. */
@@ -72,27 +73,11 @@ export function isToken(text: string): boolean {
 }
 
 function read<R extends Name, O extends Name>(
-  raw: Record<string, unknown>,
+  message: LinkMessage,
   required: readonly R[],
   optional: readonly O[],
 ): Record<R, string> & Partial<Record<O, string>> {
-  const found: Partial<Record<Name, string>> = {};
-  for (const name of [...required, ...optional]) {
-    const value = raw[name];
-    if (value === undefined && !(required as readonly Name[]).includes(name)) continue;
-    found[name] = typeof value === 'string' && patterns[name].test(value) ? value : refuse(name);
-  }
+  const names = [...required, ...optional.filter((name) => message.has(name))];
+  const found = Object.fromEntries(names.map((name) => [name, message.text(name, patterns[name])]));
   return found as Record<R, string> & Partial<Record<O, string>>; // each was checked above
-}
-
-function parse(json: string): Record<string, unknown> {
-  try {
-    return { ...(JSON.parse(json) as object) };
-  } catch {
-    return refuse('json');
-  }
-}
-
-function refuse(name: string): never {
-  throw new TsiError('TSI_PROTOCOL', `the enrolment cannot be read: ${name}`, { field: name });
 }

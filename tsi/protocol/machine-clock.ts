@@ -1,4 +1,4 @@
-import { TsiError } from './error.js';
+import { LinkMessage } from './link-message.js';
 
 /**
  * What a machine needs to know that stood still for a while, or is what it was before: `POST /clock` on the agent
@@ -11,23 +11,8 @@ export type MachineClock = {
   readonly seed: string;
 };
 
-/** @throws {@link TsiError} `TSI_PROTOCOL` naming the field */
+/** @throws `TSI_PROTOCOL` naming the field */
 export function decodeMachineClock(json: string): MachineClock {
-  const { timeMs, seed } = parse(json);
-  return {
-    timeMs: Number.isSafeInteger(timeMs) && Number(timeMs) > 0 ? Number(timeMs) : refuse('timeMs'),
-    seed: typeof seed === 'string' && /^[A-Za-z0-9+/]{86}==$/.test(seed) ? seed : refuse('seed'),
-  };
-}
-
-function parse(json: string): Record<string, unknown> {
-  try {
-    return { ...(JSON.parse(json) as object) };
-  } catch {
-    return refuse('json');
-  }
-}
-
-function refuse(name: string): never {
-  throw new TsiError('TSI_PROTOCOL', `the clock cannot be read: ${name}`, { field: name });
+  const message = new LinkMessage('clock', json);
+  return { timeMs: message.time('timeMs'), seed: message.seed('seed') };
 }

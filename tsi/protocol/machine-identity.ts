@@ -1,4 +1,4 @@
-import { TsiError } from './error.js';
+import { LinkMessage } from './link-message.js';
 
 /**
  * Who a machine is from now on: `POST /identity` on the agent link, before a user has it. For machines that
@@ -21,35 +21,17 @@ export type MachineIdentity = {
 const patterns = {
   hostName: /^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$/,
   machineId: /^[0-9a-f]{32}$/,
-  seed: /^[A-Za-z0-9+/]{86}==$/,
 } as const;
 
-/** @throws {@link TsiError} `TSI_PROTOCOL` naming the field */
+/** @throws `TSI_PROTOCOL` naming the field */
 export function decodeMachineIdentity(json: string): MachineIdentity {
-  const raw = parse(json);
-  const text = (name: keyof typeof patterns): string => {
-    const value = raw[name];
-    return typeof value === 'string' && patterns[name].test(value) ? value : refuse(name);
-  };
-  const { timeMs, isCopy, isRehearsal = false } = raw;
+  const message = new LinkMessage('identity', json);
   return {
-    hostName: text('hostName'),
-    machineId: text('machineId'),
-    seed: text('seed'),
-    timeMs: Number.isSafeInteger(timeMs) && Number(timeMs) > 0 ? Number(timeMs) : refuse('timeMs'),
-    isCopy: typeof isCopy === 'boolean' ? isCopy : refuse('isCopy'),
-    isRehearsal: typeof isRehearsal === 'boolean' ? isRehearsal : refuse('isRehearsal'),
+    hostName: message.text('hostName', patterns.hostName),
+    machineId: message.text('machineId', patterns.machineId),
+    seed: message.seed('seed'),
+    timeMs: message.time('timeMs'),
+    isCopy: message.flag('isCopy'),
+    isRehearsal: message.flag('isRehearsal', false),
   };
-}
-
-function parse(json: string): Record<string, unknown> {
-  try {
-    return { ...(JSON.parse(json) as object) };
-  } catch {
-    return refuse('json');
-  }
-}
-
-function refuse(name: string): never {
-  throw new TsiError('TSI_PROTOCOL', `the identity cannot be read: ${name}`, { field: name });
 }
