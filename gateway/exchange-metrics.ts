@@ -1,4 +1,5 @@
-import { callBuckets, type Metrics } from '#kernel/metrics.js';
+import { countBy } from '#kernel/http/request-metrics.js';
+import type { Metrics } from '#kernel/metrics.js';
 import type { SiteTable } from './site.js';
 
 /** A request that the gateway has done with. */
@@ -16,17 +17,7 @@ export function countExchanges(
   metrics: Metrics,
   sites: Pick<SiteTable, 'all'>,
 ): (exchanged: Exchanged) => void {
-  const count = metrics.counter({
-    name: 'gateway_requests_total',
-    help: 'Requests, by site and status',
-    labels: ['vsite', 'status'],
-  });
-  const time = metrics.histogram({
-    name: 'gateway_request_duration_seconds',
-    help: 'From the head of a request to the end of its answer, by site',
-    labels: ['vsite'],
-    buckets: callBuckets,
-  });
+  const count = countBy(metrics, 'gateway', 'vsite');
   const sent = metrics.counter({
     name: 'gateway_answer_bytes_total',
     help: 'Bytes of the bodies of answers from sites',
@@ -37,8 +28,7 @@ export function countExchanges(
     () => sites.all().map(({ name, active }) => ({ labels: { vsite: name }, value: active })),
   );
   return ({ site: vsite = 'none', status, ms, bytes }) => {
-    count({ vsite, status: String(status) });
-    time({ vsite }, ms / 1_000);
+    count(vsite, status, ms);
     sent({ vsite }, bytes);
   };
 }

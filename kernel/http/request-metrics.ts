@@ -10,19 +10,33 @@ export type Answered = {
 
 /** Counts requests by operation and status. */
 export function countRequests(metrics: Metrics): (answered: Answered) => void {
+  const count = countBy(metrics, 'rest', 'operation');
+  return ({ operation = 'none', status, ms }) => count(operation, status, ms);
+}
+
+/**
+ * Counts requests, and how long they take.
+ * @param prefix of the figures' names
+ * @param label by what they are told apart, which is no user's to choose
+ */
+export function countBy(
+  metrics: Metrics,
+  prefix: string,
+  label: string,
+): (whose: string, status: number, ms: number) => void {
   const count = metrics.counter({
-    name: 'rest_requests_total',
-    help: 'Requests answered by the REST face, by operation and status',
-    labels: ['operation', 'status'],
+    name: `${prefix}_requests_total`,
+    help: `Requests answered, by ${label} and status`,
+    labels: [label, 'status'],
   });
   const time = metrics.histogram({
-    name: 'rest_request_duration_seconds',
-    help: 'From the head of a request to the end of its answer, by operation',
-    labels: ['operation'],
+    name: `${prefix}_request_duration_seconds`,
+    help: `From the head of a request to the end of its answer, by ${label}`,
+    labels: [label],
     buckets: callBuckets,
   });
-  return ({ operation = 'none', status, ms }) => {
-    count({ operation, status: String(status) });
-    time({ operation }, ms / 1_000);
+  return (whose, status, ms) => {
+    count({ [label]: whose, status: String(status) });
+    time({ [label]: whose }, ms / 1_000);
   };
 }
