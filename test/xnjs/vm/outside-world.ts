@@ -19,6 +19,7 @@ setInterval(() => undefined, 1e9);
 export const world = {
   address: '203.0.113.2',
   bridged: '192.0.2.2',
+  /** Fixed, as the addresses are: nobody else is in that namespace. */
   port: 7000,
   /** Of this host, there. */
   host: '203.0.113.1',
