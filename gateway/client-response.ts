@@ -94,7 +94,7 @@ export class ClientResponse extends ServerResponse {
 
   override destroy(error?: Error): this {
     if (this.#isTakenBack) return this;
-    const isUnsaid = !this.headersSent && this.socket?.destroyed === false;
+    const isUnsaid = !this.headersSent && !this.req.socket.destroyed;
     if (!this.#watcher || !isUnsaid) return super.destroy(error);
     this.#watcher.onGivenUp(error);
     return this;

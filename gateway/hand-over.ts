@@ -71,6 +71,8 @@ export class HandOver extends Exchange {
     const { socket } = this.request;
     this.#read = socket.bytesRead;
     this.#silence = setTimeout(() => {
+      // it has said all; a client that is slow to take it is `endIfSlow`'s
+      if (this.response.writableEnded) return;
       if (socket.bytesRead !== this.#read || this.isStalled) this.#watchSilence();
       else this.fail(new Error('the site is silent'));
     }, this.facts.site.options.idleTimeoutMs).unref();
