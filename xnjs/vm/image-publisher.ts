@@ -1,5 +1,5 @@
-import { createHash } from 'node:crypto';
-import type { Readable } from 'node:stream';
+import { createHash, type Hash } from 'node:crypto';
+import { Readable } from 'node:stream';
 import { z } from 'zod';
 import {
   ImageList,
@@ -65,7 +65,8 @@ export class ImagePublisher {
     const { id, callerDn, disk } = image;
     const call = this.#as(callerDn, signal);
     const hash = createHash('sha256');
-    const source = disk.source().on('data', (chunk: string | Buffer) => void hash.update(chunk));
+    // nothing is read before it is sent: a connection may still have to be made
+    const source = Readable.from(hashed(disk.source(), hash), { objectMode: false });
     const how = { ...call, sizeBytes: disk.sizeBytes };
     const { body } = await client.upload('PUT', imageRoutes.part(id, 'disk'), source, how);
     if (StoredPart.parse(body).sha256 !== hash.digest('hex'))
@@ -75,5 +76,12 @@ export class ImagePublisher {
 
   #as(dn: string, signal: AbortSignal) {
     return { headers: this.#options.onBehalfOf(dn), signal };
+  }
+}
+
+async function* hashed(source: Readable, hash: Hash): AsyncGenerator<Buffer> {
+  for await (const chunk of source as AsyncIterable<Buffer>) {
+    hash.update(chunk);
+    yield chunk;
   }
 }
