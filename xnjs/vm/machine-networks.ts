@@ -190,9 +190,10 @@ export class MachineNetworks {
 
   #filterXml(kind: SharedNetworkKind): string {
     const { config, hostAddresses, installationId } = this.#options;
-    const { nat, bridge } = config;
+    const { nat, bridge, isolated } = config;
     const own = (kind === 'nat' ? nat?.deny : bridge?.deny) ?? [];
-    const network = kind === 'nat' && nat ? [nat.host] : [];
+    // the host has addresses in the networks that it makes, which need not be there yet
+    const network = [nat?.host, isolated?.range].filter((each) => each !== undefined);
     return filterXml(
       filterName(kind, installationId),
       guestRules(kind, {
