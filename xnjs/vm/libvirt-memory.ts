@@ -53,7 +53,7 @@ export async function startFromMemory(
   const isThere = park && (await isSaved(client, dom));
   if (isThere) return;
   if (await hasStopped(client, dom)) {
-    const flags = park ? toStandStill : 0;
+    const flags = park ? toStandStill : toRun;
     const call = client.call('domain_restore_flags', { from: path, dxml: null, flags }, options);
     await unlessInvalid(call);
   }

@@ -56,8 +56,9 @@ export class Keeping {
   /** Those that are to go: files first. */
   async sweep(record: TargetSystem): Promise<void> {
     for (const { id, state } of record.snapshots ?? []) {
-      if (state !== 'REMOVING') continue;
+      if (state !== 'REMOVING' && state !== 'FAILED') continue;
       await this.#options.files.remove(record, id);
+      if (state === 'FAILED') continue;
       const now = this.#options.records.find(record.id);
       if (now) await this.#options.records.save(withSnapshot(now, id, undefined));
     }
@@ -66,7 +67,8 @@ export class Keeping {
   async #keep(record: TargetSystem, snapshot: Snapshot): Promise<void> {
     const { files } = this.#options;
     let { failure } = record.undertaking ?? {};
-    if (failure === undefined)
+    // a complete one stays as it is: memory that is saved once more would not fit its disk
+    if (failure === undefined && snapshot.state !== 'READY')
       try {
         if (!(await this.#save(record, snapshot))) {
           await this.#tell(record.id, 'stopped', 'the machine stopped before its memory was saved');
@@ -74,19 +76,26 @@ export class Keeping {
           return;
         }
         await files.keepDisk(record, snapshot.id);
+        await this.#complete(record, snapshot);
       } catch (error) {
         failure = await this.#giveUp(record, error);
       }
     if (!(await this.#start(record, snapshot))) return;
     if (failure === undefined) {
-      const sizeMiB = await files.sizeMiB(record, snapshot.id);
-      const news = { state: 'READY', sizeMiB } as const;
-      await this.#resume(record, `the snapshot "${snapshot.name}" was taken`, news);
+      await this.#resume(record, `the snapshot "${snapshot.name}" was taken`);
     } else {
       await files.remove(record, snapshot.id);
       const news = { state: 'FAILED', message: failure, sizeMiB: 0 } as const;
       await this.#resume(record, `no snapshot was taken: ${failure}`, news);
     }
+  }
+
+  /** Stored before the machine goes on: what it does from then on is not in the snapshot. */
+  async #complete(record: TargetSystem, { id }: Snapshot): Promise<void> {
+    const { files, records } = this.#options;
+    const sizeMiB = await files.sizeMiB(record, id);
+    const now = records.find(record.id) ?? record;
+    await records.save(withSnapshot(now, id, { state: 'READY', sizeMiB }));
   }
 
   /** @returns `false`: the machine has stopped without */
@@ -105,6 +114,8 @@ export class Keeping {
       return true;
     }
     if (await this.#isSaved(record, snapshot)) return true;
+    // of an earlier moment than the memory that comes
+    await files.dropDisk(record, snapshot.id);
     await files.requireRoom(record, snapshot.sizeMiB);
     await store(fingerprint(await hypervisor.describe(driver)));
     await measureLast(record);

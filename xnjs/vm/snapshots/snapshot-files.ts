@@ -78,6 +78,10 @@ export class SnapshotFiles {
     await rename(laid, to);
   }
 
+  async dropDisk(system: Pick<TargetSystem, 'id'>, snapshotId: string): Promise<void> {
+    await rm(this.diskOf(system, snapshotId), { force: true });
+  }
+
   /** Keeps the disk of a machine that stands still. @throws {@link VmError} `STORAGE_FULL` */
   async keepDisk(system: HasDisk, snapshotId: string): Promise<void> {
     if (hasDisk(system))

@@ -27,7 +27,12 @@ export function revert(
   { snapshotId, evidence }: StepEvent<'revert'>,
 ): TargetSystem {
   const state = standing(current);
-  return { ...current, state, evidence, undertaking: { do: 'revert', snapshotId } };
+  // what was wanted of the machine that has stopped is not wanted of the next
+  const base =
+    current.state === 'FAILED'
+      ? without(current, 'desired', 'frozenSinceMs', 'isMaintained', 'parkedOn')
+      : current;
+  return { ...base, state, evidence, undertaking: { do: 'revert', snapshotId } };
 }
 
 /** Its former machine is proven gone; what comes is the next. */
@@ -76,6 +81,8 @@ export function resume(
 export function abandon(current: TargetSystem, { fact }: Evidence): TargetSystem {
   const { undertaking, ...rest } = current;
   if (!undertaking) return current;
+  const isComplete = findSnapshot(current, undertaking.snapshotId)?.state === 'READY';
+  if (undertaking.do === 'snapshot' && isComplete) return rest;
   const change: Partial<Snapshot> =
     undertaking.do === 'snapshot'
       ? { state: 'FAILED', message: fact, sizeMiB: 0 }
