@@ -11,6 +11,8 @@ export type DomainView = {
   readonly id: string;
   readonly state: DomainState;
   readonly reason: string;
+  /** Its memory is on its way to a file, or from one. */
+  readonly isMoving?: boolean;
   /** It has stopped, and what was in its memory is on disk; absent: it is not known, or is not so. */
   readonly isSaved?: boolean;
 };

@@ -24,7 +24,13 @@ import {
   toPause,
   toState,
 } from './libvirt-look.js';
-import { endMachine, saveMemoryTo, startFromMemory } from './libvirt-memory.js';
+import {
+  endMachine,
+  orBusy,
+  saveMemoryTo,
+  startFromMemory,
+  unlessInvalid,
+} from './libvirt-memory.js';
 import { ensureNetwork } from './libvirt-networks.js';
 import { usageOfContainers } from './libvirt-usage.js';
 import type { ChangeableName, Driver, TargetSystem } from './target-system.js';
@@ -99,7 +105,7 @@ export class LibvirtHypervisor implements Hypervisor {
     const client = this.#client(driver);
     const { dom } = await client.call('domain_lookup_by_uuid', { uuid: id });
     const args = { dom, to: path, dxml: null, flags: saveRunning };
-    await client.call('domain_save_flags', args, { timeoutMs: memoryTimeoutMs });
+    await orBusy(client.call('domain_save_flags', args, { timeoutMs: memoryTimeoutMs }));
     await client.call('domain_undefine_flags', { dom, flags: 0 });
   }
 
@@ -115,7 +121,8 @@ export class LibvirtHypervisor implements Hypervisor {
     }
     const definedMs = this.#options.clock.now();
     const args = { from: memory, dxml: null, flags: saveRunning };
-    await client.call('domain_restore_flags', args, { timeoutMs: memoryTimeoutMs });
+    const call = client.call('domain_restore_flags', args, { timeoutMs: memoryTimeoutMs });
+    await unlessInvalid(call);
     return { definedMs };
   }
 

@@ -3,7 +3,7 @@ import type { LibvirtClient } from '#kernel/libvirt/client.js';
 import { domainStates, pausedReasons } from '#kernel/libvirt/events.js';
 import type { Domain, TypedParams } from '#kernel/libvirt/procedures.js';
 import { statsFlags } from './domain-stats.js';
-import type { DomainLook, DomainState, DomainView } from './hypervisor.js';
+import type { DomainLook, DomainView } from './hypervisor.js';
 import { inBatches } from './in-batches.js';
 
 /** State and processors, which libvirt has itself, and the dirty rate, which only the monitor knows. */
@@ -142,7 +142,10 @@ const shutoffReasons: Readonly<Record<number, string | undefined>> = {
 };
 
 /** libvirt's numbers, as answers of `domain_get_state` have them. */
-export function toState(state: number, reason: number): { state: DomainState; reason: string } {
+export function toState(
+  state: number,
+  reason: number,
+): Pick<DomainView, 'state' | 'reason' | 'isMoving'> {
   const name = domainStates[state] ?? 'none';
   switch (name) {
     case 'shutoff':
@@ -162,8 +165,11 @@ export function toState(state: number, reason: number): { state: DomainState; re
 }
 
 /** @param why libvirt's word */
-export function toPause(why: string): { state: DomainState; reason: string } {
-  if (why === 'starting up') return { state: 'running', reason: 'the machine starts' };
+export function toPause(why: string): Pick<DomainView, 'state' | 'reason' | 'isMoving'> {
+  if (why === 'starting up')
+    return { state: 'running', reason: 'the machine starts', isMoving: true };
+  if (why === 'save')
+    return { state: 'paused', reason: 'the machine is paused: save', isMoving: true };
   return stalls.includes(why)
     ? { state: 'stalled', reason: `the machine was halted: ${why}` }
     : { state: 'paused', reason: `the machine is paused: ${why}` };

@@ -101,11 +101,17 @@ async function isSaved(client: LibvirtClient, dom: Domain): Promise<boolean> {
   return (await client.call('domain_has_managed_save_image', { dom, flags: 0 })).result === 1;
 }
 
-/** What has happened already. */
-async function unlessInvalid(call: Promise<unknown>): Promise<void> {
-  await call.catch((error: unknown) => {
-    if (codeOf(error) === operationTimeout) throw busy(error);
+/** What has happened already: an order whose answer was lost. */
+export async function unlessInvalid(call: Promise<unknown>): Promise<void> {
+  await orBusy(call).catch((error: unknown) => {
     if (codeOf(error) !== operationInvalid) throw error;
+  });
+}
+
+/** @throws `HYPERVISOR_UNAVAILABLE` while an earlier order is being carried out */
+export async function orBusy<T>(call: Promise<T>): Promise<T> {
+  return await call.catch((error: unknown) => {
+    throw codeOf(error) === operationTimeout ? busy(error) : error;
   });
 }
 

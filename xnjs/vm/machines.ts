@@ -1,5 +1,5 @@
 import pLimit, { type LimitFunction } from 'p-limit';
-import { errorText } from '#kernel/errors.js';
+import { errorText, GridError } from '#kernel/errors.js';
 import type { Log } from '#kernel/log.js';
 import { Agents } from './agents.js';
 import { Comparison } from './comparison.js';
@@ -318,6 +318,9 @@ export class Machines implements AsyncDisposable {
       return;
     }
     if (runs) {
+      // the file would be taken from under it
+      if (domain.isMoving && record.parkedOn !== undefined)
+        throw new GridError('HYPERVISOR_UNAVAILABLE', `libvirt is busy: ${domain.reason}`);
       await this.#parking.settle(record);
       await this.reapplyParameters(record.id);
       this.#agents.bind(record);
