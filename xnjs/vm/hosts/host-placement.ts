@@ -72,7 +72,7 @@ export class HostPlacement {
       this.#views(plan.image.id).filter(({ name }) => among?.includes(name) ?? true),
       demand,
     );
-    this.#held.set(id, { host, imageId: plan.image.id, amounts: amountsOf(plan) });
+    this.#held.set(id, { host, imageId: plan.image.id, amounts: whenRunning(plan) });
     return { host, placement: why, release: () => void this.#held.delete(id) };
   }
 
@@ -146,13 +146,21 @@ export class HostPlacement {
   *#taken(): Iterable<Taken> {
     for (const record of this.#options.records())
       if (record.state !== 'FAILED' && !this.#held.has(record.id))
-        yield { host: record.host, imageId: record.image.id, amounts: amountsOf(record) };
+        yield { host: record.host, imageId: record.image.id, amounts: whenRunning(record) };
     yield* this.#held.values();
   }
 }
 
+/** On a quota what is parked counts as disk only; its host has to take it back whole. */
+function whenRunning({
+  parameters,
+  snapshots,
+}: Pick<TargetSystem, 'parameters'> & Partial<Pick<TargetSystem, 'snapshots'>>): Amounts {
+  return amountsOf({ parameters, ...(snapshots && { snapshots }) });
+}
+
 function demandOf({ image: { metadata }, labels, ...machine }: Placed): Demand {
-  const { cpus, memoryMiB, diskMiB } = amountsOf(machine);
+  const { cpus, memoryMiB, diskMiB } = whenRunning(machine);
   const { network = 'none' } = machine.parameters;
   return {
     ...{ cpus, memoryMiB, diskMiB },

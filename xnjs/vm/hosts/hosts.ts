@@ -1,5 +1,6 @@
 import { errorText, GridError } from '#kernel/errors.js';
 import type { Log } from '#kernel/log.js';
+import { createSerial } from '#kernel/persistence/serial.js';
 import type { Hypervisor } from '../hypervisor.js';
 import type { Driver } from '../target-system.js';
 import { localHost, type Host, type Room, type Seat } from './host.js';
@@ -22,6 +23,8 @@ export class Hosts implements Disposable {
   readonly #options: HostsOptions;
   readonly #hosts: ReadonlyMap<string, Host>;
   readonly #measured = new Map<string, Room>();
+  readonly #measuring = new Set<string>();
+  readonly #serial = createSerial();
   readonly #unsubscribe: (() => void)[] = [];
   #drained: Readonly<Record<string, boolean>> = {};
 
@@ -83,10 +86,15 @@ export class Hosts implements Disposable {
   }
 
   /** `undefined`: it is bounded, and what it has was not learnt yet. */
-  roomOf({ name, capacity, reserved, measure }: Host): Room | undefined {
+  roomOf(host: Host): Room | undefined {
+    const { name, capacity, reserved, measure } = host;
     if (!measure) return capacity;
     const measured = this.#measured.get(name);
-    if (!measured) return undefined;
+    if (!measured) {
+      // one that answered too late is asked again when somebody wants to know
+      if (host.hypervisor.available().length > 0) void this.#measure(host);
+      return undefined;
+    }
     const free = (key: 'cores' | 'memoryMiB') =>
       capacity[key] ?? Math.max(0, (measured[key] ?? 0) - (reserved[key] ?? 0));
     return { cores: free('cores'), memoryMiB: free('memoryMiB'), diskMiB: capacity.diskMiB };
@@ -108,9 +116,11 @@ export class Hosts implements Disposable {
       const names = [...this.#hosts.keys()].join(', ');
       throw new GridError('NOT_FOUND', `there is no host ${name}; there are ${names}`);
     }
-    const drained = { ...this.#drained, [name]: isDrained };
-    await this.#options.drains?.set(drained);
-    this.#drained = drained;
+    await this.#serial('drained', async () => {
+      const drained = { ...this.#drained, [name]: isDrained };
+      await this.#options.drains?.set(drained);
+      this.#drained = drained;
+    });
   }
 
   onAvailable(listener: (seat: Seat) => void): () => void {
@@ -121,10 +131,14 @@ export class Hosts implements Disposable {
   }
 
   async #measure({ name, measure }: Host): Promise<void> {
+    if (!measure || this.#measuring.has(name)) return;
+    this.#measuring.add(name);
     try {
-      if (measure) this.#measured.set(name, await measure());
+      this.#measured.set(name, await measure());
     } catch (error) {
       this.#options.log.warn({ host: name, err: errorText(error) }, 'a host was not measured');
+    } finally {
+      this.#measuring.delete(name);
     }
   }
 }
