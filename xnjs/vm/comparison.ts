@@ -29,6 +29,8 @@ const reconciledAtOnce = 100;
 export class Comparison {
   readonly #options: ComparisonOptions;
   readonly #orphans: Orphans;
+  /** Hosts whose machines are being made to look like their records. */
+  readonly #busy = new Set<string>();
   /** By host and driver: what was there the last time that it was compared. */
   readonly #present = new Map<string, ReadonlySet<string>>();
 
@@ -65,18 +67,22 @@ export class Comparison {
       const beganMs = performance.now();
       await Promise.all(hosts.seats().map((seat) => this.compare(seat)));
       const all = [...records.all()];
-      // a host that hangs holds up its own machines only
-      await Promise.all(
-        [...new Set(all.map(({ host }) => host))].map((host) =>
-          this.#reconcile(all.filter((record) => record.host === host)),
-        ),
-      );
-      observer?.reconciled(performance.now() - beganMs);
+      // not waited for: a host that hangs holds up its own machines only
+      for (const host of new Set(all.map((record) => record.host))) {
+        if (this.#busy.has(host)) continue;
+        this.#busy.add(host);
+        const those = all.filter((record) => record.host === host);
+        void this.#reconcile(those).finally(() => {
+          this.#busy.delete(host);
+          observer?.reconciled(performance.now() - beganMs);
+        });
+      }
     }
   }
 
   async #reconcile(those: readonly TargetSystem[]): Promise<void> {
     for (const [at, { id }] of those.entries()) {
+      if (this.#options.stopping.aborted) return;
       await this.#options.records.reconcile(id);
       // most have nothing to do, and wait for nothing
       if (at % reconciledAtOnce === reconciledAtOnce - 1) await turn();
