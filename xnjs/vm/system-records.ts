@@ -34,6 +34,8 @@ export class SystemRecords {
   readonly #records = new Map<string, TargetSystem>();
   /** One piece of work after the other for each record. */
   readonly #queue = createSerial();
+  /** Those that a reconciliation has failed of: one try after the other, whoever asks for it. */
+  readonly #retrying = new Set<string>();
   readonly #listeners = new Set<(event: TargetEvent) => void>();
 
   constructor(options: SystemRecordsOptions) {
@@ -149,6 +151,8 @@ export class SystemRecords {
     const { stopping, log, reconcile } = this.#options;
     if (stopping.aborted) return;
     void this.#queue(id, () => reconcile(id)).catch((error: unknown) => {
+      if (this.#retrying.has(id)) return;
+      this.#retrying.add(id);
       log.warn({ vmId: id, err: error }, 'target system could not be reconciled, trying again');
       void this.#scheduleLater(id);
     });
@@ -157,6 +161,7 @@ export class SystemRecords {
   async #scheduleLater(id: string): Promise<void> {
     const { clock, stopping } = this.#options;
     await clock.sleep(retryMs, stopping).catch(() => undefined);
+    this.#retrying.delete(id);
     this.schedule(id);
   }
 
