@@ -3,6 +3,7 @@ import { AsyncLocalStorage } from 'node:async_hooks';
 import type { Transaction } from 'sequelize';
 import { Sequelize, type Options } from 'sequelize';
 import type { Log } from '#kernel/log.js';
+import { GridError } from '#kernel/errors.js';
 import { PersistenceError, toPersistenceError } from './errors.js';
 import { createSerial } from './serial.js';
 import { sequelizeSql, type Sql, type Statement } from './sql.js';
@@ -136,11 +137,13 @@ async function timed<T>(
 ): Promise<T> {
   if (!onCall) return await work();
   const beganMs = performance.now();
-  let isOk = false;
+  let isOk = true;
   try {
-    const result = await work();
-    isOk = true;
-    return result;
+    return await work();
+  } catch (error) {
+    // a refusal within a transaction is not the database's
+    isOk = error instanceof GridError && !(error instanceof PersistenceError);
+    throw error;
   } finally {
     onCall({ kind, ms: performance.now() - beganMs, isOk });
   }
