@@ -1,9 +1,9 @@
 import { readdir, readFile, readlink } from 'node:fs/promises';
 import { join } from 'node:path';
+import { parseUri } from './uri.js';
 
 /** The kernel's flag for it, in hexadecimal. */
 const listening = '00010000';
-const usualSocket = '/run/libvirt/libvirt-sock';
 
 /**
  * QEMU's user networking opens a guest's connections as if QEMU wanted them, from the network namespace that
@@ -21,6 +21,7 @@ export async function whyNoUserNetwork(
   const shared = await Promise.all(
     ['self', '1'].map((pid) => readlink(join(proc, pid, 'ns', 'net')).catch(() => '')),
   );
+  if (shared.includes('')) return "it cannot be seen which network is the host's";
   const seen = new Set<string>();
   for (const pid of await readdir(proc)) {
     if (!/^\d+$/.test(pid)) continue;
@@ -43,6 +44,6 @@ function isListening(line: string, path: string): boolean {
 }
 
 function socketOf(uri: string | undefined): string | undefined {
-  if (uri === undefined || !/^qemu(\+unix)?:\/\/\//.test(uri)) return undefined;
-  return new URL(uri).searchParams.get('socket') ?? usualSocket;
+  const address = uri === undefined ? undefined : parseUri(uri).address;
+  return address?.kind === 'unix' ? address.path : undefined;
 }

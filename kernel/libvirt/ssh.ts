@@ -24,16 +24,19 @@ export function sshCommand(address: SshAddress, driverUri: string): Command {
     ...(keyFile === undefined ? [] : ['-i', keyFile]),
     ...(knownHostsFile === undefined
       ? []
-      : ['-o', `UserKnownHostsFile=${optionValue(knownHostsFile)}`]),
+      : [
+          ...['-o', `UserKnownHostsFile=${optionValue(knownHostsFile)}`],
+          ...['-o', 'GlobalKnownHostsFile=/dev/null'], // it alone is believed
+        ]),
     '--',
     host,
     `exec ${remote}`,
   ];
 }
 
-/** One word of ssh's own configuration, which knows no escapes but of its tokens. */
+/** One word of ssh's own configuration, which replaces tokens and `${…}` in it. */
 function optionValue(path: string): string {
-  if (/["\n]/.test(path))
+  if (/["\n\\]|\$\{/.test(path))
     throw new LibvirtError('CONFIG_INVALID', `known_hosts: ${path} cannot be told to ssh`);
   return `"${path.replaceAll('%', '%%')}"`;
 }
