@@ -90,40 +90,57 @@ export class SavedImages {
 
   /** @returns the image's id */
   async save(saving: Saving, tell: Progress, signal: AbortSignal): Promise<string> {
+    const { callerDn, taskId } = saving;
+    try {
+      const made = await this.#options.publisher.findBy(taskId, callerDn, signal);
+      const isMade = made?.state === 'PUBLISHED';
+      const id = isMade ? made.id : await this.#make(saving, made?.id, tell, signal);
+      await this.#forget(saving);
+      return id;
+    } catch (error) {
+      // one that is tried again is of the same moment
+      const why = asGridError(signal.aborted ? signal.reason : error);
+      if (why?.row.retry !== true) await this.#forget(saving);
+      throw error;
+    }
+  }
+
+  /** @param draft one that was created before, and is not published */
+  async #make(
+    saving: Saving,
+    draft: string | undefined,
+    tell: Progress,
+    signal: AbortSignal,
+  ): Promise<string> {
     const { siteId, image, callerDn, taskId } = saving;
-    const { systems, publisher } = this.#options;
-    const made = await publisher.findBy(taskId, callerDn, signal);
-    if (made?.state === 'PUBLISHED') return made.id;
+    const { systems, publisher, log } = this.#options;
     await this.check(siteId, image, callerDn);
     const system = systems.get(siteId);
     const snapshot = await this.#snapshotFor(saving, tell, signal);
     const path = await this.#flatten(system, snapshot, taskId, tell, signal);
     try {
       await tell('the image is being uploaded');
-      const id =
-        made?.id ??
-        (await publisher.create(metadataOf(system, snapshot, saving), callerDn, signal));
+      const metadata = metadataOf(system, snapshot, saving);
+      const id = draft ?? (await publisher.create(metadata, callerDn, signal).catch(asFinal));
       const { size } = await stat(path);
       const disk = { source: () => createReadStream(path), sizeBytes: size };
-      await publisher.publish({ id, callerDn, disk }, signal);
-      this.#options.log.info(
-        { vmId: siteId, imageId: id, dn: callerDn },
-        'a machine was saved as image',
-      );
+      await publisher.publish({ id, callerDn, disk }, signal).catch(asFinal);
+      log.info({ vmId: siteId, imageId: id, dn: callerDn }, 'a machine was saved as image');
       return id;
     } finally {
       await rm(path, { force: true });
-      await this.#forget(saving);
     }
   }
 
-  /** One that was taken for this is of no use any more, however it ended. */
+  /** One that was taken for this is of no use any more. */
   async #forget({ siteId, taskId }: Saving): Promise<void> {
     const { systems, log } = this.#options;
-    await systems.snapshots.remove(siteId, taskId).catch((error: unknown) => {
+    try {
+      await systems.snapshots.remove(siteId, taskId);
+    } catch (error) {
       if (asGridError(error)?.code !== 'NOT_FOUND')
         log.warn({ vmId: siteId, err: error }, 'a snapshot for an image was not forgotten');
-    });
+    }
   }
 
   async #snapshotFor(
@@ -173,7 +190,7 @@ export class SavedImages {
     const to = `${from}.${taskId}.image`;
     await files.requireRoom(system, await files.flatMiB(system, snapshot.id)).catch(asFinal);
     const until = AbortSignal.any([signal, AbortSignal.timeout(flattenMs)]);
-    const child = spawn('qemu-img', ['convert', '-p', '-O', 'qcow2', from, to], {
+    const child = spawn('qemu-img', ['convert', '-p', '-f', 'qcow2', '-O', 'qcow2', from, to], {
       stdio: ['ignore', 'pipe', 'pipe'],
       env: { ...process.env, LC_ALL: 'C' },
       signal: until,
@@ -185,18 +202,20 @@ export class SavedImages {
     });
     exit.catch(() => undefined); // awaited below
     let toldMs = -Infinity;
-    // lines of its progress end in carriage returns
-    for await (const line of createInterface({ input: child.stdout })) {
-      const percent = /([\d.]+)\/100%/.exec(line)?.[1];
-      if (percent === undefined || clock.now() - toldMs < tellMs) continue;
-      toldMs = clock.now();
-      await tell(`the disk is being copied: ${Math.floor(Number(percent))} %`);
-    }
     try {
+      // lines of its progress end in carriage returns
+      for await (const line of createInterface({ input: child.stdout })) {
+        const percent = /([\d.]+)\/100%/.exec(line)?.[1];
+        if (percent === undefined || clock.now() - toldMs < tellMs) continue;
+        toldMs = clock.now();
+        await tell(`the disk is being copied: ${Math.floor(Number(percent))} %`);
+      }
       const code = await exit;
       if (code !== 0) throw conflict(system.id, `the disk cannot be copied: ${shown(said, code)}`);
       return to;
     } catch (error) {
+      child.kill();
+      await exit.catch(() => undefined);
       await rm(to, { force: true });
       signal.throwIfAborted();
       throw until.aborted ? conflict(system.id, 'the disk could not be copied in time') : error;
