@@ -143,10 +143,10 @@ export class Keeping {
     const { id, driver, undertaking } = record;
     const hypervisor = hosts.of(record);
     if (undertaking?.isFenced !== true) {
-      const failure = undertaking?.failure ?? (await this.#layDisk(record, snapshot));
+      const failure = undertaking?.failure ?? (await this.#lay(record, snapshot));
       if (failure !== undefined) {
         await files.dropLaid(record);
-        await this.#resume(record, `it was not put back: ${failure}`);
+        await this.#stay(record, `it was not put back: ${failure}`);
         return;
       }
       await measureLast(record);
@@ -168,9 +168,10 @@ export class Keeping {
   }
 
   /** @returns why it cannot be, before anything was taken from the machine that there is */
-  async #layDisk(record: TargetSystem, snapshot: Snapshot): Promise<string | undefined> {
+  async #lay(record: TargetSystem, snapshot: Snapshot): Promise<string | undefined> {
     try {
       await this.#options.files.layDisk(record, snapshot.id);
+      if (isParkedInFile(record)) await this.#options.files.layParked(record, snapshot.id);
       return undefined;
     } catch (error) {
       return await this.#giveUp(record, error);
@@ -216,6 +217,20 @@ export class Keeping {
     if (record?.undertaking)
       await records.save({ ...record, undertaking: { ...record.undertaking, failure } });
     return failure;
+  }
+
+  /** It goes on as it is, if there is still a machine that can. */
+  async #stay(record: TargetSystem, fact: string): Promise<void> {
+    const { hosts, reconcile } = this.#options;
+    const { id, driver } = record;
+    const domain = await hosts.of(record).find(driver, id);
+    const isThere = domain !== undefined && (domain.state !== 'stopped' || domain.isSaved === true);
+    if (isThere || isParkedInFile(record)) {
+      await this.#resume(record, fact);
+      return;
+    }
+    await this.#tell(id, 'stopped', fact);
+    await reconcile(id);
   }
 
   async #resume({ id }: TargetSystem, fact: string, snapshot?: Partial<Snapshot>): Promise<void> {

@@ -70,12 +70,16 @@ export class SnapshotFiles {
     await copyWhole(from, this.memoryOf(system, snapshotId), system.id);
   }
 
-  /** In the place of what it is parked as. */
+  /** As {@link layDisk}, of one that is parked in a file of ours. @throws {@link VmError} `STORAGE_FULL` */
+  async layParked(system: Pick<TargetSystem, 'id'>, snapshotId: string): Promise<void> {
+    await rm(this.#laidMemory(system), { force: true });
+    await copyWhole(this.memoryOf(system, snapshotId), this.#laidMemory(system), system.id);
+  }
+
+  /** In the place of what it is parked as; what was laid is of this snapshot. */
   async putParked(system: Pick<TargetSystem, 'id'>, snapshotId: string): Promise<void> {
-    const to = this.#workspace.parkedMemory(system);
-    const laid = `${to}.reverted`;
-    await copyWhole(this.memoryOf(system, snapshotId), laid, system.id);
-    await rename(laid, to);
+    await copyWhole(this.memoryOf(system, snapshotId), this.#laidMemory(system), system.id);
+    await rename(this.#laidMemory(system), this.#workspace.parkedMemory(system));
   }
 
   async dropDisk(system: Pick<TargetSystem, 'id'>, snapshotId: string): Promise<void> {
@@ -105,8 +109,9 @@ export class SnapshotFiles {
     await rename(this.#laid(system.id), this.#overlay(system.id));
   }
 
-  async dropLaid({ id }: Pick<TargetSystem, 'id'>): Promise<void> {
-    await rm(this.#laid(id), { force: true });
+  async dropLaid(system: Pick<TargetSystem, 'id'>): Promise<void> {
+    await rm(this.#laid(system.id), { force: true });
+    await rm(this.#laidMemory(system), { force: true });
   }
 
   async sizeMiB(system: HasDisk, snapshotId: string): Promise<number> {
@@ -125,6 +130,10 @@ export class SnapshotFiles {
 
   #overlay(id: string): string {
     return join(this.#workspace.directoryOf(id), 'overlay.qcow2');
+  }
+
+  #laidMemory(system: Pick<TargetSystem, 'id'>): string {
+    return `${this.#workspace.parkedMemory(system)}.reverted`;
   }
 
   #laid(id: string): string {
@@ -165,7 +174,7 @@ async function copyWhole(from: string, to: string, vmId: string): Promise<void> 
     if (/No space left|Disk quota/.test(stderr + errorText(cause)))
       throw new VmError(
         'STORAGE_FULL',
-        'no space left for a copy of its disk',
+        'no space left for a copy of its disk or memory',
         { vmId },
         { cause },
       );
