@@ -51,7 +51,7 @@ export const serviceNames = Object.keys(services) as ServiceName[];
  * How much the heap may grow before it is tidied up. Node would let it become several times as large, for
  * garbage of requests that are long answered, where the machine has the memory.
  */
-const growthFlag = '--heap-growing-percent=50';
+export const growthFlag = '--heap-growing-percent=50';
 
 /**
  * Runs services in this process until the signal: all of them, or those that are named.

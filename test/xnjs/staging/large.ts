@@ -1,6 +1,7 @@
 import { spawn } from 'node:child_process';
 import { pipeline, Readable } from 'node:stream';
 import { createInterface } from 'node:readline';
+import { growthFlag } from '#cli/serve.js';
 import type { Scope } from '#kernel/scope.js';
 import { startWeb, type WebServer } from './web-server.js';
 
@@ -45,7 +46,8 @@ export async function measure(
   const child = spawn(
     process.execPath,
     [
-      ...['--conditions=development', '--import', 'tsx', script],
+      // its heap grows as the server's does
+      ...[growthFlag, '--conditions=development', '--import', 'tsx', script],
       ...[directory, socket, JSON.stringify(description), direction, jobId],
     ],
     { stdio: ['ignore', 'pipe', 'inherit'] },
