@@ -8,7 +8,8 @@ const listening = '00010000';
 /**
  * QEMU's user networking opens a guest's connections as if QEMU wanted them, from the network namespace that
  * libvirtd is in; the guest's gateway is the loopback of that namespace. So it is proven that this is neither
- * ours nor the host's first process's.
+ * ours nor the host's first process's. Where that one may not be looked at (in a container), a namespace with a
+ * way out may be the host's.
  * @param uri of the libvirt for machines
  * @returns why it cannot be offered; `undefined`: it can
  */
@@ -18,10 +19,9 @@ export async function whyNoUserNetwork(
 ): Promise<string | undefined> {
   const socket = socketOf(uri);
   if (socket === undefined) return 'libvirtd is on another host, whose loopback it might reach';
-  const shared = await Promise.all(
-    ['self', '1'].map((pid) => readlink(join(proc, pid, 'ns', 'net')).catch(() => '')),
+  const [ours, first] = await Promise.all(
+    ['self', '1'].map((pid) => readlink(join(proc, pid, 'ns', 'net')).catch(() => undefined)),
   );
-  if (shared.includes('')) return "it cannot be seen which network is the host's";
   const seen = new Set<string>();
   for (const pid of await readdir(proc)) {
     if (!/^\d+$/.test(pid)) continue;
@@ -30,11 +30,19 @@ export async function whyNoUserNetwork(
     seen.add(namespace);
     const sockets = await readFile(join(proc, pid, 'net', 'unix'), 'utf8').catch(() => '');
     if (!sockets.split('\n').some((line) => isListening(line, socket))) continue;
-    if (shared.includes(namespace))
+    if (namespace === ours || namespace === first)
       return "libvirtd is in the host's network, whose loopback it would reach";
+    if (first === undefined && (await leadsOut(join(proc, pid))))
+      return "libvirtd's network leads out: it may be the host's, which cannot be seen";
     return undefined;
   }
   return 'it cannot be seen which network namespace libvirtd is in';
+}
+
+/** proc(5), net/route: a route whose destination is everything; what cannot be read may have one. */
+async function leadsOut(process: string): Promise<boolean> {
+  const routes = await readFile(join(process, 'net', 'route'), 'utf8').catch(() => undefined);
+  return routes === undefined || /^\S+\t00000000\t/m.test(routes);
 }
 
 /** Ends of connections to it have its name too, and are those of whoever connected. */

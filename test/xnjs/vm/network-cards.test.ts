@@ -207,14 +207,17 @@ describe('QEMU’s own networking', () => {
   const socket = '/s/libvirt-sock';
   /** A /proc with these processes: their network namespace, and the sockets that it shows. */
   function withProcesses(
-    processes: Readonly<Record<string, readonly [namespace: string, socket: string]>>,
+    processes: Readonly<
+      Record<string, readonly [namespace: string, socket: string, route?: string]>
+    >,
     check: (proc: string) => Promise<void>,
   ): Promise<void> {
     const proc = mkdtempSync(join(tmpdir(), 'vsite-proc-'));
-    for (const [pid, [namespace, path]] of Object.entries(processes)) {
+    for (const [pid, [namespace, path, route = '']] of Object.entries(processes)) {
       mkdirSync(join(proc, pid, 'ns'), { recursive: true });
       mkdirSync(join(proc, pid, 'net'));
       symlinkSync(`net:[${namespace}]`, join(proc, pid, 'ns', 'net'));
+      writeFileSync(join(proc, pid, 'net', 'route'), `Iface\tDestination\tGateway\n${route}`);
       writeFileSync(
         join(proc, pid, 'net', 'unix'),
         `0: 00000002 00000000 00010000 0001 01 7 ${path}\n1: 00000003 00000000 00000000 0001 03 8 ${socket}\n`,
@@ -227,6 +230,16 @@ describe('QEMU’s own networking', () => {
     ['a namespace of its own', { self: ['1', '/x'], 1: ['1', '/x'], 7: ['2', socket] }, undefined],
     ["the server's", { self: ['2', socket], 1: ['1', '/x'], 7: ['2', socket] }, /host's network/],
     ["the host's", { self: ['2', '/x'], 1: ['1', socket] }, /host's network/],
+    [
+      'one of its own where the host’s is not seen',
+      { self: ['1', '/x'], 7: ['2', socket] },
+      undefined,
+    ],
+    [
+      'one that leads out where the host’s is not seen',
+      { self: ['1', '/x'], 7: ['2', socket, 'eth0\t00000000\t0102A8C0\n'] },
+      /may be the host's/,
+    ],
     ['one that is not seen', { self: ['2', '/x'], 1: ['2', '/x'] }, /cannot be seen/],
   ] as const)
     it(`is ${reason ? 'refused' : 'offered'} where libvirtd is in ${where}`, async () => {
