@@ -17,6 +17,7 @@ import { defaultSettings } from '#tsi/agent/settings.js';
 import { signingRequest } from '#tsi/agent/signing-request.js';
 import { signedText, type EnrolmentAnswer, type EnrolmentAsk } from '#tsi/protocol/enrolment.js';
 import type { AskEnrolment } from '#xnjs/tsi/agent-link.js';
+import { toEnrollee } from '#xnjs/vm/context/enrollees.js';
 import { Enrolments, hashOf, newToken } from '#xnjs/vm/context/enrolments.js';
 import { MachineAuthority, machineName } from '#xnjs/vm/context/machine-authority.js';
 import type { TargetSystem } from '#xnjs/vm/target-system.js';
@@ -44,11 +45,11 @@ async function aServer(scope: Scope, changes: Partial<TargetSystem> = {}) {
     ...{ authority, tokenMs: 60_000, clock, log: silentLog },
     audit: ({ why }) => void events.push(why),
     forgetToken: () => Promise.resolve(),
-    records: {
-      find: () => record,
+    machines: {
+      find: () => toEnrollee(record),
       queue: (_id, work) => work(),
-      save: (next) => Promise.resolve(void (record = next)),
-      applyNow: () => Promise.resolve(),
+      save: (_id, enrolment) => Promise.resolve(void (record = { ...record, enrolment })),
+      refused: () => Promise.resolve(),
     },
   });
   const admit = (ask: AskEnrolment): Promise<void> => enrolments.admit(record.id, ask);
