@@ -101,7 +101,7 @@ export async function enrol(
   stream: ServerHttp2Stream,
 ): Promise<void> {
   try {
-    const answer = await enrolment.answer(await readBody(stream, longestEnrolment));
+    const answer = enrolment.answer(await readBody(stream, longestEnrolment));
     if (stream.destroyed) return;
     stream.respond({ ':status': 200, 'content-type': 'application/json' });
     stream.end(JSON.stringify(answer));

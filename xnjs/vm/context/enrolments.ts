@@ -1,9 +1,16 @@
-import { createHash, randomBytes, timingSafeEqual, verify, X509Certificate } from 'node:crypto';
+import {
+  createHash,
+  randomBytes,
+  timingSafeEqual,
+  verify,
+  X509Certificate,
+  type KeyObject,
+} from 'node:crypto';
 import type { Clock } from '#kernel/clock.js';
 import { GridError, errorText } from '#kernel/errors.js';
 import type { Log } from '#kernel/log.js';
 import type { Audit } from '#kernel/security/audit.js';
-import { readSigningRequest } from '#kernel/security/signing-request.js';
+import { digestFor, readSigningRequest } from '#kernel/security/signing-request.js';
 import { signedText, type EnrolmentAnswer } from '#tsi/protocol/enrolment.js';
 import type { AskEnrolment } from '../../tsi/agent-link.js';
 import type { Evidence, TargetSystem } from '../target-system.js';
@@ -127,12 +134,26 @@ export class Enrolments {
     }
     const certificate = answer.certificate
       ? await this.#check(id, machine, challenge, answer)
-      : await this.#enrol(id, machine, answer);
-    if (certificate === undefined) return;
-    const { authority } = this.#options;
-    const granted = await ask({ machine, certificate, authority: authority.certificate });
-    if (!granted) throw new GridError('TSI_UNAVAILABLE', 'its agent takes no certificate');
-    await this.#options.forgetToken(enrollee);
+      : await this.#enrol(id, machine, challenge, answer);
+    if (certificate !== undefined) void this.#grant(enrollee, machine, certificate, ask);
+  }
+
+  /** It has proved itself: nobody waits for this. One that gets lost is asked for on the next connection. */
+  async #grant(
+    enrollee: Enrollee,
+    machine: string,
+    certificate: string,
+    ask: AskEnrolment,
+  ): Promise<void> {
+    const { authority, forgetToken } = this.#options;
+    try {
+      const granted = await ask({ machine, certificate, authority: authority.certificate });
+      if (!granted) throw new GridError('TSI_UNAVAILABLE', 'its agent takes no certificate');
+      await forgetToken(enrollee);
+    } catch (error) {
+      const about = { vmId: enrollee.id, err: errorText(error) };
+      this.#log.info(about, 'a machine did not get its certificate');
+    }
   }
 
   /** Of a machine that has no other way to get it than over its own channel. */
@@ -163,8 +184,7 @@ export class Enrolments {
     const { authority, machines, clock } = this.#options;
     if (!authority.hasSigned(shown, machine))
       throw new Refusal('it shows the certificate of another machine');
-    const text = Buffer.from(signedText(machine, challenge));
-    if (!verify('sha256', text, shown.publicKey, Buffer.from(signature, 'base64')))
+    if (!hasSigned(shown.publicKey, machine, challenge, signature))
       throw new Refusal('it does not have the key of the certificate that it shows');
     const enrolment = machines.find(id)?.enrolment;
     const keyHash = hashOf(shown.publicKey.export({ type: 'spki', format: 'der' }));
@@ -179,12 +199,23 @@ export class Enrolments {
     return await this.#sign(id, machine, shown.publicKey, keyHash);
   }
 
-  async #enrol(id: string, machine: string, answer: EnrolmentAnswer): Promise<string> {
-    const { token, request } = answer;
-    if (token === undefined || request === undefined)
-      throw new Refusal('it has neither the token nor a certificate');
+  /** By the token, or by the key that the token was used for, where the certificate was lost on its way. */
+  async #enrol(
+    id: string,
+    machine: string,
+    challenge: string,
+    { token, request, signature = '' }: EnrolmentAnswer,
+  ): Promise<string> {
+    const nothing = 'it has neither the token nor a certificate';
+    if (request === undefined) throw new Refusal(nothing);
     const key = readRequest(request);
     const keyHash = hashOf(key.export({ type: 'spki', format: 'der' }));
+    const usedFor = this.#options.machines.find(id)?.enrolment?.keyHash;
+    if (
+      token === undefined &&
+      (usedFor !== keyHash || !hasSigned(key, machine, challenge, signature))
+    )
+      throw new Refusal(nothing);
     return await this.#sign(id, machine, key, keyHash, token);
   }
 
@@ -192,7 +223,7 @@ export class Enrolments {
   async #sign(
     id: string,
     machine: string,
-    key: X509Certificate['publicKey'],
+    key: KeyObject,
     keyHash: string,
     token?: string,
   ): Promise<string> {
@@ -272,6 +303,12 @@ class Refusal extends GridError<'FORBIDDEN'> {
   }
 }
 
+/** This question of ours, by which it has the key now. */
+function hasSigned(key: KeyObject, machine: string, challenge: string, signature: string): boolean {
+  const text = Buffer.from(signedText(machine, challenge));
+  return verify(digestFor(key), text, key, Buffer.from(signature, 'base64'));
+}
+
 function readCertificate(pem: string): X509Certificate {
   try {
     return new X509Certificate(pem);
@@ -280,7 +317,7 @@ function readCertificate(pem: string): X509Certificate {
   }
 }
 
-function readRequest(pem: string): X509Certificate['publicKey'] {
+function readRequest(pem: string): KeyObject {
   try {
     return readSigningRequest(pem);
   } catch (error) {
