@@ -85,7 +85,9 @@ async function timeStart(image: string, tier: string): Promise<number> {
   const { vm } = (await user.json('GET', site)).body as { vm: { boot: Record<string, number> } };
   const marks = Object.entries(vm.boot).sort(([, a], [, b]) => a - b);
   const line = marks.map(([name, at]) => `${name} ${at}`).join(', ');
-  process.stdout.write(`        ${tier} ${ms.toFixed(0)} ms${cpu === undefined ? '' : `, QEMU ${cpu} ms`}: ${line}\n`);
+  process.stdout.write(
+    `        ${tier} ${ms.toFixed(0)} ms${cpu === undefined ? '' : `, QEMU ${cpu} ms`}: ${line}\n`,
+  );
   await deleteAndWait(user, site, signal);
   return ms;
 }
