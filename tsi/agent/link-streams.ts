@@ -117,10 +117,13 @@ export async function enrol(
 function readBody(stream: ServerHttp2Stream, longest: number): Promise<string> {
   return new Promise((resolve, reject) => {
     let body = '';
-    stream.on('data', (chunk: Buffer) => {
+    const add = (chunk: Buffer): void => {
       body += chunk.toString('latin1');
-      if (body.length > longest) reject(new Error('the message is too long'));
-    });
+      if (body.length <= longest) return;
+      stream.off('data', add);
+      reject(new Error('the message is too long'));
+    };
+    stream.on('data', add);
     stream.once('end', () => resolve(body));
     stream.once('close', () => reject(new Error('the message is cut off')));
   });
