@@ -113,7 +113,8 @@ describe('a connection to an agent', () => {
       isWritten = true;
       return size;
     });
-    while (!isWritten) await asked();
+    const unwritten = (): boolean => !isWritten;
+    while (unwritten()) await asked();
     assert.equal(await written, content.length);
     assert.ok(answers > 2);
   });
