@@ -152,6 +152,7 @@ export class LinkConnection {
   #restSoon(lent: LentSession): void {
     if (this.isOver) return;
     this.#restTimer = setTimeout(() => {
+      this.#restTimer = undefined;
       // its windows are the next one's, which needs at least what every connection begins with
       if (lent.isQuiet && this.#incoming.isBetween && this.#carried.sendable >= defaultWindow) {
         this.#lent = undefined;
