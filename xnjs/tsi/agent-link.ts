@@ -23,7 +23,7 @@ import { forwarded, forwardHeaders } from './forward-stream.js';
 import { ChannelsUnknown, openChannel } from './raw-channels.js';
 import { answered, text, UnexpectedStatus } from './link-answers.js';
 import { LinkConnection } from './link-connection.js';
-import { HungUp, hangUpMs, waitAfter } from './link-pace.js';
+import { admissions, HungUp, hangUpMs, waitAfter } from './link-pace.js';
 import type { TsiIdentity, TsiTransport, WorkerChannels } from './tsi.js';
 
 export type LinkState = 'connecting' | 'up' | 'down';
@@ -55,7 +55,7 @@ export type AskEnrolment = (
 ) => Promise<EnrolmentAnswer | undefined>;
 
 /** A session is begun in a fraction of a millisecond, and takes a hundred times the memory of what it is begun from. */
-const defaultRestMs = 2_000;
+const defaultRestMs = 500;
 /** For an agent that was up, and answers in milliseconds if it lives: what does not was lost on the way. */
 const againMs = 2_000;
 const callMs = 10_000;
@@ -69,10 +69,10 @@ const forwardMs = 30_000;
  */
 export class AgentLink implements AsyncDisposable {
   readonly #options: AgentLinkOptions;
-  readonly #log: Log;
   readonly #closing = new AbortController();
   readonly #listeners = new Set<(state: LinkState) => void>();
-  readonly #exits: ExitStream;
+  /** Absent: nobody wants to know. */
+  #exits: ExitStream | undefined;
   readonly #running: Promise<void>;
   #connection: LinkConnection | undefined;
   /** Connections of workers; they go with the link's own, which is the one that is watched. */
@@ -85,10 +85,13 @@ export class AgentLink implements AsyncDisposable {
 
   constructor(options: AgentLinkOptions) {
     this.#options = options;
-    this.#log = options.log.child({ part: 'xnjs.tsi', link: options.name });
     this.#sinceMs = options.clock.now();
-    this.#exits = new ExitStream(options.clock, this.#log);
     this.#running = this.#run();
+  }
+
+  /** Made when there is something to tell: most links of thousands have nothing. */
+  get #log(): Log {
+    return this.#options.log.child({ part: 'xnjs.tsi', link: this.#options.name });
   }
 
   /** `down`: it was up, and is being called again. */
@@ -121,9 +124,10 @@ export class AgentLink implements AsyncDisposable {
    * @returns a function that ends the subscription
    */
   onExit(listener: (bssId: string) => void): () => void {
-    this.#exits.listeners.add(listener);
-    if (this.#connection) this.#exits.follow(this.#connection);
-    return () => this.#exits.listeners.delete(listener);
+    const exits = (this.#exits ??= new ExitStream(this.#options.clock, this.#log));
+    exits.listeners.add(listener);
+    if (this.#connection) exits.follow(this.#connection);
+    return () => exits.listeners.delete(listener);
   }
 
   /** @see TsiTransport.forward */
@@ -233,7 +237,7 @@ export class AgentLink implements AsyncDisposable {
   async close(): Promise<void> {
     this.#closing.abort(this.#unavailable('the link was closed'));
     this.#listeners.clear();
-    this.#exits.listeners.clear();
+    this.#exits?.listeners.clear();
     this.#connection?.destroy();
     await this.#running;
   }
@@ -269,22 +273,19 @@ export class AgentLink implements AsyncDisposable {
     const late = (): Error => this.#unavailable('the agent is silent');
     const { dial, handshakeMs = 10_000, restMs = defaultRestMs } = this.#options;
     const again = this.#state === 'down' && failures === 0;
-    return withDeadline(
-      again ? Math.min(againMs, handshakeMs) : handshakeMs,
-      [outer],
-      late,
-      async (signal) => {
-        const connection = new LinkConnection(await dial(signal), restMs);
-        try {
-          await orAborted(connection.settled(), signal);
-          await orAborted(this.#admit(connection), signal);
-          return connection;
-        } catch (error) {
-          connection.destroy();
-          throw new HungUp(error);
-        }
-      },
-    );
+    const answerMs = again ? Math.min(againMs, handshakeMs) : handshakeMs;
+    const connection = await withDeadline(answerMs, [outer], late, async (signal) => {
+      const opened = new LinkConnection(await dial(signal), restMs);
+      const settled = orAborted(opened.settled(), signal);
+      return await settled.then(() => opened, hangUp(opened));
+    });
+    const admit = async (): Promise<LinkConnection> => {
+      const turnMs = admissions.turnMs(performance.now());
+      if (turnMs > 0) await this.#options.clock.sleep(turnMs, outer);
+      await withDeadline(handshakeMs, [outer], late, () => this.#admit(connection));
+      return connection;
+    };
+    return await admit().catch(hangUp(connection));
   }
 
   /** Resolves when the connection has ended. */
@@ -293,7 +294,7 @@ export class AgentLink implements AsyncDisposable {
     this.#connection = connection;
     this.#heartbeatMs = clock.now();
     this.#enter('up');
-    this.#exits.follow(connection);
+    this.#exits?.follow(connection);
     const heart = heartbeats.start({
       ...{ everyMs: heartbeatMs, silenceMs },
       beat: () => connection.ask(),
@@ -367,4 +368,11 @@ export class AgentLink implements AsyncDisposable {
     const text = `no agent on channel ${this.#options.name}: ${reason}`;
     return new TsiError('TSI_UNAVAILABLE', text, { link: this.#options.name }, { cause });
   }
+}
+
+function hangUp(connection: LinkConnection): (reason: unknown) => never {
+  return (reason) => {
+    connection.destroy();
+    throw new HungUp(reason);
+  };
 }

@@ -37,6 +37,8 @@ const ping = encodeFrame(frameTypes.ping, 0, pingPayload);
 const settingsAck = encodeFrame(frameTypes.settings, ackFlag, none);
 /** All that an agent ever says of itself: thirty entries. */
 const longestSettings = 180;
+/** Most agents say the same: kept once, for whoever says it again. */
+let lastSettings = none;
 /** An agent that asks and does not read the answers is not waited for. */
 const mostUnreadBytes = 65_536;
 
@@ -199,9 +201,10 @@ export class LinkConnection {
       if (this.#carried.sendable > largestWindow) throw broken('its window is too large');
       this.#lent?.take(encodeWindowUpdate(more));
     } else if (!isAck(frame)) {
-      this.#carried.settings = Buffer.concat([this.#carried.settings, frame.payload]);
-      if (this.#carried.settings.length > longestSettings)
-        throw broken('it says too much of itself');
+      const settings = Buffer.concat([this.#carried.settings, frame.payload]);
+      if (settings.length > longestSettings) throw broken('it says too much of itself');
+      if (!lastSettings.equals(settings)) lastSettings = settings;
+      this.#carried.settings = lastSettings;
       this.#lent?.take(encodeFrame(frameTypes.settings, 0, frame.payload));
       this.#say(settingsAck);
       this.#isSettled = true;

@@ -14,6 +14,27 @@ export function waitAfter(failures: number): number {
   return backOffMs[failures - eager.attempts] ?? Math.max(...backOffMs);
 }
 
+/** Agents that are let in in a second, and those that are not kept waiting before. */
+const admitted = { perSecond: 500, atOnce: 50 };
+
+/**
+ * Of all links: when a server with thousands of machines starts, their agents answer all at once, and each is asked
+ * who it is (ADR 038).
+ */
+export class Admissions {
+  readonly #everyMs = 1_000 / admitted.perSecond;
+  #nextMs = 0;
+
+  /** @returns how long the next one waits */
+  turnMs(nowMs: number): number {
+    const earliest = nowMs - admitted.atOnce * this.#everyMs;
+    this.#nextMs = Math.max(this.#nextMs + this.#everyMs, earliest);
+    return Math.max(0, this.#nextMs - nowMs);
+  }
+}
+
+export const admissions = new Admissions();
+
 /** We closed a connection that had been made: the other end needs time to see it. */
 export class HungUp extends Error {
   readonly waitMs: number;

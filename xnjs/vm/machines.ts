@@ -203,6 +203,10 @@ export class Machines implements AsyncDisposable {
   }
 
   async #askQueues(id: string): Promise<void> {
+    if (this.#records.find(id)?.queues) {
+      await this.#queues.askAgain(id);
+      return;
+    }
     await this.#queues.ask(id).catch((error: unknown) => {
       this.#log.info({ vmId: id, err: errorText(error) }, 'the queues could not be asked for');
     });
