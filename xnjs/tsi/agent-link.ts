@@ -279,13 +279,10 @@ export class AgentLink implements AsyncDisposable {
       const settled = orAborted(opened.settled(), signal);
       return await settled.then(() => opened, hangUp(opened));
     });
-    const admit = async (): Promise<LinkConnection> => {
-      const turnMs = admissions.turnMs(performance.now());
-      if (turnMs > 0) await this.#options.clock.sleep(turnMs, outer);
-      await withDeadline(handshakeMs, [outer], late, () => this.#admit(connection));
-      return connection;
-    };
-    return await admit().catch(hangUp(connection));
+    await admissions
+      .run(outer, () => withDeadline(handshakeMs, [outer], late, () => this.#admit(connection)))
+      .catch(hangUp(connection));
+    return connection;
   }
 
   /** Resolves when the connection has ended. */

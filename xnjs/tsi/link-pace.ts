@@ -14,22 +14,59 @@ export function waitAfter(failures: number): number {
   return backOffMs[failures - eager.attempts] ?? Math.max(...backOffMs);
 }
 
-/** Agents that are let in in a second, and those that are not kept waiting before. */
-const admitted = { perSecond: 500, atOnce: 50 };
+/** Agents that are being let in at a time. */
+const mostAdmitted = 64;
+/** One that takes longer keeps nobody waiting: it may not want to be let in. */
+const admissionMs = 1_000;
 
 /**
- * Of all links: when a server with thousands of machines starts, their agents answer all at once, and each is asked
- * who it is (ADR 038).
+ * The turns of agents that have just answered, of all links: when a server with thousands of machines starts, each is
+ * asked who it is, and a session that is held for that is most of what a link ever takes (ADR 038).
  */
 export class Admissions {
-  readonly #everyMs = 1_000 / admitted.perSecond;
-  #nextMs = 0;
+  readonly #waiting = new Set<() => void>();
+  #inside = 0;
 
-  /** @returns how long the next one waits */
-  turnMs(nowMs: number): number {
-    const earliest = nowMs - admitted.atOnce * this.#everyMs;
-    this.#nextMs = Math.max(this.#nextMs + this.#everyMs, earliest);
-    return Math.max(0, this.#nextMs - nowMs);
+  /** Runs `work` when it is its turn. @throws the signal's reason; what `work` does */
+  async run<T>(signal: AbortSignal, work: () => Promise<T>): Promise<T> {
+    await this.#turn(signal);
+    let isInside = true;
+    const leave = (): void => {
+      if (!isInside) return;
+      isInside = false;
+      this.#inside -= 1;
+      const [next] = this.#waiting;
+      next?.();
+    };
+    const timer = setTimeout(leave, admissionMs);
+    try {
+      return await work();
+    } finally {
+      clearTimeout(timer);
+      leave();
+    }
+  }
+
+  async #turn(signal: AbortSignal): Promise<void> {
+    signal.throwIfAborted();
+    if (this.#inside < mostAdmitted) {
+      this.#inside += 1;
+      return;
+    }
+    await new Promise<void>((resolve, reject) => {
+      const enter = (): void => {
+        this.#inside += 1;
+        this.#waiting.delete(enter);
+        signal.removeEventListener('abort', abandon);
+        resolve();
+      };
+      const abandon = (): void => {
+        this.#waiting.delete(enter);
+        reject(signal.reason as Error);
+      };
+      this.#waiting.add(enter);
+      signal.addEventListener('abort', abandon, { once: true });
+    });
   }
 }
 
