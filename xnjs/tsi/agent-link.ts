@@ -282,6 +282,7 @@ export class AgentLink implements AsyncDisposable {
     await admissions
       .run(outer, () => withDeadline(handshakeMs, [outer], late, () => this.#admit(connection)))
       .catch(hangUp(connection));
+    if (connection.isOver) throw this.#unavailable(await connection.ended);
     return connection;
   }
 

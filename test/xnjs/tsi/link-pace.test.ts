@@ -21,7 +21,10 @@ describe('admissions', () => {
     const all = Array.from({ length: 300 }, (_, at) => admissions.run(never, () => work(at)));
     const ends = await Promise.allSettled(all);
     assert.equal(ends.filter(({ status }) => status === 'rejected').length, 100);
-    assert.deepEqual(order, [...order].sort((a, b) => a - b));
+    assert.deepEqual(
+      order,
+      [...order].sort((a, b) => a - b),
+    );
     assert.ok(most > 1 && most < 100, `${most}`);
   });
 
