@@ -88,6 +88,24 @@ export const HostList = z.object({
         .describe('For machines; what is left out has no bound. Absent: not known yet'),
       used: z.object(room).describe('What its machines hold, those on disk and unreachable too'),
       machines: z.number(),
+      storage: z
+        .object({
+          pool: text,
+          ...{ images: z.number(), usedMiB: z.number(), maxMiB: z.number() },
+          problem: text.optional().describe('Why it cannot be used'),
+        })
+        .optional()
+        .describe('Where images are copied to; absent: it shares the files of the server'),
+      abilities: z
+        .object({
+          thaw: z
+            .enum(['anywhere', 'there', 'none'])
+            .describe('Where what is parked can be brought back'),
+          ...{ snapshots: z.boolean(), console: z.boolean(), screenPictures: z.boolean() },
+          ...{ liveScreens: z.boolean(), containers: z.boolean(), networks: z.boolean() },
+          ...{ spares: z.boolean(), warmStarts: z.boolean() },
+        })
+        .describe('Of machines there'),
     }),
   ),
 });

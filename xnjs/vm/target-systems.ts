@@ -8,6 +8,7 @@ import type { Target, TargetEvent, Targets } from '../target.js';
 import { Enrolments } from './context/enrolments.js';
 import type { Settled } from './job-settlements.js';
 import { withoutSettled } from './settled.js';
+import { FilesOfMachines } from './files-of-machines.js';
 import { MachineConsoles } from './machine-consoles.js';
 import { lifetimes, type LifetimesOptions } from './lifetimes.js';
 import { Machines } from './machines.js';
@@ -105,7 +106,13 @@ export class TargetSystems implements Targets, AsyncDisposable {
     });
     const most = options.limits.snapshots ?? 4;
     this.snapshots = new Snapshots({ ...options, records, files, planner: this.planner, most });
-    this.consoles = new MachineConsoles({ ...options, records });
+    const machineFiles = new FilesOfMachines(options);
+    this.consoles = new MachineConsoles({ ...options, files: machineFiles, records });
+    for (const { name, storage } of hosts.all)
+      storage?.follow({
+        inUse: () => digestsOn(name, records.all()),
+        require: async () => await options.lease?.require(),
+      });
     this.#access = new TargetAccess({
       ...{ records, machines: this.#machines, idb: options.idb },
       used: (id) => this.#unused?.used(id),
@@ -413,4 +420,13 @@ export class TargetSystems implements Targets, AsyncDisposable {
   async #end(id: string, fact: string): Promise<void> {
     await this.#records.apply(id, { type: 'destroy', evidence: this.#evidence('server', fact) });
   }
+}
+
+/** Of what the machines of a host are made of. */
+function digestsOn(host: string, records: Iterable<TargetSystem>): Set<string> {
+  const digests = new Set<string>();
+  for (const record of records)
+    if (record.host === host)
+      for (const { sha256 } of Object.values(record.image.parts)) digests.add(sha256);
+  return digests;
 }
