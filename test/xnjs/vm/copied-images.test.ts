@@ -265,8 +265,14 @@ describe('images that are copied to a host', { skip: withoutLibvirtd, timeout: 1
 
   it('are not to be had without the pool, which is told', async () => {
     const { database } = await aPool();
+    const path = join(daemon.stateDir, 'nowhere');
+    await mkdir(path);
     const storage = aStorage(database, 'nowhere');
     await storage.check();
     assert.equal(storage.status.problem, 'there is no storage pool nowhere');
+    const xml = `<pool type='dir'><name>nowhere</name><target><path>${path}</path></target></pool>`;
+    await client.call('storage_pool_create_xml', { xml, flags: 0 });
+    await storage.sweep(() => Promise.resolve(false), true);
+    assert.equal(storage.status.problem, undefined, 'as soon as it is there');
   });
 });

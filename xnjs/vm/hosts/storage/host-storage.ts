@@ -109,8 +109,10 @@ export class HostStorage implements Disposable {
       await this.#opening;
       this.#problem = undefined;
     } catch (error) {
-      this.#problem = errorText(error);
-      log.warn({ host, pool, err: this.#problem }, 'the storage pool of a host cannot be used');
+      const problem = errorText(error);
+      if (problem !== this.#problem)
+        log.warn({ host, pool, err: problem }, 'the storage pool of a host cannot be used');
+      this.#problem = problem;
     }
   }
 
@@ -214,11 +216,13 @@ export class HostStorage implements Disposable {
   }
 
   /**
-   * Removes volumes of ours that belong to nobody.
+   * Removes volumes of ours that belong to nobody. A pool that could not be used is looked at again.
    * @param isGone whether the target system was removed and has no domain
    * @param areKnown whether all domains there are of target systems that are known
    */
   async sweep(isGone: (id: string) => Promise<boolean>, areKnown: boolean): Promise<void> {
+    if (this.#problem !== undefined) await this.check();
+    if (this.#problem !== undefined) return;
     const begin = `${this.#prefix}-vm-`;
     const { host, log } = this.#options;
     const ids = (await this.#volumes.list(begin)).map((name) =>
