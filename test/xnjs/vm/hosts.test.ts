@@ -180,10 +180,10 @@ describe('hosts', () => {
   });
 
   it('tell what machines can do there that the server has no files in common with', () => {
-    const host = {
+    const host: Omit<Host, 'name'> = {
       ...{ hypervisor: {} as Hypervisor, drivers: ['qemu'], labels: [], drain: false },
       ...{ capacity: {}, reserved: {} },
-    } as const;
+    };
     const local = abilitiesOf({ name: 'local', ...host });
     const shared = abilitiesOf({ name: 'north', ...host });
     const own = abilitiesOf({ name: 'north', ...host, storage: {} as HostStorage });
