@@ -14,6 +14,7 @@ import { lifetimes, type LifetimesOptions } from './lifetimes.js';
 import { Machines } from './machines.js';
 import { changeParameters } from './parameters.js';
 import { ParkingOrders } from './parking-orders.js';
+import { followRecords } from './hosts/storage/follow-records.js';
 import { HostPlacement } from './hosts/host-placement.js';
 import { Planner, type Plan } from './placement/planner.js';
 import type { Quota } from './placement/quota.js';
@@ -108,11 +109,10 @@ export class TargetSystems implements Targets, AsyncDisposable {
     this.snapshots = new Snapshots({ ...options, records, files, planner: this.planner, most });
     const machineFiles = new FilesOfMachines(options);
     this.consoles = new MachineConsoles({ ...options, files: machineFiles, records });
-    for (const { name, storage } of hosts.all)
-      storage?.follow({
-        inUse: () => digestsOn(name, records.all()),
-        require: async () => await options.lease?.require(),
-      });
+    followRecords(hosts, {
+      records: () => records.all(),
+      require: async () => await options.lease?.require(),
+    });
     this.#access = new TargetAccess({
       ...{ records, machines: this.#machines, idb: options.idb },
       used: (id) => this.#unused?.used(id),
@@ -420,13 +420,4 @@ export class TargetSystems implements Targets, AsyncDisposable {
   async #end(id: string, fact: string): Promise<void> {
     await this.#records.apply(id, { type: 'destroy', evidence: this.#evidence('server', fact) });
   }
-}
-
-/** Of what the machines of a host are made of. */
-function digestsOn(host: string, records: Iterable<TargetSystem>): Set<string> {
-  const digests = new Set<string>();
-  for (const record of records)
-    if (record.host === host)
-      for (const { sha256 } of Object.values(record.image.parts)) digests.add(sha256);
-  return digests;
 }

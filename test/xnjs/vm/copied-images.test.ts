@@ -17,6 +17,7 @@ import { copiesIn } from '#xnjs/vm/hosts/open-hosts.js';
 import type { ImageFile } from '#xnjs/vm/hosts/storage/copied-images.js';
 import { HostStorage } from '#xnjs/vm/hosts/storage/host-storage.js';
 import { aDaemon, withoutLibvirtd } from '../../kernel/libvirt/daemon.js';
+import { nodeFlags, program } from '../../program.js';
 import { copiedImages, installationId, openSettings, prefix } from './copied-images-rig.js';
 import { anImageMetadata, aTargetSystem } from './samples.js';
 
@@ -93,8 +94,7 @@ describe('images that are copied to a host', { skip: withoutLibvirtd, timeout: 1
     const { pool, path, directory, database, volumes } = await aPool();
     const file = await aFile(24 * mib);
     const args = [directory, daemon.options('qemu').uri, pool, file.path, file.sha256];
-    const script = join(import.meta.dirname, 'copy-process.ts');
-    const child = fork(script, args, { execArgv: ['--conditions=development', '--import', 'tsx'] });
+    const child = fork(program('test/xnjs/vm/copy-process.ts'), args, { execArgv: [...nodeFlags] });
     const died = once(child, 'exit');
     const [word] = (await Promise.race([once(child, 'message'), died])) as unknown[];
     assert.equal(word, 'held');
