@@ -1,11 +1,13 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import type { z } from 'zod';
+import { systemClock } from '#kernel/clock.js';
 import { GridError } from '#kernel/errors.js';
+import { LibvirtClient } from '#kernel/libvirt/client.js';
 import { silentLog } from '#kernel/log.js';
 import { HostsConfig } from '#xnjs/vm/hosts/config.js';
 import { abilitiesOf } from '#xnjs/vm/hosts/host-abilities.js';
-import type { HostStorage } from '#xnjs/vm/hosts/storage/host-storage.js';
+import { HostStorage } from '#xnjs/vm/hosts/storage/host-storage.js';
 import { chooseHost, type Demand, type HostView } from '#xnjs/vm/hosts/choose-host.js';
 import type { Host } from '#xnjs/vm/hosts/host.js';
 import { HostPlacement } from '#xnjs/vm/hosts/host-placement.js';
@@ -184,9 +186,14 @@ describe('hosts', () => {
       ...{ hypervisor: {} as Hypervisor, drivers: ['qemu'], labels: [], drain: false },
       ...{ capacity: {}, reserved: {} },
     };
+    const storage = new HostStorage({
+      ...{ host: 'north', pool: 'vsite', maxBytes: 1, installationId: 'i', log: silentLog },
+      ...{ clock: systemClock, client: new LibvirtClient({ uri: north.uri, log: silentLog }) },
+      store: { get: () => Promise.resolve({}), set: () => Promise.resolve() },
+    });
     const local = abilitiesOf({ name: 'local', ...host });
     const shared = abilitiesOf({ name: 'north', ...host });
-    const own = abilitiesOf({ name: 'north', ...host, storage: {} as HostStorage });
+    const own = abilitiesOf({ name: 'north', ...host, storage });
     assert.deepEqual([local.thaw, shared.thaw, own.thaw], ['anywhere', 'anywhere', 'there']);
     assert.deepEqual(
       [local, shared, own].map((each) => each.snapshots),
