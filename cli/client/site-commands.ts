@@ -1,4 +1,5 @@
-import { InvalidArgumentError, type Command } from 'commander';
+import { InvalidArgumentError, Option, type Command } from 'commander';
+import { endActions, recoveries } from '#xnjs/index.js';
 import { openConsole, type ConsoleOptions } from './console.js';
 import { showOffer } from './offer.js';
 import { deleting, localPort, online, positive, repeated, withSize, type Work } from './online.js';
@@ -40,6 +41,10 @@ function wantedImage(image: string | undefined, required: readonly string[] = []
   );
 }
 
+function oneOf(flags: string, description: string, words: readonly string[]): Option {
+  return new Option(flags, description).choices(words);
+}
+
 /** Target systems. */
 export function addSites(site: Command): void {
   online(
@@ -59,6 +64,10 @@ export function addSites(site: Command): void {
   const create = withSize(site.command('create [image]'))
     .description('make one and wait until it is ready')
     .option('--require <name=value>', 'instead of an image: os=Debian; may be repeated', repeated)
+    .addOption(oneOf('--at-end <action>', 'when its life time is over', endActions))
+    .option('--idle <seconds>', 'how long nobody may use it', positive)
+    .addOption(oneOf('--idle-action <action>', 'what is done then', endActions))
+    .addOption(oneOf('--recovery <policy>', 'when its machine stops by itself', recoveries))
     .option('--dry-run', 'tell what would be made, what it costs and how long it takes');
   online(
     create,

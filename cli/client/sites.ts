@@ -1,6 +1,7 @@
 import type { z } from 'zod';
 import type { Site as SiteAnswer } from '#targetsystem/rest/answers.js';
 import { GridError } from '#kernel/errors.js';
+import type { endActions, recoveries } from '#xnjs/index.js';
 import { drawTimeline, lastMark } from '../quickstart/timeline.js';
 import { printPlan } from './offer.js';
 import { printJson, printRows, tell } from './print.js';
@@ -18,6 +19,10 @@ export type NewSite = {
   readonly hostLabel?: readonly string[];
   readonly until?: string;
   readonly tag?: readonly string[];
+  readonly atEnd?: (typeof endActions)[number];
+  readonly idle?: number;
+  readonly idleAction?: (typeof endActions)[number];
+  readonly recovery?: (typeof recoveries)[number];
 };
 
 async function readSite({ service }: Session, siteId: string, signal?: AbortSignal): Promise<Site> {
@@ -82,9 +87,19 @@ function wishOf(image: Wanted, options: NewSite) {
   };
   return {
     ...{ image, parameters, tags: [...tag] },
+    ...endsOf(options),
     ...(flavour !== undefined && { flavour }),
     ...(hostLabel.length > 0 && { hostLabels: [...hostLabel] }),
     ...(until !== undefined && { terminationTime: until }),
+  };
+}
+
+function endsOf({ atEnd, idle, idleAction, recovery }: NewSite) {
+  return {
+    ...(atEnd !== undefined && { endAction: atEnd }),
+    ...(idle !== undefined && { idleSeconds: idle }),
+    ...(idleAction !== undefined && { idleAction }),
+    ...(recovery !== undefined && { recovery }),
   };
 }
 

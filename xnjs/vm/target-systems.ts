@@ -241,6 +241,7 @@ export class TargetSystems implements Targets, AsyncDisposable {
       tags: wish.tags,
       ...(wish.context && { context: wish.context }),
       ...(this.#options.recovery && { recovery: this.#options.recovery }),
+      ...wish.ends,
       ...(wish.jobId !== undefined && { jobId: wish.jobId }),
       ...(wish.hostLabels && { hostLabels: wish.hostLabels.labels }),
       createdMs: requestedMs,
