@@ -6,6 +6,7 @@ import type { Audit } from '#kernel/security/audit.js';
 import { readSigningRequest } from '#kernel/security/signing-request.js';
 import { signedText, type EnrolmentAnswer } from '#tsi/protocol/enrolment.js';
 import type { AskEnrolment } from '../../tsi/agent-link.js';
+import type { MachinePeer } from '../../tsi/callback-transport.js';
 import type { SystemRecords } from '../system-records.js';
 import type { TargetSystem } from '../target-system.js';
 import { isBooted, needsIdentity } from '../tiers/identity.js';
@@ -45,6 +46,8 @@ export type EnrolmentsOptions = EnrolmentConfig & {
   readonly log: Log;
 };
 
+const anotherMachine = 'it shows the certificate of another machine';
+const anotherKey = 'it shows a certificate for another key than the one that was enrolled';
 /** Whoever tries again and again is not written down each time. */
 const toldAgainMs = 60_000;
 
@@ -77,6 +80,30 @@ export class Enrolments {
       if (error instanceof Refusal) await this.#tell(record, error.message);
       throw error;
     }
+  }
+
+  /**
+   * What such a machine shows from then on where its TSI is reached over a network; `undefined`: it has not
+   * proved itself yet. As long as its key is known its certificate counts, even after its time.
+   */
+  peerOf(id: string): MachinePeer | undefined {
+    const record = this.#options.records.find(id);
+    const pinned = record?.enrolment?.keyHash;
+    if (!record || pinned === undefined) return undefined;
+    const name = nameOf(record);
+    return {
+      name,
+      require: (certificate) => {
+        if (!certificate || !this.#options.authority.hasSigned(certificate, name))
+          throw new Refusal(anotherMachine);
+        if (keyHashOf(certificate) !== pinned) throw new Refusal(anotherKey);
+      },
+    };
+  }
+
+  isDueOf(id: string): boolean {
+    const record = this.#options.records.find(id);
+    return record !== undefined && this.isDue(record);
   }
 
   /** Whose certificate has to be renewed soon. */
@@ -140,15 +167,14 @@ export class Enrolments {
   ): Promise<string | undefined> {
     const shown = readCertificate(certificate);
     const { authority, records, clock } = this.#options;
-    if (!authority.hasSigned(shown, machine))
-      throw new Refusal('it shows the certificate of another machine');
+    if (!authority.hasSigned(shown, machine)) throw new Refusal(anotherMachine);
     const text = Buffer.from(signedText(machine, challenge));
     if (!verify('sha256', text, shown.publicKey, Buffer.from(signature, 'base64')))
       throw new Refusal('it does not have the key of the certificate that it shows');
     const enrolment = records.find(id)?.enrolment;
-    const keyHash = hashOf(shown.publicKey.export({ type: 'spki', format: 'der' }));
+    const keyHash = keyHashOf(shown);
     if (enrolment?.keyHash !== undefined && enrolment.keyHash !== keyHash)
-      throw new Refusal('it shows a certificate for another key than the one that was enrolled');
+      throw new Refusal(anotherKey);
     const isOver = Date.parse(shown.validTo) <= clock.now();
     // a database that was restored does not know of it; else the record knows the key, and it may be renewed
     if (enrolment?.keyHash === undefined && isOver)
@@ -163,7 +189,7 @@ export class Enrolments {
     if (token === undefined || request === undefined)
       throw new Refusal('it has neither the token nor a certificate');
     const key = readRequest(request);
-    const keyHash = hashOf(key.export({ type: 'spki', format: 'der' }));
+    const keyHash = keyHashOf({ publicKey: key });
     return await this.#sign(id, machine, key, keyHash, token);
   }
 
@@ -231,9 +257,10 @@ export function meansOf(
   // it ran before it had an owner
   if (!isBooted(record)) return 'message';
   if (record.driver === 'lxc') return 'file';
+  // whoever listens on the way would have it, and a certificate could not be shown
+  if (metadata.tsi.transport === 'tcp' && !metadata.tsi.tls) return undefined;
   if (metadata.contextualisation?.nocloud === true) return 'seed';
-  if (metadata.format === 'kernel') return 'commandLine';
-  return metadata.tsi.transport === 'channel' ? 'message' : undefined;
+  return metadata.format === 'kernel' ? 'commandLine' : 'message';
 }
 
 /** 256 random bits: it is guessed by nobody, and its hash tells nothing. */
@@ -243,6 +270,10 @@ export function newToken(): string {
 
 export function hashOf(value: string | Buffer): string {
   return createHash('sha256').update(value).digest('hex');
+}
+
+function keyHashOf({ publicKey }: Pick<X509Certificate, 'publicKey'>): string {
+  return hashOf(publicKey.export({ type: 'spki', format: 'der' }));
 }
 
 class Refusal extends GridError<'FORBIDDEN'> {

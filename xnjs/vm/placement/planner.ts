@@ -111,7 +111,7 @@ export class Planner {
     const bounds = this.flavours.boundsFor(requester, wish.flavour);
     const terminationMs = this.#termination(wish, bounds);
     const { image, why } = await this.#choose(wish, bounds);
-    requireNetwork(image.metadata.tsi, network);
+    requireNetwork(image.metadata, network);
     requireContext(image.metadata, wish.context, agentDisk !== undefined);
     const { parameters: asked, atLeast } = wish;
     const size = atLeast === true ? roomyEnough(asked, image.metadata) : asked;
