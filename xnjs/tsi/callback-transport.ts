@@ -12,6 +12,7 @@ import { sameAddress } from '#kernel/net/peer-address.js';
 import { acceptTls, startTls, type MutualTls, type StartTls } from '#kernel/net/tls-upgrade.js';
 import { equalDns, formatDn, subjectDn } from '#kernel/security/dn.js';
 import { TsiError } from '#tsi/protocol/error.js';
+import { without } from '../job/without.js';
 import type { TsiTransport, WorkerChannels } from './tsi.js';
 
 /** As the original's end does: a host that has vanished is noticed without a call under way. */
@@ -335,8 +336,9 @@ async function readLine(source: ByteSource, longest: number): Promise<string | u
 }
 
 /** Whether a machine's certificate is good is not for an authority alone to say. */
-function handshakeOf({ machine, peerDns: _, ...tls }: TsiTls): StartTls {
-  return machine ? { ...tls, isUnchecked: true, servername: machine.name } : tls;
+function handshakeOf(tls: TsiTls): StartTls {
+  const { machine, ...own } = without(tls, 'peerDns');
+  return machine ? { ...own, isUnchecked: true, servername: machine.name } : own;
 }
 
 /** @throws for a certificate of another than who is expected */
