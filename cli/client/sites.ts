@@ -15,6 +15,7 @@ export type NewSite = {
   readonly memory?: number;
   readonly disk?: number;
   readonly network?: string;
+  readonly pinned?: boolean;
   readonly flavour?: string;
   readonly hostLabel?: readonly string[];
   readonly until?: string;
@@ -78,12 +79,13 @@ export async function planSite(
 }
 
 function wishOf(image: Wanted, options: NewSite) {
-  const { cpus, memory, disk, network, flavour, hostLabel = [], until, tag = [] } = options;
+  const { cpus, memory, disk, network, pinned, flavour, hostLabel = [], until, tag = [] } = options;
   const parameters = {
     ...(cpus && { cpus }),
     ...(memory && { memoryMiB: memory }),
     ...(disk && { diskMiB: disk }),
     ...(network !== undefined && { network }),
+    ...(pinned && { pinned }),
   };
   return {
     ...{ image, parameters, tags: [...tag] },

@@ -21,7 +21,7 @@ export const diskMiB = 96;
 const partition = { start: 2_048, sectors: 95 * 2_048, type: 0x0e }; // FAT16, addressed by number
 const commandLine =
   'console=ttyS0 quiet panic=-1 nokaslr mitigations=off cryptomgr.notests tsc=reliable ' +
-  'no_timer_check random.trust_cpu=on audit=0 vsite.name=disk rdinit=/first';
+  'no_timer_check random.trust_cpu=on audit=0 rdinit=/first vsite.name=disk';
 /** Goes before the image's own first process: jobs may write what root may. */
 const first = `#!/bin/sh
 (until [ -b /dev/vda ]; do sleep 1; done; chmod 666 /dev/vda) &

@@ -215,9 +215,9 @@ export class TargetSystems implements Targets, AsyncDisposable {
     const requestedMs = this.#options.clock.now();
     const plan = await this.planner.plan(wish);
     const id = randomUUID();
-    const { host, placement, release } = this.places.hold(id, plan, wish.hostLabels);
+    const { release, ...place } = this.places.hold(id, plan, wish.hostLabels);
     try {
-      return await this.#make({ ...plan, host, placement }, id, wish, requestedMs);
+      return await this.#make({ ...plan, ...place }, id, wish, requestedMs);
     } finally {
       release();
     }

@@ -15,6 +15,7 @@ import { anImageMetadata, aTargetSystem } from './samples.js';
 
 const demand = (changes: Partial<Demand> = {}): Demand => ({
   ...{ cpus: 2, memoryMiB: 512, diskMiB: 0, drivers: ['qemu', 'kvm'], labels: [] },
+  isPinned: false,
   labelsField: 'hostLabels',
   ...changes,
 });
@@ -22,6 +23,7 @@ const host = (name: string, changes: Partial<HostView> = {}): HostView => ({
   ...{ name, drivers: ['qemu'], labels: [], isDrained: false, isLocal: name === 'local' },
   room: { cores: 8, memoryMiB: 4096 },
   used: { cores: 0, memoryMiB: 0, diskMiB: 0 },
+  ownCores: { all: 0, free: [] },
   hasImage: false,
   ...changes,
 });

@@ -1,5 +1,6 @@
 import type { Hypervisor } from '../hypervisor.js';
 import type { Driver } from '../target-system.js';
+import type { Pinning } from './cores.js';
 
 /** The host that this server runs on. */
 export const localHost = 'local';
@@ -44,6 +45,8 @@ export type Host = {
   readonly capacity: Room;
   /** Taken off what is measured. */
   readonly reserved: Room;
+  /** Absent: all machines share all cores. */
+  readonly pinning?: Pinning | undefined;
   /** Asks what the host has; absent: only `capacity` bounds it. */
   readonly measure?: () => Promise<Room>;
 };

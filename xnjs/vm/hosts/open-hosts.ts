@@ -76,7 +76,7 @@ async function openLocal(
   };
   const clients = await connect();
   const hypervisor = adapt(clients, await connect([]), deps);
-  const { capacity = {}, reserved = {}, labels = [], drain = false } = host ?? {};
+  const { capacity = {}, reserved = {}, labels = [], drain = false, pinning } = host ?? {};
   // alone and without a word of its capacity it takes what it is asked for
   const isBounded = hasOthers || Object.values(capacity).some((most) => most !== undefined);
   const client = clients[acceleration] ?? clients.lxc;
@@ -91,6 +91,7 @@ async function openLocal(
         drain,
         capacity,
         reserved,
+        pinning,
       },
       ...(isBounded && client && { measure: () => measure(client) }),
     },
@@ -98,7 +99,7 @@ async function openLocal(
 }
 
 async function openRemote(
-  { name, uri, acceleration = 'qemu', labels, capacity, reserved, drain }: HostConfig,
+  { name, uri, acceleration = 'qemu', labels, capacity, reserved, drain, pinning }: HostConfig,
   deps: Deps,
 ): Promise<Opened> {
   const [client, probe] = [await open(uri, deps), await open(uri, deps, [])];
@@ -108,7 +109,7 @@ async function openRemote(
   return {
     clients,
     host: {
-      ...{ name, hypervisor, drivers: [acceleration], labels, drain, capacity, reserved },
+      ...{ name, hypervisor, drivers: [acceleration], labels, drain, capacity, reserved, pinning },
       measure: () => measure(client),
     },
   };
