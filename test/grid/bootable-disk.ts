@@ -21,12 +21,7 @@ export const diskMiB = 96;
 const partition = { start: 2_048, sectors: 95 * 2_048, type: 0x0e }; // FAT16, addressed by number
 const commandLine =
   'console=ttyS0 quiet panic=-1 nokaslr mitigations=off cryptomgr.notests tsc=reliable ' +
-  'no_timer_check random.trust_cpu=on audit=0 rdinit=/first vsite.name=disk';
-/** Goes before the image's own first process: jobs may write what root may. */
-const first = `#!/bin/sh
-(until [ -b /dev/vda ]; do sleep 1; done; chmod 666 /dev/vda) &
-exec /init
-`;
+  'no_timer_check random.trust_cpu=on audit=0 vsite.name=disk';
 
 const menu = `DEFAULT later
 LABEL first
@@ -50,8 +45,6 @@ export async function makeBootableDisk(
   { kernel, initrd }: { kernel: string; initrd: string },
 ): Promise<string> {
   const [raw, disk] = [join(directory, 'disk.raw'), join(directory, 'disk.qcow2')];
-  const ramDisk = join(directory, 'initrd');
-  await writeFile(ramDisk, Buffer.concat([archive('first', first), await readFile(initrd)]));
   const config = join(directory, 'syslinux.cfg');
   const offset = partition.start * sector;
   await writeFile(config, menu);
@@ -62,7 +55,7 @@ export async function makeBootableDisk(
   await run('mkfs.fat', ['-F', '16', '--offset', start, '-h', start, raw, blocks]);
   const copies = [
     [kernel, '::/kernel'],
-    [ramDisk, '::/initrd'],
+    [initrd, '::/initrd'],
     [config, '::/syslinux.cfg'],
   ] as const;
   for (const [from, to] of copies) await run('mcopy', ['-i', `${raw}@@${offset}`, from, to]);
@@ -70,22 +63,6 @@ export async function makeBootableDisk(
   await finish(raw);
   await run('qemu-img', ['convert', '-O', 'qcow2', raw, disk]);
   return disk;
-}
-
-/** One program, in the form "newc" of cpio; the kernel takes several such archives, one behind the other. */
-function archive(name: string, content: string): Buffer {
-  const entry = (path: string, mode: number, data: string): Buffer[] => {
-    const numbers = [0, mode, 0, 0, 1, 0, data.length, 0, 0, 0, 0, path.length + 1, 0];
-    const fields = numbers.map((number) => number.toString(16).padStart(8, '0'));
-    return [padded(`070701${fields.join('')}${path}\0`, 4), padded(data, 4)];
-  };
-  const entries = [...entry(name, 0o100_755, content), ...entry('TRAILER!!!', 0, '')];
-  return padded(Buffer.concat(entries), sector);
-}
-
-function padded(data: string | Buffer, unit: number): Buffer {
-  const bytes = Buffer.from(data);
-  return Buffer.concat([bytes, Buffer.alloc(-bytes.length & (unit - 1))]);
 }
 
 /** What the tools do not: the partition table, and which entry boots once. */

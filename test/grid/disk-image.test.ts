@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict';
 import { execFile } from 'node:child_process';
 import { createHash } from 'node:crypto';
+import { cpSync, readFileSync, writeFileSync } from 'node:fs';
 import { mkdtemp, readFile, rm, stat } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -8,7 +9,8 @@ import { text } from 'node:stream/consumers';
 import { after, before, describe, it } from 'node:test';
 import { promisify } from 'node:util';
 import { deleteAndWait } from '#cli/client/resources.js';
-import { buildDemoVm } from '#cli/image/build.js';
+import { buildImage } from '#cli/image/build.js';
+import { projectRoot } from '#cli/image/recipe.js';
 import { defaultCacheDirectory } from '#cli/quickstart/layout.js';
 import {
   createTargetSystem,
@@ -31,6 +33,23 @@ const digest = async (path: string): Promise<string> =>
     .update(await readFile(path))
     .digest('hex');
 
+/** The demo machine, whose jobs may write to its disk what its root may. */
+async function buildWriter(directory: string, cacheDir: string) {
+  cpSync(join(projectRoot, 'config', 'images'), join(directory, 'images'), { recursive: true });
+  const recipe = join(directory, 'images', 'demo-vm');
+  const change = (name: string, from: string, to: string): void => {
+    const text = readFileSync(join(recipe, name), 'utf8');
+    assert.ok(text.includes(from));
+    writeFileSync(join(recipe, name), text.replace(from, to));
+  };
+  change('recipe.yaml', 'virtio_console,', 'virtio_console,\n      virtio_blk,');
+  const agent = '\n/usr/lib/vsite/agent';
+  change(join('root', 'init'), agent, `\nchmod 666 /dev/vda${agent}`);
+  const built = await buildImage(recipe, { cacheDir, log: silentLog });
+  const { kernel = '', initrd = '' } = built.parts;
+  return { ...built, kernel, initrd };
+}
+
 describe('a disk image', { skip: noMachines || noDisks }, () => {
   let grid: Grid;
   let user: HttpClient;
@@ -42,7 +61,7 @@ describe('a disk image', { skip: noMachines || noDisks }, () => {
     grid = await Grid.start();
     user = await grid.user();
     const cacheDir = join(defaultCacheDirectory(), 'images');
-    const demo = await buildDemoVm({ cacheDir, log: silentLog });
+    const demo = await buildWriter(work, cacheDir);
     const disk = await makeBootableDisk(work, demo);
     published = await digest(disk);
     const metadata = { ...demo.metadata, name: 'vsite-disk', format: 'qcow2' } as const;
