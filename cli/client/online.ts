@@ -46,7 +46,6 @@ export function withSize(command: Command): Command {
     .option('--memory <MiB>', 'memory of the machine', positive)
     .option('--disk <MiB>', 'its disk, where the image has one', positive)
     .option('--network <kind>', 'user, nat, isolated or bridge, as the site offers')
-    .option('--pinned', 'cores of its own, where the site has such')
     .option('--flavour <name>', 'its size by name: vsite site offer')
     .option('--host-label <label>', 'what its host must have; may be repeated', repeated, [])
     .option('--until <time>', 'when it ends: 18:00, 2030-01-31 18:00')

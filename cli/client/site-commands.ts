@@ -64,6 +64,7 @@ export function addSites(site: Command): void {
   const create = withSize(site.command('create [image]'))
     .description('make one and wait until it is ready')
     .option('--require <name=value>', 'instead of an image: os=Debian; may be repeated', repeated)
+    .option('--pinned', 'cores of its own, where the site has such')
     .addOption(oneOf('--at-end <action>', 'when its life time is over', endActions))
     .option('--idle <seconds>', 'how long nobody may use it', positive)
     .addOption(oneOf('--idle-action <action>', 'what is done then', endActions))
