@@ -93,8 +93,8 @@ export function readMachineSize(
 function readPinned(section: string, given: unknown): Asked<boolean> | undefined {
   if (given === undefined || given === null) return undefined;
   const field = `${section}.pinned`;
-  const text = String(given);
-  if (text === 'true' || text === 'false') return { value: text === 'true', field };
+  if (given === true || given === 'true') return { value: true, field };
+  if (given === false || given === 'false') return { value: false, field };
   throw new VmError('BAD_REQUEST', `${field}: must be true or false`);
 }
 
