@@ -10,7 +10,7 @@ import { after, before, describe, it } from 'node:test';
 import { promisify } from 'node:util';
 import { deleteAndWait } from '#cli/client/resources.js';
 import { buildImage } from '#cli/image/build.js';
-import { projectRoot } from '#cli/image/recipe.js';
+import { projectRoot } from '#kernel/project-root.js';
 import { defaultCacheDirectory } from '#cli/quickstart/layout.js';
 import {
   createTargetSystem,
