@@ -1,5 +1,4 @@
 import { InvalidArgumentError, Option, type Command } from 'commander';
-import { endActions, recoveries } from '#xnjs/index.js';
 import { openConsole, type ConsoleOptions } from './console.js';
 import { showOffer } from './offer.js';
 import { deleting, localPort, online, positive, repeated, withSize, type Work } from './online.js';
@@ -9,9 +8,11 @@ import {
   changeSite,
   createSite,
   deleteSites,
+  endActions,
   freezeSite,
   listSites,
   planSite,
+  recoveries,
   showSite,
   thawSite,
   type NewSite,

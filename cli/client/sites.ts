@@ -1,7 +1,6 @@
 import type { z } from 'zod';
 import type { Site as SiteAnswer } from '#targetsystem/rest/answers.js';
 import { GridError } from '#kernel/errors.js';
-import type { endActions, recoveries } from '#xnjs/index.js';
 import { drawTimeline, lastMark } from '../quickstart/timeline.js';
 import { printPlan } from './offer.js';
 import { printJson, printRows, tell } from './print.js';
@@ -9,6 +8,10 @@ import type { Session } from './profile.js';
 import { deleteAndWait, idOf, listPaths, pathOf, pollUntil } from './resources.js';
 
 type Site = z.output<typeof SiteAnswer>;
+
+/** As the operation takes them. */
+export const endActions = ['destroy', 'freeze'] as const;
+export const recoveries = ['none', 'restart', 'restore'] as const;
 
 export type NewSite = {
   readonly cpus?: number;
