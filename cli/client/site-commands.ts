@@ -1,4 +1,4 @@
-import { InvalidArgumentError, type Command } from 'commander';
+import { InvalidArgumentError, Option, type Command } from 'commander';
 import { openConsole, type ConsoleOptions } from './console.js';
 import { showOffer } from './offer.js';
 import { deleting, localPort, online, positive, repeated, withSize, type Work } from './online.js';
@@ -8,9 +8,11 @@ import {
   changeSite,
   createSite,
   deleteSites,
+  endActions,
   freezeSite,
   listSites,
   planSite,
+  recoveries,
   showSite,
   thawSite,
   type NewSite,
@@ -40,6 +42,10 @@ function wantedImage(image: string | undefined, required: readonly string[] = []
   );
 }
 
+function oneOf(flags: string, description: string, words: readonly string[]): Option {
+  return new Option(flags, description).choices(words);
+}
+
 /** Target systems. */
 export function addSites(site: Command): void {
   online(
@@ -59,6 +65,11 @@ export function addSites(site: Command): void {
   const create = withSize(site.command('create [image]'))
     .description('make one and wait until it is ready')
     .option('--require <name=value>', 'instead of an image: os=Debian; may be repeated', repeated)
+    .option('--pinned', 'cores of its own, where the site has such')
+    .addOption(oneOf('--at-end <action>', 'when its life time is over', endActions))
+    .option('--idle <seconds>', 'how long nobody may use it', positive)
+    .addOption(oneOf('--idle-action <action>', 'what is done then', endActions))
+    .addOption(oneOf('--recovery <policy>', 'when its machine stops by itself', recoveries))
     .option('--dry-run', 'tell what would be made, what it costs and how long it takes');
   online(
     create,

@@ -9,15 +9,24 @@ import { deleteAndWait, idOf, listPaths, pathOf, pollUntil } from './resources.j
 
 type Site = z.output<typeof SiteAnswer>;
 
+/** As the operation takes them. */
+export const endActions = ['destroy', 'freeze'] as const;
+export const recoveries = ['none', 'restart', 'restore'] as const;
+
 export type NewSite = {
   readonly cpus?: number;
   readonly memory?: number;
   readonly disk?: number;
   readonly network?: string;
+  readonly pinned?: boolean;
   readonly flavour?: string;
   readonly hostLabel?: readonly string[];
   readonly until?: string;
   readonly tag?: readonly string[];
+  readonly atEnd?: (typeof endActions)[number];
+  readonly idle?: number;
+  readonly idleAction?: (typeof endActions)[number];
+  readonly recovery?: (typeof recoveries)[number];
 };
 
 async function readSite({ service }: Session, siteId: string, signal?: AbortSignal): Promise<Site> {
@@ -73,18 +82,29 @@ export async function planSite(
 }
 
 function wishOf(image: Wanted, options: NewSite) {
-  const { cpus, memory, disk, network, flavour, hostLabel = [], until, tag = [] } = options;
+  const { cpus, memory, disk, network, pinned, flavour, hostLabel = [], until, tag = [] } = options;
   const parameters = {
     ...(cpus && { cpus }),
     ...(memory && { memoryMiB: memory }),
     ...(disk && { diskMiB: disk }),
     ...(network !== undefined && { network }),
+    ...(pinned && { pinned }),
   };
   return {
     ...{ image, parameters, tags: [...tag] },
+    ...endsOf(options),
     ...(flavour !== undefined && { flavour }),
     ...(hostLabel.length > 0 && { hostLabels: [...hostLabel] }),
     ...(until !== undefined && { terminationTime: until }),
+  };
+}
+
+function endsOf({ atEnd, idle, idleAction, recovery }: NewSite) {
+  return {
+    ...(atEnd !== undefined && { endAction: atEnd }),
+    ...(idle !== undefined && { idleSeconds: idle }),
+    ...(idleAction !== undefined && { idleAction }),
+    ...(recovery !== undefined && { recovery }),
   };
 }
 

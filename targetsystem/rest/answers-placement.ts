@@ -19,6 +19,7 @@ export const Flavour = z.object({
   lifetimeSeconds: range,
   controls: z.record(z.string(), z.number()).describe('The most of each resource control'),
   networks: z.array(text).optional().describe('Beside none; absent: all of the site'),
+  pinned: z.boolean().optional().describe('Cores of their own; absent: if they are asked for'),
 });
 
 export const DriverOffer = z
@@ -130,7 +131,7 @@ export const Plan = z
     flavour: text.optional(),
     parameters: z
       .object({ cpus: z.number(), memoryMiB: z.number() })
-      .catchall(z.union([z.number(), text]).optional()),
+      .catchall(z.union([z.number(), text, z.boolean()]).optional()),
     terminationTime: date.optional().describe('Absent: until it is deleted, or its job is'),
     quota: z.array(Quota).describe('With it'),
     cost: z.object({

@@ -164,9 +164,9 @@ export const Site = z
     }),
     parameters: z
       .object({ cpus: z.number(), memoryMiB: z.number() })
-      .catchall(z.union([z.number(), text]).optional())
+      .catchall(z.union([z.number(), text, z.boolean()]).optional())
       .describe(
-        'What the machine has; memoryMaxMiB, network and its resource controls if there are',
+        'What the machine has; memoryMaxMiB, network, pinned and its resource controls if there are',
       ),
     start: z
       .object({ tier: z.enum(['spare', 'warm', 'cold', 'fetch']), reason: text })
@@ -183,6 +183,7 @@ export const Site = z
         driver: text,
         host: text.describe('That it is on'),
         placement: text.optional().describe('Why there'),
+        cores: z.array(z.number()).optional().describe('Of its host, that it has for itself'),
         transport: text.describe('How its TSI is reached'),
         addresses: texts.describe('In its network, as far as they are known'),
         evidence: z

@@ -75,12 +75,13 @@ function renderFlavour({
   name,
   description,
   isDefault,
-  bounds: { controls, networks, cpus, memoryMiB, diskMiB, lifetimeSeconds },
+  bounds: { controls, networks, pinned, cpus, memoryMiB, diskMiB, lifetimeSeconds },
 }: OfferedFlavour): Rendered<typeof Flavour> {
   return {
     ...{ name, description, default: isDefault },
     ...{ cpus, memoryMiB, diskMiB, lifetimeSeconds },
     ...(networks && { networks }),
+    ...(pinned !== undefined && { pinned }),
     controls: Object.fromEntries(
       Object.entries(controls).flatMap(([control, most]) =>
         most === undefined ? [] : [[control, most]],

@@ -13,6 +13,7 @@ import type { RestDeps } from './deps.js';
 import { linksFrom } from './links.js';
 import { dryRun, renderPlan, requesterOf } from './placement.js';
 import { dateText, tagList } from './properties.js';
+import { newEnds, readEnds } from './sites-ends.js';
 
 const image = z
   .union([z.string().min(1).max(256), z.looseObject({})], 'must be an image, or what it must have')
@@ -34,6 +35,7 @@ export const newSite = {
   resources: values.default({}),
   terminationTime: dateText.optional(),
   tags: tagList.default([]),
+  ...newEnds,
   dryRun,
 };
 
@@ -59,6 +61,7 @@ export async function createSite(
       readMachineSize('resources', input.resources, 'refuse'),
     ),
     tags: input.tags,
+    ends: readEnds(systems, input),
     ...(context && { context }),
     hostLabels:
       parseHostLabels('hostLabels', input.hostLabels) ??

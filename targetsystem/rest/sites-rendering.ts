@@ -148,12 +148,13 @@ function renderMachine(
   heard: Heard,
 ): Rendered<typeof Site>['vm'] {
   const { state, driver, evidence, boot, facts, unapplied } = system;
-  const { recovery = 'none', generation = 1, host, placement } = system;
+  const { recovery = 'none', generation = 1, host, placement, cores } = system;
   return {
     state,
     driver,
     host,
     ...(placement !== undefined && { placement }),
+    ...(cores && { cores }),
     transport: system.image.metadata.tsi.transport,
     addresses,
     evidence: { source: evidence.source, fact: evidence.fact, at: formatDate(evidence.atMs) },

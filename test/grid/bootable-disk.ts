@@ -16,6 +16,8 @@ export const noDisks = findReason([
 
 const masterBootRecord = '/usr/lib/syslinux/mbr/mbr.bin';
 const sector = 512;
+/** As the machine sees it. */
+export const diskMiB = 96;
 const partition = { start: 2_048, sectors: 95 * 2_048, type: 0x0e }; // FAT16, addressed by number
 const commandLine =
   'console=ttyS0 quiet panic=-1 nokaslr mitigations=off cryptomgr.notests tsc=reliable ' +

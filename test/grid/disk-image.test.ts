@@ -1,14 +1,16 @@
 import assert from 'node:assert/strict';
 import { execFile } from 'node:child_process';
 import { createHash } from 'node:crypto';
-import { mkdtemp, readFile, rm } from 'node:fs/promises';
+import { cpSync, readFileSync, writeFileSync } from 'node:fs';
+import { mkdtemp, readFile, rm, stat } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { text } from 'node:stream/consumers';
 import { after, before, describe, it } from 'node:test';
 import { promisify } from 'node:util';
 import { deleteAndWait } from '#cli/client/resources.js';
-import { buildDemoVm } from '#cli/image/build.js';
+import { buildImage } from '#cli/image/build.js';
+import { projectRoot } from '#kernel/project-root.js';
 import { defaultCacheDirectory } from '#cli/quickstart/layout.js';
 import {
   createTargetSystem,
@@ -19,8 +21,9 @@ import {
 import { ImageRecord } from '#imagerepo/contract.js';
 import type { HttpClient } from '#kernel/http/client.js';
 import { silentLog } from '#kernel/log.js';
+import { Site } from '#targetsystem/rest/answers.js';
 import { Task } from '#targetsystem/rest/answers-data.js';
-import { makeBootableDisk, noDisks } from './bootable-disk.js';
+import { diskMiB, makeBootableDisk, noDisks } from './bootable-disk.js';
 import { eventually, Grid, imagesPath, noMachines } from './grid.js';
 
 const run = promisify(execFile);
@@ -29,6 +32,23 @@ const digest = async (path: string): Promise<string> =>
   createHash('sha256')
     .update(await readFile(path))
     .digest('hex');
+
+/** The demo machine, whose jobs may write to its disk what its root may. */
+async function buildWriter(directory: string, cacheDir: string) {
+  cpSync(join(projectRoot, 'config', 'images'), join(directory, 'images'), { recursive: true });
+  const recipe = join(directory, 'images', 'demo-vm');
+  const change = (name: string, from: string, to: string): void => {
+    const text = readFileSync(join(recipe, name), 'utf8');
+    assert.ok(text.includes(from));
+    writeFileSync(join(recipe, name), text.replace(from, to));
+  };
+  change('recipe.yaml', 'virtio_console,', 'virtio_console,\n      virtio_blk,');
+  const agent = '\n/usr/lib/vsite/agent';
+  change(join('root', 'init'), agent, `\nchmod 666 /dev/vda${agent}`);
+  const built = await buildImage(recipe, { cacheDir, log: silentLog });
+  const { kernel = '', initrd = '' } = built.parts;
+  return { ...built, kernel, initrd };
+}
 
 describe('a disk image', { skip: noMachines || noDisks }, () => {
   let grid: Grid;
@@ -41,7 +61,7 @@ describe('a disk image', { skip: noMachines || noDisks }, () => {
     grid = await Grid.start();
     user = await grid.user();
     const cacheDir = join(defaultCacheDirectory(), 'images');
-    const demo = await buildDemoVm({ cacheDir, log: silentLog });
+    const demo = await buildWriter(work, cacheDir);
     const disk = await makeBootableDisk(work, demo);
     published = await digest(disk);
     const metadata = { ...demo.metadata, name: 'vsite-disk', format: 'qcow2' } as const;
@@ -60,8 +80,10 @@ describe('a disk image', { skip: noMachines || noDisks }, () => {
   };
 
   /** The kernel's command line, as a job in the target system sees it. */
-  async function commandLine(site: string): Promise<string> {
-    const { headers } = await user.json('POST', site, { Executable: 'cat /proc/cmdline' });
+  const commandLine = (site: string): Promise<string> => printed(site, 'cat /proc/cmdline');
+
+  async function printed(site: string, script: string): Promise<string> {
+    const { headers } = await user.json('POST', site, { Executable: script });
     const path = new URL(String(headers['location'])).pathname;
     const job = await eventually('the job ends', async () => {
       const { body } = await user.json('GET', path);
@@ -84,6 +106,25 @@ describe('a disk image', { skip: noMachines || noDisks }, () => {
       written: own.reduce((sum, { length }) => sum + length, 0),
       base: await digest(join(directory, 'base.qcow2')),
     };
+  }
+
+  /** A guest that writes all that it can, from its first byte on: it gets what it was promised, and no more. */
+  async function fill(site: string): Promise<void> {
+    const write = 'dd if=/dev/zero of=/dev/vda bs=1048576 conv=fsync';
+    const said = await printed(
+      site,
+      `${write} 2>&1; ${write} count=1 seek=${2 * diskMiB} 2>&1; true`,
+    );
+    assert.match(said, /No space left on device/);
+    const { size, blocks } = await stat(
+      join(grid.layout.state, 'vms', site.split('/').at(-1)!, 'overlay.qcow2'),
+    );
+    const mebibytes = Math.max(size, blocks * 512) / 1_048_576;
+    // of QEMU's own beside it, tables of the clusters
+    assert.ok(mebibytes > diskMiB - 1 && mebibytes < diskMiB + 2, `${mebibytes} MiB on the host`);
+    const { vm } = Site.parse((await user.json('GET', site)).body);
+    assert.ok(['READY', 'DEGRADED'].includes(vm.state), vm.evidence.fact);
+    assert.match(await printed(site, 'echo well'), /^well/);
   }
 
   /** Until its task is over. */
@@ -130,10 +171,12 @@ describe('a disk image', { skip: noMachines || noDisks }, () => {
     await deleteAndWait(user, one, signal);
     assert.deepEqual(await grid.machineDirectories(), [two.split('/').at(-1)]);
     assert.match(await commandLine(two), / boot=first\b/, 'it runs on');
-    await deleteAndWait(user, two, signal);
     const three = await createTargetSystem(user, saved.id, { cpus: 1 });
     await waitUntilReady(user, three, signal, () => undefined);
     assert.match(await commandLine(three), / boot=later\b/, 'as the first has left it');
+    await fill(two);
+    assert.match(await commandLine(three), / boot=later\b/, 'it runs on');
+    await deleteAndWait(user, two, signal);
     await deleteAndWait(user, three, signal);
     assert.deepEqual(await grid.domains('qemu'), []);
     assert.deepEqual(await grid.machineDirectories(), []);

@@ -1,4 +1,6 @@
 import assert from 'node:assert/strict';
+import { execFileSync } from 'node:child_process';
+import { readdirSync, readFileSync } from 'node:fs';
 import { text } from 'node:stream/consumers';
 import { after, before, describe, it } from 'node:test';
 import { createTargetSystem, waitUntilReady } from '#cli/quickstart/main-job.js';
@@ -6,11 +8,12 @@ import { formatDate } from '#kernel/clock.js';
 import { asGridError } from '#kernel/errors.js';
 import type { HttpClient } from '#kernel/http/client.js';
 import { tryAllScript } from '../xnjs/vm/guest-programs.js';
-import { eventually, Grid, noMachines } from './grid.js';
+import { eventually, Grid, noMachines, sitePath } from './grid.js';
 
 const signal = AbortSignal.timeout(240_000);
 
 type Site = {
+  readonly vm: { readonly cores?: readonly number[] };
   readonly parameters: Record<string, number | string>;
   readonly usage?: Record<string, number>;
 };
@@ -31,6 +34,8 @@ describe('resource controls of a real machine', { skip: noMachines }, () => {
       prepare: async (each) => {
         await each.set('targetsystem', 'xnjs.targetSystems.usageSeconds', 0.5);
         await each.set('targetsystem', 'xnjs.hypervisor.networks', { user: {}, nat: {} });
+        const pinning = { own: '1', others: '0' };
+        await each.set('targetsystem', 'xnjs.hypervisor.hosts', [{ name: 'local', pinning }]);
       },
     });
     user = await grid.user();
@@ -39,7 +44,9 @@ describe('resource controls of a real machine', { skip: noMachines }, () => {
   after(() => grid[Symbol.asyncDispose]());
 
   it('take memory from a guest that runs and give it back, over a crash of the server', async () => {
-    site = await createTargetSystem(user, image, { cpus: 1, network: 'user' });
+    site = await createTargetSystem(user, image, {
+      ...{ cpus: 1, network: 'user', pinned: true },
+    });
     await waitUntilReady(user, site, signal, () => undefined);
     const shown = async (): Promise<Site> => (await user.json('GET', site)).body as Site;
     const given = (memoryMiB: number) =>
@@ -57,13 +64,31 @@ describe('resource controls of a real machine', { skip: noMachines }, () => {
     await grid.killServer();
     await grid.startServer();
     await waitUntilReady(user, site, signal, () => undefined);
-    const { parameters } = await shown();
+    const { parameters, vm } = await shown();
     assert.deepEqual(parameters, {
       ...{ cpus: 1, memoryMiB: 350, memoryMaxMiB: 384, cpuQuotaPercent: 90, network: 'user' },
+      pinned: true,
     });
+    assert.deepEqual(vm.cores, [1]);
     assert.deepEqual(await change({ memoryMiB: 384 }), { parameters: 'OK' });
     const later = await given(384);
     assert.ok(later['cpuSeconds']! >= usage['cpuSeconds']!, 'nothing is forgotten');
+  });
+
+  it('give one machine a core that no other gets, whose threads run nowhere else', async () => {
+    const ask = { image, parameters: { cpus: 1, pinned: true } };
+    await assert.rejects(
+      user.json('POST', `${sitePath}/sites`, ask),
+      /cores for one machine alone: 1 asked for, 0 of 1 free/,
+    );
+    const found = ['-o', '-f', `guest=vsite-${site.split('/').at(-1)!}`];
+    const pid = execFileSync('pgrep', found, { encoding: 'utf8' }).trim();
+    const allowed = readdirSync(`/proc/${pid}/task`).flatMap((task) => {
+      const status = readFileSync(`/proc/${pid}/task/${task}/status`, 'utf8');
+      const [, name, cores] = /^Name:\s*(.*)$[^]*^Cpus_allowed_list:\s*(\S+)/m.exec(status) ?? [];
+      return name?.startsWith('CPU ') ? [cores] : [];
+    });
+    assert.deepEqual(allowed, ['1']);
   });
 
   const submit = async (script: string): Promise<string> => {

@@ -223,6 +223,11 @@ async function startService(parts: Parts): Promise<Compute> {
       bootTimeoutMs: 30_000,
       heartbeatMs: 500,
       limits: { cpus: 4, memoryMiB: 4096, perUser: 4, ...options.limits, ...configured?.limits },
+      idle: {
+        afterMs: 1_000 * 86_400_000,
+        action: 'destroy',
+        isBusy: () => Promise.resolve(false),
+      },
       ...(options.guestMs !== undefined && { guestMs: options.guestMs }),
       ...(options.enrolment && { enrolment: await enrolmentIn(directory, options.enrolment) }),
       placement: { ...(configured && placementOf(configured)), starts },

@@ -177,6 +177,33 @@ describe('target systems by REST', { timeout: 60_000 }, () => {
     await removed(id);
   });
 
+  it('are asked for with what is to be done at their end, when nobody uses them and when their machine stops', async () => {
+    const ends = {
+      endAction: 'freeze',
+      idleSeconds: 600,
+      idleAction: 'destroy',
+      recovery: 'restart',
+    };
+    const id = await made(ends);
+    const { vm } = Site.parse((await alice('GET', `/sites/${id}`)).body);
+    assert.deepEqual(
+      [vm.endAction, vm.idle, vm.recovery],
+      ['freeze', { seconds: 600, action: 'destroy' }, 'restart'],
+    );
+    for (const [name, value] of [
+      ['endAction', 'sleep'],
+      ['idleSeconds', 0],
+      ['idleSeconds', 1e9],
+      ['idleAction', true],
+      ['recovery', 'hope'],
+    ] as const) {
+      const { status, body } = await alice('POST', '/sites', { image: 'plain', [name]: value });
+      assert.equal(status, 400);
+      assert.match(String(body['errorMessage']), RegExp(name));
+    }
+    await removed(id);
+  });
+
   it('are parked at the end of their life time where their owners wish so, and then not brought back without another', async () => {
     const id = await made({});
     await until('it is ready', () => rig.systems.get(id).state === 'READY');

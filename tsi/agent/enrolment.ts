@@ -41,8 +41,8 @@ type Held = {
   readonly certificate?: string;
   readonly authority?: string;
 };
-/** What proves this machine to others, and whom it believes. */
-export type MachineCredential = Required<Pick<Held, 'key' | 'certificate' | 'authority'>>;
+/** What proves this machine to others: PEM. */
+export type MachineCredential = { readonly key: string; readonly cert: string };
 
 /** By which a machine proves that it is the one that its server has made (ADR 039). */
 export class Enrolment {
@@ -54,11 +54,10 @@ export class Enrolment {
     this.#path = join(settings.stateDir, 'enrolment.json');
   }
 
-  /** Absent: it has none yet. */
-  get credential(): MachineCredential | undefined {
-    const { key, certificate, authority } = this.#load() ?? {};
-    if (key === undefined || certificate === undefined || authority === undefined) return undefined;
-    return { key, certificate, authority };
+  /** `undefined`: it has none yet, or is another machine. */
+  credentialOf(name: string): MachineCredential | undefined {
+    const { machine, key, certificate: cert } = this.#load() ?? {};
+    return machine === name && key !== undefined && cert !== undefined ? { key, cert } : undefined;
   }
 
   /** @throws `TSI_PROTOCOL`; or when it cannot be kept */

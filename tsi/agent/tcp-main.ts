@@ -8,9 +8,11 @@ import { ByteSource } from '#kernel/net/byte-source.js';
 import { connectTcp } from '#kernel/net/connect.js';
 import { sameAddress } from '#kernel/net/peer-address.js';
 import { acceptTls, startTls, type MutualTls } from '#kernel/net/tls-upgrade.js';
+import { longestEnrolment } from '../protocol/enrolment.js';
 import type { Agent } from './agent.js';
 import { admitsName, type Subject } from './distinguished-names.js';
 import { connectService, relay } from './forwarding.js';
+import type { Enrolment, MachineCredential } from './enrolment.js';
 import type { MainSettings } from './settings.js';
 import { serveWorker } from './worker.js';
 
@@ -52,9 +54,16 @@ async function serveRequest(
 ): Promise<void> {
   const peer = plain.remoteAddress ?? '';
   if (!(await mayConnect(settings, peer))) throw new Error('the address is not in the list');
-  const socket = settings.tls ? await accept(settings.tls, plain) : plain;
-  const request = await readLine(socket);
+  const { socket, shown } = settings.tls
+    ? await accept(agent, settings.tls, plain)
+    : { socket: plain };
+  const isSecret = settings.tls !== undefined;
+  const request = await readLine(socket, isSecret ? longestEnrolment : maxRequestBytes);
   const [verb, argument] = request.split(/\s+/);
+  if (verb === 'enrolment' && isSecret && agent.enrolment) {
+    await enrol(agent.enrolment, socket, request.slice(verb.length));
+    return;
+  }
   if (verb === 'shutdown') {
     shutdown();
     return;
@@ -65,13 +74,14 @@ async function serveRequest(
     throw new Error('the request is not known');
   // left open until it is called back: so whoever asks sees when we die in between
   socket.write('OK\n');
-  const command = await callBack(settings, peer, port);
+  const callingBack = { ...settings, shown };
+  const command = await callBack(callingBack, peer, port);
   if (verb === 'start-forwarding') {
     void serveForwarding(agent, command, request);
     return;
   }
   try {
-    const data = await callBack(settings, peer, port);
+    const data = await callBack(callingBack, peer, port);
     void serveWorker(agent, command, data);
   } catch (error) {
     command.destroy();
@@ -105,6 +115,19 @@ async function mayConnect({ clients }: MainSettings, peer: string): Promise<bool
   return known.flat().some(({ address }) => sameAddress(address, peer));
 }
 
+/** `enrolment <json>`, answered by one line of JSON when what has come of it is on the disk (ADR 039). */
+async function enrol(enrolment: Enrolment, socket: Socket, question: string): Promise<void> {
+  const say = (line: string): Promise<void> =>
+    new Promise((said) => socket.end(`${line}\n`, () => said()));
+  try {
+    await say(JSON.stringify(enrolment.answer(question)));
+  } catch (error) {
+    // silence would say that the question is not known
+    await say('FAILED');
+    throw error;
+  }
+}
+
 type TlsSettings = NonNullable<MainSettings['tls']>;
 
 /** Read for each handshake, so that files can be renewed. */
@@ -117,33 +140,42 @@ function loadTls({ keyFile, certFile, caFile, passphrase }: TlsSettings): Mutual
   };
 }
 
-async function accept(tls: TlsSettings, plain: Socket): Promise<TLSSocket> {
-  const socket = await acceptTls(plain, loadTls(tls), requestMs);
+type Accepted = { readonly socket: TLSSocket; readonly shown?: MachineCredential | undefined };
+
+/** @returns also what was shown, where the client asked for this very machine and not for the image's TSI */
+async function accept(agent: Agent, tls: TlsSettings, plain: Socket): Promise<Accepted> {
+  let shown: MachineCredential | undefined;
+  const shownAs = (name: string): MachineCredential | undefined =>
+    (shown = agent.enrolment?.credentialOf(name));
+  const socket = await acceptTls(plain, { ...loadTls(tls), shownAs }, requestMs);
   const subject = socket.getPeerCertificate().subject as unknown as Subject | undefined;
-  if (subject && tls.allowedDns.some((dn) => admitsName(dn, subject))) return socket;
+  if (subject && tls.allowedDns.some((dn) => admitsName(dn, subject))) return { socket, shown };
   throw new Error('the name is not in the list');
 }
 
-async function readLine(socket: Socket): Promise<string> {
+async function readLine(socket: Socket, maxBytes: number): Promise<string> {
   const source = new ByteSource(socket);
   let line = '';
   while (!line.includes('\n')) {
-    const chunk = await source.read(maxRequestBytes - line.length);
+    const chunk = await source.read(maxBytes - line.length);
     if (!chunk) break;
     line += chunk.toString('latin1'); // a character may come in two pieces
-    if (line.length >= maxRequestBytes) throw new Error('the request is too long');
+    if (line.length >= maxBytes) throw new Error('the request is too long');
   }
   return Buffer.from(line, 'latin1').toString().trim();
 }
 
+type CallingBack = MainSettings & Pick<Accepted, 'shown'>;
+
 /** One connection to whoever asked, tried again for some seconds. */
-async function callBack(settings: MainSettings, host: string, port: number): Promise<Socket> {
+async function callBack(settings: CallingBack, host: string, port: number): Promise<Socket> {
+  const { tls, shown } = settings;
   for (const until = Date.now() + callBackMs; ;) {
     try {
       const localPort = freeLocalPort(settings);
       const options = { host, port, ...(localPort !== undefined && { localPort }) };
       const socket = await connectTcp(options, connectMs);
-      return settings.tls ? await startTls(socket, loadTls(settings.tls), requestMs) : socket;
+      return tls ? await startTls(socket, { ...loadTls(tls), ...shown }, requestMs) : socket;
     } catch (error) {
       if (Date.now() > until) throw error;
       await sleep(callBackPauseMs);

@@ -17,7 +17,7 @@ import {
   type JobModels,
   type JobRow,
 } from './job-models.js';
-import { isFenced, type Lease } from './sql-lease.js';
+import type { Lease } from './sql-lease.js';
 import { RecentJobs } from './recent-jobs.js';
 
 type Write = { readonly insert: Job } | { readonly id: string; readonly change: (job: Job) => Job };
@@ -29,7 +29,7 @@ type Jobs = Map<string, Job>;
  */
 export function createJobStore(
   database: Database,
-  lease?: Pick<Lease, 'epoch' | 'require'>,
+  lease?: Pick<Lease, 'epoch' | 'fence' | 'require'>,
 ): JobStore {
   const models = jobModels(database.sequelize);
   const recent = new RecentJobs();
@@ -39,14 +39,14 @@ export function createJobStore(
       const before = await load(database.sql, recent, group);
       const after = new Map(before);
       const outcomes = group.map((item) => applyTo(after, item));
-      const { statements, saved } = save(before, after, changes, lease?.epoch);
+      const { statements, saved } = save(before, after, changes, lease);
       await database.write(statements);
       for (const [job, sizeChars] of saved) recent.keep(job, sizeChars);
       return outcomes;
     } catch (error) {
       // a commit whose answer was lost may have landed all the same
       for (const item of group) recent.forget('id' in item ? item.id : item.insert.id);
-      if (isFenced(error)) await lease?.require();
+      await lease?.require();
       throw error;
     }
   });
@@ -212,7 +212,12 @@ type Saving = {
 };
 
 /** In as few statements as can be: most groups are one, which needs no transaction around it. */
-function save(before: Jobs, after: Jobs, changes: ChangeLog, epoch?: number): Saving {
+function save(
+  before: Jobs,
+  after: Jobs,
+  changes: ChangeLog,
+  lease?: Pick<Lease, 'epoch' | 'fence'>,
+): Saving {
   const changed = [...after.values()].filter((job) => before.get(job.id) !== job);
   const kept = changed.filter(({ state }) => state !== 'DESTROYED');
   const removed = changed.filter(({ state }) => state === 'DESTROYED');
@@ -227,12 +232,14 @@ function save(before: Jobs, after: Jobs, changes: ChangeLog, epoch?: number): Sa
     [...new Set(acl.map(aclSubject))].map((subject) => [id, subject]),
   );
   const rows = new Map(
-    kept.map((job) => [job, toRow(job, jobChange(before.get(job.id), job), epoch)]),
+    kept.map((job) => [job, toRow(job, jobChange(before.get(job.id), job), lease?.epoch)]),
   );
   const rowsOf = (jobs: readonly Job[]): SqlValue[][] =>
     jobs.flatMap((job) => [rows.get(job) ?? []]);
   return {
     statements: [
+      // a row that goes has no epoch that could be looked at
+      ...(removed.length > 0 ? (lease?.fence ?? []) : []),
       ...upsert(rowsOf(kept.filter(described)), [...changeable, 'description']),
       ...upsert(rowsOf(kept.filter((job) => !described(job))), changeable),
       ...remove('jobs', 'id', removed),

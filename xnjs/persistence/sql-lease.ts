@@ -58,11 +58,6 @@ async function fenceRows(
   );
 }
 
-/** Whether a statement was refused for that. */
-export function isFenced(error: unknown): boolean {
-  return errorText(error).includes(takenOver);
-}
-
 type Row = { name: string; epoch: number };
 
 export type LeaseOptions = {

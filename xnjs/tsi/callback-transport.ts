@@ -1,3 +1,4 @@
+import type { X509Certificate } from 'node:crypto';
 import { createServer, type AddressInfo, type Server, type Socket } from 'node:net';
 import type { Duplex } from 'node:stream';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -8,9 +9,10 @@ import { ByteSource } from '#kernel/net/byte-source.js';
 import { connectTcp } from '#kernel/net/connect.js';
 import { orAborted } from '#kernel/net/deadline.js';
 import { sameAddress } from '#kernel/net/peer-address.js';
-import { acceptTls, startTls, type MutualTls } from '#kernel/net/tls-upgrade.js';
+import { acceptTls, startTls, type MutualTls, type StartTls } from '#kernel/net/tls-upgrade.js';
 import { equalDns, formatDn, subjectDn } from '#kernel/security/dn.js';
 import { TsiError } from '#tsi/protocol/error.js';
+import { without } from '../job/without.js';
 import type { TsiTransport, WorkerChannels } from './tsi.js';
 
 /** As the original's end does: a host that has vanished is noticed without a call under way. */
@@ -185,6 +187,14 @@ async function inTime<T>(channels: Promise<T>, { left }: Asked): Promise<T> {
 export type TsiTls = MutualTls & {
   /** Subjects that a TSI may have, RFC 2253; absent: whoever `ca` has signed. */
   readonly peerDns?: readonly string[];
+  /** Instead: the machine that the TSI is on (ADR 039). */
+  readonly machine?: MachinePeer;
+};
+
+export type MachinePeer = {
+  readonly name: string;
+  /** @throws for a certificate that is not its own */
+  readonly require: (certificate: X509Certificate | undefined) => void;
 };
 
 export type CallbackTransportOptions = {
@@ -229,7 +239,7 @@ async function callBacks(
   const { listener, tls } = options;
   const upgrade = async (socket: Socket): Promise<Socket> => {
     if (verb === 'start-forwarding') socket.allowHalfOpen = true;
-    return tls ? admitted(await acceptTls(socket, tls, handshakeMs), tls) : socket;
+    return tls ? admitted(await acceptTls(socket, handshakeOf(tls), handshakeMs), tls) : socket;
   };
   const ask: Handshake['ask'] = (replyPort, sending) =>
     request(options, `${verb} ${replyPort}${more}\n`, signal, sending);
@@ -249,23 +259,38 @@ function unavailable(
   return new TsiError('TSI_UNAVAILABLE', `TSI ${name}: ${reason}`, { tsi: name }, { cause });
 }
 
+type Reached = { readonly plain: Socket; readonly socket: Socket };
+
+/** A connection to main, which has proved itself. */
+async function reach(
+  { host, port, tls }: CallbackTransportOptions,
+  signal: AbortSignal,
+): Promise<Reached> {
+  const plain = await connectTcp({ host, port }, connectMs, signal);
+  plain.on('error', () => plain.destroy());
+  try {
+    const socket = tls
+      ? admitted(await orAborted(startTls(plain, handshakeOf(tls), handshakeMs), signal), tls)
+      : plain;
+    socket.on('error', () => plain.destroy());
+    return { plain, socket };
+  } catch (error) {
+    plain.destroy();
+    throw error;
+  }
+}
+
 /** Asks main and reads one byte: `O` of `OK`. */
 async function request(
-  { host, port, tls }: CallbackTransportOptions,
+  options: CallbackTransportOptions,
   line: string,
   signal: AbortSignal,
   sending: (contacted: string) => void,
 ): Promise<Asked> {
-  const plain = await connectTcp({ host, port }, connectMs, signal);
-  plain.on('error', () => plain.destroy());
+  const { plain, socket } = await reach(options, signal);
   const left = new Promise((resolve) => plain.once('close', resolve));
   try {
-    const contacted = plain.remoteAddress ?? host;
-    const socket = tls
-      ? admitted(await orAborted(startTls(plain, tls, handshakeMs), signal), tls)
-      : plain;
-    socket.on('error', () => plain.destroy());
-    sending(contacted);
+    sending(plain.remoteAddress ?? options.host);
     socket.write(line);
     const answer = await orAborted(new ByteSource(socket).read(1), signal);
     if (answer?.toString() !== 'O') throw new Error('the TSI does not grant it');
@@ -276,9 +301,58 @@ async function request(
   }
 }
 
+/**
+ * Asks a main what only our agent understands: `enrolment <json>`. Of TLS only, by what the image shows.
+ * @returns its line; `undefined`: it does not know the question. @throws `TSI_UNAVAILABLE`
+ */
+export async function askMain(
+  options: CallbackTransportOptions & { readonly tls: TsiTls },
+  line: string,
+  longest: number,
+  signal: AbortSignal,
+): Promise<string | undefined> {
+  let reached: Reached | undefined;
+  try {
+    reached = await reach(options, signal);
+    reached.socket.write(`${line}\n`);
+    return await orAborted(readLine(new ByteSource(reached.socket), longest), signal);
+  } catch (error) {
+    throw unavailable(options, errorText(error), error);
+  } finally {
+    reached?.plain.destroy();
+  }
+}
+
+/** @returns `undefined`: nothing was said */
+async function readLine(source: ByteSource, longest: number): Promise<string | undefined> {
+  let line = '';
+  while (!line.endsWith('\n')) {
+    const piece = await source.read(longest - line.length);
+    if (!piece) break;
+    line += piece.toString('latin1');
+    if (line.length >= longest) throw new Error('the answer is too long');
+  }
+  return line === '' ? undefined : line;
+}
+
+/** Whether a machine's certificate is good is not for an authority alone to say. */
+function handshakeOf(tls: TsiTls): StartTls {
+  const { machine, ...own } = without(tls, 'peerDns');
+  return machine ? { ...own, isUnchecked: true, servername: machine.name } : own;
+}
+
 /** @throws for a certificate of another than who is expected */
-function admitted(socket: TLSSocket, { peerDns }: TsiTls): TLSSocket {
+function admitted(socket: TLSSocket, { peerDns, machine }: TsiTls): TLSSocket {
   const certificate = socket.getPeerX509Certificate();
+  if (machine) {
+    try {
+      machine.require(certificate);
+      return socket;
+    } catch (error) {
+      socket.destroy();
+      throw error;
+    }
+  }
   const subject = certificate && subjectDn(certificate);
   if (!peerDns || (subject && peerDns.some((dn) => equalDns(dn, subject)))) return socket;
   socket.destroy();

@@ -1,9 +1,19 @@
 import type { Duplex } from 'node:stream';
 import type { Clock } from '#kernel/clock.js';
-import { errorText, GridError } from '#kernel/errors.js';
+import { asGridError, errorText, GridError } from '#kernel/errors.js';
 import type { Log } from '#kernel/log.js';
+import { withDeadline } from '#kernel/net/deadline.js';
+import { TsiError } from '#tsi/protocol/error.js';
+import { decodeEnrolmentAnswer, longestEnrolment } from '#tsi/protocol/enrolment.js';
 import type { ScriptHeader } from '../idb/script-header.js';
-import { callbackTransport, type CallbackPorts, type TsiTls } from '../tsi/callback-transport.js';
+import type { AskEnrolment } from '../tsi/agent-link.js';
+import {
+  askMain,
+  callbackTransport,
+  type CallbackPorts,
+  type MachinePeer,
+  type TsiTls,
+} from '../tsi/callback-transport.js';
 import { createTsi, type TsiClient } from '../tsi/tsi-client.js';
 import { TsiGroup } from '../tsi/tsi-group.js';
 import type { LoginNodes, Tsi, TsiIdentity, TsiTransport } from '../tsi/tsi.js';
@@ -20,6 +30,14 @@ export type ClassicBindingOptions = {
   readonly ports: readonly number[];
   readonly listener: CallbackPorts;
   readonly tls?: TsiTls;
+  /** Which machine it is that answers (ADR 039), beyond what all of its image show; only with TLS. */
+  readonly enrolment?: {
+    readonly admit: (ask: AskEnrolment) => Promise<void>;
+    /** What its workers have to prove; `undefined`: no more than those of its image. */
+    readonly peer: () => MachinePeer | undefined;
+    /** Its certificate is to be renewed. */
+    readonly isDue: () => boolean;
+  };
   readonly heartbeatMs: number;
   /** A ping unanswered for so long means that the TSI is gone. */
   readonly silenceMs?: number;
@@ -30,6 +48,7 @@ export type ClassicBindingOptions = {
 
 /** The TSIs at an address, and what asks each of them whether it lives. */
 type Bound = {
+  readonly host: string;
   readonly group: TsiGroup;
   readonly probes: readonly TsiClient[];
   readonly transports: readonly TsiTransport[];
@@ -37,6 +56,8 @@ type Bound = {
 
 /** A refused connection costs little, and nobody can use the machine before its TSI answers. */
 const againMs = 250;
+/** One that was refused may be another the next time, but not soon. */
+const refusedMs = 2_000;
 /** What a worker may take to come, when the binding has no reason to wait longer. */
 const openMs = 15_000;
 /** Two minutes for a worker: a main that has not got there by then does not get there by waiting. */
@@ -62,6 +83,7 @@ export class ClassicBinding implements TargetBinding {
    * gives up in the middle each time never gets anywhere with a slow machine, whose main it keeps busy.
    */
   #patience = 1;
+  #isRefused = false;
 
   constructor(options: ClassicBindingOptions) {
     this.#options = options;
@@ -134,7 +156,7 @@ export class ClassicBinding implements TargetBinding {
         await letGo(bound);
         if (!this.#closing.signal.aborted) this.#tell(false);
       }
-      await this.#pause(againMs);
+      await this.#pause(this.#isRefused ? refusedMs : againMs);
     }
   }
 
@@ -145,10 +167,13 @@ export class ClassicBinding implements TargetBinding {
       return [];
     });
     if (found.length === 0) this.#log.debug('the machine has no address yet');
+    this.#isRefused = false;
     for (const host of found) {
-      const bound = this.#open(host);
       const begunMs = this.#options.clock.now();
+      let bound: Bound | undefined;
       try {
+        await this.#admit(host);
+        bound = this.#open(host);
         const version = await ping(bound, signal);
         // a TSI of the original would run such a job once, and say nothing
         this.#arrays = await anyOf(bound, (probe) => probe.can('arrays', { signal }));
@@ -156,9 +181,10 @@ export class ClassicBinding implements TargetBinding {
         this.#patience = 1;
         return bound;
       } catch (error) {
-        await letGo(bound);
+        if (bound) await letGo(bound);
         if (this.#options.clock.now() - begunMs >= this.#callMs * this.#patience)
           this.#patience = Math.min(mostPatience, 2 * this.#patience);
+        this.#isRefused ||= asGridError(error)?.code === 'FORBIDDEN';
         this.#failure = errorText(error);
         this.#log.debug({ reason: this.#failure }, 'the TSI does not answer yet');
       }
@@ -166,8 +192,25 @@ export class ClassicBinding implements TargetBinding {
     return undefined;
   }
 
+  /** @throws `FORBIDDEN` it is not the machine that it should be; `TSI_UNAVAILABLE` */
+  async #admit(host: string): Promise<void> {
+    const { enrolment, tls, ports, listener } = this.#options;
+    if (!enrolment || !tls) return;
+    const mains = ports.map((port) => ({ host, port, listener, tls }));
+    const ms = this.#callMs * this.#patience;
+    await enrolment.admit(async (message) => {
+      const line = `enrolment ${JSON.stringify(message)}`;
+      const answer = await withDeadline(ms, [this.#closing.signal], tooSlow, (signal) =>
+        askFirst(mains, line, signal),
+      );
+      return answer === undefined ? undefined : decodeEnrolmentAnswer(answer);
+    });
+  }
+
   #open(host: string): Bound {
-    const { ports, listener, tls, login, name, clock } = this.#options;
+    const { ports, listener, login, name, clock } = this.#options;
+    const machine = this.#options.enrolment?.peer();
+    const tls = this.#options.tls && { ...this.#options.tls, ...(machine && { machine }) };
     const { scriptHeader } = this.#options;
     const common = { clock, log: this.#log, ...(scriptHeader && { scriptHeader }) };
     const systemIdentity = { login, groups: 'DEFAULT_GID' };
@@ -181,6 +224,7 @@ export class ClassicBinding implements TargetBinding {
       tsi: createTsi(transport, { ...common, systemIdentity, openMs: openMs * patience }),
     }));
     return {
+      host,
       transports,
       group: new TsiGroup({ name, nodes, ...common }),
       probes: transports.map((transport) =>
@@ -199,6 +243,7 @@ export class ClassicBinding implements TargetBinding {
         this.#heardMs = this.#options.clock.now();
         await this.#options.clock.sleep(this.#options.heartbeatMs, signal);
         await ping(bound, signal);
+        if (this.#options.enrolment?.isDue()) await this.#admit(bound.host);
       }
     } catch (error) {
       if (signal.aborted) return;
@@ -227,6 +272,26 @@ async function anyOf<T>({ probes }: Bound, ask: (probe: TsiClient) => Promise<T>
   } catch (error) {
     throw error instanceof AggregateError ? (error.errors[0] as Error) : error;
   }
+}
+
+function tooSlow(): Error {
+  return new TsiError('TSI_UNAVAILABLE', 'it takes too long to prove which machine it is');
+}
+
+/** The TSIs of a machine keep one proof between them: two that are asked at once would make two. */
+async function askFirst(
+  mains: readonly Parameters<typeof askMain>[0][],
+  line: string,
+  signal: AbortSignal,
+): Promise<string | undefined> {
+  let failure: unknown;
+  for (const main of mains)
+    try {
+      return await askMain(main, line, longestEnrolment, signal);
+    } catch (error) {
+      failure ??= error;
+    }
+  throw failure;
 }
 
 async function letGo({ group, probes }: Bound): Promise<void> {

@@ -6,7 +6,10 @@ export const cpuPeriodUs = 100_000;
 /** The target of a machine's only disk. */
 export const diskTarget = 'vda';
 
-type Sized = Pick<TargetSystem, 'driver' | 'parameters'>;
+type Sized = Pick<TargetSystem, 'driver' | 'parameters' | 'cores'> & SharedCores;
+
+/** In libvirt's form; absent: a machine without cores of its own runs on all of its host. */
+export type SharedCores = { readonly sharedCores?: string | undefined };
 
 /** µs of processor time in each period, for all of a machine together; `undefined`: as much as there is. */
 export function cpuQuotaUs({ driver, parameters }: Sized): number | undefined {
@@ -22,7 +25,11 @@ export function sizeXml(system: Sized): (XmlNode | false)[] {
   return [
     element('memory', { unit: 'MiB' }, String(memoryMaxMiB)),
     memoryMaxMiB !== memoryMiB && element('currentMemory', { unit: 'MiB' }, String(memoryMiB)),
-    element('vcpu', {}, String(cpus)),
+    element(
+      'vcpu',
+      system.sharedCores === undefined ? {} : { placement: 'static', cpuset: system.sharedCores },
+      String(cpus),
+    ),
     cpuXml(system),
     memoryHardLimitMiB !== undefined &&
       element('memtune', {}, element('hard_limit', { unit: 'MiB' }, String(memoryHardLimitMiB))),
@@ -31,8 +38,9 @@ export function sizeXml(system: Sized): (XmlNode | false)[] {
 
 function cpuXml(system: Sized): XmlNode | false {
   const { cpuShares } = system.parameters;
+  const { cores = [], sharedCores } = system;
   const quotaUs = cpuQuotaUs(system);
-  if (cpuShares === undefined && quotaUs === undefined) return false;
+  if (cpuShares === undefined && quotaUs === undefined && cores.length === 0) return false;
   const prefix = system.driver === 'lxc' ? '' : 'global_';
   return element(
     'cputune',
@@ -40,6 +48,10 @@ function cpuXml(system: Sized): XmlNode | false {
     cpuShares !== undefined && element('shares', {}, String(cpuShares)),
     quotaUs !== undefined && element(`${prefix}period`, {}, String(cpuPeriodUs)),
     quotaUs !== undefined && element(`${prefix}quota`, {}, String(quotaUs)),
+    ...cores.map((cpuset, vcpu) => element('vcpupin', { vcpu, cpuset })),
+    cores.length > 0 &&
+      sharedCores !== undefined &&
+      element('emulatorpin', { cpuset: sharedCores }),
   );
 }
 

@@ -31,6 +31,14 @@ export function createBinding(record: MachineSpec, options: TargetSystemsOptions
     ports: Array.from({ length: tsi.count }, (_, i) => tsi.port + i),
     listener: network.listener,
     ...(tls && { tls }),
+    ...(tls &&
+      enrolments && {
+        enrolment: {
+          admit: (ask: AskEnrolment) => enrolments.admit(record.id, ask, true),
+          peer: () => enrolments.peerOf(record.id),
+          isDue: () => enrolments.isDueOf(record.id),
+        },
+      }),
     ...common,
   });
 }

@@ -40,6 +40,7 @@ const MarkedRecord = z.object({
   flavour: z.string().optional(),
   limits: z.record(z.string(), z.number()).optional(),
   countsFor: z.object({ vo: z.string().optional(), group: z.string().optional() }).optional(),
+  cores: z.array(z.int()).optional(),
   card: z.looseObject({ kind: z.string(), mac: z.string() }).optional(),
 });
 export type MarkedRecord = Pick<
@@ -59,6 +60,7 @@ export type MarkedRecord = Pick<
   | 'limits'
   | 'countsFor'
   | 'card'
+  | 'cores'
 >;
 
 /** @param prefix of the namespace; without one, libvirt adds it */
@@ -73,7 +75,16 @@ export function markElement(
   if (!('ownerDn' in system))
     return element(`${prefix}domain`, { ...xmlns, installation, owner: '', epoch, generation: 1 });
   const { id, ownerDn, image, parameters, driver, tags, jobId, acl } = system;
-  const { createdMs, terminationMs, generation = 1, flavour, limits, countsFor, card } = system;
+  const {
+    createdMs,
+    terminationMs,
+    generation = 1,
+    flavour,
+    limits,
+    countsFor,
+    card,
+    cores,
+  } = system;
   const record: MarkedRecord = {
     ...{ id, ownerDn, image, parameters, driver, tags, createdMs, generation },
     ...(jobId !== undefined && { jobId }),
@@ -83,6 +94,7 @@ export function markElement(
     ...(limits && { limits }),
     ...(countsFor && { countsFor }),
     ...(card && { card }),
+    ...(cores && { cores }),
   };
   // not every character of a name or a tag is one of XML
   const owner = ownerDn.replace(/\p{C}/gu, '?');

@@ -1,5 +1,5 @@
 import { element, toXml, type XmlNode } from '#kernel/xml/build.js';
-import { diskTarget, iotuneXml, sizeXml } from './controls-xml.js';
+import { diskTarget, iotuneXml, sizeXml, type SharedCores } from './controls-xml.js';
 import { markElement } from './domain-mark.js';
 import { cardXml } from './network-card.js';
 import { interfaceXml, type MachineNetwork } from './network.js';
@@ -38,7 +38,7 @@ export type DomainPaths = {
 
 /** The libvirt domain of a machine. Its name and UUID follow from the target system's id. */
 export function domainXml(
-  system: MachineSpec,
+  system: MachineSpec & SharedCores,
   paths: DomainPaths,
   installationId: string,
   network?: MachineNetwork,

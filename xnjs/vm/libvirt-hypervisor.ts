@@ -24,13 +24,7 @@ import {
   toPause,
   toState,
 } from './libvirt-look.js';
-import {
-  endMachine,
-  orBusy,
-  saveMemoryTo,
-  startFromMemory,
-  unlessInvalid,
-} from './libvirt-memory.js';
+import { endMachine, saveMemoryTo, startFromMemory } from './libvirt-memory.js';
 import { ensureNetwork } from './libvirt-networks.js';
 import { usageOfContainers } from './libvirt-usage.js';
 import type { ChangeableName, Driver, TargetSystem } from './target-system.js';
@@ -61,9 +55,6 @@ const forceConsole = 1;
 const consoleRefusals: ReadonlySet<unknown> = new Set([operationInvalid, 9, 1]);
 /** Sources of addresses: the network's DHCP server, and whom the host has talked to. */
 const addressSources = { leases: 0, neighbours: 2 } as const;
-/** The machine runs when it is restored. */
-const saveRunning = 2;
-const memoryTimeoutMs = 120_000;
 /** Whether a change counts for the machine that runs, for when it is started again. */
 const live = 1;
 const config = 2;
@@ -104,25 +95,19 @@ export class LibvirtHypervisor implements Hypervisor {
   async saveMemory(driver: Driver, id: string, path: string): Promise<void> {
     const client = this.#client(driver);
     const { dom } = await client.call('domain_lookup_by_uuid', { uuid: id });
-    const args = { dom, to: path, dxml: null, flags: saveRunning };
-    await orBusy(client.call('domain_save_flags', args, { timeoutMs: memoryTimeoutMs }));
+    if (!(await saveMemoryTo(client, dom, path)))
+      throw new GridError('HYPERVISOR_FAILED', 'the machine stopped before its memory was saved');
     await client.call('domain_undefine_flags', { dom, flags: 0 });
   }
 
   async restoreMemory(
     driver: Driver,
     id: string,
-    { xml: other, memory }: { readonly xml?: string; readonly memory: string },
+    { xml, memory }: { readonly xml?: string; readonly memory: string },
   ): Promise<{ definedMs: number }> {
-    const client = this.#client(driver);
-    if (!(await this.#lookUp(client, id))) {
-      const xml = other ?? (await definitionIn(client, memory));
-      await client.call('domain_define_xml_flags', { xml, flags: 0 });
-    }
-    const definedMs = this.#options.clock.now();
-    const args = { from: memory, dxml: null, flags: saveRunning };
-    const call = client.call('domain_restore_flags', args, { timeoutMs: memoryTimeoutMs });
-    await unlessInvalid(call);
+    let definedMs = this.#options.clock.now();
+    const onDefined = (): void => void (definedMs = this.#options.clock.now());
+    await startFromMemory(this.#client(driver), id, memory, { xml, onDefined });
     return { definedMs };
   }
 
@@ -185,7 +170,7 @@ export class LibvirtHypervisor implements Hypervisor {
   }
 
   async startFromMemory(driver: Driver, id: string, path: string, park: boolean): Promise<void> {
-    await startFromMemory(this.#client(driver), id, path, park);
+    await startFromMemory(this.#client(driver), id, path, { park });
   }
 
   async end(driver: Driver, id: string): Promise<void> {
@@ -397,11 +382,6 @@ async function ownDomains(client: LibvirtClient, flags: number): Promise<Domain[
   const listing = { need_results: 1, flags };
   const { domains } = await client.call('connect_list_all_domains', listing);
   return domains.filter(({ name }) => name.startsWith(domainPrefix));
-}
-
-/** Of the machine whose memory was saved. */
-async function definitionIn(client: LibvirtClient, file: string): Promise<string> {
-  return (await client.call('domain_save_image_get_xml_desc', { file, flags: 0 })).xml;
 }
 
 /** Only news that say something about a domain of ours running or not. */

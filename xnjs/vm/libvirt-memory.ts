@@ -42,14 +42,23 @@ export async function saveMemoryTo(
   }
 }
 
-/** Starts a machine from such a file, unless it runs; `park`: and parks it, as it was. May be repeated. */
+export type FromMemory = {
+  /** Absent: the definition that the file has. */
+  readonly xml?: string | undefined;
+  /** And parks it, as it was. */
+  readonly park?: boolean;
+  readonly onDefined?: () => void;
+};
+
+/** Starts a machine from such a file, unless it runs. May be repeated. */
 export async function startFromMemory(
   client: LibvirtClient,
   id: string,
   path: string,
-  park: boolean,
+  { xml, park = false, onDefined }: FromMemory,
 ): Promise<void> {
-  const dom = (await lookUp(client, id)) ?? (await defineFrom(client, path));
+  const dom = (await lookUp(client, id)) ?? (await defineFrom(client, path, xml));
+  onDefined?.();
   const isThere = park && (await isSaved(client, dom));
   if (isThere) return;
   if (await hasStopped(client, dom)) {
@@ -78,8 +87,8 @@ async function parkAgain(client: LibvirtClient, dom: Domain): Promise<void> {
   }
 }
 
-async function defineFrom(client: LibvirtClient, file: string): Promise<Domain> {
-  const { xml } = await client.call('domain_save_image_get_xml_desc', { file, flags: 0 });
+async function defineFrom(client: LibvirtClient, file: string, own?: string): Promise<Domain> {
+  const xml = own ?? (await client.call('domain_save_image_get_xml_desc', { file, flags: 0 })).xml;
   return (await client.call('domain_define_xml_flags', { xml, flags: 0 })).dom;
 }
 
@@ -102,14 +111,14 @@ async function isSaved(client: LibvirtClient, dom: Domain): Promise<boolean> {
 }
 
 /** What has happened already: an order whose answer was lost. */
-export async function unlessInvalid(call: Promise<unknown>): Promise<void> {
+async function unlessInvalid(call: Promise<unknown>): Promise<void> {
   await orBusy(call).catch((error: unknown) => {
     if (codeOf(error) !== operationInvalid) throw error;
   });
 }
 
 /** @throws `HYPERVISOR_UNAVAILABLE` while an earlier order is being carried out */
-export async function orBusy<T>(call: Promise<T>): Promise<T> {
+async function orBusy<T>(call: Promise<T>): Promise<T> {
   return await call.catch((error: unknown) => {
     throw codeOf(error) === operationTimeout ? busy(error) : error;
   });

@@ -19,6 +19,8 @@ export type MachineSize = {
   readonly diskMiB?: Asked;
   /** Else as its image says. */
   readonly network?: Asked<NetworkKind>;
+  /** Whether its cores are to be its own. */
+  readonly pinned?: Asked<boolean>;
 } & Readonly<Partial<Record<ControlName, Asked>>>;
 
 const measures = [
@@ -66,12 +68,13 @@ export function readMachineSize(
 ): MachineSize {
   const size: Partial<Record<Measure, Asked>> = {};
   const network = readNetwork(section, values['network']);
+  const pinned = readPinned(section, values['pinned']);
   for (const [name, given] of Object.entries(values)) {
     const field = `${section}.${name}`;
     const reading = Object.hasOwn(readings, name) ? readings[name] : undefined;
     if (!reading) {
-      if (others === 'ignore' || name === 'network') continue;
-      const known = [...Object.keys(readings), 'network'].join(', ');
+      if (others === 'ignore' || name === 'network' || name === 'pinned') continue;
+      const known = [...Object.keys(readings), 'network', 'pinned'].join(', ');
       throw new VmError('BAD_REQUEST', `${field}: is not known; known are ${known}`);
     }
     if (given === null) continue;
@@ -83,7 +86,16 @@ export function readMachineSize(
   const { nodes, ...machine } = size;
   if (nodes && nodes.value !== 1)
     throw new VmError('BAD_REQUEST', `${nodes.field}: ${nodes.value} is not 1: one machine`);
-  return { ...machine, ...(network && { network }) };
+  return { ...machine, ...(network && { network }), ...(pinned && { pinned }) };
+}
+
+/** Clients of UNICORE send texts. */
+function readPinned(section: string, given: unknown): Asked<boolean> | undefined {
+  if (given === undefined || given === null) return undefined;
+  const field = `${section}.pinned`;
+  if (given === true || given === 'true') return { value: true, field };
+  if (given === false || given === 'false') return { value: false, field };
+  throw new VmError('BAD_REQUEST', `${field}: must be true or false`);
 }
 
 function readNetwork(section: string, given: unknown): Asked<NetworkKind> | undefined {
@@ -104,8 +116,9 @@ export function readParameterChange(
 ): ParameterChange {
   const size = readMachineSize(section, values, 'refuse');
   const change: Partial<Record<ChangeableName, Asked | null>> = {};
-  const { network, ...numbers } = size;
-  if (network) throw new VmError('BAD_REQUEST', `${network.field}: ${fixed}`);
+  const { network, pinned, ...numbers } = size;
+  for (const asked of [network, pinned])
+    if (asked) throw new VmError('BAD_REQUEST', `${asked.field}: ${fixed}`);
   for (const [name, asked] of Object.entries(numbers)) {
     if (name !== 'memoryMiB' && !isControl(name))
       throw new VmError('BAD_REQUEST', `${asked.field}: ${reasons[name] ?? fixed}`);
@@ -133,7 +146,7 @@ function isControl(name: string): name is ControlName {
 
 /** What both ask for. @throws {@link VmError} `BAD_REQUEST` where they contradict each other */
 export function joinSizes(a: MachineSize, b: MachineSize): MachineSize {
-  for (const measure of [...measures, 'network'] as const) {
+  for (const measure of [...measures, 'network', 'pinned'] as const) {
     const [one, other] = [a[measure], b[measure]];
     if (one && other && one.value !== other.value) throw contradiction(one, other);
   }
@@ -148,7 +161,8 @@ function toNumber(field: string, given: unknown, { measure, unit }: Reading): nu
   return measure === 'memoryMiB' && unit === 'bytes' ? Math.ceil(number / bytesPerMiB) : number;
 }
 
-function contradiction(one: Asked<number | string>, other: Asked<number | string>): VmError {
+type Value = number | string | boolean;
+function contradiction(one: Asked<Value>, other: Asked<Value>): VmError {
   const text = `${other.field}: ${other.value} contradicts ${one.field}, ${one.value}`;
   return new VmError('BAD_REQUEST', text);
 }

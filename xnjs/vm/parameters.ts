@@ -5,6 +5,7 @@ import {
   type NetworkKind,
 } from '#imagerepo/contract.js';
 import { GridError } from '#kernel/errors.js';
+import { driverAbilities } from './hosts/driver-abilities.js';
 import type { Asked } from './machine-size.js';
 import type { Bounds } from './placement/flavours.js';
 import { chooseControls, type Controls } from './resource-controls.js';
@@ -44,12 +45,14 @@ export function chooseParameters(
   }
   const diskMiB = chooseDisk(wish.diskMiB, parts.disk, bounds);
   const network = chooseNetwork(wish.network, metadata, bounds);
+  const isPinned = choosePinned(wish.pinned, driver, bounds);
   const memory = memoryMaxMiB?.value ?? memoryMiB;
   const machine = { driver, metadata, cpus, memoryMaxMiB: memory, network };
   return {
     ...{ cpus, memoryMiB, ...(memoryMaxMiB && { memoryMaxMiB: memoryMaxMiB.value }) },
     ...(diskMiB !== undefined && { diskMiB }),
     ...(network !== 'none' && { network }),
+    ...(isPinned && { pinned: true as const }),
     ...chooseControls(wish, {}, machine, bounds.controls),
   };
 }
@@ -85,6 +88,22 @@ function chooseNetwork(
   throw new VmError('BAD_REQUEST', `${field}: ${reason}`);
 }
 
+/** Whether there are such cores is for the hosts to say. */
+function choosePinned(
+  asked: Asked<boolean> | undefined,
+  driver: Driver,
+  { pinned, flavour }: Bounds,
+): boolean {
+  const { value, field } = asked ?? { value: pinned ?? false, field: 'parameters.pinned' };
+  const refuse = (reason: string): never => {
+    throw new VmError('BAD_REQUEST', `${field}: ${reason}`);
+  };
+  if (value && pinned === false) refuse(`cores of its own are not in the flavour ${flavour}`);
+  if (value && !driverAbilities[driver].pinning)
+    refuse(`the driver ${driver} cannot give a machine cores of its own`);
+  return value;
+}
+
 /** Of an image with a disk; it can be made larger, never smaller. */
 function chooseDisk(
   asked: Asked | undefined,
@@ -118,7 +137,7 @@ export function changeParameters(
   change: ParameterChange,
   site: Controls,
 ): TargetSystem['parameters'] {
-  const { cpus, memoryMaxMiB = parameters.memoryMiB, network } = parameters;
+  const { cpus, memoryMaxMiB = parameters.memoryMiB, network, pinned } = parameters;
   const { min } = metadata.requirements.memoryMiB;
   const { memoryMiB } = change;
   if (memoryMiB) within({ min, max: memoryMaxMiB }, memoryMiB, ' MiB');
@@ -129,6 +148,7 @@ export function changeParameters(
     ...((memoryMiB ?? parameters.memoryMaxMiB) && { memoryMaxMiB }),
     ...(parameters.diskMiB !== undefined && { diskMiB: parameters.diskMiB }),
     ...(network && { network }),
+    ...(pinned && { pinned }),
     ...chooseControls(change, parameters, machine, { ...site, ...limits }),
   };
 }

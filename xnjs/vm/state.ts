@@ -201,7 +201,9 @@ function refuseWhileUndertaking({ id, undertaking }: TargetSystem, { type }: VmE
 function stop(before: TargetSystem, evidence: Evidence): TargetSystem {
   if (before.state === 'FAILED') return before;
   const current = abandon(before, evidence);
-  return restart(current, evidence) ?? { ...current, state: 'FAILED', evidence };
+  const failed = { ...current, state: 'FAILED', evidence } as const;
+  if (before.undertaking?.hadFailed) return failed;
+  return restart(current, evidence) ?? failed;
 }
 
 /** So often within so long a machine is started again; one that ends all the time is of no use to anybody. */

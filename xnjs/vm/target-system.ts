@@ -66,7 +66,7 @@ export type Start = { readonly tier: StartTier; readonly reason: string };
 /** What a machine is made of, whoever it is for. */
 export type MachineSpec = Pick<
   TargetSystem,
-  'id' | 'image' | 'parameters' | 'driver' | 'host' | 'card'
+  'id' | 'image' | 'parameters' | 'driver' | 'host' | 'card' | 'cores'
 >;
 
 /** One target system and its virtual machine: the durable record. */
@@ -84,7 +84,11 @@ export type TargetSystem = {
     readonly diskMiB?: number;
     /** What of a network it has, beside that of its image's TSI; absent: none. */
     readonly network?: Exclude<NetworkKind, 'none'>;
+    /** Its cores are whole ones of its host, which no other machine runs on. */
+    readonly pinned?: true;
   };
+  /** Those of its host that it has for itself, one for each of its own; absent: it shares. */
+  readonly cores?: readonly number[];
   /** By which it has that; absent: it has none. */
   readonly card?: NetworkCard;
   /** The size by name that it was asked for. */

@@ -14,7 +14,7 @@ import type { SiteLimits } from './placement/flavours.js';
 import type { PlannerOptions } from './placement/planner.js';
 import type { Requester } from './placement/requester.js';
 import type { TargetStore } from './target-store.js';
-import type { EndAction, Recovery } from './target-system.js';
+import type { EndAction, Recovery, TargetSystem } from './target-system.js';
 import type { SparesOptions } from './tiers/spare-pool.js';
 import type { WarmOptions } from './tiers/templates.js';
 import type { TsiNetwork } from './tsi-network.js';
@@ -105,5 +105,7 @@ export type NewTargetSystem = {
   /** The size is what is needed at least: an image that needs more has that. */
   readonly atLeast?: boolean;
   readonly tags: readonly string[];
+  /** What is done when its machine, its time or its use ends; what is left out is as the site says. */
+  readonly ends?: Partial<Pick<TargetSystem, 'recovery' | 'endAction' | 'idle'>>;
   readonly terminationMs?: number;
 };

@@ -225,9 +225,9 @@ export class TargetSystems implements Targets, AsyncDisposable {
     const requestedMs = this.#options.clock.now();
     const plan = await this.planner.plan(wish);
     const id = randomUUID();
-    const { host, placement, release } = this.places.hold(id, plan, wish.hostLabels);
+    const { release, ...place } = this.places.hold(id, plan, wish.hostLabels);
     try {
-      return await this.#make({ ...plan, host, placement }, id, wish, requestedMs);
+      return await this.#make({ ...plan, ...place }, id, wish, requestedMs);
     } finally {
       release();
     }
@@ -251,6 +251,7 @@ export class TargetSystems implements Targets, AsyncDisposable {
       tags: wish.tags,
       ...(wish.context && { context: wish.context }),
       ...(this.#options.recovery && { recovery: this.#options.recovery }),
+      ...wish.ends,
       ...(wish.jobId !== undefined && { jobId: wish.jobId }),
       ...(wish.hostLabels && { hostLabels: wish.hostLabels.labels }),
       createdMs: requestedMs,

@@ -15,7 +15,10 @@ export type TsiCredential = { readonly key: string; readonly cert: string; reado
 type ImageTsi = ImageMetadata['tsi'];
 
 /** @throws {@link VmError} `BAD_REQUEST` for an image that this site has no way to reach */
-export function requireNetwork(tsi: ImageTsi, network: TsiNetwork | undefined): void {
+export function requireNetwork(
+  { tsi, contextualisation }: Pick<ImageMetadata, 'tsi' | 'contextualisation'>,
+  network: TsiNetwork | undefined,
+): void {
   const refuse = (missing: string): never => {
     throw new VmError(
       'BAD_REQUEST',
@@ -26,6 +29,11 @@ export function requireNetwork(tsi: ImageTsi, network: TsiNetwork | undefined): 
   if (!network)
     refuse(
       'no network for machines (hypervisor.network; a quickstart has none: its libvirtd is in a network namespace of its own)',
+    );
+  if (!tsi.tls && contextualisation?.enrolment === 'required')
+    throw new VmError(
+      'BAD_REQUEST',
+      "the image's contextualisation.enrolment is required, which over tcp takes tsi.tls",
     );
   if (tsi.tls && !network?.credential) refuse('no certificate for TSIs (tsi.tls)');
   if (tsi.tls && tsi.tls.ca === undefined && network?.credential?.ca === undefined)

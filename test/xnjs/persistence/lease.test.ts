@@ -66,6 +66,26 @@ for (const [name, create, skip] of databases)
       await older.lease.lost;
     });
 
+    it(
+      'the older one removes no jobs, not even one that is being destroyed',
+      { timeout: 20_000 },
+      async () => {
+        const older = await start();
+        const [going, other] = [randomUUID(), randomUUID()];
+        for (const id of [going, other]) await older.jobs.insert(aJob({ id, tags: ['kept'] }));
+        const to = (state: Job['state']) => (found: Job) => ({ ...found, state });
+        await older.jobs.change(going, to('DESTROYING'));
+        const newer = await start();
+        await assert.rejects(older.jobs.change(going, to('DESTROYED')), fenced);
+        assert.equal((await newer.jobs.find(going))?.state, 'DESTROYING');
+        await newer.jobs.change(going, to('DESTROYED'));
+        assert.equal(await newer.jobs.find(going), undefined);
+        const { ids } = await newer.jobs.list({ tags: ['kept'] }, { offset: 0, num: 10 });
+        assert.deepEqual(ids, [other]);
+        await older.lease.lost;
+      },
+    );
+
     it('also where it has nothing to write', { timeout: 20_000 }, async () => {
       const older = await start();
       const newer = await start();

@@ -6,6 +6,7 @@ import { GridError } from '#kernel/errors.js';
 import { LibvirtClient } from '#kernel/libvirt/client.js';
 import { silentLog } from '#kernel/log.js';
 import { HostsConfig } from '#xnjs/vm/hosts/config.js';
+import { PinningConfig } from '#xnjs/vm/hosts/cores.js';
 import { abilitiesOf } from '#xnjs/vm/hosts/host-abilities.js';
 import { HostStorage } from '#xnjs/vm/hosts/storage/host-storage.js';
 import { chooseHost, type Demand, type HostView } from '#xnjs/vm/hosts/choose-host.js';
@@ -19,6 +20,7 @@ import { anImageMetadata, aTargetSystem } from './samples.js';
 
 const demand = (changes: Partial<Demand> = {}): Demand => ({
   ...{ cpus: 2, memoryMiB: 512, diskMiB: 0, drivers: ['qemu', 'kvm'], labels: [] },
+  isPinned: false,
   labelsField: 'hostLabels',
   ...changes,
 });
@@ -26,6 +28,7 @@ const host = (name: string, changes: Partial<HostView> = {}): HostView => ({
   ...{ name, drivers: ['qemu'], labels: [], isDrained: false, isLocal: name === 'local' },
   room: { cores: 8, memoryMiB: 4096 },
   used: { cores: 0, memoryMiB: 0, diskMiB: 0 },
+  ownCores: { all: 0, free: [] },
   hasImage: false,
   ...changes,
 });
@@ -104,6 +107,13 @@ describe('the host of a new machine', () => {
       /diskMiB: 50 asked for, 40 of 100 free/,
     ],
     [
+      'too few cores that it could have for itself',
+      [host('a', { ownCores: { all: 4, free: [7] } }), host('b')],
+      { isPinned: true },
+      'LIMIT_REACHED',
+      /a: cores for one machine alone: 2 asked for, 1 of 4 free; b: .* 0 of 0 free/,
+    ],
+    [
       'no such label: the field, and those that there are',
       [host('a', { labels: ['ssd'] })],
       { labels: ['gpu'], labelsField: 'Resources.HostLabels' },
@@ -150,6 +160,32 @@ describe('the host of a new machine', () => {
     assert.deepEqual(places.used('a'), { cores: 2, memoryMiB: 384, diskMiB: 0 });
     first.release();
     assert.deepEqual(places.used('a'), { cores: 2, memoryMiB: 384, diskMiB: 0 });
+  });
+
+  it('has cores for one machine alone, from its request until nothing of that is left', () => {
+    const records: TargetSystem[] = [];
+    const hypervisor = { available: () => ['qemu'] } as unknown as Hypervisor; // asked for this only
+    const pinning = PinningConfig.parse({ own: '2-3,5', others: '0-1' });
+    const about = { name: 'local', drivers: ['qemu'], labels: [], drain: false } as const;
+    const host = { ...about, hypervisor, pinning, capacity: {}, reserved: {} };
+    const hosts = new Hosts({ hosts: [host], log: silentLog });
+    const places = new HostPlacement({ hosts, records: () => records });
+    const image = { id: 'i', metadata: anImageMetadata(), parts: {} };
+    const plan = aTargetSystem({ image, parameters: { cpus: 2, memoryMiB: 384, pinned: true } });
+    const shared = aTargetSystem({ image });
+    const first = places.hold('1', plan, undefined);
+    assert.deepEqual([first.cores, places.hold('2', shared, undefined).cores], [[2, 3], undefined]);
+    const another = () => places.hold('3', plan, undefined);
+    assert.throws(another, { code: 'LIMIT_REACHED', message: /2 asked for, 1 of 3 free/ });
+    records.push({ ...plan, id: '1', cores: first.cores! });
+    first.release();
+    for (const state of ['READY', 'SUSPENDED', 'FAILED', 'DESTROYING'] as const) {
+      records[0] = { ...records[0]!, state };
+      assert.throws(another, { code: 'LIMIT_REACHED' }, state);
+    }
+    records.pop();
+    assert.deepEqual(another().cores, [2, 3]);
+    assert.equal(hosts.sharedCores(shared), '0,1');
   });
 
   it('is asked for by labels in a list, or a text with commas', () => {
@@ -216,6 +252,8 @@ describe('hosts', () => {
     [[{ name: 'north', images: 'shared' }], /^0\.uri: must be given/],
     [[north, north], /^1\.name: north is there twice/],
     [[{ ...north, name: 'local' }], /^0\.uri: of the host local is hypervisor\.machines/],
+    [[{ ...north, pinning: { own: '3-1', others: '0' } }], /^0\.pinning\.own: must be numbers/],
+    [[{ ...north, pinning: { own: '1-3', others: '3' } }], /^0\.pinning\.others: .* than own/],
     [[{ ...north, images: 'copied' }], /^0\.storage: must be given where images are copied/],
     [[{ ...north, storage }], /^0\.storage: is for hosts whose images are copied/],
     [[{ name: 'local', images: 'copied', storage }], /^0\.images: .*here.*0\.storage: .*stateDir/],

@@ -1,6 +1,7 @@
 // Run by network.test.ts in a network namespace of its own: libvirt's networks and rules end with it.
 import assert from 'node:assert/strict';
 import { cpSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { execFileSync } from 'node:child_process';
 import { createServer, type AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -11,11 +12,19 @@ import { buildImage, type BuiltImage } from '#cli/image/build.js';
 import { projectRoot } from '#kernel/project-root.js';
 import { defaultCacheDirectory } from '#cli/quickstart/layout.js';
 import { ImageMetadata } from '#imagerepo/contract.js';
+import { MachineAuthority } from '#xnjs/vm/context/machine-authority.js';
 import { silentLog } from '#kernel/log.js';
 import { Scope } from '#kernel/scope.js';
 import { makeCertificates } from '../../tsi/certificates.js';
 import { until } from '../job/rig.js';
-import { bootMs, ownerDn, startServer, useCache, type NetworkServer } from './network-server.js';
+import {
+  bootMs,
+  installationId,
+  ownerDn,
+  startServer,
+  useCache,
+  type NetworkServer,
+} from './network-server.js';
 
 const serverDn = 'CN=XNJS 1,O=Grid,C=EU';
 
@@ -53,6 +62,7 @@ describe('machines whose TSI is reached over a network', { timeout: 600_000 }, (
   let server: NetworkServer;
   let again: () => Promise<void>;
   const ids: string[] = [];
+  let uri: string;
 
   before(async () => {
     const directory = mkdtempSync(join(tmpdir(), 'vsite-net-'));
@@ -67,7 +77,14 @@ describe('machines whose TSI is reached over a network', { timeout: 600_000 }, (
       buildWithKeys(directory),
     ]);
     shared.defer(() => libvirtd.stop());
-    const start = () => startServer(directory, { images: [image], tls, uri: libvirtd.uri('qemu') });
+    const authority = await MachineAuthority.open(
+      join(directory, 'machines.pem'),
+      installationId,
+      1,
+    );
+    const systems = { enrolment: { authority, tokenMs: 600_000 }, watchMs: 500 };
+    uri = libvirtd.uri('qemu');
+    const start = () => startServer(directory, { images: [image], tls, uri, systems });
     server = await start();
     shared.defer(() => server.scope.close());
     again = async () => {
@@ -108,6 +125,8 @@ describe('machines whose TSI is reached over a network', { timeout: 600_000 }, (
     const [one = '', two = ''] = ids;
     const printed = await Promise.all([one, two].map((id) => run(id, 'id -un')));
     assert.deepEqual(printed, ['grid\n', 'grid\n']);
+    const keys = ids.map((id) => server.systems.get(id).enrolment?.keyHash);
+    assert.ok(keys.every((key) => key !== undefined) && keys[0] !== keys[1], 'each has its own');
   });
 
   it('reach the ports for call-backs on the server, and nothing else', async () => {
@@ -131,6 +150,44 @@ describe('machines whose TSI is reached over a network', { timeout: 600_000 }, (
     ];
     const printed = await run(one, probes.join('\n'));
     assert.deepEqual(printed.trim().split('\n'), ['open', 'silent', 'silent', 'silent']);
+  });
+
+  it('are UNREACHABLE while their network is cut, whichever way, never stopped; jobs go on and are found again', async () => {
+    const [id = ''] = ids;
+    const virsh = (...args: string[]): string =>
+      execFileSync('virsh', ['-q', '-c', uri, ...args], { encoding: 'utf8' });
+    const card = /\bvnet\d+/.exec(virsh('domiflist', `vsite-${id}`))?.[0] ?? '';
+    const rules = (action: '-I' | '-D', ...ways: readonly ('INPUT' | 'OUTPUT')[]): void => {
+      for (const way of ways)
+        execFileSync('ebtables', [action, way, way === 'INPUT' ? '-i' : '-o', card, '-j', 'DROP']);
+    };
+    const { generation } = server.systems.get(id);
+    const process = virsh('domid', `vsite-${id}`);
+    const description = {
+      Executable: 'n=0; until [ -e /tmp/go ]; do n=$((n+1)); sleep 0.2; done; echo over',
+    };
+    const job = await server.engine.submit({ ownerDn, targetId: id, description });
+    const state = async () => (await server.engine.get(job.id)).state;
+    await until('it runs', async () => (await state()) === 'RUNNING', bootMs);
+    for (const ways of [['INPUT'], ['OUTPUT'], ['INPUT', 'OUTPUT']] as const) {
+      rules('-I', ...ways);
+      try {
+        await until('it is silent', () => server.systems.get(id).state === 'UNREACHABLE', 60_000);
+        const { evidence, views } = server.systems.get(id);
+        assert.match(evidence.fact, /agent does not answer; the machine runs/);
+        assert.deepEqual([views?.agent?.says, views?.hypervisor?.says], ['down', 'running']);
+        assert.equal(await state(), 'RUNNING');
+      } finally {
+        rules('-D', ...ways);
+      }
+      await until('READY', () => server.systems.get(id).state === 'READY', 60_000);
+    }
+    await run(id, 'touch /tmp/go');
+    await until('the job is over', async () => (await state()) === 'DONE', bootMs);
+    const { run: ran } = await server.engine.get(job.id);
+    assert.equal(ran.result?.message, '');
+    assert.equal(server.systems.get(id).generation, generation);
+    assert.equal(virsh('domid', `vsite-${id}`), process, 'it is the same machine');
   });
 
   it('are bound again after a restart of the server', async () => {

@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
-import { chmodSync, mkdirSync, rmSync, writeFileSync } from 'node:fs';
+import { randomUUID } from 'node:crypto';
+import { chmodSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { performance } from 'node:perf_hooks';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -15,6 +16,16 @@ import type { TargetSystem } from '#xnjs/vm/target-system.js';
 import { aDaemon, withoutContainers, withoutLibvirtd } from '../../kernel/libvirt/daemon.js';
 import { until } from '../job/rig.js';
 import { aTargetSystem, anImageMetadata } from './samples.js';
+
+/** Cores that a process, or a thread of it, may run on. */
+function allowedOf(process: string): number[] {
+  const status = readFileSync(`/proc/${process}/status`, 'utf8');
+  const [, list = ''] = /^Cpus_allowed_list:\s*(\S+)/m.exec(status) ?? [];
+  return list.split(',').flatMap((range) => {
+    const [from = 0, to = from] = range.split('-').map(Number);
+    return Array.from({ length: to - from + 1 }, (_, at) => from + at);
+  });
+}
 
 const installationId = '11111111-2222-4333-8444-555555555555';
 const unlimited = 9_007_199_254_740_991n;
@@ -53,6 +64,41 @@ describe('resource controls', { skip: withoutLibvirtd, timeout: 120_000 }, () =>
     await sleep(1_000); // what is measured is a rate
     return Number((await used()) - from) / 1e4 / (performance.now() - startMs);
   };
+
+  it('give a machine cores of its own, and leave the others to all that run beside it', async () => {
+    const [own = 0, other = own] = allowedOf('self');
+    const made = [
+      aTargetSystem({ id: randomUUID(), parameters: { cpus: 1, memoryMiB: 32 }, cores: [own] }),
+      aTargetSystem({ id: randomUUID(), parameters: { cpus: 1, memoryMiB: 32 } }),
+    ];
+    const paths = (id: string) => ({
+      console: join(daemon.stateDir, `${id}.log`),
+      agentSocket: join(daemon.stateDir, id.slice(0, 8)),
+    });
+    for (const system of made) {
+      const placed = { ...system, sharedCores: String(other) };
+      await hypervisor.start(
+        'qemu',
+        system.id,
+        domainXml(placed, paths(system.id), installationId),
+      );
+    }
+    const threads = ({ id }: TargetSystem): Map<string, number[]> => {
+      const pid = execFileSync('pgrep', ['-o', '-f', `guest=vsite-${id}`], { encoding: 'utf8' });
+      const tasks = `/proc/${pid.trim()}/task`;
+      return new Map(
+        readdirSync(tasks).map((task) => {
+          const name = readFileSync(join(tasks, task, 'comm'), 'utf8').trim();
+          return [name, allowedOf(`${pid.trim()}/task/${task}`)];
+        }),
+      );
+    };
+    const [pinned, sharing] = made.map(threads);
+    assert.deepEqual(pinned!.get('CPU 0/TCG'), [own]);
+    assert.deepEqual(pinned!.get('qemu-system-x86'), [other], 'what QEMU does beside its guest');
+    assert.deepEqual([...new Set([...sharing!.values()].flat())], [other]);
+    for (const { id } of made) await hypervisor.remove('qemu', id);
+  });
 
   describe('of a machine', () => {
     let system: TargetSystem;

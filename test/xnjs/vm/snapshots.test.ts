@@ -102,6 +102,19 @@ describe('a target system that is put back to a snapshot', () => {
     assert.equal(after(failed, reverting, fenced, resumed).state, 'UNREACHABLE');
   });
 
+  it('which had FAILED and cannot be put back stays so, whatever its recovery says', () => {
+    for (const recovery of ['none', 'restart', 'restore'] as const) {
+      const failed = step(ready({ snapshots: [snapshot] }), stopped);
+      assert.equal(failed.state, 'FAILED');
+      const going = step({ ...failed, recovery }, reverting);
+      for (const refused of [step(going, stopped), after(going, fenced, stopped)]) {
+        assert.equal(refused.state, 'FAILED', recovery);
+        assert.match(refused.snapshots?.[0]?.message ?? '', /could not be restored/);
+        assert.equal(after(refused, reverting, fenced, resumed, up).state, 'READY');
+      }
+    }
+  });
+
   it('that cannot be goes on as it is, with the same machine', () => {
     const back = after(ready({ snapshots: [snapshot] }), reverting, resumed);
     assert.deepEqual(

@@ -13,6 +13,7 @@ import type { Audit } from '#kernel/security/audit.js';
 import { digestFor, readSigningRequest } from '#kernel/security/signing-request.js';
 import { signedText, type EnrolmentAnswer } from '#tsi/protocol/enrolment.js';
 import type { AskEnrolment } from '../../tsi/agent-link.js';
+import type { MachinePeer } from '../../tsi/callback-transport.js';
 import type { Evidence, TargetSystem } from '../target-system.js';
 import { isBooted } from '../tiers/identity.js';
 import { machineName, type MachineAuthority } from './machine-authority.js';
@@ -74,6 +75,8 @@ export type EnrolmentsOptions = EnrolmentConfig & {
   readonly log: Log;
 };
 
+const anotherMachine = 'it shows the certificate of another machine';
+const anotherKey = 'it shows a certificate for another key than the one that was enrolled';
 /** Whoever tries again and again is not written down each time. */
 const toldAgainMs = 60_000;
 
@@ -93,32 +96,60 @@ export class Enrolments {
 
   /**
    * That somebody was connected to says nothing yet of who it is.
+   * @param needsCertificate it is to have that before anything else is asked of it
    * @throws `FORBIDDEN` it is not the machine; what `ask` does
    */
-  async admit(id: string, ask: AskEnrolment): Promise<void> {
+  async admit(id: string, ask: AskEnrolment, needsCertificate = false): Promise<void> {
     const enrollee = this.#options.machines.find(id);
     if (!enrollee || enrollee.isToChange) return;
     try {
-      await this.#prove(enrollee, ask);
+      const granted = await this.#prove(enrollee, ask);
       this.#told.delete(id);
+      if (needsCertificate) await granted?.();
+      else void granted?.();
     } catch (error) {
       if (error instanceof Refusal) await this.#tell(enrollee, error.message);
       throw error;
     }
   }
 
+  /**
+   * What such a machine shows from then on where its TSI is reached over a network; `undefined`: it has not
+   * proved itself yet. As long as its key is known its certificate counts, even after its time.
+   */
+  peerOf(id: string): MachinePeer | undefined {
+    const enrollee = this.#options.machines.find(id);
+    const pinned = enrollee?.enrolment?.keyHash;
+    if (!enrollee || pinned === undefined) return undefined;
+    const name = nameOf(enrollee);
+    return {
+      name,
+      require: (certificate) => {
+        if (!certificate || !this.#options.authority.hasSigned(certificate, name))
+          throw new Refusal(anotherMachine);
+        if (keyHashOf(certificate) !== pinned) throw new Refusal(anotherKey);
+      },
+    };
+  }
+
+  isDueOf(id: string): boolean {
+    const enrollee = this.#options.machines.find(id);
+    return enrollee !== undefined && this.isDue(enrollee);
+  }
+
   /** Whose certificate has to be renewed soon. */
-  isDue({ enrolment }: TargetSystem): boolean {
+  isDue({ enrolment }: Pick<TargetSystem, 'enrolment'>): boolean {
     const { usedMs, expiresMs } = enrolment ?? {};
     if (usedMs === undefined || expiresMs === undefined) return false;
     return expiresMs - this.#options.clock.now() < this.#options.authority.validMs / 2;
   }
 
-  async #prove(enrollee: Enrollee, ask: AskEnrolment): Promise<void> {
+  /** @returns what gives it its new certificate, where there is one */
+  async #prove(enrollee: Enrollee, ask: AskEnrolment): Promise<(() => Promise<void>) | undefined> {
     const { id, enrolment, means, isRequired } = enrollee;
     const isByMessage = means === 'message' && enrolment?.keyHash === undefined;
     // made by an earlier version of this server, or found again: the hypervisor's word is all there is
-    if (!enrolment && !isByMessage) return;
+    if (!enrolment && !isByMessage) return undefined;
     const machine = nameOf(enrollee);
     const challenge = randomBytes(32).toString('base64');
     const question = { machine, challenge };
@@ -129,16 +160,17 @@ export class Enrolments {
       answer = await ask({ ...question, expects: hashOf(token), token });
     }
     if (!answer) {
-      if (enrolment?.keyHash === undefined && !isRequired) return;
+      if (enrolment?.keyHash === undefined && !isRequired) return undefined;
       throw new Refusal('its agent cannot prove which machine it is');
     }
     const certificate = answer.certificate
       ? await this.#check(id, machine, challenge, answer)
       : await this.#enrol(id, machine, challenge, answer);
-    if (certificate !== undefined) void this.#grant(enrollee, machine, certificate, ask);
+    if (certificate === undefined) return undefined;
+    return () => this.#grant(enrollee, machine, certificate, ask);
   }
 
-  /** It has proved itself: nobody waits for this. One that gets lost is asked for on the next connection. */
+  /** It has proved itself without. One that gets lost is asked for on the next connection. */
   async #grant(
     enrollee: Enrollee,
     machine: string,
@@ -182,14 +214,13 @@ export class Enrolments {
   ): Promise<string | undefined> {
     const shown = readCertificate(certificate);
     const { authority, machines, clock } = this.#options;
-    if (!authority.hasSigned(shown, machine))
-      throw new Refusal('it shows the certificate of another machine');
+    if (!authority.hasSigned(shown, machine)) throw new Refusal(anotherMachine);
     if (!hasSigned(shown.publicKey, machine, challenge, signature))
       throw new Refusal('it does not have the key of the certificate that it shows');
     const enrolment = machines.find(id)?.enrolment;
-    const keyHash = hashOf(shown.publicKey.export({ type: 'spki', format: 'der' }));
+    const keyHash = keyHashOf(shown);
     if (enrolment?.keyHash !== undefined && enrolment.keyHash !== keyHash)
-      throw new Refusal('it shows a certificate for another key than the one that was enrolled');
+      throw new Refusal(anotherKey);
     const isOver = Date.parse(shown.validTo) <= clock.now();
     // a database that was restored does not know of it; else the record knows the key, and it may be renewed
     if (enrolment?.keyHash === undefined && isOver)
@@ -209,7 +240,7 @@ export class Enrolments {
     const nothing = 'it has neither the token nor a certificate';
     if (request === undefined) throw new Refusal(nothing);
     const key = readRequest(request);
-    const keyHash = hashOf(key.export({ type: 'spki', format: 'der' }));
+    const keyHash = keyHashOf({ publicKey: key });
     const usedFor = this.#options.machines.find(id)?.enrolment?.keyHash;
     if (
       token === undefined &&
@@ -283,9 +314,10 @@ export function meansOf(
   // it ran before it had an owner
   if (!isBooted(record)) return 'message';
   if (record.driver === 'lxc') return 'file';
+  // whoever listens on the way would have it, and a certificate could not be shown
+  if (metadata.tsi.transport === 'tcp' && !metadata.tsi.tls) return undefined;
   if (metadata.contextualisation?.nocloud === true) return 'seed';
-  if (metadata.format === 'kernel') return 'commandLine';
-  return metadata.tsi.transport === 'channel' ? 'message' : undefined;
+  return metadata.format === 'kernel' ? 'commandLine' : 'message';
 }
 
 /** 256 random bits: it is guessed by nobody, and its hash tells nothing. */
@@ -295,6 +327,10 @@ export function newToken(): string {
 
 export function hashOf(value: string | Buffer): string {
   return createHash('sha256').update(value).digest('hex');
+}
+
+function keyHashOf({ publicKey }: Pick<X509Certificate, 'publicKey'>): string {
+  return hashOf(publicKey.export({ type: 'spki', format: 'der' }));
 }
 
 class Refusal extends GridError<'FORBIDDEN'> {

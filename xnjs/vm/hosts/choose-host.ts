@@ -9,6 +9,8 @@ export type Demand = {
   readonly diskMiB: number;
   /** Of its image's format. */
   readonly drivers: readonly Driver[];
+  /** Its cores are to be its own. */
+  readonly isPinned: boolean;
   readonly labels: readonly string[];
   /** Where the labels stand in the request: for messages. */
   readonly labelsField: string;
@@ -28,13 +30,21 @@ export type HostView = {
   readonly room: Room | undefined;
   /** What the machines there hold, whatever their state. */
   readonly used: Load;
+  /** Cores that machines may have for themselves there, and those of them that none has. */
+  readonly ownCores: { readonly all: number; readonly free: readonly number[] };
   /** A machine made there need not wait for its image, or finds it in the host's memory. */
   readonly hasImage: boolean;
   /** Why no machine can be made there at present. */
   readonly problem?: string;
 };
 
-export type Spot = { readonly host: string; readonly driver: Driver; readonly why: string };
+export type Spot = {
+  readonly host: string;
+  readonly driver: Driver;
+  readonly why: string;
+  /** That it has for itself. */
+  readonly cores?: readonly number[];
+};
 
 /** The quicker first. */
 const preference: readonly Driver[] = ['kvm', 'qemu', 'lxc'];
@@ -74,8 +84,10 @@ export function chooseHost(views: readonly HostView[], demand: Demand): Spot {
       a.view.name.localeCompare(b.view.name),
   );
   if (best) {
-    const { name } = best.view;
-    return { host: name, driver: best.driver, why: `${name}: ${distinction(best, next, fits)}` };
+    const { name, ownCores } = best.view;
+    const why = `${name}: ${distinction(best, next, fits)}`;
+    const cores = demand.isPinned && { cores: ownCores.free.slice(0, demand.cpus) };
+    return { host: name, driver: best.driver, why, ...cores };
   }
   if (answering === 0) throw silent(demand, views.length, reasons);
   throw new GridError('LIMIT_REACHED', `no host can take the machine: ${reasons.join('; ')}`);
@@ -91,7 +103,7 @@ function unfit(view: HostView, demand: Demand): string | undefined {
   if (view.problem !== undefined) return view.problem;
   if (!view.isLocal && demand.localOnly !== undefined) return demand.localOnly;
   if (!view.room) return 'what it has is not known yet';
-  const lacks = shortages(view.room, view.used, demand);
+  const lacks = [...shortages(view.room, view.used, demand), ...ownShortage(view, demand)];
   return lacks.length === 0 ? undefined : lacks.join(', ');
 }
 
@@ -106,6 +118,12 @@ function shortages(room: Room, used: Load, demand: Demand): string[] {
     if (has === undefined || asked === 0 || used[name] + asked <= has) return [];
     return [`${name}: ${asked} asked for, ${Math.max(0, has - used[name])} of ${has} free`];
   });
+}
+
+function ownShortage({ ownCores }: HostView, { isPinned, cpus }: Demand): string[] {
+  const { all, free } = ownCores;
+  if (!isPinned || free.length >= cpus) return [];
+  return [`cores for one machine alone: ${cpus} asked for, ${free.length} of ${all} free`];
 }
 
 /** Of what is scarcest there, with the machine: 1 is full. Without a bound it is never loaded. */

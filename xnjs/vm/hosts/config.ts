@@ -1,6 +1,7 @@
 import { z } from 'zod';
 import { errorText } from '#kernel/errors.js';
 import { parseUri } from '#kernel/libvirt/uri.js';
+import { PinningConfig } from './cores.js';
 import { localHost } from './host.js';
 import { HostLabel } from './labels.js';
 
@@ -34,6 +35,8 @@ export const HostConfig = z
     /** What machines have together there at most; absent: what libvirt says of the host, less `reserved`. */
     capacity: z.strictObject({ cores: most, memoryMiB: most, diskMiB: most }).prefault({}),
     reserved: z.strictObject({ cores: none, memoryMiB: none }).prefault({}),
+    /** Cores that machines may have for themselves; absent: none. */
+    pinning: PinningConfig.optional(),
     /** Takes no new machines; those that are there stay. */
     drain: z.boolean().default(false),
   })

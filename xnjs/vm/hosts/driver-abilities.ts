@@ -25,6 +25,8 @@ export type DriverAbilities = {
   /** A process that hangs is told from one that runs. */
   readonly seesHangs: boolean;
   readonly controls: 'all' | 'cgroups' | 'none';
+  /** A machine's cores are whole ones of its host. */
+  readonly pinning: boolean;
 };
 
 /** Drivers of libvirt that sites may have. */
@@ -33,7 +35,7 @@ export type KnownDriver = Driver | 'xen' | 'vbox' | 'test';
 const qemu: Omit<DriverAbilities, 'description'> = {
   ...{ makesMachines: true, onOtherHosts: true, freeze: true, warmStart: true, snapshots: true },
   ...{ console: true, screen: true, agentChannel: 'virtio', networkFilter: true },
-  ...{ seesHangs: true, controls: 'all' },
+  ...{ seesHangs: true, controls: 'all', pinning: true },
 };
 
 const unused: Pick<
@@ -45,9 +47,10 @@ const unused: Pick<
   | 'networkFilter'
   | 'seesHangs'
   | 'controls'
+  | 'pinning'
 > = {
   ...{ makesMachines: false, onOtherHosts: false, warmStart: false, agentChannel: 'none' },
-  ...{ networkFilter: false, seesHangs: false, controls: 'none' },
+  ...{ networkFilter: false, seesHangs: false, controls: 'none', pinning: false },
 };
 
 export const driverAbilities: Readonly<Record<KnownDriver, DriverAbilities>> = {
@@ -57,7 +60,7 @@ export const driverAbilities: Readonly<Record<KnownDriver, DriverAbilities>> = {
     description: 'Linux containers',
     ...{ makesMachines: true, onOtherHosts: false, freeze: false, warmStart: false },
     ...{ snapshots: false, console: true, screen: false, agentChannel: 'socket' },
-    ...{ networkFilter: false, seesHangs: false, controls: 'cgroups' },
+    ...{ networkFilter: false, seesHangs: false, controls: 'cgroups', pinning: false },
   },
   xen: {
     description: 'Xen',

@@ -21,11 +21,18 @@ export type HostLabels = { readonly labels: readonly string[]; readonly field: s
 export type Held = {
   readonly host: string;
   readonly placement: string;
+  /** That it has for itself. */
+  readonly cores?: readonly number[];
   /** It counts by its record from now on, or will never. */
   readonly release: () => void;
 };
 
-type Taken = { readonly host: string; readonly imageId: string; readonly amounts: Amounts };
+type Taken = {
+  readonly host: string;
+  readonly imageId: string;
+  readonly amounts: Amounts;
+  readonly cores?: readonly number[] | undefined;
+};
 
 /** For operators. */
 export type HostStatus = {
@@ -73,12 +80,13 @@ export class HostPlacement {
     among?: readonly string[],
   ): Held {
     const demand = { ...demandOf({ ...plan, labels }), drivers: [plan.driver] };
-    const { host, why } = chooseHost(
+    const { host, why, cores } = chooseHost(
       this.#views(plan.image).filter(({ name }) => among?.includes(name) ?? true),
       demand,
     );
-    this.#held.set(id, { host, imageId: plan.image.id, amounts: whenRunning(plan) });
-    return { host, placement: why, release: () => void this.#held.delete(id) };
+    this.#held.set(id, { host, imageId: plan.image.id, amounts: whenRunning(plan), cores });
+    const own = cores && { cores };
+    return { host, placement: why, ...own, release: () => void this.#held.delete(id) };
   }
 
   /** All hosts as they are. */
@@ -103,6 +111,11 @@ export class HostPlacement {
   /** Stored, then done. @throws `NOT_FOUND` there is no such host */
   async drain(name: string, isDrained: boolean): Promise<void> {
     await this.#options.hosts.drain(name, isDrained);
+  }
+
+  /** Some host has cores that a machine can have for itself. */
+  get offersCores(): boolean {
+    return this.#options.hosts.all.some(({ pinning }) => pinning !== undefined);
   }
 
   hasLabels({ host }: Pick<TargetSystem, 'host'>, labels: readonly string[]): boolean {
@@ -146,11 +159,21 @@ export class HostPlacement {
       isLocal: name === localHost,
       room: hosts.roomOf(host),
       used: this.used(name),
+      ownCores: this.#ownCores(host),
       hasImage: storage
         ? storage.hasImage(image)
         : taken.some((each) => each.host === name && each.imageId === image.id),
       ...(problem !== undefined && { problem: `its storage pool: ${problem}` }),
     };
+  }
+
+  /** One that failed has them still: it may be put back, or started again. */
+  #ownCores({ name, pinning }: Host): HostView['ownCores'] {
+    const own = pinning?.own ?? [];
+    const taken = new Set<number>();
+    for (const each of [...this.#options.records(), ...this.#held.values()])
+      if (each.host === name) each.cores?.forEach((core) => taken.add(core));
+    return { all: own.length, free: own.filter((core) => !taken.has(core)) };
   }
 
   /** Machines that failed are gone; those on disk, and of hosts that are silent, come back to where they were. */
@@ -174,7 +197,7 @@ function demandOf({ image: { metadata }, labels, ...machine }: Placed): Demand {
   const { cpus, memoryMiB, diskMiB } = whenRunning(machine);
   const { network = 'none' } = machine.parameters;
   return {
-    ...{ cpus, memoryMiB, diskMiB },
+    ...{ cpus, memoryMiB, diskMiB, isPinned: machine.parameters.pinned === true },
     drivers: imageFormats[metadata.format].drivers,
     ...{ labels: labels?.labels ?? [], labelsField: labels?.field ?? 'hostLabels' },
     ...(metadata.tsi.transport === 'tcp' && {

@@ -1,5 +1,6 @@
 import type { Hypervisor } from '../hypervisor.js';
 import type { Driver } from '../target-system.js';
+import type { Pinning } from './cores.js';
 import type { HostStorage } from './storage/host-storage.js';
 
 /** The host that this server runs on. */
@@ -45,6 +46,8 @@ export type Host = {
   readonly capacity: Room;
   /** Taken off what is measured. */
   readonly reserved: Room;
+  /** Absent: all machines share all cores. */
+  readonly pinning?: Pinning | undefined;
   /** Asks what the host has; absent: only `capacity` bounds it. */
   readonly measure?: () => Promise<Room>;
   /** Where its machines' files are; absent: in this server's directory, which it shares. */

@@ -3,6 +3,7 @@ import type { Log } from '#kernel/log.js';
 import { createSerial } from '#kernel/persistence/serial.js';
 import type { Hypervisor } from '../hypervisor.js';
 import type { Driver } from '../target-system.js';
+import { coreSet } from './cores.js';
 import { localHost, type Host, type Room, type Seat } from './host.js';
 import type { HostStorage } from './storage/host-storage.js';
 
@@ -96,6 +97,12 @@ export class Hosts implements Disposable {
 
   isUp({ host, driver }: Seat): boolean {
     return this.#hosts.get(host)?.hypervisor.available().includes(driver) === true;
+  }
+
+  /** What machines that have no cores of their own run on, in libvirt's form; `undefined`: on all. */
+  sharedCores({ host }: Pick<Seat, 'host'>): string | undefined {
+    const others = this.#hosts.get(host)?.pinning?.others;
+    return others && coreSet(others);
   }
 
   /** `undefined`: it is bounded, and what it has was not learnt yet. */

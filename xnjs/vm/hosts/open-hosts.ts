@@ -78,7 +78,7 @@ async function openLocal(
   };
   const clients = await connect();
   const hypervisor = adapt(clients, await connect([]), deps);
-  const { capacity = {}, reserved = {}, labels = [], drain = false } = host ?? {};
+  const { capacity = {}, reserved = {}, labels = [], drain = false, pinning } = host ?? {};
   // alone and without a word of its capacity it takes what it is asked for
   const isBounded = hasOthers || Object.values(capacity).some((most) => most !== undefined);
   const client = clients[acceleration] ?? clients.lxc;
@@ -93,6 +93,7 @@ async function openLocal(
         drain,
         capacity,
         reserved,
+        pinning,
       },
       ...(isBounded && client && { measure: () => measure(client) }),
     },
@@ -100,7 +101,7 @@ async function openLocal(
 }
 
 async function openRemote(config: HostConfig, deps: Deps): Promise<Opened> {
-  const { name, uri, acceleration = 'qemu', labels, capacity, reserved, drain } = config;
+  const { name, uri, acceleration = 'qemu', labels, capacity, reserved, drain, pinning } = config;
   const [client, probe] = [await open(uri, deps), await open(uri, deps, [])];
   if (!client || !probe) throw new TypeError(`the configuration let a host without a URI pass`);
   const clients = { [acceleration]: client };
@@ -109,7 +110,7 @@ async function openRemote(config: HostConfig, deps: Deps): Promise<Opened> {
   return {
     clients,
     host: {
-      ...{ name, hypervisor, drivers: [acceleration], labels, drain, capacity, reserved },
+      ...{ name, hypervisor, drivers: [acceleration], labels, drain, capacity, reserved, pinning },
       measure: () => measure(client),
       ...(storage && { storage }),
     },

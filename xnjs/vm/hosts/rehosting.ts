@@ -24,6 +24,7 @@ export async function rehost(record: TargetSystem, options: RehostingOptions): P
   const field = 'hostLabels';
   const labels = record.hostLabels && { labels: record.hostLabels, field };
   try {
+    if (record.cores) throw new Error('it has cores of its own there');
     const among = await equals(record, hosts);
     if (among.length === 0) throw new Error('no other host that answers is of its kind');
     const { host, placement, release } = places.hold(record.id, record, labels, among);

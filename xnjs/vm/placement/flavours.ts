@@ -32,6 +32,8 @@ const Flavour = z.strictObject({
   ...controlLimits,
   /** What of a network its machines may have, beside `none`; absent: what the site offers. */
   networks: z.array(z.enum(networkKinds)).optional(),
+  /** Its machines have cores of their own; `false`: and cannot; absent: if they are asked for. */
+  pinned: z.boolean().optional(),
   /** Other maxima for some; the largest counts of those that are meant for a user. */
   limits: z
     .array(
@@ -69,6 +71,8 @@ export type Bounds = Readonly<Record<SizeName, Range>> & {
   readonly controls: Controls;
   /** Beside `none`; absent: what the site offers. */
   readonly networks?: readonly NetworkKind[];
+  /** Cores of their own: theirs unless they ask otherwise, or not to be had; absent: if they ask. */
+  readonly pinned?: boolean;
 };
 
 /** The most that any target system of the site may have. */
@@ -160,6 +164,7 @@ function boundsOf(name: string, flavour: Flavour, site: Bounds, requester: Reque
     lifetimeSeconds: rangeOf('lifetimeSeconds'),
     controls: pickControls(flavour, site.controls),
     ...(flavour.networks && { networks: flavour.networks }),
+    ...(flavour.pinned !== undefined && { pinned: flavour.pinned }),
   };
 }
 

@@ -33,7 +33,7 @@ export type PlannerOptions = {
   readonly store: Pick<TargetStore, 'used'>;
   readonly images: ImageSearch;
   readonly hosts: Pick<Hosts, 'seats'>;
-  readonly places: Pick<HostPlacement, 'choose'>;
+  readonly places: Pick<HostPlacement, 'choose' | 'offersCores'>;
   readonly clock: Clock;
   readonly limits: SiteLimits & { readonly perUser: number };
   readonly network?: TsiNetwork | undefined;
@@ -58,6 +58,8 @@ export type Plan = {
   /** That it would be on now, and why there. */
   readonly host: string;
   readonly placement: string;
+  /** That it has for itself; they are chosen with its host. */
+  readonly cores?: readonly number[];
   readonly flavour?: string;
   readonly parameters: TargetSystem['parameters'];
   readonly limits?: NonNullable<TargetSystem['limits']>;
@@ -111,13 +113,15 @@ export class Planner {
     const bounds = this.flavours.boundsFor(requester, wish.flavour);
     const terminationMs = this.#termination(wish, bounds);
     const { image, why } = await this.#choose(wish, bounds);
-    requireNetwork(image.metadata.tsi, network);
+    requireNetwork(image.metadata, network);
     requireContext(image.metadata, wish.context, agentDisk !== undefined);
     const { parameters: asked, atLeast } = wish;
     const size = atLeast === true ? roomyEnough(asked, image.metadata) : asked;
-    const place = this.#place(image, wish, (driver) =>
-      chooseParameters(size, image, driver, bounds),
-    );
+    const place = this.#place(image, wish, (driver) => {
+      const parameters = chooseParameters(size, image, driver, bounds);
+      if (parameters.pinned) this.#requireCores(asked.pinned?.field);
+      return parameters;
+    });
     await this.#requireKind(place.parameters.network, asked.network?.field, { ...place, ...image });
     const counted = countsFor(this.#quota, requester);
     return {
@@ -181,6 +185,13 @@ export class Planner {
     countsFor: counted = {},
   }: Pick<TargetSystem, 'ownerDn' | 'countsFor'>): Quota[] {
     return quotasOf(this.#quota, ownerDn, counted);
+  }
+
+  /** @throws `BAD_REQUEST` the site has none */
+  #requireCores(field = 'parameters.pinned'): void {
+    if (this.#options.places.offersCores) return;
+    const reason = 'this site has no cores that a machine could have for itself';
+    throw new VmError('BAD_REQUEST', `${field}: ${reason}`);
   }
 
   /** @throws `BAD_REQUEST` the site does not offer it, or the image cannot have it */

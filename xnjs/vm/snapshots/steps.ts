@@ -27,12 +27,11 @@ export function revert(
   { snapshotId, evidence }: StepEvent<'revert'>,
 ): TargetSystem {
   const state = standing(current);
+  const undertaking = { do: 'revert', snapshotId } as const;
+  if (current.state !== 'FAILED') return { ...current, state, evidence, undertaking };
   // what was wanted of the machine that has stopped is not wanted of the next
-  const base =
-    current.state === 'FAILED'
-      ? without(current, 'desired', 'frozenSinceMs', 'isMaintained', 'parkedOn')
-      : current;
-  return { ...base, state, evidence, undertaking: { do: 'revert', snapshotId } };
+  const base = without(current, 'desired', 'frozenSinceMs', 'isMaintained', 'parkedOn');
+  return { ...base, state, evidence, undertaking: { ...undertaking, hadFailed: true } };
 }
 
 /** Its former machine is proven gone; what comes is the next. */

@@ -63,8 +63,9 @@ export class ReadyCopies {
     const now = this.#clock.now();
     for (const copy of this.#copies.values()) {
       if (copy.takenMs === undefined || now - copy.takenMs < unusedMs) continue;
-      await rm(this.#pathOf(copy), { force: true });
+      // first: else its machine, come in between, would be started from a file that is gone
       this.#copies.delete(copy.id);
+      await rm(this.#pathOf(copy), { force: true });
     }
   }
 

@@ -14,6 +14,7 @@ export function differenceFrom(
   there: Pick<MachineSpec, 'parameters'>,
   { parameters }: Pick<MachineSpec, 'parameters'>,
 ): string | undefined {
+  if (parameters.pinned) return 'cores of its own are no part';
   const names = ['cpus', 'memoryMiB', 'memoryMaxMiB', 'diskMiB', 'network'] as const;
   const other = names.find((name) => there.parameters[name] !== parameters[name]);
   if (other === undefined) return undefined;

@@ -32,7 +32,8 @@ export async function startDomain(
     context?.token !== undefined && machine.image.metadata.format === 'kernel' && !paths.seed
       ? [`vsite.enrolment=${context.token}`]
       : [];
-  const xml = domainXml(machine, paths, installationId, network, lease?.epoch, words);
+  const placed = { ...machine, sharedCores: hosts.sharedCores(machine) };
+  const xml = domainXml(placed, paths, installationId, network, lease?.epoch, words);
   await lease?.require();
   const { definedMs } = await hosts.of(machine).start(machine.driver, machine.id, xml);
   return { definedMs, isFetched: parts.isFetched };

@@ -148,7 +148,8 @@ export class Templates implements AsyncDisposable {
     let memory: string | undefined;
     try {
       memory = await this.#copies.fileFor(id, template, this.#pathOf(template));
-      const xml = domainXml(record, paths, installationId, undefined, lease?.epoch);
+      const placed = { ...record, sharedCores: this.#options.hosts.sharedCores(record) };
+      const xml = domainXml(placed, paths, installationId, undefined, lease?.epoch);
       return await this.#local.restoreMemory(driver, id, { xml, memory });
     } catch (error) {
       if (asGridError(error)?.row.retry !== true) this.#bad.add(template.id);
