@@ -54,11 +54,20 @@ async function multiply({ layout, daemon }: Installation, count: number): Promis
   );
 }
 
+/** Resolves when what a start leaves to do is done: it marks each domain as its own. */
+async function settled({ calls }: Installation['daemon']): Promise<void> {
+  for (let before = -1, marked = 0; before !== marked;) {
+    before = calls.get('domain_set_metadata') ?? 0;
+    await sleep(settleMs);
+    marked = calls.get('domain_set_metadata') ?? 0;
+  }
+}
+
 /** What so many target systems cost that do nothing. */
 async function measure(installation: Installation, sites: readonly string[]): Promise<Cost> {
   const user = await installation.client();
   const pid = await installation.pid();
-  await sleep(settleMs);
+  await settled(installation.daemon);
   const before = await readMetrics(installation.metricsUrls.targetsystem);
   installation.daemon.calls.clear();
   const [cpu, startedMs] = [cpuMs(pid), performance.now()];
