@@ -13,9 +13,14 @@ export class HandOver extends Exchange {
   /** What the client's connection had read, and been given of the answer, when silence began to count. */
   #seen = { read: 0, bytes: 0 };
 
-  /** A body that has to be counted, or whose reader may have to be stopped, goes by a connection. */
+  /**
+   * A body that has to be counted, or whose reader may have to be stopped, goes by a connection. One that says its
+   * length has been counted by the router, and Node holds it to that.
+   */
   static fits(request: IncomingMessage, { maxBodyBytes, timeoutMs }: RouteLimits): boolean {
-    return (maxBodyBytes === undefined && timeoutMs === undefined) || !hasBody(request);
+    if (!hasBody(request)) return true;
+    const isCounted = maxBodyBytes === undefined || saysLength(request);
+    return isCounted && timeoutMs === undefined;
   }
 
   protected override begin(): void {
@@ -71,4 +76,8 @@ export class HandOver extends Exchange {
   protected override refuseBy(error: GatewayError): void {
     this.response.takeBack(() => super.refuseBy(error));
   }
+}
+
+function saysLength({ headers }: IncomingMessage): boolean {
+  return headers['content-length'] !== undefined && headers['transfer-encoding'] === undefined;
 }

@@ -20,6 +20,8 @@ export class RequestContext implements RawContext {
   readonly baseUrl: string;
   readonly url: string;
   readonly audit: Audit | undefined;
+  /** A function on its own, as the record's type says. */
+  readonly accepts: RawContext['accepts'];
   readonly #request: ServedRequest;
   readonly #response: ServerResponse;
   #signal: AbortSignal | undefined;
@@ -34,6 +36,7 @@ export class RequestContext implements RawContext {
     this.caller = caller;
     this.baseUrl = baseUrl;
     this.url = url;
+    this.accepts = (types) => preferredType(request, types);
     const { reqId } = request.logged;
     this.audit = audit && ((decision) => audit({ ...decision, reqId }));
   }
@@ -57,10 +60,6 @@ export class RequestContext implements RawContext {
   get body(): Readable {
     acceptBody(this.#request, this.#response);
     return this.#request;
-  }
-
-  accepts(types: readonly string[]): string | undefined {
-    return preferredType(this.#request, types);
   }
 }
 
