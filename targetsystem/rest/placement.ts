@@ -11,7 +11,7 @@ import {
   type Requester,
 } from '#xnjs/index.js';
 import type { Rendered } from './answers.js';
-import type { DriverOffer, Flavour, Plan, Prices, Quota } from './answers-placement.js';
+import type { DriverOffer, Flavour, HostOffer, Plan, Prices, Quota } from './answers-placement.js';
 import type { RestDeps } from './deps.js';
 
 /** `?dryRun=true`: all is checked and nothing made. Clients that put everything into the body may do so. */
@@ -36,6 +36,7 @@ export async function renderPlacement(
   networks: readonly string[];
   drivers: Rendered<typeof DriverOffer>[];
   hostLabels: string[];
+  hosts: Rendered<typeof HostOffer>[];
   quota?: Rendered<typeof Quota>[];
   prices?: Rendered<typeof Prices>;
 }> {
@@ -46,6 +47,10 @@ export async function renderPlacement(
     networks: planner.offeredNetworks,
     drivers: renderDrivers(places.list()),
     hostLabels: [...new Set(places.list().flatMap(({ labels }) => labels))].sort(),
+    hosts: places.list().map(({ name, labels, abilities }) => ({
+      ...{ name, abilities },
+      labels: [...labels],
+    })),
     // strangers have none
     ...(caller.role !== 'anonymous' && {
       quota: (await planner.quotaOf(caller.dn, requester)).map(renderQuota),

@@ -109,7 +109,7 @@ export function libvirtContainer(
     const started = performance.now();
     const { dom } = await libvirt.call('domain_define_xml_flags', { xml, flags: 0 });
     await libvirt.call('domain_create_with_flags', { dom, flags: 0 });
-    await firstByte(paths.agentSocket);
+    await firstByte(workspace.agentSocket({ id }));
     const ms = performance.now() - started;
     await libvirt.call('domain_destroy_flags', { dom, flags: 0 });
     await libvirt.call('domain_undefine_flags', { dom, flags: 0 });

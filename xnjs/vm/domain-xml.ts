@@ -30,8 +30,9 @@ export type DomainPaths = {
   readonly root?: string;
   /** Directories of this container alone, mounted over the root: guest path to host path. */
   readonly mounts?: Readonly<Record<string, string>>;
-  readonly agentSocket: string;
-  /** Where VNC listens, of a machine with a display. */
+  /** Absent: where libvirt there likes. */
+  readonly agentSocket?: string;
+  /** Where VNC listens, of a machine with a display; `libvirt`: where libvirt there likes. */
   readonly screenSocket?: string;
 };
 
@@ -134,7 +135,7 @@ function display(socket: string): XmlNode[] {
     element(
       'graphics',
       { type: 'vnc', sharePolicy: 'force-shared' },
-      element('listen', { type: 'socket', socket }),
+      element('listen', { type: 'socket', ...(socket !== 'libvirt' && { socket }) }),
     ),
     element('video', {}, element('model', { type: 'vga', vram: 16_384, heads: 1 })),
   ];

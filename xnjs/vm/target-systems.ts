@@ -8,11 +8,13 @@ import type { Target, TargetEvent, Targets } from '../target.js';
 import { Enrolments } from './context/enrolments.js';
 import type { Settled } from './job-settlements.js';
 import { withoutSettled } from './settled.js';
+import { FilesOfMachines } from './files-of-machines.js';
 import { MachineConsoles } from './machine-consoles.js';
 import { lifetimes, type LifetimesOptions } from './lifetimes.js';
 import { Machines } from './machines.js';
 import { changeParameters } from './parameters.js';
 import { ParkingOrders } from './parking-orders.js';
+import { followRecords } from './hosts/storage/follow-records.js';
 import { HostPlacement } from './hosts/host-placement.js';
 import { Planner, type Plan } from './placement/planner.js';
 import type { Quota } from './placement/quota.js';
@@ -105,7 +107,12 @@ export class TargetSystems implements Targets, AsyncDisposable {
     });
     const most = options.limits.snapshots ?? 4;
     this.snapshots = new Snapshots({ ...options, records, files, planner: this.planner, most });
-    this.consoles = new MachineConsoles({ ...options, records });
+    const machineFiles = new FilesOfMachines(options);
+    this.consoles = new MachineConsoles({ ...options, files: machineFiles, records });
+    followRecords(hosts, {
+      records: () => records.all(),
+      require: async () => await options.lease?.require(),
+    });
     this.#access = new TargetAccess({
       ...{ records, machines: this.#machines, idb: options.idb },
       used: (id) => this.#unused?.used(id),

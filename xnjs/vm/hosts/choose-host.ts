@@ -28,8 +28,10 @@ export type HostView = {
   readonly room: Room | undefined;
   /** What the machines there hold, whatever their state. */
   readonly used: Load;
-  /** It runs a machine of that image, or has run one of it that is not removed yet. */
+  /** A machine made there need not wait for its image, or finds it in the host's memory. */
   readonly hasImage: boolean;
+  /** Why no machine can be made there at present. */
+  readonly problem?: string;
 };
 
 export type Spot = { readonly host: string; readonly driver: Driver; readonly why: string };
@@ -86,6 +88,7 @@ function silence({ drivers }: Demand): string {
 /** Why a machine cannot be there; `undefined`: it can. */
 function unfit(view: HostView, demand: Demand): string | undefined {
   if (view.isDrained) return 'it is drained, and takes no new machines';
+  if (view.problem !== undefined) return view.problem;
   if (!view.isLocal && demand.localOnly !== undefined) return demand.localOnly;
   if (!view.room) return 'what it has is not known yet';
   const lacks = shortages(view.room, view.used, demand);
