@@ -101,7 +101,7 @@ export async function enrol(
   stream: ServerHttp2Stream,
 ): Promise<void> {
   try {
-    const answer = await enrolment.answer(await readBody(stream, longestEnrolment));
+    const answer = enrolment.answer(await readBody(stream, longestEnrolment));
     if (stream.destroyed) return;
     stream.respond({ ':status': 200, 'content-type': 'application/json' });
     stream.end(JSON.stringify(answer));
@@ -113,13 +113,20 @@ export async function enrol(
   }
 }
 
-async function readBody(stream: ServerHttp2Stream, longest: number): Promise<string> {
-  let body = '';
-  for await (const chunk of stream as AsyncIterable<Buffer>) {
-    body += chunk.toString('latin1');
-    if (body.length > longest) throw new Error('the message is too long');
-  }
-  return body;
+/** By events: an iterator costs an emulated machine more than what is read. */
+function readBody(stream: ServerHttp2Stream, longest: number): Promise<string> {
+  return new Promise((resolve, reject) => {
+    let body = '';
+    const add = (chunk: Buffer): void => {
+      body += chunk.toString('latin1');
+      if (body.length <= longest) return;
+      stream.off('data', add);
+      reject(new Error('the message is too long'));
+    };
+    stream.on('data', add);
+    stream.once('end', () => resolve(body));
+    stream.once('close', () => reject(new Error('the message is cut off')));
+  });
 }
 
 function text(header: string | string[] | undefined): string {

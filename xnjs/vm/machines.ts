@@ -17,7 +17,7 @@ import type { SystemRecords } from './system-records.js';
 import type { TargetBinding } from './target-binding.js';
 import type { Evidence, TargetSystem } from './target-system.js';
 import type { TargetSystemsOptions } from './target-systems-options.js';
-import type { SparePool } from './tiers/spare-pool.js';
+import type { Claimed, SparePool } from './tiers/spare-pool.js';
 import type { Templates } from './tiers/templates.js';
 import { Starting } from './tiers/starting.js';
 import type { UsageMeter } from './usage-meter.js';
@@ -184,8 +184,9 @@ export class Machines implements AsyncDisposable {
   }
 
   /** A machine that ran before became a target system's, with the link to its agent. */
-  adopt(record: TargetSystem, binding: TargetBinding): void {
-    this.#agents.adopt(record, binding);
+  adopt(claimed: Claimed): void {
+    const { record } = claimed;
+    this.#agents.adopt(claimed);
     this.#spawn(this.mark(record));
     if (this.#meter) this.#spawn(this.#meter.measure(seatOf(record), [record.id]));
   }

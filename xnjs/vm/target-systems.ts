@@ -5,6 +5,7 @@ import type { Log } from '#kernel/log.js';
 import { siteChange } from '../changes/site-change.js';
 import { Reaper } from '../reaper.js';
 import type { Target, TargetEvent, Targets } from '../target.js';
+import { enrolleesOf } from './context/enrollees.js';
 import { Enrolments } from './context/enrolments.js';
 import type { Settled } from './job-settlements.js';
 import { withoutSettled } from './settled.js';
@@ -93,12 +94,14 @@ export class TargetSystems implements Targets, AsyncDisposable {
     const enrolments =
       options.enrolment &&
       new Enrolments({
-        ...{ ...options.enrolment, records, clock, log },
-        forgetToken: (record) => options.workspace.tokens.forget(record),
+        ...{ ...options.enrolment, clock, log },
+        machines: enrolleesOf(records, () => this.#spares),
+        forgetToken: (machine) => options.workspace.tokens.forget(machine),
       });
     const parts = { ...options, ...(enrolments && { enrolments }) };
     const forPools = { ...parts, isBusy, stopping, flavours: this.planner.flavours };
-    this.#spares = options.spares && new SparePool({ ...forPools, spares: options.spares });
+    this.#spares =
+      options.spares && new SparePool({ ...forPools, records, spares: options.spares });
     this.#templates = options.warm && new Templates({ ...forPools, warm: options.warm });
     const files = new SnapshotFiles(options.workspace);
     this.#machines = new Machines(parts, {
@@ -290,11 +293,9 @@ export class TargetSystems implements Targets, AsyncDisposable {
     return record;
   }
 
-  #take({ record, binding }: Claimed): TargetSystem {
-    this.#records.show(record);
-    this.#spares?.forget(record.id);
-    this.#machines.adopt(record, binding);
-    return record;
+  #take(claimed: Claimed): TargetSystem {
+    this.#machines.adopt(claimed);
+    return claimed.record;
   }
 
   /** Changes what is not the machine's: tags, ACL, life time, what is done at its end. */

@@ -106,7 +106,7 @@ export class Starting {
     await workspace.tokens.keep(record, token);
     const given = { ...context, token };
     if (record.enrolment?.tokenHash === hashOf(token)) return { record, context: given };
-    const next = { ...record, enrolment: enrolments.issue(record, token) };
+    const next = { ...record, enrolment: enrolments.issue({ ...record, means }, token) };
     await records.save(next);
     return { record: next, context: given };
   }
