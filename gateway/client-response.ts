@@ -24,6 +24,13 @@ export class ClientResponse extends ServerResponse {
   #watcher: Watcher | undefined;
   #isHeadOpen = false;
   #isTakenBack = false;
+  #contentType: string | undefined;
+
+  /** Of the answer, once its head is written. */
+  get contentType(): string | undefined {
+    if (!this.headersSent) return undefined;
+    return this.#contentType ?? String(this.getHeader('content-type'));
+  }
 
   handOver(watcher: Watcher): void {
     this.#watcher = watcher;
@@ -69,10 +76,15 @@ export class ClientResponse extends ServerResponse {
     if (this.#isTakenBack) return this;
     if (!this.#isHeadOpen) return this.#writeHead(status, reason, headers);
     const more = typeof reason === 'string' ? headers : reason;
-    if (more) this.#setHeaders(more);
+    const isList = Array.isArray(more) && this.getHeaderNames().length === 0;
+    if (more && !isList) this.#setHeaders(more);
     this.#isHeadOpen = false;
     const { own = [], onHead } = this.#watcher ?? {};
     onHead?.();
+    if (isList) {
+      const text = typeof reason === 'string' ? reason : undefined;
+      return this.#writeHead(status, text, [...this.#shown(more), ...own]);
+    }
     for (let at = 0; at + 1 < own.length; at += 2) super.appendHeader(own[at] ?? '', own[at + 1] ?? ''); // prettier-ignore
     return this.#writeHead(status, typeof reason === 'string' ? reason : undefined, undefined);
   }
@@ -98,6 +110,19 @@ export class ClientResponse extends ServerResponse {
     if (!this.#watcher || !isUnsaid) return super.destroy(error);
     this.#watcher.onGivenUp(error);
     return this;
+  }
+
+  /** Of a list that is written as it is. */
+  #shown(list: readonly OutgoingHttpHeader[]): OutgoingHttpHeader[] {
+    const shown: OutgoingHttpHeader[] = [];
+    for (let at = 0; at + 1 < list.length; at += 2) {
+      const [name, value = ''] = [String(list[at]), list[at + 1]];
+      const lower = name.toLowerCase();
+      if (this.#watcher?.passes(lower) === false) continue;
+      if (lower === 'content-type') this.#contentType = String(value);
+      shown.push(name, value);
+    }
+    return shown;
   }
 
   /** A list may name one several times; what was set before gives way. */

@@ -52,10 +52,22 @@ export abstract class Exchange {
   }
 
   start(): void {
-    this.response.once('close', () => this.#finish());
     const { timeoutMs } = this.facts;
     if (timeoutMs !== undefined) this.#timer = setTimeout(() => this.#expire(timeoutMs), timeoutMs);
     this.begin();
+  }
+
+  /** To be called when the client has its answer, or has gone. */
+  finish(): void {
+    this.isClosed = true;
+    clearTimeout(this.#timer);
+    this.leaveSite();
+    const { request } = this;
+    if (request.complete || request.destroyed) return;
+    request.resume();
+    setTimeout(() => {
+      if (!request.complete) request.socket.destroy();
+    }, lingerMs).unref();
   }
 
   /** A stream of events has no end of its own to wait for; its client comes again. */
@@ -86,6 +98,11 @@ export abstract class Exchange {
     socket.destroy();
   }
 
+  /** To be called at regular intervals, of which the site may be silent for one or two. */
+  endIfSilent(): void {
+    // with a site behind a connection that is the connection's to find out
+  }
+
   /** Asks the site. */
   protected abstract begin(): void;
   /** Of the answer, once it has begun. */
@@ -96,7 +113,7 @@ export abstract class Exchange {
   protected abstract readonly waitsForBody: boolean;
   /** The client does not take what we have for it. */
   protected abstract readonly isStalled: boolean;
-  /** The client has its answer, or has gone. */
+  /** Of the exchange that is over. */
   protected abstract leaveSite(): void;
   /** Answers instead of the site. */
   protected refuseBy(error: GatewayError): void {
@@ -127,18 +144,6 @@ export abstract class Exchange {
     this.refuse(
       new GatewayError('SITE_UNAVAILABLE', `not finished within ${timeoutMs / 1_000} seconds`),
     );
-  }
-
-  #finish(): void {
-    this.isClosed = true;
-    clearTimeout(this.#timer);
-    this.leaveSite();
-    const { request } = this;
-    if (request.complete || request.destroyed) return;
-    request.resume();
-    setTimeout(() => {
-      if (!request.complete) request.socket.destroy();
-    }, lingerMs).unref();
   }
 }
 

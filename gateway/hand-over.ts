@@ -10,13 +10,17 @@ import type { RouteLimits } from './routes.js';
  * move then; we look at them as they pass.
  */
 export class HandOver extends Exchange {
-  #silence: NodeJS.Timeout | undefined;
-  /** What the client's connection had read when silence began to count. */
-  #read = 0;
+  /** What the client's connection had read, and been given of the answer, when silence began to count. */
+  #seen = { read: 0, bytes: 0 };
 
-  /** A body that has to be counted, or whose reader may have to be stopped, goes by a connection. */
+  /**
+   * A body that has to be counted, or whose reader may have to be stopped, goes by a connection. One that says its
+   * length has been counted by the router, and Node holds it to that.
+   */
   static fits(request: IncomingMessage, { maxBodyBytes, timeoutMs }: RouteLimits): boolean {
-    return (maxBodyBytes === undefined && timeoutMs === undefined) || !hasBody(request);
+    if (!hasBody(request)) return true;
+    const isCounted = maxBodyBytes === undefined || saysLength(request);
+    return isCounted && timeoutMs === undefined;
   }
 
   protected override begin(): void {
@@ -32,17 +36,24 @@ export class HandOver extends Exchange {
       onHead: () => (response.shouldKeepAlive &&= continued),
       onBody: (bytes) => {
         this.bytes += bytes;
-        this.#silence?.refresh();
       },
       onGivenUp: (error) => this.fail(error ?? new Error('the site hung up')),
     });
-    this.#watchSilence();
     backend.local?.handle(request, response);
   }
 
+  override endIfSilent(): void {
+    const { read, bytes } = this.#seen;
+    const { bytesRead } = this.request.socket;
+    this.#seen = { read: bytesRead, bytes: this.bytes };
+    // it has said all; a client that is slow to take it is `endIfSlow`'s
+    if (this.isClosed || this.response.writableEnded) return;
+    if (bytesRead === read && this.bytes === bytes && !this.isStalled)
+      this.fail(new Error('the site is silent'));
+  }
+
   protected override get contentType(): string | undefined {
-    const { response } = this;
-    return response.headersSent ? String(response.getHeader('content-type')) : undefined;
+    return this.response.contentType;
   }
 
   protected override endAnswer(): void {
@@ -59,22 +70,14 @@ export class HandOver extends Exchange {
   }
 
   protected override leaveSite(): void {
-    clearTimeout(this.#silence);
+    // nothing is kept of it here
   }
 
   protected override refuseBy(error: GatewayError): void {
     this.response.takeBack(() => super.refuseBy(error));
   }
+}
 
-  /** Bytes of the answer put it off; those of the request are looked at when the time is over. */
-  #watchSilence(): void {
-    const { socket } = this.request;
-    this.#read = socket.bytesRead;
-    this.#silence = setTimeout(() => {
-      // it has said all; a client that is slow to take it is `endIfSlow`'s
-      if (this.response.writableEnded) return;
-      if (socket.bytesRead !== this.#read || this.isStalled) this.#watchSilence();
-      else this.fail(new Error('the site is silent'));
-    }, this.facts.site.options.idleTimeoutMs).unref();
-  }
+function saysLength({ headers }: IncomingMessage): boolean {
+  return headers['content-length'] !== undefined && headers['transfer-encoding'] === undefined;
 }

@@ -2,6 +2,7 @@ import { randomUUID } from 'node:crypto';
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import type { Duplex } from 'node:stream';
 import { responseAfterUpgrade } from '#kernel/http/upgrade.js';
+import { Bag } from '#kernel/bag.js';
 import type { Log } from '#kernel/log.js';
 import { acmeToken, sendAcmeToken } from './acme.js';
 import type { ClientResponse } from './client-response.js';
@@ -47,10 +48,10 @@ const methods = new Set(['GET', 'HEAD', 'POST', 'PUT', 'DELETE', 'OPTIONS']);
 export class Router {
   readonly #deps: RouterDeps;
   readonly #log: Log;
-  readonly #exchanges = new Set<Exchange>();
+  readonly #exchanges = new Bag<Exchange>();
   readonly #tunnels = new Set<Duplex>();
   /** Answers to come on each connection. */
-  readonly #answers = new WeakMap<Duplex, Set<ServerResponse>>();
+  readonly #answers = new WeakMap<Duplex, Bag<ServerResponse>>();
   #underWay = 0;
   #draining = false;
   #idle: (() => void)[] = [];
@@ -65,24 +66,24 @@ export class Router {
     const asked = this.#ask(request);
     // Of a connection that is cut off Node would say so, too
     let whole = false;
-    response.once('finish', () => (whole = !request.socket.destroyed));
+    response.on('finish', () => (whole = !request.socket.destroyed));
     const { method, url } = request; // before a site gets it, with another address
     this.#underWay++;
     if (this.#draining || asked.client.outdated) response.shouldKeepAlive = false;
-    this.#endWithConnection(request.socket, response);
+    const answers = this.#answersOn(request.socket);
+    answers.add(response);
     response.once('close', () => {
-      this.#underWay--;
-      asked.site?.leave();
-      if (asked.exchange) this.#exchanges.delete(asked.exchange);
-      if (this.#underWay === 0) for (const resolve of this.#idle.splice(0)) resolve();
-      const { peer, dn } = asked.client;
+      const { reqId, client, exchange } = asked;
+      answers.delete(response);
+      this.#leave(asked);
       const { statusCode: status } = response;
       const ms = Math.round((performance.now() - startedAt) * 100) / 100;
-      const facts = { reqId: asked.reqId, peer, dn, method, path: loggedPath(url), status };
-      const bytes = asked.exchange?.bytes;
-      const site = asked.site?.name;
-      this.#log.info({ ...facts, vsite: site, ms, bytes, whole }, 'request');
-      this.#deps.onExchanged?.({ site, status, ms, bytes: bytes ?? 0 });
+      const bytes = exchange?.bytes;
+      const vsite = asked.site?.name;
+      const { peer, dn } = client;
+      const path = loggedPath(url);
+      this.#log.info({ reqId, peer, dn, method, path, status, vsite, ms, bytes, whole }, 'request');
+      this.#deps.onExchanged?.({ site: vsite, status, ms, bytes: bytes ?? 0 });
     });
     this.#orRefuse(response, asked, () => this.#dispatch(request, response, asked));
   }
@@ -109,6 +110,11 @@ export class Router {
   /** Ends exchanges whose client moved less than this since the last call. */
   endSlow(minBytes: number): void {
     for (const exchange of this.#exchanges) exchange.endIfSlow(minBytes);
+  }
+
+  /** Ends exchanges whose site has said nothing since the call before. */
+  endSilent(): void {
+    for (const exchange of this.#exchanges) exchange.endIfSilent();
   }
 
   /** No request follows those under way on their connections. */
@@ -139,17 +145,25 @@ export class Router {
   }
 
   /** Of an answer that waits behind another one's Node does not tell that its connection has ended. */
-  #endWithConnection(socket: Duplex, response: ServerResponse): void {
-    let answers = this.#answers.get(socket);
-    if (!answers) {
-      const all = new Set<ServerResponse>();
-      this.#answers.set(socket, (answers = all));
-      socket.once('close', () => {
-        for (const each of all) each.destroy().emit('close');
-      });
+  #answersOn(socket: Duplex): Bag<ServerResponse> {
+    const known = this.#answers.get(socket);
+    if (known) return known;
+    const answers = new Bag<ServerResponse>();
+    this.#answers.set(socket, answers);
+    socket.once('close', () => {
+      for (const each of answers) each.destroy().emit('close');
+    });
+    return answers;
+  }
+
+  #leave({ site, exchange }: Asked): void {
+    this.#underWay--;
+    site?.leave();
+    if (exchange) {
+      this.#exchanges.delete(exchange);
+      exchange.finish();
     }
-    const those = answers.add(response);
-    response.once('close', () => those.delete(response));
+    if (this.#underWay === 0) for (const resolve of this.#idle.splice(0)) resolve();
   }
 
   #dispatch(request: IncomingMessage, response: ClientResponse, asked: Asked): void {
@@ -176,8 +190,15 @@ export class Router {
     const { own } = asked;
     const backend = site.pick();
     const facts = {
-      ...{ reqId, client, site, backend, own, path: target.path, ownsCors: cors !== undefined },
-      ...limits,
+      reqId,
+      client,
+      site,
+      backend,
+      own,
+      path: target.path,
+      ownsCors: cors !== undefined,
+      maxBodyBytes: limits.maxBodyBytes,
+      timeoutMs: limits.timeoutMs,
       headersFor: headersFor(request, asked, site),
     };
     const Way = backend.local && HandOver.fits(request, limits) ? HandOver : Relay;

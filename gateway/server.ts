@@ -59,6 +59,7 @@ export class GatewayServer {
   #closing: Promise<void> | undefined;
   #url = '';
   #acmePort: number | undefined;
+  #silence: NodeJS.Timeout | undefined;
 
   /** @throws {@link ListenError} `ADDRESS_IN_USE`, `ConfigError` for files that cannot be read */
   static async start(config: GatewayConfig, deps: ServerDeps): Promise<GatewayServer> {
@@ -215,6 +216,8 @@ export class GatewayServer {
     );
     sweep.unref();
     this.#scope.defer(() => clearInterval(sweep));
+    this.#watchSilence();
+    this.#scope.defer(() => clearTimeout(this.#silence));
     if (acme?.httpPort !== undefined) {
       const server = createAcmeServer(() => this.#settings.acmeDir);
       this.#scope.defer(() => void server.close());
@@ -230,6 +233,15 @@ export class GatewayServer {
     this.#scope.defer(stop);
     const names = this.#sites.all().map(({ name }) => name);
     this.#log.info({ url: this.#url, sites: names }, 'gateway listens');
+  }
+
+  /** One timer for all sites: one for each request would cost more than the look. */
+  #watchSilence(): void {
+    const { idleSeconds } = this.#settings.config.upstream;
+    this.#silence = setTimeout(() => {
+      this.#router.endSilent();
+      this.#watchSilence();
+    }, idleSeconds * 1_000).unref();
   }
 
   /** @returns the port */

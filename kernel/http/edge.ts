@@ -29,6 +29,7 @@ export function restEdge(
       response.destroy();
       return;
     }
+    request.head.setOn(response);
     const body: ErrorBody = { errorMessage: error?.message ?? 'internal server error', status };
     for (const name of response.getHeaderNames())
       if (name.startsWith('content-') || name === 'etag') response.removeHeader(name);

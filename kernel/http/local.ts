@@ -1,4 +1,5 @@
 import type { IncomingMessage, RequestListener, ServerResponse } from 'node:http';
+import { Bag } from '#kernel/bag.js';
 
 /**
  * A service for a gateway in the same process: it is given the client's own requests, their headers rewritten, and
@@ -7,7 +8,7 @@ import type { IncomingMessage, RequestListener, ServerResponse } from 'node:http
 export class LocalService {
   readonly #handler: RequestListener;
   readonly #drainTimeoutMs: number;
-  readonly #answers = new Set<ServerResponse>();
+  readonly #answers = new Bag<ServerResponse>();
   #closed = false;
   #idle: (() => void) | undefined;
 
@@ -22,7 +23,7 @@ export class LocalService {
 
   handle(request: IncomingMessage, response: ServerResponse): void {
     this.#answers.add(response);
-    response.once('close', () => {
+    response.on('close', () => {
       this.#answers.delete(response);
       if (this.#answers.size === 0) this.#idle?.();
     });

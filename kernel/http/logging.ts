@@ -1,8 +1,9 @@
 import { randomUUID } from 'node:crypto';
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import type { Log } from '#kernel/log.js';
+import { AnswerHead } from './answer-head.js';
 import type { Answered } from './request-metrics.js';
-import type { Logged, ServedRequest } from './served.js';
+import { Logged, type ServedRequest } from './served.js';
 
 /** Addresses that let in whoever has them. */
 const capability = /(\/rest\/(?:files|access)\/).*/;
@@ -20,17 +21,10 @@ export function requestLogging(
 ): (request: IncomingMessage, response: ServerResponse) => ServedRequest {
   return (request, response) => {
     const startedMs = performance.now();
-    const { method, url = '' } = request; // before the router cuts it
+    const { method, url = '' } = request;
     const given = request.headers['x-request-id'];
     const reqId = typeof given === 'string' && requestId.test(given) ? given : randomUUID();
-    response.setHeader('x-request-id', reqId);
-    let own: Log | undefined;
-    const logged: Logged = {
-      reqId,
-      get log() {
-        return (own ??= log.child({ reqId }));
-      },
-    };
+    const logged = new Logged(reqId, log);
     // failures are logged by the edge, with their cause
     response.once('close', () => {
       const path = url.split('?', 1)[0]?.replace(capability, '$1…');
@@ -41,6 +35,11 @@ export function requestLogging(
       if (!onAnswered) return;
       onAnswered({ operation: logged.operation, status, ms: performance.now() - startedMs });
     });
-    return Object.assign(request, { originalUrl: url, params: {}, id: reqId, logged });
+    const served = request as ServedRequest; // with what makes it one
+    served.id = reqId;
+    served.logged = logged;
+    served.head = new AnswerHead();
+    served.head.setHeader('x-request-id', reqId);
+    return served;
   };
 }

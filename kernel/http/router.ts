@@ -3,19 +3,22 @@ import express, { type Request, type Response, type Router } from 'express';
 import type { Log } from '#kernel/log.js';
 import { sendStream } from '#kernel/net/lending-stream.js';
 import type { Audit } from '#kernel/security/audit.js';
-import { acceptBody, readJsonBody } from './body.js';
+import type { HeaderSink } from './answer-head.js';
+import { readJsonBody } from './body.js';
 import type { Caller } from './caller.js';
+import { clientLeft, RequestContext } from './context.js';
 import { restEdge } from './edge.js';
 import { preferredType, prefersHtml, toPage } from './html/negotiate.js';
 import type { PageFrame } from './html/page.js';
 import { requestLogging } from './logging.js';
 import type { Answered } from './request-metrics.js';
 import { RequestError, type Operation, type OperationFacts, type RawContext } from './operation.js';
+import { OperationTable, type FoundOperation } from './operation-table.js';
 import type { ApiInfo } from './openapi/document.js';
 import { ApiDocument, apiOperations } from './openapi/operations.js';
 import { htmlType, jsonType, type Reply } from './reply.js';
 import type { ServedRequest } from './served.js';
-import { takeOver, upgradeOf } from './upgrade.js';
+import { takeOver } from './upgrade.js';
 
 /**
  * Finds out who sends a request, {@link anonymous} when it has no credentials. May set headers of the
@@ -23,11 +26,8 @@ import { takeOver, upgradeOf } from './upgrade.js';
  */
 export type Authenticate = (
   request: IncomingMessage,
-  response: ServerResponse,
+  response: HeaderSink,
 ) => Caller | Promise<Caller>;
-
-/** Made once: every answer ends so, and an error costs a stack trace. */
-const clientLeft = new DOMException('the client has left, or has its answer', 'AbortError');
 
 /** Operations bound to what they work with. */
 export type Mount = {
@@ -68,70 +68,64 @@ export type RestOptions = {
 };
 
 /**
- * The whole REST face of a service, to be given to `listen`. Routed by express, without its application, which would
- * give each request and answer another prototype: that alone costs more than the rest of the way.
+ * The whole REST face of a service, to be given to `listen`. Operations are found by a table of their own; express has
+ * what is left, other methods and other paths: its router, without its application, which would give each request and
+ * answer another prototype.
  */
 export function createRestApp(options: RestOptions): RequestListener {
   const { mounts: given, authenticate, externalUrl, log, audit, api, onAnswered } = options;
   const start = given[0]?.prefix ?? '';
   const mounts = api ? withDocument(given, api) : given;
-  const app = express.Router({ caseSensitive: true });
-  for (const { start: below, operations } of groupsOf(mounts)) {
-    const group = express.Router({ caseSensitive: true });
-    for (const { operation, path } of operations) {
-      const verb = operation.method.toLowerCase() as Lowercase<typeof operation.method>;
-      group[verb](path, (request: Request, response: Response) =>
-        serve(operation, { authenticate, audit, frameOf }, toServed(request), response),
-      );
-    }
-    app.use(below, group);
-  }
-  refuseTheRest(app, mounts);
+  const table = new OperationTable(mounts.flatMap(toServable));
+  const rest = refuseTheRest(mounts);
   const begin = requestLogging(log, onAnswered);
+  const baseUrlOf = baseUrls(externalUrl);
   const fail = restEdge(frameOf);
+  const serving: Serving = { authenticate, audit, frameOf };
   return (request, response) => {
     const served = begin(request, response);
-    // Node's own are all that the router needs
-    app(served as unknown as Request, response as Response, (error: unknown) =>
-      fail(error, served, response),
-    );
+    const refused = (error: unknown): void => fail(error, served, response);
+    try {
+      const found = table.find(request.method, pathOf(request));
+      if (found) serve(found, serving, served, response).catch(refused);
+      // Node's own are all that the router needs
+      else rest(request as Request, response as Response, refused);
+    } catch (error) {
+      refused(error);
+    }
   };
 
   function frameOf(request: ServedRequest): PageFrame {
-    const baseUrl = baseUrlOf(request, externalUrl);
+    const baseUrl = baseUrlOf(request);
     const { caller } = request;
     return { baseUrl, url: baseUrl + pathOf(request).replace(/\/+$/, ''), caller, start };
   }
 }
 
-function toServed(request: Request): ServedRequest {
-  return request as unknown as ServedRequest; // it came in as one
-}
-
 /** Of an address in full, too (RFC 9112, 3.2.2). */
-function pathOf({ originalUrl }: ServedRequest): string {
-  const path = originalUrl.startsWith('/')
-    ? originalUrl
-    : originalUrl.replace(/^[a-z]+:\/\/[^/?#]*/i, '');
-  return path.split(/[?#]/, 1)[0] ?? '';
+function pathOf({ url = '' }: IncomingMessage): string {
+  const path = url.startsWith('/') ? url : url.replace(/^[a-z]+:\/\/[^/?#]*/i, '');
+  const end = path.search(/[?#]/);
+  return end < 0 ? path : path.slice(0, end);
 }
 
-type Group = {
-  readonly start: string;
-  readonly operations: { readonly operation: MountedOperation; readonly path: string }[];
+type Servable = MountedOperation & {
+  /** By which it is logged and counted. */
+  readonly label: string;
+  /** What is JSON for programs is a page for people. */
+  readonly isPaged: boolean;
+  readonly offered: readonly string[];
 };
 
-/** In their order; by how their paths begin, so that a request is compared with those of one resource only. */
-function groupsOf(mounts: readonly Mount[]): Group[] {
-  const groups: Group[] = [];
-  for (const { prefix, operations } of mounts)
-    for (const operation of operations) {
-      const [element = ''] = /^\/[\w.-]+(?=\/|$)/.exec(operation.path) ?? [];
-      const start = prefix + element;
-      if (groups.at(-1)?.start !== start) groups.push({ start, operations: [] });
-      groups.at(-1)?.operations.push({ operation, path: operation.path.slice(element.length) || '/' }); // prettier-ignore
-    }
-  return groups;
+function toServable({ prefix, operations }: Mount) {
+  return operations.map((operation) => {
+    const { method, path, produces = [jsonType] } = operation;
+    const isPaged = method === 'GET' && produces.includes(jsonType) && !produces.includes(htmlType);
+    const offered = isPaged ? [...produces, htmlType] : produces;
+    const label = `${method} ${path}`;
+    const servable: Servable = { ...operation, label, isPaged, offered };
+    return { method, path: prefix + path, operation: servable };
+  });
 }
 
 type Serving = {
@@ -142,59 +136,26 @@ type Serving = {
 
 /** One request, from who sends it to the answer. */
 async function serve(
-  operation: MountedOperation,
+  { operation, params }: FoundOperation<Servable>,
   { authenticate, audit, frameOf }: Serving,
   request: ServedRequest,
   response: ServerResponse,
 ): Promise<void> {
-  const { logged } = request;
-  logged.operation = `${operation.method} ${operation.path}`;
-  const caller = await authenticate(request, response);
+  const { isPaged, offered, label } = operation;
+  request.logged.operation = label;
+  const caller = await authenticate(request, request.head);
   request.caller = caller; // for the page of an error
-  const { method, produces = [jsonType] } = operation;
-  // what is JSON for programs is a page for people
-  const isPaged = method === 'GET' && produces.includes(jsonType) && !produces.includes(htmlType);
-  const offered = isPaged ? [...produces, htmlType] : [...produces];
-  if (method === 'GET' && preferredType(request, offered) === undefined)
+  if (operation.method === 'GET' && preferredType(request, offered) === undefined) {
+    const { produces = [jsonType] } = operation;
     throw new RequestError('NOT_ACCEPTABLE', `available as ${produces.join(', ')}`);
-  const input = await readInput(operation, request, response);
+  }
+  const input = await readInput(operation, params, request, response);
   const { baseUrl, url } = frameOf(request);
-  let signal: AbortSignal | undefined;
-  const context: RawContext = {
-    caller,
-    baseUrl,
-    url,
-    get log() {
-      return logged.log;
-    },
-    audit: audit && ((decision) => audit({ ...decision, reqId: logged.reqId })),
-    // most never ask for it
-    get signal() {
-      return (signal ??= closingOf(response));
-    },
-    headers: request.headers,
-    upgrade: upgradeOf(request),
-    get body() {
-      acceptBody(request, response);
-      return request;
-    },
-    accepts: (types) => preferredType(request, types),
-  };
+  const context = new RequestContext(request, response, { caller, baseUrl, url, audit });
   const reply = await operation.handle(input, context);
-  if (isPaged) response.setHeader('vary', 'Accept');
-  await send(
-    isPaged && prefersHtml(request) ? toPage(reply, frameOf(request), operation) : reply,
-    request,
-    response,
-  );
-}
-
-/** Aborted when the client has left, or has its answer. */
-function closingOf(response: ServerResponse): AbortSignal {
-  const left = new AbortController();
-  if (response.destroyed) left.abort(clientLeft);
-  else response.once('close', () => left.abort(clientLeft));
-  return left.signal;
+  if (isPaged) request.head.setHeader('vary', 'Accept');
+  const isPage = isPaged && prefersHtml(request);
+  await send(isPage ? toPage(reply, frameOf(request), operation) : reply, request, response);
 }
 
 /** The document's own operations are in it, too. */
@@ -208,23 +169,30 @@ function withDocument(mounts: readonly Mount[], info: ApiInfo): readonly Mount[]
 }
 
 /** What no operation is there for: another method of a known path, or nothing at all. */
-function refuseTheRest(app: Router, mounts: readonly Mount[]): void {
+function refuseTheRest(mounts: readonly Mount[]): Router {
+  const rest = express.Router({ caseSensitive: true });
   for (const [path, methods] of methodsByPath(mounts))
-    app.all(path, (request, _response, next) => {
+    rest.all(path, (request, _response, next) => {
       (toServed(request).allowed ??= []).push(...methods);
       next();
     });
-  app.use((request, response) => {
+  rest.use((request, response) => {
     const { allowed: methods = [] } = toServed(request);
     if (methods.length === 0) throw new RequestError('NOT_FOUND', 'no such resource');
     response.setHeader('allow', [...new Set(methods)].join(', '));
     throw new RequestError('METHOD_NOT_ALLOWED', `allowed here: ${methods.join(', ')}`);
   });
+  return rest;
+}
+
+function toServed(request: Request): ServedRequest {
+  return request as unknown as ServedRequest; // it came in as one
 }
 
 /** Path, query and JSON body in one. The path wins: it is what was routed and what shows in logs. */
 async function readInput(
   { body, bodyLimit, converters }: MountedOperation,
+  params: Readonly<Record<string, string>>,
   request: ServedRequest,
   response: ServerResponse,
 ): Promise<object> {
@@ -234,7 +202,7 @@ async function readInput(
   const twice = Object.keys(query).find((name) => Object.hasOwn(members, name));
   if (twice !== undefined)
     throw new RequestError('BAD_REQUEST', `${twice}: given in the query and in the body`);
-  return { ...query, ...members, ...pathParameters(request) };
+  return { ...query, ...members, ...params };
 }
 
 async function send(reply: Reply, request: ServedRequest, response: ServerResponse): Promise<void> {
@@ -243,14 +211,21 @@ async function send(reply: Reply, request: ServedRequest, response: ServerRespon
     if (typeof body === 'object') body.destroy();
     throw clientLeft;
   }
+  const { head } = request;
+  for (const name in headers) {
+    const value = headers[name];
+    if (value !== undefined) head.setHeader(name, value);
+  }
+  if (typeof body === 'string') {
+    head.setHeader('content-length', Buffer.byteLength(body));
+    response.writeHead(status, head.list).end(request.method === 'HEAD' ? undefined : body);
+    return;
+  }
+  // a stream that fails at once is no answer yet
   response.statusCode = status;
-  for (const [name, value] of Object.entries(headers))
-    if (value !== undefined) response.setHeader(name, value);
+  head.setOn(response);
   if (upgrade) takeOver(upgrade, request, response);
-  else if (typeof body === 'string') {
-    response.setHeader('content-length', Buffer.byteLength(body));
-    response.end(request.method === 'HEAD' ? undefined : body);
-  } else if (body === undefined || request.method === 'HEAD') {
+  else if (body === undefined || request.method === 'HEAD') {
     body?.destroy();
     response.end();
   } else {
@@ -258,14 +233,7 @@ async function send(reply: Reply, request: ServedRequest, response: ServerRespon
   }
 }
 
-function pathParameters({ params }: ServedRequest): Record<string, string> {
-  const all: Record<string, string> = {};
-  for (const [name, value] of Object.entries(params))
-    all[name] = Array.isArray(value) ? value.join('/') : value;
-  return all;
-}
-
-function queryParameters({ originalUrl: url }: ServedRequest): Record<string, string> {
+function queryParameters({ url = '' }: ServedRequest): Record<string, string> {
   const at = url.indexOf('?');
   if (at < 0) return {};
   const entries = [...new URLSearchParams(url.slice(at + 1))];
@@ -277,11 +245,18 @@ function queryParameters({ originalUrl: url }: ServedRequest): Record<string, st
   return Object.fromEntries(entries);
 }
 
-/** The gateway says under which address the client reached it (unicore-rest 1.2). */
-function baseUrlOf({ headers }: ServedRequest, externalUrl: string): string {
-  const gateway = headers['x-unicore-gateway'];
-  const usable = typeof gateway === 'string' && /^https?:\/\/[\w.:[\]/~%-]{1,512}$/.test(gateway);
-  return (usable ? gateway : externalUrl).replace(/\/+$/, '');
+/** The gateway says under which address the client reached it (unicore-rest 1.2): mostly the same as before. */
+function baseUrls(externalUrl: string): (request: IncomingMessage) => string {
+  const external = externalUrl.replace(/\/+$/, '');
+  let last = { gateway: '', baseUrl: external };
+  return ({ headers }) => {
+    const gateway = headers['x-unicore-gateway'];
+    if (typeof gateway !== 'string') return external;
+    if (gateway === last.gateway) return last.baseUrl;
+    const usable = /^https?:\/\/[\w.:[\]/~%-]{1,512}$/.test(gateway);
+    last = { gateway, baseUrl: usable ? gateway.replace(/\/+$/, '') : external };
+    return last.baseUrl;
+  };
 }
 
 function methodsByPath(mounts: readonly Mount[]): Map<string, string[]> {

@@ -73,8 +73,9 @@ export function auditToLog(log: Log): Audit {
     if (what === 'login' && allowed) child.info(toLine(decision), 'caller accepted');
     else if (what === 'login') child.warn(toLine(decision), 'caller refused');
     else if (what === 'enrolment') child.warn(toLine(decision), 'machine refused');
-    else if (allowed) child.debug(toLine(decision), 'access granted');
-    else child.warn(toLine(decision), 'access refused');
+    else if (!allowed) child.warn(toLine(decision), 'access refused');
+    // with each request: not even made where nobody reads it
+    else if (child.isLevelEnabled('debug')) child.debug(toLine(decision), 'access granted');
   };
 }
 

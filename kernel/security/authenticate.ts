@@ -1,6 +1,7 @@
 import type { X509Certificate } from 'node:crypto';
-import type { IncomingMessage, ServerResponse } from 'node:http';
+import type { IncomingMessage } from 'node:http';
 import { errorText, GridError } from '#kernel/errors.js';
+import type { HeaderSink } from '#kernel/http/answer-head.js';
 import { anonymous as anonymousCaller } from '#kernel/http/caller.js';
 import type { Log } from '#kernel/log.js';
 import {
@@ -58,7 +59,7 @@ export type AuthenticatorDeps = {
  */
 export type Authenticate = (
   request: IncomingMessage,
-  response: Pick<ServerResponse, 'setHeader'>,
+  response: HeaderSink,
 ) => Promise<AuthenticatedCaller>;
 
 /** Recognises one kind of credentials; throws if they are that kind and wrong. */

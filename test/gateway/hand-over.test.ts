@@ -2,6 +2,7 @@ import assert from 'node:assert/strict';
 import { once } from 'node:events';
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import { Readable } from 'node:stream';
+import { text as readText } from 'node:stream/consumers';
 import { pipeline } from 'node:stream/promises';
 import { after, before, describe, it } from 'node:test';
 import { z } from 'zod';
@@ -18,7 +19,10 @@ describe('a service that is handed the client’s own request and answer', () =>
   let answer: (request: IncomingMessage, response: ServerResponse) => void;
   before(async () => {
     rig = await startRig((request, response) => answer(request, response), {
-      routes: [{ path: '/short', seconds: 0.2, bodyBytes: 10 }],
+      routes: [
+        { path: '/short', seconds: 0.2, bodyBytes: 10 },
+        { path: '/bounded', bodyBytes: 10 },
+      ],
       cors: { origins: ['https://portal.example'] },
     });
   });
@@ -102,6 +106,20 @@ describe('a service that is handed the client’s own request and answer', () =>
     assert.equal((await rig.request({ ...asked, body: 'x'.repeat(100_000) })).status, 413);
     assert.ok(read < 100_000);
     assert.equal((await rig.request({ ...asked, body: 'short' })).status, 200);
+  });
+  it('gets a body itself that says how long it is, if that is within the bound', async () => {
+    let seen: unknown;
+    answer = (request, response) =>
+      void readText(request).then((body) => {
+        seen = ['encrypted' in request.socket, body];
+        response.end();
+      });
+    const asked = { path: '/VSITE/bounded', method: 'POST' } as const;
+    const headers = { 'content-length': '5' };
+    assert.equal((await rig.request({ ...asked, headers, body: 'short' })).status, 200);
+    assert.deepEqual(seen, [true, 'short']);
+    const tooLong = { 'content-length': '11' };
+    assert.equal((await rig.request({ ...asked, headers: tooLong, body: 'x'.repeat(11) })).status, 413); // prettier-ignore
   });
   it('has its bytes counted in the log', async () => {
     answer = (_request, response) => {
