@@ -56,6 +56,7 @@ export {
   readParameterChange,
   type MachineSize,
 } from './vm/machine-size.js';
+export { readImageParameters } from './vm/image-parameters.js';
 export { readOwnContext } from './vm/context/own-context.js';
 export type { IdbApplication, IdbResource } from '#imagerepo/contract.js';
 export type { Idb } from './idb/idb.js';

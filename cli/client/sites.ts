@@ -2,6 +2,7 @@ import type { z } from 'zod';
 import type { Site as SiteAnswer } from '#targetsystem/rest/answers.js';
 import { GridError } from '#kernel/errors.js';
 import { drawTimeline, lastMark } from '../quickstart/timeline.js';
+import { assignments } from './assignments.js';
 import { printPlan } from './offer.js';
 import { printJson, printRows, tell } from './print.js';
 import type { Session } from './profile.js';
@@ -16,6 +17,7 @@ export type NewSite = {
   readonly network?: string;
   readonly flavour?: string;
   readonly hostLabel?: readonly string[];
+  readonly set?: readonly string[];
   readonly until?: string;
   readonly tag?: readonly string[];
 };
@@ -73,7 +75,8 @@ export async function planSite(
 }
 
 function wishOf(image: Wanted, options: NewSite) {
-  const { cpus, memory, disk, network, flavour, hostLabel = [], until, tag = [] } = options;
+  const { cpus, memory, disk, network, flavour, hostLabel = [], set = [] } = options;
+  const { until, tag = [] } = options;
   const parameters = {
     ...(cpus && { cpus }),
     ...(memory && { memoryMiB: memory }),
@@ -84,6 +87,7 @@ function wishOf(image: Wanted, options: NewSite) {
     ...{ image, parameters, tags: [...tag] },
     ...(flavour !== undefined && { flavour }),
     ...(hostLabel.length > 0 && { hostLabels: [...hostLabel] }),
+    ...(set.length > 0 && { imageParameters: assignments('--set', set) }),
     ...(until !== undefined && { terminationTime: until }),
   };
 }

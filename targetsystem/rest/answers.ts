@@ -149,6 +149,11 @@ export const Account = z.object({
 });
 export const Accounting = z.object({ accounting: z.array(Account), total: z.number() });
 
+/** Of a machine: what its owner has decided about it, and defaults. */
+export const imageParameters = z
+  .record(z.string(), z.union([z.string(), z.number(), z.boolean()]))
+  .describe("Values for the parameters that the image's metadata declare");
+
 export const Site = z
   .object({
     ...owned,
@@ -168,6 +173,7 @@ export const Site = z
       .describe(
         'What the machine has; memoryMaxMiB, network and its resource controls if there are',
       ),
+    imageParameters: imageParameters.optional(),
     start: z
       .object({ tier: z.enum(['spare', 'warm', 'cold', 'fetch']), reason: text })
       .optional()
@@ -206,6 +212,10 @@ export const Site = z
         unappliedParameters: texts
           .optional()
           .describe('Changed, and not confirmed by the hypervisor yet'),
+        setup: z
+          .object({ problem: text.optional() })
+          .optional()
+          .describe('What came of giving it its parameters; absent: it was not told yet'),
         guest: z.unknown().optional().describe('What the machine says of itself'),
       })
       .describe('The machine'),

@@ -97,6 +97,7 @@ export function renderPlan(
     placement,
     flavour,
     parameters,
+    imageParameters,
     terminationMs,
     ...estimate
   }: Estimate,
@@ -108,6 +109,7 @@ export function renderPlan(
     ...{ driver, host, placement },
     ...(flavour !== undefined && { flavour }),
     parameters,
+    ...(imageParameters && { imageParameters }),
     ...(terminationMs !== undefined && { terminationTime: formatDate(terminationMs) }),
     quota: estimate.quotaAfter.map(renderQuota),
     cost: { ...(currency !== undefined && { currency }), ...estimate.cost },

@@ -101,6 +101,7 @@ export function renderSite(
     image: renderImage(system),
     ...(flavour !== undefined && { flavour }),
     parameters: system.parameters,
+    ...(system.imageParameters && { imageParameters: system.imageParameters }),
     start: system.start,
     countsFor,
     ...(usage && { usage: renderUsage(usage) }),
@@ -162,9 +163,14 @@ function renderMachine(
     ...{ recovery, generation },
     ...{ endAction: system.endAction ?? 'destroy', idle: system.idle },
     undertaking: system.undertaking?.do,
+    ...(system.setup && { setup: renderSetup(system.setup) }),
     guest: facts,
     unappliedParameters: unapplied,
   };
+}
+
+function renderSetup({ problem }: NonNullable<TargetSystem['setup']>) {
+  return { ...(problem !== undefined && { problem }) };
 }
 
 function renderViews({ views = {} }: TargetSystem, heard: Heard) {

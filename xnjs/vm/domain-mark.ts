@@ -41,6 +41,7 @@ const MarkedRecord = z.object({
   limits: z.record(z.string(), z.number()).optional(),
   countsFor: z.object({ vo: z.string().optional(), group: z.string().optional() }).optional(),
   card: z.looseObject({ kind: z.string(), mac: z.string() }).optional(),
+  imageParameters: z.record(z.string(), z.union([z.string(), z.number(), z.boolean()])).optional(),
 });
 export type MarkedRecord = Pick<
   TargetSystem,
@@ -59,6 +60,7 @@ export type MarkedRecord = Pick<
   | 'limits'
   | 'countsFor'
   | 'card'
+  | 'imageParameters'
 >;
 
 /** @param prefix of the namespace; without one, libvirt adds it */
@@ -74,6 +76,7 @@ export function markElement(
     return element(`${prefix}domain`, { ...xmlns, installation, owner: '', epoch, generation: 1 });
   const { id, ownerDn, image, parameters, driver, tags, jobId, acl } = system;
   const { createdMs, terminationMs, generation = 1, flavour, limits, countsFor, card } = system;
+  const { imageParameters } = system;
   const record: MarkedRecord = {
     ...{ id, ownerDn, image, parameters, driver, tags, createdMs, generation },
     ...(jobId !== undefined && { jobId }),
@@ -83,6 +86,7 @@ export function markElement(
     ...(limits && { limits }),
     ...(countsFor && { countsFor }),
     ...(card && { card }),
+    ...(imageParameters && { imageParameters }),
   };
   // not every character of a name or a tag is one of XML
   const owner = ownerDn.replace(/\p{C}/gu, '?');

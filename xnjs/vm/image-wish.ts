@@ -2,6 +2,7 @@ import { z } from 'zod';
 import { describeIssues } from '#kernel/config.js';
 import type { HostLabels } from './hosts/host-placement.js';
 import { parseHostLabels } from './hosts/labels.js';
+import { readImageParameters, type ImageParameterWish } from './image-parameters.js';
 import { VmError } from './state.js';
 
 const word = z
@@ -45,6 +46,9 @@ export const imageResources = [
   'OperatingSystemVersion',
   'CPUArchitecture',
 ] as const;
+
+/** What of a job description, at its top or among its resources, is about its machine only. */
+export const machineMembers = ['Image', 'Flavour', 'HostLabels', 'ImageParameters'] as const;
 
 /** As job descriptions and JSDL call them. */
 const aliases: Readonly<Record<string, string>> = {
@@ -136,10 +140,18 @@ export function readHostLabels(
   return parseHostLabels(field, wish);
 }
 
+/** Values for the image of a job's machine. @throws as {@link readImageWish} */
+export function readJobImageParameters(
+  description: Readonly<Record<string, unknown>>,
+): ImageParameterWish | undefined {
+  const [field, wish] = findMember(description, 'ImageParameters');
+  return readImageParameters(field, wish);
+}
+
 /** At the top of a job description, else among its resources; where it was found, and what. */
 function findMember(
   description: Readonly<Record<string, unknown>>,
-  name: 'Image' | 'Flavour' | 'HostLabels',
+  name: (typeof machineMembers)[number],
 ): [field: string, wish: unknown] {
   const { [name]: top, Resources: resources } = description;
   const inner = isMap(resources) ? resources[name] : undefined;

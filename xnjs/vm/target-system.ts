@@ -1,8 +1,10 @@
 import type { ImageRecord, NetworkKind } from '#imagerepo/contract.js';
 import type { AgentFacts } from '#tsi/protocol/facts.js';
+import type { SetupReport } from '#tsi/protocol/machine-setup.js';
 import type { IdbSubject } from '../idb/idb.js';
 import type { EnrolmentRecord } from './context/enrolments.js';
 import type { OwnContext } from './context/own-context.js';
+import type { ImageParameters } from './image-parameters.js';
 import type { Parked } from '../job/put-off.js';
 import type { Asked, MachineSize } from './machine-size.js';
 import type { NetworkCard } from './network-card.js';
@@ -91,6 +93,10 @@ export type TargetSystem = {
   readonly limits?: Controls & { readonly maxLifetimeSeconds?: number | undefined };
   /** On whose quota it counts, beside its owner's and the site's. */
   readonly countsFor?: CountsFor;
+  /** Values for the parameters that its image declares. */
+  readonly imageParameters?: ImageParameters;
+  /** What came of giving its machine what it is to have; absent: it was not told yet, or has nothing to do. */
+  readonly setup?: SetupReport;
   /** Why it is made from this image. */
   readonly choice?: string;
   /** Changes of parameters that the hypervisor has not confirmed yet. */

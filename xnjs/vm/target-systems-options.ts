@@ -8,6 +8,7 @@ import type { Hosts } from './hosts/hosts.js';
 import type { MachineNetworks } from './machine-networks.js';
 import type { MachineObserver } from './machine-observer.js';
 import type { ImageSearch, ImageSource } from './image-source.js';
+import type { ImageParameterWish } from './image-parameters.js';
 import type { ImageWish } from './image-wish.js';
 import type { MachineSize } from './machine-size.js';
 import type { SiteLimits } from './placement/flavours.js';
@@ -98,6 +99,8 @@ export type NewTargetSystem = {
   /** A size by name; absent: the site's default. */
   readonly flavour?: string;
   readonly parameters: MachineSize;
+  /** Values for what the image's metadata declare. */
+  readonly imageParameters?: ImageParameterWish | undefined;
   /** For the set-up of the machine. */
   readonly context?: OwnContext;
   /** What its host must have. */

@@ -9,4 +9,6 @@ export type MachineContext = {
   /** By which it proves that, once; absent: it gets it otherwise, or not at all. */
   readonly token?: string;
   readonly own?: OwnContext;
+  /** For programs that are no jobs. */
+  readonly variables?: Readonly<Record<string, string>>;
 };

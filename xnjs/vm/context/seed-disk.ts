@@ -6,7 +6,7 @@ import { runTool, whole } from '../whole-files.js';
 import { agentScript } from './agent-script.js';
 import type { MachineContext } from './machine-context.js';
 
-/** The smallest that `mkfs.fat` makes well, and more than the longest user data. */
+/** The smallest that `mkfs.fat` makes well, and more than the longest user data and parameters. */
 const seedBytes = 1_048_576;
 
 /** Of this machine of a target system; the next one gets another. */
@@ -47,7 +47,7 @@ export async function makeSeedDisk(
 /** By name, as NoCloud wants them. */
 export function seedFiles(
   { image: { metadata } }: Pick<MachineSpec, 'image'>,
-  { name, hostName, token, own }: MachineContext,
+  { name, hostName, token, own, variables }: MachineContext,
 ): Record<'meta-data' | 'user-data' | 'network-config', string> {
   const { tsi, contextualisation } = metadata;
   const hasNetwork = tsi.transport === 'tcp';
@@ -64,7 +64,10 @@ export function seedFiles(
         : {},
     }),
     'user-data': multipart([
-      { type: 'text/cloud-boothook', text: agentScript({ name, token, tsi, contextualisation }) },
+      {
+        type: 'text/cloud-boothook',
+        text: agentScript({ name, token, tsi, contextualisation, variables }),
+      },
       ...(own?.userData === undefined ? [] : [{ type: 'text/plain', text: own.userData }]),
     ]),
   };

@@ -5,6 +5,7 @@ import { requireContext } from '../context/own-context.js';
 import type { Spot } from '../hosts/choose-host.js';
 import type { HostPlacement, Placed } from '../hosts/host-placement.js';
 import type { Hosts } from '../hosts/hosts.js';
+import { chooseImageParameters, type ImageParameters } from '../image-parameters.js';
 import type { ImageSearch } from '../image-source.js';
 import type { NewTargetSystem } from '../target-systems-options.js';
 import { chooseDriver, chooseParameters } from '../parameters.js';
@@ -60,6 +61,8 @@ export type Plan = {
   readonly placement: string;
   readonly flavour?: string;
   readonly parameters: TargetSystem['parameters'];
+  /** Absent: the image has none. */
+  readonly imageParameters?: ImageParameters;
   readonly limits?: NonNullable<TargetSystem['limits']>;
   readonly terminationMs?: number;
   readonly countsFor: CountsFor;
@@ -113,6 +116,7 @@ export class Planner {
     const { image, why } = await this.#choose(wish, bounds);
     requireNetwork(image.metadata.tsi, network);
     requireContext(image.metadata, wish.context, agentDisk !== undefined);
+    const imageParameters = chooseImageParameters(image.metadata, wish.imageParameters);
     const { parameters: asked, atLeast } = wish;
     const size = atLeast === true ? roomyEnough(asked, image.metadata) : asked;
     const place = this.#place(image, wish, (driver) =>
@@ -123,6 +127,7 @@ export class Planner {
     return {
       ...{ image, why },
       ...place,
+      ...(imageParameters && { imageParameters }),
       ...(bounds.flavour !== undefined && {
         flavour: bounds.flavour,
         limits: { ...bounds.controls, maxLifetimeSeconds: bounds.lifetimeSeconds.max },
