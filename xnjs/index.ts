@@ -36,6 +36,8 @@ export { Storages, type StorageChange } from './storage/storages.js';
 export type { AclEntry } from './tsi/tsi.js';
 export type { Snapshot } from './vm/snapshots/snapshot.js';
 export { newImage, type SavedImages } from './vm/snapshots/saved-images.js';
+export type { Volume } from './vm/volumes/volume.js';
+export { readVolumes, volumeName, volumeSizeMiB } from './vm/volumes/volume-wish.js';
 export type { Usage, UsageOfOwner } from './vm/usage.js';
 export type { TargetSystems } from './vm/target-systems.js';
 export { isUsable } from './vm/state.js';

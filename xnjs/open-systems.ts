@@ -19,6 +19,7 @@ import { createRecordStores } from './persistence/sql-record-store.js';
 import { createStartStore } from './persistence/sql-start-store.js';
 import { createTargetStores } from './persistence/sql-target-store.js';
 import { createUsageStore } from './persistence/sql-usage-store.js';
+import { createVolumeStore } from './persistence/sql-volume-store.js';
 import { openEnrolment } from './vm/context/open-enrolment.js';
 import type { Hosts } from './vm/hosts/hosts.js';
 import type { HttpImageSource } from './vm/http-image-source.js';
@@ -82,6 +83,14 @@ export async function openSystems(
       ...(maxFrozenSeconds !== undefined && { maxFrozenMs: maxFrozenSeconds * 1_000 }),
       recovery: targetSystems.recovery,
       limits: targetSystems.limits,
+      volumes: {
+        store: createVolumeStore(database, lease),
+        limits: {
+          volumes: targetSystems.limits.volumes,
+          volumeMiB: targetSystems.limits.volumeMiB,
+          perUser: targetSystems.limits.volumesPerUser,
+        },
+      },
       usage: {
         store: createUsageStore(database),
         intervalMs: targetSystems.usageSeconds * 1_000,

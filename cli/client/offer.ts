@@ -40,6 +40,7 @@ export function printPlan(plan: z.output<typeof Plan>, asJson: boolean): void {
     image.why,
     `host ${placement}`,
     `${driver}${flavour === undefined ? '' : `, flavour ${flavour}`}: ${size.join(', ')}`,
+    ...(plan.volumes ?? []).map(({ name, sizeMiB, path }) => `${name} ${sizeMiB} MiB at ${path}`),
     ...(values.length > 0 ? [values.map((pair) => pair.join('=')).join(' ')] : []),
     plan.terminationTime === undefined ? 'until it is deleted' : `until ${plan.terminationTime}`,
     costText(cost),

@@ -7,6 +7,7 @@ import { printPlan } from './offer.js';
 import { printJson, printRows, tell } from './print.js';
 import type { Session } from './profile.js';
 import { deleteAndWait, idOf, listPaths, pathOf, pollUntil } from './resources.js';
+import { volumeWish } from './volumes.js';
 
 type Site = z.output<typeof SiteAnswer>;
 
@@ -18,6 +19,7 @@ export type NewSite = {
   readonly flavour?: string;
   readonly hostLabel?: readonly string[];
   readonly set?: readonly string[];
+  readonly volume?: readonly string[];
   readonly until?: string;
   readonly tag?: readonly string[];
 };
@@ -76,7 +78,7 @@ export async function planSite(
 
 function wishOf(image: Wanted, options: NewSite) {
   const { cpus, memory, disk, network, flavour, hostLabel = [], set = [] } = options;
-  const { until, tag = [] } = options;
+  const { until, tag = [], volume = [] } = options;
   const parameters = {
     ...(cpus && { cpus }),
     ...(memory && { memoryMiB: memory }),
@@ -88,6 +90,7 @@ function wishOf(image: Wanted, options: NewSite) {
     ...(flavour !== undefined && { flavour }),
     ...(hostLabel.length > 0 && { hostLabels: [...hostLabel] }),
     ...(set.length > 0 && { imageParameters: assignments('--set', set) }),
+    ...(volume.length > 0 && { volumes: volume.map(volumeWish) }),
     ...(until !== undefined && { terminationTime: until }),
   };
 }

@@ -8,6 +8,7 @@ import {
   readImageParameters,
   readMachineSize,
   readOwnContext,
+  readVolumes,
   type TargetSystem,
 } from '#xnjs/index.js';
 import type { RestDeps } from './deps.js';
@@ -24,6 +25,8 @@ const values = z.record(z.string().max(256), z.unknown());
 const hostLabels = z.unknown().optional();
 /** Values for what the image's metadata declare, by name. */
 const imageParameters = z.unknown().optional();
+/** A list of disks of its own. */
+const volumes = z.unknown().optional();
 /** UCC sends `parameters: {}` and no image; the others may also be among the parameters. */
 export const newSite = {
   /** Id, name or `name:version`; or what it must have, as jobs say it. */
@@ -33,7 +36,8 @@ export const newSite = {
   /** What the host must have. */
   hostLabels,
   imageParameters,
-  parameters: values.and(z.object({ image, flavour, hostLabels, imageParameters })).default({}),
+  volumes,
+  parameters: values.and(z.object({ image, flavour, hostLabels, imageParameters, volumes })).default({}),
   /** As a job would ask for them: `CPUs`, `Memory`, … */
   resources: values.default({}),
   terminationTime: dateText.optional(),
@@ -49,7 +53,7 @@ export async function createSite(
   const { systems, defaultImage } = deps;
   const { image: otherImage, flavour: otherFlavour, ...others } = input.parameters;
   const { sshKeys, userData, hostLabels: otherLabels, ...rest } = others;
-  const { imageParameters: otherValues, ...parameters } = rest;
+  const { imageParameters: otherValues, volumes: otherVolumes, ...parameters } = rest;
   const context = readOwnContext('parameters', { sshKeys, userData });
   const image = input.image ?? otherImage ?? defaultImage;
   if (image === undefined)
@@ -66,6 +70,8 @@ export async function createSite(
     imageParameters:
       readImageParameters('imageParameters', input.imageParameters) ??
       readImageParameters('parameters.imageParameters', otherValues),
+    volumes:
+      readVolumes('volumes', input.volumes) ?? readVolumes('parameters.volumes', otherVolumes),
     tags: input.tags,
     ...(context && { context }),
     hostLabels:

@@ -102,6 +102,7 @@ export function renderSite(
     ...(flavour !== undefined && { flavour }),
     parameters: system.parameters,
     ...(system.imageParameters && { imageParameters: system.imageParameters }),
+    ...(system.volumes && { volumes: renderVolumes(system.volumes) }),
     start: system.start,
     countsFor,
     ...(usage && { usage: renderUsage(usage) }),
@@ -112,6 +113,11 @@ export function renderSite(
       ...(system.jobId !== undefined && { job: links.job(system.jobId) }),
       ...Object.fromEntries(
         Object.entries(storages).map(([name, id]) => [`storage:${name}`, links.storage(id)]),
+      ),
+      ...Object.fromEntries(
+        (system.volumes ?? []).flatMap(({ name, volumeId }) =>
+          volumeId === undefined ? [] : [[`volume:${name}`, links.resource('volumes', volumeId)]],
+        ),
       ),
     }),
   };
@@ -169,8 +175,21 @@ function renderMachine(
   };
 }
 
-function renderSetup({ problem }: NonNullable<TargetSystem['setup']>) {
-  return { ...(problem !== undefined && { problem }) };
+function renderSetup({ problem, volumes }: NonNullable<TargetSystem['setup']>) {
+  const shown = volumes.map(({ serial, ...report }) => ({ name: serial, ...report }));
+  return {
+    ...(problem !== undefined && { problem }),
+    ...(shown.length > 0 && { volumes: shown }),
+  };
+}
+
+export function renderVolumes(
+  volumes: NonNullable<TargetSystem['volumes']>,
+): NonNullable<Rendered<typeof Site>['volumes']> {
+  return volumes.map(({ name, sizeMiB, path, volumeId }) => ({
+    ...{ name, sizeMiB, path },
+    ...(volumeId !== undefined && { volume: volumeId }),
+  }));
 }
 
 function renderViews({ views = {} }: TargetSystem, heard: Heard) {

@@ -41,6 +41,9 @@ const MarkedRecord = z.object({
   limits: z.record(z.string(), z.number()).optional(),
   countsFor: z.object({ vo: z.string().optional(), group: z.string().optional() }).optional(),
   card: z.looseObject({ kind: z.string(), mac: z.string() }).optional(),
+  volumes: z
+    .array(z.looseObject({ name: z.string(), sizeMiB: z.number(), path: z.string() }))
+    .optional(),
   imageParameters: z.record(z.string(), z.union([z.string(), z.number(), z.boolean()])).optional(),
 });
 export type MarkedRecord = Pick<
@@ -61,6 +64,7 @@ export type MarkedRecord = Pick<
   | 'countsFor'
   | 'card'
   | 'imageParameters'
+  | 'volumes'
 >;
 
 /** @param prefix of the namespace; without one, libvirt adds it */
@@ -76,7 +80,7 @@ export function markElement(
     return element(`${prefix}domain`, { ...xmlns, installation, owner: '', epoch, generation: 1 });
   const { id, ownerDn, image, parameters, driver, tags, jobId, acl } = system;
   const { createdMs, terminationMs, generation = 1, flavour, limits, countsFor, card } = system;
-  const { imageParameters } = system;
+  const { imageParameters, volumes } = system;
   const record: MarkedRecord = {
     ...{ id, ownerDn, image, parameters, driver, tags, createdMs, generation },
     ...(jobId !== undefined && { jobId }),
@@ -87,6 +91,7 @@ export function markElement(
     ...(countsFor && { countsFor }),
     ...(card && { card }),
     ...(imageParameters && { imageParameters }),
+    ...(volumes && { volumes }),
   };
   // not every character of a name or a tag is one of XML
   const owner = ownerDn.replace(/\p{C}/gu, '?');

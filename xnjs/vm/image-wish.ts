@@ -4,6 +4,7 @@ import type { HostLabels } from './hosts/host-placement.js';
 import { parseHostLabels } from './hosts/labels.js';
 import { readImageParameters, type ImageParameterWish } from './image-parameters.js';
 import { VmError } from './state.js';
+import { readVolumes, type VolumeWish } from './volumes/volume-wish.js';
 
 const word = z
   .union([z.string(), z.number()], 'must be a text')
@@ -48,7 +49,13 @@ export const imageResources = [
 ] as const;
 
 /** What of a job description, at its top or among its resources, is about its machine only. */
-export const machineMembers = ['Image', 'Flavour', 'HostLabels', 'ImageParameters'] as const;
+export const machineMembers = [
+  'Image',
+  'Flavour',
+  'HostLabels',
+  'ImageParameters',
+  'Volumes',
+] as const;
 
 /** As job descriptions and JSDL call them. */
 const aliases: Readonly<Record<string, string>> = {
@@ -146,6 +153,14 @@ export function readJobImageParameters(
 ): ImageParameterWish | undefined {
   const [field, wish] = findMember(description, 'ImageParameters');
   return readImageParameters(field, wish);
+}
+
+/** Disks of a job's machine. @throws as {@link readImageWish} */
+export function readJobVolumes(
+  description: Readonly<Record<string, unknown>>,
+): VolumeWish | undefined {
+  const [field, wish] = findMember(description, 'Volumes');
+  return readVolumes(field, wish);
 }
 
 /** At the top of a job description, else among its resources; where it was found, and what. */

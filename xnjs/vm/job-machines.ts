@@ -15,6 +15,7 @@ import {
   readHostLabels,
   readImageWish,
   readJobImageParameters,
+  readJobVolumes,
   type ImageWish,
 } from './image-wish.js';
 import { readMachineSize, type MachineSize } from './machine-size.js';
@@ -116,7 +117,7 @@ export class JobMachines implements AsyncDisposable {
     { sentTo }: MachineWish,
   ): TargetSystem | undefined {
     if (!sentTo || !satisfies(sentTo.image, imageWishOf(description))) return undefined;
-    if (!hasParameters(sentTo, description)) return undefined;
+    if (readJobVolumes(description) || !hasParameters(sentTo, description)) return undefined;
     const { labels = [] } = readHostLabels(description) ?? {};
     return this.#options.systems.places.hasLabels(sentTo, labels) ? sentTo : undefined;
   }
@@ -169,6 +170,7 @@ function newMachine(
   const flavour = readFlavour(description);
   const hostLabels = readHostLabels(description);
   const imageParameters = readJobImageParameters(description);
+  const volumes = readJobVolumes(description);
   return {
     ...{ ownerDn, jobId, tags: [], atLeast: true },
     image: imageWishOf(description),
@@ -177,6 +179,7 @@ function newMachine(
     ...(flavour !== undefined && { flavour }),
     ...(hostLabels && { hostLabels }),
     ...(imageParameters && { imageParameters }),
+    ...(volumes && { volumes }),
   };
 }
 

@@ -14,6 +14,7 @@ import type { TsiIdentity } from '../tsi/tsi.js';
 import type { RevertedJobs, Snapshot, Undertaking } from './snapshots/snapshot.js';
 import type { VmState } from './state.js';
 import type { Views } from './views.js';
+import type { MachineVolume } from './volumes/volume.js';
 
 /** Why a state is believed: who said what, and when (ms since the epoch). */
 export type Evidence = {
@@ -66,7 +67,7 @@ export type Start = { readonly tier: StartTier; readonly reason: string };
 /** What a machine is made of, whoever it is for. */
 export type MachineSpec = Pick<
   TargetSystem,
-  'id' | 'image' | 'parameters' | 'driver' | 'host' | 'card'
+  'id' | 'image' | 'parameters' | 'driver' | 'host' | 'card' | 'volumes'
 >;
 
 /** One target system and its virtual machine: the durable record. */
@@ -95,6 +96,8 @@ export type TargetSystem = {
   readonly countsFor?: CountsFor;
   /** Values for the parameters that its image declares. */
   readonly imageParameters?: ImageParameters;
+  /** Disks of its own beside that of its image; absent: none. */
+  readonly volumes?: readonly MachineVolume[];
   /** What came of giving its machine what it is to have; absent: it was not told yet, or has nothing to do. */
   readonly setup?: SetupReport;
   /** Why it is made from this image. */

@@ -20,6 +20,9 @@ import type { SparesOptions } from './tiers/spare-pool.js';
 import type { WarmOptions } from './tiers/templates.js';
 import type { TsiNetwork } from './tsi-network.js';
 import type { UsageStore } from './usage.js';
+import type { VolumeLimits } from './volumes/choose-volumes.js';
+import type { VolumeStore } from './volumes/volumes.js';
+import type { VolumeWish } from './volumes/volume-wish.js';
 import type { Workspace } from './workspace.js';
 
 export type TargetSystemsOptions = {
@@ -62,6 +65,12 @@ export type TargetSystemsOptions = {
     /** Of one target system; absent: 4. */
     readonly snapshots?: number;
   };
+  /** Absent: machines have none, and users either. */
+  readonly volumes?: {
+    readonly store: VolumeStore;
+    /** The most of one target system, and of a user that outlive them; the largest. */
+    readonly limits: VolumeLimits & { readonly perUser: number };
+  };
   /** Flavours, quotas, prices and what is known of starts. */
   readonly placement?: Pick<PlannerOptions, 'flavours' | 'quota' | 'prices' | 'starts'>;
   /** What machines use; absent: nobody measures it. */
@@ -101,6 +110,8 @@ export type NewTargetSystem = {
   readonly parameters: MachineSize;
   /** Values for what the image's metadata declare. */
   readonly imageParameters?: ImageParameterWish | undefined;
+  /** Disks of its own. */
+  readonly volumes?: VolumeWish | undefined;
   /** For the set-up of the machine. */
   readonly context?: OwnContext;
   /** What its host must have. */

@@ -38,6 +38,7 @@ import { Unused } from './unused.js';
 import { UsageMeter } from './usage-meter.js';
 import type { Usage, UsageFilter, UsageOfOwner } from './usage.js';
 import type { Views } from './views.js';
+import { Volumes } from './volumes/volumes.js';
 
 /** How often expired target systems are looked for. */
 const reaperMs = 1_000;
@@ -49,6 +50,8 @@ const reaperMs = 1_000;
 export class TargetSystems implements Targets, AsyncDisposable {
   /** What users may have, and what becomes of a wish. */
   readonly planner: Planner;
+  /** Those that outlive machines; absent: there are none here. */
+  readonly volumes: Volumes | undefined;
   readonly consoles: MachineConsoles;
   readonly snapshots: Snapshots;
   readonly parking: ParkingOrders;
@@ -76,6 +79,7 @@ export class TargetSystems implements Targets, AsyncDisposable {
       ...{ store: options.store, clock, log: this.#log, stopping },
       reconcile: (id) => this.#machines.reconcile(id),
       onRemoved: (id) => {
+        this.#releaseVolumes(id);
         this.#meter?.forget(id);
         this.#unused?.forget(id);
       },
@@ -83,7 +87,15 @@ export class TargetSystems implements Targets, AsyncDisposable {
     this.#records = records;
     const places = new HostPlacement({ hosts, records: () => records.all() });
     this.places = places;
-    this.planner = new Planner({ ...options, ...options.placement, places });
+    this.volumes = this.#openVolumes();
+    this.planner = new Planner({
+      ...{ ...options, ...options.placement, places },
+      volumeOffer: this.volumes &&
+        options.volumes && {
+          limits: options.volumes.limits,
+          findOf: this.volumes.findOf.bind(this.volumes),
+        },
+    });
     const findSystem = (id: string): TargetSystem | undefined => records.find(id);
     const meter = { hosts, findSystem, clock, log, stopping };
     this.#meter = usage && new UsageMeter({ ...usage, ...meter });
@@ -119,6 +131,29 @@ export class TargetSystems implements Targets, AsyncDisposable {
     this.#reaper = this.#createReaper(ends);
   }
 
+  #openVolumes(): Volumes | undefined {
+    const { volumes, workspace, lease, clock } = this.#options;
+    return (
+      volumes &&
+      new Volumes({
+        store: volumes.store,
+        files: workspace.volumes,
+        perUser: volumes.limits.perUser,
+        largestMiB: volumes.limits.volumeMiB,
+        quotasFor: (volume) => this.planner.quotasFor(volume),
+        require: async () => await lease?.require(),
+        ...{ clock, log: this.#log },
+      })
+    );
+  }
+
+  /** What fails is done at the next start. */
+  #releaseVolumes(id: string): void {
+    this.volumes?.release(id).catch((error: unknown) => {
+      this.#log.warn({ vmId: id, err: error }, 'volumes of a machine that is gone are still held');
+    });
+  }
+
   #createReaper({ freeze, end }: Pick<LifetimesOptions, 'freeze' | 'end'>): Reaper {
     const unused = this.#unused;
     return new Reaper(
@@ -127,6 +162,7 @@ export class TargetSystems implements Targets, AsyncDisposable {
         ...{ records: this.#records, maxFrozenMs: this.#options.maxFrozenMs },
         ...{ freeze, end, clock: this.#options.clock },
       }),
+      ...(this.volumes ? [this.volumes.mortals()] : []),
       ...(unused
         ? [
             {
@@ -142,6 +178,7 @@ export class TargetSystems implements Targets, AsyncDisposable {
   /** Re-attaches to what ran before, finishes what was begun, removes what nobody owns. */
   async start(): Promise<void> {
     await this.#records.load();
+    await this.volumes?.load([...this.#records.all()]);
     await this.#spares?.load();
     await this.#templates?.load();
     const ids = [...this.#records.all()].map(({ id }) => id);
@@ -224,7 +261,7 @@ export class TargetSystems implements Targets, AsyncDisposable {
   }
 
   async #make(
-    { image, why, quotas, ...plan }: Plan,
+    { image, why, quotas, newVolumes, ...plan }: Plan,
     id: string,
     wish: NewTargetSystem,
     requestedMs: number,
@@ -248,7 +285,7 @@ export class TargetSystems implements Targets, AsyncDisposable {
     const claimed = (await this.#spares?.claim(draft, quotas)) ?? 'no spares are kept here';
     const record =
       typeof claimed === 'string'
-        ? await this.#begin(await this.#chosenTier(draft, claimed), quotas)
+        ? await this.#begin(await this.#chosenTier(draft, claimed), quotas, newVolumes)
         : this.#take(claimed);
     this.#log.info(
       {
@@ -270,12 +307,22 @@ export class TargetSystems implements Targets, AsyncDisposable {
     return { ...draft, start: { tier: 'cold', reason: `${noSpare}; ${warm}` } };
   }
 
-  async #begin(draft: TargetSystem, quotas: readonly Quota[]): Promise<TargetSystem> {
+  async #begin(
+    draft: TargetSystem,
+    quotas: readonly Quota[],
+    newVolumes: readonly string[],
+  ): Promise<TargetSystem> {
     const { networks } = this.#options;
-    const card = networks?.promise(draft, this.#records.all());
-    const record = { ...draft, ...(card && { card }) };
+    await this.volumes?.attach(draft, newVolumes);
+    let record = draft;
     try {
+      const card = networks?.promise(draft, this.#records.all());
+      record = { ...draft, ...(card && { card }) };
       await this.#records.save(record, siteChange('created', record), quotas);
+    } catch (error) {
+      // of a failure of the database the next start tells whether it was stored
+      if (isRefusal(error)) await this.volumes?.release(record.id, true);
+      throw error;
     } finally {
       networks?.settle(record.id);
     }
@@ -413,4 +460,10 @@ export class TargetSystems implements Targets, AsyncDisposable {
   async #end(id: string, fact: string): Promise<void> {
     await this.#records.apply(id, { type: 'destroy', evidence: this.#evidence('server', fact) });
   }
+}
+
+/** Nothing was stored, for sure. */
+function isRefusal(error: unknown): boolean {
+  const row = asGridError(error)?.row;
+  return row !== undefined && row.http < 500;
 }

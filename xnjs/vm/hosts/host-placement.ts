@@ -7,7 +7,7 @@ import { isSeatOf, localHost, type Host, type Load, type Room, type Seat } from 
 import type { Hosts } from './hosts.js';
 
 /** A machine that is to be: what decides where. */
-export type Placed = Pick<TargetSystem, 'parameters'> & {
+export type Placed = Pick<TargetSystem, 'parameters' | 'volumes'> & {
   readonly image: Pick<ImageRecord, 'id' | 'metadata'>;
   readonly labels?: HostLabels | undefined;
 };
@@ -155,8 +155,10 @@ export class HostPlacement {
 function whenRunning({
   parameters,
   snapshots,
-}: Pick<TargetSystem, 'parameters'> & Partial<Pick<TargetSystem, 'snapshots'>>): Amounts {
-  return amountsOf({ parameters, ...(snapshots && { snapshots }) });
+  volumes,
+}: Pick<TargetSystem, 'parameters'> &
+  Partial<Pick<TargetSystem, 'snapshots' | 'volumes'>>): Amounts {
+  return amountsOf({ parameters, ...(snapshots && { snapshots }), ...(volumes && { volumes }) });
 }
 
 function demandOf({ image: { metadata }, labels, ...machine }: Placed): Demand {

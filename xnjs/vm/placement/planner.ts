@@ -21,6 +21,7 @@ import {
   amountsOf,
   checkQuota,
   countsFor,
+  nothing,
   quotasOf,
   type Amounts,
   type CountsFor,
@@ -28,6 +29,8 @@ import {
   type QuotaConfig,
 } from './quota.js';
 import { plainUser, type Requester } from './requester.js';
+import { chooseVolumes, type ChosenVolumes, type VolumeLimits } from '../volumes/choose-volumes.js';
+import type { Volume } from '../volumes/volume.js';
 import { expectedWaits, type ExpectedWait, type StartStore } from './starts.js';
 
 export type PlannerOptions = {
@@ -46,8 +49,15 @@ export type PlannerOptions = {
   /** Absent: there is none but the number of target systems of each user. */
   readonly quota?: QuotaConfig;
   readonly prices?: Prices | undefined;
+  /** Absent: there are none. */
+  readonly volumeOffer?: VolumeOffer | undefined;
   /** How long starts took; absent: nobody notes it. */
   readonly starts?: Pick<StartStore, 'latest'>;
+};
+
+export type VolumeOffer = {
+  readonly limits: VolumeLimits;
+  readonly findOf: (ownerDn: string, reference: string) => Volume | undefined;
 };
 
 /** What a wish comes to, and how that was decided. */
@@ -63,6 +73,10 @@ export type Plan = {
   readonly parameters: TargetSystem['parameters'];
   /** Absent: the image has none. */
   readonly imageParameters?: ImageParameters;
+  /** Absent: none. */
+  readonly volumes?: NonNullable<TargetSystem['volumes']>;
+  /** Ids of those of them that are to be made, and outlive it. */
+  readonly newVolumes: readonly string[];
   readonly limits?: NonNullable<TargetSystem['limits']>;
   readonly terminationMs?: number;
   readonly countsFor: CountsFor;
@@ -119,8 +133,10 @@ export class Planner {
     const imageParameters = chooseImageParameters(image.metadata, wish.imageParameters);
     const { parameters: asked, atLeast } = wish;
     const size = atLeast === true ? roomyEnough(asked, image.metadata) : asked;
-    const place = this.#place(image, wish, (driver) =>
-      chooseParameters(size, image, driver, bounds),
+    const { volumes, newVolumes } = this.#volumes(wish, image);
+    const own = volumes.length > 0 && { volumes };
+    const place = this.#place({ image, ...own }, wish, (driver) =>
+      chooseParameters(size, { ...image, ...own }, driver, bounds),
     );
     await this.#requireKind(place.parameters.network, asked.network?.field, { ...place, ...image });
     const counted = countsFor(this.#quota, requester);
@@ -128,6 +144,7 @@ export class Planner {
       ...{ image, why },
       ...place,
       ...(imageParameters && { imageParameters }),
+      ...{ ...own, newVolumes },
       ...(bounds.flavour !== undefined && {
         flavour: bounds.flavour,
         limits: { ...bounds.controls, maxLifetimeSeconds: bounds.lifetimeSeconds.max },
@@ -140,16 +157,21 @@ export class Planner {
 
   /** What it has depends on the driver, which driver on the host, and that on what it has. */
   #place(
-    image: ImageRecord,
+    { image, ...own }: Pick<Plan, 'image' | 'volumes'>,
     { hostLabels: labels }: NewTargetSystem,
     parametersWith: (driver: Driver) => TargetSystem['parameters'],
   ): Pick<Plan, 'driver' | 'host' | 'placement' | 'parameters'> {
     const first = chooseDriver(image.metadata, this.#drivers());
     const parameters = parametersWith(first);
-    const placed: Placed = { image, parameters, labels };
+    const placed: Placed = { image, ...own, parameters, labels };
     const { driver, host, why: placement }: Spot = this.#options.places.choose(placed);
     const isOther = driver !== first;
     return { driver, host, placement, parameters: isOther ? parametersWith(driver) : parameters };
+  }
+
+  #volumes({ ownerDn, volumes }: NewTargetSystem, { metadata }: ImageRecord): ChosenVolumes {
+    const { limits = { volumes: 0, volumeMiB: 0 }, findOf } = this.#options.volumeOffer ?? {};
+    return chooseVolumes(volumes, metadata, limits, (reference) => findOf?.(ownerDn, reference));
   }
 
   /** All that answer somewhere at present. */
@@ -161,7 +183,11 @@ export class Planner {
   async estimate(wish: NewTargetSystem): Promise<Estimate> {
     const plan = await this.plan(wish);
     const { clock, prices, starts } = this.#options;
-    const asked = amountsOf(plan);
+    const kept = (plan.volumes ?? []).filter(({ volumeId = '' }) =>
+      plan.newVolumes.includes(volumeId),
+    );
+    const keptMiB = kept.reduce((sum, { sizeMiB }) => sum + sizeMiB, 0);
+    const asked = addAmounts(amountsOf(plan), { ...nothing, diskMiB: keptMiB });
     const before = await this.#withUse(plan.quotas);
     for (const { used, ...quota } of before) checkQuota(quota, used, asked);
     const { terminationMs } = plan;
@@ -178,6 +204,11 @@ export class Planner {
   /** The quotas of a user, and what is used of each. */
   async quotaOf(ownerDn: string, requester: Requester): Promise<QuotaUse[]> {
     return await this.#withUse(quotasOf(this.#quota, ownerDn, countsFor(this.#quota, requester)));
+  }
+
+  /** On whose quota, beside his own and the site's, counts what a user has made. */
+  countsFor(requester: Requester): CountsFor {
+    return countsFor(this.#quota, requester);
   }
 
   /** What one that is there counts on. */

@@ -71,6 +71,9 @@ export class Starting {
       ...{ name: machineName(record), hostName: hostName(record) },
       ...(record.context && { own: record.context }),
       variables: jobVariables(record),
+      // our agent mounts them itself
+      ...(record.image.metadata.tsi.transport === 'tcp' &&
+        record.volumes && { volumes: record.volumes }),
     };
     const { enrolments, workspace, hosts, records } = this.#options;
     const means = enrolments && meansOf(record);
