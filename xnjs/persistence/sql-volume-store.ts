@@ -12,18 +12,19 @@ const updateText = 'UPDATE volumes SET document = $2 WHERE id = $1';
 
 /** {@link VolumeStore} in the service's database, after the migrations of target systems. */
 export function createVolumeStore(
-  { sequelize, sql, transaction }: Database,
+  database: Database,
   lease?: Pick<Lease, 'require'>,
 ): VolumeStore {
+  const { sequelize } = database;
   const write = async (work: (within: Transaction) => Promise<unknown>): Promise<void> => {
-    await transaction(async (within) => {
+    await database.transaction(async (within) => {
       await lease?.require(within);
       await work(within);
     });
   };
   return {
     async all() {
-      const rows = await sql<{ document: string }>('SELECT document FROM volumes', []);
+      const rows = await database.sql<{ document: string }>('SELECT document FROM volumes', []);
       return rows.map(({ document }) => JSON.parse(document) as Volume); // written below
     },
     async create(volume, quotas) {
