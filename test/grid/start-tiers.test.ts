@@ -185,6 +185,10 @@ describe('target systems that start from what runs or was saved', { skip: noMach
       return (body as { vm: { state: string } }).vm.state === 'SUSPENDED';
     });
     await user.json('POST', `${first.path}/actions/thaw`, {});
+    await eventually('it is back', async () => {
+      const { body } = await user.json('GET', first.path);
+      return (body as { resourceStatus: string }).resourceStatus === 'READY';
+    });
     assert.equal(await run(await started(first.path), 'cat /mnt/results/file'), 'kept\n');
     await deleteAndWait(user, first.path, signal);
 
