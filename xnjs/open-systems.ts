@@ -83,14 +83,7 @@ export async function openSystems(
       ...(maxFrozenSeconds !== undefined && { maxFrozenMs: maxFrozenSeconds * 1_000 }),
       recovery: targetSystems.recovery,
       limits: targetSystems.limits,
-      volumes: {
-        store: createVolumeStore(database, lease),
-        limits: {
-          volumes: targetSystems.limits.volumes,
-          volumeMiB: targetSystems.limits.volumeMiB,
-          perUser: targetSystems.limits.volumesPerUser,
-        },
-      },
+      volumes: volumesOf(targetSystems, database, lease),
       usage: {
         store: createUsageStore(database),
         intervalMs: targetSystems.usageSeconds * 1_000,
@@ -114,6 +107,15 @@ export async function openSystems(
   scope.defer(recordStarts(systems, starts, log));
   if (metrics) scope.defer(countSystems(metrics, systems, hosts));
   return systems;
+}
+
+function volumesOf(
+  { limits: { volumes, volumeMiB, volumesPerUser } }: XnjsConfig['targetSystems'],
+  database: Database,
+  lease: Lease,
+): NonNullable<TargetSystemsOptions['volumes']> {
+  const limits = { volumes, volumeMiB, perUser: volumesPerUser };
+  return { store: createVolumeStore(database, lease), limits };
 }
 
 type Times =

@@ -36,7 +36,10 @@ export function addVolumes(volume: Command): void {
       },
   );
   online(
-    volume.command('rm <volume...>').alias('delete').description('remove volumes and what is on them'),
+    volume
+      .command('rm <volume...>')
+      .alias('delete')
+      .description('remove volumes and what is on them'),
     (references: readonly string[]): Work =>
       async (session, asJson) => {
         for (const reference of references) await removeVolume(session, reference);

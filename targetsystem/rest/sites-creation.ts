@@ -37,7 +37,9 @@ export const newSite = {
   hostLabels,
   imageParameters,
   volumes,
-  parameters: values.and(z.object({ image, flavour, hostLabels, imageParameters, volumes })).default({}),
+  parameters: values
+    .and(z.object({ image, flavour, hostLabels, imageParameters, volumes }))
+    .default({}),
   /** As a job would ask for them: `CPUs`, `Memory`, … */
   resources: values.default({}),
   terminationTime: dateText.optional(),

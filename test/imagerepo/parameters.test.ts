@@ -4,8 +4,7 @@ import { ImageMetadata, readParameter, type ParameterDeclaration } from '#imager
 import { describeIssues } from '#kernel/config.js';
 import { metadata } from './samples.js';
 
-const read = (parameters: unknown) =>
-  ImageMetadata.safeParse({ ...metadata(), parameters } as ReturnType<typeof metadata>);
+const read = (parameters: unknown) => ImageMetadata.safeParse({ ...metadata(), parameters });
 const declared = (parameter: object): ParameterDeclaration => {
   const result = read({ p: parameter });
   assert.ok(result.success, result.error && describeIssues(result.error));

@@ -11,10 +11,7 @@ const insertText = 'INSERT INTO volumes VALUES ($1, $2, $3, $4, $5, $6)';
 const updateText = 'UPDATE volumes SET document = $2 WHERE id = $1';
 
 /** {@link VolumeStore} in the service's database, after the migrations of target systems. */
-export function createVolumeStore(
-  database: Database,
-  lease?: Pick<Lease, 'require'>,
-): VolumeStore {
+export function createVolumeStore(database: Database, lease?: Pick<Lease, 'require'>): VolumeStore {
   const { sequelize } = database;
   const write = async (work: (within: Transaction) => Promise<unknown>): Promise<void> => {
     await database.transaction(async (within) => {

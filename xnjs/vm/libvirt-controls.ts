@@ -5,10 +5,7 @@ import { macAddress } from './network.js';
 import type { ControlName } from './resource-controls.js';
 import type { ChangeableName, TargetSystem } from './target-system.js';
 
-type Controlled = Pick<
-  TargetSystem,
-  'id' | 'driver' | 'parameters' | 'card' | 'image' | 'volumes'
->;
+type Controlled = Pick<TargetSystem, 'id' | 'driver' | 'parameters' | 'card' | 'image' | 'volumes'>;
 
 /** libvirt's way of saying what kind of value follows. */
 const uint = (field: string, value: number) => ({ field, value: { type: 2, value } }) as const;

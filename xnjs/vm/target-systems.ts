@@ -88,14 +88,7 @@ export class TargetSystems implements Targets, AsyncDisposable {
     const places = new HostPlacement({ hosts, records: () => records.all() });
     this.places = places;
     this.volumes = this.#openVolumes();
-    this.planner = new Planner({
-      ...{ ...options, ...options.placement, places },
-      volumeOffer: this.volumes &&
-        options.volumes && {
-          limits: options.volumes.limits,
-          findOf: this.volumes.findOf.bind(this.volumes),
-        },
-    });
+    this.planner = this.#openPlanner();
     const findSystem = (id: string): TargetSystem | undefined => records.find(id);
     const meter = { hosts, findSystem, clock, log, stopping };
     this.#meter = usage && new UsageMeter({ ...usage, ...meter });
@@ -129,6 +122,15 @@ export class TargetSystems implements Targets, AsyncDisposable {
     };
     this.#unused = idle && new Unused({ idle, clock, records, ...ends });
     this.#reaper = this.#createReaper(ends);
+  }
+
+  #openPlanner(): Planner {
+    const { placement, volumes } = this.#options;
+    const volumeOffer = volumes && {
+      limits: volumes.limits,
+      findOf: (ownerDn: string, reference: string) => this.volumes?.findOf(ownerDn, reference),
+    };
+    return new Planner({ ...this.#options, ...placement, places: this.places, volumeOffer });
   }
 
   #openVolumes(): Volumes | undefined {

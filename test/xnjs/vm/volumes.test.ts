@@ -14,6 +14,7 @@ import { domainXml } from '#xnjs/vm/domain-xml.js';
 import type { Quota } from '#xnjs/vm/placement/quota.js';
 import type { TargetSystem } from '#xnjs/vm/target-system.js';
 import { jobVariables, setupOf } from '#xnjs/vm/context/machine-setup.js';
+import { isCopyable } from '#xnjs/vm/tiers/template.js';
 import { chooseVolumes } from '#xnjs/vm/volumes/choose-volumes.js';
 import { VolumeFiles } from '#xnjs/vm/volumes/volume-files.js';
 import type { MachineVolume, Volume } from '#xnjs/vm/volumes/volume.js';
@@ -87,6 +88,7 @@ describe('the volumes that are asked for', () => {
     const told = { ...system, setup: { volumes: report } };
     assert.deepEqual(jobVariables(told), { VSITE_VOLUME_data: '/data', VSITE_VOLUME_raw: '/dev/vdb' }); // prettier-ignore
     assert.deepEqual(setupOf(told)?.volumes.map(({ isNew }) => isNew), [false, false]); // prettier-ignore
+    assert.equal(isCopyable(system), 'machines with volumes are not copied');
     assert.equal(jobVariables(system)['VSITE_VOLUME_raw'], '/dev/disk/by-id/virtio-raw');
   });
 });
@@ -121,8 +123,9 @@ describe('volumes that outlive machines', () => {
   const fileOf = (id: string): string => join(directory, 'volumes', `${id}.raw`);
   const machineWith = (volume: Partial<MachineVolume> & { readonly volumeId: string }) =>
     aTargetSystem({ volumes: [{ name: 'data', sizeMiB: 10, path: '/mnt/data', ...volume }] });
-  const prepare = async ({ volumes = [] }: TargetSystem): Promise<void> =>
-    void (await new VolumeFiles(join(directory, 'volumes')).prepare(volumes, directory));
+  const prepare = async ({ volumes = [] }: TargetSystem): Promise<void> => {
+    await new VolumeFiles(join(directory, 'volumes')).prepare(volumes, directory);
+  };
   const empty = async (): Promise<void> => {
     const volumes = await open();
     for (const { id } of [...volumes.records.all()]) await volumes.destroy(id);

@@ -83,7 +83,8 @@ export function quotasOf(
  * while it is parked neither cores nor memory.
  */
 export function amountsOf(
-  system: Pick<TargetSystem, 'parameters'> & Partial<Pick<TargetSystem, 'state' | 'snapshots' | 'volumes'>>,
+  system: Pick<TargetSystem, 'parameters'> &
+    Partial<Pick<TargetSystem, 'state' | 'snapshots' | 'volumes'>>,
 ): Amounts {
   const { cpus, memoryMiB, memoryMaxMiB = memoryMiB, diskMiB = 0 } = system.parameters;
   const disk = diskMiB + snapshotsMiB(system) + ownVolumesMiB(system);

@@ -103,9 +103,7 @@ export class Volumes {
     const mine = [...this.records.all()].filter(
       (volume) => volume.ownerDn === ownerDn && volume.isRemoving !== true,
     );
-    return (
-      mine.find(({ id }) => id === reference) ?? mine.find(({ name }) => name === reference)
-    );
+    return mine.find(({ id }) => id === reference) ?? mine.find(({ name }) => name === reference);
   }
 
   /** @throws `CONFLICT` the name is taken; `BAD_REQUEST`, `LIMIT_REACHED`, `QUOTA_EXCEEDED` */
