@@ -6,10 +6,11 @@ import { spawn } from 'child_process';
 import { readdirSync, readFileSync, realpathSync } from 'fs';
 import { dirname, join, relative, sep } from 'path';
 import { fileURLToPath } from 'url';
-import { compile } from './compile.mjs';
+import { compile, compileTests } from './compile.mjs';
 
 const root = dirname(dirname(fileURLToPath(import.meta.url)));
-const fromSources = ['--conditions=development', '--import', 'tsx'];
+const withSourceMaps = ['--enable-source-maps'];
+const commandLine = join('dist', 'cli', 'main.js');
 
 const packages = {
   hypervisor: [
@@ -225,17 +226,26 @@ export function testFiles(parts, folder = join(root, 'test')) {
     .filter((path) => !parts.length || parts.some((part) => name(path).includes(part)));
 }
 
+function compiledTo(folder, source) {
+  return relative(root, join(folder, relative(join(root, 'test'), source))).replace(/ts$/, 'js');
+}
+
 async function runTests(args) {
   const flags = args.filter((arg) => arg.startsWith('-'));
   const files = testFiles(args.filter((arg) => !arg.startsWith('-')));
   if (files.length === 0) throw new BootstrapError(`no test file matches ${args.join(' ')}`);
-  const built = await handOver([...fromSources, 'cli/main.ts', 'image', 'build-demo']);
+  const compiled = await compileTests();
+  const built = await handOver([...withSourceMaps, commandLine, 'image', 'build-demo']);
   if (built !== 0) return built;
   const reporter = flags.some((flag) => flag.startsWith('--test-reporter'))
     ? []
     : ['--test-reporter=spec'];
   const runner = ['--test', '--test-concurrency=2', ...reporter, ...flags];
-  return handOver([...fromSources, ...runner, ...files]);
+  return handOver([
+    ...withSourceMaps,
+    ...runner,
+    ...files.map((file) => compiledTo(compiled, file)),
+  ]);
 }
 
 async function main([command, ...args]) {
@@ -254,7 +264,7 @@ async function main([command, ...args]) {
     await step('server', async () => ((await compile()) ? 'compiled' : 'compiled already'));
   return command === 'test'
     ? runTests(args)
-    : handOver([...fromSources, 'cli/main.ts', 'quickstart', ...args]);
+    : handOver([...withSourceMaps, commandLine, 'quickstart', ...args]);
 }
 
 if (process.argv[1] && realpathSync(process.argv[1]) === fileURLToPath(import.meta.url))

@@ -1,8 +1,8 @@
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { build } from 'esbuild';
+import { projectRoot } from '#kernel/project-root.js';
 import { ImageBuildError } from './run.js';
-import { projectRoot } from './recipe.js';
 
 /** The TSI agent, or another program, as one CommonJS file that needs nothing but Node. */
 export async function bundleAgent(

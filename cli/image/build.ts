@@ -7,12 +7,13 @@ import { Readable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
 import { imageFormats, type ImageMetadata, type PartName } from '#imagerepo/contract.js';
 import type { Log } from '#kernel/log.js';
+import { projectRoot } from '#kernel/project-root.js';
 import { bundleAgent } from './agent.js';
 import { cpio, tar, type Entry, type Tree } from './archive.js';
 import { findKernelPackage, getKernel, ignoreExisting, type Kernel } from './kernel-package.js';
 import { findPackages, getPackages } from './packages.js';
 import { findPrograms, type Programs } from './programs.js';
-import { loadRecipe, projectRoot, type LoadedRecipe } from './recipe.js';
+import { loadRecipe, type LoadedRecipe } from './recipe.js';
 import { ImageBuildError, run } from './run.js';
 
 export type BuildOptions = {
@@ -118,8 +119,9 @@ async function hashInputs(
   for (const [path, entry] of [...files].sort(byName))
     if (entry.type === 'file') add(path, entry.content);
   for (const [path, file] of [...programs].sort(byName)) add(path, await readFile(file));
-  for (const name of (await readdir(import.meta.dirname)).sort())
-    add(name, await readFile(join(import.meta.dirname, name)));
+  const builder = join(projectRoot, 'cli', 'image'); // its sources, also where it runs compiled
+  for (const name of (await readdir(builder)).sort())
+    add(name, await readFile(join(builder, name)));
   return hash.digest('hex');
 }
 

@@ -1,20 +1,9 @@
-import { access, constants, readdir, readFile } from 'node:fs/promises';
-import { dirname, join, relative } from 'node:path';
+import { readdir, readFile } from 'node:fs/promises';
+import { join, relative } from 'node:path';
 import { z } from 'zod';
 import { ImageMetadata } from '#imagerepo/contract.js';
 import { loadConfig } from '#kernel/config.js';
 import type { Entry } from './archive.js';
-
-/** The folder that holds package.json, from the sources as well as from `dist/`. */
-export const projectRoot = await findRoot(import.meta.dirname);
-
-async function findRoot(folder: string): Promise<string> {
-  const found = await access(join(folder, 'package.json'), constants.R_OK).then(
-    () => true,
-    () => false,
-  );
-  return found || folder === dirname(folder) ? folder : findRoot(dirname(folder));
-}
 
 const path = z.string().regex(/^\/[\w./-]+$/, 'must be an absolute path');
 const moduleName = z.string().regex(/^\w+$/);

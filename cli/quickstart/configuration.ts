@@ -2,13 +2,14 @@ import { randomBytes } from 'node:crypto';
 import { mkdir, readFile, rename, stat, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { stringify } from 'yaml';
+import { projectRoot } from '#kernel/project-root.js';
 import { createCredentials, type Credentials } from '#kernel/security/credentials.js';
 import { addUser } from '#kernel/security/users.js';
 import { profileName } from '../client/profile.js';
 import { serviceNames } from '../serve.js';
 import type { Layout } from './layout.js';
 
-const templates = join(import.meta.dirname, '..', '..', 'config');
+const templates = join(projectRoot, 'config');
 
 /** The account of UNICORE's own demonstrations; the gateway listens on this machine only. */
 export const demoUser = { name: 'demouser', password: 'test123' } as const;

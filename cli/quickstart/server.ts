@@ -3,6 +3,7 @@ import { join } from 'node:path';
 import { z } from 'zod';
 import { errorText, GridError } from '#kernel/errors.js';
 import { createHttpClient } from '#kernel/http/client.js';
+import { projectRoot } from '#kernel/project-root.js';
 import {
   isRunning,
   kill,
@@ -15,7 +16,6 @@ import type { Layout } from './layout.js';
 
 const startTimeoutMs = 60_000;
 const stopTimeoutMs = 20_000;
-const project = join(import.meta.dirname, '..', '..');
 
 export class ServerError extends GridError<'SITE_UNAVAILABLE' | 'ADDRESS_IN_USE'> {}
 
@@ -33,8 +33,8 @@ export async function startServer(layout: Layout, url: string): Promise<{ starte
   );
   const record = await spawnDetached(
     process.execPath,
-    [join(project, 'cli', 'serve-compiled.mjs'), '--config', layout.config],
-    { env: process.env, cwd: project, outputFile: layout.log },
+    [join(projectRoot, 'cli', 'serve-compiled.mjs'), '--config', layout.config],
+    { env: process.env, cwd: projectRoot, outputFile: layout.log },
   );
   await writeRecord(layout.serverRecord, record);
   const settled = async (): Promise<boolean> =>

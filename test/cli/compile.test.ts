@@ -1,19 +1,31 @@
 import assert from 'node:assert/strict';
 import { spawnSync } from 'node:child_process';
-import { existsSync, mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
+import {
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
 import { pathToFileURL } from 'node:url';
+import { inProject } from '../program.js';
 
-const compiler = new URL('../../cli/compile.mjs', import.meta.url).href;
-const { compile } = (await import(compiler)) as { compile: (project: string) => Promise<boolean> };
+const compiler = pathToFileURL(inProject('cli/compile.mjs')).href;
+const { compile, compileTests } = (await import(compiler)) as {
+  compile: (project: string) => Promise<boolean>;
+  compileTests: (project: string) => Promise<string>;
+};
 
 describe('the compiled server', () => {
   let project = '';
   before(() => {
     project = mkdtempSync(join(tmpdir(), 'vsite-compile-'));
-    for (const folder of 'cli gateway imagerepo kernel targetsystem tsi xnjs'.split(' '))
+    for (const folder of 'cli gateway imagerepo kernel targetsystem tsi xnjs test'.split(' '))
       mkdirSync(join(project, folder));
     writeFileSync(join(project, 'package.json'), '{ "type": "module" }');
     writeFileSync(join(project, 'kernel', 'gone.ts'), 'export const x = 1;\n');
@@ -49,6 +61,17 @@ describe('the compiled server', () => {
     assert.equal(existsSync(join(project, 'dist', 'kernel', 'gone.js')), false);
     const left = readdirSync(project).filter((name) => name.startsWith('dist'));
     assert.deepEqual(left, ['dist']);
+  });
+
+  it('leaves the tests where they are when it is made again beneath them', async () => {
+    writeFileSync(join(project, 'test', 'a.test.ts'), 'const passed: boolean = true;\n');
+    const test = join(await compileTests(project), 'a.test.js');
+    const made = readFileSync(test, 'utf8');
+    write('third');
+    assert.equal(await compile(project), true);
+    assert.equal(readFileSync(test, 'utf8'), made);
+    write('second');
+    await compile(project);
   });
 
   it('stays as it was when a source cannot be compiled', async () => {

@@ -4,9 +4,10 @@ import { describe, it } from 'node:test';
 import { parse } from 'yaml';
 import { GatewayConfig } from '#gateway/config.js';
 import { createRouteLimits } from '#gateway/routes.js';
+import { inProject } from '../program.js';
 
 describe('the configuration of a new installation', () => {
-  const template = readFileSync(new URL('../../config/gateway.yaml', import.meta.url), 'utf8');
+  const template = readFileSync(inProject('config/gateway.yaml'), 'utf8');
   const { routes } = parse(template) as { routes: unknown };
   const limitsOf = createRouteLimits(GatewayConfig.shape.routes.parse(routes));
 

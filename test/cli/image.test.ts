@@ -14,7 +14,7 @@ import { waitFor } from '#cli/host/process.js';
 import { cpio, tar, type Entry, type Tree } from '#cli/image/archive.js';
 import { buildDemoContainer, buildDemoVm, buildImage } from '#cli/image/build.js';
 import { qemuArguments } from '#cli/image/qemu.js';
-import { projectRoot } from '#cli/image/recipe.js';
+import { projectRoot } from '#kernel/project-root.js';
 import { defaultCacheDirectory } from '#cli/quickstart/layout.js';
 import { silentLog as log } from '#kernel/log.js';
 

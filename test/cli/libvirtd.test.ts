@@ -8,6 +8,7 @@ import { promisify } from 'node:util';
 import { findLibvirtd, startLibvirtd, stopLibvirtd } from '#cli/host/libvirtd.js';
 import { findProcess, isRunning, waitFor } from '#cli/host/process.js';
 import { silentLog } from '#kernel/log.js';
+import { nodeFlags } from '../program.js';
 
 const run = promisify(execFile);
 const log = silentLog;
@@ -100,7 +101,7 @@ describe('a libvirtd of our own', { skip, concurrency: false }, () => {
       const [stateDir, cacheDir] = process.argv.slice(-2);
       await startLibvirtd({ stateDir, cacheDir, log });
       process.kill(process.pid, 'SIGKILL');`;
-    const flags = ['--conditions=development', '--import', 'tsx', '--input-type=module'];
+    const flags = [...nodeFlags, '--input-type=module'];
     const starter = run(process.execPath, [...flags, '-e', script, '--', stateDir, cacheDir]);
     await assert.rejects(starter, { signal: 'SIGKILL' });
     const found = await findLibvirtd(stateDir);
@@ -149,7 +150,7 @@ describe('a session libvirtd', { skip }, () => {
       if (action === 'stop') await stopLibvirtd(stateDir);
       else console.log((await startLibvirtd({ stateDir, log })).uri(action));`;
     const ids = { uid: nobody, gid: nobody };
-    const flags = ['--conditions=development', '--import', 'tsx', '--input-type=module'];
+    const flags = [...nodeFlags, '--input-type=module'];
     const act = async (action: string) => {
       const args = [...flags, '-e', script, '--', action, join(folder, 's')];
       return (await run(process.execPath, args, ids)).stdout.trim();

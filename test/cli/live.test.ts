@@ -4,6 +4,7 @@ import { describe, it } from 'node:test';
 import { promisify } from 'node:util';
 import { eventLine, EventParser } from '#cli/client/events.js';
 import { parseForward } from '#cli/client/forward.js';
+import { nodeFlags, program } from '../program.js';
 
 describe('what vsite forward is asked for', () => {
   const cases = [
@@ -62,14 +63,9 @@ describe('a stream of events', () => {
 });
 
 describe('completion', () => {
-  const main = new URL('../../cli/main.ts', import.meta.url).pathname;
+  const main = program('cli/main.ts');
   const vsite = async (...args: string[]) =>
-    (
-      await promisify(execFile)(process.execPath, [
-        ...['--conditions=development', '--import', import.meta.resolve('tsx'), main],
-        ...args,
-      ])
-    ).stdout;
+    (await promisify(execFile)(process.execPath, [...[...nodeFlags, main, ...args]])).stdout;
 
   it('knows commands and options, and is a script that bash can read', async () => {
     assert.match(await vsite('complete', '--', 'job', 'w'), /^wait\t/m);

@@ -5,6 +5,7 @@ import { mkdirSync, readdirSync, symlinkSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
 import { Scope } from '#kernel/scope.js';
+import { nodeFlags, program } from '../program.js';
 import { aDaemon, withoutLibvirtd } from '../kernel/libvirt/daemon.js';
 import { bootDisk, bootKernel } from './boot-sectors.js';
 import { startAgents } from './machine-rig.js';
@@ -42,10 +43,8 @@ describe('a server that dies at each step of a machine', { skip: withoutLibvirtd
       async () => {
         const disk = bootDisk(join(daemon.stateDir, 'disk.qcow2'), 'nothing');
         const args = [directory, daemon.options('qemu').uri, disk];
-        const program = new URL('./machines-server.ts', import.meta.url).pathname;
-        const execArgv = ['--conditions=development', '--import', 'tsx'];
         const start = (mode: string): ChildProcess =>
-          fork(program, [...args, mode, hosts, which], { execArgv });
+          forked('test/faults/machines-server.ts', [...args, mode, hosts, which]);
 
         const first = start('hold');
         assert.equal(await heard(first), 'held');
@@ -70,11 +69,13 @@ describe('a server that dies at each step of a machine', { skip: withoutLibvirtd
       mkdirSync(own);
       symlinkSync(join(directory, 'agents.sock'), join(own, 'agents.sock'));
       bootKernel(join(own, 'kernel'));
-      const program = new URL('./tiers-server.ts', import.meta.url).pathname;
-      const execArgv = ['--conditions=development', '--import', 'tsx'];
       const phases = { clones: 5, claims: 4, 'spare started': 1, end: 0 };
       for (const [phase, held] of Object.entries(phases)) {
-        const server = fork(program, [own, daemon.options('qemu').uri, phase], { execArgv });
+        const server = forked('test/faults/tiers-server.ts', [
+          own,
+          daemon.options('qemu').uri,
+          phase,
+        ]);
         assert.equal(await heard(server), held, phase);
         if (phase !== 'end') server.kill('SIGKILL');
         await once(server, 'exit');
@@ -83,6 +84,10 @@ describe('a server that dies at each step of a machine', { skip: withoutLibvirtd
     },
   );
 });
+
+function forked(file: `${string}.ts`, args: readonly string[]): ChildProcess {
+  return fork(program(file), args, { execArgv: [...nodeFlags] });
+}
 
 /** The first thing that a process says. @throws when it ends without a word */
 async function heard(child: ChildProcess): Promise<unknown> {

@@ -5,6 +5,7 @@ import { existsSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { Scope } from '#kernel/scope.js';
 import { jobStatus, type JobEngine, type RawDescription } from '#xnjs/index.js';
+import { nodeFlags, program } from '../program.js';
 import { until } from '../xnjs/job/rig.js';
 import { startEngineAt } from './engine-at.js';
 import type { Point } from './gate.js';
@@ -55,13 +56,9 @@ export class Server {
     address: string,
     deadly: readonly Point[] = [],
   ): Promise<Server> {
-    const program = new URL('./server.ts', import.meta.url).pathname;
     const child = spawn(
       process.execPath,
-      [
-        ...['--conditions=development', '--import', 'tsx'],
-        ...[program, directory, address, deadly.join(',')],
-      ],
+      [...nodeFlags, ...[program('test/faults/server.ts'), directory, address, deadly.join(',')]],
       { stdio: ['ignore', 'inherit', 'inherit', 'ipc'] },
     );
     const server = new Server(directory, child);

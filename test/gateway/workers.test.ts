@@ -10,6 +10,7 @@ import { createInterface } from 'node:readline';
 import { after, before, describe, it } from 'node:test';
 import { connect } from 'node:tls';
 import { silentLog } from '#kernel/log.js';
+import { nodeFlags, program } from '../program.js';
 import { eventually, startRig, type Answer, type Asked, type Rig } from './rig.js';
 
 /** Clients that ask without a pause, half of them over a kept connection, half over new ones; tells what went wrong. */
@@ -194,7 +195,7 @@ describe('a gateway as a service', () => {
   ] as const)
     it(`of ${workers} loses no request when it is restarted with the socket of its service manager`, async () => {
       await using rig = await startEcho({ workers });
-      const args = [...process.execArgv, 'cli/main.ts', 'serve', '--config', rig.directory];
+      const args = [...nodeFlags, program('cli/main.ts'), 'serve', '--config', rig.directory];
       const unit = spawn(
         'python3',
         ['-c', socketUnit, process.execPath, ...args, '--only', 'gateway'],

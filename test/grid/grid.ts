@@ -28,6 +28,7 @@ import { LibvirtClient } from '#kernel/libvirt/client.js';
 import { silentLog } from '#kernel/log.js';
 import { openDatabase } from '#kernel/persistence/database.js';
 import { addUser } from '#kernel/security/users.js';
+import { inProject, nodeFlags, program } from '../program.js';
 
 /** Why tests with real machines cannot run here; `false` where they can. */
 export const noMachines = findReason([
@@ -48,7 +49,7 @@ export function findReason(programs: readonly (readonly [string, ...string[]])[]
   return false;
 }
 
-const commandLine = new URL('../../cli/main.ts', import.meta.url).pathname;
+const commandLine = program('cli/main.ts');
 export const sitePath = '/VSITE/rest/core';
 export const imagesPath = '/IMAGES/rest/images';
 export const factoryPath = `${sitePath}/factories/default_target_system_factory`;
@@ -158,8 +159,7 @@ export class Grid implements AsyncDisposable {
   /** Runs `vsite` as the demo user would, with the profile of the quick start. */
   vsite(args: readonly string[], cwd?: string): ChildProcessWithoutNullStreams {
     const env = { ...process.env, VSITE_PROFILE: join(this.layout.state, 'client.yaml') };
-    const node = ['--conditions=development', '--import', import.meta.resolve('tsx'), commandLine];
-    return spawn(process.execPath, [...node, ...args], { env, cwd });
+    return spawn(process.execPath, [...nodeFlags, commandLine, ...args], { env, cwd });
   }
 
   /** Builds a demo image, or takes it from the cache, and publishes it. @returns its id */
@@ -182,7 +182,7 @@ export class Grid implements AsyncDisposable {
 
   /** Builds an image of test/fixtures/images, or takes it from the cache, and publishes it. @returns its id */
   async publishTestImage(name: string): Promise<string> {
-    const folder = join(import.meta.dirname, '..', 'fixtures', 'images', name);
+    const folder = inProject(`test/fixtures/images/${name}`);
     const cacheDir = join(defaultCacheDirectory(), 'images');
     return await publish(
       await this.creator(),

@@ -7,6 +7,7 @@ import { text } from 'node:stream/consumers';
 import { after, before, describe, it } from 'node:test';
 import { promisify } from 'node:util';
 import type { HttpClient } from '#kernel/http/client.js';
+import { inProject } from '../program.js';
 import { pythonWith } from './clients/python.js';
 import { eventually, Grid, imagesPath, noContainers, refusal, sitePath } from './grid.js';
 
@@ -100,7 +101,7 @@ describe('jobs that name an image, on real machines', { skip: noContainers }, ()
 
   it('are submitted by an unmodified pyunicore', async () => {
     const python = await pythonWith(['pyunicore', 'cryptography']);
-    const script = join(import.meta.dirname, 'clients', 'pyunicore_image.py');
+    const script = inProject('test/grid/clients/pyunicore_image.py');
     const args = [script, `${grid.url}${sitePath}`, 'demouser', 'test123'];
     const cwd = await mkdtemp(join(tmpdir(), 'vsite-py-'));
     const { stdout } = await run(python, args, { timeout: 120_000, cwd });

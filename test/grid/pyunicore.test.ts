@@ -7,11 +7,12 @@ import { text } from 'node:stream/consumers';
 import { after, before, describe, it } from 'node:test';
 import { parseDocument } from 'yaml';
 import { demoUser } from '#cli/quickstart/configuration.js';
+import { inProject } from '../program.js';
 import { oidcClient, startOidcProvider } from '../kernel/security/oidc-provider.js';
 import { installPython } from './clients/python.js';
 import { Grid, noContainers } from './grid.js';
 
-const script = join(import.meta.dirname, 'clients', 'pyunicore_scenario.py');
+const script = inProject('test/grid/clients/pyunicore_scenario.py');
 const demoDn = 'CN=Demo User,O=VSite,C=EU';
 const used = {
   listed: ['/a/b/', '/a/c/', '/a/streamed.txt', '/a/up.txt'],

@@ -13,6 +13,8 @@ import { createTargetSystem, waitUntilReady } from '#cli/quickstart/main-job.js'
 import type { HttpClient } from '#kernel/http/client.js';
 import { silentLog } from '#kernel/log.js';
 import { Scope } from '#kernel/scope.js';
+import { projectRoot } from '#kernel/project-root.js';
+import { nodeFlags, program } from '../program.js';
 import { mountTinyDisk } from '../kernel/persistence/tiny-disk.js';
 import {
   eventually,
@@ -29,7 +31,6 @@ type Job = { status: string; statusMessage: string };
 type Site = { resourceStatus: string; resourceStatusMessage: string; vm: { state: string } };
 const signal = AbortSignal.timeout(240_000);
 const image = 'vsite-demo-container';
-const project = join(import.meta.dirname, '..', '..');
 
 async function submit(user: HttpClient, site: string, job: object): Promise<string> {
   const { headers } = await user.json('POST', `${site}/jobs`, job);
@@ -53,9 +54,9 @@ async function newSite(user: HttpClient): Promise<string> {
 
 /** Runs `vsite`. @returns how it ended, and all that it wrote */
 function vsite(...args: string[]): Promise<{ code: number; output: string }> {
-  const node = ['--conditions=development', '--import', 'tsx', 'cli/main.ts', ...args];
+  const node = [...nodeFlags, program('cli/main.ts'), ...args];
   return new Promise((resolve) => {
-    execFile(process.execPath, node, { cwd: project, timeout: 60_000 }, (error, out, err) =>
+    execFile(process.execPath, node, { cwd: projectRoot, timeout: 60_000 }, (error, out, err) =>
       resolve({ code: typeof error?.code === 'number' ? error.code : 0, output: out + err }),
     );
   });

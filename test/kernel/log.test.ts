@@ -2,13 +2,14 @@ import assert from 'node:assert/strict';
 import { spawnSync } from 'node:child_process';
 import { describe, it } from 'node:test';
 import { createLog } from '#kernel/log.js';
+import { nodeFlags } from '../program.js';
 
 /** Runs a program that has a log. @returns the messages that reached its standard output */
 function messagesOf(program: string): string[] {
   const code = `import { createLog } from '#kernel/log.js'; const log = createLog(); ${program}`;
   const { stdout } = spawnSync(
     process.execPath,
-    ['--conditions=development', '--import', 'tsx', '--input-type=module', '-e', code],
+    [...nodeFlags, '--input-type=module', '-e', code],
     { encoding: 'utf8' },
   );
   const lines = stdout.split('\n').filter((line) => line !== '');

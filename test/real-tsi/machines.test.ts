@@ -32,7 +32,7 @@ describe(
         }
       const list = join(directory, 'images.json');
       writeFileSync(list, JSON.stringify(images));
-      await runInNamespace(new URL('machines.ts', import.meta.url).pathname, [list]);
+      await runInNamespace('test/real-tsi/machines.ts', [list]);
     });
   },
 );

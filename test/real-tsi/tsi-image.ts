@@ -1,7 +1,7 @@
 import { cpSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { buildImage, type BuiltImage } from '#cli/image/build.js';
-import { projectRoot } from '#cli/image/recipe.js';
+import { projectRoot } from '#kernel/project-root.js';
 import { defaultCacheDirectory } from '#cli/quickstart/layout.js';
 import { ImageMetadata } from '#imagerepo/contract.js';
 import { silentLog } from '#kernel/log.js';

@@ -5,9 +5,9 @@ import { chmodSync, existsSync, mkdirSync, readdirSync, writeFileSync } from 'no
 import { createServer, type AddressInfo } from 'node:net';
 import { join } from 'node:path';
 import { describe, it } from 'node:test';
-import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
 import { Scope } from '#kernel/scope.js';
+import { inProject } from '../program.js';
 import { alice, nobodyId, scratch, startAgent } from '../tsi/agent-process.js';
 import { makeCertificates } from '../tsi/certificates.js';
 import { freePort } from './unicore-tsi.js';
@@ -15,7 +15,7 @@ import { freePort } from './unicore-tsi.js';
 /** The folder with all jars of a UNICORE/X installation, its `lib`. */
 const libVariable = 'VSITE_UNICOREX_LIB';
 const lib = process.env[libVariable];
-const driver = fileURLToPath(new URL('UnicoreXnjs.java', import.meta.url));
+const driver = inProject('test/real-tsi/UnicoreXnjs.java');
 const javaMs = 240_000;
 /** That of the driver. */
 const contentBytes = 3_000_001;

@@ -18,6 +18,7 @@ import { ChangeLog } from '#kernel/persistence/change-log.js';
 import { openDatabase } from '#kernel/persistence/database.js';
 import { migrate } from '#kernel/persistence/migrate.js';
 import type { Scope } from '#kernel/scope.js';
+import { nodeFlags, program } from '../program.js';
 import { restDeps } from './rest-deps.js';
 import type { SecurityDecision } from '#kernel/security/audit.js';
 import type { Attributes } from '#kernel/security/caller.js';
@@ -60,7 +61,7 @@ import { until } from '../xnjs/job/rig.js';
 import { anImageMetadata } from '../xnjs/vm/samples.js';
 
 export const login = process.geteuid?.() === 0 ? 'nobody' : userInfo().username;
-const agentMain = new URL('../../tsi/agent/main.ts', import.meta.url).pathname;
+const agentMain = program('tsi/agent/main.ts');
 
 /** A fake: its machines are agents that run as processes here. Everything above is real. */
 export class ProcessHypervisor implements Hypervisor {
@@ -127,7 +128,7 @@ export class ProcessHypervisor implements Hypervisor {
 
   #spawnAgent(id: string): void {
     const properties = join(this.#workspace.directoryOf(id), 'tsi.properties');
-    const arguments_ = ['--conditions=development', '--import', 'tsx', agentMain, properties];
+    const arguments_ = [...nodeFlags, agentMain, properties];
     this.#agents.set(id, spawn(process.execPath, arguments_, { stdio: 'ignore' }));
   }
 

@@ -31,8 +31,11 @@ after(() => scope.close());
 
 const run = (file: string, ...args: string[]): void =>
   void execFileSync(file, args, { stdio: 'ignore' });
-const textOf = async (path: string): Promise<string> =>
-  until('it has printed', () => (existsSync(path) ? readFileSync(path, 'utf8') : ''));
+const textOf = async (path: string, last = '\n'): Promise<string> =>
+  until('it has printed', () => {
+    const text = existsSync(path) ? readFileSync(path, 'utf8') : '';
+    return text.endsWith(last) ? text : '';
+  });
 
 describe('the text of a job', () => {
   const hostile = [
@@ -55,7 +58,7 @@ describe('the text of a job', () => {
         ...[`#TSI_IDENTITY ${alice.login} NONE`, ''],
       );
       assert.equal(await worker.reply(7), 'TSI_OK\n');
-      const [uid, where] = (await textOf(join(dir, 'out'))).split('\n');
+      const [uid, where] = (await textOf(join(dir, 'out'), `${dir}\n`)).split('\n');
       if (isRoot) assert.equal(uid, String(nobodyId));
       assert.equal(where, dir);
       assert.equal(existsSync('/etc/stolen'), false);

@@ -2,6 +2,7 @@ import assert from 'node:assert/strict';
 import { readFileSync } from 'node:fs';
 import { describe, it } from 'node:test';
 import fc from 'fast-check';
+import { inProject } from '../program.js';
 import type { JobRequest } from '../../tsi/bss/bss.js';
 import { splitCommand } from '../../tsi/bss/batch-commands.js';
 import { batchOptions, resourceOptions } from '../../tsi/bss/slurm-options.js';
@@ -18,7 +19,7 @@ import {
 } from '../../tsi/bss/slurm-output.js';
 
 const recorded = (name: string): string =>
-  readFileSync(new URL(`../fixtures/slurm/${name}.txt`, import.meta.url), 'utf8');
+  readFileSync(inProject(`test/fixtures/slurm/${name}.txt`), 'utf8');
 
 /** What commands said of their failure, by the command. */
 const failures = new Map(

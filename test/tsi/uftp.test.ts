@@ -7,6 +7,7 @@ import { after, before, describe, it } from 'node:test';
 import { Scope } from '#kernel/scope.js';
 import { encodeFailed } from '#tsi/protocol/reply.js';
 import { uftp } from '#tsi/protocol/commands.js';
+import { inProject } from '../program.js';
 import { pythonWith } from '../grid/clients/python.js';
 import {
   alice,
@@ -39,7 +40,7 @@ after(() => scope.close());
 
 async function startServer(directory: string): Promise<number> {
   const python = await pythonWith(['pyftpdlib']);
-  const args = [join(import.meta.dirname, 'uftp-server.py'), directory, secret];
+  const args = [inProject('test/tsi/uftp-server.py'), directory, secret];
   const server = spawn(python, args, { stdio: ['ignore', 'pipe', 'ignore'] });
   scope.defer(async () => {
     server.kill('SIGKILL');

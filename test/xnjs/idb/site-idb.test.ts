@@ -4,6 +4,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, it } from 'node:test';
 import { readSiteIdb } from '#xnjs/idb/site-idb.js';
+import { inProject } from '../../program.js';
 
 let directory = '';
 beforeEach(() => {
@@ -27,7 +28,7 @@ const names = (applications: readonly { Name: string }[]) => applications.map(({
 
 describe('an IDB file', () => {
   it('is what the sample is', async () => {
-    const path = new URL('../../../config/idb/idb.json', import.meta.url).pathname;
+    const path = inProject('config/idb/idb.json');
     const { applications, partitions } = await readSiteIdb({ path });
     assert.deepEqual(names(applications), ['Convert', 'Bash shell']);
     assert.equal(partitions.length, 2);

@@ -7,6 +7,7 @@ import { createInterface } from 'node:readline';
 import { describe, it } from 'node:test';
 import { Scope } from '#kernel/scope.js';
 import { jobStatus } from '#xnjs/job/status.js';
+import { nodeFlags, program } from '../../program.js';
 import { Agent, scratch, startEngine, startRig, targetId, until } from './rig.js';
 
 describe('what a job survives', { timeout: 120_000 }, () => {
@@ -107,8 +108,8 @@ async function runAndKill(
   const child: ChildProcess = spawn(
     process.execPath,
     [
-      ...['--conditions=development', '--import', 'tsx'],
-      ...[new URL('./crash-child.ts', import.meta.url).pathname, directory, socket, String(jobs)],
+      ...[...nodeFlags, program('test/xnjs/job/crash-child.ts')],
+      ...[directory, socket, String(jobs)],
     ],
     { stdio: ['ignore', 'pipe', 'inherit'] },
   );

@@ -37,6 +37,7 @@ import type { Target, TargetEvent, Targets } from '#xnjs/target.js';
 import { AgentLink } from '#xnjs/tsi/agent-link.js';
 import { createTsi } from '#xnjs/tsi/tsi-client.js';
 import type { Tsi, TsiIdentity } from '#xnjs/tsi/tsi.js';
+import { nodeFlags, program } from '../../program.js';
 import { stagingOf } from '../staging/wiring.js';
 
 export const ownerDn = 'CN=Tester "T" $HOME `id`,O=Grid';
@@ -80,11 +81,10 @@ export class Agent {
   }
 
   async start(): Promise<void> {
-    const main = new URL('../../../tsi/agent/main.ts', import.meta.url).pathname;
     const properties = join(this.#directory, 'tsi.properties');
     this.#process = spawn(
       process.execPath,
-      ['--conditions=development', '--import', 'tsx', main, properties],
+      [...nodeFlags, program('tsi/agent/main.ts'), properties],
       { stdio: ['ignore', 'ignore', 'inherit'] },
     );
     await until('agent listens', () => existsSync(this.socket));

@@ -1,12 +1,14 @@
 import assert from 'node:assert/strict';
 import { readdirSync, readFileSync } from 'node:fs';
+import { join } from 'node:path';
 import { describe, it } from 'node:test';
 import type { JobEvent } from '#xnjs/job/events.js';
 import type { Plan } from '#xnjs/job/job.js';
 import { step } from '#xnjs/job/state.js';
+import { inProject } from '../../program.js';
 import { aJob, aPlan } from './samples.js';
 
-const folder = new URL('./scenarios/', import.meta.url);
+const folder = inProject('test/xnjs/job/scenarios');
 
 /** Events that belong to no run. */
 const runless = new Set(['lost', 'start', 'restart', 'abort', 'destroy', 'pause', 'resume']);
@@ -14,7 +16,7 @@ const runless = new Set(['lost', 'start', 'restart', 'abort', 'destroy', 'pause'
 /** Two blanks or more part the columns: event, state, effects, `= result`; `#` begins a remark. */
 describe('scenarios of a job', () => {
   for (const file of readdirSync(folder)) {
-    const lines = readFileSync(new URL(file, folder), 'utf8').trim().split('\n');
+    const lines = readFileSync(join(folder, file), 'utf8').trim().split('\n');
     it(`${file}: ${lines[0]!.slice(2)}`, () => {
       let job = aJob();
       let run = 1;

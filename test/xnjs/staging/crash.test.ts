@@ -8,6 +8,7 @@ import { createInterface } from 'node:readline';
 import { describe, it } from 'node:test';
 import { CreateBucketCommand, GetObjectCommand, S3Client } from '@aws-sdk/client-s3';
 import { Scope } from '#kernel/scope.js';
+import { nodeFlags, program } from '../../program.js';
 import { Agent, scratch, until } from '../job/rig.js';
 import { attachStaging } from './rig.js';
 import { startS3 } from './s3-server.js';
@@ -29,11 +30,11 @@ async function startChild(
   direction: 'in' | 'out' = 'in',
   jobId = '',
 ): Promise<Child> {
-  const script = new URL('./stage-child.ts', import.meta.url).pathname;
+  const script = program('test/xnjs/staging/stage-child.ts');
   const child: ChildProcess = spawn(
     process.execPath,
     [
-      ...['--conditions=development', '--import', 'tsx', script],
+      ...[...nodeFlags, script],
       ...[directory, socket, JSON.stringify(description), direction, jobId],
     ],
     { stdio: ['ignore', 'pipe', 'inherit'] },

@@ -90,8 +90,8 @@ describe('staging by http and https', { timeout: 120_000 }, () => {
     ]);
     assert.deepEqual(readFileSync(rig.path(job, 'a/b.dat')), content);
     assert.deepEqual(readFileSync(rig.path(job, 'dir/named.dat')), content);
-    const sent = secure.seen.map(({ headers }) => headers.authorization).sort();
-    assert.deepEqual(sent, [basicHeader, 'Bearer tok']);
+    const sent = new Set(secure.seen.map(({ headers }) => headers.authorization)); // a busy host asks again
+    assert.deepEqual([...sent].sort(), [basicHeader, 'Bearer tok']);
     assert.ok(log.some((line) => line.includes(`${secure.url}/file: 3000000 bytes`)));
     assert.deepEqual(
       readdirSync(rig.path(job, '.')).filter((name) => name.startsWith('.')),

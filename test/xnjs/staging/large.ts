@@ -3,6 +3,7 @@ import { pipeline, Readable } from 'node:stream';
 import { createInterface } from 'node:readline';
 import { growthFlag } from '#cli/serve.js';
 import type { Scope } from '#kernel/scope.js';
+import { nodeFlags, program } from '../../program.js';
 import { startWeb, type WebServer } from './web-server.js';
 
 const block = Buffer.alloc(1024 * 1024, 'The quick brown fox jumps over the lazy dog. ');
@@ -42,12 +43,12 @@ export async function measure(
   direction: 'in' | 'out' = 'in',
   jobId = '',
 ): Promise<Measured> {
-  const script = new URL('./stage-child.ts', import.meta.url).pathname;
+  const script = program('test/xnjs/staging/stage-child.ts');
   const child = spawn(
     process.execPath,
     [
       // its heap grows as the server's does
-      ...[growthFlag, '--conditions=development', '--import', 'tsx', script],
+      ...[growthFlag, ...nodeFlags, script],
       ...[directory, socket, JSON.stringify(description), direction, jobId],
     ],
     { stdio: ['ignore', 'pipe', 'inherit'] },

@@ -1,7 +1,7 @@
 import { join } from 'node:path';
 import { before, describe, it } from 'node:test';
 import { buildImage } from '#cli/image/build.js';
-import { projectRoot } from '#cli/image/recipe.js';
+import { projectRoot } from '#kernel/project-root.js';
 import { defaultCacheDirectory } from '#cli/quickstart/layout.js';
 import { silentLog } from '#kernel/log.js';
 import { noNamespace, runInNamespace } from './namespace.js';
@@ -15,6 +15,6 @@ describe('what guests reach', { skip: noNamespace, timeout: 660_000 }, () => {
   });
 
   it('is what their kind of network allows', async () => {
-    await runInNamespace(new URL('isolation-machines.ts', import.meta.url).pathname);
+    await runInNamespace('test/xnjs/vm/isolation-machines.ts');
   });
 });

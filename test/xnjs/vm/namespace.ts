@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict';
 import { execFile } from 'node:child_process';
 import { promisify } from 'node:util';
+import { nodeFlags, program } from '../../program.js';
 import { findReason } from '../../grid/grid.js';
 
 const programs = [
@@ -16,8 +17,11 @@ export const noNamespace =
   process.getuid?.() === 0 ? findReason(programs) : 'needs root, for a network namespace';
 
 /** Runs a file of tests where libvirt's networks and rules are nobody else's, and end with it. */
-export async function runInNamespace(file: string, more: readonly string[] = []): Promise<void> {
-  const node = [process.execPath, '--conditions=development', '--import', 'tsx', file, ...more];
+export async function runInNamespace(
+  file: `${string}.ts`,
+  more: readonly string[] = [],
+): Promise<void> {
+  const node = [process.execPath, ...nodeFlags, program(file), ...more];
   const script = 'ip link set lo up && exec "$@"';
   const own = ['--net', '--pid', '--mount-proc', '--fork', '--kill-child'];
   const args = [...own, 'sh', '-c', script, 'sh', ...node];

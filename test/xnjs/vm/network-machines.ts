@@ -8,7 +8,7 @@ import { text } from 'node:stream/consumers';
 import { after, before, describe, it } from 'node:test';
 import { startLibvirtd } from '#cli/host/libvirtd.js';
 import { buildImage, type BuiltImage } from '#cli/image/build.js';
-import { projectRoot } from '#cli/image/recipe.js';
+import { projectRoot } from '#kernel/project-root.js';
 import { defaultCacheDirectory } from '#cli/quickstart/layout.js';
 import { ImageMetadata } from '#imagerepo/contract.js';
 import { silentLog } from '#kernel/log.js';

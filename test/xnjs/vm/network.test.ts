@@ -121,6 +121,6 @@ describe('the network of machines', () => {
 
 describe('machines in a network namespace', { skip: noNamespace, timeout: 660_000 }, () => {
   it('run jobs over TCP with TLS, and reach nothing but the server', async () => {
-    await runInNamespace(new URL('network-machines.ts', import.meta.url).pathname);
+    await runInNamespace('test/xnjs/vm/network-machines.ts');
   });
 });
