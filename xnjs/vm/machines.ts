@@ -21,6 +21,7 @@ import type { Templates } from './tiers/templates.js';
 import { Starting } from './tiers/starting.js';
 import type { UsageMeter } from './usage-meter.js';
 import type { Views } from './views.js';
+import type { Volumes } from './volumes/volumes.js';
 
 export type MachinesParts = {
   readonly records: SystemRecords;
@@ -29,6 +30,7 @@ export type MachinesParts = {
   readonly meter: UsageMeter | undefined;
   readonly spares: SparePool | undefined;
   readonly templates: Templates | undefined;
+  readonly volumes: Pick<Volumes, 'release'> | undefined;
 };
 
 /** Machines of one host that are looked for at the same time. */
@@ -53,14 +55,16 @@ export class Machines implements AsyncDisposable {
   readonly #keeping: Keeping;
   readonly #meter: UsageMeter | undefined;
   readonly #starting: Starting;
+  readonly #volumes: MachinesParts['volumes'];
   readonly #unsubscribe: (() => void)[] = [];
 
   constructor(
     options: TargetSystemsOptions,
-    { records, files, stopping, meter, spares, templates }: MachinesParts,
+    { records, files, stopping, meter, spares, templates, volumes }: MachinesParts,
   ) {
     this.#options = options;
     this.#meter = meter;
+    this.#volumes = volumes;
     this.#log = options.log.child({ part: 'xnjs.vm' });
     this.#records = records;
     this.#stopping = stopping;
@@ -347,6 +351,7 @@ export class Machines implements AsyncDisposable {
   async #remove(record: TargetSystem): Promise<void> {
     await this.#release(record);
     await this.#options.workspace.remove(record.id);
+    await this.#volumes?.release(record.id);
     await this.#records.applyNow(record.id, {
       type: 'removed',
       evidence: this.#evidence('hypervisor', 'domain and files are gone'),

@@ -79,7 +79,6 @@ export class TargetSystems implements Targets, AsyncDisposable {
       ...{ store: options.store, clock, log: this.#log, stopping },
       reconcile: (id) => this.#machines.reconcile(id),
       onRemoved: (id) => {
-        this.#releaseVolumes(id);
         this.#meter?.forget(id);
         this.#unused?.forget(id);
       },
@@ -106,7 +105,7 @@ export class TargetSystems implements Targets, AsyncDisposable {
     const files = new SnapshotFiles(options.workspace);
     this.#machines = new Machines(parts, {
       ...{ records, files, stopping, meter: this.#meter },
-      ...{ spares: this.#spares, templates: this.#templates },
+      ...{ spares: this.#spares, templates: this.#templates, volumes: this.volumes },
     });
     const most = options.limits.snapshots ?? 4;
     this.snapshots = new Snapshots({ ...options, records, files, planner: this.planner, most });
@@ -147,13 +146,6 @@ export class TargetSystems implements Targets, AsyncDisposable {
         ...{ clock, log: this.#log },
       })
     );
-  }
-
-  /** What fails is done at the next start. */
-  #releaseVolumes(id: string): void {
-    this.volumes?.release(id).catch((error: unknown) => {
-      this.#log.warn({ vmId: id, err: error }, 'volumes of a machine that is gone are still held');
-    });
   }
 
   #createReaper({ freeze, end }: Pick<LifetimesOptions, 'freeze' | 'end'>): Reaper {

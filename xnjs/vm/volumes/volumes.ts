@@ -82,9 +82,10 @@ export class Volumes {
   async #restore(systems: readonly TargetSystem[]): Promise<void> {
     const { store } = this.#options;
     const known = new Map((await store.all()).map((volume) => [volume.id, volume]));
-    for (const { id, ownerDn, volumes = [], createdMs } of systems)
+    for (const { id, ownerDn, volumes = [], createdMs, state } of systems)
       for (const { volumeId, name, sizeMiB } of volumes) {
-        if (volumeId === undefined) continue;
+        // one that goes may have given them back already
+        if (volumeId === undefined || state === 'DESTROYING') continue;
         const volume = known.get(volumeId);
         const lost = { id: volumeId, ownerDn, name, sizeMiB, tags: [], createdMs };
         if (!volume) await store.create({ ...lost, attachedTo: id, wasUsed: true }, []);
