@@ -10,6 +10,7 @@ import { ImagerepoConfig } from '#imagerepo/main.js';
 import { loadConfig } from '#kernel/config.js';
 import { asGridError, errorText } from '#kernel/errors.js';
 import { LibvirtClient } from '#kernel/libvirt/client.js';
+import { Volumes } from '#kernel/libvirt/volumes.js';
 import { silentLog } from '#kernel/log.js';
 import { openDatabase } from '#kernel/persistence/database.js';
 import { UsersFile } from '#kernel/security/users.js';
@@ -223,9 +224,15 @@ async function checkLibvirt(uri: string | undefined): Promise<Finding> {
 async function checkHosts(
   hosts: TargetsystemConfig['xnjs']['hypervisor']['hosts'],
 ): Promise<Finding> {
-  const others = hosts.flatMap(({ name, uri }) => (uri === undefined ? [] : [{ name, uri }]));
+  const others = hosts.flatMap(({ name, uri, storage }) =>
+    uri === undefined ? [] : [{ name, uri, pool: storage?.pool }],
+  );
   const found = await Promise.all(
-    others.map(async ({ name, uri }) => ({ name, finding: await checkLibvirt(uri) })),
+    others.map(async ({ name, uri, pool }) => {
+      const finding = await checkLibvirt(uri);
+      const isFit = finding.state !== 'good' || pool === undefined;
+      return { name, finding: isFit ? finding : await checkPool(uri, pool) };
+    }),
   );
   const faults = found.filter(({ finding }) => finding.state !== 'good');
   if (faults.length === 0)
@@ -234,6 +241,17 @@ async function checkHosts(
     faults.map(({ name, finding }) => `${name}: ${finding.text}`).join('; '),
     'start their libvirtd, mend the way there, or correct xnjs.hypervisor.hosts',
   );
+}
+
+/** Of a host that images are copied to. */
+async function checkPool(uri: string, pool: string): Promise<Finding> {
+  try {
+    await using client = await LibvirtClient.connect({ uri, log: silentLog });
+    const bytes = await new Volumes(client, pool).availableBytes();
+    return good(`storage pool ${pool}: ${Math.floor(bytes / 1024 ** 2)} MiB free`);
+  } catch (error) {
+    return bad(errorText(error), 'define the pool there, or correct xnjs.hypervisor.hosts');
+  }
 }
 
 /** @returns the path, or what it will be made in: the first start makes directories */

@@ -1,5 +1,6 @@
 /** The marks of a start, in their order, with the words for people. */
 const marks = [
+  ['fetchedMs', 'fetched'],
   ['definedMs', 'defined'],
   ['startedMs', 'started'],
   ['kernelMs', 'kernel'],

@@ -205,9 +205,22 @@ export const procedures = {
 
   storage_pool_lookup_by_name: row(84, { name: text }, { pool }),
   storage_pool_create_xml: row(76, { xml: text, flags }, { pool }),
+  storage_pool_create: row(78, { pool, flags }, {}),
   storage_pool_refresh: row(83, { pool, flags }, {}),
+  storage_pool_get_info: row(
+    87,
+    { pool },
+    { state: uint, capacity: uhyper, allocation: uhyper, available: uhyper },
+  ),
+  storage_pool_list_all_volumes: row(
+    282,
+    { pool, need_results: int, flags },
+    { vols: array(volume, maxListed), ret: uint },
+  ),
   storage_vol_create_xml: row(93, { pool, xml: text, flags }, { vol: volume }),
+  storage_vol_lookup_by_name: row(95, { pool, name: text }, { vol: volume }),
   storage_vol_lookup_by_path: row(97, { path: text }, { vol: volume }),
+  storage_vol_get_xml_desc: row(99, { vol: volume, flags }, { xml: text }),
   storage_vol_delete: row(94, { vol: volume, flags }, {}),
 
   network_lookup_by_name: row(46, { name: text }, { net: network }),

@@ -19,13 +19,18 @@ export function readSigningRequest(pem: string): KeyObject {
     if (!info || !spki || !signature) throw new Error('a part is missing');
     const key = createPublicKey({ key: spki.whole, format: 'der', type: 'spki' });
     // the first octet of a bit string counts unused bits: none
-    if (!verify('sha256', info.whole, key, signature.content.subarray(1)))
+    if (!verify(digestFor(key), info.whole, key, signature.content.subarray(1)))
       throw new Error('its signature does not fit');
     return key;
   } catch (cause) {
     const text = `the signing request cannot be read: ${errorText(cause)}`;
     throw new GridError('BAD_REQUEST', text, {}, { cause });
   }
+}
+
+/** What a key signs: Ed25519 the text itself, others a digest. */
+export function digestFor({ asymmetricKeyType }: KeyObject): 'sha256' | null {
+  return asymmetricKeyType === 'ed25519' ? null : 'sha256';
 }
 
 type Element = { readonly whole: Buffer; readonly content: Buffer };

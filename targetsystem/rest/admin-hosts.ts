@@ -22,7 +22,7 @@ const listHosts = operation({
 });
 
 function renderHost(host: HostStatus): Rendered<typeof HostList>['hosts'][number] {
-  const { name, drivers, labels, isDrained, room, used, machines } = host;
+  const { name, drivers, labels, isDrained, room, used, machines, storage, abilities } = host;
   return {
     ...{ name, labels: [...labels], drained: isDrained, machines },
     drivers: Object.fromEntries(
@@ -30,6 +30,8 @@ function renderHost(host: HostStatus): Rendered<typeof HostList>['hosts'][number
     ),
     ...(room && { capacity: room }),
     used,
+    ...(storage && { storage }),
+    abilities,
   };
 }
 

@@ -58,12 +58,26 @@ export const Prices = z.object({
   diskGiBHour: z.number(),
 });
 
+const HostAbilities = z
+  .object({
+    thaw: z
+      .enum(['anywhere', 'there', 'none'])
+      .describe('Where what is parked can be brought back'),
+    ...{ snapshots: z.boolean(), console: z.boolean(), screenPictures: z.boolean() },
+    ...{ liveScreens: z.boolean(), containers: z.boolean(), networks: z.boolean() },
+    ...{ spares: z.boolean(), warmStarts: z.boolean() },
+  })
+  .describe('What machines can have there');
+
+export const HostOffer = z.object({ name: text, labels: z.array(text), abilities: HostAbilities });
+
 export const Factory = z
   .object({
     ...owned,
     ...offer,
     drivers: z.array(DriverOffer).describe('What machines can do, by driver of libvirt'),
     hostLabels: z.array(text).describe('What a wish may ask of its host'),
+    hosts: z.array(HostOffer).describe('That machines may be on'),
     flavours: z.array(Flavour).describe('Sizes by name that the caller may have'),
     networks: z.array(text).describe('What of a network machines can have'),
     quota: z.array(Quota).optional().describe('That target systems of the caller count on'),
@@ -88,6 +102,15 @@ export const HostList = z.object({
         .describe('For machines; what is left out has no bound. Absent: not known yet'),
       used: z.object(room).describe('What its machines hold, those on disk and unreachable too'),
       machines: z.number(),
+      storage: z
+        .object({
+          pool: text,
+          ...{ images: z.number(), usedMiB: z.number(), maxMiB: z.number() },
+          problem: text.optional().describe('Why it cannot be used'),
+        })
+        .optional()
+        .describe('Where images are copied to; absent: it shares the files of the server'),
+      abilities: HostAbilities,
     }),
   ),
 });

@@ -11,7 +11,7 @@ import {
   type Requester,
 } from '#xnjs/index.js';
 import type { Rendered } from './answers.js';
-import type { DriverOffer, Flavour, Plan, Prices, Quota } from './answers-placement.js';
+import type { DriverOffer, Flavour, HostOffer, Plan, Prices, Quota } from './answers-placement.js';
 import type { RestDeps } from './deps.js';
 import { renderVolumes } from './sites-rendering.js';
 
@@ -37,6 +37,7 @@ export async function renderPlacement(
   networks: readonly string[];
   drivers: Rendered<typeof DriverOffer>[];
   hostLabels: string[];
+  hosts: Rendered<typeof HostOffer>[];
   quota?: Rendered<typeof Quota>[];
   prices?: Rendered<typeof Prices>;
 }> {
@@ -47,6 +48,10 @@ export async function renderPlacement(
     networks: planner.offeredNetworks,
     drivers: renderDrivers(places.list()),
     hostLabels: [...new Set(places.list().flatMap(({ labels }) => labels))].sort(),
+    hosts: places.list().map(({ name, labels, abilities }) => ({
+      ...{ name, abilities },
+      labels: [...labels],
+    })),
     // strangers have none
     ...(caller.role !== 'anonymous' && {
       quota: (await planner.quotaOf(caller.dn, requester)).map(renderQuota),

@@ -38,7 +38,11 @@ async function firstByte(path: string): Promise<void> {
 }
 
 /** @returns ms from the start of the process to the agent's first byte */
-async function timeBare(start: () => ChildProcess, socket: string): Promise<number> {
+async function timeBare(
+  start: () => ChildProcess,
+  socket: string,
+  seen?: (pid: number) => void,
+): Promise<number> {
   await rm(socket, { force: true });
   const started = performance.now();
   const child = start();
@@ -50,17 +54,26 @@ async function timeBare(start: () => ChildProcess, socket: string): Promise<numb
     }),
   ]);
   const ms = performance.now() - started;
+  seen?.(child.pid ?? 0);
   child.kill('SIGKILL');
   await ended;
   return ms;
 }
 
-export function bareMachine({ parts }: BuiltImage, directory: string): () => Promise<number> {
+export function bareMachine(
+  { parts }: BuiltImage,
+  directory: string,
+  seen?: (pid: number) => void,
+): () => Promise<number> {
   const socket = join(directory, 'vm.sock');
   const { kernel = '', initrd = '' } = parts;
   const guest = { kernel, initrd, memoryMiB: 384, accel: 'tcg', channelSocket: socket } as const;
   return () =>
-    timeBare(() => spawn('qemu-system-x86_64', qemuArguments(guest), { stdio: 'ignore' }), socket);
+    timeBare(
+      () => spawn('qemu-system-x86_64', qemuArguments(guest), { stdio: 'ignore' }),
+      socket,
+      seen,
+    );
 }
 
 export async function bareContainer(
@@ -109,7 +122,7 @@ export function libvirtContainer(
     const started = performance.now();
     const { dom } = await libvirt.call('domain_define_xml_flags', { xml, flags: 0 });
     await libvirt.call('domain_create_with_flags', { dom, flags: 0 });
-    await firstByte(paths.agentSocket);
+    await firstByte(workspace.agentSocket({ id }));
     const ms = performance.now() - started;
     await libvirt.call('domain_destroy_flags', { dom, flags: 0 });
     await libvirt.call('domain_undefine_flags', { dom, flags: 0 });

@@ -23,6 +23,18 @@ export function familyCpuMs(pid: number): number {
   return [pid, ...children.map(Number)].reduce((sum, each) => sum + cpuMs(each), 0);
 }
 
+/** The first process whose command line holds this. */
+export function findProcess(words: string): number | undefined {
+  const found = readdirSync('/proc').find((name) => {
+    try {
+      return /^\d+$/.test(name) && readFileSync(`/proc/${name}/cmdline`, 'latin1').includes(words);
+    } catch {
+      return false; // it has ended
+    }
+  });
+  return found === undefined ? undefined : Number(found);
+}
+
 export function residentMb(pid: number): number {
   const kb = /VmRSS:\s+(\d+) kB/.exec(readFileSync(`/proc/${pid}/status`, 'utf8'))?.[1];
   return Number(kb) / 1_024;

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
-import { mkdtempSync, rmSync } from 'node:fs';
+import { appendFileSync, mkdirSync, mkdtempSync, readdirSync, rmSync, statSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { text } from 'node:stream/consumers';
@@ -19,12 +19,13 @@ describe('two hosts', { skip: noMachines || noNamespace, timeout: 600_000 }, () 
   const shared = new Scope();
   let hosts: Awaited<ReturnType<typeof startTwoHosts>>;
   let server: NetworkServer;
-  let start: () => Promise<NetworkServer>;
+  let start: (north?: object) => Promise<NetworkServer>;
+  let directory = '';
   /** Of target systems, one on each host. */
   let [here, there] = ['', ''];
 
   before(async () => {
-    const directory = mkdtempSync(join(tmpdir(), 'vsite-hosts-'));
+    directory = mkdtempSync(join(tmpdir(), 'vsite-hosts-'));
     shared.defer(() => rmSync(directory, { recursive: true, force: true }));
     const images = { cacheDir: join(defaultCacheDirectory(), 'images'), log };
     const [image, started] = await Promise.all([
@@ -32,13 +33,13 @@ describe('two hosts', { skip: noMachines || noNamespace, timeout: 600_000 }, () 
       startTwoHosts(directory, shared),
     ]);
     hosts = started;
-    start = () =>
+    start = (storage = { images: 'shared' }) =>
       startServer(directory, {
         ...{ images: [image], uri: hosts.local },
         others: [
           { name: 'local', capacity: { cores: 1 }, labels: ['near'] },
           {
-            ...{ name: 'north', uri: hosts.north, images: 'shared', labels: ['far'] },
+            ...{ name: 'north', uri: hosts.north, labels: ['far'], ...storage },
             capacity: { cores: 2 },
           },
         ],
@@ -173,6 +174,29 @@ describe('two hosts', { skip: noMachines || noNamespace, timeout: 600_000 }, () 
     await until('north is back', () => isUp('north'), 60_000);
   });
 
+  it('have snapshots of what is parked, which it stays; and can go back to them', async () => {
+    const { systems } = server;
+    const file = 'echo before > /tmp/when';
+    await outputOf(await submit(there, file));
+    await systems.parking.freeze(there);
+    await becomes(there, /^SUSPENDED: parked on disk/, 60_000);
+    const { id } = await systems.snapshots.take(there, 'parked');
+    const isSettled = () => systems.get(there).undertaking === undefined;
+    await until('it is taken', isSettled, 120_000);
+    assert.equal(systems.snapshots.get(there, id).state, 'READY');
+    assert.match(told(there), /^SUSPENDED/);
+    assert.notEqual(systems.get(there).parkedOn, undefined);
+    await systems.parking.thaw(there);
+    await becomes(there, /^READY/, 120_000);
+    await outputOf(await submit(there, 'echo after > /tmp/when'));
+    await systems.snapshots.revert(there, id);
+    await until('it is put back', isSettled, 120_000);
+    await becomes(there, /^READY/, 120_000);
+    assert.equal(await outputOf(await submit(there, 'cat /tmp/when')), 'before\n');
+    await systems.snapshots.remove(there, id);
+    await until('it is gone', () => systems.snapshots.list(there).length === 0, 60_000);
+  });
+
   it('take from each other what is parked when one is drained', async () => {
     await server.systems.parking.freeze(there);
     await becomes(there, /^SUSPENDED/, 60_000);
@@ -187,15 +211,105 @@ describe('two hosts', { skip: noMachines || noNamespace, timeout: 600_000 }, () 
   });
 
   it('of which one hangs: so are its machines, and one that is deleted meanwhile goes later', async () => {
-    process.kill(hosts.libvirtd, 'SIGSTOP');
+    process.kill(hosts.libvirtd(), 'SIGSTOP');
     try {
       await becomes(there, /^UNREACHABLE: .*host north: the hypervisor does not answer/, 60_000);
       await server.systems.destroy(there);
       assert.match(told(there), /^DESTROYING/);
     } finally {
-      process.kill(hosts.libvirtd, 'SIGCONT');
+      process.kill(hosts.libvirtd(), 'SIGCONT');
     }
     await until('it is gone', () => server.systems.list().length === 0, 60_000);
     assert.equal(hosts.virsh('list', '--all', '--name').trim(), '');
+  });
+
+  const pool = (): string => join(directory, 'pool');
+  const volumes = (): string[] => readdirSync(pool()).sort();
+  const machineVolumes = (): string[] => volumes().filter((name) => name.includes('-vm-'));
+
+  it('of which one has storage of its own: it is lost while an image is copied there, and back', async () => {
+    await server.scope.close();
+    hosts.hide(join(directory, 'state'));
+    mkdirSync(pool(), { mode: 0o711 });
+    hosts.virsh('pool-define-as', 'vsite', 'dir', '--target', pool());
+    server = await start({ images: 'copied', storage: { pool: 'vsite', imagesMiB: 512 } });
+    const { systems } = server;
+    await systems.places.drain('local', false);
+    const north = systems.places.list().find(({ name }) => name === 'north');
+    assert.deepEqual(north?.storage, { pool: 'vsite', images: 0, usedMiB: 0, maxMiB: 512 });
+    assert.equal(north.abilities.thaw, 'there');
+    hosts.slow(160);
+    const [first, second] = [await systems.create(wish('far')), await systems.create(wish('far'))];
+    there = first.id;
+    const copied = (): number =>
+      volumes().reduce((sum, name) => sum + statSync(join(pool(), name)).size, 0);
+    await becomes(
+      there,
+      /^INITIALIZING: its image is being copied to host north: \d+ of \d+ MiB/,
+      60_000,
+    );
+    await until('something is there', () => copied() > 8 * 1024 ** 2, 60_000);
+    assert.equal(systems.get(there).start?.tier, 'fetch');
+    // nobody waits for the copy who wants no machine any more
+    await systems.destroy(second.id);
+    await until('it is gone', () => systems.list().length === 1, 60_000);
+    assert.match(told(there), /^INITIALIZING/);
+    hosts.pull();
+    const partly = copied();
+    try {
+      await until('north is away', () => !isUp('north'), 60_000);
+      assert.match(told(there), /^INITIALIZING/);
+    } finally {
+      hosts.plug();
+    }
+    await until('north is back', () => isUp('north'), 60_000);
+    assert.ok(copied() >= partly, 'what had arrived is kept');
+    hosts.fast();
+    await becomes(there, /^READY/, bootMs);
+    const { start: how, boot, placement } = systems.get(there);
+    assert.match(how?.reason ?? '', /its image is not on host north$/);
+    assert.ok(boot.fetchedMs! <= boot.definedMs!);
+    assert.match(placement ?? '', /^north/);
+    assert.equal(volumes().filter((name) => name.includes('-image-')).length, 2);
+    assert.equal(machineVolumes().length, 1, 'those of the other are gone');
+    assert.equal((await systems.planner.estimate(wish())).host, 'north', 'which has the image');
+  });
+
+  it('of which one has storage of its own: jobs, consoles, and what it cannot do', async () => {
+    const { systems } = server;
+    assert.equal(await outputOf(await submit(there, 'hostname')), `vsite-${there.slice(0, 8)}\n`);
+    const [file = ''] = machineVolumes().filter((name) => name.endsWith('-console'));
+    assert.ok(
+      hosts.virsh('dumpxml', `vsite-${there}`).includes(`<log file='${join(pool(), file)}'`),
+    );
+    appendFileSync(join(pool(), file), 'as if the guest had said so\n');
+    assert.match(await systems.consoles.tail(there), /as if the guest had said so$/);
+    const console = await systems.consoles.open(there, false);
+    console.destroy();
+    await assert.rejects(systems.snapshots.take(there, 'no'), {
+      code: 'CONFLICT',
+      message: /north, has storage of its own/,
+    });
+  });
+
+  it('what is parked on storage of its own goes on after the host itself was started anew', async () => {
+    const { systems } = server;
+    const count = 'n=0; while [ $n -lt 20 ]; do n=$((n+1)); echo $n; sleep 0.2; done';
+    const job = await submit(there, count);
+    await until('it runs', async () => (await server.engine.get(job)).state === 'RUNNING', 60_000);
+    await systems.parking.freeze(there);
+    await becomes(there, /^SUSPENDED: parked on disk/, 60_000);
+    assert.equal(systems.get(there).parkedOn, undefined);
+    await hosts.restart();
+    hosts.hide(join(directory, 'state'));
+    await until('north is back', () => isUp('north'), 60_000);
+    await systems.parking.thaw(there);
+    await becomes(there, /^READY/, 120_000);
+    const lines = Array.from({ length: 20 }, (_, n) => `${n + 1}\n`);
+    assert.equal(await outputOf(job), lines.join(''));
+    await systems.destroy(there);
+    await until('it is gone', () => systems.list().length === 0, 60_000);
+    assert.deepEqual(machineVolumes(), []);
+    assert.equal(volumes().length, 2, 'the image stays for the next');
   });
 });

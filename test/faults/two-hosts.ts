@@ -46,24 +46,35 @@ export async function startTwoHosts(directory: string, scope: Scope) {
     `key_file = "${join(pki, 'server.key')}"`,
     'tls_allowed_dn_list = ["*CN=vsite*"]',
   ];
-  const [local, north] = await Promise.all([
+  const startNorth = () =>
+    startLibvirtd({ stateDir: join(directory, 'b'), cacheDir, log, listen: true, extraConfig });
+  const [local, first] = await Promise.all([
     startLibvirtd({ stateDir: join(directory, 'a'), cacheDir, log }),
-    startLibvirtd({ stateDir: join(directory, 'b'), cacheDir, log, listen: true, extraConfig }),
+    startNorth(),
   ]);
+  let north = first;
   scope.defer(async () => {
     await Promise.all([local.stop(), north.stop()]);
   });
-  const pid = await findDescendant(north.pid!, 'libvirtd');
-  const inside = (...args: string[]): unknown =>
-    execFileSync('nsenter', ['-t', String(pid), '-n', 'ip', ...args]);
-  ip('link', 'add', ours, 'type', 'veth', 'peer', 'name', theirs, 'netns', String(pid));
+  let pid = 0;
+  /** In the namespaces of the other host. */
+  const inside = (kind: 'net' | 'mount', ...args: string[]): string => {
+    const which = kind === 'net' ? '-n' : '-m';
+    return execFileSync('nsenter', ['-t', String(pid), which, ...args], { encoding: 'utf8' });
+  };
+  const connect = async (): Promise<void> => {
+    pid = await findDescendant(north.pid!, 'libvirtd');
+    ip('link', 'add', ours, 'type', 'veth', 'peer', 'name', theirs, 'netns', String(pid));
+    ip('addr', 'add', `${here}/30`, 'dev', ours);
+    ip('link', 'set', ours, 'up');
+    inside('net', 'ip', 'addr', 'add', `${there}/30`, 'dev', theirs);
+    inside('net', 'ip', 'link', 'set', theirs, 'up');
+  };
+  await connect();
   scope.defer(() => {
     execFileSync('ip', ['link', 'del', ours]);
   });
-  ip('addr', 'add', `${here}/30`, 'dev', ours);
-  ip('link', 'set', ours, 'up');
-  inside('addr', 'add', `${there}/30`, 'dev', theirs);
-  inside('link', 'set', theirs, 'up');
+  const shape = ['qdisc', 'replace', 'dev', ours, 'root'];
   return {
     local: local.uri('qemu'),
     north: `qemu+tls://${there}:${tlsPort}/system?pkipath=${pki}`,
@@ -72,6 +83,20 @@ export async function startTwoHosts(directory: string, scope: Scope) {
       execFileSync('virsh', ['-q', '-c', north.uri('qemu'), ...args], { encoding: 'utf8' }),
     pull: () => void ip('link', 'set', ours, 'down'),
     plug: () => void ip('link', 'set', ours, 'up'),
-    libvirtd: pid,
+    /** What goes there is slow: mebibits a second. */
+    slow: (rate: number) => {
+      const bucket = ['tbf', 'rate', `${rate}mbit`, 'burst', '256kb', 'latency', '400ms'];
+      execFileSync('tc', [...shape, ...bucket]);
+    },
+    fast: () => void execFileSync('tc', ['qdisc', 'del', 'dev', ours, 'root']),
+    /** The other host sees nothing of what is in a directory from now on. */
+    hide: (path: string) => void inside('mount', 'mount', '-t', 'tmpfs', 'none', path),
+    /** As if its power had failed: with all that runs there, and what is not on disk. */
+    restart: async () => {
+      await north.stop();
+      north = await startNorth();
+      await connect();
+    },
+    libvirtd: () => pid,
   };
 }

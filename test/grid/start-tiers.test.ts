@@ -210,8 +210,12 @@ describe('target systems that start from what runs or was saved', { skip: noMach
   it('get one that runs already, with an identity of its own, over crashes of the server', async () => {
     await configure({ spares });
     await waitFor('a spare machine is ready', 1);
+    const before = await certified();
     const first = await start({ cpuQuotaPercent: 90 });
     assert.deepEqual(first.start.tier, 'spare', first.start.reason);
+    // it had proved itself while it was nobody's, by the name that it has now, and needs not again
+    assert.equal(before.at(-1), `${first.id}.1`);
+    assert.equal((await certified()).filter((name) => name === before.at(-1)).length, 1);
     const { claimedMs, identityMs, readyMs } = first.vm.boot;
     assert.ok(claimedMs! <= identityMs! && identityMs! <= readyMs!);
     assert.equal(first.parameters['cpuQuotaPercent'], 90);

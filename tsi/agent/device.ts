@@ -16,7 +16,7 @@ import type { Log } from './log.js';
 /** What an HTTP/2 client says first: all before it is left over from an earlier connection. */
 const preface = Buffer.from('PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n');
 /** Pauses while no host is connected, or none has spoken. */
-const pausesMs = [5, 10, 20, 50];
+const pausesMs = [5, 10, 20];
 
 type PipeHandle = { open(fd: number): number };
 type PipeBinding = { readonly Pipe: new (type: number) => PipeHandle };
@@ -89,7 +89,7 @@ async function openDevice(path: string, log: Log): Promise<number> {
       return openSync(findDevice(path), constants.O_RDWR | constants.O_NONBLOCK);
     } catch (error) {
       if (!told) log.warn({ path, reason: errorText(error) }, 'the link device cannot be opened');
-      await sleep(pausesMs[3]);
+      await sleep(pausesMs[2]);
     }
   }
 }

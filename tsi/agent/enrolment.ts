@@ -1,5 +1,4 @@
 import {
-  createECDH,
   createHash,
   createPrivateKey,
   createPublicKey,
@@ -7,8 +6,17 @@ import {
   X509Certificate,
   type KeyObject,
 } from 'node:crypto';
-import { mkdirSync, openSync, closeSync, readFileSync, readSync, rmSync } from 'node:fs';
-import { open, rename } from 'node:fs/promises';
+import {
+  closeSync,
+  fsyncSync,
+  mkdirSync,
+  openSync,
+  readFileSync,
+  readSync,
+  renameSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs';
 import { dirname, join } from 'node:path';
 import {
   decodeEnrolmentMessage,
@@ -18,8 +26,8 @@ import {
   type EnrolmentAsk,
   type EnrolmentGrant,
 } from '../protocol/enrolment.js';
+import { newMachineKey, signingRequest } from './machine-key.js';
 import type { Settings } from './settings.js';
-import { signingRequest } from './signing-request.js';
 
 /** By this word the server gives the token on the kernel's command line. */
 const word = /(?:^|\s)vsite\.enrolment=(\S+)/;
@@ -54,43 +62,47 @@ export class Enrolment {
   }
 
   /** @throws `TSI_PROTOCOL`; or when it cannot be kept */
-  async answer(json: string): Promise<EnrolmentAnswer> {
+  answer(json: string): EnrolmentAnswer {
     const message = decodeEnrolmentMessage(json);
-    if ('challenge' in message) return await this.#prove(message);
-    await this.#take(message);
+    if ('challenge' in message) return this.#prove(message);
+    this.#take(message);
     return {};
   }
 
   /** Does once what a proof takes, and keeps nothing of it: the next time takes an emulated machine far less. */
   rehearse(): void {
-    const key = newKey();
-    signingRequest(key, 'rehearsal');
-    sign('sha256', Buffer.from(signedText('rehearsal', '')), createPrivateKey(toPem(key)));
+    signingRequest(newMachineKey().key, 'rehearsal');
   }
 
-  async #prove(ask: EnrolmentAsk): Promise<EnrolmentAnswer> {
-    const { machine, challenge } = ask;
+  #prove({ machine, challenge, ...ask }: EnrolmentAsk): EnrolmentAnswer {
     const held = this.#load();
-    if (held?.machine === machine && held.certificate !== undefined) {
-      const text = Buffer.from(signedText(machine, challenge));
-      const signature = sign('sha256', text, createPrivateKey(held.key)).toString('base64');
+    const isKnown = held?.machine === machine;
+    if (isKnown && held.certificate !== undefined) {
+      const signature = signed(createPrivateKey(held.key), machine, challenge);
       return { certificate: held.certificate, signature };
     }
     const token = ask.token ?? this.#findToken(ask.expects);
-    if (token === undefined) return {};
-    const key = held?.machine === machine ? createPrivateKey(held.key) : newKey();
+    const shown = token !== undefined && { token };
+    if (isKnown) {
+      // the certificate was lost on its way; the token is not everywhere to be found again
+      const key = createPrivateKey(held.key);
+      const signature = signed(key, machine, challenge);
+      return { ...shown, signature, request: signingRequest(key, machine) };
+    }
+    if (!shown) return {};
+    const { key, pem } = newMachineKey();
     // before the token is shown: it is good for this key only from then on
-    if (held?.machine !== machine) await this.#save({ machine, key: toPem(key) });
-    return { token, request: signingRequest(key, machine) };
+    this.#save({ machine, key: pem });
+    return { ...shown, request: signingRequest(key, machine) };
   }
 
-  async #take({ machine, certificate, authority }: EnrolmentGrant): Promise<void> {
+  #take({ machine, certificate, authority }: EnrolmentGrant): void {
     const held = this.#load();
     if (held?.machine !== machine) throw new Error('the certificate is for another machine');
     const { publicKey } = new X509Certificate(certificate);
     if (!publicKey.equals(createPublicKey(held.key)))
       throw new Error('the certificate is for another key');
-    await this.#save({ ...held, certificate, authority });
+    this.#save({ ...held, certificate, authority });
     for (const path of this.#settings.enrolmentFiles) removeToken(path);
   }
 
@@ -111,52 +123,30 @@ export class Enrolment {
     }
   }
 
-  async #save(held: Held): Promise<void> {
+  /** Without threads in between, which cost an emulated machine more than the file. */
+  #save(held: Held): void {
     mkdirSync(dirname(this.#path), { recursive: true, mode: 0o700 });
     const draft = `${this.#path}.new`;
     rmSync(draft, { force: true });
-    await using file = await open(draft, 'wx', 0o600);
-    await file.writeFile(JSON.stringify(held));
-    await file.sync();
-    await rename(draft, this.#path);
-  }
-}
-
-/**
- * From the kernel's random numbers: those of our own generator are the same in all copies of a machine's memory
- * (ADR 035), the kernel's are not.
- */
-function newKey(): KeyObject {
-  const curve = createECDH('prime256v1');
-  for (;;) {
-    const secret = randomOfKernel(32);
+    const fd = openSync(draft, 'wx', 0o600);
     try {
-      curve.setPrivateKey(secret);
-    } catch {
-      continue; // one in 2^32 is above the curve's order
+      writeFileSync(fd, JSON.stringify(held));
+      fsyncSync(fd);
+    } finally {
+      closeSync(fd);
     }
-    const point = curve.getPublicKey();
-    const [d, x, y] = [secret, point.subarray(1, 33), point.subarray(33)].map((part) =>
-      part.toString('base64url'),
-    );
-    const key = { kty: 'EC', crv: 'P-256', d: d ?? '', x: x ?? '', y: y ?? '' };
-    return createPrivateKey({ key, format: 'jwk' });
+    renameSync(draft, this.#path);
   }
 }
 
-function randomOfKernel(length: number): Buffer {
-  const bytes = Buffer.alloc(length);
-  const fd = openSync('/dev/urandom', 'r');
-  try {
-    if (readSync(fd, bytes) !== length) throw new Error('/dev/urandom gave too little');
-    return bytes;
-  } finally {
-    closeSync(fd);
-  }
+function signed(key: KeyObject, machine: string, challenge: string): string {
+  const text = Buffer.from(signedText(machine, challenge));
+  return sign(digestFor(key), text, key).toString('base64');
 }
 
-function toPem(key: KeyObject): string {
-  return key.export({ type: 'pkcs8', format: 'pem' }).toString();
+/** By earlier versions of the agent keys were made that sign digests. */
+function digestFor({ asymmetricKeyType }: KeyObject): 'sha256' | null {
+  return asymmetricKeyType === 'ed25519' ? null : 'sha256';
 }
 
 /** It has been used: it is worth nothing, and is not to confuse anybody. */

@@ -59,6 +59,9 @@ type Saved = { readonly system: TargetSystem; readonly body: SiteChange | undefi
 const upsertText =
   'INSERT INTO target_systems (id, document) VALUES ($1, $2) ON CONFLICT (id) DO UPDATE SET document = excluded.document';
 
+/** Thousands at once, and what is read of them, would be the most memory that a server ever needs. */
+const pageText = 'SELECT id, document FROM target_systems WHERE id > $1 ORDER BY id LIMIT 200';
+
 /** Records of versions that knew one host say nothing of it. */
 const atHost = { host: localHost };
 
@@ -162,12 +165,15 @@ function targetStore(tables: Tables): TargetStore {
   const { database, systems, removed } = tables;
   const saves = groupSaves(tables);
   return {
-    async all() {
-      const found = await systems.findAll();
-      return found.map(({ document }) => ({
-        ...atHost,
-        ...(JSON.parse(document) as TargetSystem), // written below
-      }));
+    async *all() {
+      for (let last = ''; ;) {
+        const found = await database.sql<TargetRow>(pageText, [last]);
+        for (const { document } of found)
+          yield { ...atHost, ...(JSON.parse(document) as TargetSystem) }; // written below
+        const end = found.at(-1);
+        if (!end) return;
+        last = end.id;
+      }
     },
     async save(system, body, quotas) {
       if (!quotas) {

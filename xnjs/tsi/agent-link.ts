@@ -1,12 +1,11 @@
 import { randomUUID } from 'node:crypto';
-import { connect, type ClientHttp2Session, type ClientHttp2Stream } from 'node:http2';
+import type { ClientHttp2Stream } from 'node:http2';
 import type { Duplex } from 'node:stream';
 import type { Clock } from '#kernel/clock.js';
 import { errorText } from '#kernel/errors.js';
 import type { Log } from '#kernel/log.js';
 import { destroySoon } from '#kernel/net/destroy-soon.js';
 import { linkSignals, orAborted, withDeadline } from '#kernel/net/deadline.js';
-import { EagerDuplex } from '#kernel/net/eager-duplex.js';
 import type { Half } from '#tsi/protocol/channel-line.js';
 import {
   decodeEnrolmentAnswer,
@@ -24,11 +23,12 @@ import {
   type SetupReport,
 } from '#tsi/protocol/machine-setup.js';
 import { ExitStream } from './exit-stream.js';
-import { heartbeatPace } from './heartbeat-pace.js';
+import { heartbeats } from './heartbeats.js';
 import { forwarded, forwardHeaders } from './forward-stream.js';
 import { ChannelsUnknown, openChannel } from './raw-channels.js';
-import { answered, settled, text, unlessUnknown } from './link-answers.js';
-import { HungUp, hangUpMs, waitAfter } from './link-pace.js';
+import { answered, text, unlessUnknown } from './link-answers.js';
+import { LinkConnection } from './link-connection.js';
+import { admissions, HungUp, hangUpMs, waitAfter } from './link-pace.js';
 import type { TsiIdentity, TsiTransport, WorkerChannels } from './tsi.js';
 
 export type LinkState = 'connecting' | 'up' | 'down';
@@ -44,6 +44,8 @@ export type AgentLinkOptions = {
   readonly heartbeatMs: number;
   /** A heartbeat unanswered for so long ends the connection; it waits behind data in the channel. */
   readonly silenceMs?: number;
+  /** How long a connection keeps its session without a stream. */
+  readonly restMs?: number;
   /** How long a silent connection is given to prove itself: a guest that still boots is silent. */
   readonly handshakeMs?: number;
   /** Makes sure that it is the right machine that answers, before anything else is said on a connection. */
@@ -57,8 +59,8 @@ export type AskEnrolment = (
   message: EnrolmentAsk | EnrolmentGrant,
 ) => Promise<EnrolmentAnswer | undefined>;
 
-const streamWindow = 2 * 1024 * 1024;
-const linkWindow = 16 * 1024 * 1024;
+/** A session is begun in a fraction of a millisecond, and takes a hundred times the memory of what it is begun from. */
+const defaultRestMs = 500;
 /** For an agent that was up, and answers in milliseconds if it lives: what does not was lost on the way. */
 const againMs = 2_000;
 const callMs = 10_000;
@@ -68,19 +70,19 @@ const setupMs = 90_000;
 const forwardMs = 30_000;
 
 /**
- * The server's end of the agent link (ADR 004): an HTTP/2 session over what `dial` gives, watched by
- * pings and made anew whenever it is lost. A connection counts only once the agent's SETTINGS have come,
- * for bytes of an earlier one may lie in the channel.
+ * The server's end of the agent link (ADR 004): HTTP/2 over what `dial` gives, watched by pings and made anew
+ * whenever it is lost. A connection counts only once the agent's SETTINGS have come, for bytes of an earlier one
+ * may lie in the channel.
  */
 export class AgentLink implements AsyncDisposable {
   readonly #options: AgentLinkOptions;
-  readonly #log: Log;
   readonly #closing = new AbortController();
   readonly #listeners = new Set<(state: LinkState) => void>();
-  readonly #exits: ExitStream;
+  /** Absent: nobody wants to know. */
+  #exits: ExitStream | undefined;
   readonly #running: Promise<void>;
-  #session: ClientHttp2Session | undefined;
-  /** Connections of workers; they go with the session, which is the one that is watched. */
+  #connection: LinkConnection | undefined;
+  /** Connections of workers; they go with the link's own, which is the one that is watched. */
   readonly #channels = new Set<Duplex>();
   #channelsUnknown = false;
   #state: LinkState = 'connecting';
@@ -90,10 +92,13 @@ export class AgentLink implements AsyncDisposable {
 
   constructor(options: AgentLinkOptions) {
     this.#options = options;
-    this.#log = options.log.child({ part: 'xnjs.tsi', link: options.name });
     this.#sinceMs = options.clock.now();
-    this.#exits = new ExitStream(options.clock, this.#log);
     this.#running = this.#run();
+  }
+
+  /** Made when there is something to tell: most links of thousands have nothing. */
+  get #log(): Log {
+    return this.#options.log.child({ part: 'xnjs.tsi', link: this.#options.name });
   }
 
   /** `down`: it was up, and is being called again. */
@@ -126,9 +131,10 @@ export class AgentLink implements AsyncDisposable {
    * @returns a function that ends the subscription
    */
   onExit(listener: (bssId: string) => void): () => void {
-    this.#exits.listeners.add(listener);
-    if (this.#session) this.#exits.follow(this.#session);
-    return () => this.#exits.listeners.delete(listener);
+    const exits = (this.#exits ??= new ExitStream(this.#options.clock, this.#log));
+    exits.listeners.add(listener);
+    if (this.#connection) exits.follow(this.#connection);
+    return () => exits.listeners.delete(listener);
   }
 
   /** @see TsiTransport.forward */
@@ -155,11 +161,11 @@ export class AgentLink implements AsyncDisposable {
     await this.#admit(this.#current());
   }
 
-  async #admit(session: ClientHttp2Session): Promise<void> {
+  async #admit(connection: LinkConnection): Promise<void> {
     await this.#options.admit?.(async (message) => {
       const body = JSON.stringify(message);
       const json = await unlessUnknown(
-        this.#call('POST', '/enrolment', undefined, body, { session }),
+        this.#call('POST', '/enrolment', undefined, body, { connection }),
       );
       return json === undefined ? undefined : decodeEnrolmentAnswer(json);
     });
@@ -185,8 +191,8 @@ export class AgentLink implements AsyncDisposable {
   /** Asks the agent to end, and with it its machine; resolves when it has agreed. */
   async shutdown(signal?: AbortSignal): Promise<void> {
     await this.#call('POST', '/shutdown', signal);
-    const session = this.#session;
-    setImmediate(() => session?.close());
+    const connection = this.#connection;
+    setImmediate(() => connection?.leave());
   }
 
   /** Workers on this link, whatever connection it has at the time. */
@@ -195,10 +201,10 @@ export class AgentLink implements AsyncDisposable {
       name: `channel ${this.#options.name}`,
       forward: (identity, service, signal) => this.forward(identity, service, signal),
       open: async (signal) => {
-        const session = this.#current();
+        const connection = this.#current();
         if (this.#options.dialsMany && !this.#channelsUnknown)
           try {
-            return await this.#openChannels(session, signal);
+            return await this.#openChannels(connection, signal);
           } catch (error) {
             if (!(error instanceof ChannelsUnknown)) throw this.#unavailable(error);
             this.#channelsUnknown = true;
@@ -208,7 +214,7 @@ export class AgentLink implements AsyncDisposable {
     };
   }
 
-  async #openChannels(session: ClientHttp2Session, outer: AbortSignal): Promise<WorkerChannels> {
+  async #openChannels(connection: LinkConnection, outer: AbortSignal): Promise<WorkerChannels> {
     const worker = randomUUID();
     const failed = new AbortController();
     using until = linkSignals(outer, failed.signal);
@@ -216,8 +222,8 @@ export class AgentLink implements AsyncDisposable {
       const channel = await openChannel(this.#options.dial, { worker, half }, until.signal);
       this.#channels.add(channel);
       channel.once('close', () => this.#channels.delete(channel));
-      // the session it was opened beside has ended meanwhile, or the other half has failed
-      if (session !== this.#session || until.signal.aborted) destroySoon(channel);
+      // the connection it was opened beside has ended meanwhile, or the other half has failed
+      if (connection !== this.#connection || until.signal.aborted) destroySoon(channel);
       return channel;
     };
     try {
@@ -246,8 +252,8 @@ export class AgentLink implements AsyncDisposable {
   async close(): Promise<void> {
     this.#closing.abort(this.#unavailable('the link was closed'));
     this.#listeners.clear();
-    this.#exits.listeners.clear();
-    if (this.#session) destroySoon(this.#session);
+    this.#exits?.listeners.clear();
+    this.#connection?.destroy();
     await this.#running;
   }
 
@@ -259,9 +265,9 @@ export class AgentLink implements AsyncDisposable {
     const { signal } = this.#closing;
     for (let failures = 0; !signal.aborted;) {
       try {
-        const session = await this.#connect(signal, failures);
+        const connection = await this.#connect(signal, failures);
         failures = 0;
-        await this.#watch(session);
+        await this.#watch(connection);
         await this.#pause(hangUpMs);
       } catch (error) {
         this.#failure = errorText(error);
@@ -278,89 +284,48 @@ export class AgentLink implements AsyncDisposable {
   }
 
   /** An agent that was up and is silent has not seen our last connection end: it is told so soon. */
-  async #connect(outer: AbortSignal, failures: number): Promise<ClientHttp2Session> {
+  async #connect(outer: AbortSignal, failures: number): Promise<LinkConnection> {
     const late = (): Error => this.#unavailable('the agent is silent');
-    const { dial, handshakeMs = 10_000 } = this.#options;
+    const { dial, handshakeMs = 10_000, restMs = defaultRestMs } = this.#options;
     const again = this.#state === 'down' && failures === 0;
-    return withDeadline(
-      again ? Math.min(againMs, handshakeMs) : handshakeMs,
-      [outer],
-      late,
-      async (signal) => {
-        const duplex = new EagerDuplex(await dial(signal));
-        const session = connect('http://agent', {
-          createConnection: () => duplex,
-          settings: { initialWindowSize: streamWindow, enablePush: false },
-          maxSessionMemory: 64,
-        });
-        // what is given up at once, below, may fail on its way out: that must not end the process
-        session.on('error', () => undefined);
-        try {
-          signal.throwIfAborted();
-          await orAborted(settled(session), signal);
-          session.setLocalWindowSize(linkWindow);
-          await orAborted(this.#admit(session), signal);
-          return session;
-        } catch (error) {
-          destroySoon(session);
-          destroySoon(duplex);
-          throw new HungUp(error);
-        }
-      },
-    );
+    const answerMs = again ? Math.min(againMs, handshakeMs) : handshakeMs;
+    const connection = await withDeadline(answerMs, [outer], late, async (signal) => {
+      const opened = new LinkConnection(await dial(signal), restMs);
+      const settled = orAborted(opened.settled(), signal);
+      return await settled.then(() => opened, hangUp(opened));
+    });
+    await admissions
+      .run(outer, () => withDeadline(handshakeMs, [outer], late, () => this.#admit(connection)))
+      .catch(hangUp(connection));
+    if (connection.isOver) throw this.#unavailable(await connection.ended);
+    return connection;
   }
 
-  /** Resolves when the session has ended. */
-  async #watch(session: ClientHttp2Session): Promise<void> {
-    const { heartbeatMs, clock } = this.#options;
-    const ended = new AbortController();
-    session.once('close', () => ended.abort());
-    session.on('error', (error: Error) => (this.#failure = error.message));
-    session.on('goaway', () => destroySoon(session));
-    this.#session = session;
+  /** Resolves when the connection has ended. */
+  async #watch(connection: LinkConnection): Promise<void> {
+    const { heartbeatMs, silenceMs = Math.max(3 * heartbeatMs, 10_000), clock } = this.#options;
+    this.#connection = connection;
     this.#heartbeatMs = clock.now();
     this.#enter('up');
-    this.#exits.follow(session);
-    const leave = heartbeatPace.join();
-    const beat = async (): Promise<void> => {
-      // links that came up together do not beat together for good
-      let waitMs = heartbeatPace.intervalMs(heartbeatMs) * Math.random();
-      while (!session.destroyed) {
-        await clock.sleep(waitMs, ended.signal);
-        await this.#ping(session);
-        waitMs = heartbeatPace.intervalMs(heartbeatMs);
-      }
+    this.#exits?.follow(connection);
+    const heart = heartbeats.start({
+      ...{ everyMs: heartbeatMs, silenceMs },
+      beat: () => connection.ask(),
+      onSilence: () => connection.destroy(this.#unavailable('no answer to a heartbeat')),
+    });
+    connection.onAnswer = () => {
+      this.#heartbeatMs = clock.now();
+      heartbeats.answered(heart);
     };
-    await beat()
-      .catch((error: unknown) => {
-        if (!ended.signal.aborted) this.#failure = errorText(error);
-      })
-      .finally(leave);
-    destroySoon(session);
-    this.#session = undefined;
+    const reason = await connection.ended;
+    if (reason) this.#failure = errorText(reason);
+    heartbeats.stop(heart);
+    this.#connection = undefined;
     this.#channelsUnknown = false;
     for (const channel of this.#channels) destroySoon(channel);
     if (this.#closing.signal.aborted) return;
     this.#log.warn({ reason: this.#failure }, 'the agent link was lost');
     this.#enter('down');
-  }
-
-  #ping(session: ClientHttp2Session): Promise<void> {
-    const { heartbeatMs, silenceMs = Math.max(3 * heartbeatMs, 10_000), clock } = this.#options;
-    // by hand: it is what a server with many machines does most
-    return new Promise<void>((resolve, reject) => {
-      const late = (): void => reject(this.#unavailable('no answer to a heartbeat'));
-      const timer = setTimeout(late, silenceMs);
-      session.ping((error) => {
-        clearTimeout(timer);
-        if (error) {
-          reject(error);
-          return;
-        }
-        this.#heartbeatMs = clock.now();
-        resolve();
-      });
-    });
   }
 
   #enter(state: LinkState): void {
@@ -370,9 +335,9 @@ export class AgentLink implements AsyncDisposable {
     for (const listener of this.#listeners) listener(state);
   }
 
-  #current(): ClientHttp2Session {
-    const session = this.#session;
-    if (session && !session.closed && !session.destroyed) return session;
+  #current(): LinkConnection {
+    const connection = this.#connection;
+    if (connection?.isOver === false) return connection;
     throw this.#unavailable(this.#failure);
   }
 
@@ -380,12 +345,9 @@ export class AgentLink implements AsyncDisposable {
     method: string,
     path: string,
     headers: Readonly<Record<string, string>> = {},
-    session = this.#current(),
+    connection = this.#current(),
   ): ClientHttp2Stream {
-    const stream = session.request(
-      { ':method': method, ':path': path, ...headers },
-      { endStream: false },
-    );
+    const stream = connection.request({ ':method': method, ':path': path, ...headers });
     stream.on('error', (error: Error) =>
       this.#log.debug({ path, reason: error.message }, 'a stream of the link broke'),
     );
@@ -397,11 +359,11 @@ export class AgentLink implements AsyncDisposable {
     path: string,
     outer?: AbortSignal,
     body?: string,
-    { session, timeoutMs = callMs }: { session?: ClientHttp2Session; timeoutMs?: number } = {},
+    { connection, timeoutMs = callMs }: { connection?: LinkConnection; timeoutMs?: number } = {},
   ): Promise<string> {
     const late = (): Error => this.#unavailable('no answer in time');
     return withDeadline(timeoutMs, [outer], late, async (signal) => {
-      const stream = this.#request(method, path, {}, session);
+      const stream = this.#request(method, path, {}, connection);
       stream.end(body);
       try {
         await orAborted(answered(stream), signal);
@@ -419,4 +381,11 @@ export class AgentLink implements AsyncDisposable {
     const text = `no agent on channel ${this.#options.name}: ${reason}`;
     return new TsiError('TSI_UNAVAILABLE', text, { link: this.#options.name }, { cause });
   }
+}
+
+function hangUp(connection: LinkConnection): (reason: unknown) => never {
+  return (reason) => {
+    connection.destroy();
+    throw new HungUp(reason);
+  };
 }

@@ -1,8 +1,9 @@
-import type { ClientHttp2Session, ClientHttp2Stream } from 'node:http2';
+import type { ClientHttp2Stream } from 'node:http2';
 import type { Clock } from '#kernel/clock.js';
 import { errorText } from '#kernel/errors.js';
 import type { Log } from '#kernel/log.js';
 import { destroySoon } from '#kernel/net/destroy-soon.js';
+import type { LinkConnection } from './link-connection.js';
 
 /** Without the stream ends are seen by listings: nothing is lost, and an agent that ends each at once is not stormed. */
 const againMs = 1_000;
@@ -13,35 +14,35 @@ export class ExitStream {
   readonly listeners = new Set<(bssId: string) => void>();
   readonly #clock: Clock;
   readonly #log: Log;
-  /** Sessions that are followed, or whose agent cannot be. */
-  readonly #followed = new WeakSet<ClientHttp2Session>();
+  /** Connections that are followed, or whose agent cannot be. */
+  readonly #followed = new WeakSet<LinkConnection>();
 
   constructor(clock: Clock, log: Log) {
     this.#clock = clock;
     this.#log = log;
   }
 
-  follow(session: ClientHttp2Session): void {
-    if (this.listeners.size === 0 || this.#followed.has(session)) return;
-    this.#followed.add(session);
-    void this.#follow(session);
+  follow(connection: LinkConnection): void {
+    if (this.listeners.size === 0 || this.#followed.has(connection)) return;
+    this.#followed.add(connection);
+    void this.#follow(connection);
   }
 
-  async #follow(session: ClientHttp2Session): Promise<void> {
+  async #follow(connection: LinkConnection): Promise<void> {
     const ended = new AbortController();
-    session.once('close', () => ended.abort());
-    while (!session.closed && !session.destroyed) {
-      if ((await this.#listen(session)) === 'unknown') return;
+    void connection.ended.then(() => ended.abort());
+    while (!connection.isOver) {
+      if ((await this.#listen(connection)) === 'unknown') return;
       await this.#clock.sleep(againMs, ended.signal).catch(() => undefined);
     }
   }
 
   /** @returns when the stream has ended */
-  async #listen(session: ClientHttp2Session): Promise<'unknown' | 'ended'> {
+  async #listen(connection: LinkConnection): Promise<'unknown' | 'ended'> {
     let stream: ClientHttp2Stream | undefined;
     let status: number | undefined;
     try {
-      stream = session.request({ ':path': '/exits' });
+      stream = connection.request({ ':path': '/exits' }, { endStream: true });
       stream.on('error', () => undefined); // seen by reading
       stream.once('response', (headers) => (status = headers[':status']));
       for await (const id of lines(stream)) {

@@ -1,4 +1,4 @@
-import type { ClientHttp2Session, ClientHttp2Stream } from 'node:http2';
+import type { ClientHttp2Stream } from 'node:http2';
 import { TsiError } from '#tsi/protocol/error.js';
 
 const longestText = 65_536;
@@ -22,15 +22,6 @@ export async function unlessUnknown<T>(call: Promise<T>): Promise<T | undefined>
     if (cause instanceof UnexpectedStatus && cause.status === 404) return undefined;
     throw error;
   }
-}
-
-/** Resolves when the peer's SETTINGS have come: it speaks HTTP/2, and now. */
-export function settled(session: ClientHttp2Session): Promise<void> {
-  return new Promise((resolve, reject) => {
-    session.once('remoteSettings', () => resolve());
-    session.on('error', reject);
-    session.once('close', () => reject(new Error('the connection was closed')));
-  });
 }
 
 export function answered(stream: ClientHttp2Stream): Promise<void> {

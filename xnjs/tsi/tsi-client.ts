@@ -78,14 +78,12 @@ class PooledTsi implements TsiClient {
   readonly #systemIdentity: TsiIdentity;
 
   constructor(transport: TsiTransport, options: TsiOptions) {
-    const log = options.log.child({ part: 'xnjs.tsi', tsi: transport.name });
     this.#pool = new WorkerPool(transport, {
       workers: 4,
       queueMs: 60_000,
       openMs: 15_000,
       pingAfterMs: 5_000,
       ...options,
-      log,
     });
     this.#calls = new Calls(this.#pool, {
       callMs: 60_000,

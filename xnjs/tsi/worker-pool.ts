@@ -136,7 +136,8 @@ export class WorkerPool implements AsyncDisposable {
       await this.#bounded(worker, this.#options.openMs, signal, () => worker.ping());
       return true;
     } catch (error) {
-      this.#options.log.debug({ reason: errorText(error) }, 'a worker did not answer its ping');
+      const log = this.#options.log.child({ part: 'xnjs.tsi', tsi: this.#transport.name });
+      log.debug({ reason: errorText(error) }, 'a worker did not answer its ping');
       this.#drop(worker);
       signal?.throwIfAborted();
       return false;

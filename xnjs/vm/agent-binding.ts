@@ -36,10 +36,12 @@ export class AgentBinding implements TargetBinding {
   readonly tsi: TsiClient;
   readonly #link: AgentLink;
   readonly #log: Log;
+  readonly #id: string;
 
   constructor(options: AgentBindingOptions) {
     const { record, socket, hosts, clock, log, heartbeatMs, admit, scriptHeader } = options;
-    this.#log = log.child({ part: 'xnjs.vm', vmId: record.id });
+    this.#log = log;
+    this.#id = record.id;
     const dial = (): Promise<Duplex> => dialAgent(record, socket, hosts);
     this.#link = new AgentLink({
       name: record.id,
@@ -49,10 +51,10 @@ export class AgentBinding implements TargetBinding {
       heartbeatMs,
       ...(admit && { admit }),
       clock,
-      log: this.#log,
+      log,
     });
     this.tsi = createTsi(this.#link.transport(), {
-      log: this.#log,
+      log,
       clock,
       restMs: workerRestMs,
       ...(scriptHeader && { scriptHeader }),
@@ -84,7 +86,8 @@ export class AgentBinding implements TargetBinding {
     try {
       return await this.#link.facts();
     } catch (error) {
-      this.#log.warn({ err: error }, 'the agent says nothing sensible of its guest');
+      const log = this.#log.child({ part: 'xnjs.vm', vmId: this.#id });
+      log.warn({ err: error }, 'the agent says nothing sensible of its guest');
       return undefined;
     }
   }

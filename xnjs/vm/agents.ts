@@ -16,6 +16,7 @@ import type { TargetBinding } from './target-binding.js';
 import { bootBaseMs, type Evidence, type TargetSystem } from './target-system.js';
 import type { TargetSystemsOptions } from './target-systems-options.js';
 import { isBooted, needsIdentity, newIdentity } from './tiers/identity.js';
+import type { Claimed } from './tiers/spare-pool.js';
 import type { Views } from './views.js';
 
 export type AgentsOptions = {
@@ -110,10 +111,10 @@ export class Agents implements AsyncDisposable {
   }
 
   /** One that answered before the machine became this target system's. */
-  adopt(record: TargetSystem, binding: TargetBinding): void {
+  adopt({ record, binding, becoming }: Claimed): void {
     this.#follow(record, binding);
     this.#answering.add(record.id);
-    this.#spawn(this.#onUp(record.id, binding));
+    this.#spawn(this.#onUp(record.id, binding, becoming));
   }
 
   /** One that was known to answer is found silent if it does not answer this server soon. */
@@ -170,14 +171,16 @@ export class Agents implements AsyncDisposable {
   }
 
   /** Its first answer makes a machine READY; what it says of itself is asked for afterwards. */
-  async #onUp(id: string, binding: TargetBinding): Promise<void> {
+  async #onUp(id: string, binding: TargetBinding, becoming?: Promise<void>): Promise<void> {
     const starting = this.#records.find(id);
     if (!starting) return;
     if (needsIdentity(starting)) {
-      await this.#records.queue(id, () => this.#identify(id, binding));
+      await this.#records.queue(id, () => this.#identify(id, binding, becoming));
       const record = this.#records.find(id);
       if (!record || needsIdentity(record)) return;
-      if (!(await this.#proves(id, binding))) return;
+      // a spare has proved itself on this connection already, as that is made
+      const isProved = starting.enrolment?.keyHash !== undefined;
+      if (!isProved && !(await this.#proves(id, binding))) return;
     }
     if (starting.isBehind) await this.#records.queue(id, () => this.#catchUp(id, binding));
     if (!(await this.#setUp(id, binding))) return;
@@ -234,8 +237,11 @@ export class Agents implements AsyncDisposable {
     await this.#records.save(without(this.#records.get(id), 'isBehind'));
   }
 
-  /** Makes a machine that ran before another one. Only from inside the record's queue. */
-  async #identify(id: string, binding: TargetBinding): Promise<void> {
+  /**
+   * Makes a machine that ran before another one. Only from inside the record's queue.
+   * @param becoming where that was begun before it was this target system's
+   */
+  async #identify(id: string, binding: TargetBinding, becoming?: Promise<void>): Promise<void> {
     const record = this.#records.find(id);
     if (!record || this.#bindings.get(id) !== binding) return;
     if (!needsIdentity(record)) return;
@@ -245,7 +251,7 @@ export class Agents implements AsyncDisposable {
       if (!binding.assume) throw new Error('its TSI cannot make its machine another one');
       await reapply(id);
       const isCopy = record.start?.tier === 'warm';
-      await binding.assume(newIdentity(record, clock.now(), { isCopy }));
+      await (becoming ?? binding.assume(newIdentity(record, clock.now(), { isCopy })));
       const boot = { ...record.boot, identityMs: clock.now() - record.createdMs };
       this.#records.show({ ...this.#records.get(id), boot });
     } catch (error) {

@@ -1,7 +1,9 @@
 import { setImmediate as turn } from 'node:timers/promises';
+import { errorText } from '#kernel/errors.js';
 import type { Log } from '#kernel/log.js';
 import { isSeatOf, seatKey, type Seat } from './hosts/host.js';
 import type { DomainView } from './hypervisor.js';
+import { FilesOfMachines } from './files-of-machines.js';
 import { Orphans } from './orphans.js';
 import type { SystemRecords } from './system-records.js';
 import type { TargetSystem } from './target-system.js';
@@ -39,6 +41,7 @@ export class Comparison {
     this.#options = options;
     this.#orphans = new Orphans({
       ...systems,
+      files: new FilesOfMachines(systems),
       isKnown: (id) => records.find(id) !== undefined || isKnown(id),
       isAt: (id, seat) => this.#isAt(id, seat),
       adopt: (record, { host }) => records.adopt(record, host),
@@ -114,7 +117,7 @@ export class Comparison {
 
   /** Files may belong to a machine of any host: nothing goes while one of them is silent. */
   async #sweep(): Promise<void> {
-    const { records, require, systems } = this.#options;
+    const { records, require, systems, log } = this.#options;
     const { hosts, networks, store } = systems;
     const seats = hosts.all.flatMap(({ name, drivers }) =>
       drivers.map((driver) => ({ host: name, driver })),
@@ -126,10 +129,21 @@ export class Comparison {
       for (const id of there) present.add(id);
     }
     await this.#orphans.sweep(present);
+    const isGone = async (id: string): Promise<boolean> =>
+      !records.find(id) && !present.has(id) && (await store.wasRemoved(id));
     await networks?.sweep(async (id) => {
-      if (records.find(id) || present.has(id) || !(await store.wasRemoved(id))) return false;
+      if (!(await isGone(id))) return false;
       await require();
       return true;
     });
+    const { isKnown } = this.#options;
+    const areKnown = [...present].every((id) => records.find(id) !== undefined || isKnown(id));
+    await Promise.all(
+      hosts.all.map(async ({ name: host, storage }) => {
+        await storage?.sweep(isGone, areKnown).catch((error: unknown) => {
+          log.warn({ host, err: errorText(error) }, 'the volumes of a host could not be swept');
+        });
+      }),
+    );
   }
 }

@@ -1,5 +1,6 @@
 import type { Duplex } from 'node:stream';
 import { GridError } from '#kernel/errors.js';
+import type { FilesOfMachines } from './files-of-machines.js';
 import { isLocal, type Seat } from './hosts/host.js';
 import type { Hypervisor } from './hypervisor.js';
 import { connectScreen, readPng } from './screen.js';
@@ -12,7 +13,8 @@ export type MachineConsolesOptions = {
   readonly hosts: {
     of(seat: Pick<Seat, 'host'>): Pick<Hypervisor, 'openConsole' | 'screenshot'>;
   };
-  readonly workspace: Pick<Workspace, 'consoleTail' | 'screenSocket'>;
+  readonly files: Pick<FilesOfMachines, 'consoleTail'>;
+  readonly workspace: Pick<Workspace, 'screenSocket'>;
   readonly records: Pick<SystemRecords, 'get'>;
 };
 
@@ -26,7 +28,7 @@ export class MachineConsoles {
 
   /** What the console said last, for people who look for what went wrong. */
   async tail(id: string): Promise<string> {
-    return await this.#options.workspace.consoleTail(id);
+    return await this.#options.files.consoleTail(this.#options.records.get(id));
   }
 
   /**

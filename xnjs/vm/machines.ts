@@ -3,6 +3,7 @@ import { errorText, GridError } from '#kernel/errors.js';
 import type { Log } from '#kernel/log.js';
 import { Agents } from './agents.js';
 import { Comparison } from './comparison.js';
+import { FilesOfMachines } from './files-of-machines.js';
 import { DomainWatch } from './domain-watch.js';
 import { seatOf, type Seat } from './hosts/host.js';
 import type { DomainView } from './hypervisor.js';
@@ -16,7 +17,7 @@ import type { SystemRecords } from './system-records.js';
 import type { TargetBinding } from './target-binding.js';
 import type { Evidence, TargetSystem } from './target-system.js';
 import type { TargetSystemsOptions } from './target-systems-options.js';
-import type { SparePool } from './tiers/spare-pool.js';
+import type { Claimed, SparePool } from './tiers/spare-pool.js';
 import type { Templates } from './tiers/templates.js';
 import { Starting } from './tiers/starting.js';
 import type { UsageMeter } from './usage-meter.js';
@@ -56,6 +57,7 @@ export class Machines implements AsyncDisposable {
   readonly #meter: UsageMeter | undefined;
   readonly #starting: Starting;
   readonly #volumes: MachinesParts['volumes'];
+  readonly #machineFiles: FilesOfMachines;
   readonly #unsubscribe: (() => void)[] = [];
 
   constructor(
@@ -68,6 +70,7 @@ export class Machines implements AsyncDisposable {
     this.#log = options.log.child({ part: 'xnjs.vm' });
     this.#records = records;
     this.#stopping = stopping;
+    this.#machineFiles = new FilesOfMachines(options);
     this.#agents = new Agents({
       ...{ systems: options, records, log: this.#log, stopping },
       onSilence: (seat) => this.#watch.look(seat),
@@ -95,7 +98,7 @@ export class Machines implements AsyncDisposable {
     });
     const require = (): Promise<void> => this.#require();
     this.#starting = new Starting({
-      ...{ ...options, records, require, log: this.#log },
+      ...{ ...options, records, require, log: this.#log, files: this.#machineFiles, stopping },
       tiers: { spares, templates },
     });
     const { workspace } = options;
@@ -185,8 +188,9 @@ export class Machines implements AsyncDisposable {
   }
 
   /** A machine that ran before became a target system's, with the link to its agent. */
-  adopt(record: TargetSystem, binding: TargetBinding): void {
-    this.#agents.adopt(record, binding);
+  adopt(claimed: Claimed): void {
+    const { record } = claimed;
+    this.#agents.adopt(claimed);
     this.#spawn(this.mark(record));
     if (this.#meter) this.#spawn(this.#meter.measure(seatOf(record), [record.id]));
   }
@@ -207,6 +211,10 @@ export class Machines implements AsyncDisposable {
   }
 
   async #askQueues(id: string): Promise<void> {
+    if (this.#records.find(id)?.queues) {
+      await this.#queues.askAgain(id);
+      return;
+    }
     await this.#queues.ask(id).catch((error: unknown) => {
       this.#log.info({ vmId: id, err: errorText(error) }, 'the queues could not be asked for');
     });
@@ -279,7 +287,9 @@ export class Machines implements AsyncDisposable {
     }
     let record = found;
     try {
-      record = await this.#starting.begin(found);
+      const begun = await this.#starting.begin(found);
+      if (!begun) return; // it is called for again when that is possible
+      record = begun;
       this.#records.show(record);
     } catch (error) {
       if (isPassing(error)) throw error;
@@ -350,7 +360,7 @@ export class Machines implements AsyncDisposable {
 
   async #remove(record: TargetSystem): Promise<void> {
     await this.#release(record);
-    await this.#options.workspace.remove(record.id);
+    await this.#machineFiles.remove(record);
     await this.#volumes?.release(record.id);
     await this.#records.applyNow(record.id, {
       type: 'removed',
@@ -389,7 +399,7 @@ export class Machines implements AsyncDisposable {
       return;
     }
     const starting = record.state === 'INITIALIZING';
-    const console = starting ? await this.#options.workspace.consoleTail(id, 400) : '';
+    const console = starting ? await this.#machineFiles.consoleTail(record, 400) : '';
     const fact = console === '' ? reason : `${reason}; its console ends: ${console}`;
     await this.#records.applyNow(id, {
       type: 'stopped',
@@ -398,7 +408,7 @@ export class Machines implements AsyncDisposable {
   }
 
   async #afterBootTimeout({ id, generation }: TargetSystem): Promise<void> {
-    const { clock, bootTimeoutMs, workspace } = this.#options;
+    const { clock, bootTimeoutMs } = this.#options;
     let record: TargetSystem | undefined;
     do {
       await clock.sleep(bootTimeoutMs, this.#stopping).catch(() => undefined);
@@ -407,7 +417,7 @@ export class Machines implements AsyncDisposable {
       // one that was halted while it booted has its time anew
     } while (record?.state === 'PAUSED' && record.views?.agent === undefined);
     if (record?.state !== 'INITIALIZING' || record.generation !== generation) return;
-    const console = await workspace.consoleTail(id, 400);
+    const console = await this.#machineFiles.consoleTail(record, 400);
     const seconds = Math.round(bootTimeoutMs / 1_000);
     const fact =
       `no agent answered within ${seconds} s of its start; ` +

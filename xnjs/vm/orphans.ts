@@ -2,6 +2,7 @@ import type { Clock } from '#kernel/clock.js';
 import { errorText } from '#kernel/errors.js';
 import type { Log } from '#kernel/log.js';
 import type { MarkedRecord } from './domain-mark.js';
+import type { FilesOfMachines } from './files-of-machines.js';
 import { seatKey, type Seat } from './hosts/host.js';
 import type { Hypervisor, OwnDomain } from './hypervisor.js';
 import type { TargetStore } from './target-store.js';
@@ -11,6 +12,7 @@ export type OrphansOptions = {
   readonly hosts: { of(seat: Pick<Seat, 'host'>): Pick<Hypervisor, 'remove'> };
   readonly store: Pick<TargetStore, 'wasRemoved'>;
   readonly workspace: Pick<Workspace, 'remove' | 'list'>;
+  readonly files: Pick<FilesOfMachines, 'remove'>;
   /** Whether there is a record of it, whatever its host. */
   readonly isKnown: (id: string) => boolean;
   /** Whether its record says that it is there. */
@@ -83,7 +85,7 @@ export class Orphans {
   }
 
   async #settle(seat: Seat, domain: OwnDomain, key: string): Promise<void> {
-    const { hosts, workspace, adopt, require, log, isAt } = this.#options;
+    const { hosts, files, adopt, require, log, isAt } = this.#options;
     const { id, mark } = domain;
     const verdict = await this.#verdict(domain);
     if (isAt(id, seat)) return;
@@ -97,7 +99,7 @@ export class Orphans {
       case 'remove':
         log.warn({ vmId: id }, 'a domain of ours whose target system was removed is removed');
         await hosts.of(seat).remove(seat.driver, id);
-        await workspace.remove(id);
+        await files.remove({ id, host: seat.host });
         this.#forget(key);
         break;
       case 'leave':

@@ -14,7 +14,7 @@ type FileCalls = 'saveMemory' | 'restoreMemory' | 'describe' | 'remove';
 
 export type ParkingOptions = {
   readonly hosts: {
-    readonly areMany: boolean;
+    parksInFiles(seat: Pick<Seat, 'host'>): boolean;
     of(seat: Pick<Seat, 'host'>): Pick<Hypervisor, 'find' | 'save' | 'restore' | FileCalls>;
   };
   readonly workspace: Pick<Workspace, 'parkedMemory'>;
@@ -48,7 +48,7 @@ export class Parking {
     await unbind(id);
     await require();
     try {
-      const isSaved = hosts.areMany
+      const isSaved = hosts.parksInFiles(record)
         ? await this.#saveToFile(record)
         : await hosts.of(record).save(driver, id);
       if (isSaved) await this.#tell(id, 'frozen', 'parked on disk');

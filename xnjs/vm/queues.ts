@@ -33,6 +33,9 @@ const batchMs = 800;
 export class Queues {
   readonly #options: QueuesOptions;
   readonly #asking = new Map<string, Promise<void>>();
+  /** Those that are to be asked once more. */
+  readonly #again = new Set<string>();
+  #isAskingAgain = false;
 
   constructor(options: QueuesOptions) {
     this.#options = options;
@@ -44,6 +47,26 @@ export class Queues {
       this.#asking.get(id) ?? this.#ask(id).finally(() => void this.#asking.delete(id));
     this.#asking.set(id, asking);
     return asking;
+  }
+
+  /** One that has told before: in turn, when the TSIs of many begin to answer at once. Never fails. */
+  async askAgain(id: string): Promise<void> {
+    const { clock, stopping, log } = this.#options;
+    this.#again.add(id);
+    if (this.#isAskingAgain) return; // another call gets to it
+    this.#isAskingAgain = true;
+    const ask = (one: string): Promise<void> =>
+      this.ask(one).catch((error: unknown) => {
+        log.info({ vmId: one, err: errorText(error) }, 'the queues could not be asked for');
+      });
+    while (this.#again.size > 0 && !stopping.aborted) {
+      const some = [...this.#again].slice(0, askedAtOnce);
+      for (const one of some) this.#again.delete(one);
+      await Promise.all(some.map(ask));
+      const paced = some.length === askedAtOnce ? batchMs : 0;
+      await clock.sleep(paced, stopping).catch(() => undefined);
+    }
+    this.#isAskingAgain = false;
   }
 
   /** Until the server stops. */

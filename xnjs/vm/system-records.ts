@@ -7,6 +7,7 @@ import type { MarkedRecord } from './domain-mark.js';
 import { siteChange, type SiteChange } from '../changes/site-change.js';
 import type { TargetEvent } from '../target.js';
 import { amountsOf, sameAmounts, type Quota } from './placement/quota.js';
+import { SharedImages } from './shared-images.js';
 import { isGone, isUsable, step, VmError, type VmEvent } from './state.js';
 import type { TargetStore } from './target-store.js';
 import type { TargetSystem } from './target-system.js';
@@ -32,6 +33,7 @@ const retryMs = 1_000;
 export class SystemRecords {
   readonly #options: SystemRecordsOptions;
   readonly #records = new Map<string, TargetSystem>();
+  readonly #images = new SharedImages();
   /** One piece of work after the other for each record. */
   readonly #queue = createSerial();
   /** Those that a reconciliation has failed of: one try after the other, whoever asks for it. */
@@ -43,7 +45,7 @@ export class SystemRecords {
   }
 
   async load(): Promise<void> {
-    for (const record of await this.#options.store.all()) this.#records.set(record.id, record);
+    for await (const record of this.#options.store.all()) this.show(record);
   }
 
   all(): Iterable<TargetSystem> {
@@ -118,12 +120,12 @@ export class SystemRecords {
     const isSame = before && sameAmounts(amountsOf(before), amountsOf(record));
     const claims = quotas ?? (before && !isSame ? [] : undefined);
     await this.#options.store.save(record, change, claims);
-    this.#records.set(record.id, record);
+    this.show(record);
   }
 
   /** Seen at once, stored with the next event, or elsewhere. */
   show(record: TargetSystem): void {
-    this.#records.set(record.id, record);
+    this.#records.set(record.id, this.#images.share(record));
   }
 
   /** What the database has lost is a target system again. It counts on quotas, which need not be enough. */

@@ -7,7 +7,7 @@ import type { TargetSystem } from './target-system.js';
  * change is logged with it.
  */
 export type TargetStore = {
-  all(): Promise<TargetSystem[]>;
+  all(): AsyncIterable<TargetSystem>;
   /**
    * @param quotas given with a new record, which must be enough: it counts from then on, until it is removed
    * @throws `QUOTA_EXCEEDED` nothing was stored, since one of them is not enough

@@ -27,6 +27,8 @@ export type Evidence = {
 export type BootTimeline = {
   /** A machine that ran before became this one's. */
   readonly claimedMs?: number;
+  /** Its image has been copied to its host. */
+  readonly fetchedMs?: number;
   /** It runs, from saved memory. */
   readonly restoredMs?: number;
   /** It has become another one: name, keys, random seed, clock. */

@@ -5,14 +5,17 @@ import type { Log } from '#kernel/log.js';
 import { siteChange } from '../changes/site-change.js';
 import { Reaper } from '../reaper.js';
 import type { Target, TargetEvent, Targets } from '../target.js';
+import { enrolleesOf } from './context/enrollees.js';
 import { Enrolments } from './context/enrolments.js';
 import type { Settled } from './job-settlements.js';
 import { withoutSettled } from './settled.js';
+import { FilesOfMachines } from './files-of-machines.js';
 import { MachineConsoles } from './machine-consoles.js';
 import { lifetimes, type LifetimesOptions } from './lifetimes.js';
 import { Machines } from './machines.js';
 import { changeParameters } from './parameters.js';
 import { ParkingOrders } from './parking-orders.js';
+import { followRecords } from './hosts/storage/follow-records.js';
 import { HostPlacement } from './hosts/host-placement.js';
 import { Planner, type Plan } from './placement/planner.js';
 import type { Quota } from './placement/quota.js';
@@ -95,12 +98,14 @@ export class TargetSystems implements Targets, AsyncDisposable {
     const enrolments =
       options.enrolment &&
       new Enrolments({
-        ...{ ...options.enrolment, records, clock, log },
-        forgetToken: (record) => options.workspace.tokens.forget(record),
+        ...{ ...options.enrolment, clock, log },
+        machines: enrolleesOf(records, () => this.#spares),
+        forgetToken: (machine) => options.workspace.tokens.forget(machine),
       });
     const parts = { ...options, ...(enrolments && { enrolments }) };
     const forPools = { ...parts, isBusy, stopping, flavours: this.planner.flavours };
-    this.#spares = options.spares && new SparePool({ ...forPools, spares: options.spares });
+    this.#spares =
+      options.spares && new SparePool({ ...forPools, records, spares: options.spares });
     this.#templates = options.warm && new Templates({ ...forPools, warm: options.warm });
     const files = new SnapshotFiles(options.workspace);
     this.#machines = new Machines(parts, {
@@ -109,7 +114,12 @@ export class TargetSystems implements Targets, AsyncDisposable {
     });
     const most = options.limits.snapshots ?? 4;
     this.snapshots = new Snapshots({ ...options, records, files, planner: this.planner, most });
-    this.consoles = new MachineConsoles({ ...options, records });
+    const machineFiles = new FilesOfMachines(options);
+    this.consoles = new MachineConsoles({ ...options, files: machineFiles, records });
+    followRecords(hosts, {
+      records: () => records.all(),
+      require: async () => await options.lease?.require(),
+    });
     this.#access = new TargetAccess({
       ...{ records, machines: this.#machines, idb: options.idb },
       used: (id) => this.#unused?.used(id),
@@ -324,11 +334,9 @@ export class TargetSystems implements Targets, AsyncDisposable {
     return record;
   }
 
-  #take({ record, binding }: Claimed): TargetSystem {
-    this.#records.show(record);
-    this.#spares?.forget(record.id);
-    this.#machines.adopt(record, binding);
-    return record;
+  #take(claimed: Claimed): TargetSystem {
+    this.#machines.adopt(claimed);
+    return claimed.record;
   }
 
   /** Changes what is not the machine's: tags, ACL, life time, what is done at its end. */

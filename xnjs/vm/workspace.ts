@@ -93,12 +93,12 @@ export class Workspace {
       ...(system.image.metadata.display && { screenSocket: this.screenSocket(system) }),
     };
     try {
-      const { nocloud = false } = system.image.metadata.contextualisation ?? {};
+      const seed = await this.seed(system, context);
       const { volumes = [] } = system;
       const paths = {
         ...base,
         ...(volumes.length > 0 && { volumes: await this.volumes.prepare(volumes, directory) }),
-        ...(context && nocloud && { seed: await makeSeedDisk(directory, system, context) }),
+        ...(seed !== undefined && { seed }),
       };
       switch (system.image.metadata.format) {
         case 'kernel': {
@@ -124,6 +124,15 @@ export class Workspace {
     }
   }
 
+  /** The disk that tells a machine who it is, of images that read one. May be repeated. */
+  async seed(system: MachineSpec, context?: MachineContext): Promise<string | undefined> {
+    const { nocloud = false } = system.image.metadata.contextualisation ?? {};
+    if (!context || !nocloud) return undefined;
+    const directory = this.directoryOf(system.id);
+    await mkdir(directory, { recursive: true, mode: 0o711 });
+    return await makeSeedDisk(directory, system, context);
+  }
+
   /** Removes everything of a target system. One that has nothing is fine. */
   async remove(id: string): Promise<void> {
     await rm(this.directoryOf(id), { recursive: true, force: true });
@@ -146,11 +155,7 @@ export class Workspace {
         size - start,
         start,
       );
-      return buffer
-        .subarray(0, bytesRead)
-        .toString('latin1')
-        .replace(/[^\x20-\x7e\n]+/g, '')
-        .trim();
+      return consoleText(buffer.subarray(0, bytesRead));
     } catch {
       return '';
     }
@@ -218,6 +223,14 @@ export class Workspace {
       await chmod(draft, 0o755);
     });
   }
+}
+
+/** For people, who are spared control characters. */
+export function consoleText(bytes: Buffer): string {
+  return bytes
+    .toString('latin1')
+    .replace(/[^\x20-\x7e\n]+/g, '')
+    .trim();
 }
 
 function pick(parts: Partial<Record<PartName, string>>, name: PartName): string {

@@ -11,6 +11,7 @@ import { createJobStore } from '#xnjs/persistence/job-store.js';
 import { aJob } from '../job/samples.js';
 import { aTargetSystem } from '../vm/samples.js';
 import { databases, openTables } from './databases.js';
+import { allOf } from './all-of.js';
 
 const fenced = { code: 'SITE_UNAVAILABLE' };
 
@@ -41,7 +42,7 @@ for (const [name, create, skip] of databases)
       await older.lease.lost;
       await assert.rejects(older.lease.require(), fenced);
       assert.deepEqual(
-        (await newer.store.all()).map(({ tags }) => tags),
+        (await allOf(newer.store.all())).map(({ tags }) => tags),
         [['of the older']],
       );
       await newer.store.remove(aTargetSystem());

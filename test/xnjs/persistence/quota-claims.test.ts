@@ -10,6 +10,7 @@ import type { Quota, QuotaScope } from '#xnjs/vm/placement/quota.js';
 import type { TargetStore } from '#xnjs/vm/target-store.js';
 import { aTargetSystem } from '../vm/samples.js';
 import { databases as kinds, openTables } from './databases.js';
+import { allOf } from './all-of.js';
 
 for (const [name, create, skip] of kinds)
   describe(`quotas of target systems in ${name}`, { skip }, () => {
@@ -46,7 +47,7 @@ for (const [name, create, skip] of kinds)
       for (const error of refused) assert.equal(asGridError(error)?.code, 'QUOTA_EXCEEDED');
       const expected = { targetSystems: 6, cpus: 12, memoryMiB: 6 * 512, diskMiB: 6 * 1024 };
       for (const store of stores) assert.deepEqual(await store.used(user(dn)), expected);
-      const stored = (await stores[0].all()).filter(({ ownerDn }) => ownerDn === dn);
+      const stored = (await allOf(stores[0].all())).filter(({ ownerDn }) => ownerDn === dn);
       assert.equal(stored.length, 6);
     });
 

@@ -8,6 +8,7 @@ import type { TargetStore } from '#xnjs/vm/target-store.js';
 import type { TargetSystem } from '#xnjs/vm/target-system.js';
 import { aTargetSystem } from '../vm/samples.js';
 import { databases, openTables } from './databases.js';
+import { allOf } from './all-of.js';
 
 for (const [name, create, skip] of databases)
   describe(`the store of target systems in ${name}`, { skip }, () => {
@@ -28,14 +29,14 @@ for (const [name, create, skip] of databases)
       const [first, ...others] = systems;
       const changed = { ...first!, state: 'READY' as const };
       await store.save(changed);
-      const found = (await store.all()).sort((a, b) => a.createdMs - b.createdMs);
+      const found = (await allOf(store.all())).sort((a, b) => a.createdMs - b.createdMs);
       assert.deepEqual(found, [changed, ...others]);
     });
 
     it('takes what a version that knew no hosts has stored for machines of the host local', async () => {
       const { host, ...old } = aTargetSystem({ id: randomUUID() });
       await store.save(old as TargetSystem); // as that version did
-      const found = (await store.all()).find(({ id }) => id === old.id);
+      const found = (await allOf(store.all())).find(({ id }) => id === old.id);
       assert.deepEqual([found?.host, host], ['local', 'local']);
       await store.remove(old);
     });
@@ -47,7 +48,7 @@ for (const [name, create, skip] of databases)
       await store.remove({ id, ownerDn });
       await store.remove({ id, ownerDn });
       await store.remove({ id: 'no such id', ownerDn });
-      assert.ok((await store.all()).every((system) => system.id !== id));
+      assert.ok((await allOf(store.all())).every((system) => system.id !== id));
     });
 
     it('makes a spare machine a target system once, and it is no spare any more', async () => {
@@ -60,21 +61,21 @@ for (const [name, create, skip] of databases)
       const system = { ...machine, ownerDn };
       await spares.claim(system, siteChange('created', system));
       assert.deepEqual(await spares.all(), []);
-      assert.ok((await targets.all()).some((found) => found.id === id));
+      assert.ok((await allOf(targets.all())).some((found) => found.id === id));
       const second = { ...system, ownerDn: 'CN=Another' };
       await assert.rejects(spares.claim(second, siteChange('created', second)), {
         code: 'CONFLICT',
       });
-      const owners = (await targets.all()).filter((found) => found.id === id);
+      const owners = (await allOf(targets.all())).filter((found) => found.id === id);
       assert.deepEqual(owners, [system]);
     });
 
     it('finds all again when it is opened anew, beside the first', async () => {
-      const before = await store.all();
+      const before = await allOf(store.all());
       await using later = new Scope();
       const again = createTargetStore(await openTables(later, url));
-      assert.deepEqual(await again.all(), before);
+      assert.deepEqual(await allOf(again.all()), before);
       await later.close();
-      assert.deepEqual(await store.all(), before);
+      assert.deepEqual(await allOf(store.all()), before);
     });
   });

@@ -1,9 +1,13 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import type { z } from 'zod';
+import { systemClock } from '#kernel/clock.js';
 import { GridError } from '#kernel/errors.js';
+import { LibvirtClient } from '#kernel/libvirt/client.js';
 import { silentLog } from '#kernel/log.js';
 import { HostsConfig } from '#xnjs/vm/hosts/config.js';
+import { abilitiesOf } from '#xnjs/vm/hosts/host-abilities.js';
+import { HostStorage } from '#xnjs/vm/hosts/storage/host-storage.js';
 import { chooseHost, type Demand, type HostView } from '#xnjs/vm/hosts/choose-host.js';
 import type { Host } from '#xnjs/vm/hosts/host.js';
 import { HostPlacement } from '#xnjs/vm/hosts/host-placement.js';
@@ -52,8 +56,22 @@ describe('the host of a new machine', () => {
       'b',
       /only one/,
     ],
+    [
+      'not one that has no files of ours, where there are volumes',
+      [host('a', { hasOwnStorage: true }), host('b', { used: busy })],
+      { sharedOnly: 'volumes' },
+      'b',
+      /only one/,
+    ],
     ['not one that is drained', [host('a', { isDrained: true }), host('b')], {}, 'b', /only one/],
     ['not one that is silent', [host('a', { drivers: [] }), host('b')], {}, 'b', /only one/],
+    [
+      'not one whose storage cannot be used',
+      [host('a', { problem: 'no pool' }), host('b')],
+      {},
+      'b',
+      /./,
+    ],
     ['not one that is not known', [host('a', { room: undefined }), host('b')], {}, 'b', /./],
     [
       'that of the server, where it needs its network',
@@ -162,9 +180,40 @@ describe('hosts', () => {
       ({ path, message }) => `${path.join('.')}: ${message}`,
     ) ?? [];
   const north = { name: 'north', uri: 'qemu+tls://north/system', images: 'shared' } as const;
+  const storage = { pool: 'vsite', imagesMiB: 1_000 };
+  const copied = { ...north, images: 'copied', storage } as const;
 
   it('are configured by name, where their libvirt is, and what is special of them', () => {
     assert.deepEqual(faultsOf([north, { name: 'local', labels: ['ssd'], drain: true }]), []);
+    assert.deepEqual(faultsOf([copied]), []);
+  });
+
+  it('tell what machines can do there that the server has no files in common with', () => {
+    const host: Omit<Host, 'name'> = {
+      ...{ hypervisor: {} as Hypervisor, drivers: ['qemu'], labels: [], drain: false },
+      ...{ capacity: {}, reserved: {} },
+    };
+    const storage = new HostStorage({
+      ...{ host: 'north', pool: 'vsite', maxBytes: 1, installationId: 'i', log: silentLog },
+      ...{ clock: systemClock, client: new LibvirtClient({ uri: north.uri, log: silentLog }) },
+      store: { get: () => Promise.resolve({}), set: () => Promise.resolve() },
+    });
+    const local = abilitiesOf({ name: 'local', ...host });
+    const shared = abilitiesOf({ name: 'north', ...host });
+    const own = abilitiesOf({ name: 'north', ...host, storage });
+    assert.deepEqual([local.thaw, shared.thaw, own.thaw], ['anywhere', 'anywhere', 'there']);
+    assert.deepEqual(
+      [local, shared, own].map((each) => each.snapshots),
+      [true, true, false],
+    );
+    assert.deepEqual(
+      [local, shared, own].map((each) => each.liveScreens),
+      [true, false, false],
+    );
+    assert.deepEqual(
+      [local, shared, own].map((each) => each.console),
+      [true, true, true],
+    );
   });
 
   const faults: [z.input<typeof HostsConfig>, RegExp][] = [
@@ -174,6 +223,10 @@ describe('hosts', () => {
     [[{ name: 'north', images: 'shared' }], /^0\.uri: must be given/],
     [[north, north], /^1\.name: north is there twice/],
     [[{ ...north, name: 'local' }], /^0\.uri: of the host local is hypervisor\.machines/],
+    [[{ ...north, images: 'copied' }], /^0\.storage: must be given where images are copied/],
+    [[{ ...north, storage }], /^0\.storage: is for hosts whose images are copied/],
+    [[{ name: 'local', images: 'copied', storage }], /^0\.images: .*here.*0\.storage: .*stateDir/],
+    [[{ ...copied, storage: { ...storage, imagesMiB: 0 } }], /^0\.storage\.imagesMiB: /],
     [[{ ...north, labels: ['a b'] }], /^0\.labels\.0: must be a word/],
   ];
   for (const [config, text] of faults)

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
-import { randomUUID } from 'node:crypto';
-import { cpSync, mkdirSync } from 'node:fs';
+import { createHash, randomUUID } from 'node:crypto';
+import { cpSync, mkdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import type { z } from 'zod';
 import type { BuiltImage } from '#cli/image/build.js';
@@ -18,6 +18,7 @@ import { createSettingsStore, settingsMigrations } from '#xnjs/persistence/setti
 import { createTargetStore, targetMigrations } from '#xnjs/persistence/sql-target-store.js';
 import { transferMigrations } from '#xnjs/persistence/transfer-store.js';
 import { localHost } from '#xnjs/vm/hosts/host.js';
+import { JobSettlements } from '#xnjs/vm/job-settlements.js';
 import { HostsConfig } from '#xnjs/vm/hosts/config.js';
 import { openHosts } from '#xnjs/vm/hosts/open-hosts.js';
 import type { ImageSearch, ImageSource } from '#xnjs/vm/image-source.js';
@@ -35,6 +36,22 @@ export const installationId = '11111111-2222-4333-8444-555555555555';
 
 export type NetworkServer = Awaited<ReturnType<typeof startServer>>;
 
+const known = new Map<BuiltImage, Record<string, { sha256: string; sizeBytes: number }>>();
+
+/** Digests and lengths of its parts. */
+function contentsOf(image: BuiltImage): Record<string, { sha256: string; sizeBytes: number }> {
+  const before = known.get(image);
+  if (before) return before;
+  const contents = Object.entries(image.parts).map(([name, path]) => {
+    const data = readFileSync(path);
+    const sha256 = createHash('sha256').update(data).digest('hex');
+    return [name, { sha256, sizeBytes: data.length }] as const;
+  });
+  const found = Object.fromEntries(contents);
+  known.set(image, found);
+  return found;
+}
+
 /** By their names. */
 function imagesOf(images: readonly BuiltImage[]): ImageSource & ImageSearch {
   const partsOf = new Map<string, BuiltImage['parts']>();
@@ -45,7 +62,8 @@ function imagesOf(images: readonly BuiltImage[]): ImageSource & ImageSearch {
       const id = randomUUID();
       partsOf.set(id, image.parts);
       const { metadata } = image;
-      const record = { id, owner: ownerDn, created: '', metadata, parts: {} };
+      const parts = contentsOf(image);
+      const record = { id, owner: ownerDn, created: '', metadata, parts };
       return Promise.resolve({ ...record, state: 'PUBLISHED' });
     },
     isHere: () => Promise.resolve(true),
@@ -123,6 +141,7 @@ export async function startServer(
   );
   await systems.start();
   await engine.attach();
+  scope.use(new JobSettlements({ systems, jobs: engine, ...common })).start();
   return { scope, systems, engine, client, hypervisor: hosts.of({ host: localHost }) };
 }
 

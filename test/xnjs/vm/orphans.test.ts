@@ -27,6 +27,7 @@ function watched({ removed = false, known = false, acts = true } = {}) {
       of: () => ({ remove: (_, id) => Promise.resolve(void done.push(`remove ${id}`)) }),
     },
     store: { wasRemoved: () => Promise.resolve(removed) },
+    files: { remove: ({ id }) => Promise.resolve(void done.push(`files of ${id}`)) },
     workspace: {
       remove: (id) => Promise.resolve(void done.push(`files of ${id}`)),
       list: () => Promise.resolve([system.id]),

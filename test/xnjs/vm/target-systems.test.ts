@@ -29,7 +29,9 @@ describe('target systems', { timeout: 30_000 }, () => {
     let refusals = 0;
     const removed: string[] = [];
     const store: TargetStore = {
-      all: () => Promise.resolve([system]),
+      async *all() {
+        yield await Promise.resolve(system);
+      },
       save: () => {
         if (refusals++ > 0) return Promise.resolve();
         return Promise.reject(new GridError('DATABASE_UNAVAILABLE', 'the database is away'));

@@ -1,14 +1,20 @@
-import { createHash, randomBytes, timingSafeEqual, verify, X509Certificate } from 'node:crypto';
+import {
+  createHash,
+  randomBytes,
+  timingSafeEqual,
+  verify,
+  X509Certificate,
+  type KeyObject,
+} from 'node:crypto';
 import type { Clock } from '#kernel/clock.js';
 import { GridError, errorText } from '#kernel/errors.js';
 import type { Log } from '#kernel/log.js';
 import type { Audit } from '#kernel/security/audit.js';
-import { readSigningRequest } from '#kernel/security/signing-request.js';
+import { digestFor, readSigningRequest } from '#kernel/security/signing-request.js';
 import { signedText, type EnrolmentAnswer } from '#tsi/protocol/enrolment.js';
 import type { AskEnrolment } from '../../tsi/agent-link.js';
-import type { SystemRecords } from '../system-records.js';
-import type { TargetSystem } from '../target-system.js';
-import { isBooted, needsIdentity } from '../tiers/identity.js';
+import type { Evidence, TargetSystem } from '../target-system.js';
+import { isBooted } from '../tiers/identity.js';
 import { machineName, type MachineAuthority } from './machine-authority.js';
 
 /** How a machine comes by its token. `message`: over the hypervisor's channel, from us. */
@@ -37,10 +43,33 @@ export type EnrolmentConfig = {
   readonly audit?: Audit;
 };
 
+/** A machine that is to prove itself: a target system's, or nobody's yet. */
+export type Enrollee = Pick<TargetSystem, 'id' | 'generation' | 'enrolment'> & {
+  /** For whom it runs. */
+  readonly dn: string;
+  /** By which way its token gets into it; absent: there is none. */
+  readonly means?: TokenMeans | undefined;
+  /** Its image says that it can. */
+  readonly isRequired: boolean;
+  /** It becomes another one first, its random numbers with it. */
+  readonly isToChange: boolean;
+};
+
+/** What is known of such machines, and durable. */
+export type Enrollees = {
+  find(id: string): Enrollee | undefined;
+  /** Work on one machine, one piece after the other. */
+  queue<T>(id: string, work: () => Promise<T>): Promise<T>;
+  /** Only from inside its queue. */
+  save(id: string, enrolment: EnrolmentRecord): Promise<void>;
+  /** Somebody else has answered in its place. Only from inside its queue. */
+  refused(id: string, evidence: Evidence): Promise<void>;
+};
+
 export type EnrolmentsOptions = EnrolmentConfig & {
-  readonly records: Pick<SystemRecords, 'find' | 'queue' | 'save' | 'applyNow'>;
+  readonly machines: Enrollees;
   /** The token lies there no longer than it is needed. */
-  readonly forgetToken: (record: TargetSystem) => Promise<void>;
+  readonly forgetToken: (machine: Enrollee) => Promise<void>;
   readonly clock: Clock;
   readonly log: Log;
 };
@@ -67,14 +96,13 @@ export class Enrolments {
    * @throws `FORBIDDEN` it is not the machine; what `ask` does
    */
   async admit(id: string, ask: AskEnrolment): Promise<void> {
-    const record = this.#options.records.find(id);
-    // nobody's yet; or it is to become another one first, its random numbers with it
-    if (!record || needsIdentity(record)) return;
+    const enrollee = this.#options.machines.find(id);
+    if (!enrollee || enrollee.isToChange) return;
     try {
-      await this.#prove(record, ask);
+      await this.#prove(enrollee, ask);
       this.#told.delete(id);
     } catch (error) {
-      if (error instanceof Refusal) await this.#tell(record, error.message);
+      if (error instanceof Refusal) await this.#tell(enrollee, error.message);
       throw error;
     }
   }
@@ -86,12 +114,12 @@ export class Enrolments {
     return expiresMs - this.#options.clock.now() < this.#options.authority.validMs / 2;
   }
 
-  async #prove(record: TargetSystem, ask: AskEnrolment): Promise<void> {
-    const { id, enrolment, image } = record;
-    const isByMessage = meansOf(record) === 'message' && enrolment?.keyHash === undefined;
+  async #prove(enrollee: Enrollee, ask: AskEnrolment): Promise<void> {
+    const { id, enrolment, means, isRequired } = enrollee;
+    const isByMessage = means === 'message' && enrolment?.keyHash === undefined;
     // made by an earlier version of this server, or found again: the hypervisor's word is all there is
     if (!enrolment && !isByMessage) return;
-    const machine = nameOf(record);
+    const machine = nameOf(enrollee);
     const challenge = randomBytes(32).toString('base64');
     const question = { machine, challenge };
     let answer = enrolment && (await ask({ ...question, expects: enrolment.tokenHash }));
@@ -101,33 +129,47 @@ export class Enrolments {
       answer = await ask({ ...question, expects: hashOf(token), token });
     }
     if (!answer) {
-      const isRequired = image.metadata.contextualisation?.enrolment === 'required';
       if (enrolment?.keyHash === undefined && !isRequired) return;
       throw new Refusal('its agent cannot prove which machine it is');
     }
     const certificate = answer.certificate
       ? await this.#check(id, machine, challenge, answer)
-      : await this.#enrol(id, machine, answer);
-    if (certificate === undefined) return;
-    const { authority } = this.#options;
-    const granted = await ask({ machine, certificate, authority: authority.certificate });
-    if (!granted) throw new GridError('TSI_UNAVAILABLE', 'its agent takes no certificate');
-    await this.#options.forgetToken(record);
+      : await this.#enrol(id, machine, challenge, answer);
+    if (certificate !== undefined) void this.#grant(enrollee, machine, certificate, ask);
+  }
+
+  /** It has proved itself: nobody waits for this. One that gets lost is asked for on the next connection. */
+  async #grant(
+    enrollee: Enrollee,
+    machine: string,
+    certificate: string,
+    ask: AskEnrolment,
+  ): Promise<void> {
+    const { authority, forgetToken } = this.#options;
+    try {
+      const granted = await ask({ machine, certificate, authority: authority.certificate });
+      if (!granted) throw new GridError('TSI_UNAVAILABLE', 'its agent takes no certificate');
+      await forgetToken(enrollee);
+    } catch (error) {
+      const about = { vmId: enrollee.id, err: errorText(error) };
+      this.#log.info(about, 'a machine did not get its certificate');
+    }
   }
 
   /** Of a machine that has no other way to get it than over its own channel. */
   async #note(id: string, token: string): Promise<void> {
-    const { records } = this.#options;
-    await records.queue(id, async () => {
-      const record = records.find(id);
-      if (record) await records.save({ ...record, enrolment: this.issue(record, token) });
+    const { machines } = this.#options;
+    await machines.queue(id, async () => {
+      const enrollee = machines.find(id);
+      if (enrollee) await machines.save(id, this.issue(enrollee, token));
     });
   }
 
   /** What the record says of a token, before anybody gets it. */
-  issue(record: TargetSystem, token: string): EnrolmentRecord {
-    const { generation = 1 } = record;
-    const means = meansOf(record) ?? 'message';
+  issue(
+    { generation = 1, means = 'message' }: Pick<Enrollee, 'generation' | 'means'>,
+    token: string,
+  ): EnrolmentRecord {
     return { means, generation, tokenHash: hashOf(token), issuedMs: this.#options.clock.now() };
   }
 
@@ -139,13 +181,12 @@ export class Enrolments {
     { certificate = '', signature = '' }: EnrolmentAnswer,
   ): Promise<string | undefined> {
     const shown = readCertificate(certificate);
-    const { authority, records, clock } = this.#options;
+    const { authority, machines, clock } = this.#options;
     if (!authority.hasSigned(shown, machine))
       throw new Refusal('it shows the certificate of another machine');
-    const text = Buffer.from(signedText(machine, challenge));
-    if (!verify('sha256', text, shown.publicKey, Buffer.from(signature, 'base64')))
+    if (!hasSigned(shown.publicKey, machine, challenge, signature))
       throw new Refusal('it does not have the key of the certificate that it shows');
-    const enrolment = records.find(id)?.enrolment;
+    const enrolment = machines.find(id)?.enrolment;
     const keyHash = hashOf(shown.publicKey.export({ type: 'spki', format: 'der' }));
     if (enrolment?.keyHash !== undefined && enrolment.keyHash !== keyHash)
       throw new Refusal('it shows a certificate for another key than the one that was enrolled');
@@ -158,12 +199,23 @@ export class Enrolments {
     return await this.#sign(id, machine, shown.publicKey, keyHash);
   }
 
-  async #enrol(id: string, machine: string, answer: EnrolmentAnswer): Promise<string> {
-    const { token, request } = answer;
-    if (token === undefined || request === undefined)
-      throw new Refusal('it has neither the token nor a certificate');
+  /** By the token, or by the key that the token was used for, where the certificate was lost on its way. */
+  async #enrol(
+    id: string,
+    machine: string,
+    challenge: string,
+    { token, request, signature = '' }: EnrolmentAnswer,
+  ): Promise<string> {
+    const nothing = 'it has neither the token nor a certificate';
+    if (request === undefined) throw new Refusal(nothing);
     const key = readRequest(request);
     const keyHash = hashOf(key.export({ type: 'spki', format: 'der' }));
+    const usedFor = this.#options.machines.find(id)?.enrolment?.keyHash;
+    if (
+      token === undefined &&
+      (usedFor !== keyHash || !hasSigned(key, machine, challenge, signature))
+    )
+      throw new Refusal(nothing);
     return await this.#sign(id, machine, key, keyHash, token);
   }
 
@@ -171,21 +223,21 @@ export class Enrolments {
   async #sign(
     id: string,
     machine: string,
-    key: X509Certificate['publicKey'],
+    key: KeyObject,
     keyHash: string,
     token?: string,
   ): Promise<string> {
-    const { records, authority, clock } = this.#options;
-    return await records.queue(id, async () => {
-      const record = records.find(id);
-      const { enrolment } = record ?? {};
-      if (!record || !enrolment || nameOf(record) !== machine)
+    const { machines, authority, clock } = this.#options;
+    return await machines.queue(id, async () => {
+      const enrollee = machines.find(id);
+      const { enrolment } = enrollee ?? {};
+      if (!enrollee || !enrolment || nameOf(enrollee) !== machine)
         throw new Refusal('the machine has been replaced');
       if (token !== undefined) this.#requireToken(enrolment, token, keyHash);
       const certificate = authority.sign(machine, key);
       const expiresMs = Date.parse(certificate.validTo);
       const { usedMs = clock.now() } = enrolment;
-      await records.save({ ...record, enrolment: { ...enrolment, keyHash, usedMs, expiresMs } });
+      await machines.save(id, { ...enrolment, keyHash, usedMs, expiresMs });
       this.#log.info({ vmId: id, machine, isNew: token !== undefined }, 'machine certified');
       return certificate.toString();
     });
@@ -203,23 +255,23 @@ export class Enrolments {
   }
 
   /** To who looks after security, and to the owner. */
-  async #tell({ id, ownerDn }: TargetSystem, reason: string): Promise<void> {
-    const { clock, audit, records } = this.#options;
+  async #tell({ id, dn }: Enrollee, reason: string): Promise<void> {
+    const { clock, audit, machines } = this.#options;
     const before = this.#told.get(id);
     if (before?.reason === reason && clock.now() - before.atMs < toldAgainMs) return;
     this.#told.set(id, { reason, atMs: clock.now() });
     this.#log.warn({ vmId: id, reason }, 'a machine was refused');
-    audit?.({ what: 'enrolment', allowed: false, why: reason, subject: ownerDn, resource: id });
+    audit?.({ what: 'enrolment', allowed: false, why: reason, subject: dn, resource: id });
     const evidence = { source: 'server', fact: `refused: ${reason}`, atMs: clock.now() } as const;
-    await records
-      .queue(id, () => records.applyNow(id, { type: 'refused', evidence }))
+    await machines
+      .queue(id, () => machines.refused(id, evidence))
       .catch((error: unknown) => {
         this.#log.warn({ vmId: id, err: errorText(error) }, 'a refusal could not be stored');
       });
   }
 }
 
-function nameOf({ id, generation, enrolment }: TargetSystem): string {
+function nameOf({ id, generation, enrolment }: Enrollee): string {
   return machineName({ id, ...(enrolment ?? (generation !== undefined && { generation })) });
 }
 
@@ -251,6 +303,12 @@ class Refusal extends GridError<'FORBIDDEN'> {
   }
 }
 
+/** This question of ours, by which it has the key now. */
+function hasSigned(key: KeyObject, machine: string, challenge: string, signature: string): boolean {
+  const text = Buffer.from(signedText(machine, challenge));
+  return verify(digestFor(key), text, key, Buffer.from(signature, 'base64'));
+}
+
 function readCertificate(pem: string): X509Certificate {
   try {
     return new X509Certificate(pem);
@@ -259,7 +317,7 @@ function readCertificate(pem: string): X509Certificate {
   }
 }
 
-function readRequest(pem: string): X509Certificate['publicKey'] {
+function readRequest(pem: string): KeyObject {
   try {
     return readSigningRequest(pem);
   } catch (error) {

@@ -14,6 +14,8 @@ export type Demand = {
   readonly labelsField: string;
   /** Why it cannot be on another host than the server's; absent: it can. */
   readonly localOnly?: string;
+  /** Why it cannot be on a host that does not share the server's directory; absent: it can. */
+  readonly sharedOnly?: string;
 };
 
 /** A host as it is at the moment. */
@@ -24,12 +26,16 @@ export type HostView = {
   readonly labels: readonly string[];
   readonly isDrained: boolean;
   readonly isLocal: boolean;
+  /** Files of its machines are there, and not in the server's directory. */
+  readonly hasOwnStorage?: boolean;
   /** `undefined`: not known yet. */
   readonly room: Room | undefined;
   /** What the machines there hold, whatever their state. */
   readonly used: Load;
-  /** It runs a machine of that image, or has run one of it that is not removed yet. */
+  /** A machine made there need not wait for its image, or finds it in the host's memory. */
   readonly hasImage: boolean;
+  /** Why no machine can be made there at present. */
+  readonly problem?: string;
 };
 
 export type Spot = { readonly host: string; readonly driver: Driver; readonly why: string };
@@ -86,7 +92,9 @@ function silence({ drivers }: Demand): string {
 /** Why a machine cannot be there; `undefined`: it can. */
 function unfit(view: HostView, demand: Demand): string | undefined {
   if (view.isDrained) return 'it is drained, and takes no new machines';
+  if (view.problem !== undefined) return view.problem;
   if (!view.isLocal && demand.localOnly !== undefined) return demand.localOnly;
+  if (view.hasOwnStorage && demand.sharedOnly !== undefined) return demand.sharedOnly;
   if (!view.room) return 'what it has is not known yet';
   const lacks = shortages(view.room, view.used, demand);
   return lacks.length === 0 ? undefined : lacks.join(', ');

@@ -16,8 +16,19 @@ export const HostConfig = z
     uri: z.string().optional(),
     /** `kvm` only where a guest really booted with it; else software emulation */
     acceleration: z.enum(accelerations).optional(),
-    /** The server's `stateDirectory` is there under the same path, the same files. */
-    images: z.literal('shared', 'must be shared: images are not copied to other hosts').optional(),
+    /**
+     * `shared`: the server's `stateDirectory` is there under the same path, the same files; `copied`: it is not, and
+     * images are copied into a storage pool of that host.
+     */
+    images: z.enum(['shared', 'copied']).optional(),
+    storage: z
+      .strictObject({
+        /** Name of a pool of kind `dir`, which libvirt there knows. */
+        pool: z.string().min(1).max(128),
+        /** What copies of images take of it together at most. */
+        imagesMiB: z.int().positive(),
+      })
+      .optional(),
     /** What a wish may ask for: `gpu`, `ssd`, `building=7` */
     labels: z.array(HostLabel).default([]),
     /** What machines have together there at most; absent: what libvirt says of the host, less `reserved`. */
@@ -26,18 +37,23 @@ export const HostConfig = z
     /** Takes no new machines; those that are there stay. */
     drain: z.boolean().default(false),
   })
-  .superRefine(({ name, uri, acceleration, images }, context) => {
+  .superRefine(({ name, uri, acceleration, images, storage }, context) => {
     const fault = (path: string, message: string): void =>
       context.addIssue({ code: 'custom', path: [path], message });
     if (name === localHost) {
       if (uri !== undefined) fault('uri', 'of the host local is hypervisor.machines');
       if (acceleration) fault('acceleration', 'of the host local is hypervisor.acceleration');
+      if (images === 'copied') fault('images', 'of the host local are here: nothing is copied');
+      if (storage) fault('storage', 'of the host local is stateDirectory');
       return;
     }
     const reason = uri === undefined ? 'must be given' : unusable(uri);
     if (reason !== undefined) fault('uri', reason);
     if (images === undefined)
-      fault('images', 'must be shared: stateDirectory is there under the same path');
+      fault('images', 'must be shared (stateDirectory is there under the same path) or copied');
+    if (images === 'copied' && !storage)
+      fault('storage', 'must be given where images are copied: {pool, imagesMiB}');
+    if (images === 'shared' && storage) fault('storage', 'is for hosts whose images are copied');
   });
 export type HostConfig = z.output<typeof HostConfig>;
 

@@ -2,13 +2,15 @@ import { imageFormats, type ImageRecord } from '#imagerepo/contract.js';
 import { amountsOf, type Amounts } from '../placement/quota.js';
 import { isAlive } from '../state.js';
 import type { Driver, TargetSystem } from '../target-system.js';
+import { abilitiesOf, type HostAbilities } from './host-abilities.js';
+import type { StorageStatus } from './storage/host-storage.js';
 import { chooseHost, type Demand, type HostView, type Spot } from './choose-host.js';
 import { isSeatOf, localHost, type Host, type Load, type Room, type Seat } from './host.js';
 import type { Hosts } from './hosts.js';
 
 /** A machine that is to be: what decides where. */
 export type Placed = Pick<TargetSystem, 'parameters' | 'volumes'> & {
-  readonly image: Pick<ImageRecord, 'id' | 'metadata'>;
+  readonly image: Pick<ImageRecord, 'id' | 'metadata'> & Partial<Pick<ImageRecord, 'parts'>>;
   readonly labels?: HostLabels | undefined;
 };
 
@@ -36,6 +38,9 @@ export type HostStatus = {
   readonly room?: Room;
   readonly used: Load;
   readonly machines: number;
+  /** Absent: it shares the server's files. */
+  readonly storage?: StorageStatus;
+  readonly abilities: HostAbilities;
 };
 
 export type HostPlacementOptions = {
@@ -57,7 +62,7 @@ export class HostPlacement {
 
   /** As things are. @throws what {@link chooseHost} does */
   choose(wish: Placed): Spot {
-    return chooseHost(this.#views(wish.image.id), demandOf(wish));
+    return chooseHost(this.#views(wish.image), demandOf(wish));
   }
 
   /** As {@link choose}; with the driver that was planned; it counts from now on. @param among those hosts only */
@@ -69,7 +74,7 @@ export class HostPlacement {
   ): Held {
     const demand = { ...demandOf({ ...plan, labels }), drivers: [plan.driver] };
     const { host, why } = chooseHost(
-      this.#views(plan.image.id).filter(({ name }) => among?.includes(name) ?? true),
+      this.#views(plan.image).filter(({ name }) => among?.includes(name) ?? true),
       demand,
     );
     this.#held.set(id, { host, imageId: plan.image.id, amounts: whenRunning(plan) });
@@ -89,6 +94,8 @@ export class HostPlacement {
         drivers: drivers.map((driver) => ({ name: driver, isUp: up.includes(driver) })),
         machines: all.filter((record) => record.host === name).length,
         ...(room && { room }),
+        ...(host.storage && { storage: host.storage.status }),
+        abilities: abilitiesOf(host),
       };
     });
   }
@@ -123,22 +130,27 @@ export class HostPlacement {
     return false;
   }
 
-  #views(imageId: string): HostView[] {
+  #views(image: Placed['image']): HostView[] {
     const taken = [...this.#taken()];
-    return this.#options.hosts.all.map((host) => this.#view(host, taken, imageId));
+    return this.#options.hosts.all.map((host) => this.#view(host, taken, image));
   }
 
-  #view(host: Host, taken: readonly Taken[], imageId: string): HostView {
+  #view(host: Host, taken: readonly Taken[], image: Placed['image']): HostView {
     const { hosts } = this.#options;
-    const { name, hypervisor, labels } = host;
+    const { name, hypervisor, labels, storage } = host;
+    const problem = storage?.status.problem;
     return {
       ...{ name, labels },
       drivers: hypervisor.available().filter((driver) => !this.isSilent({ host: name, driver })),
       isDrained: hosts.isDrained(host),
       isLocal: name === localHost,
+      hasOwnStorage: storage !== undefined,
       room: hosts.roomOf(host),
       used: this.used(name),
-      hasImage: taken.some((each) => each.host === name && each.imageId === imageId),
+      hasImage: storage
+        ? storage.hasImage(image)
+        : taken.some((each) => each.host === name && each.imageId === image.id),
+      ...(problem !== undefined && { problem: `its storage pool: ${problem}` }),
     };
   }
 
@@ -168,6 +180,9 @@ function demandOf({ image: { metadata }, labels, ...machine }: Placed): Demand {
     ...{ cpus, memoryMiB, diskMiB },
     drivers: imageFormats[metadata.format].drivers,
     ...{ labels: labels?.labels ?? [], labelsField: labels?.field ?? 'hostLabels' },
+    ...(machine.volumes && {
+      sharedOnly: "its volumes are files of the server's directory, which that host does not share",
+    }),
     ...(metadata.tsi.transport === 'tcp' && {
       localOnly: "its image's TSI is reached by a network that only the server's own host has",
     }),

@@ -1,5 +1,6 @@
 import type { Hypervisor } from '../hypervisor.js';
 import type { Driver } from '../target-system.js';
+import type { HostStorage } from './storage/host-storage.js';
 
 /** The host that this server runs on. */
 export const localHost = 'local';
@@ -46,6 +47,8 @@ export type Host = {
   readonly reserved: Room;
   /** Asks what the host has; absent: only `capacity` bounds it. */
   readonly measure?: () => Promise<Room>;
+  /** Where its machines' files are; absent: in this server's directory, which it shares. */
+  readonly storage?: HostStorage;
 };
 
 /** Sockets of its machines, and their networks, are on this host too. */

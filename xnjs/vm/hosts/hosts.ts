@@ -4,6 +4,7 @@ import { createSerial } from '#kernel/persistence/serial.js';
 import type { Hypervisor } from '../hypervisor.js';
 import type { Driver } from '../target-system.js';
 import { localHost, type Host, type Room, type Seat } from './host.js';
+import type { HostStorage } from './storage/host-storage.js';
 
 /** What administrators have said of hosts, kept beyond a restart. */
 export type DrainStore = {
@@ -38,6 +39,8 @@ export class Hosts implements Disposable {
     this.#drained = (await this.#options.drains?.get()) ?? {};
     const first: Promise<void>[] = [];
     for (const host of this.all) {
+      await host.storage?.load();
+      if (host.storage) first.push(...this.#follow(host, host.storage));
       if (!host.measure) continue;
       this.#unsubscribe.push(host.hypervisor.onAvailable(() => void this.#measure(host)));
       if (host.hypervisor.available().length > 0) first.push(this.#measure(host));
@@ -67,6 +70,16 @@ export class Hosts implements Disposable {
     if (found) return found.hypervisor;
     const text = `host ${host} is not in the configuration (hypervisor.hosts)`;
     throw new GridError('HYPERVISOR_UNAVAILABLE', text, { host });
+  }
+
+  /** Of a host that does not share this server's files. */
+  storageOf({ host }: Pick<Seat, 'host'>): HostStorage | undefined {
+    return this.#hosts.get(host)?.storage;
+  }
+
+  /** What is parked is put where other hosts can get at it. */
+  parksInFiles(seat: Pick<Seat, 'host'>): boolean {
+    return this.areMany && !this.storageOf(seat);
   }
 
   /** Of the host of this server, if its libvirt answers. */
@@ -128,6 +141,12 @@ export class Hosts implements Disposable {
       hypervisor.onAvailable((driver) => listener({ host: name, driver })),
     );
     return () => ends.forEach((end) => end());
+  }
+
+  /** A pool is looked at whenever its host has been away: it may have been started anew. */
+  #follow({ hypervisor }: Host, storage: HostStorage): Promise<void>[] {
+    this.#unsubscribe.push(hypervisor.onAvailable(() => void storage.check()));
+    return hypervisor.available().length > 0 ? [storage.check()] : [];
   }
 
   async #measure({ name, measure }: Host): Promise<void> {

@@ -13,6 +13,8 @@ import type { HostConfig } from './config.js';
 import { z } from 'zod';
 import { localHost, type Host, type Room } from './host.js';
 import { Hosts, type DrainStore } from './hosts.js';
+import type { CopyStore } from './storage/copied-images.js';
+import { HostStorage } from './storage/host-storage.js';
 
 type Config = Omit<XnjsConfig['hypervisor'], 'networks'>;
 type Clients = Readonly<Partial<Record<Driver, LibvirtClient>>>;
@@ -97,21 +99,34 @@ async function openLocal(
   };
 }
 
-async function openRemote(
-  { name, uri, acceleration = 'qemu', labels, capacity, reserved, drain }: HostConfig,
-  deps: Deps,
-): Promise<Opened> {
+async function openRemote(config: HostConfig, deps: Deps): Promise<Opened> {
+  const { name, uri, acceleration = 'qemu', labels, capacity, reserved, drain } = config;
   const [client, probe] = [await open(uri, deps), await open(uri, deps, [])];
   if (!client || !probe) throw new TypeError(`the configuration let a host without a URI pass`);
   const clients = { [acceleration]: client };
   const hypervisor = adapt(clients, { [acceleration]: probe }, deps);
+  const storage = openStorage(config, client, deps);
   return {
     clients,
     host: {
       ...{ name, hypervisor, drivers: [acceleration], labels, drain, capacity, reserved },
       measure: () => measure(client),
+      ...(storage && { storage }),
     },
   };
+}
+
+/** Of a host that has none of our files. */
+function openStorage(
+  { name: host, storage }: HostConfig,
+  client: LibvirtClient,
+  { installationId, settings, clock, log, scope }: Deps,
+): HostStorage | undefined {
+  if (!storage) return undefined;
+  const { pool, imagesMiB } = storage;
+  const common = { host, client, pool, installationId, clock, log };
+  const store = copiesIn(settings, host);
+  return scope.use(new HostStorage({ ...common, maxBytes: imagesMiB * 1024 ** 2, store }));
 }
 
 function adapt(clients: Clients, probes: Clients, deps: Deps): LibvirtHypervisor {
@@ -154,5 +169,20 @@ function drainsIn(settings: SettingsStore): DrainStore {
   return {
     get: async () => Drained.safeParse(await settings.get(setting)).data ?? {},
     set: async (drained) => await settings.set(setting, drained),
+  };
+}
+
+const CopiesOfHost = z.record(
+  z.string().regex(/^[0-9a-f]{64}$/),
+  z.object({ sizeBytes: z.number(), usedMs: z.number(), changed: z.string().optional() }),
+);
+
+/** What is known of copies on a host, kept beyond a restart. */
+export function copiesIn(settings: SettingsStore, host: string): CopyStore {
+  const name = `copiedImages.${host}`;
+  return {
+    // what is not to be read is found again on the host
+    get: async () => CopiesOfHost.safeParse(await settings.get(name)).data ?? {},
+    set: async (copies) => await settings.set(name, copies),
   };
 }

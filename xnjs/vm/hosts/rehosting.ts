@@ -39,11 +39,12 @@ export async function rehost(record: TargetSystem, options: RehostingOptions): P
   }
 }
 
-/** Hosts that can restore what its own has saved. */
+/** Hosts that can restore what its own has saved: equal ones that get at its file. */
 async function equals(record: TargetSystem, hosts: Hosts): Promise<string[]> {
   const names = hosts
     .seats()
     .filter(({ host, driver }) => host !== record.host && driver === record.driver)
+    .filter((seat) => hosts.parksInFiles(seat))
     .map(({ host }) => host);
   const found = await Promise.all(
     names.map(async (host) => {

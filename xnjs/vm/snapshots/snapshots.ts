@@ -14,7 +14,7 @@ import type { SnapshotFiles } from './snapshot-files.js';
 export type SnapshotsOptions = {
   readonly records: Pick<SystemRecords, 'get' | 'queue' | 'applyNow' | 'save' | 'schedule'>;
   readonly files: SnapshotFiles;
-  readonly hosts: Pick<Hosts, 'of'>;
+  readonly hosts: Pick<Hosts, 'of' | 'storageOf'>;
   readonly planner: Pick<Planner, 'quotasFor'>;
   /** The most of one target system. */
   readonly most: number;
@@ -53,6 +53,11 @@ export class Snapshots {
     const snapshot = await records.queue(systemId, async () => {
       const system = records.get(systemId);
       requireMachine(system);
+      if (this.#options.hosts.storageOf(system))
+        throw conflict(
+          systemId,
+          `its host, ${system.host}, has storage of its own: no snapshots are taken of machines there`,
+        );
       requireSettled(system);
       const kept = (system.snapshots ?? []).filter(({ state }) => state !== 'FAILED');
       if (kept.length >= most)

@@ -1,8 +1,10 @@
 import { randomUUID } from 'node:crypto';
-import { asGridError, errorText } from '#kernel/errors.js';
+import { asGridError, errorText, GridError } from '#kernel/errors.js';
 import type { Log } from '#kernel/log.js';
 import { siteChange } from '../../changes/site-change.js';
 import { nameOf } from '../choose-image.js';
+import { isRequiredBy } from '../context/enrollees.js';
+import type { Enrollee, EnrolmentRecord } from '../context/enrolments.js';
 import { createBinding } from '../create-binding.js';
 import { isLocal, localHost } from '../hosts/host.js';
 import type { DomainView, Hypervisor } from '../hypervisor.js';
@@ -11,6 +13,7 @@ import type { Flavours } from '../placement/flavours.js';
 import type { Quota } from '../placement/quota.js';
 import { plainUser } from '../placement/requester.js';
 import { controlNames } from '../resource-controls.js';
+import type { SystemRecords } from '../system-records.js';
 import type { TargetBinding } from '../target-binding.js';
 import type { TargetSystem } from '../target-system.js';
 import type { TargetSystemsOptions } from '../target-systems-options.js';
@@ -25,6 +28,7 @@ import { WantedImages, type Wanted } from './wanted-images.js';
 
 export type SparePoolOptions = TargetSystemsOptions & {
   readonly spares: NonNullable<TargetSystemsOptions['spares']>;
+  readonly records: Pick<SystemRecords, 'queue' | 'show'>;
   /** Whether a machine of a user is being started at present. */
   readonly isBusy: () => boolean;
   readonly flavours: Flavours;
@@ -44,15 +48,21 @@ export type SparesOptions = {
  */
 type Phase = 'unsure' | 'starting' | 'ready' | 'taken' | 'going';
 type Held = {
-  readonly spare: Spare;
+  spare: Spare;
   readonly gone: AbortController;
   phase: Phase;
   isUp: boolean;
   binding?: TargetBinding;
 };
 
-/** A spare that became a target system, and the link to its agent. */
-export type Claimed = { readonly record: TargetSystem; readonly binding: TargetBinding };
+/** A spare that became a target system. */
+export type Claimed = {
+  readonly record: TargetSystem;
+  /** The link to its agent. */
+  readonly binding: TargetBinding;
+  /** Resolves when it has got the identity that it was sent meanwhile. */
+  readonly becoming: Promise<void>;
+};
 
 /**
  * Machines that run and are nobody's, for users who would wait for a boot (ADR 035). Each is a durable
@@ -102,14 +112,33 @@ export class SparePool implements AsyncDisposable {
     return { ready: all.filter(isFree).length, all: all.length };
   }
 
+  /** As what it proves itself. */
+  enrollee(id: string): Enrollee | undefined {
+    const held = this.#held.get(id);
+    if (!held) return undefined;
+    const { callerDn, enrolment, image } = held.spare;
+    const isRequired = isRequiredBy(image);
+    const known = { ...{ id, isRequired, isToChange: false }, ...(enrolment && { enrolment }) };
+    return { ...known, dn: callerDn, means: 'message' };
+  }
+
+  /** Only from inside its queue. @throws `CONFLICT` it is about to be no spare any more */
+  async saveEnrolment(id: string, enrolment: EnrolmentRecord): Promise<void> {
+    const held = this.#held.get(id);
+    if (!held || held.phase === 'taken' || held.phase === 'going')
+      throw new GridError('CONFLICT', 'the spare machine is gone');
+    const spare = { ...held.spare, enrolment };
+    await this.#options.spares.store.save(spare);
+    held.spare = spare;
+  }
+
   /**
    * Makes a spare this target system, durably, if there is one that fits.
    * @param draft as it would be stored; it gets the id of the spare
-   * @returns the reason, where there is none. What it returns has to be confirmed by {@link forget}.
+   * @returns the reason, where there is none
    * @throws what the database does: then nobody has the spare
    */
   async claim(draft: TargetSystem, quotas: readonly Quota[]): Promise<Claimed | string> {
-    const { clock, spares } = this.#options;
     const { image, ownerDn, driver } = draft;
     this.#images.note(image.id, ownerDn);
     if (draft.volumes) return 'spares have no volumes';
@@ -123,31 +152,44 @@ export class SparePool implements AsyncDisposable {
     const fits = free.find(({ spare }) => differenceFrom(spare, draft) === undefined);
     if (!fits?.binding)
       return `${free[0] ? differenceFrom(free[0].spare, draft) : ''} of the spares`;
-    fits.phase = 'taken';
-    const unapplied = controlNames.filter(
-      (name) => draft.parameters[name] !== fits.spare.parameters[name],
-    );
-    const record: TargetSystem = {
-      ...draft,
-      id: fits.spare.id,
-      start: { tier: 'spare', reason: `a machine of ${nameOf(image)} was running, and free` },
-      boot: { claimedMs: clock.now() - draft.createdMs },
-      ...(unapplied.length > 0 && { unapplied }),
-    };
-    try {
-      await spares.store.claim(record, siteChange('created', record), quotas);
-    } catch (error) {
-      const code = asGridError(error)?.code;
-      if (code === 'QUOTA_EXCEEDED') fits.phase = 'ready';
-      else if (code === 'CONFLICT') fits.phase = 'going';
-      throw error; // else it may have become a target system: the next start tells
-    }
-    return { record, binding: fits.binding };
+    return await this.#take(fits, fits.binding, draft, quotas);
   }
 
-  /** It is a target system now, and seen as one. */
-  forget(id: string): void {
-    this.#held.delete(id);
+  /** What nobody has used yet may get its identity before it is known whose it is, and again if it stays a spare. */
+  async #take(
+    held: Held,
+    binding: TargetBinding,
+    draft: TargetSystem,
+    quotas: readonly Quota[],
+  ): Promise<Claimed> {
+    held.phase = 'taken';
+    const { clock, spares, records } = this.#options;
+    const { id } = held.spare;
+    const becoming = this.#become(binding, id);
+    const record = await records.queue(id, async () => {
+      const claimed = claimedBy(draft, held.spare, clock.now());
+      try {
+        await spares.store.claim(claimed, siteChange('created', claimed), quotas);
+      } catch (error) {
+        const code = asGridError(error)?.code;
+        if (code === 'QUOTA_EXCEEDED') held.phase = 'ready';
+        else if (code === 'CONFLICT') held.phase = 'going';
+        throw error; // else it may have become a target system: the next start tells
+      }
+      records.show(claimed);
+      this.#held.delete(id);
+      return claimed;
+    });
+    return { record, binding, becoming };
+  }
+
+  /** Whoever needs the result hears of a failure; where nobody does, it is none. */
+  #become(binding: TargetBinding, id: string): Promise<void> {
+    const { clock } = this.#options;
+    const identity = newIdentity({ id }, clock.now(), { isCopy: false });
+    const becoming = binding.assume?.(identity) ?? Promise.reject(new Error('its TSI cannot'));
+    becoming.catch(() => undefined);
+    return becoming;
   }
 
   /**
@@ -301,7 +343,7 @@ export class SparePool implements AsyncDisposable {
   /** May be repeated. The record goes last: what is left of a spare is found by it. */
   async #discard(held: Held, why: string): Promise<void> {
     if (held.phase === 'taken') return;
-    const { workspace, spares, lease } = this.#options;
+    const { workspace, spares, lease, records } = this.#options;
     const { id, driver } = held.spare;
     const isNews = held.phase !== 'going';
     held.phase = 'going';
@@ -311,7 +353,7 @@ export class SparePool implements AsyncDisposable {
     await lease?.require();
     await this.#local.remove(driver, id);
     await workspace.remove(id);
-    await spares.store.remove(id);
+    await records.queue(id, () => spares.store.remove(id));
     this.#held.delete(id);
   }
 
@@ -324,4 +366,20 @@ export class SparePool implements AsyncDisposable {
 
 function isFree({ phase, isUp }: Held): boolean {
   return phase === 'ready' && isUp;
+}
+
+/** What a spare is from then on. */
+function claimedBy(draft: TargetSystem, spare: Spare, nowMs: number): TargetSystem {
+  const unapplied = controlNames.filter(
+    (name) => draft.parameters[name] !== spare.parameters[name],
+  );
+  const reason = `a machine of ${nameOf(draft.image)} was running, and free`;
+  return {
+    ...draft,
+    id: spare.id,
+    start: { tier: 'spare', reason },
+    boot: { claimedMs: nowMs - draft.createdMs },
+    ...(spare.enrolment && { enrolment: spare.enrolment }),
+    ...(unapplied.length > 0 && { unapplied }),
+  };
 }

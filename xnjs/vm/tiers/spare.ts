@@ -1,3 +1,4 @@
+import type { EnrolmentRecord } from '../context/enrolments.js';
 import type { Quota } from '../placement/quota.js';
 import type { MachineSpec, TargetSystem } from '../target-system.js';
 import type { SiteChange } from '../../changes/site-change.js';
@@ -8,6 +9,8 @@ export type Spare = MachineSpec & {
   readonly callerDn: string;
   /** ms since the epoch */
   readonly createdMs: number;
+  /** By what it proves that it is this one; it takes that along when it is claimed. */
+  readonly enrolment?: EnrolmentRecord;
 };
 
 /** The durable records. What a promise has answered for would survive a power cut. */

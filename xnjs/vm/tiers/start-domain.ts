@@ -1,9 +1,9 @@
-import { imageFormats } from '#imagerepo/contract.js';
 import type { MachineContext } from '../context/machine-context.js';
-import { domainXml } from '../domain-xml.js';
+import { domainXml, type DomainPaths } from '../domain-xml.js';
 import { plugIn } from '../plug-in.js';
 import type { MachineSpec } from '../target-system.js';
 import type { TargetSystemsOptions } from '../target-systems-options.js';
+import { agentDiskOf, copyable, fetchParts, type ImageParts } from './image-files.js';
 
 export type Started = {
   /** ms since the epoch */
@@ -24,26 +24,34 @@ export async function startDomain(
   options: TargetSystemsOptions,
   context?: MachineContext,
 ): Promise<Started> {
-  const { hosts, images, workspace, installationId, network, lease } = options;
-  const { image, driver } = machine;
-  const { format, contextualisation } = image.metadata;
-  const parts: Record<string, string> = {};
-  let isFetched = false;
-  for (const name of imageFormats[format].parts) {
-    isFetched ||= !(await images.isHere(image, name));
-    parts[name] = await images.fetch(image, name, callerDn);
-  }
-  const prepared = await workspace.prepare(machine, parts, context);
-  const { agentDisk } = options;
-  const isInjected = contextualisation?.agent === true && agentDisk !== undefined;
-  const paths = { ...prepared, ...(isInjected && { agentDisk }) };
+  const { hosts, installationId, network, lease } = options;
+  const parts = await fetchParts(machine, callerDn, options);
+  const paths = await prepare(machine, parts, options, context);
   await plugIn(machine, options);
   const words =
-    context?.token !== undefined && format === 'kernel' && !paths.seed
+    context?.token !== undefined && machine.image.metadata.format === 'kernel' && !paths.seed
       ? [`vsite.enrolment=${context.token}`]
       : [];
   const xml = domainXml(machine, paths, installationId, network, lease?.epoch, words);
   await lease?.require();
-  const { definedMs } = await hosts.of(machine).start(driver, machine.id, xml);
-  return { definedMs, isFetched };
+  const { definedMs } = await hosts.of(machine).start(machine.driver, machine.id, xml);
+  return { definedMs, isFetched: parts.isFetched };
+}
+
+/** What the domain needs, where its host finds it. */
+async function prepare(
+  machine: MachineSpec,
+  parts: ImageParts,
+  options: TargetSystemsOptions,
+  context: MachineContext | undefined,
+): Promise<DomainPaths> {
+  const { hosts, workspace } = options;
+  const storage = hosts.storageOf(machine);
+  if (storage) {
+    const seed = await workspace.seed(machine, context);
+    return await storage.prepare(machine, await copyable(machine, parts, options), seed);
+  }
+  const agentDisk = agentDiskOf(machine, options);
+  const prepared = await workspace.prepare(machine, parts.paths, context);
+  return { ...prepared, ...(agentDisk !== undefined && { agentDisk }) };
 }

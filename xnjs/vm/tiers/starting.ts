@@ -6,18 +6,23 @@ import { machineName } from '../context/machine-authority.js';
 import type { MachineContext } from '../context/machine-context.js';
 import { jobVariables } from '../context/machine-setup.js';
 import { hostName } from '../domain-xml.js';
+import type { FilesOfMachines } from '../files-of-machines.js';
 import { isLocal } from '../hosts/host.js';
+import { Fetching } from '../hosts/storage/fetching.js';
 import { isPassing } from '../passing.js';
 import type { SystemRecords } from '../system-records.js';
 import { bootBaseMs, type TargetSystem } from '../target-system.js';
 import type { TargetSystemsOptions } from '../target-systems-options.js';
 import { needsIdentity } from './identity.js';
+import { copyable, fetchParts } from './image-files.js';
 import type { SparePool } from './spare-pool.js';
 import { startDomain } from './start-domain.js';
 import type { Templates } from './templates.js';
 
 export type StartingOptions = TargetSystemsOptions & {
-  readonly records: Pick<SystemRecords, 'get' | 'save'>;
+  readonly records: Pick<SystemRecords, 'get' | 'find' | 'save' | 'show' | 'queue' | 'schedule'>;
+  readonly files: Pick<FilesOfMachines, 'remove'>;
+  readonly stopping: AbortSignal;
   readonly tiers: {
     readonly spares: SparePool | undefined;
     readonly templates: Templates | undefined;
@@ -30,13 +35,23 @@ export type StartingOptions = TargetSystemsOptions & {
 /** How machines come to run: by the tier that their records say, or one that is slower. */
 export class Starting {
   readonly #options: StartingOptions;
+  readonly #fetching: Fetching;
 
   constructor(options: StartingOptions) {
     this.#options = options;
+    this.#fetching = new Fetching({
+      ...options,
+      filesOf: async (record) =>
+        await copyable(record, await fetchParts(record, record.ownerDn, options), options),
+    });
   }
 
-  /** By the tier that the record says, or one that is slower. @returns the record as it is then */
-  async begin(found: TargetSystem): Promise<TargetSystem> {
+  /**
+   * By the tier that the record says, or one that is slower.
+   * @returns the record as it is then; `undefined`: its image is on its way to its host, and when that is over the
+   * record is reconciled
+   */
+  async begin(found: TargetSystem): Promise<TargetSystem | undefined> {
     const { hosts, clock, records } = this.#options;
     const { driver, id } = found;
     if (needsIdentity(found)) {
@@ -50,6 +65,8 @@ export class Starting {
     const cleared = await this.#cleared(records.get(id));
     await this.#makeRoom(cleared);
     if (cleared.generation !== undefined) await hosts.of(cleared).removeOlder(cleared);
+    const storage = hosts.storageOf(cleared);
+    if (storage && !(await this.#fetching.isThere(cleared, storage))) return undefined;
     const { record, context } = await this.#withContext(cleared);
     const { definedMs, isFetched } = await startDomain(
       record,
@@ -58,7 +75,11 @@ export class Starting {
       context,
     );
     const baseMs = bootBaseMs(record);
-    const boot = { definedMs: definedMs - baseMs, startedMs: clock.now() - baseMs };
+    const { fetchedMs } = record.boot;
+    const boot = {
+      ...(fetchedMs !== undefined && { fetchedMs }),
+      ...{ definedMs: definedMs - baseMs, startedMs: clock.now() - baseMs },
+    };
     const start = record.start && isFetched && { ...record.start, tier: 'fetch' as const };
     return { ...record, boot, ...(start && { start }) };
   }
@@ -90,7 +111,7 @@ export class Starting {
     await workspace.tokens.keep(record, token);
     const given = { ...context, token };
     if (record.enrolment?.tokenHash === hashOf(token)) return { record, context: given };
-    const next = { ...record, enrolment: enrolments.issue(record, token) };
+    const next = { ...record, enrolment: enrolments.issue({ ...record, means }, token) };
     await records.save(next);
     return { record: next, context: given };
   }
@@ -142,7 +163,7 @@ export class Starting {
     if (!isSpoilt) return found;
     await this.#options.require();
     await this.#options.hosts.of(record).remove(record.driver, record.id);
-    await this.#options.workspace.remove(record.id);
+    await this.#options.files.remove(record);
     await this.#options.records.save(record);
     return record;
   }

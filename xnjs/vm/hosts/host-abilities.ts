@@ -1,0 +1,34 @@
+import { driverAbilities } from './driver-abilities.js';
+import { isLocal, type Host } from './host.js';
+
+/**
+ * What machines of a host can do there, beside what its driver can: shown to operators, and asked before anything
+ * is promised.
+ */
+export type HostAbilities = {
+  /** Parked on disk it can be brought back: on any equal host, on its own only, or not at all. */
+  readonly thaw: 'anywhere' | 'there' | 'none';
+  readonly snapshots: boolean;
+  readonly console: boolean;
+  readonly screenPictures: boolean;
+  /** VNC, as it moves: by sockets of this server's host. */
+  readonly liveScreens: boolean;
+  readonly containers: boolean;
+  readonly networks: boolean;
+  readonly spares: boolean;
+  readonly warmStarts: boolean;
+};
+
+export function abilitiesOf({ name, drivers, storage }: Host): HostAbilities {
+  const here = isLocal({ host: name });
+  const can = (ability: 'freeze' | 'snapshots' | 'console' | 'screen'): boolean =>
+    drivers.some((driver) => driverAbilities[driver][ability]);
+  const thaw = storage ? 'there' : 'anywhere';
+  return {
+    thaw: can('freeze') ? thaw : 'none',
+    snapshots: can('snapshots') && !storage,
+    ...{ console: can('console'), screenPictures: can('screen') },
+    ...{ liveScreens: here && can('screen'), containers: here && drivers.includes('lxc') },
+    ...{ networks: here, spares: here, warmStarts: here },
+  };
+}
