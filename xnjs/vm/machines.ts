@@ -15,7 +15,7 @@ import { Keeping } from './snapshots/keeping.js';
 import type { SnapshotFiles } from './snapshots/snapshot-files.js';
 import type { SystemRecords } from './system-records.js';
 import type { TargetBinding } from './target-binding.js';
-import type { Evidence, TargetSystem } from './target-system.js';
+import { identityOf, type Evidence, type TargetSystem } from './target-system.js';
 import type { TargetSystemsOptions } from './target-systems-options.js';
 import type { Claimed, SparePool } from './tiers/spare-pool.js';
 import type { Templates } from './tiers/templates.js';
@@ -36,6 +36,8 @@ export type MachinesParts = {
 
 /** Machines of one host that are looked for at the same time. */
 const attachedAtOnce = 64;
+/** How long the end of a machine waits for what it has not written yet. */
+const writeOutMs = 20_000;
 
 /**
  * The virtual machines of the target systems and what is bound to them: makes the world look like the
@@ -359,6 +361,7 @@ export class Machines implements AsyncDisposable {
   }
 
   async #remove(record: TargetSystem): Promise<void> {
+    await this.#writeOut(record);
     await this.#release(record);
     await this.#machineFiles.remove(record);
     await this.#volumes?.release(record.id);
@@ -366,6 +369,19 @@ export class Machines implements AsyncDisposable {
       type: 'removed',
       evidence: this.#evidence('hypervisor', 'domain and files are gone'),
     });
+  }
+
+  /** What outlives a machine gets what that has only in its memory so far; one that does not answer is ended as it is. */
+  async #writeOut({ id, image, volumes = [] }: TargetSystem): Promise<void> {
+    const isKept = volumes.some(({ volumeId }) => volumeId !== undefined);
+    const binding = this.#agents.find(id);
+    if (!isKept || !binding || !this.#agents.answers(id)) return;
+    try {
+      const options = { timeoutMs: writeOutMs, signal: this.#stopping };
+      await binding.tsi.execute(identityOf({ image }), 'sync', options);
+    } catch (error) {
+      this.#log.warn({ vmId: id, err: errorText(error) }, 'a machine ends that did not write all');
+    }
   }
 
   /**
