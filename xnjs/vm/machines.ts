@@ -1,6 +1,7 @@
 import pLimit, { type LimitFunction } from 'p-limit';
 import { errorText, GridError } from '#kernel/errors.js';
 import type { Log } from '#kernel/log.js';
+import { withDeadline } from '#kernel/net/deadline.js';
 import { Agents } from './agents.js';
 import { Comparison } from './comparison.js';
 import { FilesOfMachines } from './files-of-machines.js';
@@ -377,8 +378,10 @@ export class Machines implements AsyncDisposable {
     const binding = this.#agents.find(id);
     if (!isKept || !binding || !this.#agents.answers(id)) return;
     try {
-      const options = { timeoutMs: writeOutMs, signal: this.#stopping };
-      await binding.tsi.execute(identityOf({ image }), 'sync', options);
+      const late = (): Error => new Error('it takes too long');
+      await withDeadline(writeOutMs, [this.#stopping], late, async (signal) =>
+        binding.tsi.execute(identityOf({ image }), 'sync', { signal }),
+      );
     } catch (error) {
       this.#log.warn({ vmId: id, err: errorText(error) }, 'a machine ends that did not write all');
     }
