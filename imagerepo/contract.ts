@@ -8,13 +8,15 @@ import {
   line,
   twiceNamed,
 } from './contract-idb.js';
+import { ImageParameters } from './contract-parameters.js';
 
 export * from './contract-idb.js';
+export * from './contract-parameters.js';
 
 /**
  * What the image repository and its users agree on: the metadata that an image creator writes, the
  * record that the repository answers with, and the routes. This file is the only one of `imagerepo/`
- * that other folders may import; `contract-idb.ts` is a part of it.
+ * that other folders may import; `contract-idb.ts` and `contract-parameters.ts` are parts of it.
  */
 
 const range = (unit: string, max: number) =>
@@ -107,6 +109,8 @@ export const ImageMetadata = z
     /** What else jobs may ask for, in every partition. */
     resources: IdbResources.optional(),
     info: IdbInfo.optional(),
+    /** What owners of target systems may decide about their machines, by name. */
+    parameters: ImageParameters.optional(),
     requirements: z.strictObject({
       cpus: range('virtual CPUs', 512),
       memoryMiB: range('MiB', 16_777_216),

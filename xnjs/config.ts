@@ -1,5 +1,6 @@
 import { z } from 'zod';
 import { file } from '#kernel/config.js';
+import { mostVolumes } from '#tsi/protocol/machine-setup.js';
 import { ChangesConfig } from './changes/config.js';
 import { DataConfig } from './data/config.js';
 import { IdbConfig } from './idb/config.js';
@@ -94,6 +95,10 @@ export const XnjsConfig = z.strictObject({
           perUser: z.int().positive().default(16),
           /** The most snapshots of one target system; they count on quotas of disk, too. */
           snapshots: z.int().min(0).max(100).default(4),
+          /** The most volumes of one target system, and of a user that outlive them; the largest (ADR 040). */
+          volumes: z.int().min(0).max(mostVolumes).default(4),
+          volumesPerUser: z.int().min(0).default(8),
+          volumeMiB: z.int().positive().default(10_240),
           /** How long one lives that nobody names an end for; absent: until it is deleted. */
           lifetimeSeconds: z.int().positive().optional(),
           /** The most that its end can be ahead; absent: any time. */

@@ -36,6 +36,8 @@ export { Storages, type StorageChange } from './storage/storages.js';
 export type { AclEntry } from './tsi/tsi.js';
 export type { Snapshot } from './vm/snapshots/snapshot.js';
 export { newImage, type SavedImages } from './vm/snapshots/saved-images.js';
+export type { Volume } from './vm/volumes/volume.js';
+export { readVolumes, volumeName, volumeSizeMiB } from './vm/volumes/volume-wish.js';
 export type { Usage, UsageOfOwner } from './vm/usage.js';
 export type { TargetSystems } from './vm/target-systems.js';
 export { isUsable } from './vm/state.js';
@@ -56,6 +58,7 @@ export {
   readParameterChange,
   type MachineSize,
 } from './vm/machine-size.js';
+export { readImageParameters } from './vm/image-parameters.js';
 export { readOwnContext } from './vm/context/own-context.js';
 export type { IdbApplication, IdbResource } from '#imagerepo/contract.js';
 export type { Idb } from './idb/idb.js';

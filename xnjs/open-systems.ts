@@ -19,6 +19,7 @@ import { createRecordStores } from './persistence/sql-record-store.js';
 import { createStartStore } from './persistence/sql-start-store.js';
 import { createTargetStores } from './persistence/sql-target-store.js';
 import { createUsageStore } from './persistence/sql-usage-store.js';
+import { createVolumeStore } from './persistence/sql-volume-store.js';
 import { openEnrolment } from './vm/context/open-enrolment.js';
 import type { Hosts } from './vm/hosts/hosts.js';
 import type { HttpImageSource } from './vm/http-image-source.js';
@@ -82,6 +83,7 @@ export async function openSystems(
       ...(maxFrozenSeconds !== undefined && { maxFrozenMs: maxFrozenSeconds * 1_000 }),
       recovery: targetSystems.recovery,
       limits: targetSystems.limits,
+      volumes: volumesOf(targetSystems, database, lease),
       usage: {
         store: createUsageStore(database),
         intervalMs: targetSystems.usageSeconds * 1_000,
@@ -105,6 +107,15 @@ export async function openSystems(
   scope.defer(recordStarts(systems, starts, log));
   if (metrics) scope.defer(countSystems(metrics, systems, hosts));
   return systems;
+}
+
+function volumesOf(
+  { limits: { volumes, volumeMiB, volumesPerUser } }: XnjsConfig['targetSystems'],
+  database: Database,
+  lease: Lease,
+): NonNullable<TargetSystemsOptions['volumes']> {
+  const limits = { volumes, volumeMiB, perUser: volumesPerUser };
+  return { store: createVolumeStore(database, lease), limits };
 }
 
 type Times =

@@ -12,6 +12,8 @@ export type Target = IdbSubject & {
   readonly identity: TsiIdentity;
   /** Absolute path below which job directories are made. */
   readonly jobsDirectory: string;
+  /** Variables of the environment of all jobs there. */
+  readonly environment?: Readonly<Record<string, string>>;
   /** Absent: the image alone says what can be run. */
   readonly idb?: TargetIdb;
   /** @throws `TSI_UNAVAILABLE` while nothing is bound */

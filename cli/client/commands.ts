@@ -16,6 +16,7 @@ import {
 import { deleting, online, positive, repeated, withSize, type Work } from './online.js';
 import { printJson, printResult } from './print.js';
 import { addSites } from './site-commands.js';
+import { addVolumes } from './volumes.js';
 
 /** What users and image creators do, over the public interface of an installation. */
 export function addClientCommands(vsite: Command, image: Command): void {
@@ -23,6 +24,7 @@ export function addClientCommands(vsite: Command, image: Command): void {
   addFiles(vsite);
   addLive(vsite);
   addSites(vsite.command('site').description('target systems: machines made from images'));
+  addVolumes(vsite.command('volume').description('disks that outlive target systems'));
   addJobs(vsite.command('job').description('jobs'));
   addImages(image);
 }

@@ -35,10 +35,13 @@ export function printPlan(plan: z.output<typeof Plan>, asJson: boolean): void {
   }
   const { image, driver, placement, flavour, parameters, cost, expectedWait } = plan;
   const size = Object.entries(parameters).map(([name, value]) => `${name} ${value}`);
+  const values = Object.entries(plan.imageParameters ?? {});
   const lines = [
     image.why,
     `host ${placement}`,
     `${driver}${flavour === undefined ? '' : `, flavour ${flavour}`}: ${size.join(', ')}`,
+    ...(plan.volumes ?? []).map(({ name, sizeMiB, path }) => `${name} ${sizeMiB} MiB at ${path}`),
+    ...(values.length > 0 ? [values.map((pair) => pair.join('=')).join(' ')] : []),
     plan.terminationTime === undefined ? 'until it is deleted' : `until ${plan.terminationTime}`,
     costText(cost),
     ...expectedWait.map(

@@ -48,6 +48,13 @@ export function withSize(command: Command): Command {
     .option('--network <kind>', 'user, nat, isolated or bridge, as the site offers')
     .option('--flavour <name>', 'its size by name: vsite site offer')
     .option('--host-label <label>', 'what its host must have; may be repeated', repeated, [])
+    .option('--set <name=value>', 'a parameter of its image; may be repeated', repeated, [])
+    .option(
+      '--volume <what>',
+      'name=data,size=<MiB>[,path=/data][,keep], or volume=<yours>; may be repeated',
+      repeated,
+      [],
+    )
     .option('--until <time>', 'when it ends: 18:00, 2030-01-31 18:00')
     .option('--tag <word>', 'to find it again; may be repeated', repeated, []);
 }

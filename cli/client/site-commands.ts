@@ -1,4 +1,5 @@
 import { InvalidArgumentError, Option, type Command } from 'commander';
+import { assignments } from './assignments.js';
 import { openConsole, type ConsoleOptions } from './console.js';
 import { showOffer } from './offer.js';
 import { deleting, localPort, online, positive, repeated, withSize, type Work } from './online.js';
@@ -33,13 +34,7 @@ function wantedImage(image: string | undefined, required: readonly string[] = []
   if ((image === undefined) === (required.length === 0))
     throw new InvalidArgumentError('name an image, or what it must have by --require');
   if (image !== undefined) return image;
-  return Object.fromEntries(
-    required.map((entry) => {
-      const at = entry.indexOf('=');
-      if (at < 1) throw new InvalidArgumentError(`--require ${entry}: must be name=value`);
-      return [entry.slice(0, at), entry.slice(at + 1)];
-    }),
-  );
+  return assignments('--require', required);
 }
 
 function oneOf(flags: string, description: string, words: readonly string[]): Option {

@@ -2,10 +2,12 @@ import type { z } from 'zod';
 import type { Site as SiteAnswer } from '#targetsystem/rest/answers.js';
 import { GridError } from '#kernel/errors.js';
 import { drawTimeline, lastMark } from '../quickstart/timeline.js';
+import { assignments } from './assignments.js';
 import { printPlan } from './offer.js';
 import { printJson, printRows, tell } from './print.js';
 import type { Session } from './profile.js';
 import { deleteAndWait, idOf, listPaths, pathOf, pollUntil } from './resources.js';
+import { volumeWish } from './volumes.js';
 
 type Site = z.output<typeof SiteAnswer>;
 
@@ -21,6 +23,8 @@ export type NewSite = {
   readonly pinned?: boolean;
   readonly flavour?: string;
   readonly hostLabel?: readonly string[];
+  readonly set?: readonly string[];
+  readonly volume?: readonly string[];
   readonly until?: string;
   readonly tag?: readonly string[];
   readonly atEnd?: (typeof endActions)[number];
@@ -82,7 +86,8 @@ export async function planSite(
 }
 
 function wishOf(image: Wanted, options: NewSite) {
-  const { cpus, memory, disk, network, pinned, flavour, hostLabel = [], until, tag = [] } = options;
+  const { cpus, memory, disk, network, pinned, flavour, hostLabel = [], set = [] } = options;
+  const { until, tag = [], volume = [] } = options;
   const parameters = {
     ...(cpus && { cpus }),
     ...(memory && { memoryMiB: memory }),
@@ -95,6 +100,8 @@ function wishOf(image: Wanted, options: NewSite) {
     ...endsOf(options),
     ...(flavour !== undefined && { flavour }),
     ...(hostLabel.length > 0 && { hostLabels: [...hostLabel] }),
+    ...(set.length > 0 && { imageParameters: assignments('--set', set) }),
+    ...(volume.length > 0 && { volumes: volume.map(volumeWish) }),
     ...(until !== undefined && { terminationTime: until }),
   };
 }

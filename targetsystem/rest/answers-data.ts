@@ -50,6 +50,17 @@ export const ClientTransferBegun = z
   })
   .meta({ id: 'ClientTransferBegun' });
 
+export const VolumeList = z.object({ volumes: urls, ...page });
+export const Volume = z
+  .object({
+    ...owned,
+    name: text,
+    sizeMiB: z.number(),
+    state: z.enum(['AVAILABLE', 'IN_USE']).describe('IN_USE: a target system has it'),
+    creationTime: date,
+  })
+  .meta({ id: 'Volume', description: 'A disk that outlives the target systems that have it' });
+
 export const Task = z
   .object({
     ...owned,

@@ -1,6 +1,6 @@
 import { z } from 'zod';
 import { answersCreated } from '#kernel/http/answers.js';
-import { date, offer, owned, text } from './answers.js';
+import { date, imageParameters, machineVolumes, offer, owned, text } from './answers.js';
 
 /* What the factory tells of what can be had, and what becomes of a wish: our extension. */
 
@@ -132,6 +132,8 @@ export const Plan = z
     parameters: z
       .object({ cpus: z.number(), memoryMiB: z.number() })
       .catchall(z.union([z.number(), text, z.boolean()]).optional()),
+    imageParameters: imageParameters.optional(),
+    volumes: machineVolumes.optional(),
     terminationTime: date.optional().describe('Absent: until it is deleted, or its job is'),
     quota: z.array(Quota).describe('With it'),
     cost: z.object({

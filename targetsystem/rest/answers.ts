@@ -149,6 +149,22 @@ export const Account = z.object({
 });
 export const Accounting = z.object({ accounting: z.array(Account), total: z.number() });
 
+export const machineVolumes = z
+  .array(
+    z.object({
+      name: text.describe("In the machine: its disk's serial"),
+      sizeMiB: z.number(),
+      path: text.describe('Where it is to be mounted'),
+      volume: text.optional().describe('Its id, of one that outlives the target system'),
+    }),
+  )
+  .describe('Disks of its own');
+
+/** Of a machine: what its owner has decided about it, and defaults. */
+export const imageParameters = z
+  .record(z.string(), z.union([z.string(), z.number(), z.boolean()]))
+  .describe("Values for the parameters that the image's metadata declare");
+
 export const Site = z
   .object({
     ...owned,
@@ -168,6 +184,8 @@ export const Site = z
       .describe(
         'What the machine has; memoryMaxMiB, network, pinned and its resource controls if there are',
       ),
+    imageParameters: imageParameters.optional(),
+    volumes: machineVolumes.optional(),
     start: z
       .object({ tier: z.enum(['spare', 'warm', 'cold', 'fetch']), reason: text })
       .optional()
@@ -207,6 +225,24 @@ export const Site = z
         unappliedParameters: texts
           .optional()
           .describe('Changed, and not confirmed by the hypervisor yet'),
+        setup: z
+          .object({
+            problem: text.optional(),
+            volumes: z
+              .array(
+                z.object({
+                  name: text,
+                  device: text.optional(),
+                  path: text.optional().describe('Where it is mounted; absent: it is not'),
+                  problem: text.optional(),
+                }),
+              )
+              .optional(),
+          })
+          .optional()
+          .describe(
+            'What came of giving it its parameters and volumes; absent: it was not told yet',
+          ),
         guest: z.unknown().optional().describe('What the machine says of itself'),
       })
       .describe('The machine'),

@@ -65,6 +65,7 @@ const collections = [
   'transfers',
   'client-server-transfers',
   'tasks',
+  'volumes',
 ] as const;
 
 const getBase = operation({

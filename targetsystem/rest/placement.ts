@@ -13,6 +13,7 @@ import {
 import type { Rendered } from './answers.js';
 import type { DriverOffer, Flavour, HostOffer, Plan, Prices, Quota } from './answers-placement.js';
 import type { RestDeps } from './deps.js';
+import { renderVolumes } from './sites-rendering.js';
 
 /** `?dryRun=true`: all is checked and nothing made. Clients that put everything into the body may do so. */
 export const dryRun = z
@@ -103,6 +104,8 @@ export function renderPlan(
     placement,
     flavour,
     parameters,
+    imageParameters,
+    volumes,
     terminationMs,
     ...estimate
   }: Estimate,
@@ -114,6 +117,8 @@ export function renderPlan(
     ...{ driver, host, placement },
     ...(flavour !== undefined && { flavour }),
     parameters,
+    ...(imageParameters && { imageParameters }),
+    ...(volumes && { volumes: renderVolumes(volumes) }),
     ...(terminationMs !== undefined && { terminationTime: formatDate(terminationMs) }),
     quota: estimate.quotaAfter.map(renderQuota),
     cost: { ...(currency !== undefined && { currency }), ...estimate.cost },

@@ -5,8 +5,10 @@ import {
   joinSizes,
   parseHostLabels,
   parseImageWish,
+  readImageParameters,
   readMachineSize,
   readOwnContext,
+  readVolumes,
   type TargetSystem,
 } from '#xnjs/index.js';
 import type { RestDeps } from './deps.js';
@@ -22,7 +24,11 @@ const flavour = z.string().min(1).max(64).optional();
 const values = z.record(z.string().max(256), z.unknown());
 /** A label, or a list of them. */
 const hostLabels = z.unknown().optional();
-/** UCC sends `parameters: {}` and no image; image, flavour and labels may also be among the parameters. */
+/** Values for what the image's metadata declare, by name. */
+const imageParameters = z.unknown().optional();
+/** A list of disks of its own. */
+const volumes = z.unknown().optional();
+/** UCC sends `parameters: {}` and no image; the others may also be among the parameters. */
 export const newSite = {
   /** Id, name or `name:version`; or what it must have, as jobs say it. */
   image,
@@ -30,7 +36,11 @@ export const newSite = {
   flavour,
   /** What the host must have. */
   hostLabels,
-  parameters: values.and(z.object({ image, flavour, hostLabels })).default({}),
+  imageParameters,
+  volumes,
+  parameters: values
+    .and(z.object({ image, flavour, hostLabels, imageParameters, volumes }))
+    .default({}),
   /** As a job would ask for them: `CPUs`, `Memory`, … */
   resources: values.default({}),
   terminationTime: dateText.optional(),
@@ -46,7 +56,8 @@ export async function createSite(
 ): Promise<Reply> {
   const { systems, defaultImage } = deps;
   const { image: otherImage, flavour: otherFlavour, ...others } = input.parameters;
-  const { sshKeys, userData, hostLabels: otherLabels, ...parameters } = others;
+  const { sshKeys, userData, hostLabels: otherLabels, ...rest } = others;
+  const { imageParameters: otherValues, volumes: otherVolumes, ...parameters } = rest;
   const context = readOwnContext('parameters', { sshKeys, userData });
   const image = input.image ?? otherImage ?? defaultImage;
   if (image === undefined)
@@ -60,6 +71,11 @@ export async function createSite(
       readMachineSize('parameters', parameters, 'refuse'),
       readMachineSize('resources', input.resources, 'refuse'),
     ),
+    imageParameters:
+      readImageParameters('imageParameters', input.imageParameters) ??
+      readImageParameters('parameters.imageParameters', otherValues),
+    volumes:
+      readVolumes('volumes', input.volumes) ?? readVolumes('parameters.volumes', otherVolumes),
     tags: input.tags,
     ends: readEnds(systems, input),
     ...(context && { context }),

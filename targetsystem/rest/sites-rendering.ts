@@ -101,6 +101,8 @@ export function renderSite(
     image: renderImage(system),
     ...(flavour !== undefined && { flavour }),
     parameters: system.parameters,
+    ...(system.imageParameters && { imageParameters: system.imageParameters }),
+    ...(system.volumes && { volumes: renderVolumes(system.volumes) }),
     start: system.start,
     countsFor,
     ...(usage && { usage: renderUsage(usage) }),
@@ -111,6 +113,11 @@ export function renderSite(
       ...(system.jobId !== undefined && { job: links.job(system.jobId) }),
       ...Object.fromEntries(
         Object.entries(storages).map(([name, id]) => [`storage:${name}`, links.storage(id)]),
+      ),
+      ...Object.fromEntries(
+        (system.volumes ?? []).flatMap(({ name, volumeId }) =>
+          volumeId === undefined ? [] : [[`volume:${name}`, links.resource('volumes', volumeId)]],
+        ),
       ),
     }),
   };
@@ -163,9 +170,27 @@ function renderMachine(
     ...{ recovery, generation },
     ...{ endAction: system.endAction ?? 'destroy', idle: system.idle },
     undertaking: system.undertaking?.do,
+    ...(system.setup && { setup: renderSetup(system.setup) }),
     guest: facts,
     unappliedParameters: unapplied,
   };
+}
+
+function renderSetup({ problem, volumes }: NonNullable<TargetSystem['setup']>) {
+  const shown = volumes.map(({ serial, ...report }) => ({ name: serial, ...report }));
+  return {
+    ...(problem !== undefined && { problem }),
+    ...(shown.length > 0 && { volumes: shown }),
+  };
+}
+
+export function renderVolumes(
+  volumes: NonNullable<TargetSystem['volumes']>,
+): NonNullable<Rendered<typeof Site>['volumes']> {
+  return volumes.map(({ name, sizeMiB, path, volumeId }) => ({
+    ...{ name, sizeMiB, path },
+    ...(volumeId !== undefined && { volume: volumeId }),
+  }));
 }
 
 function renderViews({ views = {} }: TargetSystem, heard: Heard) {

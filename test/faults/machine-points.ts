@@ -1,6 +1,11 @@
-/** Where a server may die while it makes, parks, brings back or removes a machine; keeps it, or puts it back. */
+/**
+ * Where a server may die while it makes, parks, brings back or removes a machine, which has volumes; keeps it, or puts it
+ * back. Of those that begin with `volume` there is no target system yet, or none at all.
+ */
 export const points = {
   lives: [
+    'volume: stored',
+    'volume: removing',
     'create: stored',
     'create: started',
     'freeze: stored',

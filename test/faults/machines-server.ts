@@ -11,6 +11,7 @@ import { silentLog as log } from '#kernel/log.js';
 import { Scope } from '#kernel/scope.js';
 import { Lease } from '#xnjs/persistence/sql-lease.js';
 import { createTargetStore } from '#xnjs/persistence/sql-target-store.js';
+import { createVolumeStore } from '#xnjs/persistence/sql-volume-store.js';
 import { localHost } from '#xnjs/vm/hosts/host.js';
 import { Hosts, oneHost } from '#xnjs/vm/hosts/hosts.js';
 import type { Hypervisor } from '#xnjs/vm/hypervisor.js';
@@ -18,6 +19,8 @@ import { LibvirtHypervisor } from '#xnjs/vm/libvirt-hypervisor.js';
 import type { TargetStore } from '#xnjs/vm/target-store.js';
 import type { TargetSystem } from '#xnjs/vm/target-system.js';
 import { TargetSystems } from '#xnjs/vm/target-systems.js';
+import type { Volume } from '#xnjs/vm/volumes/volume.js';
+import type { VolumeStore } from '#xnjs/vm/volumes/volumes.js';
 import { Workspace } from '#xnjs/vm/workspace.js';
 import { until } from '../xnjs/job/rig.js';
 import { openTables } from '../xnjs/persistence/databases.js';
@@ -71,6 +74,29 @@ function gatedStore(store: TargetStore): TargetStore {
     async remove(system, change) {
       await pass(system.id, 'destroy: files removed');
       await store.remove(system, change);
+    },
+  };
+}
+
+/** Users of their own, whose orders wait for each other. */
+const ownerAt = (point: Point): string => `CN=${points.indexOf(point)},O=VSite`;
+const isAt = ({ ownerDn }: Volume, point: Point): boolean => ownerDn === ownerAt(point);
+
+function gatedVolumes(store: VolumeStore): VolumeStore {
+  const hold = async (volume: Volume, point: Point): Promise<void> => {
+    if (!isHolding || !isAt(volume, point)) return;
+    held.add(point);
+    await new Promise(() => undefined);
+  };
+  return {
+    ...store,
+    async create(volume, quotas) {
+      await store.create(volume, quotas);
+      await hold(volume, 'volume: stored');
+    },
+    async save(volume) {
+      await store.save(volume);
+      if (volume.isRemoving) await hold(volume, 'volume: removing');
     },
   };
 }
@@ -194,6 +220,10 @@ const systems = scope.use(
     workspace: new Files(directory),
     ...{ bootTimeoutMs: 60_000, heartbeatMs: 1_000 },
     limits: { cpus: 1, memoryMiB: 64, perUser: 100 },
+    volumes: {
+      store: gatedVolumes(createVolumeStore(database, lease)),
+      limits: { volumes: 2, volumeMiB: 1, perUser: 1 },
+    },
   }),
 );
 // there are no jobs that would have to be told
@@ -221,20 +251,55 @@ if (isHolding) {
   const all = systems.list();
   await Promise.all(all.map(({ id, tags }) => finish(id, tags[0] as Point)));
   await until('all are gone', () => systems.list().length === 0, 60_000);
+  await settleVolumes();
   await scope.close();
   process.send?.(`settled ${all.length}`);
   process.disconnect();
 }
 
+/** What was kept is there, and nobody's any more; what never was, or was on its way out, is not. */
+async function settleVolumes(): Promise<void> {
+  if (which !== 'lives') return;
+  const { records } = systems.volumes!;
+  const all = [...records.all()];
+  const stayed = points.filter((point) => all.some((volume) => isAt(volume, point)));
+  assert.deepEqual(
+    stayed,
+    points.filter((point) => !point.startsWith('volume')),
+  );
+  for (const { id } of all) {
+    await until('it is free', () => records.get(id).attachedTo === undefined, 60_000);
+    await systems.volumes!.destroy(id);
+  }
+}
+
 /** Brings one to where it is held. What is waited for on the way there may never come. */
 async function lead(point: Point): Promise<void> {
   const [what] = point.split(':') as [
-    'create' | 'freeze' | 'thaw' | 'snapshot' | 'snapshot-parked' | 'revert' | 'forget' | 'destroy',
+    | 'volume'
+    | 'create'
+    | 'freeze'
+    | 'thaw'
+    | 'snapshot'
+    | 'snapshot-parked'
+    | 'revert'
+    | 'forget'
+    | 'destroy',
   ];
+  const ownerDn = ownerAt(point);
+  if (point === 'volume: removing') {
+    const { id } = await systems.volumes!.create({ ownerDn, name: 'kept', sizeMiB: 1 });
+    void systems.volumes!.destroy(id);
+    return;
+  }
+  const own = { name: 'own', sizeMiB: 1, keep: false };
+  const volumes = { volumes: [own, { ...own, name: 'kept', keep: true }], field: 'volumes' };
   // before it is stored its point is not known: the answer may never come
-  // by users of their own, whose orders wait for each other
-  const ownerDn = `CN=${points.indexOf(point)},O=VSite`;
-  void systems.create({ ownerDn, image: 'i', parameters: {}, tags: [point] });
+  void systems.create({
+    ...{ ownerDn, image: 'i', parameters: {}, tags: [point] },
+    ...(which === 'lives' && { volumes }),
+  });
+  if (what === 'volume') return;
   const find = () => systems.list().find(({ tags }) => tags[0] === point);
   if (point === 'create: stored') return;
   await until('it is there', () => find() !== undefined, 60_000);

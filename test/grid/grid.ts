@@ -170,6 +170,16 @@ export class Grid implements AsyncDisposable {
     return await publish(await this.creator(), image);
   }
 
+  /** As {@link publishDemo}, of another folder of config/images. */
+  async publishOwnImage(name: string): Promise<string> {
+    const folder = join(import.meta.dirname, '..', '..', 'config', 'images', name);
+    const cacheDir = join(defaultCacheDirectory(), 'images');
+    return await publish(
+      await this.creator(),
+      await buildImage(folder, { cacheDir, log: silentLog }),
+    );
+  }
+
   /** Builds an image of test/fixtures/images, or takes it from the cache, and publishes it. @returns its id */
   async publishTestImage(name: string): Promise<string> {
     const folder = inProject(`test/fixtures/images/${name}`);

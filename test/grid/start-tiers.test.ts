@@ -1,19 +1,32 @@
 import assert from 'node:assert/strict';
-import { truncate } from 'node:fs/promises';
+import { once } from 'node:events';
+import { readdir, truncate } from 'node:fs/promises';
 import { join } from 'node:path';
 import { text } from 'node:stream/consumers';
 import { after, before, describe, it } from 'node:test';
 import { deleteAndWait } from '#cli/client/resources.js';
 import { createTargetSystem, waitUntilReady } from '#cli/quickstart/main-job.js';
 import type { HttpClient } from '#kernel/http/client.js';
-import { eventually, exists, Grid, noContainers, noMachines, sitePath } from './grid.js';
+import {
+  eventually,
+  exists,
+  factoryPath,
+  Grid,
+  noContainers,
+  noMachines,
+  refusal,
+  sitePath,
+} from './grid.js';
 
 const signal = AbortSignal.timeout(300_000);
 
 type Site = {
   readonly start: { readonly tier: string; readonly reason: string };
   readonly parameters: Record<string, number>;
-  readonly vm: { readonly boot: Record<string, number> };
+  readonly vm: {
+    readonly boot: Record<string, number>;
+    readonly setup?: { readonly volumes?: readonly { name: string; path?: string }[] };
+  };
 };
 type Started = Site & { readonly path: string; readonly id: string };
 
@@ -115,6 +128,83 @@ describe('target systems that start from what runs or was saved', { skip: noMach
     for (const { path } of [one, other, spoilt]) await deleteAndWait(user, path, signal);
     await configure({ warm: undefined });
     await eventually('no saved memory is left', async () => !(await exists(memory)));
+  });
+
+  it('get the parameters of their image when they run already, and volumes when they are booted', async () => {
+    const tunable = await grid.publishOwnImage('demo-volumes');
+    const spares = { images: { 'vsite-demo-volumes': 1 }, readAs: 'CN=Image Creator,O=VSite,C=EU' };
+    const before = await told('a spare machine is ready');
+    await configure({ spares });
+    await waitFor('a spare machine is ready', before + 1);
+    const make = async (wish: object): Promise<Started> => {
+      const { headers } = await user.json('POST', factoryPath, { image: tunable, ...wish });
+      return await started(new URL(String(headers['location'])).pathname);
+    };
+    const imageParameters = { greeting: "it's me", repeat: '2' };
+    const spare = await make({ imageParameters });
+    assert.equal(spare.start.tier, 'spare', spare.start.reason);
+    const script = '. /run/vsite-parameters; echo $VSITE_PARAM_greeting';
+    assert.equal(
+      await run(spare, `/usr/lib/vsite/apps/greet; env -i sh -c '${script}'`),
+      "it's me\nit's me\nit's me\n",
+    );
+    await deleteAndWait(user, spare.path, signal);
+    await configure({ spares: undefined });
+
+    const volumes = [
+      { name: 'scratch', sizeMiB: 16, path: '/scratch' },
+      { name: 'results', sizeMiB: 24, keep: true },
+    ];
+    const first = await make({ volumes });
+    assert.equal(first.start.tier, 'cold');
+    const places = first.vm.setup!.volumes!.map(({ name, path }) => `${name} ${path}`);
+    assert.deepEqual(places, ['scratch /scratch', 'results /mnt/results']);
+    const found = await run(
+      first,
+      'cd $VSITE_VOLUME_results && echo kept > file && touch $VSITE_VOLUME_scratch/x && ' +
+        'stat -c %U:%a . && df -P /scratch . | tail -n 2 && grep -c nosuid,nodev /proc/mounts',
+    );
+    assert.match(
+      found,
+      /^grid:755\n\/dev\/vd[ab] .* \/scratch\n\/dev\/vd[ab] .* \/mnt\/results\n2\n$/,
+    );
+    await assert.rejects(
+      user.json('POST', factoryPath, { image: tunable, volumes: [{ volume: 'results' }] }),
+      refusal(409, /the volume results is in use by target system/),
+    );
+    await assert.rejects(
+      user.json('POST', `${first.path}/snapshots`, {}),
+      refusal(409, /it has volumes/),
+    );
+    await grid.killServer();
+    await grid.startServer();
+    assert.equal(await run(await started(first.path), 'cat /mnt/results/file'), 'kept\n');
+    await user.json('POST', `${first.path}/actions/freeze`, {});
+    await eventually('it is parked', async () => {
+      const { body } = await user.json('GET', first.path);
+      return (body as { vm: { state: string } }).vm.state === 'SUSPENDED';
+    });
+    await user.json('POST', `${first.path}/actions/thaw`, {});
+    await eventually('it is back', async () => {
+      const { body } = await user.json('GET', first.path);
+      return (body as { resourceStatus: string }).resourceStatus === 'READY';
+    });
+    assert.equal(await run(await started(first.path), 'cat /mnt/results/file'), 'kept\n');
+    await deleteAndWait(user, first.path, signal);
+
+    const next = await make({ volumes: [{ volume: 'results', path: '/data' }] });
+    assert.equal(await run(next, 'cat /data/file'), 'kept\n');
+    await deleteAndWait(user, next.path, signal);
+    const list = async (): Promise<string[]> =>
+      ((await user.json('GET', `${sitePath}/volumes`)).body as { volumes: string[] }).volumes;
+    const [volume = ''] = await list();
+    const shown = (await user.json('GET', new URL(volume).pathname)).body;
+    assert.equal((shown as { state: string }).state, 'AVAILABLE');
+    const [removed] = (await once(grid.vsite(['volume', 'rm', 'results']), 'close')) as [number];
+    assert.equal(removed, 0);
+    assert.deepEqual(await list(), []);
+    assert.deepEqual(await readdir(join(grid.layout.state, 'volumes')), []);
+    await eventually('no machine is left', async () => (await grid.domains('qemu')).length === 0);
   });
 
   it('get one that runs already, with an identity of its own, over crashes of the server', async () => {

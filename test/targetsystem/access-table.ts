@@ -142,6 +142,13 @@ export const access: Readonly<Record<string, Row>> = {
   'DELETE /rest/core/tasks/:id': 'own',
   'POST /rest/core/tasks/:id/actions/abort': 'own',
 
+  // larger than it may be, so that nothing is made
+  'POST /rest/core/volumes': { who: 'users', body: { name: 'large', sizeMiB: 1_000 } },
+  'GET /rest/core/volumes': 'everybody',
+  'GET /rest/core/volumes/:id': 'own',
+  'PUT /rest/core/volumes/:id': 'own',
+  'DELETE /rest/core/volumes/:id': 'own',
+
   // by a protocol that is not there, so that nothing is fetched
   'POST /rest/core/storages/:storageId/transfers': { who: 'write', body: { file: 'f', source: 'nothing://x/y' } }, // prettier-ignore
   'GET /rest/core/transfers': 'everybody',

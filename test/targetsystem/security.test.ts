@@ -78,7 +78,7 @@ describe('who may do what', { timeout: 120_000 }, () => {
     return idOf(await alice!('POST', path, { body }));
   }
 
-  /** A task, transfers and addresses of files without login. */
+  /** A task, a volume, transfers and addresses of files without login. */
   async function keep(): Promise<Record<string, string>> {
     const resources = [`https://grid.example/TEST${core}/storages/${storage}`];
     const [exported, imported] = await Promise.all(
@@ -89,6 +89,7 @@ describe('who may do what', { timeout: 120_000 }, () => {
     const source = `https://grid.example/TEST${core}/storages/${storage}/files/kept/file`;
     return {
       tasks: await made('/storages/search', { query: 'x', resources }),
+      volumes: await made('/volumes', { name: 'kept', sizeMiB: 16 }),
       transfers: await made(`/storages/${storage}/transfers`, { file: 'fetched', source }),
       'client-server-transfers': idOf(exported!, 200),
       GET: String(exported!.body['accessURL']).split('/').at(-1)!,

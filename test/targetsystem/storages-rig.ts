@@ -43,6 +43,7 @@ import {
   reservationMigrations,
 } from '#xnjs/persistence/sql-reservation-store.js';
 import { createStorageStore, storageMigrations } from '#xnjs/persistence/sql-storage-store.js';
+import { createVolumeStore } from '#xnjs/persistence/sql-volume-store.js';
 import { createTargetStore, targetMigrations } from '#xnjs/persistence/sql-target-store.js';
 import { createTransferStore, transferMigrations } from '#xnjs/persistence/transfer-store.js';
 import type { Reservation } from '#xnjs/reservation/reservation.js';
@@ -346,6 +347,10 @@ async function startService(
       heartbeatMs: 500,
       queuesIntervalMs,
       limits: { cpus: 4, memoryMiB: 4096, perUser: 4 },
+      volumes: {
+        store: createVolumeStore(database),
+        limits: { volumes: 1, volumeMiB: 16, perUser: 2 },
+      },
     }),
   );
   const submission = await JobSubmission.open(createSettingsStore(database));

@@ -6,6 +6,7 @@ import { Acl } from './acl.js';
 import { Enrolment } from './enrolment.js';
 import { Files } from './files.js';
 import { createLog, type Log } from './log.js';
+import { MachineSetupWork } from './machine-setup.js';
 import { RequestBudget } from './request-budget.js';
 import { Scripts } from './scripts.js';
 import type { Settings } from './settings.js';
@@ -23,6 +24,8 @@ export type Agent = {
   readonly acl: Acl;
   /** Absent: it is not to. */
   readonly enrolment?: Enrolment;
+  /** Absent: it is not to. */
+  readonly setup?: MachineSetupWork;
   readonly requests: RequestBudget;
 };
 
@@ -46,6 +49,7 @@ export function createAgent(settings: Settings): Agent {
     loginNode: new LoginNode(host, stateDir),
     acl: new Acl(settings.acl, users),
     ...(settings.enrolment && { enrolment: new Enrolment(settings) }),
+    ...(settings.setup && { setup: new MachineSetupWork({ settings, users }) }),
     requests: new RequestBudget(),
   };
 }

@@ -4,11 +4,13 @@ import { destroySoon } from '#kernel/net/destroy-soon.js';
 import { longestEnrolment } from '../protocol/enrolment.js';
 import { decodeMachineClock } from '../protocol/machine-clock.js';
 import { decodeMachineIdentity } from '../protocol/machine-identity.js';
+import { decodeMachineSetup, longestSetup } from '../protocol/machine-setup.js';
 import type { Agent } from './agent.js';
 import type { Enrolment } from './enrolment.js';
 import { connectService, relay } from './forwarding.js';
 import type { Log } from './log.js';
 import { assumeIdentity, catchUp, identityFacts } from './machine-identity.js';
+import type { MachineSetupWork } from './machine-setup.js';
 
 /** A server that does not read the ends of its jobs asks again, and for the status. */
 const maxUnreadBytes = 1024 * 1024;
@@ -100,13 +102,36 @@ export async function enrol(
   log: Log,
   stream: ServerHttp2Stream,
 ): Promise<void> {
+  await answerWith(stream, log, 'the enrolment failed', async () =>
+    enrolment.answer(await readBody(stream, longestEnrolment)),
+  );
+}
+
+/** `POST /setup`: answered, with what has come of it, when all is done. */
+export async function setUpMachine(
+  setup: MachineSetupWork,
+  log: Log,
+  stream: ServerHttp2Stream,
+): Promise<void> {
+  await answerWith(stream, log, 'the machine could not be set up', async () =>
+    setup.perform(decodeMachineSetup(await readBody(stream, longestSetup, 'utf8'))),
+  );
+}
+
+/** JSON, or why there is none. @param failure for the log */
+async function answerWith(
+  stream: ServerHttp2Stream,
+  log: Log,
+  failure: string,
+  work: () => Promise<object>,
+): Promise<void> {
   try {
-    const answer = enrolment.answer(await readBody(stream, longestEnrolment));
+    const answer = await work();
     if (stream.destroyed) return;
     stream.respond({ ':status': 200, 'content-type': 'application/json' });
     stream.end(JSON.stringify(answer));
   } catch (error) {
-    log.error({ reason: errorText(error) }, 'the enrolment failed');
+    log.error({ reason: errorText(error) }, failure);
     if (stream.destroyed) return;
     stream.respond({ ':status': 500, 'content-type': 'text/plain' });
     stream.end(errorText(error));
@@ -114,17 +139,23 @@ export async function enrol(
 }
 
 /** By events: an iterator costs an emulated machine more than what is read. */
-function readBody(stream: ServerHttp2Stream, longest: number): Promise<string> {
+function readBody(
+  stream: ServerHttp2Stream,
+  longest: number,
+  encoding: 'latin1' | 'utf8' = 'latin1',
+): Promise<string> {
   return new Promise((resolve, reject) => {
-    let body = '';
+    const chunks: Buffer[] = [];
+    let length = 0;
     const add = (chunk: Buffer): void => {
-      body += chunk.toString('latin1');
-      if (body.length <= longest) return;
+      chunks.push(chunk);
+      length += chunk.length;
+      if (length <= longest) return;
       stream.off('data', add);
       reject(new Error('the message is too long'));
     };
     stream.on('data', add);
-    stream.once('end', () => resolve(body));
+    stream.once('end', () => resolve(Buffer.concat(chunks).toString(encoding)));
     stream.once('close', () => reject(new Error('the message is cut off')));
   });
 }

@@ -9,7 +9,14 @@ import { errorText } from '#kernel/errors.js';
 import { destroySoon } from '#kernel/net/destroy-soon.js';
 import type { Agent } from './agent.js';
 import { collectFacts } from './facts.js';
-import { becomeAnother, catchUpClock, enrol, forward, streamExits } from './link-streams.js';
+import {
+  becomeAnother,
+  catchUpClock,
+  enrol,
+  forward,
+  setUpMachine,
+  streamExits,
+} from './link-streams.js';
 import { Pairing } from './pairing.js';
 
 /** How much the host may send ahead: per stream, and over the whole link. Its heartbeats wait behind it. */
@@ -93,6 +100,8 @@ function route(
     void becomeAnother(agent, stream);
   } else if (request === 'POST /enrolment' && agent.enrolment) {
     void enrol(agent.enrolment, agent.log, stream);
+  } else if (request === 'POST /setup' && agent.setup) {
+    void setUpMachine(agent.setup, agent.log, stream);
   } else if (request === 'POST /clock') {
     void catchUpClock(agent, stream);
   } else if (request === 'POST /forward') {

@@ -19,6 +19,9 @@ export type Settings = {
   /** Whether it proves to the host which machine this is, and where the token for that may lie (ADR 039). */
   readonly enrolment: boolean;
   readonly enrolmentFiles: readonly string[];
+  /** Whether it gives the machine what its owner has asked for, and where it tells programs of that (ADR 040). */
+  readonly setup: boolean;
+  readonly setupFile: string;
   readonly path: string;
   readonly enforceOsGids: boolean;
   readonly failOnInvalidGids: boolean;
@@ -93,6 +96,8 @@ function toSettings(keys: Properties): Settings {
     enrolmentFiles: (keys.get('tsi.enrolment_file') ?? '/run/vsite/enrolment:/etc/vsite/enrolment')
       .split(':')
       .filter(Boolean),
+    setup: flag('tsi.setup', true),
+    setupFile: keys.get('tsi.setup_file') ?? '/run/vsite-parameters',
     path: keys.get('tsi.path') ?? '/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin',
     enforceOsGids: flag('tsi.enforce_os_gids', true),
     failOnInvalidGids: flag('tsi.fail_on_invalid_gids', false),

@@ -2,15 +2,17 @@ import { TsiError } from './error.js';
 
 const seedPattern = /^[A-Za-z0-9+/]{86}==$/;
 
+type TextsPattern = { readonly names: RegExp; readonly values: RegExp; readonly most: number };
+
 /** A JSON object that came over the agent link. Each reader throws {@link TsiError} `TSI_PROTOCOL` naming the field. */
 export class LinkMessage {
   readonly #what: string;
   readonly #fields: Readonly<Record<string, unknown>>;
 
-  /** @param what for people: "the …" */
-  constructor(what: string, json: string) {
+  /** @param what for people: "the …" @param json or what was read from it */
+  constructor(what: string, json: unknown) {
     this.#what = what;
-    this.#fields = this.#parse(json);
+    this.#fields = typeof json === 'string' ? this.#parse(json) : { ...(json as object) };
   }
 
   has(name: string): boolean {
@@ -37,6 +39,24 @@ export class LinkMessage {
   flag(name: string, absent?: boolean): boolean {
     const value = this.has(name) ? this.#fields[name] : absent;
     return typeof value === 'boolean' ? value : this.#refuse(name);
+  }
+
+  /** Texts by name. */
+  texts(name: string, { names, values, most }: TextsPattern): Record<string, string> {
+    const found = this.#fields[name];
+    if (typeof found !== 'object' || found === null || Array.isArray(found)) this.#refuse(name);
+    const entries = Object.entries(found);
+    const fit = ([key, value]: [string, unknown]): boolean =>
+      names.test(key) && typeof value === 'string' && values.test(value);
+    if (entries.length > most || !entries.every(fit)) this.#refuse(name);
+    return Object.fromEntries(entries);
+  }
+
+  /** @param most of them */
+  list(name: string, most: number): LinkMessage[] {
+    const found = this.#fields[name];
+    if (!Array.isArray(found) || found.length > most) this.#refuse(name);
+    return found.map((each: unknown) => new LinkMessage(`${this.#what}'s ${name}`, each));
   }
 
   #parse(json: string): Record<string, unknown> {

@@ -9,6 +9,8 @@ export type IncarnationFacts = {
   /** Absolute, without trailing slash. */
   readonly workingDirectory: string;
   readonly userDn: string;
+  /** What each job of the target system has. */
+  readonly environment: Readonly<Record<string, string>>;
   /** For jobs that name none, octal. */
   readonly defaultUmask: string;
 };

@@ -11,6 +11,8 @@ export type ScriptFacts = {
   /** Absolute, without trailing slash. */
   readonly workingDirectory: string;
   readonly userDn: string;
+  /** What each job of the target system has. */
+  readonly environment: Readonly<Record<string, string>>;
   readonly umask: string;
 };
 
@@ -108,6 +110,8 @@ function preamble(
   const directory = quote(`${facts.workingDirectory}/`);
   return [
     `umask ${facts.umask}`,
+    // before those that may refer to it, or say otherwise
+    ...Object.entries(facts.environment).map(([k, v]) => `export ${k}=${quote(v)}`),
     ...Object.entries(application.userEnvironment).map(([k, v]) => `export ${k}=${quote(v)}`),
     ...Object.entries(application.siteEnvironment).map(
       ([k, v]) => `export ${k}=${quoteExpanding(v)}`,

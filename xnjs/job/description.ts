@@ -1,7 +1,7 @@
 import { z } from 'zod';
 import { describeIssues } from '#kernel/config.js';
 import { parseDate } from '#kernel/dates.js';
-import { imageResources, namesImage } from '../vm/image-wish.js';
+import { imageResources, machineMembers, namesImage } from '../vm/image-wish.js';
 import { exportEntries, importEntries } from '../staging/entries.js';
 import {
   fileName,
@@ -187,8 +187,8 @@ function withoutMachine(raw: unknown): unknown {
   if (!isMap(raw) || !isMap(raw['Resources'])) return raw;
   const { Resources: resources } = raw;
   const names: readonly string[] = namesImage(raw)
-    ? ['Image', 'Flavour', 'HostLabels', ...imageResources]
-    : ['Image', 'Flavour', 'HostLabels'];
+    ? [...machineMembers, ...imageResources]
+    : machineMembers;
   const others = Object.entries(resources).filter(([name]) => !names.includes(name));
   return { ...raw, Resources: Object.fromEntries(others) };
 }

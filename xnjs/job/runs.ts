@@ -32,7 +32,8 @@ export function runsOf(
 ): Runs {
   const idb = idbOf(target);
   const workingDirectory = jobDirectory(target, job);
-  const facts = { workingDirectory, userDn: job.ownerDn };
+  const { environment = {} } = target;
+  const facts = { workingDirectory, userDn: job.ownerDn, environment };
   const incarnation = incarnate(description, idb, { ...facts, defaultUmask });
   const { application, submission, umask, ignoreNonZeroExitCode } = incarnation;
   const commandText = (which: 'pre' | 'post'): string | undefined =>

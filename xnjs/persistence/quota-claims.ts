@@ -37,7 +37,36 @@ export const claimMigrations: readonly Migration[] = [
         await insert(schema.sequelize, JSON.parse(document) as TargetSystem, transaction);
     },
   },
+  {
+    // volumes that outlive machines count by themselves: what they take stands beside their documents
+    name: '004-volumes',
+    up: async (schema, transaction) => {
+      const columns = {
+        id: column.id({ primaryKey: true }),
+        document: column.text(),
+        owner_dn: column.text(),
+        vo: column.text(),
+        user_group: column.text(),
+        disk_mib: column.number(),
+      };
+      await schema.createTable('volumes', columns, { transaction });
+      for (const field of ['owner_dn', 'vo', 'user_group']) {
+        const index = { name: `volumes_by_${field}`, fields: [field], transaction };
+        await schema.addIndex('volumes', index);
+      }
+    },
+  },
 ];
+
+/** Whoever else takes from quotas waits until the transaction has ended. */
+export async function lockClaims(
+  sequelize: Database['sequelize'],
+  transaction: Transaction,
+): Promise<void> {
+  // SQLite's transactions have the one write lock from their beginning
+  if (sequelize.getDialect() === 'postgres')
+    await sequelize.query('LOCK TABLE quota_claims IN SHARE ROW EXCLUSIVE MODE', { transaction });
+}
 
 /**
  * Takes from the quotas what the target system needs, in the transaction that stores it: whoever else does so,
@@ -51,9 +80,7 @@ export async function claim(
   transaction: Transaction,
 ): Promise<void> {
   const sql = sequelizeSql(sequelize, transaction);
-  // SQLite's transactions have the one write lock from their beginning
-  if (sequelize.getDialect() === 'postgres')
-    await sequelize.query('LOCK TABLE quota_claims IN SHARE ROW EXCLUSIVE MODE', { transaction });
+  await lockClaims(sequelize, transaction);
   await release(sequelize, system.id, transaction);
   const asked = amountsOf(system);
   for (const quota of quotas) checkQuota(quota, await sumOf(sql, quota.scope), asked);
@@ -75,17 +102,24 @@ export async function release(
 const columnOf = { user: 'owner_dn', vo: 'vo', group: 'user_group' } as const;
 
 export async function sumOf(sql: Sql, { kind, name }: QuotaScope): Promise<Amounts> {
+  const isSite = kind === 'site';
+  const where = isSite ? '' : ` WHERE ${columnOf[kind]} = $1`;
+  const bind = isSite ? [] : [name];
   const sums = 'COUNT(*) AS n, SUM(cpus) AS cpus, SUM(memory_mib) AS memory, SUM(disk_mib) AS disk';
   const [row] = await sql<Record<'n' | 'cpus' | 'memory' | 'disk', unknown>>(
-    `SELECT ${sums} FROM quota_claims${kind === 'site' ? '' : ` WHERE ${columnOf[kind]} = $1`}`,
-    kind === 'site' ? [] : [name],
+    `SELECT ${sums} FROM quota_claims${where}`,
+    bind,
+  );
+  const [volumes] = await sql<{ disk: unknown }>(
+    `SELECT SUM(disk_mib) AS disk FROM volumes${where}`,
+    bind,
   );
   const number = (value: unknown): number => Number(value ?? 0); // PostgreSQL counts in texts
   return {
     targetSystems: number(row?.n),
     cpus: number(row?.cpus),
     memoryMiB: number(row?.memory),
-    diskMiB: number(row?.disk),
+    diskMiB: number(row?.disk) + number(volumes?.disk),
   };
 }
 

@@ -17,11 +17,16 @@ import { TsiError } from '#tsi/protocol/error.js';
 import { decodeFacts, type AgentFacts } from '#tsi/protocol/facts.js';
 import type { MachineClock } from '#tsi/protocol/machine-clock.js';
 import type { MachineIdentity } from '#tsi/protocol/machine-identity.js';
+import {
+  decodeSetupReport,
+  type MachineSetup,
+  type SetupReport,
+} from '#tsi/protocol/machine-setup.js';
 import { ExitStream } from './exit-stream.js';
 import { heartbeats } from './heartbeats.js';
 import { forwarded, forwardHeaders } from './forward-stream.js';
 import { ChannelsUnknown, openChannel } from './raw-channels.js';
-import { answered, text, UnexpectedStatus } from './link-answers.js';
+import { answered, text, unlessUnknown } from './link-answers.js';
 import { LinkConnection } from './link-connection.js';
 import { admissions, HungUp, hangUpMs, waitAfter } from './link-pace.js';
 import type { TsiIdentity, TsiTransport, WorkerChannels } from './tsi.js';
@@ -59,6 +64,8 @@ const defaultRestMs = 500;
 /** For an agent that was up, and answers in milliseconds if it lives: what does not was lost on the way. */
 const againMs = 2_000;
 const callMs = 10_000;
+/** It may make file systems. */
+const setupMs = 90_000;
 /** Longer than the agent tries to reach a service. */
 const forwardMs = 30_000;
 
@@ -156,16 +163,24 @@ export class AgentLink implements AsyncDisposable {
 
   async #admit(connection: LinkConnection): Promise<void> {
     await this.#options.admit?.(async (message) => {
-      try {
-        const body = JSON.stringify(message);
-        const json = await this.#call('POST', '/enrolment', undefined, body, connection);
-        return decodeEnrolmentAnswer(json);
-      } catch (error) {
-        const { cause } = error as Error;
-        if (cause instanceof UnexpectedStatus && cause.status === 404) return undefined;
-        throw error;
-      }
+      const body = JSON.stringify(message);
+      const json = await unlessUnknown(
+        this.#call('POST', '/enrolment', undefined, body, { connection }),
+      );
+      return json === undefined ? undefined : decodeEnrolmentAnswer(json);
     });
+  }
+
+  /**
+   * Gives its machine what its owner has asked for; resolves when that is done, or what cannot be is told.
+   * @returns `undefined`: such an agent does not know the message
+   * @throws `TSI_UNAVAILABLE`, `TSI_PROTOCOL`
+   */
+  async setUp(setup: MachineSetup, signal?: AbortSignal): Promise<SetupReport | undefined> {
+    const body = JSON.stringify(setup);
+    const options = { timeoutMs: setupMs };
+    const json = await unlessUnknown(this.#call('POST', '/setup', signal, body, options));
+    return json === undefined ? undefined : decodeSetupReport(json);
   }
 
   /** Tells a machine that stood still what time it is. @throws `TSI_UNAVAILABLE` also where it refuses */
@@ -344,10 +359,10 @@ export class AgentLink implements AsyncDisposable {
     path: string,
     outer?: AbortSignal,
     body?: string,
-    connection?: LinkConnection,
+    { connection, timeoutMs = callMs }: { connection?: LinkConnection; timeoutMs?: number } = {},
   ): Promise<string> {
     const late = (): Error => this.#unavailable('no answer in time');
-    return withDeadline(callMs, [outer], late, async (signal) => {
+    return withDeadline(timeoutMs, [outer], late, async (signal) => {
       const stream = this.#request(method, path, {}, connection);
       stream.end(body);
       try {

@@ -13,6 +13,17 @@ export class UnexpectedStatus extends Error {
   }
 }
 
+/** @returns `undefined`: the agent does not know what is asked */
+export async function unlessUnknown<T>(call: Promise<T>): Promise<T | undefined> {
+  try {
+    return await call;
+  } catch (error) {
+    const { cause } = error as Error;
+    if (cause instanceof UnexpectedStatus && cause.status === 404) return undefined;
+    throw error;
+  }
+}
+
 export function answered(stream: ClientHttp2Stream): Promise<void> {
   return new Promise((resolve, reject) => {
     stream.once('response', ({ ':status': status }) => {

@@ -5,6 +5,7 @@ import type { Log } from '#kernel/log.js';
 import type { AgentFacts } from '#tsi/protocol/facts.js';
 import type { MachineClock } from '#tsi/protocol/machine-clock.js';
 import type { MachineIdentity } from '#tsi/protocol/machine-identity.js';
+import type { MachineSetup, SetupReport } from '#tsi/protocol/machine-setup.js';
 import type { ScriptHeader } from '../idb/script-header.js';
 import { AgentLink, type AskEnrolment } from '../tsi/agent-link.js';
 import { createTsi, type TsiClient } from '../tsi/tsi-client.js';
@@ -97,6 +98,10 @@ export class AgentBinding implements TargetBinding {
 
   async assume(identity: MachineIdentity): Promise<void> {
     await this.#link.assume(identity);
+  }
+
+  async setUp(setup: MachineSetup): Promise<SetupReport | undefined> {
+    return await this.#link.setUp(setup);
   }
 
   async prove(): Promise<void> {

@@ -3,8 +3,10 @@ import { EventEmitter } from 'node:events';
 import { asGridError, errorText } from '#kernel/errors.js';
 import type { Log } from '#kernel/log.js';
 import type { AgentFacts } from '#tsi/protocol/facts.js';
+import type { SetupReport } from '#tsi/protocol/machine-setup.js';
 import { completeTimeline } from './boot.js';
 import { without } from '../job/without.js';
+import { failedSetup, hasProblem, olderAgent, setupOf } from './context/machine-setup.js';
 import { createBinding } from './create-binding.js';
 import { seatOf, type Seat } from './hosts/host.js';
 import { GuestWatch, judge } from './guest-watch.js';
@@ -181,6 +183,7 @@ export class Agents implements AsyncDisposable {
       if (!isProved && !(await this.#proves(id, binding))) return;
     }
     if (starting.isBehind) await this.#records.queue(id, () => this.#catchUp(id, binding));
+    if (!(await this.#setUp(id, binding))) return;
     const { boot: begun } = this.#records.find(id) ?? starting;
     const boot = { ...begun, readyMs: this.#options.systems.clock.now() - bootBaseMs(starting) };
     const evidence = this.#evidence('agent', 'its agent answers');
@@ -189,6 +192,33 @@ export class Agents implements AsyncDisposable {
     this.#spawn(this.#options.onUp(id));
     const facts = await binding.facts();
     if (facts) await this.#records.queue(id, () => this.#learn(id, facts));
+  }
+
+  /**
+   * Before jobs run there: what its owner has asked for is given to the machine. What it cannot have is told, and
+   * no reason not to use it.
+   * @returns `false`: the link was lost; the next one begins with that
+   */
+  async #setUp(id: string, binding: TargetBinding): Promise<boolean> {
+    const { log, stopping } = this.#options;
+    const record = this.#records.find(id);
+    const setup = record && setupOf(record);
+    if (!setup || !binding.setUp) return true;
+    let report: SetupReport;
+    try {
+      report = (await binding.setUp(setup)) ?? failedSetup(setup, olderAgent);
+    } catch (error) {
+      if (stopping.aborted || !this.#answering.has(id)) return false;
+      report = failedSetup(setup, errorText(error));
+    }
+    if (hasProblem(report))
+      log.warn({ vmId: id, report }, 'a machine could not be given all that it is to have');
+    await this.#records.queue(id, async () => {
+      const now = this.#records.find(id);
+      if (now && JSON.stringify(now.setup) !== JSON.stringify(report))
+        await this.#records.save({ ...now, setup: report });
+    });
+    return true;
   }
 
   /** Tells a machine that stood still the time. Only from inside the record's queue. */

@@ -3,8 +3,22 @@ import type { TargetSystem } from './target-system.js';
 
 /** Of quotas of the processor. */
 export const cpuPeriodUs = 100_000;
-/** The target of a machine's only disk. */
+/** The target of the disk that a machine has of its image. */
 export const diskTarget = 'vda';
+
+/** That of a volume, the first is 0. */
+export function volumeTarget(at: number): string {
+  return `vd${String.fromCharCode('b'.charCodeAt(0) + at)}`;
+}
+
+/** Of all disks that a machine writes to. */
+export function diskTargets({
+  image: { metadata },
+  volumes = [],
+}: Pick<TargetSystem, 'image' | 'volumes'>): string[] {
+  const own = metadata.format === 'qcow2' ? [diskTarget] : [];
+  return [...own, ...volumes.map((_, at) => volumeTarget(at))];
+}
 
 type Sized = Pick<TargetSystem, 'driver' | 'parameters' | 'cores'> & SharedCores;
 

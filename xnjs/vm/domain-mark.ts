@@ -42,6 +42,10 @@ const MarkedRecord = z.object({
   countsFor: z.object({ vo: z.string().optional(), group: z.string().optional() }).optional(),
   cores: z.array(z.int()).optional(),
   card: z.looseObject({ kind: z.string(), mac: z.string() }).optional(),
+  volumes: z
+    .array(z.looseObject({ name: z.string(), sizeMiB: z.number(), path: z.string() }))
+    .optional(),
+  imageParameters: z.record(z.string(), z.union([z.string(), z.number(), z.boolean()])).optional(),
 });
 export type MarkedRecord = Pick<
   TargetSystem,
@@ -61,6 +65,8 @@ export type MarkedRecord = Pick<
   | 'countsFor'
   | 'card'
   | 'cores'
+  | 'imageParameters'
+  | 'volumes'
 >;
 
 /** @param prefix of the namespace; without one, libvirt adds it */
@@ -75,16 +81,8 @@ export function markElement(
   if (!('ownerDn' in system))
     return element(`${prefix}domain`, { ...xmlns, installation, owner: '', epoch, generation: 1 });
   const { id, ownerDn, image, parameters, driver, tags, jobId, acl } = system;
-  const {
-    createdMs,
-    terminationMs,
-    generation = 1,
-    flavour,
-    limits,
-    countsFor,
-    card,
-    cores,
-  } = system;
+  const { createdMs, terminationMs, generation = 1, flavour, limits, countsFor, card } = system;
+  const { cores, imageParameters, volumes } = system;
   const record: MarkedRecord = {
     ...{ id, ownerDn, image, parameters, driver, tags, createdMs, generation },
     ...(jobId !== undefined && { jobId }),
@@ -95,6 +93,8 @@ export function markElement(
     ...(countsFor && { countsFor }),
     ...(card && { card }),
     ...(cores && { cores }),
+    ...(imageParameters && { imageParameters }),
+    ...(volumes && { volumes }),
   };
   // not every character of a name or a tag is one of XML
   const owner = ownerDn.replace(/\p{C}/gu, '?');

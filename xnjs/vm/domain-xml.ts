@@ -1,5 +1,5 @@
 import { element, toXml, type XmlNode } from '#kernel/xml/build.js';
-import { diskTarget, iotuneXml, sizeXml, type SharedCores } from './controls-xml.js';
+import { diskTarget, iotuneXml, sizeXml, volumeTarget, type SharedCores } from './controls-xml.js';
 import { markElement } from './domain-mark.js';
 import { cardXml } from './network-card.js';
 import { interfaceXml, type MachineNetwork } from './network.js';
@@ -23,6 +23,8 @@ export type DomainPaths = {
   readonly kernel?: string;
   readonly initrd?: string;
   readonly disk?: string;
+  /** Raw disks of its own, in the order of its record. */
+  readonly volumes?: readonly { readonly name: string; readonly file: string }[];
   /** Read-only disks: what tells the machine who it is, and what holds our agent. */
   readonly seed?: string;
   readonly agentDisk?: string;
@@ -102,6 +104,7 @@ function machine(
       element('controller', { type: 'usb', model: 'none' }),
       element('controller', { type: 'virtio-serial', index: 0 }, onRootBus('channel')),
       paths.disk !== undefined && disk(system, paths.disk),
+      ...(paths.volumes ?? []).map((volume, at) => volumeDisk(system, volume, volumeTarget(at))),
       ...[paths.seed, paths.agentDisk].map(
         (path, at) => path !== undefined && readOnlyDisk(path, extraTargets[at] ?? ''),
       ),
@@ -170,7 +173,24 @@ function disk(system: MachineSpec, path: string): XmlNode {
   );
 }
 
-/** Behind the machine's own disk, whether or not it has one. */
+/** The machine finds it by its serial: the names of targets are not what a guest calls its disks. */
+function volumeDisk(
+  system: MachineSpec,
+  { name, file }: { readonly name: string; readonly file: string },
+  target: string,
+): XmlNode {
+  return element(
+    'disk',
+    { type: 'file', device: 'disk' },
+    element('driver', { name: 'qemu', type: 'raw', discard: 'unmap' }),
+    element('source', { file }),
+    element('target', { dev: target, bus: 'virtio' }),
+    iotuneXml(system),
+    element('serial', {}, name),
+  );
+}
+
+/** Behind the machine's own disks, whether or not it has one. */
 const extraTargets = ['vdy', 'vdz'];
 
 function readOnlyDisk(path: string, target: string): XmlNode {

@@ -64,7 +64,7 @@ export type Hypervisor = {
    * @returns whether the domain is there
    */
   setControls(
-    system: Pick<TargetSystem, 'id' | 'driver' | 'parameters' | 'card'>,
+    system: Pick<TargetSystem, 'id' | 'driver' | 'parameters' | 'card' | 'image' | 'volumes'>,
     names: readonly ChangeableName[],
   ): Promise<boolean>;
   /**

@@ -2,7 +2,9 @@ import { z } from 'zod';
 import { describeIssues } from '#kernel/config.js';
 import type { HostLabels } from './hosts/host-placement.js';
 import { parseHostLabels } from './hosts/labels.js';
+import { readImageParameters, type ImageParameterWish } from './image-parameters.js';
 import { VmError } from './state.js';
+import { readVolumes, type VolumeWish } from './volumes/volume-wish.js';
 
 const word = z
   .union([z.string(), z.number()], 'must be a text')
@@ -44,6 +46,15 @@ export const imageResources = [
   'OperatingSystem',
   'OperatingSystemVersion',
   'CPUArchitecture',
+] as const;
+
+/** What of a job description, at its top or among its resources, is about its machine only. */
+export const machineMembers = [
+  'Image',
+  'Flavour',
+  'HostLabels',
+  'ImageParameters',
+  'Volumes',
 ] as const;
 
 /** As job descriptions and JSDL call them. */
@@ -136,10 +147,26 @@ export function readHostLabels(
   return parseHostLabels(field, wish);
 }
 
+/** Values for the image of a job's machine. @throws as {@link readImageWish} */
+export function readJobImageParameters(
+  description: Readonly<Record<string, unknown>>,
+): ImageParameterWish | undefined {
+  const [field, wish] = findMember(description, 'ImageParameters');
+  return readImageParameters(field, wish);
+}
+
+/** Disks of a job's machine. @throws as {@link readImageWish} */
+export function readJobVolumes(
+  description: Readonly<Record<string, unknown>>,
+): VolumeWish | undefined {
+  const [field, wish] = findMember(description, 'Volumes');
+  return readVolumes(field, wish);
+}
+
 /** At the top of a job description, else among its resources; where it was found, and what. */
 function findMember(
   description: Readonly<Record<string, unknown>>,
-  name: 'Image' | 'Flavour' | 'HostLabels',
+  name: (typeof machineMembers)[number],
 ): [field: string, wish: unknown] {
   const { [name]: top, Resources: resources } = description;
   const inner = isMap(resources) ? resources[name] : undefined;

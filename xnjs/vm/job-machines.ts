@@ -9,7 +9,15 @@ import type { Job } from '../job/job.js';
 import type { JobSubmission } from '../job/job-submission.js';
 import type { NewJob } from '../job/new-job.js';
 import { nameOf, satisfies } from './choose-image.js';
-import { readFlavour, readHostLabels, readImageWish, type ImageWish } from './image-wish.js';
+import { chooseImageParameters } from './image-parameters.js';
+import {
+  readFlavour,
+  readHostLabels,
+  readImageWish,
+  readJobImageParameters,
+  readJobVolumes,
+  type ImageWish,
+} from './image-wish.js';
 import { readMachineSize, type MachineSize } from './machine-size.js';
 import type { Estimate } from './placement/planner.js';
 import type { Requester } from './placement/requester.js';
@@ -109,6 +117,7 @@ export class JobMachines implements AsyncDisposable {
     { sentTo }: MachineWish,
   ): TargetSystem | undefined {
     if (!sentTo || !satisfies(sentTo.image, imageWishOf(description))) return undefined;
+    if (readJobVolumes(description) || !hasParameters(sentTo, description)) return undefined;
     const { labels = [] } = readHostLabels(description) ?? {};
     return this.#options.systems.places.hasLabels(sentTo, labels) ? sentTo : undefined;
   }
@@ -160,6 +169,8 @@ function newMachine(
 ): NewTargetSystem {
   const flavour = readFlavour(description);
   const hostLabels = readHostLabels(description);
+  const imageParameters = readJobImageParameters(description);
+  const volumes = readJobVolumes(description);
   return {
     ...{ ownerDn, jobId, tags: [], atLeast: true },
     image: imageWishOf(description),
@@ -167,7 +178,22 @@ function newMachine(
     ...(requester && { requester }),
     ...(flavour !== undefined && { flavour }),
     ...(hostLabels && { hostLabels }),
+    ...(imageParameters && { imageParameters }),
+    ...(volumes && { volumes }),
   };
+}
+
+/** Whether a machine has the values that the job asks for. @throws `BAD_REQUEST` its image takes no such */
+function hasParameters(
+  { image: { metadata }, imageParameters = {} }: TargetSystem,
+  description: RawDescription,
+): boolean {
+  const wish = readJobImageParameters(description);
+  if (!wish) return true;
+  // of those that it does not name it takes any
+  const values = { ...imageParameters, ...wish.values };
+  const wanted = chooseImageParameters(metadata, { ...wish, values }) ?? {};
+  return Object.entries(wanted).every(([name, value]) => imageParameters[name] === value);
 }
 
 function imageWishOf(description: RawDescription): ImageWish {

@@ -1,11 +1,11 @@
 import type { LibvirtClient } from '#kernel/libvirt/client.js';
 import type { Domain, TypedParams } from '#kernel/libvirt/procedures.js';
-import { cpuPeriodUs, cpuQuotaUs, diskTarget, toKiB } from './controls-xml.js';
+import { cpuPeriodUs, cpuQuotaUs, diskTargets, toKiB } from './controls-xml.js';
 import { macAddress } from './network.js';
 import type { ControlName } from './resource-controls.js';
 import type { ChangeableName, TargetSystem } from './target-system.js';
 
-type Controlled = Pick<TargetSystem, 'id' | 'driver' | 'parameters' | 'card'>;
+type Controlled = Pick<TargetSystem, 'id' | 'driver' | 'parameters' | 'card' | 'image' | 'volumes'>;
 
 /** libvirt's way of saying what kind of value follows. */
 const uint = (field: string, value: number) => ({ field, value: { type: 2, value } }) as const;
@@ -42,14 +42,15 @@ const setScheduler: Call = (client, dom, system, flags) => {
 };
 
 /** All of them each time: libvirt takes away what is left out. */
-const setDisk: Call = (client, dom, { parameters }, flags) => {
-  const { diskReadBytesPerSecond, diskWriteBytesPerSecond, diskIops } = parameters;
+const setDisk: Call = async (client, dom, system, flags) => {
+  const { diskReadBytesPerSecond, diskWriteBytesPerSecond, diskIops } = system.parameters;
   const params: TypedParams = [
     uhyper('read_bytes_sec', diskReadBytesPerSecond ?? 0),
     uhyper('write_bytes_sec', diskWriteBytesPerSecond ?? 0),
     uhyper('total_iops_sec', diskIops ?? 0),
   ];
-  return client.call('domain_set_block_io_tune', { dom, disk: diskTarget, params, flags });
+  for (const disk of diskTargets(system))
+    await client.call('domain_set_block_io_tune', { dom, disk, params, flags });
 };
 
 const setNetwork: Call = (client, dom, { id, parameters, card }, flags) => {

@@ -185,7 +185,7 @@ export class LibvirtHypervisor implements Hypervisor {
   }
 
   async setControls(
-    system: Pick<TargetSystem, 'id' | 'driver' | 'parameters' | 'card'>,
+    system: Pick<TargetSystem, 'id' | 'driver' | 'parameters' | 'card' | 'image' | 'volumes'>,
     names: readonly ChangeableName[],
   ): Promise<boolean> {
     const client = this.#client(system.driver);

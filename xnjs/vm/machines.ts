@@ -1,6 +1,7 @@
 import pLimit, { type LimitFunction } from 'p-limit';
 import { errorText, GridError } from '#kernel/errors.js';
 import type { Log } from '#kernel/log.js';
+import { withDeadline } from '#kernel/net/deadline.js';
 import { Agents } from './agents.js';
 import { Comparison } from './comparison.js';
 import { FilesOfMachines } from './files-of-machines.js';
@@ -15,13 +16,14 @@ import { Keeping } from './snapshots/keeping.js';
 import type { SnapshotFiles } from './snapshots/snapshot-files.js';
 import type { SystemRecords } from './system-records.js';
 import type { TargetBinding } from './target-binding.js';
-import type { Evidence, TargetSystem } from './target-system.js';
+import { identityOf, type Evidence, type TargetSystem } from './target-system.js';
 import type { TargetSystemsOptions } from './target-systems-options.js';
 import type { Claimed, SparePool } from './tiers/spare-pool.js';
 import type { Templates } from './tiers/templates.js';
 import { Starting } from './tiers/starting.js';
 import type { UsageMeter } from './usage-meter.js';
 import type { Views } from './views.js';
+import type { Volumes } from './volumes/volumes.js';
 
 export type MachinesParts = {
   readonly records: SystemRecords;
@@ -30,10 +32,13 @@ export type MachinesParts = {
   readonly meter: UsageMeter | undefined;
   readonly spares: SparePool | undefined;
   readonly templates: Templates | undefined;
+  readonly volumes: Pick<Volumes, 'release'> | undefined;
 };
 
 /** Machines of one host that are looked for at the same time. */
 const attachedAtOnce = 64;
+/** How long the end of a machine waits for what it has not written yet. */
+const writeOutMs = 20_000;
 
 /**
  * The virtual machines of the target systems and what is bound to them: makes the world look like the
@@ -54,15 +59,17 @@ export class Machines implements AsyncDisposable {
   readonly #keeping: Keeping;
   readonly #meter: UsageMeter | undefined;
   readonly #starting: Starting;
+  readonly #volumes: MachinesParts['volumes'];
   readonly #machineFiles: FilesOfMachines;
   readonly #unsubscribe: (() => void)[] = [];
 
   constructor(
     options: TargetSystemsOptions,
-    { records, files, stopping, meter, spares, templates }: MachinesParts,
+    { records, files, stopping, meter, spares, templates, volumes }: MachinesParts,
   ) {
     this.#options = options;
     this.#meter = meter;
+    this.#volumes = volumes;
     this.#log = options.log.child({ part: 'xnjs.vm' });
     this.#records = records;
     this.#stopping = stopping;
@@ -355,12 +362,29 @@ export class Machines implements AsyncDisposable {
   }
 
   async #remove(record: TargetSystem): Promise<void> {
+    await this.#writeOut(record);
     await this.#release(record);
     await this.#machineFiles.remove(record);
+    await this.#volumes?.release(record.id);
     await this.#records.applyNow(record.id, {
       type: 'removed',
       evidence: this.#evidence('hypervisor', 'domain and files are gone'),
     });
+  }
+
+  /** What outlives a machine gets what that has only in its memory so far; one that does not answer is ended as it is. */
+  async #writeOut({ id, image, volumes = [] }: TargetSystem): Promise<void> {
+    const isKept = volumes.some(({ volumeId }) => volumeId !== undefined);
+    const binding = this.#agents.find(id);
+    if (!isKept || !binding || !this.#agents.answers(id)) return;
+    try {
+      const late = (): Error => new Error('it takes too long');
+      await withDeadline(writeOutMs, [this.#stopping], late, async (signal) =>
+        binding.tsi.execute(identityOf({ image }), 'sync', { signal }),
+      );
+    } catch (error) {
+      this.#log.warn({ vmId: id, err: errorText(error) }, 'a machine ends that did not write all');
+    }
   }
 
   /**

@@ -18,7 +18,7 @@ import type {
 } from './target-system.js';
 
 type Range = { readonly min: number; readonly max: number };
-type Sized = Pick<ImageRecord, 'metadata' | 'parts'>;
+type Sized = Pick<ImageRecord, 'metadata' | 'parts'> & Pick<TargetSystem, 'volumes'>;
 
 const bytesPerMiB = 1024 ** 2;
 
@@ -29,7 +29,7 @@ const bytesPerMiB = 1024 ** 2;
  */
 export function chooseParameters(
   wish: TargetSystemParameters,
-  { metadata, parts }: Sized,
+  { metadata, parts, volumes }: Sized,
   driver: Driver,
   bounds: Bounds,
 ): TargetSystem['parameters'] {
@@ -47,7 +47,7 @@ export function chooseParameters(
   const network = chooseNetwork(wish.network, metadata, bounds);
   const isPinned = choosePinned(wish.pinned, driver, bounds);
   const memory = memoryMaxMiB?.value ?? memoryMiB;
-  const machine = { driver, metadata, cpus, memoryMaxMiB: memory, network };
+  const machine = { driver, metadata, cpus, memoryMaxMiB: memory, network, volumes };
   return {
     ...{ cpus, memoryMiB, ...(memoryMaxMiB && { memoryMaxMiB: memoryMaxMiB.value }) },
     ...(diskMiB !== undefined && { diskMiB }),
@@ -133,7 +133,7 @@ function chooseDisk(
  * @throws as {@link chooseParameters}
  */
 export function changeParameters(
-  { image: { metadata }, driver, parameters, limits }: TargetSystem,
+  { image: { metadata }, driver, parameters, limits, volumes }: TargetSystem,
   change: ParameterChange,
   site: Controls,
 ): TargetSystem['parameters'] {
@@ -141,7 +141,7 @@ export function changeParameters(
   const { min } = metadata.requirements.memoryMiB;
   const { memoryMiB } = change;
   if (memoryMiB) within({ min, max: memoryMaxMiB }, memoryMiB, ' MiB');
-  const machine = { driver, metadata, cpus, memoryMaxMiB, network };
+  const machine = { driver, metadata, cpus, memoryMaxMiB, network, volumes };
   return {
     ...{ cpus, memoryMiB: memoryMiB?.value ?? parameters.memoryMiB },
     // kept: a machine never grows above what it was made with

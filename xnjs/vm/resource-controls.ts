@@ -54,6 +54,7 @@ export type Controlled = {
   readonly cpus: number;
   readonly memoryMaxMiB: number;
   readonly network?: NetworkKind | undefined;
+  readonly volumes?: readonly unknown[] | undefined;
 };
 
 /** What QEMU takes for itself at most: below that the host would kill a machine that is well. */
@@ -104,11 +105,12 @@ function choose(
 
 function impossible(
   name: ControlName,
-  { driver, metadata, network = 'none' }: Controlled,
+  { driver, metadata, network = 'none', volumes = [] }: Controlled,
 ): string | undefined {
   const row: ControlRow = controls[name];
   if (!row.drivers.includes(driver)) return `the driver ${driver} cannot do it`;
-  if (row.needs === 'disk' && metadata.format !== 'qcow2') return 'its machine has no disk';
+  const hasDisk = metadata.format === 'qcow2' || volumes.length > 0;
+  if (row.needs === 'disk' && !hasDisk) return 'its machine has no disk';
   if (row.needs !== 'network' || metadata.tsi.transport === 'tcp') return undefined;
   if (network === 'none') return 'its machine has no network';
   if (network === 'user') return 'the host cannot do it for a network of the kind user';

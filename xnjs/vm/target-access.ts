@@ -1,4 +1,5 @@
 import { GridError } from '#kernel/errors.js';
+import { jobVariables } from './context/machine-setup.js';
 import { mergeIdb, type TargetIdb } from '../idb/idb.js';
 import type { IdbSource } from '../idb/idb-source.js';
 import type { Target } from '../target.js';
@@ -34,6 +35,7 @@ export class TargetAccess {
       ownerDn: record.ownerDn,
       identity: identityOf(record),
       jobsDirectory: record.image.metadata.tsi.jobsDirectory,
+      environment: jobVariables(record),
       ...idbSubject(record),
       tsi: () => this.#answering(targetId).tsi,
       forward: async (service, signal, loginNode) =>

@@ -2,6 +2,7 @@ import type { Duplex } from 'node:stream';
 import type { AgentFacts } from '#tsi/protocol/facts.js';
 import type { MachineClock } from '#tsi/protocol/machine-clock.js';
 import type { MachineIdentity } from '#tsi/protocol/machine-identity.js';
+import type { MachineSetup, SetupReport } from '#tsi/protocol/machine-setup.js';
 import type { LoginNodes, Tsi, TsiIdentity } from '../tsi/tsi.js';
 
 /** The live side of a target system whose domain runs: how its TSI is reached, and whether it answers. */
@@ -24,6 +25,11 @@ export type TargetBinding = AsyncDisposable & {
   prove?(): Promise<void>;
   /** Tells a machine that stood still what time it is, where its TSI can. @throws `TSI_UNAVAILABLE` */
   catchUp?(clock: MachineClock): Promise<void>;
+  /**
+   * Gives the machine what its owner has asked for, where its TSI can.
+   * @returns `undefined`: it does not know how @throws `TSI_UNAVAILABLE`
+   */
+  setUp?(setup: MachineSetup): Promise<SetupReport | undefined>;
   /** What the guest says of itself, if it does. */
   facts(): Promise<AgentFacts | undefined>;
   /** @see TsiTransport.forward @param loginNode of several; any by default */

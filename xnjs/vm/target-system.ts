@@ -1,8 +1,10 @@
 import type { ImageRecord, NetworkKind } from '#imagerepo/contract.js';
 import type { AgentFacts } from '#tsi/protocol/facts.js';
+import type { SetupReport } from '#tsi/protocol/machine-setup.js';
 import type { IdbSubject } from '../idb/idb.js';
 import type { EnrolmentRecord } from './context/enrolments.js';
 import type { OwnContext } from './context/own-context.js';
+import type { ImageParameters } from './image-parameters.js';
 import type { Parked } from '../job/put-off.js';
 import type { Asked, MachineSize } from './machine-size.js';
 import type { NetworkCard } from './network-card.js';
@@ -12,6 +14,7 @@ import type { TsiIdentity } from '../tsi/tsi.js';
 import type { RevertedJobs, Snapshot, Undertaking } from './snapshots/snapshot.js';
 import type { VmState } from './state.js';
 import type { Views } from './views.js';
+import type { MachineVolume } from './volumes/volume.js';
 
 /** Why a state is believed: who said what, and when (ms since the epoch). */
 export type Evidence = {
@@ -66,7 +69,7 @@ export type Start = { readonly tier: StartTier; readonly reason: string };
 /** What a machine is made of, whoever it is for. */
 export type MachineSpec = Pick<
   TargetSystem,
-  'id' | 'image' | 'parameters' | 'driver' | 'host' | 'card' | 'cores'
+  'id' | 'image' | 'parameters' | 'driver' | 'host' | 'card' | 'cores' | 'volumes'
 >;
 
 /** One target system and its virtual machine: the durable record. */
@@ -97,6 +100,12 @@ export type TargetSystem = {
   readonly limits?: Controls & { readonly maxLifetimeSeconds?: number | undefined };
   /** On whose quota it counts, beside its owner's and the site's. */
   readonly countsFor?: CountsFor;
+  /** Values for the parameters that its image declares. */
+  readonly imageParameters?: ImageParameters;
+  /** Disks of its own beside that of its image; absent: none. */
+  readonly volumes?: readonly MachineVolume[];
+  /** What came of giving its machine what it is to have; absent: it was not told yet, or has nothing to do. */
+  readonly setup?: SetupReport;
   /** Why it is made from this image. */
   readonly choice?: string;
   /** Changes of parameters that the hypervisor has not confirmed yet. */

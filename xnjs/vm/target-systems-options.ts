@@ -8,6 +8,7 @@ import type { Hosts } from './hosts/hosts.js';
 import type { MachineNetworks } from './machine-networks.js';
 import type { MachineObserver } from './machine-observer.js';
 import type { ImageSearch, ImageSource } from './image-source.js';
+import type { ImageParameterWish } from './image-parameters.js';
 import type { ImageWish } from './image-wish.js';
 import type { MachineSize } from './machine-size.js';
 import type { SiteLimits } from './placement/flavours.js';
@@ -19,6 +20,9 @@ import type { SparesOptions } from './tiers/spare-pool.js';
 import type { WarmOptions } from './tiers/templates.js';
 import type { TsiNetwork } from './tsi-network.js';
 import type { UsageStore } from './usage.js';
+import type { VolumeLimits } from './volumes/choose-volumes.js';
+import type { VolumeStore } from './volumes/volumes.js';
+import type { VolumeWish } from './volumes/volume-wish.js';
 import type { Workspace } from './workspace.js';
 
 export type TargetSystemsOptions = {
@@ -61,6 +65,12 @@ export type TargetSystemsOptions = {
     /** Of one target system; absent: 4. */
     readonly snapshots?: number;
   };
+  /** Absent: machines have none, and users either. */
+  readonly volumes?: {
+    readonly store: VolumeStore;
+    /** The most of one target system, and of a user that outlive them; the largest. */
+    readonly limits: VolumeLimits & { readonly perUser: number };
+  };
   /** Flavours, quotas, prices and what is known of starts. */
   readonly placement?: Pick<PlannerOptions, 'flavours' | 'quota' | 'prices' | 'starts'>;
   /** What machines use; absent: nobody measures it. */
@@ -98,6 +108,10 @@ export type NewTargetSystem = {
   /** A size by name; absent: the site's default. */
   readonly flavour?: string;
   readonly parameters: MachineSize;
+  /** Values for what the image's metadata declare. */
+  readonly imageParameters?: ImageParameterWish | undefined;
+  /** Disks of its own. */
+  readonly volumes?: VolumeWish | undefined;
   /** For the set-up of the machine. */
   readonly context?: OwnContext;
   /** What its host must have. */

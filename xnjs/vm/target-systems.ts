@@ -41,6 +41,7 @@ import { Unused } from './unused.js';
 import { UsageMeter } from './usage-meter.js';
 import type { Usage, UsageFilter, UsageOfOwner } from './usage.js';
 import type { Views } from './views.js';
+import { Volumes } from './volumes/volumes.js';
 
 /** How often expired target systems are looked for. */
 const reaperMs = 1_000;
@@ -52,6 +53,8 @@ const reaperMs = 1_000;
 export class TargetSystems implements Targets, AsyncDisposable {
   /** What users may have, and what becomes of a wish. */
   readonly planner: Planner;
+  /** Those that outlive machines; absent: there are none here. */
+  readonly volumes: Volumes | undefined;
   readonly consoles: MachineConsoles;
   readonly snapshots: Snapshots;
   readonly parking: ParkingOrders;
@@ -86,7 +89,8 @@ export class TargetSystems implements Targets, AsyncDisposable {
     this.#records = records;
     const places = new HostPlacement({ hosts, records: () => records.all() });
     this.places = places;
-    this.planner = new Planner({ ...options, ...options.placement, places });
+    this.volumes = this.#openVolumes();
+    this.planner = this.#openPlanner();
     const findSystem = (id: string): TargetSystem | undefined => records.find(id);
     const meter = { hosts, findSystem, clock, log, stopping };
     this.#meter = usage && new UsageMeter({ ...usage, ...meter });
@@ -106,7 +110,7 @@ export class TargetSystems implements Targets, AsyncDisposable {
     const files = new SnapshotFiles(options.workspace);
     this.#machines = new Machines(parts, {
       ...{ records, files, stopping, meter: this.#meter },
-      ...{ spares: this.#spares, templates: this.#templates },
+      ...{ spares: this.#spares, templates: this.#templates, volumes: this.volumes },
     });
     const most = options.limits.snapshots ?? 4;
     this.snapshots = new Snapshots({ ...options, records, files, planner: this.planner, most });
@@ -129,6 +133,31 @@ export class TargetSystems implements Targets, AsyncDisposable {
     this.#reaper = this.#createReaper(ends);
   }
 
+  #openPlanner(): Planner {
+    const { placement, volumes } = this.#options;
+    const volumeOffer = volumes && {
+      limits: volumes.limits,
+      findOf: (ownerDn: string, reference: string) => this.volumes?.findOf(ownerDn, reference),
+    };
+    return new Planner({ ...this.#options, ...placement, places: this.places, volumeOffer });
+  }
+
+  #openVolumes(): Volumes | undefined {
+    const { volumes, workspace, lease, clock } = this.#options;
+    return (
+      volumes &&
+      new Volumes({
+        store: volumes.store,
+        files: workspace.volumes,
+        perUser: volumes.limits.perUser,
+        largestMiB: volumes.limits.volumeMiB,
+        quotasFor: (volume) => this.planner.quotasFor(volume),
+        require: async () => await lease?.require(),
+        ...{ clock, log: this.#log },
+      })
+    );
+  }
+
   #createReaper({ freeze, end }: Pick<LifetimesOptions, 'freeze' | 'end'>): Reaper {
     const unused = this.#unused;
     return new Reaper(
@@ -137,6 +166,7 @@ export class TargetSystems implements Targets, AsyncDisposable {
         ...{ records: this.#records, maxFrozenMs: this.#options.maxFrozenMs },
         ...{ freeze, end, clock: this.#options.clock },
       }),
+      ...(this.volumes ? [this.volumes.mortals()] : []),
       ...(unused
         ? [
             {
@@ -152,6 +182,7 @@ export class TargetSystems implements Targets, AsyncDisposable {
   /** Re-attaches to what ran before, finishes what was begun, removes what nobody owns. */
   async start(): Promise<void> {
     await this.#records.load();
+    await this.volumes?.load([...this.#records.all()]);
     await this.#spares?.load();
     await this.#templates?.load();
     const ids = [...this.#records.all()].map(({ id }) => id);
@@ -234,7 +265,7 @@ export class TargetSystems implements Targets, AsyncDisposable {
   }
 
   async #make(
-    { image, why, quotas, ...plan }: Plan,
+    { image, why, quotas, newVolumes, ...plan }: Plan,
     id: string,
     wish: NewTargetSystem,
     requestedMs: number,
@@ -259,7 +290,7 @@ export class TargetSystems implements Targets, AsyncDisposable {
     const claimed = (await this.#spares?.claim(draft, quotas)) ?? 'no spares are kept here';
     const record =
       typeof claimed === 'string'
-        ? await this.#begin(await this.#chosenTier(draft, claimed), quotas)
+        ? await this.#begin(await this.#chosenTier(draft, claimed), quotas, newVolumes)
         : this.#take(claimed);
     this.#log.info(
       {
@@ -281,12 +312,22 @@ export class TargetSystems implements Targets, AsyncDisposable {
     return { ...draft, start: { tier: 'cold', reason: `${noSpare}; ${warm}` } };
   }
 
-  async #begin(draft: TargetSystem, quotas: readonly Quota[]): Promise<TargetSystem> {
+  async #begin(
+    draft: TargetSystem,
+    quotas: readonly Quota[],
+    newVolumes: readonly string[],
+  ): Promise<TargetSystem> {
     const { networks } = this.#options;
-    const card = networks?.promise(draft, this.#records.all());
-    const record = { ...draft, ...(card && { card }) };
+    await this.volumes?.attach(draft, newVolumes);
+    let record = draft;
     try {
+      const card = networks?.promise(draft, this.#records.all());
+      record = { ...draft, ...(card && { card }) };
       await this.#records.save(record, siteChange('created', record), quotas);
+    } catch (error) {
+      // of a failure of the database the next start tells whether it was stored
+      if (isRefusal(error)) await this.volumes?.release(record.id, true);
+      throw error;
     } finally {
       networks?.settle(record.id);
     }
@@ -422,4 +463,10 @@ export class TargetSystems implements Targets, AsyncDisposable {
   async #end(id: string, fact: string): Promise<void> {
     await this.#records.apply(id, { type: 'destroy', evidence: this.#evidence('server', fact) });
   }
+}
+
+/** Nothing was stored, for sure. */
+function isRefusal(error: unknown): boolean {
+  const row = asGridError(error)?.row;
+  return row !== undefined && row.http < 500;
 }

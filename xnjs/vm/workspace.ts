@@ -21,6 +21,7 @@ import { makeSeedDisk } from './context/seed-disk.js';
 import { MachineTokens } from './context/machine-tokens.js';
 import type { MachineContext } from './context/machine-context.js';
 import type { MachineSpec, TargetSystem } from './target-system.js';
+import { VolumeFiles } from './volumes/volume-files.js';
 import { runTool, whole } from './whole-files.js';
 
 /** What a container may change: copied for each target system, the rest of its root is shared. */
@@ -33,6 +34,8 @@ const longestSocketPath = 107;
 export class Workspace {
   /** What machines prove themselves by at first. */
   readonly tokens = new MachineTokens((id) => this.directoryOf(id));
+  /** Disks of volumes. */
+  readonly volumes: VolumeFiles;
   readonly #systems: string;
   readonly #roots: string;
   readonly #unpacking = new Map<string, Promise<string>>();
@@ -41,6 +44,7 @@ export class Workspace {
   constructor(directory: string) {
     this.#systems = join(directory, 'vms');
     this.#roots = join(directory, 'roots');
+    this.volumes = new VolumeFiles(join(directory, 'volumes'));
     const socket = join(this.#systems, '00000000-0000-0000-0000-000000000000', 'run', 'agent.sock');
     if (Buffer.byteLength(socket) > longestSocketPath)
       throw new VmError(
@@ -90,7 +94,12 @@ export class Workspace {
     };
     try {
       const seed = await this.seed(system, context);
-      const paths = { ...base, ...(seed !== undefined && { seed }) };
+      const { volumes = [] } = system;
+      const paths = {
+        ...base,
+        ...(volumes.length > 0 && { volumes: await this.volumes.prepare(volumes, directory) }),
+        ...(seed !== undefined && { seed }),
+      };
       switch (system.image.metadata.format) {
         case 'kernel': {
           const kernel = await adopt(pick(parts, 'kernel'), join(directory, 'kernel'));

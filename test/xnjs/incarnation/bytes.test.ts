@@ -27,6 +27,7 @@ describe('every byte', () => {
       workingDirectory: directory,
       userDn,
       defaultUmask: '077',
+      environment: {},
     });
     const { stdout, stderr } = spawnSync('/bin/bash', ['-c', submission!.script], { cwd: '/' });
     assert.equal(stderr.toString(), '');

@@ -29,7 +29,12 @@ type Outcome = { stdout: string; stderr: string; exitCode: string | undefined };
 
 function script(description: Record<string, unknown>, applications: IdbApplication[] = []): string {
   const idb = idbOf({ applications, limits });
-  const facts = { workingDirectory, userDn: 'CN=A "B" $USER', defaultUmask: '077' };
+  const facts = {
+    workingDirectory,
+    userDn: 'CN=A "B" $USER',
+    defaultUmask: '077',
+    environment: {},
+  };
   return incarnate(parseDescription(description), idb, facts).submission!.script;
 }
 
@@ -208,7 +213,7 @@ describe('the job script', () => {
       mkdirSync(join(workingDirectory, '.UNICORE_POST_0'));
       const job = parseDescription({ Environment: { V: "it's" } });
       const application = resolveApplication(job, idbOf({ applications: [], limits }));
-      const facts = { workingDirectory, userDn: 'CN=A', umask: '077' };
+      const facts = { workingDirectory, userDn: 'CN=A', umask: '077', environment: {} };
       const command = { which: 'post', text, exitCode: 4 } as const;
       const outcome = runScript(commandScript(command, application, { queue: 'vm' }, facts));
       assert.equal(fileText('.UNICORE_POST_0/UNICORE_SCRIPT_EXIT_CODE'), exitCode);

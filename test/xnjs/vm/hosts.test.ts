@@ -59,6 +59,13 @@ describe('the host of a new machine', () => {
       'b',
       /only one/,
     ],
+    [
+      'not one that has no files of ours, where there are volumes',
+      [host('a', { hasOwnStorage: true }), host('b', { used: busy })],
+      { sharedOnly: 'volumes' },
+      'b',
+      /only one/,
+    ],
     ['not one that is drained', [host('a', { isDrained: true }), host('b')], {}, 'b', /only one/],
     ['not one that is silent', [host('a', { drivers: [] }), host('b')], {}, 'b', /only one/],
     [

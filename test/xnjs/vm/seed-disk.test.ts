@@ -110,6 +110,26 @@ describe('the seed disk of a machine', () => {
     assert.equal(await boot(`${system().id}.2`), token);
   });
 
+  it('tells programs of the parameters, and of volumes where no agent of ours mounts them', async () => {
+    await using scope = new Scope();
+    const root = scratch(scope);
+    const variables = { VSITE_PARAM_a: "it's $HOME", VSITE_PARAM_b: '%s\\n' };
+    const volumes = [{ name: 'data', sizeMiB: 1, path: '/data' }];
+    const plain = system({ contextualisation: { nocloud: true } });
+    const files = seedFiles(plain, { ...context, variables, volumes });
+    const [hook = '', config = ''] = partsOf(files['user-data']);
+    const script = hook.replaceAll('/etc/vsite', root).replaceAll('/run/', `${root}/`);
+    const shown = '. ./vsite-parameters; echo "$VSITE_PARAM_a"; printf "%s" "$VSITE_PARAM_b"';
+    const { stdout } = await run('sh', ['-c', `${script}\n${shown}`], { cwd: root });
+    assert.equal(stdout, "it's $HOME\n%s\\n");
+    const device = '/dev/disk/by-id/virtio-data';
+    assert.deepEqual(parse(config), {
+      fs_setup: [{ device, filesystem: 'ext4', overwrite: false }],
+      mounts: [[device, '/data', 'auto', 'nosuid,nodev,nofail', '0', '0']],
+      runcmd: [['chown', 'grid:', '/data']],
+    });
+  });
+
   it('and that of the agent are read-only disks of the domain', () => {
     const paths = { console: '/c', kernel: '/k', initrd: '/i', agentSocket: '/s' };
     const xml = domainXml(system(), { ...paths, seed: '/seed', agentDisk: '/agent' }, 'x');

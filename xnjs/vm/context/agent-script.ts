@@ -11,13 +11,23 @@ export type AgentScriptOptions = Pick<ImageMetadata, 'tsi' | 'contextualisation'
   /** Which machine it is. */
   readonly name: string;
   readonly token: string | undefined;
+  readonly variables?: Readonly<Record<string, string>> | undefined;
 };
+
+/** As our agent writes it, which may come later, or not be there. */
+const variablesFile = '/run/vsite-parameters';
 
 /**
  * What cloud-init runs early in each boot, as root (`text/cloud-boothook`): lays the token where the agent finds
  * it, and starts our agent in an image that has none. Plain sh: nothing of the image is known.
  */
-export function agentScript({ name, token, tsi, contextualisation }: AgentScriptOptions): string {
+export function agentScript({
+  name,
+  token,
+  tsi,
+  contextualisation,
+  variables = {},
+}: AgentScriptOptions): string {
   const lines = ['#!/bin/sh', 'umask 077', 'mkdir -p /etc/vsite'];
   if (token !== undefined)
     lines.push(
@@ -25,6 +35,12 @@ export function agentScript({ name, token, tsi, contextualisation }: AgentScript
       `if [ "$(cat /etc/vsite/machine 2>/dev/null)" != ${quote(name)} ]; then`,
       `  echo ${quote(token)} > /etc/vsite/enrolment && echo ${quote(name)} > /etc/vsite/machine`,
       'fi',
+    );
+  const settings = Object.entries(variables).map(([key, value]) => `${key}=${quote(value)}`);
+  if (settings.length > 0)
+    lines.push(
+      `printf '%s\\n' ${settings.map(quote).join(' ')} > ${variablesFile}`,
+      `chmod 644 ${variablesFile}`,
     );
   if (contextualisation?.agent === true) lines.push(...injection(tsi));
   return `${lines.join('\n')}\n`;

@@ -1,3 +1,4 @@
+import type { MachineVolume } from '../volumes/volume.js';
 import type { OwnContext } from './own-context.js';
 
 /** What a machine is told of itself by what it is started with. */
@@ -9,4 +10,8 @@ export type MachineContext = {
   /** By which it proves that, once; absent: it gets it otherwise, or not at all. */
   readonly token?: string;
   readonly own?: OwnContext;
+  /** Disks that no agent of ours mounts. */
+  readonly volumes?: readonly MachineVolume[];
+  /** For programs that are no jobs. */
+  readonly variables?: Readonly<Record<string, string>>;
 };

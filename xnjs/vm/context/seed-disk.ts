@@ -3,10 +3,12 @@ import { join } from 'node:path';
 import { stringify } from 'yaml';
 import type { MachineSpec, TargetSystem } from '../target-system.js';
 import { runTool, whole } from '../whole-files.js';
+import type { MachineVolume } from '../volumes/volume.js';
 import { agentScript } from './agent-script.js';
 import type { MachineContext } from './machine-context.js';
+import { deviceOf } from './machine-setup.js';
 
-/** The smallest that `mkfs.fat` makes well, and more than the longest user data. */
+/** The smallest that `mkfs.fat` makes well, and more than the longest user data and parameters. */
 const seedBytes = 1_048_576;
 
 /** Of this machine of a target system; the next one gets another. */
@@ -47,7 +49,7 @@ export async function makeSeedDisk(
 /** By name, as NoCloud wants them. */
 export function seedFiles(
   { image: { metadata } }: Pick<MachineSpec, 'image'>,
-  { name, hostName, token, own }: MachineContext,
+  { name, hostName, token, own, variables, volumes }: MachineContext,
 ): Record<'meta-data' | 'user-data' | 'network-config', string> {
   const { tsi, contextualisation } = metadata;
   const hasNetwork = tsi.transport === 'tcp';
@@ -64,10 +66,28 @@ export function seedFiles(
         : {},
     }),
     'user-data': multipart([
-      { type: 'text/cloud-boothook', text: agentScript({ name, token, tsi, contextualisation }) },
+      {
+        type: 'text/cloud-boothook',
+        text: agentScript({ name, token, tsi, contextualisation, variables }),
+      },
+      ...(volumes ? [{ type: 'text/cloud-config', text: mounts(volumes, tsi.login) }] : []),
       ...(own?.userData === undefined ? [] : [{ type: 'text/plain', text: own.userData }]),
     ]),
   };
+}
+
+/** As our agent would: a file system only where there is none, and nothing on it gets rights. */
+function mounts(volumes: readonly MachineVolume[], login: string): string {
+  const config = {
+    fs_setup: volumes.map(({ name }) => ({
+      ...{ device: deviceOf(name), filesystem: 'ext4', overwrite: false },
+    })),
+    mounts: volumes.map(({ name, path }) => [
+      ...[deviceOf(name), path, 'auto', 'nosuid,nodev,nofail', '0', '0'],
+    ]),
+    runcmd: volumes.map(({ path }) => ['chown', `${login}:`, path]),
+  };
+  return `#cloud-config\n${stringify(config)}`;
 }
 
 /**

@@ -16,6 +16,8 @@ export type Demand = {
   readonly labelsField: string;
   /** Why it cannot be on another host than the server's; absent: it can. */
   readonly localOnly?: string;
+  /** Why it cannot be on a host that does not share the server's directory; absent: it can. */
+  readonly sharedOnly?: string;
 };
 
 /** A host as it is at the moment. */
@@ -26,6 +28,8 @@ export type HostView = {
   readonly labels: readonly string[];
   readonly isDrained: boolean;
   readonly isLocal: boolean;
+  /** Files of its machines are there, and not in the server's directory. */
+  readonly hasOwnStorage?: boolean;
   /** `undefined`: not known yet. */
   readonly room: Room | undefined;
   /** What the machines there hold, whatever their state. */
@@ -102,6 +106,7 @@ function unfit(view: HostView, demand: Demand): string | undefined {
   if (view.isDrained) return 'it is drained, and takes no new machines';
   if (view.problem !== undefined) return view.problem;
   if (!view.isLocal && demand.localOnly !== undefined) return demand.localOnly;
+  if (view.hasOwnStorage && demand.sharedOnly !== undefined) return demand.sharedOnly;
   if (!view.room) return 'what it has is not known yet';
   const lacks = [...shortages(view.room, view.used, demand), ...ownShortage(view, demand)];
   return lacks.length === 0 ? undefined : lacks.join(', ');

@@ -9,7 +9,7 @@ import { isSeatOf, localHost, type Host, type Load, type Room, type Seat } from 
 import type { Hosts } from './hosts.js';
 
 /** A machine that is to be: what decides where. */
-export type Placed = Pick<TargetSystem, 'parameters'> & {
+export type Placed = Pick<TargetSystem, 'parameters' | 'volumes'> & {
   readonly image: Pick<ImageRecord, 'id' | 'metadata'> & Partial<Pick<ImageRecord, 'parts'>>;
   readonly labels?: HostLabels | undefined;
 };
@@ -157,6 +157,7 @@ export class HostPlacement {
       drivers: hypervisor.available().filter((driver) => !this.isSilent({ host: name, driver })),
       isDrained: hosts.isDrained(host),
       isLocal: name === localHost,
+      hasOwnStorage: storage !== undefined,
       room: hosts.roomOf(host),
       used: this.used(name),
       ownCores: this.#ownCores(host),
@@ -189,8 +190,10 @@ export class HostPlacement {
 function whenRunning({
   parameters,
   snapshots,
-}: Pick<TargetSystem, 'parameters'> & Partial<Pick<TargetSystem, 'snapshots'>>): Amounts {
-  return amountsOf({ parameters, ...(snapshots && { snapshots }) });
+  volumes,
+}: Pick<TargetSystem, 'parameters'> &
+  Partial<Pick<TargetSystem, 'snapshots' | 'volumes'>>): Amounts {
+  return amountsOf({ parameters, ...(snapshots && { snapshots }), ...(volumes && { volumes }) });
 }
 
 function demandOf({ image: { metadata }, labels, ...machine }: Placed): Demand {
@@ -200,6 +203,9 @@ function demandOf({ image: { metadata }, labels, ...machine }: Placed): Demand {
     ...{ cpus, memoryMiB, diskMiB, isPinned: machine.parameters.pinned === true },
     drivers: imageFormats[metadata.format].drivers,
     ...{ labels: labels?.labels ?? [], labelsField: labels?.field ?? 'hostLabels' },
+    ...(machine.volumes && {
+      sharedOnly: "its volumes are files of the server's directory, which that host does not share",
+    }),
     ...(metadata.tsi.transport === 'tcp' && {
       localOnly: "its image's TSI is reached by a network that only the server's own host has",
     }),

@@ -5,6 +5,7 @@ import { requireContext } from '../context/own-context.js';
 import type { Spot } from '../hosts/choose-host.js';
 import type { HostPlacement, Placed } from '../hosts/host-placement.js';
 import type { Hosts } from '../hosts/hosts.js';
+import { chooseImageParameters, type ImageParameters } from '../image-parameters.js';
 import type { ImageSearch } from '../image-source.js';
 import type { NewTargetSystem } from '../target-systems-options.js';
 import { chooseDriver, chooseParameters } from '../parameters.js';
@@ -20,6 +21,7 @@ import {
   amountsOf,
   checkQuota,
   countsFor,
+  nothing,
   quotasOf,
   type Amounts,
   type CountsFor,
@@ -27,6 +29,8 @@ import {
   type QuotaConfig,
 } from './quota.js';
 import { plainUser, type Requester } from './requester.js';
+import { chooseVolumes, type ChosenVolumes, type VolumeLimits } from '../volumes/choose-volumes.js';
+import type { Volume } from '../volumes/volume.js';
 import { expectedWaits, type ExpectedWait, type StartStore } from './starts.js';
 
 export type PlannerOptions = {
@@ -45,8 +49,15 @@ export type PlannerOptions = {
   /** Absent: there is none but the number of target systems of each user. */
   readonly quota?: QuotaConfig;
   readonly prices?: Prices | undefined;
+  /** Absent: there are none. */
+  readonly volumeOffer?: VolumeOffer | undefined;
   /** How long starts took; absent: nobody notes it. */
   readonly starts?: Pick<StartStore, 'latest'>;
+};
+
+export type VolumeOffer = {
+  readonly limits: VolumeLimits;
+  readonly findOf: (ownerDn: string, reference: string) => Volume | undefined;
 };
 
 /** What a wish comes to, and how that was decided. */
@@ -62,6 +73,12 @@ export type Plan = {
   readonly cores?: readonly number[];
   readonly flavour?: string;
   readonly parameters: TargetSystem['parameters'];
+  /** Absent: the image has none. */
+  readonly imageParameters?: ImageParameters;
+  /** Absent: none. */
+  readonly volumes?: NonNullable<TargetSystem['volumes']>;
+  /** Ids of those of them that are to be made, and outlive it. */
+  readonly newVolumes: readonly string[];
   readonly limits?: NonNullable<TargetSystem['limits']>;
   readonly terminationMs?: number;
   readonly countsFor: CountsFor;
@@ -115,10 +132,13 @@ export class Planner {
     const { image, why } = await this.#choose(wish, bounds);
     requireNetwork(image.metadata, network);
     requireContext(image.metadata, wish.context, agentDisk !== undefined);
+    const imageParameters = chooseImageParameters(image.metadata, wish.imageParameters);
     const { parameters: asked, atLeast } = wish;
     const size = atLeast === true ? roomyEnough(asked, image.metadata) : asked;
-    const place = this.#place(image, wish, (driver) => {
-      const parameters = chooseParameters(size, image, driver, bounds);
+    const { volumes, newVolumes } = this.#volumes(wish, image);
+    const own = volumes.length > 0 && { volumes };
+    const place = this.#place({ image, ...own }, wish, (driver) => {
+      const parameters = chooseParameters(size, { ...image, ...own }, driver, bounds);
       if (parameters.pinned) this.#requireCores(asked.pinned?.field);
       return parameters;
     });
@@ -127,6 +147,8 @@ export class Planner {
     return {
       ...{ image, why },
       ...place,
+      ...(imageParameters && { imageParameters }),
+      ...{ ...own, newVolumes },
       ...(bounds.flavour !== undefined && {
         flavour: bounds.flavour,
         limits: { ...bounds.controls, maxLifetimeSeconds: bounds.lifetimeSeconds.max },
@@ -139,16 +161,21 @@ export class Planner {
 
   /** What it has depends on the driver, which driver on the host, and that on what it has. */
   #place(
-    image: ImageRecord,
+    { image, ...own }: Pick<Plan, 'image' | 'volumes'>,
     { hostLabels: labels }: NewTargetSystem,
     parametersWith: (driver: Driver) => TargetSystem['parameters'],
   ): Pick<Plan, 'driver' | 'host' | 'placement' | 'parameters'> {
     const first = chooseDriver(image.metadata, this.#drivers());
     const parameters = parametersWith(first);
-    const placed: Placed = { image, parameters, labels };
+    const placed: Placed = { image, ...own, parameters, labels };
     const { driver, host, why: placement }: Spot = this.#options.places.choose(placed);
     const isOther = driver !== first;
     return { driver, host, placement, parameters: isOther ? parametersWith(driver) : parameters };
+  }
+
+  #volumes({ ownerDn, volumes }: NewTargetSystem, { metadata }: ImageRecord): ChosenVolumes {
+    const { limits = { volumes: 0, volumeMiB: 0 }, findOf } = this.#options.volumeOffer ?? {};
+    return chooseVolumes(volumes, metadata, limits, (reference) => findOf?.(ownerDn, reference));
   }
 
   /** All that answer somewhere at present. */
@@ -160,7 +187,11 @@ export class Planner {
   async estimate(wish: NewTargetSystem): Promise<Estimate> {
     const plan = await this.plan(wish);
     const { clock, prices, starts } = this.#options;
-    const asked = amountsOf(plan);
+    const kept = (plan.volumes ?? []).filter(({ volumeId = '' }) =>
+      plan.newVolumes.includes(volumeId),
+    );
+    const keptMiB = kept.reduce((sum, { sizeMiB }) => sum + sizeMiB, 0);
+    const asked = addAmounts(amountsOf(plan), { ...nothing, diskMiB: keptMiB });
     const before = await this.#withUse(plan.quotas);
     for (const { used, ...quota } of before) checkQuota(quota, used, asked);
     const { terminationMs } = plan;
@@ -177,6 +208,11 @@ export class Planner {
   /** The quotas of a user, and what is used of each. */
   async quotaOf(ownerDn: string, requester: Requester): Promise<QuotaUse[]> {
     return await this.#withUse(quotasOf(this.#quota, ownerDn, countsFor(this.#quota, requester)));
+  }
+
+  /** On whose quota, beside his own and the site's, counts what a user has made. */
+  countsFor(requester: Requester): CountsFor {
+    return countsFor(this.#quota, requester);
   }
 
   /** What one that is there counts on. */

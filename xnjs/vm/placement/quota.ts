@@ -1,6 +1,7 @@
 import { z } from 'zod';
 import { errorText, GridError } from '#kernel/errors.js';
 import { dnKey } from '#kernel/security/dn.js';
+import { ownVolumesMiB } from '../volumes/volume.js';
 import { snapshotsMiB } from '../snapshots/snapshot.js';
 import type { TargetSystem } from '../target-system.js';
 import type { Requester } from './requester.js';
@@ -78,14 +79,15 @@ export function quotasOf(
 }
 
 /**
- * What a target system takes, from its request until nothing of it is left: its snapshots as disk, and while
- * it is parked neither cores nor memory.
+ * What a target system takes, from its request until nothing of it is left: its snapshots and volumes as disk, and
+ * while it is parked neither cores nor memory.
  */
 export function amountsOf(
-  system: Pick<TargetSystem, 'parameters'> & Partial<Pick<TargetSystem, 'state' | 'snapshots'>>,
+  system: Pick<TargetSystem, 'parameters'> &
+    Partial<Pick<TargetSystem, 'state' | 'snapshots' | 'volumes'>>,
 ): Amounts {
   const { cpus, memoryMiB, memoryMaxMiB = memoryMiB, diskMiB = 0 } = system.parameters;
-  const disk = diskMiB + snapshotsMiB(system);
+  const disk = diskMiB + snapshotsMiB(system) + ownVolumesMiB(system);
   return system.state === 'SUSPENDED'
     ? { targetSystems: 1, cpus: 0, memoryMiB: 0, diskMiB: disk }
     : { targetSystems: 1, cpus, memoryMiB: memoryMaxMiB, diskMiB: disk };

@@ -128,9 +128,11 @@ function getSnapshot(system: TargetSystem, snapshotId: string): Snapshot {
 }
 
 /** @throws `CONFLICT` */
-function requireMachine({ id, driver, views }: TargetSystem): void {
+function requireMachine({ id, driver, views, volumes }: TargetSystem): void {
   const { snapshots, description } = driverAbilities[driver];
   if (!snapshots) throw conflict(id, `${description}: no snapshots are taken of them`);
+  if (volumes)
+    throw conflict(id, 'it has volumes, which a snapshot would not have: no snapshots are taken');
   const hypervisor = views?.hypervisor;
   if (hypervisor?.says === 'hung' || hypervisor?.says === 'silent')
     throw conflict(id, `no snapshot can be taken: ${hypervisor.fact}`);

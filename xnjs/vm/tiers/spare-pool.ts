@@ -141,6 +141,7 @@ export class SparePool implements AsyncDisposable {
   async claim(draft: TargetSystem, quotas: readonly Quota[]): Promise<Claimed | string> {
     const { image, ownerDn, driver } = draft;
     this.#images.note(image.id, ownerDn);
+    if (draft.volumes) return 'spares have no volumes';
     if (!isLocal(draft)) return 'spares are kept on the host of the server only';
     const sameImage = [...this.#held.values()].filter(
       ({ spare, phase }) => isSameImage(spare.image, image) && phase !== 'taken',

@@ -4,6 +4,7 @@ import { without } from '../../job/without.js';
 import { hashOf, meansOf, newToken } from '../context/enrolments.js';
 import { machineName } from '../context/machine-authority.js';
 import type { MachineContext } from '../context/machine-context.js';
+import { jobVariables } from '../context/machine-setup.js';
 import { hostName } from '../domain-xml.js';
 import type { FilesOfMachines } from '../files-of-machines.js';
 import { isLocal } from '../hosts/host.js';
@@ -90,6 +91,10 @@ export class Starting {
     const context = {
       ...{ name: machineName(record), hostName: hostName(record) },
       ...(record.context && { own: record.context }),
+      variables: jobVariables(record),
+      // our agent mounts them itself
+      ...(record.image.metadata.tsi.transport === 'tcp' &&
+        record.volumes && { volumes: record.volumes }),
     };
     const { enrolments, workspace, hosts, records } = this.#options;
     const means = enrolments && meansOf(record);

@@ -30,8 +30,10 @@ export function isCopyable({
   image: { metadata },
   driver,
   parameters,
+  volumes = [],
 }: MachineSpec): string | true {
   if (driver === 'lxc') return 'containers have no memory to save';
+  if (volumes.length > 0) return 'machines with volumes are not copied';
   if (metadata.format !== 'kernel') return `machines of format ${metadata.format} are not copied`;
   if (metadata.contextualisation?.nocloud === true)
     return 'machines with a seed disk are not copied';
