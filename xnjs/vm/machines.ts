@@ -1,7 +1,6 @@
 import pLimit, { type LimitFunction } from 'p-limit';
 import { errorText, GridError } from '#kernel/errors.js';
 import type { Log } from '#kernel/log.js';
-import { withDeadline } from '#kernel/net/deadline.js';
 import { Agents } from './agents.js';
 import { Comparison } from './comparison.js';
 import { FilesOfMachines } from './files-of-machines.js';
@@ -14,9 +13,10 @@ import { plugIn } from './plug-in.js';
 import { Queues } from './queues.js';
 import { Keeping } from './snapshots/keeping.js';
 import type { SnapshotFiles } from './snapshots/snapshot-files.js';
+import { Stops } from './stops.js';
 import type { SystemRecords } from './system-records.js';
 import type { TargetBinding } from './target-binding.js';
-import { identityOf, type Evidence, type TargetSystem } from './target-system.js';
+import type { Evidence, TargetSystem } from './target-system.js';
 import type { TargetSystemsOptions } from './target-systems-options.js';
 import type { Claimed, SparePool } from './tiers/spare-pool.js';
 import type { Templates } from './tiers/templates.js';
@@ -24,6 +24,7 @@ import { Starting } from './tiers/starting.js';
 import type { UsageMeter } from './usage-meter.js';
 import type { Views } from './views.js';
 import type { Volumes } from './volumes/volumes.js';
+import { writeOut } from './volumes/write-out.js';
 
 export type MachinesParts = {
   readonly records: SystemRecords;
@@ -37,8 +38,6 @@ export type MachinesParts = {
 
 /** Machines of one host that are looked for at the same time. */
 const attachedAtOnce = 64;
-/** How long the end of a machine waits for what it has not written yet. */
-const writeOutMs = 20_000;
 
 /**
  * The virtual machines of the target systems and what is bound to them: makes the world look like the
@@ -54,6 +53,7 @@ export class Machines implements AsyncDisposable {
   readonly #agents: Agents;
   readonly #queues: Queues;
   readonly #watch: DomainWatch;
+  readonly #stops: Stops;
   readonly #comparison: Comparison;
   readonly #parking: Parking;
   readonly #keeping: Keeping;
@@ -82,16 +82,16 @@ export class Machines implements AsyncDisposable {
       reapply: (id) => this.reapplyParameters(id),
       fallBack: (record, why) => this.#starting.fallBack(record, why),
     });
+    const { hosts, clock, workspace } = options;
     this.#queues = new Queues({
-      records,
+      ...{ records, clock, log: this.#log, stopping },
       bound: () => [...this.#agents.bound()],
       binding: (id) => this.#agents.find(id),
       intervalMs: options.queuesIntervalMs ?? 300_000,
-      clock: options.clock,
-      log: this.#log,
-      stopping,
     });
-    const { hosts, clock } = options;
+    this.#stops = new Stops({
+      ...{ systems: options, records, agents: this.#agents, files: this.#machineFiles, stopping },
+    });
     this.#watch = new DomainWatch({
       ...{ hosts, records, clock, log: this.#log, stopping },
       started: () => this.#agents.bound(),
@@ -104,7 +104,6 @@ export class Machines implements AsyncDisposable {
       ...{ ...options, records, require, log: this.#log, files: this.#machineFiles, stopping },
       tiers: { spares, templates },
     });
-    const { workspace } = options;
     const forMachines = {
       ...{ records, hosts, clock, require },
       unbind: (id: string) => this.#agents.unbind(id),
@@ -306,7 +305,7 @@ export class Machines implements AsyncDisposable {
     await this.reapplyParameters(record.id);
     this.#agents.bind(record);
     if (record.start?.tier === 'warm') this.#spawn(this.mark(record));
-    this.#spawn(this.#afterBootTimeout(record));
+    this.#spawn(this.#stops.afterBootTimeout(record));
     // It may have stopped before anybody listened for that.
     const domain = await this.#options.hosts.of(record).find(record.driver, record.id);
     if (domain?.state === 'stopped') this.#onDomain(domain, record.host);
@@ -362,7 +361,8 @@ export class Machines implements AsyncDisposable {
   }
 
   async #remove(record: TargetSystem): Promise<void> {
-    await this.#writeOut(record);
+    if (this.#agents.answers(record.id))
+      await writeOut(record, this.#agents.find(record.id), this.#stopping, this.#log);
     await this.#release(record);
     await this.#machineFiles.remove(record);
     await this.#volumes?.release(record.id);
@@ -370,21 +370,6 @@ export class Machines implements AsyncDisposable {
       type: 'removed',
       evidence: this.#evidence('hypervisor', 'domain and files are gone'),
     });
-  }
-
-  /** What outlives a machine gets what that has only in its memory so far; one that does not answer is ended as it is. */
-  async #writeOut({ id, image, volumes = [] }: TargetSystem): Promise<void> {
-    const isKept = volumes.some(({ volumeId }) => volumeId !== undefined);
-    const binding = this.#agents.find(id);
-    if (!isKept || !binding || !this.#agents.answers(id)) return;
-    try {
-      const late = (): Error => new Error('it takes too long');
-      await withDeadline(writeOutMs, [this.#stopping], late, async (signal) =>
-        binding.tsi.execute(identityOf({ image }), 'sync', { signal }),
-      );
-    } catch (error) {
-      this.#log.warn({ vmId: id, err: errorText(error) }, 'a machine ends that did not write all');
-    }
   }
 
   /**
@@ -395,53 +380,7 @@ export class Machines implements AsyncDisposable {
     const { id, state, reason } = domain;
     if (!this.#agents.find(id) || this.#records.find(id)?.host !== host) return;
     this.#watch.onEvent(domain);
-    if (state === 'stopped') this.#spawn(this.#onStopped(id, reason));
-  }
-
-  async #onStopped(id: string, reason: string): Promise<void> {
-    await this.#records.queue(id, () => this.#stopped(id, reason));
-    this.#records.schedule(id);
-  }
-
-  /**
-   * The news may be old, or of a machine that another has taken the place of: it is looked again. Only from
-   * inside the record's queue.
-   */
-  async #stopped(id: string, reason: string): Promise<void> {
-    const record = this.#records.find(id);
-    if (!record || !this.#agents.isCurrent(record)) return;
-    const now = await this.#options.hosts.of(record).find(record.driver, id);
-    if (now && now.state !== 'stopped') return;
-    if (now?.isSaved) {
-      const evidence = this.#evidence('hypervisor', 'parked on disk by somebody else');
-      await this.#records.applyNow(id, { type: 'frozen', evidence });
-      return;
-    }
-    const starting = record.state === 'INITIALIZING';
-    const console = starting ? await this.#machineFiles.consoleTail(record, 400) : '';
-    const fact = console === '' ? reason : `${reason}; its console ends: ${console}`;
-    await this.#records.applyNow(id, {
-      type: 'stopped',
-      evidence: this.#evidence('hypervisor', fact),
-    });
-  }
-
-  async #afterBootTimeout({ id, generation }: TargetSystem): Promise<void> {
-    const { clock, bootTimeoutMs } = this.#options;
-    let record: TargetSystem | undefined;
-    do {
-      await clock.sleep(bootTimeoutMs, this.#stopping).catch(() => undefined);
-      if (this.#stopping.aborted) return;
-      record = this.#records.find(id);
-      // one that was halted while it booted has its time anew
-    } while (record?.state === 'PAUSED' && record.views?.agent === undefined);
-    if (record?.state !== 'INITIALIZING' || record.generation !== generation) return;
-    const console = await this.#machineFiles.consoleTail(record, 400);
-    const seconds = Math.round(bootTimeoutMs / 1_000);
-    const fact =
-      `no agent answered within ${seconds} s of its start; ` +
-      (console === '' ? 'its console is empty' : `its console ends: ${console}`);
-    await this.#records.apply(id, { type: 'failed', evidence: this.#evidence('server', fact) });
+    if (state === 'stopped') this.#spawn(this.#stops.onStopped(id, reason));
   }
 
   #evidence(source: Evidence['source'], fact: string): Evidence {

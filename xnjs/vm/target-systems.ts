@@ -1,10 +1,9 @@
-import { randomUUID } from 'node:crypto';
 import { setMaxListeners } from 'node:events';
 import { asGridError } from '#kernel/errors.js';
 import type { Log } from '#kernel/log.js';
-import { siteChange } from '../changes/site-change.js';
 import { Reaper } from '../reaper.js';
 import type { Target, TargetEvent, Targets } from '../target.js';
+import { Creation } from './creation.js';
 import { enrolleesOf } from './context/enrollees.js';
 import { Enrolments } from './context/enrolments.js';
 import type { Settled } from './job-settlements.js';
@@ -17,8 +16,7 @@ import { changeParameters } from './parameters.js';
 import { ParkingOrders } from './parking-orders.js';
 import { followRecords } from './hosts/storage/follow-records.js';
 import { HostPlacement } from './hosts/host-placement.js';
-import { Planner, type Plan } from './placement/planner.js';
-import type { Quota } from './placement/quota.js';
+import { Planner } from './placement/planner.js';
 import { SavedImages, type SavedImagesOptions } from './snapshots/saved-images.js';
 import { SnapshotFiles } from './snapshots/snapshot-files.js';
 import { Snapshots } from './snapshots/snapshots.js';
@@ -35,7 +33,7 @@ import type {
   TargetSystem,
 } from './target-system.js';
 import type { NewTargetSystem, TargetSystemsOptions } from './target-systems-options.js';
-import { SparePool, type Claimed } from './tiers/spare-pool.js';
+import { SparePool } from './tiers/spare-pool.js';
 import { Templates } from './tiers/templates.js';
 import { Unused } from './unused.js';
 import { UsageMeter } from './usage-meter.js';
@@ -64,6 +62,7 @@ export class TargetSystems implements Targets, AsyncDisposable {
   readonly #log: Log;
   readonly #records: SystemRecords;
   readonly #machines: Machines;
+  readonly #creation: Creation;
   readonly #access: TargetAccess;
   readonly #meter: UsageMeter | undefined;
   readonly #spares: SparePool | undefined;
@@ -95,13 +94,7 @@ export class TargetSystems implements Targets, AsyncDisposable {
     const meter = { hosts, findSystem, clock, log, stopping };
     this.#meter = usage && new UsageMeter({ ...usage, ...meter });
     const isBusy = (): boolean => [...records.all()].some(({ state }) => state === 'INITIALIZING');
-    const enrolments =
-      options.enrolment &&
-      new Enrolments({
-        ...{ ...options.enrolment, clock, log },
-        machines: enrolleesOf(records, () => this.#spares),
-        forgetToken: (machine) => options.workspace.tokens.forget(machine),
-      });
+    const enrolments = this.#openEnrolments();
     const parts = { ...options, ...(enrolments && { enrolments }) };
     const forPools = { ...parts, isBusy, stopping, flavours: this.planner.flavours };
     this.#spares =
@@ -111,6 +104,11 @@ export class TargetSystems implements Targets, AsyncDisposable {
     this.#machines = new Machines(parts, {
       ...{ records, files, stopping, meter: this.#meter },
       ...{ spares: this.#spares, templates: this.#templates, volumes: this.volumes },
+    });
+    this.#creation = new Creation({
+      ...{ systems: options, records, places, planner: this.planner, machines: this.#machines },
+      ...{ spares: this.#spares, templates: this.#templates, volumes: this.volumes },
+      log: this.#log,
     });
     const most = options.limits.snapshots ?? 4;
     this.snapshots = new Snapshots({ ...options, records, files, planner: this.planner, most });
@@ -131,6 +129,18 @@ export class TargetSystems implements Targets, AsyncDisposable {
     };
     this.#unused = idle && new Unused({ idle, clock, records, ...ends });
     this.#reaper = this.#createReaper(ends);
+  }
+
+  #openEnrolments(): Enrolments | undefined {
+    const { enrolment, workspace, clock, log } = this.#options;
+    return (
+      enrolment &&
+      new Enrolments({
+        ...{ ...enrolment, clock, log },
+        machines: enrolleesOf(this.#records, () => this.#spares),
+        forgetToken: (machine) => workspace.tokens.forget(machine),
+      })
+    );
   }
 
   #openPlanner(): Planner {
@@ -253,91 +263,7 @@ export class TargetSystems implements Targets, AsyncDisposable {
    * @throws what {@link Planner.plan} does; `QUOTA_EXCEEDED`
    */
   async create(wish: NewTargetSystem): Promise<TargetSystem> {
-    const requestedMs = this.#options.clock.now();
-    const plan = await this.planner.plan(wish);
-    const id = randomUUID();
-    const { release, ...place } = this.places.hold(id, plan, wish.hostLabels);
-    try {
-      return await this.#make({ ...plan, ...place }, id, wish, requestedMs);
-    } finally {
-      release();
-    }
-  }
-
-  async #make(
-    { image, why, quotas, newVolumes, ...plan }: Plan,
-    id: string,
-    wish: NewTargetSystem,
-    requestedMs: number,
-  ): Promise<TargetSystem> {
-    const draft: TargetSystem = {
-      id,
-      ownerDn: wish.ownerDn,
-      image: { id: image.id, metadata: image.metadata, parts: image.parts },
-      choice: why,
-      ...plan,
-      state: 'INITIALIZING',
-      evidence: { source: 'user', fact: 'requested', atMs: requestedMs },
-      boot: {},
-      tags: wish.tags,
-      ...(wish.context && { context: wish.context }),
-      ...(this.#options.recovery && { recovery: this.#options.recovery }),
-      ...wish.ends,
-      ...(wish.jobId !== undefined && { jobId: wish.jobId }),
-      ...(wish.hostLabels && { hostLabels: wish.hostLabels.labels }),
-      createdMs: requestedMs,
-    };
-    const claimed = (await this.#spares?.claim(draft, quotas)) ?? 'no spares are kept here';
-    const record =
-      typeof claimed === 'string'
-        ? await this.#begin(await this.#chosenTier(draft, claimed), quotas, newVolumes)
-        : this.#take(claimed);
-    this.#log.info(
-      {
-        vmId: record.id,
-        imageId: image.id,
-        dn: wish.ownerDn,
-        host: record.host,
-        start: record.start,
-      },
-      'target system requested',
-    );
-    return record;
-  }
-
-  /** @param noSpare why it is not a spare */
-  async #chosenTier(draft: TargetSystem, noSpare: string): Promise<TargetSystem> {
-    const warm = (await this.#templates?.choose(draft)) ?? 'no memory of machines is saved here';
-    if (typeof warm !== 'string') return warm;
-    return { ...draft, start: { tier: 'cold', reason: `${noSpare}; ${warm}` } };
-  }
-
-  async #begin(
-    draft: TargetSystem,
-    quotas: readonly Quota[],
-    newVolumes: readonly string[],
-  ): Promise<TargetSystem> {
-    const { networks } = this.#options;
-    await this.volumes?.attach(draft, newVolumes);
-    let record = draft;
-    try {
-      const card = networks?.promise(draft, this.#records.all());
-      record = { ...draft, ...(card && { card }) };
-      await this.#records.save(record, siteChange('created', record), quotas);
-    } catch (error) {
-      // of a failure of the database the next start tells whether it was stored
-      if (isRefusal(error)) await this.volumes?.release(record.id, true);
-      throw error;
-    } finally {
-      networks?.settle(record.id);
-    }
-    this.#records.schedule(record.id);
-    return record;
-  }
-
-  #take(claimed: Claimed): TargetSystem {
-    this.#machines.adopt(claimed);
-    return claimed.record;
+    return await this.#creation.create(wish);
   }
 
   /** Changes what is not the machine's: tags, ACL, life time, what is done at its end. */
@@ -463,10 +389,4 @@ export class TargetSystems implements Targets, AsyncDisposable {
   async #end(id: string, fact: string): Promise<void> {
     await this.#records.apply(id, { type: 'destroy', evidence: this.#evidence('server', fact) });
   }
-}
-
-/** Nothing was stored, for sure. */
-function isRefusal(error: unknown): boolean {
-  const row = asGridError(error)?.row;
-  return row !== undefined && row.http < 500;
 }
