@@ -1,4 +1,5 @@
 import type { ClientHttp2Stream, OutgoingHttpHeaders } from 'node:http2';
+import { performance } from 'node:perf_hooks';
 import type { Duplex } from 'node:stream';
 import { TsiError } from '#tsi/protocol/error.js';
 import {
@@ -41,6 +42,8 @@ const longestSettings = 180;
 let lastSettings = none;
 /** An agent that asks and does not read the answers is not waited for. */
 const mostUnreadBytes = 65_536;
+/** Of the agent, in a second: each is answered by a write of its own. Ours asks once in five seconds. */
+const mostQuestions = 100;
 
 /**
  * One connection to an agent: HTTP/2 on the wire, with a session of node's only while there is something to ask
@@ -62,6 +65,9 @@ export class LinkConnection {
   #onSettled: (() => void) | undefined;
   #isSettled = false;
   #isAsked = false;
+  /** What the agent has asked in the second that began then. */
+  #questions = 0;
+  #questionsSinceMs = 0;
   #lent: LentSession | undefined;
   #restTimer: NodeJS.Timeout | undefined;
 
@@ -201,6 +207,7 @@ export class LinkConnection {
       if (this.#carried.sendable > largestWindow) throw broken('its window is too large');
       this.#lent?.take(encodeWindowUpdate(more));
     } else if (!isAck(frame)) {
+      this.#countQuestion();
       const settings = Buffer.concat([this.#carried.settings, frame.payload]);
       if (settings.length > longestSettings) throw broken('it says too much of itself');
       if (!lastSettings.equals(settings)) lastSettings = settings;
@@ -214,6 +221,7 @@ export class LinkConnection {
 
   #takePing(frame: Frame): void {
     if (!isAck(frame)) {
+      this.#countQuestion();
       this.#say(encodeFrame(frameTypes.ping, ackFlag, frame.payload));
       return;
     }
@@ -221,6 +229,17 @@ export class LinkConnection {
       throw broken('it answers what was not asked');
     this.#isAsked = false;
     this.onAnswer?.();
+  }
+
+  /** @throws `TSI_PROTOCOL` where it asks so often that to answer takes the time of others */
+  #countQuestion(): void {
+    const now = performance.now();
+    if (now - this.#questionsSinceMs >= 1_000) {
+      this.#questionsSinceMs = now;
+      this.#questions = 0;
+    }
+    this.#questions += 1;
+    if (this.#questions > mostQuestions) throw broken('it asks too often');
   }
 
   /** What is of the connection itself. */

@@ -161,20 +161,61 @@ describe('a connection to an agent', () => {
       assert.throws(() => connection.request({ ':path': '/facts' }), /closed/);
     });
 
-  it('ends when the agent asks and does not read the answers', async () => {
+  it('ends when the agent does not read what it is asked', async () => {
     await using scope = new Scope();
     const { connection, agent } = await toTest(scope);
     agent.pause();
     agent.write(settings);
     await connection.settled();
-    const questions = Buffer.concat(
-      Array.from({ length: 1_000 }, () => encodeFrame(frameTypes.ping, 0, Buffer.alloc(8))),
-    );
     while (!connection.isOver) {
-      agent.write(questions);
+      for (let i = 0; i < 1_000; i += 1) connection.ask();
       await new Promise(setImmediate);
     }
     assert.match(String(await connection.ended), /does not read/);
+  });
+
+  const questions: readonly (readonly [string, Buffer])[] = [
+    ['heartbeats', encodeFrame(frameTypes.ping, 0, Buffer.alloc(8))],
+    ['settings that say nothing', encodeFrame(frameTypes.settings, 0, Buffer.alloc(0))],
+  ];
+  for (const [what, question] of questions)
+    for (const isLent of [false, true])
+      it(`ends when the agent floods it with ${what} ${isLent ? 'while a session is lent' : 'while it rests'}, and reads the answers`, async () => {
+        await using scope = new Scope();
+        const { connection, agent } = await toTest(scope);
+        let bytesRead = 0;
+        agent.on('data', (chunk: Buffer) => (bytesRead += chunk.length));
+        agent.write(settings);
+        await connection.settled();
+        if (isLent) connection.request({ ':path': '/facts' }).on('error', () => undefined);
+        assert.equal(connection.isResting, !isLent);
+        const flood = Buffer.concat(Array.from({ length: 50 }, () => question));
+        for (let round = 0; round < 200 && !connection.isOver; round += 1) {
+          const before = bytesRead;
+          agent.write(flood);
+          await until('it answers, or has ended', () => connection.isOver || bytesRead > before);
+        }
+        assert.equal(connection.isOver, true);
+        assert.match(String(await connection.ended), /asks too often/);
+      });
+
+  it('answers an agent that asks now and then, however long', async () => {
+    await using scope = new Scope();
+    const { connection, agent } = await toTest(scope);
+    const question = encodeFrame(frameTypes.ping, 0, Buffer.from('question'));
+    const answer = encodeFrame(frameTypes.ping, 1, Buffer.from('question'));
+    let heard: Buffer = Buffer.alloc(0);
+    agent.on('data', (chunk: Buffer) => (heard = Buffer.concat([heard, chunk])));
+    agent.write(settings);
+    await connection.settled();
+    for (const isLast of [false, true]) {
+      heard = Buffer.alloc(0);
+      agent.write(Buffer.concat(Array.from({ length: 80 }, () => question)));
+      await until('all are answered', () => heard.length >= 80 * answer.length);
+      const answeredMs = performance.now();
+      await until('the second is over', () => isLast || performance.now() - answeredMs > 1_000);
+    }
+    assert.equal(connection.isOver, false);
   });
 
   it('has nothing but an end for noise', async () => {
