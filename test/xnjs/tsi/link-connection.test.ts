@@ -10,7 +10,13 @@ import fc from 'fast-check';
 import { systemClock } from '#kernel/clock.js';
 import { silentLog } from '#kernel/log.js';
 import { Scope } from '#kernel/scope.js';
-import { encodeFrame, encodeSettings, FrameScanner, frameTypes } from '#xnjs/tsi/http2-frames.js';
+import {
+  encodeFrame,
+  encodeSettings,
+  encodeWindowUpdate,
+  FrameScanner,
+  frameTypes,
+} from '#xnjs/tsi/http2-frames.js';
 import { answered, text } from '#xnjs/tsi/link-answers.js';
 import { LinkConnection } from '#xnjs/tsi/link-connection.js';
 import { createTsi } from '#xnjs/tsi/tsi-client.js';
@@ -174,29 +180,31 @@ describe('a connection to an agent', () => {
     assert.match(String(await connection.ended), /does not read/);
   });
 
-  const questions: readonly (readonly [string, Buffer])[] = [
+  const floods: readonly (readonly [string, Buffer])[] = [
     ['heartbeats', encodeFrame(frameTypes.ping, 0, Buffer.alloc(8))],
     ['settings that say nothing', encodeFrame(frameTypes.settings, 0, Buffer.alloc(0))],
+    ['answers to settings', encodeFrame(frameTypes.settings, 1, Buffer.alloc(0))],
+    ['windows that grow a little', encodeWindowUpdate(1)],
+    ['frames of a kind that nobody knows', encodeFrame(200, 0, Buffer.alloc(0))],
   ];
-  for (const [what, question] of questions)
+  for (const [what, frame] of floods)
     for (const isLent of [false, true])
-      it(`ends when the agent floods it with ${what} ${isLent ? 'while a session is lent' : 'while it rests'}, and reads the answers`, async () => {
+      it(`ends when the agent sends ${what} without an end, ${isLent ? 'while a session is lent' : 'while it rests'}`, async () => {
         await using scope = new Scope();
         const { connection, agent } = await toTest(scope);
-        let bytesRead = 0;
-        agent.on('data', (chunk: Buffer) => (bytesRead += chunk.length));
+        agent.resume(); // it reads what it is answered
         agent.write(settings);
         await connection.settled();
         if (isLent) connection.request({ ':path': '/facts' }).on('error', () => undefined);
         assert.equal(connection.isResting, !isLent);
-        const flood = Buffer.concat(Array.from({ length: 50 }, () => question));
-        for (let round = 0; round < 200 && !connection.isOver; round += 1) {
-          const before = bytesRead;
-          agent.write(flood);
-          await until('it answers, or has ended', () => connection.isOver || bytesRead > before);
+        const burst = Buffer.concat(Array.from({ length: 50 }, () => frame));
+        const endMs = performance.now() + 5_000;
+        while (!connection.isOver && performance.now() < endMs) {
+          if (!agent.writableNeedDrain) agent.write(burst);
+          await new Promise(setImmediate);
         }
         assert.equal(connection.isOver, true);
-        assert.match(String(await connection.ended), /asks too often/);
+        assert.match(String(await connection.ended), /unasked/);
       });
 
   it('answers an agent that asks now and then, however long', async () => {
