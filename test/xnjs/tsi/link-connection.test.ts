@@ -10,6 +10,7 @@ import fc from 'fast-check';
 import { systemClock } from '#kernel/clock.js';
 import { silentLog } from '#kernel/log.js';
 import { Scope } from '#kernel/scope.js';
+import { ExitStream } from '#xnjs/tsi/exit-stream.js';
 import {
   encodeFrame,
   encodeSettings,
@@ -124,6 +125,24 @@ describe('a connection to an agent', () => {
     while (unwritten()) await asked();
     assert.equal(await written, content.length);
     assert.ok(answers > 2);
+  });
+
+  it('rests once nobody wants to know which jobs have ended, and asks again for whoever does', async () => {
+    await using scope = new Scope();
+    const connection = await toAgent(scope);
+    const exits = new ExitStream(systemClock, silentLog);
+    for (let round = 0; round < 3; round += 1) {
+      const stops = [1, 2].map(() => exits.add(() => undefined));
+      exits.follow(connection);
+      assert.equal(connection.isResting, false);
+      stops[0]?.();
+      exits.follow(connection); // it is already
+      stops[1]?.();
+      await until('it rests', () => connection.isResting);
+    }
+    exits.add(() => undefined)();
+    exits.follow(connection);
+    assert.equal(connection.isResting, true);
   });
 
   it('answers what the agent asks, while it rests', async () => {
