@@ -12,7 +12,7 @@ export type CallbackRangeOptions = {
 };
 
 /**
- * Ports that TSIs call back, opened when they are needed: one serves a handshake at a time, and each
+ * Ports that TSIs call back, opened when they are needed: one serves a handshake of each host at a time, and each
  * handshake takes a second or more with a TSI that takes its time.
  */
 export class CallbackRange implements CallbackPorts, AsyncDisposable {
@@ -28,13 +28,13 @@ export class CallbackRange implements CallbackPorts, AsyncDisposable {
     this.#nextPort = options.firstPort;
   }
 
-  /** On the listener with least to do. @throws `TSI_UNAVAILABLE` when no port can be opened */
+  /** On the listener with least to do for its host. @throws `TSI_UNAVAILABLE` when no port can be opened */
   async handshake(handshake: Handshake, signal: AbortSignal): Promise<Socket[]> {
     for (;;) {
-      const [best] = this.#listeners.toSorted((a, b) => a.handshakes - b.handshakes);
+      const waiting = (listener: CallbackListener): number => listener.handshakesOf(handshake.host);
+      const [best] = this.#listeners.toSorted((a, b) => waiting(a) - waiting(b));
       const allOpen = this.#nextPort > this.#options.lastPort;
-      if (best && (best.handshakes === 0 || allOpen))
-        return await best.handshake(handshake, signal);
+      if (best && (waiting(best) === 0 || allOpen)) return await best.handshake(handshake, signal);
       this.#opening ??= this.#openNext().finally(() => (this.#opening = undefined));
       await orAborted(this.#opening, signal);
       if (this.#listeners.length === 0 || this.#closed)

@@ -8,7 +8,7 @@ import type { Log } from '#kernel/log.js';
 import { ByteSource } from '#kernel/net/byte-source.js';
 import { connectTcp } from '#kernel/net/connect.js';
 import { orAborted } from '#kernel/net/deadline.js';
-import { sameAddress } from '#kernel/net/peer-address.js';
+import { normalAddress } from '#kernel/net/peer-address.js';
 import { acceptTls, startTls, type MutualTls, type StartTls } from '#kernel/net/tls-upgrade.js';
 import { equalDns, formatDn, subjectDn } from '#kernel/security/dn.js';
 import { TsiError } from '#tsi/protocol/error.js';
@@ -22,7 +22,7 @@ const connectMs = 10_000;
 const handshakeMs = 60_000;
 /**
  * After a handshake that failed half-way, its call-backs are waited for, lest the next one takes them. They were
- * asked for at once: later ones are rare, and all other handshakes wait meanwhile.
+ * asked for at once: later ones are rare, and the next handshake of the same host waits meanwhile.
  */
 const lingerMs = 2_000;
 /** How long call-backs may take once the TSI has left the connection that it was asked on: they can only be on their way. */
@@ -34,13 +34,18 @@ export type CallbackListenerOptions = {
   readonly log: Log;
 };
 
-type Expected = { readonly from: string; readonly take: (socket: Socket) => void };
+type Take = (socket: Socket) => void;
+
+/** The handshakes of one host: they wait for each other. */
+type Queue = { length: number; last: Promise<unknown> };
 
 /** The connection that a TSI was asked on. The original leaves it when it has called back, or never will. */
 type Asked = { readonly left: Promise<unknown>; readonly close: () => void };
 
 /** What a handshake needs to know of its TSI. */
 export type Handshake = {
+  /** Whose address is contacted. */
+  readonly host: string;
   /** How many connections the TSI makes for it. */
   readonly count: number;
   /**
@@ -52,23 +57,31 @@ export type Handshake = {
   readonly upgrade: (socket: Socket) => Promise<Socket>;
 };
 
+/** The call-backs of one handshake: expected from `begin` to `end`. */
+type Called = {
+  readonly begin: (contacted: string) => void;
+  readonly end: () => void;
+  readonly channels: Promise<Socket[]>;
+};
+
 /** Where call-backs may arrive. */
 export type CallbackPorts = {
-  /** Takes a port for one handshake. @returns its call-backs in their order */
+  /** Takes a port for one handshake of its host. @returns its call-backs in their order */
   handshake(handshake: Handshake, signal: AbortSignal): Promise<Socket[]>;
 };
 
 /**
- * One port that TSIs call back (§1.3). One handshake at a time, whatever the TSI: nothing in a call-back
- * says which request it answers, so one that nobody waits for is closed at once.
+ * One port that TSIs call back (§1.3). One handshake at a time of each host, whichever of its TSIs: nothing but
+ * where it comes from says which request a call-back answers, so one that nobody waits for is closed at once. A
+ * host that takes its time keeps only itself waiting.
  */
 export class CallbackListener implements CallbackPorts, AsyncDisposable {
   readonly #server: Server;
   readonly #log: Log;
   readonly #sockets = new Set<Socket>();
-  #expected: Expected | undefined;
-  #handshakes = 0;
-  #last: Promise<unknown> = Promise.resolve();
+  /** By the address that was contacted. */
+  readonly #expected = new Map<string, Take>();
+  readonly #queues = new Map<string, Queue>();
 
   private constructor(log: Log) {
     this.#log = log.child({ part: 'xnjs.tsi' });
@@ -88,17 +101,13 @@ export class CallbackListener implements CallbackPorts, AsyncDisposable {
     return (this.#server.address() as AddressInfo).port;
   }
 
-  /** Handshakes under way, or waiting for their turn. */
-  get handshakes(): number {
-    return this.#handshakes;
+  /** Handshakes of the host that are under way, or wait for their turn. */
+  handshakesOf(host: string): number {
+    return this.#queues.get(normalAddress(host))?.length ?? 0;
   }
 
   async handshake(handshake: Handshake, signal: AbortSignal): Promise<Socket[]> {
-    const before = this.#last;
-    let release = (): void => undefined;
-    this.#last = new Promise<void>((resolve) => (release = resolve));
-    this.#handshakes += 1;
-    void this.#last.then(() => (this.#handshakes -= 1));
+    const { before, release } = this.#queue(handshake.host);
     const sockets: Socket[] = [];
     let asked: Asked | undefined;
     try {
@@ -107,8 +116,8 @@ export class CallbackListener implements CallbackPorts, AsyncDisposable {
       void before.then(release); // what is expected is of the one before
       throw error;
     }
+    const called = this.#expect(handshake, sockets);
     try {
-      const called = this.#expect(handshake, sockets);
       asked = await handshake.ask(this.port, called.begin);
       const channels = await orAborted(inTime(called.channels, asked), signal);
       release();
@@ -118,17 +127,29 @@ export class CallbackListener implements CallbackPorts, AsyncDisposable {
       setTimeout(release, asked ? lingerMs : 0);
       throw error;
     } finally {
-      this.#expected = undefined;
+      called.end();
       asked?.close();
     }
   }
 
-  #expect(
-    { count, upgrade }: Handshake,
-    sockets: Socket[],
-  ): { readonly begin: (from: string) => void; readonly channels: Promise<Socket[]> } {
+  #queue(host: string): { readonly before: Promise<unknown>; readonly release: () => void } {
+    const key = normalAddress(host);
+    const queue = this.#queues.get(key) ?? { length: 0, last: Promise.resolve() };
+    this.#queues.set(key, queue);
+    const before = queue.last;
+    queue.length += 1;
+    let release = (): void => undefined;
+    queue.last = new Promise<void>((resolve) => (release = resolve)).then(() => {
+      queue.length -= 1;
+      if (queue.length === 0) this.#queues.delete(key);
+    });
+    return { before, release };
+  }
+
+  #expect({ count, upgrade }: Handshake, sockets: Socket[]): Called {
     const channels: Promise<Socket>[] = [];
-    let begin: (from: string) => void = () => undefined;
+    let begin: Called['begin'] = () => undefined;
+    let end = (): void => undefined;
     const all = new Promise<Socket[]>((resolve, reject) => {
       const take = (socket: Socket): void => {
         sockets.push(socket);
@@ -136,13 +157,22 @@ export class CallbackListener implements CallbackPorts, AsyncDisposable {
         channel.catch(reject);
         channels.push(channel);
         if (channels.length < count) return;
-        this.#expected = undefined;
+        end();
         Promise.all(channels).then(resolve, reject);
       };
-      begin = (from) => (this.#expected = { from, take });
+      begin = (contacted) => {
+        const from = normalAddress(contacted);
+        // by another name of the host
+        if (this.#expected.has(from))
+          throw new Error(`another handshake with ${from} is under way`);
+        this.#expected.set(from, take);
+        end = () => {
+          if (this.#expected.get(from) === take) this.#expected.delete(from);
+        };
+      };
     });
     all.catch(() => undefined); // the request may fail first
-    return { begin, channels: all };
+    return { begin, channels: all, end: () => end() };
   }
 
   #accept(socket: Socket): void {
@@ -150,8 +180,9 @@ export class CallbackListener implements CallbackPorts, AsyncDisposable {
     this.#sockets.add(socket);
     socket.once('close', () => this.#sockets.delete(socket));
     socket.on('error', (error) => this.#log.debug({ peer, reason: error.message }, 'a TSI left'));
-    if (this.#expected && sameAddress(this.#expected.from, peer)) {
-      this.#expected.take(socket);
+    const take = peer === undefined ? undefined : this.#expected.get(normalAddress(peer));
+    if (take) {
+      take(socket);
       return;
     }
     this.#log.info({ peer }, 'a call-back that nobody waits for was closed');
@@ -244,7 +275,7 @@ async function callBacks(
   const ask: Handshake['ask'] = (replyPort, sending) =>
     request(options, `${verb} ${replyPort}${more}\n`, signal, sending);
   try {
-    return await listener.handshake({ count, ask, upgrade }, signal);
+    return await listener.handshake({ host: options.host, count, ask, upgrade }, signal);
   } catch (error) {
     throw unavailable(options, errorText(error), error);
   }

@@ -17,11 +17,13 @@ async function startClient(
   port: number,
   { tls, openMs = 1_000 }: { tls?: TsiTls; openMs?: number } = {},
 ): Promise<{ tsi: TsiClient; listener: CallbackListener }> {
-  const listener = scope.use(
-    await CallbackListener.open({ host: '127.0.0.1', port: 0, log: silentLog }),
-  );
+  const listener = scope.use(await openListener());
   const transport = callbackTransport({ host: '127.0.0.1', port, listener, ...(tls && { tls }) });
   return { tsi: createClient(scope, transport, openMs), listener };
+}
+
+function openListener(): Promise<CallbackListener> {
+  return CallbackListener.open({ host: '127.0.0.1', port: 0, log: silentLog });
 }
 
 function createClient(
@@ -153,6 +155,83 @@ describe('a handshake with a TSI', () => {
     const transport = callbackTransport({ host: '127.0.0.1', port, listener });
     assert.equal(await createClient(scope, transport, 10_000).ping(), '11.2.0');
     await late;
+  });
+
+  it('is not kept waiting by other hosts, however many they ask and never call back', async () => {
+    await using scope = new Scope();
+    let asked = 0;
+    const grantOnly: Main = async (socket, replyPort) => {
+      await replyPort();
+      asked += 1;
+      socket.write('OK\n');
+    };
+    const port = await startMain(scope, async (socket, replyPort) => {
+      const reply = await replyPort();
+      socket.end('OK\n');
+      await serve(reply);
+    });
+    const { port: free } = scope.use(await openListener());
+    const ports = { host: '127.0.0.1', firstPort: free + 1, lastPort: free + 3, log: silentLog };
+    const range = scope.use(new CallbackRange(ports));
+    for (const host of ['127.0.0.2', '127.0.0.3']) {
+      const main = await startMain(scope, grantOnly, host);
+      const transport = callbackTransport({ host, port: main, listener: range });
+      for (let i = 0; i < 6; i += 1)
+        createClient(scope, transport, 600_000)
+          .ping()
+          .catch(() => undefined);
+    }
+    await until('both hold a port', () => asked >= 2);
+    const transport = callbackTransport({ host: '127.0.0.1', port, listener: range });
+    assert.equal(await createClient(scope, transport, 10_000).ping(), '11.2.0');
+  });
+
+  it('gets its own call-backs where another host is called back at the same port', async () => {
+    await using scope = new Scope();
+    const listener = scope.use(await openListener());
+    const replies: (() => Promise<void>)[] = [];
+    const hosts = [
+      ['127.0.0.1', '1.1.1'],
+      ['127.0.0.2', '2.2.2'],
+    ] as const;
+    const pings: Promise<string>[] = [];
+    for (const [host, version] of hosts) {
+      const main: Main = async (socket, replyPort) => {
+        const reply = await replyPort();
+        socket.write('OK\n');
+        replies.push(() => serve(reply, version, host));
+      };
+      const port = await startMain(scope, main, host);
+      pings.push(createClient(scope, callbackTransport({ host, port, listener }), 10_000).ping());
+      await until('it is asked', () => replies.length === pings.length);
+    }
+    // the last one calls first
+    for (const reply of replies.toReversed()) await reply();
+    assert.deepEqual(await Promise.all(pings), ['1.1.1', '2.2.2']);
+  });
+
+  it('fails where another name of the same host has a handshake under way', async () => {
+    await using scope = new Scope();
+    let asked = 0;
+    const port = await startMain(scope, async (socket, replyPort) => {
+      const reply = await replyPort();
+      asked += 1;
+      socket.write('OK\n');
+      await until('the other one has failed', () => failed);
+      await serve(reply);
+    });
+    let failed = false;
+    const { tsi, listener } = await startClient(scope, port, { openMs: 10_000 });
+    const first = tsi.ping();
+    await until('the first has asked', () => asked === 1);
+    const byName = callbackTransport({ host: 'localhost', port, listener });
+    await assert.rejects(createClient(scope, byName, 10_000).ping(), {
+      ...unavailable,
+      message: /another handshake/,
+    });
+    failed = true;
+    assert.equal(await first, '11.2.0');
+    assert.equal(asked, 1);
   });
 
   it('closes at once whoever calls without having been asked', async () => {

@@ -6,7 +6,7 @@ import type { Scope } from '#kernel/scope.js';
 export type Main = (socket: Socket, replyPort: () => Promise<number>) => Promise<void> | void;
 
 /** A TSI's main that does what a real one would not. @returns its port */
-export async function startMain(scope: Scope, main: Main): Promise<number> {
+export async function startMain(scope: Scope, main: Main, host = '127.0.0.1'): Promise<number> {
   const sockets: Socket[] = [];
   const server = createServer((socket) => {
     sockets.push(socket);
@@ -17,7 +17,7 @@ export async function startMain(scope: Scope, main: Main): Promise<number> {
     };
     void Promise.resolve(main(socket, replyPort)).catch(() => socket.destroy());
   });
-  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
+  await new Promise<void>((resolve) => server.listen(0, host, resolve));
   scope.defer(() => {
     sockets.forEach((socket) => socket.destroy());
     server.close();
@@ -40,7 +40,7 @@ export function answerPings(socket: Socket, version = '11.2.0'): void {
 }
 
 /** Both call-backs of a worker that answers pings, and nothing else. */
-export async function serve(port: number, version?: string): Promise<void> {
-  answerPings(await callBack(port), version);
-  await callBack(port);
+export async function serve(port: number, version?: string, from?: string): Promise<void> {
+  answerPings(await callBack(port, from), version);
+  await callBack(port, from);
 }
