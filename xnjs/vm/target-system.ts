@@ -69,7 +69,16 @@ export type Start = { readonly tier: StartTier; readonly reason: string };
 /** What a machine is made of, whoever it is for. */
 export type MachineSpec = Pick<
   TargetSystem,
-  'id' | 'image' | 'parameters' | 'driver' | 'host' | 'card' | 'cores' | 'volumes'
+  | 'id'
+  | 'image'
+  | 'parameters'
+  | 'driver'
+  | 'host'
+  | 'card'
+  | 'cores'
+  | 'volumes'
+  | 'generation'
+  | 'setup'
 >;
 
 /** One target system and its virtual machine: the durable record. */

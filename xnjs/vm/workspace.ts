@@ -21,6 +21,7 @@ import { makeSeedDisk } from './context/seed-disk.js';
 import { MachineTokens } from './context/machine-tokens.js';
 import type { MachineContext } from './context/machine-context.js';
 import type { MachineSpec, TargetSystem } from './target-system.js';
+import { volumesOf } from './volumes/volume.js';
 import { VolumeFiles } from './volumes/volume-files.js';
 import { runTool, whole } from './whole-files.js';
 
@@ -94,7 +95,7 @@ export class Workspace {
     };
     try {
       const seed = await this.seed(system, context);
-      const { volumes = [] } = system;
+      const volumes = volumesOf(system);
       const paths = {
         ...base,
         ...(volumes.length > 0 && { volumes: await this.volumes.prepare(volumes, directory) }),

@@ -1,5 +1,13 @@
 import assert from 'node:assert/strict';
-import { existsSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import {
+  existsSync,
+  lstatSync,
+  mkdirSync,
+  rmSync,
+  statSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs';
 import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
 import { silentLog as log } from '#kernel/log.js';
@@ -20,6 +28,7 @@ import { VolumeFiles } from '#xnjs/vm/volumes/volume-files.js';
 import type { MachineVolume, Volume } from '#xnjs/vm/volumes/volume.js';
 import { readVolumes } from '#xnjs/vm/volumes/volume-wish.js';
 import { Volumes } from '#xnjs/vm/volumes/volumes.js';
+import { Workspace } from '#xnjs/vm/workspace.js';
 import { scratch } from '../job/rig.js';
 import { anImageMetadata, aTargetSystem } from './samples.js';
 
@@ -169,6 +178,30 @@ describe('volumes that outlive machines', () => {
     rmSync(fileOf(id));
     await assert.rejects(prepare(machineWith({ volumeId: id, wasUsed: true })), /is gone/);
     await empty();
+  });
+
+  it('are never replaced by an empty disk: not when nobody can tell, nor for the next machine', async () => {
+    const { id } = aTargetSystem();
+    const first = machineWith({ volumeId: id });
+    mkdirSync(join(directory, 'volumes'), { recursive: true });
+    symlinkSync(fileOf(id), fileOf(id));
+    await assert.rejects(prepare(first), { code: 'ELOOP' });
+    assert.ok(lstatSync(fileOf(id)).isSymbolicLink());
+    rmSync(fileOf(id));
+    const files = new Workspace(directory);
+    const parts = { kernel: join(directory, 'db.sqlite'), initrd: join(directory, 'db.sqlite') };
+    for (const later of [{ generation: 2 }, { setup: { volumes: [] } }]) {
+      const machine = { ...first, ...later };
+      await assert.rejects(files.prepare(machine, parts), {
+        code: 'NOT_FOUND',
+        message: /is gone/,
+      });
+      assert.deepEqual(setupOf(machine)?.volumes.map(({ isNew }) => isNew), [false]); // prettier-ignore
+    }
+    await files.prepare(first, parts);
+    await files.prepare({ ...first, generation: 2 }, parts);
+    await new VolumeFiles(join(directory, 'volumes')).remove(id);
+    await files.remove(id);
   });
 
   it('leave nothing where the target system that they are made with does not come to be', async () => {

@@ -1,7 +1,7 @@
-import { mkdir, open, rm, stat } from 'node:fs/promises';
+import { mkdir, open, rm } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { VmError } from '../state.js';
-import { whole } from '../whole-files.js';
+import { exists, once } from '../whole-files.js';
 import type { MachineVolume } from './volume.js';
 
 const bytesPerMiB = 1024 * 1024;
@@ -32,17 +32,17 @@ export class VolumeFiles {
     for (const { name, sizeMiB, volumeId, wasUsed } of volumes) {
       const own = join(directory, 'volumes', `${name}.raw`);
       const file = volumeId === undefined ? own : this.#fileOf(volumeId);
-      if (wasUsed && !(await this.#exists(file)))
+      if (wasUsed && !(await exists(file)))
         throw new VmError('NOT_FOUND', `the disk of the volume ${name} is gone`);
       await mkdir(dirname(file), { recursive: true, mode: 0o711 });
-      await whole(file, (draft) => makeSparse(draft, sizeMiB * bytesPerMiB));
+      await once(file, (draft) => makeSparse(draft, sizeMiB * bytesPerMiB));
       prepared.push({ name, file });
     }
     return prepared;
   }
 
   async has(volumeId: string): Promise<boolean> {
-    return await this.#exists(this.#fileOf(volumeId));
+    return await exists(this.#fileOf(volumeId));
   }
 
   /** What is there of it, complete or not. */
@@ -54,13 +54,6 @@ export class VolumeFiles {
 
   #fileOf(volumeId: string): string {
     return join(this.#kept, `${volumeId}.raw`);
-  }
-
-  async #exists(path: string): Promise<boolean> {
-    return await stat(path).then(
-      () => true,
-      () => false,
-    );
   }
 }
 
