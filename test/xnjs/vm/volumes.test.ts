@@ -136,7 +136,7 @@ describe('volumes that outlive machines', () => {
       targets: {
         isKnown: (id) => ids.has(id),
         isStored: (id) => createTargetStore(database).has(id),
-        isNowhere: () => areAllSilent === false,
+        isNowhere: () => !areAllSilent,
       },
       store: createVolumeStore(database),
       files: new VolumeFiles(join(directory, 'volumes')),
