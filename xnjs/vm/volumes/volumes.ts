@@ -250,6 +250,7 @@ export class Volumes {
     if (targetId === undefined || (await targets.isStored(targetId))) return;
     const wasHeld = (await files.holderOf(volume.id)) === targetId;
     if (wasHeld && !targets.isNowhere(targetId)) return;
+    await this.#options.require();
     await this.#letGo(volume, targetId, !wasHeld);
     this.#log.warn({ volume: volume.id, vmId: targetId }, 'a volume of no target system is free');
   }
