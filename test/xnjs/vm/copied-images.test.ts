@@ -3,8 +3,9 @@ import { execFileSync, fork } from 'node:child_process';
 import { createHash, randomBytes } from 'node:crypto';
 import { once } from 'node:events';
 import { mkdirSync, statSync } from 'node:fs';
-import { mkdir, readFile, readdir, truncate, writeFile } from 'node:fs/promises';
+import { mkdir, readFile, readdir, rm, truncate, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import { Readable } from 'node:stream';
 import { after, before, describe, it } from 'node:test';
 import { systemClock as clock } from '#kernel/clock.js';
 import type { LibvirtClient } from '#kernel/libvirt/client.js';
@@ -28,9 +29,9 @@ class Counted extends Volumes {
   readonly uploads: number[] = [];
   onBytes: (sent: number) => void = () => undefined;
 
-  override async upload(...[name, source, at, options, told]: Parameters<Volumes['upload']>) {
+  override async upload(...[name, open, at, options, told]: Parameters<Volumes['upload']>) {
     const index = this.uploads.push(0) - 1;
-    await super.upload(name, source, at, options, (bytes) => {
+    await super.upload(name, open, at, options, (bytes) => {
       this.uploads[index] = (this.uploads[index] ?? 0) + bytes;
       this.onBytes(this.uploads[index]);
       told?.(bytes);
@@ -141,6 +142,24 @@ describe('images that are copied to a host', { skip: withoutLibvirtd, timeout: 1
     await assert.rejects(images.copy(other), { code: 'HYPERVISOR_FAILED', message: /damaged/ });
     assert.deepEqual(await readdir(path), []);
     assert.equal(images.usedBytes, 0);
+  });
+
+  it('fail, and nothing else does, when the image is deleted while they wait', async () => {
+    const { path, database, volumes } = await aPool();
+    const images = await copiedImages(database, volumes);
+    const file = await aFile(mib);
+    await rm(file.path);
+    const text = 'its image was deleted before it was on host north';
+    await assert.rejects(images.copy(file), { code: 'IMAGE_UNKNOWN', message: text });
+    assert.deepEqual(await readdir(path), []);
+    assert.equal(images.usedBytes, 0);
+    let opened = 0;
+    const open = (): Readable => Readable.from([Buffer.alloc(++opened)]);
+    const { signal } = new AbortController();
+    await assert.rejects(volumes.upload('none', open, 0, { signal }), {
+      code: 'HYPERVISOR_FAILED',
+    });
+    assert.equal(opened, 0, 'no file is opened that nobody would close');
   });
 
   it('leave nothing when the disk of the host gets full meanwhile', async () => {

@@ -157,7 +157,8 @@ export class CopiedImages {
         await this.#discard(sha256).catch((err: unknown) => {
           log.warn({ host, sha256, err: errorText(err) }, 'a copy of an image is still there');
         });
-      throw isNoSpace(error) ? this.#full(file, errorText(error), error) : error;
+      if (isNoSpace(error)) throw this.#full(file, errorText(error), error);
+      throw isGone(error, file) ? this.#deleted(error) : error;
     }
   }
 
@@ -212,8 +213,8 @@ export class CopiedImages {
     const show = (isChecked = false): void => this.#show(sha256, { doneBytes, isChecked });
     show();
     if (start < sizeBytes) {
-      const source = createReadStream(path, { start, highWaterMark: 256 * 1024 });
-      await volumes.upload(name, source, start, { signal }, (bytes) => {
+      const open = () => createReadStream(path, { start, highWaterMark: 256 * 1024 });
+      await volumes.upload(name, open, start, { signal }, (bytes) => {
         doneBytes += bytes;
         show();
       });
@@ -268,6 +269,12 @@ export class CopiedImages {
     return `${this.#options.prefix}-image-${sha256}`;
   }
 
+  /** The text of the system's error tells a path. */
+  #deleted(cause: unknown): GridError {
+    const text = `its image was deleted before it was on host ${this.#options.host}`;
+    return new GridError('IMAGE_UNKNOWN', text, {}, { cause });
+  }
+
   #full({ sizeBytes }: ImageFile, why: string, cause?: unknown): GridError {
     const { host } = this.#options;
     const text = `no room for ${mib(sizeBytes)} of its image on host ${host}: ${why}`;
@@ -281,6 +288,11 @@ function sum(copies: readonly Copy[]): number {
 
 function mib(bytes: number): string {
   return `${Math.ceil(bytes / 1024 ** 2)} MiB`;
+}
+
+function isGone(error: unknown, { path }: ImageFile): boolean {
+  if (!(error instanceof Error && 'code' in error && 'path' in error)) return false;
+  return error.code === 'ENOENT' && error.path === path;
 }
 
 /** As libvirt tells it: it has no code of its own for that. */

@@ -260,7 +260,7 @@ export class HostStorage implements Disposable {
     if (found) await this.#volumes.remove(full);
     const made = await this.#volumes.create({ name: full, sizeBytes: 0, format: 'raw' });
     const { signal } = this.#stopping;
-    await this.#volumes.upload(full, createReadStream(path), 0, { signal });
+    await this.#volumes.upload(full, () => createReadStream(path), 0, { signal });
     return made.path;
   }
 
