@@ -3,11 +3,12 @@ import { execFileSync, fork } from 'node:child_process';
 import { createHash, randomBytes } from 'node:crypto';
 import { once } from 'node:events';
 import { mkdirSync, statSync } from 'node:fs';
-import { mkdir, readFile, readdir, rm, truncate, writeFile } from 'node:fs/promises';
+import { mkdir, readFile, readdir, rm, truncate, utimes, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { Readable } from 'node:stream';
 import { after, before, describe, it } from 'node:test';
 import { systemClock as clock } from '#kernel/clock.js';
+import { GridError } from '#kernel/errors.js';
 import type { LibvirtClient } from '#kernel/libvirt/client.js';
 import { Volumes } from '#kernel/libvirt/volumes.js';
 import { silentLog as log } from '#kernel/log.js';
@@ -24,10 +25,22 @@ import { anImageMetadata, aTargetSystem } from './samples.js';
 
 const mib = 1024 ** 2;
 
-/** How often, and how much, was sent. */
+/** How often, and how much, was sent; tells what is done. */
 class Counted extends Volumes {
   readonly uploads: number[] = [];
   onBytes: (sent: number) => void = () => undefined;
+  onRemove: (name: string) => void = () => undefined;
+  onDownload: () => void = () => undefined;
+
+  override async remove(name: string) {
+    await super.remove(name);
+    this.onRemove(name);
+  }
+
+  override async *download(...args: Parameters<Volumes['download']>) {
+    this.onDownload();
+    yield* super.download(...args);
+  }
 
   override async upload(...[name, open, at, options, told]: Parameters<Volumes['upload']>) {
     const index = this.uploads.push(0) - 1;
@@ -162,6 +175,26 @@ describe('images that are copied to a host', { skip: withoutLibvirtd, timeout: 1
     assert.equal(opened, 0, 'no file is opened that nobody would close');
   });
 
+  it('stay as long as nobody has found them wrong: machines may be upon them', async () => {
+    const { path, database, volumes } = await aPool();
+    const images = await copiedImages(database, volumes);
+    const file = await aFile(mib);
+    const whole = await images.copy(file);
+    await utimes(whole, 1, 1);
+    assert.equal(await images.find(file), undefined, 'it is to be read again');
+    volumes.onDownload = () => {
+      throw new GridError('HYPERVISOR_FAILED', 'Input/output error');
+    };
+    await assert.rejects(images.copy(file), { code: 'HYPERVISOR_FAILED' });
+    assert.deepEqual(await readdir(path), [nameOf(file)]);
+    const narrow = await copiedImages(database, volumes, { maxBytes: mib - 1 });
+    await assert.rejects(narrow.copy(file), { code: 'STORAGE_FULL' });
+    assert.deepEqual(await readdir(path), [nameOf(file)]);
+    volumes.onDownload = () => undefined;
+    assert.equal(await images.copy(file), whole);
+    assert.deepEqual(volumes.uploads, [mib], 'reading was enough');
+  });
+
   it('leave nothing when the disk of the host gets full meanwhile', async () => {
     const { path, database, volumes } = await aPool((mountPoint) => mountSmall(mountPoint, 128));
     const images = await copiedImages(database, volumes);
@@ -211,6 +244,20 @@ describe('images that are copied to a host', { skip: withoutLibvirtd, timeout: 1
     assert.equal(images.count, 3);
     const names = await volumes.list(prefix);
     assert.deepEqual(names.sort(), [a, b, d].map(nameOf).sort());
+  });
+
+  it('stay when a machine is to be made of them while others go', async () => {
+    const { database, volumes } = await aPool();
+    const [a, b, large] = await Promise.all([aFile(mib), aFile(mib), aFile(2 * mib)]);
+    const used = new Set<string>();
+    const images = await copiedImages(database, volumes, {
+      ...{ maxBytes: 2 * mib, inUse: () => new Set(used) },
+    });
+    for (const file of [a, b]) await images.copy(file);
+    volumes.onRemove = () => void used.add(b.sha256);
+    await assert.rejects(images.copy(large), { code: 'STORAGE_FULL', message: /1 MiB too little/ });
+    assert.deepEqual(await volumes.list(prefix), [nameOf(b)]);
+    assert.ok(images.has(b.sha256));
   });
 
   const removed = 'aaaaaaaa-1111-4222-8333-444444444444';
