@@ -15,11 +15,18 @@ import { silentLog as log } from '#kernel/log.js';
 import type { Database } from '#kernel/persistence/database.js';
 import { Scope } from '#kernel/scope.js';
 import { createSettingsStore } from '#xnjs/persistence/settings-store.js';
+import { Comparison } from '#xnjs/vm/comparison.js';
+import type { Host } from '#xnjs/vm/hosts/host.js';
+import { Hosts } from '#xnjs/vm/hosts/hosts.js';
 import { copiesIn } from '#xnjs/vm/hosts/open-hosts.js';
 import type { ImageFile } from '#xnjs/vm/hosts/storage/copied-images.js';
 import { HostStorage } from '#xnjs/vm/hosts/storage/host-storage.js';
+import type { Hypervisor } from '#xnjs/vm/hypervisor.js';
+import type { SystemRecords } from '#xnjs/vm/system-records.js';
+import type { TargetSystemsOptions } from '#xnjs/vm/target-systems-options.js';
 import { aDaemon, withoutLibvirtd } from '../../kernel/libvirt/daemon.js';
 import { nodeFlags, program } from '../../program.js';
+import { until } from '../job/rig.js';
 import { copiedImages, installationId, openSettings, prefix } from './copied-images-rig.js';
 import { anImageMetadata, aTargetSystem } from './samples.js';
 
@@ -329,6 +336,29 @@ describe('images that are copied to a host', { skip: withoutLibvirtd, timeout: 1
     assert.deepEqual((await volumes.list('')).sort(), [...others, nameOf(file)].sort());
   });
 
+  /** Of two hosts without machines, of which the other is away. */
+  function comparisonOf(storage: HostStorage): Comparison {
+    const none = {
+      drivers: ['qemu'],
+      labels: [],
+      drain: false,
+      capacity: {},
+      reserved: {},
+    } as const;
+    const hypervisor = (available: string[]) =>
+      ({ available: () => available, list: () => Promise.resolve([]) }) as unknown as Hypervisor;
+    const all: Host[] = [
+      { ...none, name: 'north', hypervisor: hypervisor(['qemu']), storage },
+      { ...none, name: 'south', hypervisor: hypervisor([]) },
+    ];
+    return new Comparison({
+      systems: { hosts: new Hosts({ hosts: all, log }), clock, log } as TargetSystemsOptions,
+      ...{ records: {} as SystemRecords, isKnown: () => false, started: () => [] },
+      ...{ onDomain: () => undefined, require: () => Promise.resolve(), log },
+      stopping: new AbortController().signal,
+    });
+  }
+
   it('are not to be had without the pool, which is told', async () => {
     const { database } = await aPool();
     const path = join(daemon.stateDir, 'nowhere');
@@ -338,7 +368,8 @@ describe('images that are copied to a host', { skip: withoutLibvirtd, timeout: 1
     assert.equal(storage.status.problem, 'there is no storage pool nowhere');
     const xml = `<pool type='dir'><name>nowhere</name><target><path>${path}</path></target></pool>`;
     await client.call('storage_pool_create_xml', { xml, flags: 0 });
-    await storage.sweep(() => Promise.resolve(false), true);
-    assert.equal(storage.status.problem, undefined, 'as soon as it is there');
+    await comparisonOf(storage).compare({ host: 'north', driver: 'qemu' });
+    const isWell = () => storage.status.problem === undefined;
+    await until('it is found, though another host is away', isWell);
   });
 });

@@ -116,6 +116,11 @@ export class HostStorage implements Disposable {
     }
   }
 
+  /** Has another look at a pool that could not be used. Never fails. */
+  async recheck(): Promise<void> {
+    if (this.#problem !== undefined) await this.check();
+  }
+
   get status(): StorageStatus {
     const { pool, maxBytes } = this.#options;
     return {
@@ -216,12 +221,11 @@ export class HostStorage implements Disposable {
   }
 
   /**
-   * Removes volumes of ours that belong to nobody. A pool that could not be used is looked at again.
+   * Removes volumes of ours that belong to nobody, if the pool can be used.
    * @param isGone whether the target system was removed and has no domain
    * @param areKnown whether all domains there are of target systems that are known
    */
   async sweep(isGone: (id: string) => Promise<boolean>, areKnown: boolean): Promise<void> {
-    if (this.#problem !== undefined) await this.check();
     if (this.#problem !== undefined) return;
     const begin = `${this.#prefix}-vm-`;
     const { host, log } = this.#options;
