@@ -353,7 +353,7 @@ describe('images that are copied to a host', { skip: withoutLibvirtd, timeout: 1
     ];
     return new Comparison({
       systems: { hosts: new Hosts({ hosts: all, log }), clock, log } as TargetSystemsOptions,
-      ...{ records: {} as SystemRecords, isKnown: () => false, started: () => [] },
+      ...{ records: {} as unknown as SystemRecords, isKnown: () => false, started: () => [] },
       ...{ onDomain: () => undefined, require: () => Promise.resolve(), log },
       stopping: new AbortController().signal,
     });

@@ -67,8 +67,6 @@ export class HostStorage implements Disposable {
   readonly #images: CopiedImages;
   readonly #stopping = new AbortController();
   #use: StorageUse = { inUse: () => new Set(), require: () => Promise.resolve() };
-  /** Digests of those that machines were made with since the start of this server. */
-  readonly #agentDisks = new Set<string>();
   #problem: string | undefined = 'it has not answered yet';
   #opening: Promise<void> | undefined;
 
@@ -79,7 +77,7 @@ export class HostStorage implements Disposable {
     this.#prefix = `vsite-${installationId}`;
     this.#images = new CopiedImages({
       ...{ host, volumes: this.#volumes, prefix: this.#prefix, maxBytes, store, clock, log },
-      inUse: () => new Set([...this.#use.inUse(), ...this.#agentDisks]),
+      inUse: () => this.#use.inUse(),
       require: () => this.#use.require(),
       stopping: this.#stopping.signal,
     });
@@ -139,7 +137,6 @@ export class HostStorage implements Disposable {
 
   /** Those of the files that have no copy there. They count as used now. */
   async missing({ parts, agentDisk }: MachineFiles): Promise<ImageFile[]> {
-    if (agentDisk) this.#agentDisks.add(agentDisk.sha256);
     const files = [...Object.values(parts), ...(agentDisk ? [agentDisk] : [])];
     const missing: ImageFile[] = [];
     for (const file of files) if (!(await this.#images.find(file))) missing.push(file);
