@@ -72,5 +72,6 @@ async function digested(path: string): Promise<NonNullable<MachineFiles['agentDi
   const key = `${path} ${sizeBytes} ${mtimeMs}`;
   const digest = digests.get(key) ?? digestOf(path);
   digests.set(key, digest);
+  digest.catch(() => digests.delete(key)); // the next time it may be read
   return { sha256: await digest, sizeBytes, path };
 }
