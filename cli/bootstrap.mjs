@@ -249,9 +249,9 @@ async function runTests(args) {
 }
 
 async function main([command, ...args]) {
-  const major = Number(process.versions.node.split('.')[0]);
-  if (major < 20)
-    throw new BootstrapError(`Node 20 or newer is needed, this is ${process.version}`);
+  const [major, minor] = process.versions.node.split('.').map(Number);
+  if (major < 20 || (major === 20 && minor < 11))
+    throw new BootstrapError(`Node 20.11 or newer is needed, this is ${process.version}`);
   if (command !== 'quickstart' && command !== 'test')
     throw new BootstrapError('usage: node cli/bootstrap.mjs quickstart|test [argument…]');
   const wanted = [...packages.hypervisor, ...packages.image];

@@ -11,6 +11,12 @@ const mostParameters = 64;
 const mostChoices = 100;
 /** The limit of a text that declares none. */
 const longestText = 1_024;
+/**
+ * RE2 matches in linear time, which is that of program and text together: these bound what the parameters of one
+ * image cost whoever reads it, to some 10 ms.
+ */
+const largestProgram = 400;
+const longestMatched = 256;
 
 /** Also the end of a variable's name in the machine. */
 export const parameterName = z
@@ -36,12 +42,8 @@ const Declaration = z.discriminatedUnion('type', [
     default: line.optional(),
     minLength: length,
     maxLength: length,
-    /** Of the whole text, in the syntax of RE2: matched in linear time. */
-    pattern: z
-      .string()
-      .max(256)
-      .refine(isPattern, 'must be a regular expression of RE2')
-      .optional(),
+    /** Of the whole text, of 256 characters at most, in the syntax of RE2. */
+    pattern: z.string().max(256).optional(),
     ...about,
   }),
   z.strictObject({
@@ -71,35 +73,56 @@ const Declaration = z.discriminatedUnion('type', [
   }),
 ]);
 export type ParameterDeclaration = z.output<typeof Declaration>;
+type TextDeclaration = Extract<ParameterDeclaration, { type: 'string' }>;
 export type ParameterValue = string | number | boolean;
 
-const Parameter = Declaration.superRefine((declaration, context) => {
-  const refuse = (field: string, message: string): void =>
-    context.addIssue({ code: 'custom', path: [field], message });
+/** By name. */
+export const ImageParameters = z
+  .record(parameterName, Declaration)
+  .refine(
+    (all) => Object.keys(all).length <= mostParameters,
+    `must not be more than ${mostParameters}`,
+  )
+  .superRefine((all, context) => {
+    let left = largestProgram;
+    for (const [name, declaration] of Object.entries(all)) {
+      const refuse = (field: string, message: string): void =>
+        context.addIssue({ code: 'custom', path: [name, field], message });
+      left -= programSize(declaration);
+      if (Number.isNaN(left)) refuse('pattern', 'must be a regular expression of RE2');
+      else if (left < 0) refuse('pattern', 'is too large, with those of the parameters before it');
+      else {
+        check(declaration, refuse);
+        continue;
+      }
+      return; // nothing is compiled after one that is refused
+    }
+  });
+export type ImageParameters = z.output<typeof ImageParameters>;
+
+function check(
+  declaration: ParameterDeclaration,
+  refuse: (field: string, message: string) => void,
+): void {
   const { least = -Infinity, most = Infinity, field } = boundsOf(declaration);
   if (least > most) refuse(field, `must not be below ${least}, the smallest`);
   if (declaration.default === undefined) return;
   if (declaration.required) refuse('required', 'must not be where there is a default');
   const read = readParameter(declaration, declaration.default);
   if ('reason' in read) refuse('default', read.reason);
-});
-
-/** By name. */
-export const ImageParameters = z
-  .record(parameterName, Parameter)
-  .refine(
-    (all) => Object.keys(all).length <= mostParameters,
-    `must not be more than ${mostParameters}`,
-  );
-export type ImageParameters = z.output<typeof ImageParameters>;
+}
 
 type Bounds = { readonly least?: number | undefined; readonly most?: number | undefined };
+
+function longestOf({ maxLength = longestText, pattern }: TextDeclaration): number {
+  return pattern === undefined ? maxLength : Math.min(maxLength, longestMatched);
+}
 
 /** @returns with the field that names the upper one */
 function boundsOf(declaration: ParameterDeclaration): Bounds & { readonly field: string } {
   switch (declaration.type) {
     case 'string':
-      return { least: declaration.minLength, most: declaration.maxLength, field: 'maxLength' };
+      return { least: declaration.minLength, most: longestOf(declaration), field: 'maxLength' };
     case 'integer':
     case 'number':
       return { least: declaration.min, most: declaration.max, field: 'max' };
@@ -143,7 +166,7 @@ export function readParameter(
 }
 
 function readText(
-  declaration: Extract<ParameterDeclaration, { type: 'string' }>,
+  declaration: TextDeclaration,
   given: unknown,
 ): { readonly value: string } | { readonly reason: string } {
   const { pattern } = declaration;
@@ -173,11 +196,12 @@ function outside(
   return value > most ? `is above ${most}, the largest` : undefined;
 }
 
-function isPattern(pattern: string): boolean {
+/** Of its pattern, in RE2's instructions; `NaN`: it is none. */
+function programSize(declaration: ParameterDeclaration): number {
+  if (declaration.type !== 'string' || declaration.pattern === undefined) return 0;
   try {
-    RE2JS.compile(pattern);
-    return true;
+    return RE2JS.compile(declaration.pattern).programSize();
   } catch {
-    return false;
+    return NaN;
   }
 }

@@ -36,6 +36,7 @@ export const DriverOffer = z
     screen: z.boolean(),
     agentChannel: z.enum(['virtio', 'socket', 'none']),
     networkFilter: z.boolean(),
+    pinning: z.boolean(),
     seesHangs: z.boolean().describe('A machine that hangs is told from one that runs'),
     controls: z.enum(['all', 'cgroups', 'none']).describe('Which resource controls'),
   })

@@ -191,7 +191,9 @@ const metadata = anImageMetadata({
   },
 });
 const common = { clock: systemClock, log };
-const local = new GatedHypervisor({ clients: { qemu }, installationId, ...common });
+const probe = scope.use(await LibvirtClient.connect({ uri, log, callTimeoutMs: 60_000 }));
+const ofLibvirt = { clients: { qemu }, probes: { qemu: probe }, installationId };
+const local = new GatedHypervisor({ ...ofLibvirt, ...common });
 const away = new LibvirtHypervisor({ clients: {}, installationId, ...common });
 const host = { labels: [], drain: false, capacity: {}, reserved: {}, drivers: ['qemu'] } as const;
 const both = [

@@ -172,7 +172,7 @@ export class Grid implements AsyncDisposable {
 
   /** As {@link publishDemo}, of another folder of config/images. */
   async publishOwnImage(name: string): Promise<string> {
-    const folder = join(import.meta.dirname, '..', '..', 'config', 'images', name);
+    const folder = inProject(`config/images/${name}`);
     const cacheDir = join(defaultCacheDirectory(), 'images');
     return await publish(
       await this.creator(),

@@ -18,6 +18,8 @@ describe('the parameters that an image declares', () => {
     ['an unknown member', { p: { type: 'string', size: 3 } }, /^parameters\.p: .*"size"/],
     ['a choice without values', { p: { type: 'choice', values: [] } }, /^parameters\.p\.values: must name/],
     ['a value twice', { p: { type: 'choice', values: ['a', 'a'] } }, /^parameters\.p\.values: .*twice/],
+    ['a pattern that takes long', { p: { type: 'string', pattern: '(a?){1000}'.repeat(25) } }, /^parameters\.p\.pattern: is too large/],
+    ['many of them', Object.fromEntries(['p', 'q', 'r', 's'].map((name) => [name, { type: 'string', pattern: '(a?){30}' }])), /^parameters\.s\.pattern: is too large/],
     ['no regular expression', { p: { type: 'string', pattern: '(' } }, /^parameters\.p\.pattern: /],
     ['bounds the wrong way round', { p: { type: 'integer', min: 4, max: 3 } }, /^parameters\.p\.max: must not be below 4/],
     ['a default outside its bounds', { p: { type: 'integer', max: 3, default: 4 } }, /^parameters\.p\.default: 4 is above 3/],
@@ -52,7 +54,8 @@ describe('the parameters that an image declares', () => {
     [{ type: 'string' }, { a: 1 }, /must be a text/],
     [{ type: 'string', pattern: '[a-z]+' }, 'abc1', /must match \[a-z\]\+/],
     // the whole text, and in no more time than its length takes
-    [{ type: 'string', pattern: '(a+)+b' }, 'a'.repeat(1_000), /must match/],
+    [{ type: 'string', pattern: '(a+)+b' }, 'a'.repeat(256), /must match/],
+    [{ type: 'string', pattern: 'a+' }, 'a'.repeat(257), /its length is above 256/],
   ];
   for (const [declaration, given, expected] of values)
     it(`reads ${JSON.stringify(given)} as ${JSON.stringify(declaration)} wants it`, () => {

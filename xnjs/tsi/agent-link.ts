@@ -132,9 +132,9 @@ export class AgentLink implements AsyncDisposable {
    */
   onExit(listener: (bssId: string) => void): () => void {
     const exits = (this.#exits ??= new ExitStream(this.#options.clock, this.#log));
-    exits.listeners.add(listener);
+    const end = exits.add(listener);
     if (this.#connection) exits.follow(this.#connection);
-    return () => exits.listeners.delete(listener);
+    return end;
   }
 
   /** @see TsiTransport.forward */
@@ -252,7 +252,7 @@ export class AgentLink implements AsyncDisposable {
   async close(): Promise<void> {
     this.#closing.abort(this.#unavailable('the link was closed'));
     this.#listeners.clear();
-    this.#exits?.listeners.clear();
+    this.#exits?.clear();
     this.#connection?.destroy();
     await this.#running;
   }

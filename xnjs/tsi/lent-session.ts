@@ -33,6 +33,8 @@ export type Carried = {
   nextStream: number;
   /** What the agent has said of itself. */
   settings: Buffer;
+  /** Frames of data that it was sent, and has not made its window larger for. */
+  dataFrames: number;
 };
 
 /**
@@ -128,7 +130,10 @@ export class LentSession {
 
   #sort(head: FrameHead): Treatment {
     const { type, stream, length } = head;
-    if (type === frameTypes.data) this.#carried.sendable -= length;
+    if (type === frameTypes.data) {
+      this.#carried.sendable -= length;
+      this.#carried.dataFrames += 1;
+    }
     if (type === frameTypes.headers)
       this.#carried.nextStream = Math.max(this.#carried.nextStream, stream + 2);
     const isTold = type === frameTypes.settings || type === frameTypes.windowUpdate;

@@ -1,4 +1,5 @@
 import type { ClientHttp2Stream, OutgoingHttpHeaders } from 'node:http2';
+import { performance } from 'node:perf_hooks';
 import type { Duplex } from 'node:stream';
 import { TsiError } from '#tsi/protocol/error.js';
 import {
@@ -41,6 +42,11 @@ const longestSettings = 180;
 let lastSettings = none;
 /** An agent that asks and does not read the answers is not waited for. */
 const mostUnreadBytes = 65_536;
+/**
+ * Frames in a second that nothing of ours has called for: each takes as much time as some kilobytes of data. Our agent
+ * asks once in five seconds, and begins with three.
+ */
+const mostUnasked = 100;
 
 /**
  * One connection to an agent: HTTP/2 on the wire, with a session of node's only while there is something to ask
@@ -56,12 +62,15 @@ export class LinkConnection {
   readonly #incoming = new FrameScanner((head) => this.#sort(head));
   readonly #carried: Carried = {
     ...{ sendable: defaultWindow, receivable: linkWindow },
-    ...{ nextStream: 1, settings: none },
+    ...{ nextStream: 1, settings: none, dataFrames: 0 },
   };
   #end: ((reason: Error | undefined) => void) | undefined;
   #onSettled: (() => void) | undefined;
   #isSettled = false;
   #isAsked = false;
+  /** Frames of the agent in the second that began then. */
+  #unasked = 0;
+  #unaskedSinceMs = 0;
   #lent: LentSession | undefined;
   #restTimer: NodeJS.Timeout | undefined;
 
@@ -179,7 +188,7 @@ export class LinkConnection {
     const { type, stream, length } = head;
     if (!this.#isSettled && (type !== frameTypes.settings || stream !== 0 || isAck(head)))
       throw broken('it does not begin with SETTINGS');
-    if (stream === 0) return isOfConnection(type) ? requireShort(head) : 'drop';
+    if (stream === 0 && isOfConnection(type)) return requireShort(head);
     const lent = this.#lent;
     const isLent = lent && stream >= lent.firstStream;
     if (type === frameTypes.data) {
@@ -189,6 +198,8 @@ export class LinkConnection {
     }
     if (isLent) return 'pass';
     if (stream >= this.#carried.nextStream) throw broken('it begins a stream');
+    // data has its window
+    if (type !== frameTypes.data || length === 0) this.#countUnasked();
     return 'drop'; // of a stream that we have given up
   }
 
@@ -197,23 +208,31 @@ export class LinkConnection {
     else if (frame.type === frameTypes.ping) this.#takePing(frame);
     else if (frame.type === frameTypes.windowUpdate) {
       const more = decodeWindowUpdate(frame);
+      // one for each frame of data is the most that an agent has reason for
+      if (this.#carried.dataFrames > 0) this.#carried.dataFrames -= 1;
+      else this.#countUnasked();
       this.#carried.sendable += more;
       if (this.#carried.sendable > largestWindow) throw broken('its window is too large');
       this.#lent?.take(encodeWindowUpdate(more));
-    } else if (!isAck(frame)) {
-      const settings = Buffer.concat([this.#carried.settings, frame.payload]);
-      if (settings.length > longestSettings) throw broken('it says too much of itself');
-      if (!lastSettings.equals(settings)) lastSettings = settings;
-      this.#carried.settings = lastSettings;
-      this.#lent?.take(encodeFrame(frameTypes.settings, 0, frame.payload));
-      this.#say(settingsAck);
-      this.#isSettled = true;
-      this.#onSettled?.();
-    }
+    } else this.#takeSettings(frame);
+  }
+
+  #takeSettings(frame: Frame): void {
+    this.#countUnasked();
+    if (isAck(frame)) return;
+    const settings = Buffer.concat([this.#carried.settings, frame.payload]);
+    if (settings.length > longestSettings) throw broken('it says too much of itself');
+    if (!lastSettings.equals(settings)) lastSettings = settings;
+    this.#carried.settings = lastSettings;
+    this.#lent?.take(encodeFrame(frameTypes.settings, 0, frame.payload));
+    this.#say(settingsAck);
+    this.#isSettled = true;
+    this.#onSettled?.();
   }
 
   #takePing(frame: Frame): void {
     if (!isAck(frame)) {
+      this.#countUnasked();
       this.#say(encodeFrame(frameTypes.ping, ackFlag, frame.payload));
       return;
     }
@@ -221,6 +240,17 @@ export class LinkConnection {
       throw broken('it answers what was not asked');
     this.#isAsked = false;
     this.onAnswer?.();
+  }
+
+  /** @throws `TSI_PROTOCOL` where these are so many that they take the time of others */
+  #countUnasked(): void {
+    const now = performance.now();
+    if (now - this.#unaskedSinceMs >= 1_000) {
+      this.#unaskedSinceMs = now;
+      this.#unasked = 0;
+    }
+    this.#unasked += 1;
+    if (this.#unasked > mostUnasked) throw broken('it speaks too often unasked');
   }
 
   /** What is of the connection itself. */

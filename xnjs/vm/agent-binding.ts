@@ -72,8 +72,8 @@ export class AgentBinding implements TargetBinding {
     });
   }
 
-  onExit(listener: (bssId: string) => void): void {
-    this.#link.onExit(listener);
+  onExit(listener: (bssId: string) => void): () => void {
+    return this.#link.onExit(listener);
   }
 
   /** The machine is its only login node, whatever it is called. */

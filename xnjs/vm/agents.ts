@@ -45,8 +45,8 @@ export class Agents implements AsyncDisposable {
   readonly #generations = new Map<string, number | undefined>();
   /** By target system: ids of jobs whose end its agent has told. */
   readonly #exits = new EventEmitter();
-  /** Whose ends of jobs are told. */
-  readonly #followed = new WeakSet<TargetBinding>();
+  /** Whose ends of jobs are told, and what ends that. */
+  readonly #followed = new WeakMap<TargetBinding, () => void>();
   readonly #answering = new Set<string>();
   /** Those that have answered before, and are waited for. */
   readonly #expected = new Set<string>();
@@ -103,7 +103,10 @@ export class Agents implements AsyncDisposable {
   onExit(id: string, listener: (bssId: string) => void): () => void {
     this.#exits.on(id, listener);
     this.#followExits(id);
-    return () => this.#exits.off(id, listener);
+    return () => {
+      this.#exits.off(id, listener);
+      if (this.#exits.listenerCount(id) === 0) this.#leaveExits(id);
+    };
   }
 
   bind(record: TargetSystem): void {
@@ -155,12 +158,19 @@ export class Agents implements AsyncDisposable {
     });
   }
 
-  /** Not before somebody wants to know: it takes a stream of the link. */
+  /** Only while somebody wants to know: it takes a stream of the link, which does not rest meanwhile. */
   #followExits(id: string): void {
     const binding = this.#bindings.get(id);
     if (!binding || this.#followed.has(binding)) return;
-    this.#followed.add(binding);
-    binding.onExit?.((bssId) => this.#exits.emit(id, bssId));
+    const end = binding.onExit?.((bssId) => this.#exits.emit(id, bssId));
+    if (end) this.#followed.set(binding, end);
+  }
+
+  #leaveExits(id: string): void {
+    const binding = this.#bindings.get(id);
+    if (!binding) return;
+    this.#followed.get(binding)?.();
+    this.#followed.delete(binding);
   }
 
   /** Why it may be silent is asked at once. */

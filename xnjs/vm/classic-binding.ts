@@ -2,7 +2,7 @@ import type { Duplex } from 'node:stream';
 import type { Clock } from '#kernel/clock.js';
 import { asGridError, errorText, GridError } from '#kernel/errors.js';
 import type { Log } from '#kernel/log.js';
-import { withDeadline } from '#kernel/net/deadline.js';
+import { orAborted, withDeadline } from '#kernel/net/deadline.js';
 import { TsiError } from '#tsi/protocol/error.js';
 import { decodeEnrolmentAnswer, longestEnrolment } from '#tsi/protocol/enrolment.js';
 import type { ScriptHeader } from '../idb/script-header.js';
@@ -198,13 +198,23 @@ export class ClassicBinding implements TargetBinding {
     if (!enrolment || !tls) return;
     const mains = ports.map((port) => ({ host, port, listener, tls }));
     const ms = this.#callMs * this.#patience;
-    await enrolment.admit(async (message) => {
+    const admitted = enrolment.admit(async (message) => {
       const line = `enrolment ${JSON.stringify(message)}`;
-      const answer = await withDeadline(ms, [this.#closing.signal], tooSlow, (signal) =>
-        askFirst(mains, line, signal),
-      );
+      const answer = await askFirst(mains, line, ms, this.#closing.signal);
       return answer === undefined ? undefined : decodeEnrolmentAnswer(answer);
     });
+    // what it stores waits for its turn, which whoever lets go of the machine may have
+    await orAborted(admitted, this.#closing.signal);
+  }
+
+  /** It works meanwhile, by the key that is known. @throws `FORBIDDEN` it is another machine now */
+  async #renew(host: string): Promise<void> {
+    try {
+      await this.#admit(host);
+    } catch (error) {
+      if (asGridError(error)?.code === 'FORBIDDEN') throw error;
+      this.#log.info({ reason: errorText(error) }, 'a certificate was not renewed');
+    }
   }
 
   #open(host: string): Bound {
@@ -243,7 +253,7 @@ export class ClassicBinding implements TargetBinding {
         this.#heardMs = this.#options.clock.now();
         await this.#options.clock.sleep(this.#options.heartbeatMs, signal);
         await ping(bound, signal);
-        if (this.#options.enrolment?.isDue()) await this.#admit(bound.host);
+        if (this.#options.enrolment?.isDue()) await this.#renew(bound.host);
       }
     } catch (error) {
       if (signal.aborted) return;
@@ -278,16 +288,22 @@ function tooSlow(): Error {
   return new TsiError('TSI_UNAVAILABLE', 'it takes too long to prove which machine it is');
 }
 
-/** The TSIs of a machine keep one proof between them: two that are asked at once would make two. */
+/**
+ * The TSIs of a machine keep one proof between them: two that are asked at once would make two. One that hangs
+ * leaves the others their share of the time.
+ */
 async function askFirst(
   mains: readonly Parameters<typeof askMain>[0][],
   line: string,
-  signal: AbortSignal,
+  ms: number,
+  closing: AbortSignal,
 ): Promise<string | undefined> {
   let failure: unknown;
   for (const main of mains)
     try {
-      return await askMain(main, line, longestEnrolment, signal);
+      return await withDeadline(ms / mains.length, [closing], tooSlow, (signal) =>
+        askMain(main, line, longestEnrolment, signal),
+      );
     } catch (error) {
       failure ??= error;
     }

@@ -105,6 +105,8 @@ export class Comparison {
       const bound = [...started()].filter((id) => isSeatOf(seat, records.get(id)));
       const isAt = (id: string): boolean => this.#isAt(id, seat);
       const domains = await systems.hosts.of(seat).list(seat.driver, isAt);
+      // whatever other hosts do; not waited for: a pool that hangs holds up no news of machines
+      void systems.hosts.storageOf(seat)?.recheck();
       // how those are that run is told by looks, which know whether they hang
       for (const domain of domains)
         if (domain.state === 'stopped' && records.find(domain.id)) onDomain(domain, seat);

@@ -1,7 +1,7 @@
 import { createHash } from 'node:crypto';
 import { open, rm } from 'node:fs/promises';
 import type { Clock } from '#kernel/clock.js';
-import { errorText } from '#kernel/errors.js';
+import { errorText, GridError } from '#kernel/errors.js';
 import type { Seat } from './hosts/host.js';
 import type { Hypervisor } from './hypervisor.js';
 import { isPassing } from './passing.js';
@@ -104,6 +104,9 @@ export class Parking {
     const hypervisor = hosts.of(record);
     const path = workspace.parkedMemory(record);
     const domain = await hypervisor.find(driver, id);
+    // a server before us has asked for that; a second order would fail when the first is done
+    if (domain?.isMoving)
+      throw new GridError('HYPERVISOR_UNAVAILABLE', `libvirt is busy: ${domain.reason}`);
     const parkedOn = fingerprint(await hypervisor.describe(driver));
     await records.save({ ...record, parkedOn });
     if (domain && domain.state !== 'stopped') await hypervisor.saveMemory(driver, id, path);

@@ -13,8 +13,8 @@ export type TargetBinding = AsyncDisposable & {
   readonly loginNodes?: LoginNodes | undefined;
   /** Called whenever the TSI begins or ceases to answer. */
   onChange(listener: (up: boolean) => void): void;
-  /** Called with the id of each job whose end the TSI tells of itself; not all do. */
-  onExit?(listener: (bssId: string) => void): void;
+  /** Called with the id of each job whose end the TSI tells of itself; not all do. @returns ends it */
+  onExit?(listener: (bssId: string) => void): () => void;
   /** When it last answered; ms since the epoch, absent before that. */
   readonly heardMs?: number | undefined;
   /** Whether its TSI runs job arrays, where that is for the TSI to say; absent until it has. */

@@ -1,10 +1,10 @@
 import { fork, type ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
+import { nodeFlags, program } from '../../program.js';
 import type { Guests } from './libvirtd.js';
 
 /** A process of agents may have as many files open as one server. */
 const perProcess = 2_500;
-const program = new URL('./guests-process.ts', import.meta.url).pathname;
 
 export type Order = {
   readonly n: number;
@@ -56,7 +56,9 @@ export class AgentProcesses implements Guests, AsyncDisposable {
   }
 
   #open(): ChildProcess {
-    const child = fork(program, [this.#directory]);
+    const child = fork(program('test/bench/scale/guests-process.ts'), [this.#directory], {
+      execArgv: [...nodeFlags],
+    });
     child.on('message', ({ n }: Done) => {
       this.#waiting.get(n)?.();
       this.#waiting.delete(n);

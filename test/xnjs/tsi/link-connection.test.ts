@@ -10,7 +10,14 @@ import fc from 'fast-check';
 import { systemClock } from '#kernel/clock.js';
 import { silentLog } from '#kernel/log.js';
 import { Scope } from '#kernel/scope.js';
-import { encodeFrame, encodeSettings, FrameScanner, frameTypes } from '#xnjs/tsi/http2-frames.js';
+import { ExitStream } from '#xnjs/tsi/exit-stream.js';
+import {
+  encodeFrame,
+  encodeSettings,
+  encodeWindowUpdate,
+  FrameScanner,
+  frameTypes,
+} from '#xnjs/tsi/http2-frames.js';
 import { answered, text } from '#xnjs/tsi/link-answers.js';
 import { LinkConnection } from '#xnjs/tsi/link-connection.js';
 import { createTsi } from '#xnjs/tsi/tsi-client.js';
@@ -120,6 +127,24 @@ describe('a connection to an agent', () => {
     assert.ok(answers > 2);
   });
 
+  it('rests once nobody wants to know which jobs have ended, and asks again for whoever does', async () => {
+    await using scope = new Scope();
+    const connection = await toAgent(scope);
+    const exits = new ExitStream(systemClock, silentLog);
+    for (let round = 0; round < 3; round += 1) {
+      const stops = [1, 2].map(() => exits.add(() => undefined));
+      exits.follow(connection);
+      assert.equal(connection.isResting, false);
+      stops[0]?.();
+      exits.follow(connection); // it is already
+      stops[1]?.();
+      await until('it rests', () => connection.isResting);
+    }
+    exits.add(() => undefined)();
+    exits.follow(connection);
+    assert.equal(connection.isResting, true);
+  });
+
   it('answers what the agent asks, while it rests', async () => {
     await using scope = new Scope();
     const { connection, agent } = await toTest(scope);
@@ -161,20 +186,63 @@ describe('a connection to an agent', () => {
       assert.throws(() => connection.request({ ':path': '/facts' }), /closed/);
     });
 
-  it('ends when the agent asks and does not read the answers', async () => {
+  it('ends when the agent does not read what it is asked', async () => {
     await using scope = new Scope();
     const { connection, agent } = await toTest(scope);
     agent.pause();
     agent.write(settings);
     await connection.settled();
-    const questions = Buffer.concat(
-      Array.from({ length: 1_000 }, () => encodeFrame(frameTypes.ping, 0, Buffer.alloc(8))),
-    );
     while (!connection.isOver) {
-      agent.write(questions);
+      for (let i = 0; i < 1_000; i += 1) connection.ask();
       await new Promise(setImmediate);
     }
     assert.match(String(await connection.ended), /does not read/);
+  });
+
+  const floods: readonly (readonly [string, Buffer])[] = [
+    ['heartbeats', encodeFrame(frameTypes.ping, 0, Buffer.alloc(8))],
+    ['settings that say nothing', encodeFrame(frameTypes.settings, 0, Buffer.alloc(0))],
+    ['answers to settings', encodeFrame(frameTypes.settings, 1, Buffer.alloc(0))],
+    ['windows that grow a little', encodeWindowUpdate(1)],
+    ['frames of a kind that nobody knows', encodeFrame(200, 0, Buffer.alloc(0))],
+  ];
+  for (const [what, frame] of floods)
+    for (const isLent of [false, true])
+      it(`ends when the agent sends ${what} without an end, ${isLent ? 'while a session is lent' : 'while it rests'}`, async () => {
+        await using scope = new Scope();
+        const { connection, agent } = await toTest(scope);
+        agent.resume(); // it reads what it is answered
+        agent.write(settings);
+        await connection.settled();
+        if (isLent) connection.request({ ':path': '/facts' }).on('error', () => undefined);
+        assert.equal(connection.isResting, !isLent);
+        const burst = Buffer.concat(Array.from({ length: 50 }, () => frame));
+        const endMs = performance.now() + 5_000;
+        while (!connection.isOver && performance.now() < endMs) {
+          if (!agent.writableNeedDrain) agent.write(burst);
+          await new Promise(setImmediate);
+        }
+        assert.equal(connection.isOver, true);
+        assert.match(String(await connection.ended), /unasked/);
+      });
+
+  it('answers an agent that asks now and then, however long', async () => {
+    await using scope = new Scope();
+    const { connection, agent } = await toTest(scope);
+    const question = encodeFrame(frameTypes.ping, 0, Buffer.from('question'));
+    const answer = encodeFrame(frameTypes.ping, 1, Buffer.from('question'));
+    let heard: Buffer = Buffer.alloc(0);
+    agent.on('data', (chunk: Buffer) => (heard = Buffer.concat([heard, chunk])));
+    agent.write(settings);
+    await connection.settled();
+    for (const isLast of [false, true]) {
+      heard = Buffer.alloc(0);
+      agent.write(Buffer.concat(Array.from({ length: 80 }, () => question)));
+      await until('all are answered', () => heard.length >= 80 * answer.length);
+      const answeredMs = performance.now();
+      await until('the second is over', () => isLast || performance.now() - answeredMs > 1_000);
+    }
+    assert.equal(connection.isOver, false);
   });
 
   it('has nothing but an end for noise', async () => {

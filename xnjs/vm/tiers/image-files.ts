@@ -2,7 +2,7 @@ import { stat } from 'node:fs/promises';
 import { imageFormats, type PartName } from '#imagerepo/contract.js';
 import { digestOf, type MachineFiles } from '../hosts/storage/host-storage.js';
 import { VmError } from '../state.js';
-import type { MachineSpec } from '../target-system.js';
+import type { MachineSpec, TargetSystem } from '../target-system.js';
 import type { TargetSystemsOptions } from '../target-systems-options.js';
 
 export type ImageParts = {
@@ -52,6 +52,18 @@ export async function copyable(
   return { parts, ...(agentDisk !== undefined && { agentDisk: await digested(agentDisk) }) };
 }
 
+/** With the disk that its next domain gets; one that is there may have that of before. */
+export async function withAgentDisk(
+  record: TargetSystem,
+  options: Pick<TargetSystemsOptions, 'agentDisk'>,
+): Promise<TargetSystem> {
+  const path = agentDiskOf(record, options);
+  const { agentDisks = [] } = record;
+  const sha256 = path !== undefined && (await digested(path)).sha256;
+  if (sha256 === false || agentDisks.includes(sha256)) return record;
+  return { ...record, agentDisks: [...agentDisks, sha256] };
+}
+
 const digests = new Map<string, Promise<string>>();
 
 /** Read once as long as it is not written to. */
@@ -60,5 +72,6 @@ async function digested(path: string): Promise<NonNullable<MachineFiles['agentDi
   const key = `${path} ${sizeBytes} ${mtimeMs}`;
   const digest = digests.get(key) ?? digestOf(path);
   digests.set(key, digest);
+  digest.catch(() => digests.delete(key)); // the next time it may be read
   return { sha256: await digest, sizeBytes, path };
 }

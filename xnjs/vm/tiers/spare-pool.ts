@@ -53,6 +53,8 @@ type Held = {
   phase: Phase;
   isUp: boolean;
   binding?: TargetBinding;
+  /** Resolves when its domain runs, or could not be started. */
+  making?: Promise<unknown>;
 };
 
 /** A spare that became a target system. */
@@ -282,7 +284,8 @@ export class SparePool implements AsyncDisposable {
     const held = this.#hold(spare, 'starting');
     const about = { vmId: spare.id, imageId: spare.image.id };
     try {
-      await startDomain(specOf(spare), spare.callerDn, this.#options);
+      held.making = startDomain(specOf(spare), spare.callerDn, this.#options);
+      await held.making;
       await this.#bind(held);
       const ms = Math.round(performance.now() - startedMs);
       this.#log.info({ ...about, ms }, 'a spare machine is ready');
@@ -329,7 +332,7 @@ export class SparePool implements AsyncDisposable {
   }
 
   #hold(spare: Spare, phase: Phase): Held {
-    const held = { spare, phase, isUp: false, gone: new AbortController() };
+    const held: Held = { spare, phase, isUp: false, gone: new AbortController() };
     this.#held.set(spare.id, held);
     return held;
   }
@@ -350,6 +353,8 @@ export class SparePool implements AsyncDisposable {
     held.gone.abort(new Error(why));
     if (isNews) this.#log.info({ vmId: id, reason: why }, 'a spare machine is removed');
     await held.binding?.[Symbol.asyncDispose]();
+    // what is still being made would be made after it was removed
+    await held.making?.catch(() => undefined);
     await lease?.require();
     await this.#local.remove(driver, id);
     await workspace.remove(id);
