@@ -1,4 +1,4 @@
-import type { ServerResponse } from 'node:http';
+import { validateHeaderName, validateHeaderValue, type ServerResponse } from 'node:http';
 
 /** What headers of an answer may be set on. */
 export type HeaderSink = {
@@ -17,9 +17,11 @@ export class AnswerHead implements HeaderSink {
     return this.#list;
   }
 
-  /** A later value takes the place of an earlier one. */
+  /** A later value takes the place of an earlier one. @throws `ERR_INVALID_CHAR` while it can still be another answer */
   setHeader(name: string, value: number | string | readonly string[]): void {
     const text = typeof value === 'object' ? value.join(', ') : String(value);
+    validateHeaderName(name);
+    validateHeaderValue(name, text);
     for (let at = 0; at < this.#list.length; at += 2) {
       const known = this.#list[at] ?? '';
       if (known.length !== name.length || known.toLowerCase() !== name.toLowerCase()) continue;

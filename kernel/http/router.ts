@@ -84,7 +84,15 @@ export function createRestApp(options: RestOptions): RequestListener {
   const serving: Serving = { authenticate, audit, frameOf };
   return (request, response) => {
     const served = begin(request, response);
-    const refused = (error: unknown): void => fail(error, served, response);
+    const refused = (error: unknown): void => {
+      try {
+        fail(error, served, response);
+      } catch (failure) {
+        // one answer is lost, and not the server
+        served.logged.log.error({ err: failure }, 'an error could not be answered');
+        response.destroy();
+      }
+    };
     try {
       const found = table.find(request.method, pathOf(request));
       if (found) serve(found, serving, served, response).catch(refused);

@@ -133,12 +133,13 @@ export class Volumes {
 
   /**
    * Writes into a volume; returns when its host has confirmed all of it.
+   * @param open makes the source; called when the host takes the bytes: what fails or leaks before that has no source
    * @param atBytes where it begins there
    * @param onBytes told of each piece that is on its way
    */
   async upload(
     name: string,
-    source: Readable,
+    open: () => Readable,
     atBytes: number,
     { signal, stallMs = defaultStallMs }: TransferOptions,
     onBytes: (bytes: number) => void = () => undefined,
@@ -155,7 +156,7 @@ export class Volumes {
         yield chunk;
       }
     };
-    await pipeline(source, counted, stream, { signal: until.signal });
+    await pipeline(open(), counted, stream, { signal: until.signal });
   }
 
   /** @param atBytes where it begins there */

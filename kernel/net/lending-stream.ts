@@ -1,4 +1,4 @@
-import type { ServerResponse } from 'node:http';
+import { ServerResponse } from 'node:http';
 import { Readable, type Writable } from 'node:stream';
 import { finished, pipeline } from 'node:stream/promises';
 import { write } from './write.js';
@@ -45,7 +45,10 @@ export function piecesOf(source: Readable, lends: boolean): AsyncIterable<Buffer
     : (source as AsyncIterable<Buffer>); // bytes: no encoding is set
 }
 
-/** `pipeline()`, without fresh memory where the source lends it. */
+/**
+ * `pipeline()`, without fresh memory where the source lends it. Where that fails at once, the answer to a request is
+ * still to be given: it is left as it is.
+ */
 export async function sendStream(
   source: Readable,
   target: Writable | ServerResponse,
@@ -60,7 +63,7 @@ export async function sendStream(
     target.end();
     await finished(target);
   } catch (error) {
-    target.destroy(error as Error);
+    if (!(target instanceof ServerResponse) || target.headersSent) target.destroy(error as Error);
     throw error;
   }
 }

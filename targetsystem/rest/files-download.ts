@@ -6,7 +6,7 @@ import { stream, type Reply } from '#kernel/http/reply.js';
 import type { FileInfo, FileSpace } from '#xnjs/index.js';
 
 export const bytesType = 'application/octet-stream';
-export const mediaType = /^[\w.+-]{1,64}\/[\w.+-]{1,64}(?:\s*;[\x20-\x7e]{0,128})?$/;
+export const mediaType = /^[\w.+-]{1,64}\/[\w.+-]{1,64}(?:[ \t]*;[\x20-\x7e]{0,128})?$/;
 
 /** Times of files are told in seconds: one that has just changed may do so again unseen. */
 const settledMs = 2_000;

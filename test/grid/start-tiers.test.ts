@@ -208,8 +208,10 @@ describe('target systems that start from what runs or was saved', { skip: noMach
   });
 
   it('get one that runs already, with an identity of its own, over crashes of the server', async () => {
+    const ready = await told('a spare machine is ready');
+    const again = await told('a spare machine was found again');
     await configure({ spares });
-    await waitFor('a spare machine is ready', 1);
+    await waitFor('a spare machine is ready', ready + 1);
     const before = await certified();
     const first = await start({ cpuQuotaPercent: 90 });
     assert.deepEqual(first.start.tier, 'spare', first.start.reason);
@@ -223,10 +225,10 @@ describe('target systems that start from what runs or was saved', { skip: noMach
     assert.deepEqual([name, storedName], Array(2).fill(`vsite-${first.id.slice(0, 8)}`));
     assert.match(machineId!, /^[0-9a-f]{32}$/);
 
-    await waitFor('a spare machine is ready', 2);
+    await waitFor('a spare machine is ready', ready + 2);
     await grid.killServer();
     await grid.startServer();
-    await waitFor('a spare machine was found again', 1);
+    await waitFor('a spare machine was found again', again + 1);
     const claimed = await createTargetSystem(user, image, {});
     await grid.killServer(); // in the middle of it, or just after
     await grid.startServer();

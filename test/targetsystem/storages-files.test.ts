@@ -183,6 +183,9 @@ describe('files by REST', { timeout: 120_000 }, () => {
         });
         assert.deepEqual((await shown())['metadata'], { project: 'grid', year: '2026' });
         assert.ok(!(await contents(alice!, files())).some((name) => name.includes('metadata')));
+        await change({ metadata: { 'Content-Type': 'text/plain\n;a' } });
+        const bytes = await alice!('GET', files('/f'), asBytes);
+        assert.equal(bytes.headers['content-type'], 'application/octet-stream');
         assert.deepEqual(await change({ metadata: {} }), { metadata: 'OK' });
         assert.deepEqual((await shown())['metadata'], {});
         const missing = await alice!('PUT', files('/nope'), { body: { permissions: 'rwx' } });

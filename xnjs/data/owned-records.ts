@@ -53,6 +53,11 @@ export class OwnedRecords<R extends OwnedRecord> {
     return [...this.#records.values()];
   }
 
+  /** What was stored otherwise. */
+  show(record: R): void {
+    this.#records.set(record.id, record);
+  }
+
   find(id: string): R | undefined {
     return this.#records.get(id);
   }

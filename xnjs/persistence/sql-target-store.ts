@@ -197,6 +197,9 @@ function targetStore(tables: Tables): TargetStore {
         await removed.destroy({ where: { removedMs: old }, transaction });
       });
     },
+    async has(id) {
+      return (await database.sql('SELECT id FROM target_systems WHERE id = $1', [id])).length > 0;
+    },
     async wasRemoved(id) {
       return (await removed.findByPk(id)) !== null;
     },

@@ -24,7 +24,8 @@ export async function* chunksOf(
   let chunk: Buffer = Buffer.alloc(0);
   let gathered = 0;
   let given = false;
-  for await (const piece of source as AsyncIterable<Buffer | string>) {
+  const pieces = source.iterator({ destroyOnReturn: false }) as AsyncIterable<Buffer | string>;
+  for await (const piece of pieces) {
     let rest = typeof piece === 'string' ? Buffer.from(piece) : piece;
     while (rest.length > 0) {
       if (gathered + rest.length > chunk.length) chunk = grown(chunk, gathered, rest.length, size, memory); // prettier-ignore

@@ -1,3 +1,4 @@
+import { IncomingMessage } from 'node:http';
 import type { Readable } from 'node:stream';
 import { LendingStream } from '#kernel/net/lending-stream.js';
 import * as commands from '#tsi/protocol/commands.js';
@@ -114,7 +115,9 @@ export class FileContent {
       if (last === chunkBytes) await put({ bytes: none, memory: none });
       return written;
     } catch (error) {
-      source.destroy();
+      void gathered.return();
+      // a client's connection is still to carry the answer
+      if (!(source instanceof IncomingMessage)) source.destroy();
       throw error;
     }
   }

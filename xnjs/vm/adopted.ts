@@ -7,7 +7,7 @@ const adoptedForMs = 86_400_000;
 /** The record of a machine that the database did not know any more, from what its domain carries. */
 export function adopted(found: MarkedRecord, host: string, atMs: number): TargetSystem {
   const fact = 'found again: the database did not know it any more';
-  const { terminationMs } = found;
+  const { terminationMs, volumes } = found;
   return {
     ...found,
     host,
@@ -15,6 +15,8 @@ export function adopted(found: MarkedRecord, host: string, atMs: number): Target
     evidence: { source: 'server', fact, atMs },
     views: { agent: { says: 'down', fact, sinceMs: atMs } },
     boot: {},
+    // what the machine has written to them nobody knows any more
+    ...(volumes && { volumes: volumes.map((volume) => ({ ...volume, wasUsed: true })) }),
     // what was put off since may have been lost with the rest
     ...(terminationMs !== undefined && {
       terminationMs: Math.max(terminationMs, atMs + adoptedForMs),

@@ -55,6 +55,11 @@ export class Comparison {
     return this.#orphans.left;
   }
 
+  /** All hosts have told what they have, and none has its domain. */
+  isNowhere(id: string): boolean {
+    return this.#everywhere()?.has(id) === false;
+  }
+
   #isAt(id: string, seat: Seat): boolean {
     const record = this.#options.records.find(id);
     return record ? isSeatOf(seat, record) : this.#options.isKnown(id);
@@ -100,6 +105,8 @@ export class Comparison {
       const bound = [...started()].filter((id) => isSeatOf(seat, records.get(id)));
       const isAt = (id: string): boolean => this.#isAt(id, seat);
       const domains = await systems.hosts.of(seat).list(seat.driver, isAt);
+      // whatever other hosts do; not waited for: a pool that hangs holds up no news of machines
+      void systems.hosts.storageOf(seat)?.recheck();
       // how those are that run is told by looks, which know whether they hang
       for (const domain of domains)
         if (domain.state === 'stopped' && records.find(domain.id)) onDomain(domain, seat);
@@ -115,19 +122,27 @@ export class Comparison {
     }
   }
 
-  /** Files may belong to a machine of any host: nothing goes while one of them is silent. */
-  async #sweep(): Promise<void> {
-    const { records, require, systems, log } = this.#options;
-    const { hosts, networks, store } = systems;
+  /** Ids of all domains of ours; `undefined`: a host is silent. */
+  #everywhere(): ReadonlySet<string> | undefined {
+    const { hosts } = this.#options.systems;
     const seats = hosts.all.flatMap(({ name, drivers }) =>
       drivers.map((driver) => ({ host: name, driver })),
     );
     const present = new Set<string>();
     for (const seat of seats) {
       const there = this.#present.get(seatKey(seat));
-      if (!there || !hosts.isUp(seat)) return;
+      if (!there || !hosts.isUp(seat)) return undefined;
       for (const id of there) present.add(id);
     }
+    return present;
+  }
+
+  /** Files may belong to a machine of any host: nothing goes while one of them is silent. */
+  async #sweep(): Promise<void> {
+    const { records, require, systems, log } = this.#options;
+    const { hosts, networks, store } = systems;
+    const present = this.#everywhere();
+    if (!present) return;
     await this.#orphans.sweep(present);
     const isGone = async (id: string): Promise<boolean> =>
       !records.find(id) && !present.has(id) && (await store.wasRemoved(id));

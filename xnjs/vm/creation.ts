@@ -107,11 +107,12 @@ export class Creation {
       record = { ...draft, ...(card && { card }) };
       await records.save(record, siteChange('created', record), quotas);
     } catch (error) {
-      // of a failure of the database the next start tells whether it was stored
+      // of a failure of the database it tells later whether it was stored
       if (isRefusal(error)) await volumes?.release(record.id, true);
       throw error;
     } finally {
       networks?.settle(record.id);
+      volumes?.begun(record.id);
     }
     records.schedule(record.id);
     return record;

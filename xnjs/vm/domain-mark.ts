@@ -45,6 +45,7 @@ const MarkedRecord = z.object({
   volumes: z
     .array(z.looseObject({ name: z.string(), sizeMiB: z.number(), path: z.string() }))
     .optional(),
+  agentDisks: z.array(z.string()).optional(),
   imageParameters: z.record(z.string(), z.union([z.string(), z.number(), z.boolean()])).optional(),
 });
 export type MarkedRecord = Pick<
@@ -67,6 +68,7 @@ export type MarkedRecord = Pick<
   | 'cores'
   | 'imageParameters'
   | 'volumes'
+  | 'agentDisks'
 >;
 
 /** @param prefix of the namespace; without one, libvirt adds it */
@@ -82,7 +84,7 @@ export function markElement(
     return element(`${prefix}domain`, { ...xmlns, installation, owner: '', epoch, generation: 1 });
   const { id, ownerDn, image, parameters, driver, tags, jobId, acl } = system;
   const { createdMs, terminationMs, generation = 1, flavour, limits, countsFor, card } = system;
-  const { cores, imageParameters, volumes } = system;
+  const { cores, imageParameters, volumes, agentDisks } = system;
   const record: MarkedRecord = {
     ...{ id, ownerDn, image, parameters, driver, tags, createdMs, generation },
     ...(jobId !== undefined && { jobId }),
@@ -95,6 +97,7 @@ export function markElement(
     ...(cores && { cores }),
     ...(imageParameters && { imageParameters }),
     ...(volumes && { volumes }),
+    ...(agentDisks && { agentDisks }),
   };
   // not every character of a name or a tag is one of XML
   const owner = ownerDn.replace(/\p{C}/gu, '?');

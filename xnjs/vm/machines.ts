@@ -129,6 +129,11 @@ export class Machines implements AsyncDisposable {
     return this.#comparison.orphans;
   }
 
+  /** All hosts have told what they have, and none has its domain. */
+  isNowhere(id: string): boolean {
+    return this.#comparison.isNowhere(id);
+  }
+
   /** Writes on its domain what has changed of whose it is, should the database be lost. Never fails. */
   async mark(record: TargetSystem): Promise<void> {
     if (!this.#agents.find(record.id)) return;

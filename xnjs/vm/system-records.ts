@@ -19,6 +19,8 @@ export type SystemRecordsOptions = {
   readonly stopping: AbortSignal;
   /** Makes the world look like the record; repeated until it works. */
   readonly reconcile: (id: string) => Promise<void>;
+  /** One that was found again is about to be stored: what it has is its own. */
+  readonly onAdopt: (record: TargetSystem) => Promise<void>;
   /** The record is no more. */
   readonly onRemoved: (id: string) => void;
 };
@@ -133,6 +135,7 @@ export class SystemRecords {
     await this.#queue(found.id, async () => {
       if (this.#records.has(found.id)) return;
       const record = adopted(found, host, this.#options.clock.now());
+      await this.#options.onAdopt(record);
       await this.save(record, siteChange('created', record), []);
     });
     this.schedule(found.id);

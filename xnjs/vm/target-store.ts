@@ -13,6 +13,8 @@ export type TargetStore = {
    * @throws `QUOTA_EXCEEDED` nothing was stored, since one of them is not enough
    */
   save(system: TargetSystem, change?: SiteChange, quotas?: readonly Quota[]): Promise<void>;
+  /** Whether there is one, also where its storing was answered by a failure. */
+  has(id: string): Promise<boolean>;
   /** Whether there was such a target system, which has been removed since. */
   wasRemoved(id: string): Promise<boolean>;
   remove(system: Pick<TargetSystem, 'id' | 'ownerDn'>, change?: SiteChange): Promise<void>;

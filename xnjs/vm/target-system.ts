@@ -69,7 +69,16 @@ export type Start = { readonly tier: StartTier; readonly reason: string };
 /** What a machine is made of, whoever it is for. */
 export type MachineSpec = Pick<
   TargetSystem,
-  'id' | 'image' | 'parameters' | 'driver' | 'host' | 'card' | 'cores' | 'volumes'
+  | 'id'
+  | 'image'
+  | 'parameters'
+  | 'driver'
+  | 'host'
+  | 'card'
+  | 'cores'
+  | 'volumes'
+  | 'generation'
+  | 'setup'
 >;
 
 /** One target system and its virtual machine: the durable record. */
@@ -104,6 +113,8 @@ export type TargetSystem = {
   readonly imageParameters?: ImageParameters;
   /** Disks of its own beside that of its image; absent: none. */
   readonly volumes?: readonly MachineVolume[];
+  /** Digests of disks with our agent that its domain may have, on a host that they are copied to; absent: none. */
+  readonly agentDisks?: readonly string[];
   /** What came of giving its machine what it is to have; absent: it was not told yet, or has nothing to do. */
   readonly setup?: SetupReport;
   /** Why it is made from this image. */

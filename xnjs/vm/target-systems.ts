@@ -80,6 +80,7 @@ export class TargetSystems implements Targets, AsyncDisposable {
     const records = new SystemRecords({
       ...{ store: options.store, clock, log: this.#log, stopping },
       reconcile: (id) => this.#machines.reconcile(id),
+      onAdopt: async (record) => await this.volumes?.restore(record),
       onRemoved: (id) => {
         this.#meter?.forget(id);
         this.#unused?.forget(id);
@@ -162,6 +163,11 @@ export class TargetSystems implements Targets, AsyncDisposable {
         perUser: volumes.limits.perUser,
         largestMiB: volumes.limits.volumeMiB,
         quotasFor: (volume) => this.planner.quotasFor(volume),
+        targets: {
+          isKnown: (id) => this.#records.find(id) !== undefined,
+          isStored: (id) => this.#options.store.has(id),
+          isNowhere: (id) => this.#machines.isNowhere(id),
+        },
         require: async () => await lease?.require(),
         ...{ clock, log: this.#log },
       })
@@ -176,7 +182,7 @@ export class TargetSystems implements Targets, AsyncDisposable {
         ...{ records: this.#records, maxFrozenMs: this.#options.maxFrozenMs },
         ...{ freeze, end, clock: this.#options.clock },
       }),
-      ...(this.volumes ? [this.volumes.mortals()] : []),
+      ...(this.volumes ? [this.volumes.mortals(), this.volumes.unsettled()] : []),
       ...(unused
         ? [
             {

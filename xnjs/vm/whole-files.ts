@@ -1,5 +1,5 @@
 import { execFile } from 'node:child_process';
-import { rename, rm, stat } from 'node:fs/promises';
+import { link, rename, rm, stat } from 'node:fs/promises';
 import { promisify } from 'node:util';
 import { errorText } from '#kernel/errors.js';
 
@@ -36,9 +36,31 @@ export async function runTool(program: string, args: readonly string[]): Promise
   }
 }
 
-async function exists(path: string): Promise<boolean> {
-  return await stat(path).then(
-    () => true,
-    () => false,
-  );
+/** @throws what else than its absence there is to say: what cannot be looked at may be there. */
+export async function exists(path: string): Promise<boolean> {
+  try {
+    await stat(path);
+    return true;
+  } catch (error) {
+    if (hasCode(error, 'ENOENT')) return false;
+    throw error;
+  }
 }
+
+/** Of one file the same, by a hard link: what appears there meanwhile is not replaced. */
+export async function once(target: string, make: (draft: string) => Promise<void>): Promise<void> {
+  if (await exists(target)) return;
+  const draft = `${target}.new`;
+  await rm(draft, { force: true });
+  try {
+    await make(draft);
+    await link(draft, target).catch((error: unknown) => {
+      if (!hasCode(error, 'EEXIST')) throw error;
+    });
+  } finally {
+    await rm(draft, { force: true });
+  }
+}
+
+const hasCode = (error: unknown, code: string): boolean =>
+  error instanceof Error && 'code' in error && error.code === code;

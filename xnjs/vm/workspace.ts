@@ -14,13 +14,14 @@ import {
 } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import type { PartName } from '#imagerepo/contract.js';
-import { errorText } from '#kernel/errors.js';
+import { errorText, GridError } from '#kernel/errors.js';
 import { containerIds, containerRunDirectory, type DomainPaths } from './domain-xml.js';
 import { VmError } from './state.js';
 import { makeSeedDisk } from './context/seed-disk.js';
 import { MachineTokens } from './context/machine-tokens.js';
 import type { MachineContext } from './context/machine-context.js';
 import type { MachineSpec, TargetSystem } from './target-system.js';
+import { volumesOf } from './volumes/volume.js';
 import { VolumeFiles } from './volumes/volume-files.js';
 import { runTool, whole } from './whole-files.js';
 
@@ -94,10 +95,12 @@ export class Workspace {
     };
     try {
       const seed = await this.seed(system, context);
-      const { volumes = [] } = system;
+      const volumes = volumesOf(system);
       const paths = {
         ...base,
-        ...(volumes.length > 0 && { volumes: await this.volumes.prepare(volumes, directory) }),
+        ...(volumes.length > 0 && {
+          volumes: await this.volumes.prepare(volumes, directory, system.id),
+        }),
         ...(seed !== undefined && { seed }),
       };
       switch (system.image.metadata.format) {
@@ -294,7 +297,7 @@ async function requireOpenPath(path: string): Promise<void> {
 }
 
 function toVmError(cause: unknown, vmId: string): Error {
-  if (cause instanceof VmError) return cause;
+  if (cause instanceof GridError) return cause;
   const text = errorText(cause);
   if (/ENOSPC|No space left/.test(text))
     return new VmError(

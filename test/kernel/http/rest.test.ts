@@ -13,6 +13,7 @@ import { adminOnly, authenticated, everybody, operations } from '#kernel/http/op
 import { created, json, noContent, stream, text } from '#kernel/http/reply.js';
 import { createRestApp, mount, type Authenticate } from '#kernel/http/router.js';
 import { createLog } from '#kernel/log.js';
+import { LendingStream } from '#kernel/net/lending-stream.js';
 import { Scope } from '#kernel/scope.js';
 
 type Deps = { readonly greeting: string };
@@ -88,11 +89,13 @@ const things = [
     method: 'GET',
     path: '/fails/:how',
     summary: 'Fails',
-    input: z.strictObject({ how: z.enum(['known', 'unknown', 'halfway']) }),
+    input: z.strictObject({ how: z.enum(['known', 'unknown', 'halfway', 'header', 'at once']) }),
     policy: everybody,
     run: (_, { how }) => {
       if (how === 'known') throw new GridError('TSI_UNAVAILABLE', 'no TSI answers');
       if (how === 'unknown') throw new TypeError('secret detail');
+      if (how === 'header') return { ...json({}), headers: { 'content-type': 'text/plain\n;a' } };
+      if (how === 'at once') return stream(new LendingStream(() => refusedAtOnce()));
       return stream(Readable.from(halfOfIt()));
     },
   }),
@@ -114,6 +117,11 @@ async function* halfOfIt(): AsyncGenerator<string> {
   yield 'half';
   await Promise.resolve();
   throw new TypeError('secret detail');
+}
+
+async function* refusedAtOnce(): AsyncGenerator<Buffer, void, undefined> {
+  await Promise.reject(new GridError('FORBIDDEN', 'not yours'));
+  yield Buffer.alloc(0);
 }
 
 const byHeader: Authenticate = ({ headers }, response) => {
@@ -295,6 +303,13 @@ describe('operation records behind HTTP', () => {
       errors.map(({ reqId }) => reqId),
       ['id-1'],
     );
+  });
+
+  it('answer by an error where the answer cannot be given, and go on', async () => {
+    const headers = await ask('GET', '/rest/fails/header');
+    assert.deepEqual(headers.body, { errorMessage: 'internal server error', status: 500 });
+    const body = await ask('GET', '/rest/fails/at%20once');
+    assert.equal((body.body as { errorMessage: string }).errorMessage, 'not yours');
   });
 
   it('give a request an id of its own when the sender has none that is well formed', async () => {

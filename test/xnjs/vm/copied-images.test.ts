@@ -3,34 +3,55 @@ import { execFileSync, fork } from 'node:child_process';
 import { createHash, randomBytes } from 'node:crypto';
 import { once } from 'node:events';
 import { mkdirSync, statSync } from 'node:fs';
-import { mkdir, readFile, readdir, truncate, writeFile } from 'node:fs/promises';
+import { mkdir, readFile, readdir, rm, truncate, utimes, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import { Readable } from 'node:stream';
 import { after, before, describe, it } from 'node:test';
 import { systemClock as clock } from '#kernel/clock.js';
+import { GridError } from '#kernel/errors.js';
 import type { LibvirtClient } from '#kernel/libvirt/client.js';
 import { Volumes } from '#kernel/libvirt/volumes.js';
 import { silentLog as log } from '#kernel/log.js';
 import type { Database } from '#kernel/persistence/database.js';
 import { Scope } from '#kernel/scope.js';
 import { createSettingsStore } from '#xnjs/persistence/settings-store.js';
+import { Comparison } from '#xnjs/vm/comparison.js';
+import type { Host } from '#xnjs/vm/hosts/host.js';
+import { Hosts } from '#xnjs/vm/hosts/hosts.js';
 import { copiesIn } from '#xnjs/vm/hosts/open-hosts.js';
 import type { ImageFile } from '#xnjs/vm/hosts/storage/copied-images.js';
 import { HostStorage } from '#xnjs/vm/hosts/storage/host-storage.js';
+import type { Hypervisor } from '#xnjs/vm/hypervisor.js';
+import type { SystemRecords } from '#xnjs/vm/system-records.js';
+import type { TargetSystemsOptions } from '#xnjs/vm/target-systems-options.js';
 import { aDaemon, withoutLibvirtd } from '../../kernel/libvirt/daemon.js';
 import { nodeFlags, program } from '../../program.js';
+import { until } from '../job/rig.js';
 import { copiedImages, installationId, openSettings, prefix } from './copied-images-rig.js';
 import { anImageMetadata, aTargetSystem } from './samples.js';
 
 const mib = 1024 ** 2;
 
-/** How often, and how much, was sent. */
+/** How often, and how much, was sent; tells what is done. */
 class Counted extends Volumes {
   readonly uploads: number[] = [];
   onBytes: (sent: number) => void = () => undefined;
+  onRemove: (name: string) => void = () => undefined;
+  onDownload: () => void = () => undefined;
 
-  override async upload(...[name, source, at, options, told]: Parameters<Volumes['upload']>) {
+  override async remove(name: string) {
+    await super.remove(name);
+    this.onRemove(name);
+  }
+
+  override async *download(...args: Parameters<Volumes['download']>) {
+    this.onDownload();
+    yield* super.download(...args);
+  }
+
+  override async upload(...[name, open, at, options, told]: Parameters<Volumes['upload']>) {
     const index = this.uploads.push(0) - 1;
-    await super.upload(name, source, at, options, (bytes) => {
+    await super.upload(name, open, at, options, (bytes) => {
       this.uploads[index] = (this.uploads[index] ?? 0) + bytes;
       this.onBytes(this.uploads[index]);
       told?.(bytes);
@@ -143,6 +164,44 @@ describe('images that are copied to a host', { skip: withoutLibvirtd, timeout: 1
     assert.equal(images.usedBytes, 0);
   });
 
+  it('fail, and nothing else does, when the image is deleted while they wait', async () => {
+    const { path, database, volumes } = await aPool();
+    const images = await copiedImages(database, volumes);
+    const file = await aFile(mib);
+    await rm(file.path);
+    const text = 'its image was deleted before it was on host north';
+    await assert.rejects(images.copy(file), { code: 'IMAGE_UNKNOWN', message: text });
+    assert.deepEqual(await readdir(path), []);
+    assert.equal(images.usedBytes, 0);
+    let opened = 0;
+    const open = (): Readable => Readable.from([Buffer.alloc(++opened)]);
+    const { signal } = new AbortController();
+    await assert.rejects(volumes.upload('none', open, 0, { signal }), {
+      code: 'HYPERVISOR_FAILED',
+    });
+    assert.equal(opened, 0, 'no file is opened that nobody would close');
+  });
+
+  it('stay as long as nobody has found them wrong: machines may be upon them', async () => {
+    const { path, database, volumes } = await aPool();
+    const images = await copiedImages(database, volumes);
+    const file = await aFile(mib);
+    const whole = await images.copy(file);
+    await utimes(whole, 1, 1);
+    assert.equal(await images.find(file), undefined, 'it is to be read again');
+    volumes.onDownload = () => {
+      throw new GridError('HYPERVISOR_FAILED', 'Input/output error');
+    };
+    await assert.rejects(images.copy(file), { code: 'HYPERVISOR_FAILED' });
+    assert.deepEqual(await readdir(path), [nameOf(file)]);
+    const narrow = await copiedImages(database, volumes, { maxBytes: mib - 1 });
+    await assert.rejects(narrow.copy(file), { code: 'STORAGE_FULL' });
+    assert.deepEqual(await readdir(path), [nameOf(file)]);
+    volumes.onDownload = () => undefined;
+    assert.equal(await images.copy(file), whole);
+    assert.deepEqual(volumes.uploads, [mib], 'reading was enough');
+  });
+
   it('leave nothing when the disk of the host gets full meanwhile', async () => {
     const { path, database, volumes } = await aPool((mountPoint) => mountSmall(mountPoint, 128));
     const images = await copiedImages(database, volumes);
@@ -192,6 +251,20 @@ describe('images that are copied to a host', { skip: withoutLibvirtd, timeout: 1
     assert.equal(images.count, 3);
     const names = await volumes.list(prefix);
     assert.deepEqual(names.sort(), [a, b, d].map(nameOf).sort());
+  });
+
+  it('stay when a machine is to be made of them while others go', async () => {
+    const { database, volumes } = await aPool();
+    const [a, b, large] = await Promise.all([aFile(mib), aFile(mib), aFile(2 * mib)]);
+    const used = new Set<string>();
+    const images = await copiedImages(database, volumes, {
+      ...{ maxBytes: 2 * mib, inUse: () => new Set(used) },
+    });
+    for (const file of [a, b]) await images.copy(file);
+    volumes.onRemove = () => void used.add(b.sha256);
+    await assert.rejects(images.copy(large), { code: 'STORAGE_FULL', message: /1 MiB too little/ });
+    assert.deepEqual(await volumes.list(prefix), [nameOf(b)]);
+    assert.ok(images.has(b.sha256));
   });
 
   const removed = 'aaaaaaaa-1111-4222-8333-444444444444';
@@ -263,6 +336,29 @@ describe('images that are copied to a host', { skip: withoutLibvirtd, timeout: 1
     assert.deepEqual((await volumes.list('')).sort(), [...others, nameOf(file)].sort());
   });
 
+  /** Of two hosts without machines, of which the other is away. */
+  function comparisonOf(storage: HostStorage): Comparison {
+    const none = {
+      drivers: ['qemu'],
+      labels: [],
+      drain: false,
+      capacity: {},
+      reserved: {},
+    } as const;
+    const hypervisor = (available: string[]) =>
+      ({ available: () => available, list: () => Promise.resolve([]) }) as unknown as Hypervisor;
+    const all: Host[] = [
+      { ...none, name: 'north', hypervisor: hypervisor(['qemu']), storage },
+      { ...none, name: 'south', hypervisor: hypervisor([]) },
+    ];
+    return new Comparison({
+      systems: { hosts: new Hosts({ hosts: all, log }), clock, log } as TargetSystemsOptions,
+      ...{ records: {} as unknown as SystemRecords, isKnown: () => false, started: () => [] },
+      ...{ onDomain: () => undefined, require: () => Promise.resolve(), log },
+      stopping: new AbortController().signal,
+    });
+  }
+
   it('are not to be had without the pool, which is told', async () => {
     const { database } = await aPool();
     const path = join(daemon.stateDir, 'nowhere');
@@ -272,7 +368,8 @@ describe('images that are copied to a host', { skip: withoutLibvirtd, timeout: 1
     assert.equal(storage.status.problem, 'there is no storage pool nowhere');
     const xml = `<pool type='dir'><name>nowhere</name><target><path>${path}</path></target></pool>`;
     await client.call('storage_pool_create_xml', { xml, flags: 0 });
-    await storage.sweep(() => Promise.resolve(false), true);
-    assert.equal(storage.status.problem, undefined, 'as soon as it is there');
+    await comparisonOf(storage).compare({ host: 'north', driver: 'qemu' });
+    const isWell = () => storage.status.problem === undefined;
+    await until('it is found, though another host is away', isWell);
   });
 });

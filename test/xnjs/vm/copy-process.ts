@@ -13,11 +13,11 @@ import { copiedImages, openSettings } from './copied-images-rig.js';
 const [directory = '', uri = '', pool = '', path = '', sha256 = ''] = process.argv.slice(2);
 
 class Held extends Volumes {
-  override async upload(...[name, source, atBytes, options]: Parameters<Volumes['upload']>) {
+  override async upload(...[name, open, atBytes, options]: Parameters<Volumes['upload']>) {
     const half = size / 2;
     const held = async function* () {
       let sent = 0;
-      for await (const chunk of source as AsyncIterable<Buffer>) {
+      for await (const chunk of open() as AsyncIterable<Buffer>) {
         if (sent >= half) {
           process.send?.('held');
           await new Promise(() => undefined);
@@ -26,7 +26,7 @@ class Held extends Volumes {
         yield chunk;
       }
     };
-    await super.upload(name, Readable.from(held()), atBytes, options);
+    await super.upload(name, () => Readable.from(held()), atBytes, options);
   }
 }
 

@@ -60,6 +60,16 @@ describe('the host of a new machine', () => {
       /only one/,
     ],
     [
+      'that whose own cores are less in use, where it is to have some',
+      [
+        host('a', { used: busy, ownCores: { all: 4, free: [4, 5, 6, 7] } }),
+        host('b', { ownCores: { all: 4, free: [6, 7] } }),
+      ],
+      { isPinned: true },
+      'a',
+      /most room/,
+    ],
+    [
       'not one that has no files of ours, where there are volumes',
       [host('a', { hasOwnStorage: true }), host('b', { used: busy })],
       { sharedOnly: 'volumes' },
@@ -193,6 +203,32 @@ describe('the host of a new machine', () => {
     records.pop();
     assert.deepEqual(another().cores, [2, 3]);
     assert.equal(hosts.sharedCores(shared), '0,1');
+  });
+
+  it('has two kinds of cores, of which each machine counts on its own kind', () => {
+    const records: TargetSystem[] = [];
+    const hypervisor = { available: () => ['qemu'] } as unknown as Hypervisor; // asked for this only
+    const pinning = PinningConfig.parse({ own: '8-15', others: '0-7' });
+    const about = { name: 'local', drivers: ['qemu'], labels: [], drain: false } as const;
+    const room = { capacity: { cores: 16 }, reserved: {} };
+    const all = [{ ...about, ...room, hypervisor, pinning }];
+    const places = new HostPlacement({
+      hosts: new Hosts({ hosts: all, log: silentLog }),
+      records: () => records,
+    });
+    const image = { id: 'i', metadata: anImageMetadata(), parts: {} };
+    const shared = aTargetSystem({ image, parameters: { cpus: 4, memoryMiB: 384 } });
+    const pinned = aTargetSystem({ image, parameters: { ...shared.parameters, pinned: true } });
+    for (const id of ['1', '2']) places.hold(id, shared, undefined);
+    const third = () => places.hold('3', shared, undefined);
+    assert.throws(third, { code: 'LIMIT_REACHED', message: /4 asked for, 0 of 8 free/ });
+    const first = places.hold('4', pinned, undefined);
+    records.push({ ...pinned, id: '4', cores: first.cores! });
+    first.release();
+    assert.deepEqual(places.hold('5', pinned, undefined).cores, [12, 13, 14, 15]);
+    const more = () => places.hold('6', pinned, undefined);
+    assert.throws(more, { code: 'LIMIT_REACHED', message: /alone: 4 asked for, 0 of 8 free/ });
+    assert.equal(places.used('local').cores, 16, 'what operators see is all of it');
   });
 
   it('is asked for by labels in a list, or a text with commas', () => {

@@ -130,6 +130,26 @@ describe('the seed disk of a machine', () => {
     });
   });
 
+  it('makes no file system on a volume that somebody has had', () => {
+    const volumes = [
+      { name: 'data', sizeMiB: 1, path: '/data' },
+      { name: 'old', sizeMiB: 1, path: '/mnt/old', wasUsed: true },
+    ] as const;
+    const configOf = (generation?: number) => {
+      const machine = { ...system(), ...(generation !== undefined && { generation }) };
+      const { 'user-data': text } = seedFiles(machine, { ...context, volumes });
+      return parse(partsOf(text)[1] ?? '') as {
+        fs_setup?: { device: string }[];
+        mounts: unknown[];
+      };
+    };
+    const both = configOf();
+    assert.deepEqual(both.fs_setup?.map(({ device }) => device), ['/dev/disk/by-id/virtio-data']); // prettier-ignore
+    assert.equal(both.mounts.length, 2);
+    const next = configOf(2);
+    assert.deepEqual([next.fs_setup, next.mounts.length], [undefined, 2]);
+  });
+
   it('and that of the agent are read-only disks of the domain', () => {
     const paths = { console: '/c', kernel: '/k', initrd: '/i', agentSocket: '/s' };
     const xml = domainXml(system(), { ...paths, seed: '/seed', agentDisk: '/agent' }, 'x');

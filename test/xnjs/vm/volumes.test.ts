@@ -1,16 +1,27 @@
 import assert from 'node:assert/strict';
-import { existsSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import {
+  existsSync,
+  lstatSync,
+  mkdirSync,
+  rmdirSync,
+  rmSync,
+  statSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs';
 import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
 import { silentLog as log } from '#kernel/log.js';
 import { openDatabase, type Database } from '#kernel/persistence/database.js';
 import { migrate } from '#kernel/persistence/migrate.js';
 import { Scope } from '#kernel/scope.js';
-import { systemClock } from '#kernel/clock.js';
 import { createTargetStore, targetMigrations } from '#xnjs/persistence/sql-target-store.js';
 import { jobMigrations } from '#xnjs/persistence/job-models.js';
 import { createVolumeStore } from '#xnjs/persistence/sql-volume-store.js';
 import { domainXml } from '#xnjs/vm/domain-xml.js';
+import { GridError } from '#kernel/errors.js';
+import { Reaper } from '#xnjs/reaper.js';
+import { Creation, type CreationOptions } from '#xnjs/vm/creation.js';
 import type { Quota } from '#xnjs/vm/placement/quota.js';
 import type { TargetSystem } from '#xnjs/vm/target-system.js';
 import { jobVariables, setupOf } from '#xnjs/vm/context/machine-setup.js';
@@ -20,6 +31,8 @@ import { VolumeFiles } from '#xnjs/vm/volumes/volume-files.js';
 import type { MachineVolume, Volume } from '#xnjs/vm/volumes/volume.js';
 import { readVolumes } from '#xnjs/vm/volumes/volume-wish.js';
 import { Volumes } from '#xnjs/vm/volumes/volumes.js';
+import { Workspace } from '#xnjs/vm/workspace.js';
+import { ShiftedClock } from '../../targetsystem/shifted-clock.js';
 import { scratch } from '../job/rig.js';
 import { anImageMetadata, aTargetSystem } from './samples.js';
 
@@ -109,12 +122,25 @@ describe('volumes that outlive machines', () => {
   });
   after(() => scope.close());
 
+  const clock = new ShiftedClock();
+  /** Else they have told that they have no domain of ours. */
+  let areAllSilent = false;
+  const reap = async (volumes: Volumes): Promise<void> => {
+    await new Reaper({ clock, log, intervalMs: 1_000 }, volumes.unsettled()).reap();
+  };
+
   /** As a server finds them that has just started. */
   const open = async (systems: readonly TargetSystem[] = []): Promise<Volumes> => {
+    const ids = new Set(systems.map(({ id }) => id));
     const volumes = new Volumes({
+      targets: {
+        isKnown: (id) => ids.has(id),
+        isStored: (id) => createTargetStore(database).has(id),
+        isNowhere: () => !areAllSilent,
+      },
       store: createVolumeStore(database),
       files: new VolumeFiles(join(directory, 'volumes')),
-      ...{ perUser: 3, largestMiB: 200, quotasFor: () => quotas, clock: systemClock, log },
+      ...{ perUser: 3, largestMiB: 200, quotasFor: () => quotas, clock, log },
       require: () => Promise.resolve(),
     });
     await volumes.load(systems);
@@ -123,8 +149,8 @@ describe('volumes that outlive machines', () => {
   const fileOf = (id: string): string => join(directory, 'volumes', `${id}.raw`);
   const machineWith = (volume: Partial<MachineVolume> & { readonly volumeId: string }) =>
     aTargetSystem({ volumes: [{ name: 'data', sizeMiB: 10, path: '/mnt/data', ...volume }] });
-  const prepare = async ({ volumes = [] }: TargetSystem): Promise<void> => {
-    await new VolumeFiles(join(directory, 'volumes')).prepare(volumes, directory);
+  const prepare = async ({ id, volumes = [] }: TargetSystem): Promise<void> => {
+    await new VolumeFiles(join(directory, 'volumes')).prepare(volumes, directory, id);
   };
   const empty = async (): Promise<void> => {
     const volumes = await open();
@@ -171,6 +197,30 @@ describe('volumes that outlive machines', () => {
     await empty();
   });
 
+  it('are never replaced by an empty disk: not when nobody can tell, nor for the next machine', async () => {
+    const { id } = aTargetSystem();
+    const first = machineWith({ volumeId: id });
+    mkdirSync(join(directory, 'volumes'), { recursive: true });
+    symlinkSync(fileOf(id), fileOf(id));
+    await assert.rejects(prepare(first), { code: 'ELOOP' });
+    assert.ok(lstatSync(fileOf(id)).isSymbolicLink());
+    rmSync(fileOf(id));
+    const files = new Workspace(directory);
+    const parts = { kernel: join(directory, 'db.sqlite'), initrd: join(directory, 'db.sqlite') };
+    for (const later of [{ generation: 2 }, { setup: { volumes: [] } }]) {
+      const machine = { ...first, ...later };
+      await assert.rejects(files.prepare(machine, parts), {
+        code: 'NOT_FOUND',
+        message: /is gone/,
+      });
+      assert.deepEqual(setupOf(machine)?.volumes.map(({ isNew }) => isNew), [false]); // prettier-ignore
+    }
+    await files.prepare(first, parts);
+    await files.prepare({ ...first, generation: 2 }, parts);
+    await new VolumeFiles(join(directory, 'volumes')).remove(id);
+    await files.remove(id);
+  });
+
   it('leave nothing where the target system that they are made with does not come to be', async () => {
     const volumes = await open();
     const { id: taken } = await volumes.create({ ownerDn, name: 'taken', sizeMiB: 1 });
@@ -211,6 +261,85 @@ describe('volumes that outlive machines', () => {
     await open();
     assert.ok(!existsSync(fileOf(id)));
     assert.deepEqual(await store.all(), []);
+  });
+
+  it('are removed by the reaper where their removal has failed', async () => {
+    const volumes = await open();
+    const { id } = await volumes.create({ ownerDn, name: 'data', sizeMiB: 1 });
+    mkdirSync(fileOf(id), { recursive: true });
+    await assert.rejects(volumes.destroy(id), { code: 'ERR_FS_EISDIR' });
+    await reap(volumes);
+    assert.equal((await createVolumeStore(database).all()).length, 1);
+    rmdirSync(fileOf(id));
+    await reap(volumes);
+    assert.deepEqual(await createVolumeStore(database).all(), []);
+    assert.deepEqual([...volumes.records.all()], []);
+  });
+
+  it('are free, or gone, soon after their target system could not be stored, if it was not', async () => {
+    const volumes = await open();
+    const { id: taken } = await volumes.create({ ownerDn, name: 'taken', sizeMiB: 1 });
+    const names = ['new', 'taken'];
+    const plan = {
+      ...{ image: aTargetSystem().image, newVolumes: [kept.id], quotas: [] },
+      volumes: [kept.id, taken].map((volumeId, at) => ({ name: names[at]!, sizeMiB: 1, path: `/mnt/${names[at]}`, volumeId })), // prettier-ignore
+    };
+    let isStored = false;
+    // fakes beside the volumes
+    const creation = new Creation({
+      ...{ volumes, log, systems: { clock }, planner: { plan: () => Promise.resolve(plan) } },
+      places: { hold: () => ({ release: () => undefined }) },
+      records: {
+        save: async (record: TargetSystem) => {
+          if (isStored) await createTargetStore(database).save(record);
+          throw new GridError('DATABASE_UNAVAILABLE', 'the answer was lost');
+        },
+      },
+    } as unknown as CreationOptions);
+    const fail = async (): Promise<void> => {
+      const wish = { ownerDn, image: 'i', parameters: {}, tags: [] };
+      await assert.rejects(creation.create(wish), { code: 'DATABASE_UNAVAILABLE' });
+      await reap(volumes);
+      assert.ok(volumes.records.get(taken).attachedTo, 'it may be stored yet');
+      clock.advance(60_000);
+      await reap(volumes);
+    };
+    await fail();
+    assert.equal(volumes.records.get(taken).attachedTo, undefined);
+    assert.equal(volumes.records.find(kept.id), undefined);
+    isStored = true;
+    await fail();
+    const id = volumes.records.get(taken).attachedTo!;
+    assert.equal(volumes.records.get(kept.id).attachedTo, id);
+    await createTargetStore(database).remove({ id, ownerDn });
+    await reap(volumes);
+    await empty();
+  });
+
+  it('are the machine’s that has them, though the database is older than that', async () => {
+    const volumes = await open();
+    const { id } = await volumes.create({ ownerDn, name: 'data', sizeMiB: 1 });
+    const machine = machineWith({ volumeId: id });
+    const other = { ...machine, id: '00000000-0000-4000-8000-000000000003' };
+    await prepare(machine);
+    // before anybody has looked, too
+    await assert.rejects(volumes.destroy(id), { code: 'CONFLICT' });
+    await assert.rejects(volumes.attach(other, []), { code: 'CONFLICT' });
+    await assert.rejects(prepare(other), { code: 'CONFLICT' });
+    areAllSilent = true;
+    const restored = await open([other]);
+    await reap(restored);
+    assert.equal(restored.records.get(id).attachedTo, machine.id);
+    await restored.release(other.id);
+    await assert.rejects(restored.destroy(id), { code: 'CONFLICT' });
+    areAllSilent = false;
+    await reap(restored);
+    const { attachedTo, wasUsed } = restored.records.get(id);
+    assert.deepEqual([attachedTo, wasUsed], [undefined, true]);
+    await prepare(other);
+    await restored.restore(other);
+    await restored.release(other.id);
+    await empty();
   });
 
   it('belong to a machine that has them, though the database has lost them', async () => {

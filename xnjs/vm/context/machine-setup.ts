@@ -1,19 +1,17 @@
 import type { MachineSetup, SetupReport } from '#tsi/protocol/machine-setup.js';
 import { parameterVariables } from '../image-parameters.js';
 import type { TargetSystem } from '../target-system.js';
-import type { MachineVolume } from '../volumes/volume.js';
+import { volumesOf, type MachineVolume } from '../volumes/volume.js';
 
 /** What a machine is told to do for its owner before jobs run there (ADR 040); `undefined`: nothing. */
 export function setupOf(record: TargetSystem): MachineSetup | undefined {
   const variables = parameterVariables(record.imageParameters);
-  const { volumes: own = [], image, setup } = record;
+  const own = volumesOf(record);
   if (Object.keys(variables).length === 0 && own.length === 0) return undefined;
   const volumes = own.map(({ name, path, wasUsed = false }) => ({
-    ...{ serial: name, path },
-    // what a machine was told of once may have been used since
-    isNew: !wasUsed && setup?.volumes.some(({ serial }) => serial === name) !== true,
+    ...{ serial: name, path, isNew: !wasUsed },
   }));
-  return { variables, login: image.metadata.tsi.login, volumes };
+  return { variables, login: record.image.metadata.tsi.login, volumes };
 }
 
 /** Of the environment of all jobs there. */

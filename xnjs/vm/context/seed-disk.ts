@@ -3,7 +3,7 @@ import { join } from 'node:path';
 import { stringify } from 'yaml';
 import type { MachineSpec, TargetSystem } from '../target-system.js';
 import { runTool, whole } from '../whole-files.js';
-import type { MachineVolume } from '../volumes/volume.js';
+import { volumesOf, type MachineVolume } from '../volumes/volume.js';
 import { agentScript } from './agent-script.js';
 import type { MachineContext } from './machine-context.js';
 import { deviceOf } from './machine-setup.js';
@@ -48,10 +48,10 @@ export async function makeSeedDisk(
 
 /** By name, as NoCloud wants them. */
 export function seedFiles(
-  { image: { metadata } }: Pick<MachineSpec, 'image'>,
+  system: Pick<MachineSpec, 'image' | 'generation' | 'setup'>,
   { name, hostName, token, own, variables, volumes }: MachineContext,
 ): Record<'meta-data' | 'user-data' | 'network-config', string> {
-  const { tsi, contextualisation } = metadata;
+  const { tsi, contextualisation } = system.image.metadata;
   const hasNetwork = tsi.transport === 'tcp';
   return {
     'meta-data': stringify({
@@ -70,18 +70,31 @@ export function seedFiles(
         type: 'text/cloud-boothook',
         text: agentScript({ name, token, tsi, contextualisation, variables }),
       },
-      ...(volumes ? [{ type: 'text/cloud-config', text: mounts(volumes, tsi.login) }] : []),
+      ...(volumes
+        ? [
+            {
+              type: 'text/cloud-config',
+              text: mounts(volumesOf({ ...system, volumes }), tsi.login),
+            },
+          ]
+        : []),
       ...(own?.userData === undefined ? [] : [{ type: 'text/plain', text: own.userData }]),
     ]),
   };
 }
 
-/** As our agent would: a file system only where there is none, and nothing on it gets rights. */
+/**
+ * Nothing on a volume gets rights. A file system is made on what nobody has had: cloud-init looks for what it knows,
+ * and would make one over data that are their own format.
+ */
 function mounts(volumes: readonly MachineVolume[], login: string): string {
+  const blank = volumes.filter(({ wasUsed }) => wasUsed !== true);
   const config = {
-    fs_setup: volumes.map(({ name }) => ({
-      ...{ device: deviceOf(name), filesystem: 'ext4', overwrite: false },
-    })),
+    ...(blank.length > 0 && {
+      fs_setup: blank.map(({ name }) => ({
+        ...{ device: deviceOf(name), filesystem: 'ext4', overwrite: false },
+      })),
+    }),
     mounts: volumes.map(({ name, path }) => [
       ...[deviceOf(name), path, 'auto', 'nosuid,nodev,nofail', '0', '0'],
     ]),

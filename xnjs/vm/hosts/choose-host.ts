@@ -32,9 +32,9 @@ export type HostView = {
   readonly hasOwnStorage?: boolean;
   /** `undefined`: not known yet. */
   readonly room: Room | undefined;
-  /** What the machines there hold, whatever their state. */
+  /** What the machines there hold, whatever their state; `cores`: those of machines that share. */
   readonly used: Load;
-  /** Cores that machines may have for themselves there, and those of them that none has. */
+  /** Cores that machines may have for themselves there, which no others run on, and those of them that none has. */
   readonly ownCores: { readonly all: number; readonly free: readonly number[] };
   /** A machine made there need not wait for its image, or finds it in the host's memory. */
   readonly hasImage: boolean;
@@ -108,21 +108,26 @@ function unfit(view: HostView, demand: Demand): string | undefined {
   if (!view.isLocal && demand.localOnly !== undefined) return demand.localOnly;
   if (view.hasOwnStorage && demand.sharedOnly !== undefined) return demand.sharedOnly;
   if (!view.room) return 'what it has is not known yet';
-  const lacks = [...shortages(view.room, view.used, demand), ...ownShortage(view, demand)];
+  const lacks = [...shortages(view, demand), ...ownShortage(view, demand)];
   return lacks.length === 0 ? undefined : lacks.join(', ');
 }
 
-function shortages(room: Room, used: Load, demand: Demand): string[] {
+function shortages(view: HostView, demand: Demand): string[] {
+  const { room = {}, used } = view;
   const rows = [
-    ['cores', demand.cpus],
-    ['memoryMiB', demand.memoryMiB],
-    ['diskMiB', demand.diskMiB],
+    ['cores', demand.isPinned ? 0 : demand.cpus, sharedCores(view)],
+    ['memoryMiB', demand.memoryMiB, room.memoryMiB],
+    ['diskMiB', demand.diskMiB, room.diskMiB],
   ] as const;
-  return rows.flatMap(([name, asked]) => {
-    const has = room[name];
+  return rows.flatMap(([name, asked, has]) => {
     if (has === undefined || asked === 0 || used[name] + asked <= has) return [];
     return [`${name}: ${asked} asked for, ${Math.max(0, has - used[name])} of ${has} free`];
   });
+}
+
+/** For machines that have none of their own. */
+function sharedCores({ room, ownCores }: HostView): number | undefined {
+  return room?.cores === undefined ? undefined : Math.max(0, room.cores - ownCores.all);
 }
 
 function ownShortage({ ownCores }: HostView, { isPinned, cpus }: Demand): string[] {
@@ -132,11 +137,14 @@ function ownShortage({ ownCores }: HostView, { isPinned, cpus }: Demand): string
 }
 
 /** Of what is scarcest there, with the machine: 1 is full. Without a bound it is never loaded. */
-function loadOf({ room = {}, used }: HostView, { cpus, memoryMiB }: Demand): number {
+function loadOf(view: HostView, { cpus, memoryMiB, isPinned }: Demand): number {
+  const { room = {}, used, ownCores } = view;
   const share = (has: number | undefined, takes: number): number =>
     has === undefined || has === 0 ? 0 : takes / has;
   return Math.max(
-    share(room.cores, used.cores + cpus),
+    isPinned
+      ? share(ownCores.all, ownCores.all - ownCores.free.length + cpus)
+      : share(sharedCores(view), used.cores + cpus),
     share(room.memoryMiB, used.memoryMiB + memoryMiB),
   );
 }

@@ -125,14 +125,7 @@ export class HostPlacement {
 
   /** What the machines of a host take together. */
   used(host: string): Load {
-    const sum = { cores: 0, memoryMiB: 0, diskMiB: 0 };
-    for (const { amounts, host: its } of this.#taken()) {
-      if (its !== host) continue;
-      sum.cores += amounts.cpus;
-      sum.memoryMiB += amounts.memoryMiB;
-      sum.diskMiB += amounts.diskMiB;
-    }
-    return sum;
+    return sumOf([...this.#taken()].filter((each) => each.host === host));
   }
 
   /** A connection is given up only after a while: what is told of its machines is quicker. */
@@ -152,6 +145,9 @@ export class HostPlacement {
     const { hosts } = this.#options;
     const { name, hypervisor, labels, storage } = host;
     const problem = storage?.status.problem;
+    const there = taken.filter((each) => each.host === name);
+    const own = host.pinning?.own ?? [];
+    const isSharing = ({ cores }: Taken): boolean => !cores?.every((core) => own.includes(core));
     return {
       ...{ name, labels },
       drivers: hypervisor.available().filter((driver) => !this.isSilent({ host: name, driver })),
@@ -159,11 +155,11 @@ export class HostPlacement {
       isLocal: name === localHost,
       hasOwnStorage: storage !== undefined,
       room: hosts.roomOf(host),
-      used: this.used(name),
+      used: { ...sumOf(there), cores: sumOf(there.filter(isSharing)).cores },
       ownCores: this.#ownCores(host),
       hasImage: storage
         ? storage.hasImage(image)
-        : taken.some((each) => each.host === name && each.imageId === image.id),
+        : there.some(({ imageId }) => imageId === image.id),
       ...(problem !== undefined && { problem: `its storage pool: ${problem}` }),
     };
   }
@@ -180,10 +176,24 @@ export class HostPlacement {
   /** Machines that failed are gone; those on disk, and of hosts that are silent, come back to where they were. */
   *#taken(): Iterable<Taken> {
     for (const record of this.#options.records())
-      if (record.state !== 'FAILED' && !this.#held.has(record.id))
-        yield { host: record.host, imageId: record.image.id, amounts: whenRunning(record) };
+      if (record.state !== 'FAILED' && !this.#held.has(record.id)) yield takenBy(record);
     yield* this.#held.values();
   }
+}
+
+function takenBy(record: TargetSystem): Taken {
+  const { host, image, cores } = record;
+  return { host, imageId: image.id, amounts: whenRunning(record), cores };
+}
+
+function sumOf(taken: readonly Taken[]): Load {
+  const sum = { cores: 0, memoryMiB: 0, diskMiB: 0 };
+  for (const { amounts } of taken) {
+    sum.cores += amounts.cpus;
+    sum.memoryMiB += amounts.memoryMiB;
+    sum.diskMiB += amounts.diskMiB;
+  }
+  return sum;
 }
 
 /** On a quota what is parked counts as disk only; its host has to take it back whole. */

@@ -2,7 +2,7 @@ import { stat } from 'node:fs/promises';
 import { imageFormats, type PartName } from '#imagerepo/contract.js';
 import { digestOf, type MachineFiles } from '../hosts/storage/host-storage.js';
 import { VmError } from '../state.js';
-import type { MachineSpec } from '../target-system.js';
+import type { MachineSpec, TargetSystem } from '../target-system.js';
 import type { TargetSystemsOptions } from '../target-systems-options.js';
 
 export type ImageParts = {
@@ -50,6 +50,18 @@ export async function copyable(
   );
   const agentDisk = agentDiskOf(machine, options);
   return { parts, ...(agentDisk !== undefined && { agentDisk: await digested(agentDisk) }) };
+}
+
+/** With the disk that its next domain gets; one that is there may have that of before. */
+export async function withAgentDisk(
+  record: TargetSystem,
+  options: Pick<TargetSystemsOptions, 'agentDisk'>,
+): Promise<TargetSystem> {
+  const path = agentDiskOf(record, options);
+  const { agentDisks = [] } = record;
+  const sha256 = path !== undefined && (await digested(path)).sha256;
+  if (sha256 === false || agentDisks.includes(sha256)) return record;
+  return { ...record, agentDisks: [...agentDisks, sha256] };
 }
 
 const digests = new Map<string, Promise<string>>();

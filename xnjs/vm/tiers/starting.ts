@@ -14,7 +14,7 @@ import type { SystemRecords } from '../system-records.js';
 import { bootBaseMs, type TargetSystem } from '../target-system.js';
 import type { TargetSystemsOptions } from '../target-systems-options.js';
 import { needsIdentity } from './identity.js';
-import { copyable, fetchParts } from './image-files.js';
+import { copyable, fetchParts, withAgentDisk } from './image-files.js';
 import type { SparePool } from './spare-pool.js';
 import { startDomain } from './start-domain.js';
 import type { Templates } from './templates.js';
@@ -66,8 +66,9 @@ export class Starting {
     await this.#makeRoom(cleared);
     if (cleared.generation !== undefined) await hosts.of(cleared).removeOlder(cleared);
     const storage = hosts.storageOf(cleared);
-    if (storage && !(await this.#fetching.isThere(cleared, storage))) return undefined;
-    const { record, context } = await this.#withContext(cleared);
+    const told = storage ? await this.#withAgentDisk(cleared) : cleared;
+    if (storage && !(await this.#fetching.isThere(told, storage))) return undefined;
+    const { record, context } = await this.#withContext(told);
     const { definedMs, isFetched } = await startDomain(
       record,
       record.ownerDn,
@@ -82,6 +83,13 @@ export class Starting {
     };
     const start = record.start && isFetched && { ...record.start, tier: 'fetch' as const };
     return { ...record, boot, ...(start && { start }) };
+  }
+
+  /** Stored before it is copied: from then on it is in use there. */
+  async #withAgentDisk(record: TargetSystem): Promise<TargetSystem> {
+    const next = await withAgentDisk(record, this.#options);
+    if (next !== record) await this.#options.records.save(next);
+    return next;
   }
 
   /** What its machine is told of itself; what of that proves it stands in the record before anybody has it. */

@@ -1,3 +1,4 @@
+import type { TargetSystem } from '../target-system.js';
 import type { OwnedRecord } from '../../data/owned-records.js';
 import type { CountsFor } from '../placement/quota.js';
 
@@ -29,6 +30,16 @@ export type Volume = OwnedRecord & {
   /** On whose quota it counts, beside its owner's and the site's. */
   readonly countsFor?: CountsFor;
 };
+
+/** Those of a machine. What was made for an earlier one of it, or that it has told of, is not made again. */
+export function volumesOf({
+  volumes = [],
+  generation = 1,
+  setup,
+}: Pick<TargetSystem, 'volumes' | 'generation' | 'setup'>): readonly MachineVolume[] {
+  if (generation === 1 && !setup) return volumes;
+  return volumes.map((volume) => ({ ...volume, wasUsed: true }));
+}
 
 /** What goes with its machine; the others count by themselves. */
 export function ownVolumesMiB({

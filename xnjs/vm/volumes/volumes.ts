@@ -9,7 +9,7 @@ import type { Mortals } from '../../reaper.js';
 import type { CountsFor, Quota } from '../placement/quota.js';
 import { VmError } from '../state.js';
 import type { TargetSystem } from '../target-system.js';
-import type { VolumeFiles } from './volume-files.js';
+import { inUse, type VolumeFiles } from './volume-files.js';
 import type { Volume } from './volume.js';
 
 /** The durable records. What a promise has answered for would survive a power cut. */
@@ -25,11 +25,23 @@ export type VolumesOptions = {
   readonly perUser: number;
   readonly largestMiB: number;
   readonly quotasFor: (volume: Pick<Volume, 'ownerDn' | 'countsFor'>) => readonly Quota[];
+  /** What is known of those that have them. */
+  readonly targets: {
+    /** To this server. */
+    isKnown(id: string): boolean;
+    /** In the database. */
+    isStored(id: string): Promise<boolean>;
+    /** All hosts have told what they have, and none has its machine. */
+    isNowhere(id: string): boolean;
+  };
   /** @throws when this server may not act any more */
   readonly require: () => Promise<void>;
   readonly clock: Clock;
   readonly log: Log;
 };
+
+/** By then a commit whose answer was lost has been done, or will not be. */
+const lateMs = 10_000;
 
 export type NewVolume = Pick<Volume, 'ownerDn' | 'name' | 'sizeMiB'> & {
   readonly countsFor?: CountsFor;
@@ -44,6 +56,10 @@ export class Volumes {
   readonly #log: Log;
   /** By owner: names are looked for and taken, and volumes attached, in one piece. */
   readonly #serial = createSerial();
+  /** Those whose files are going at present. */
+  readonly #removing = new Set<string>();
+  /** Target systems that are being made, or just were, by when they are what the database says; ms since the epoch. */
+  readonly #beginning = new Map<string, number>();
 
   constructor(options: VolumesOptions) {
     const { store, perUser, quotasFor } = options;
@@ -66,33 +82,51 @@ export class Volumes {
 
   /** Before anything is done with these. What a crash has cut off is finished. */
   async load(systems: readonly TargetSystem[]): Promise<void> {
-    await this.#restore(systems);
-    const there = new Set(systems.map(({ id }) => id));
-    for (const volume of await this.records.load())
-      try {
-        if (volume.isRemoving) await this.#finishRemoval(volume.id);
-        else if (volume.attachedTo !== undefined && !there.has(volume.attachedTo))
-          await this.#letGo(volume, true);
-      } catch (error) {
-        this.#log.warn({ volume: volume.id, err: errorText(error) }, 'a volume was left as it is');
-      }
+    const all = await this.records.load();
+    const attempt = async (about: object, work: () => Promise<void>): Promise<void> => {
+      await work().catch((error: unknown) => {
+        this.#log.warn({ ...about, err: errorText(error) }, 'a volume was left as it is');
+      });
+    };
+    for (const system of systems) await attempt({ vmId: system.id }, () => this.restore(system));
+    for (const { id } of all)
+      await attempt({ volume: id }, async () => {
+        await this.#findHolder(id);
+        await this.#settle(id);
+      });
   }
 
-  /** What machines have is theirs, whatever became of the database: a target system that was found again has it. */
-  async #restore(systems: readonly TargetSystem[]): Promise<void> {
-    const { store } = this.#options;
-    const known = new Map((await store.all()).map((volume) => [volume.id, volume]));
-    for (const { id, ownerDn, volumes = [], createdMs, state } of systems)
-      for (const { volumeId, name, sizeMiB } of volumes) {
-        // one that goes may have given them back already
-        if (volumeId === undefined || state === 'DESTROYING') continue;
-        const volume = known.get(volumeId);
-        const lost = { id: volumeId, ownerDn, name, sizeMiB, tags: [], createdMs };
-        if (!volume) await store.create({ ...lost, attachedTo: id, wasUsed: true }, []);
-        else if (volume.attachedTo === undefined) await store.save({ ...volume, attachedTo: id });
-        else if (volume.attachedTo !== id)
+  /** What a machine has is its target system's, whatever became of the database. */
+  async restore({ id, ownerDn, volumes = [], createdMs, state }: TargetSystem): Promise<void> {
+    if (state === 'DESTROYING') return; // it may have given them back already
+    const { store, files } = this.#options;
+    for (const { volumeId, name, sizeMiB } of volumes) {
+      if (volumeId === undefined) continue;
+      await this.#serial(ownerDn, async () => {
+        const attachedTo = await files.hold(volumeId, id);
+        if (attachedTo !== id)
           this.#log.error({ volume: volumeId, vmId: id }, 'another target system has its volume');
-      }
+        if (this.records.find(volumeId)) await this.#setHolder(volumeId, attachedTo);
+        else {
+          const lost = { id: volumeId, ownerDn, name, sizeMiB, tags: [], createdMs };
+          const found: Volume = { ...lost, attachedTo, wasUsed: true };
+          await store.create(found, []);
+          this.records.show(found);
+        }
+      });
+    }
+  }
+
+  /** By its own files: of a database that was restored the record may be older. */
+  async #findHolder(id: string): Promise<void> {
+    const holder = await this.#options.files.holderOf(id);
+    if (holder !== undefined) await this.#setHolder(id, holder);
+  }
+
+  async #setHolder(id: string, attachedTo: string): Promise<void> {
+    await this.records.update(id, (volume) =>
+      volume.attachedTo === attachedTo ? volume : { ...volume, attachedTo },
+    );
   }
 
   latestTerminationMs(): number {
@@ -128,6 +162,7 @@ export class Volumes {
     const kept = (system.volumes ?? []).filter(({ volumeId }) => volumeId !== undefined);
     if (kept.length === 0) return;
     const { id, ownerDn, countsFor } = system;
+    this.#beginning.set(id, Infinity);
     await this.#serial(ownerDn, async () => {
       try {
         for (const { name, sizeMiB, volumeId = '' } of kept)
@@ -136,10 +171,17 @@ export class Volumes {
             await this.#add(wish, volumeId, id);
           } else await this.#take(volumeId, id);
       } catch (error) {
+        this.begun(id);
         await this.release(id, true);
         throw error;
       }
     });
+  }
+
+  /** That target system is stored, or is not, or nobody can tell yet. */
+  begun(targetId: string): void {
+    if (this.#beginning.has(targetId))
+      this.#beginning.set(targetId, this.#options.clock.now() + lateMs);
   }
 
   /**
@@ -148,16 +190,14 @@ export class Volumes {
    */
   async release(targetId: string, neverWas = false): Promise<void> {
     for (const volume of [...this.records.all()])
-      if (volume.attachedTo === targetId) await this.#letGo(volume, neverWas);
+      if (volume.attachedTo === targetId) await this.#letGo(volume, targetId, neverWas);
   }
 
   /** @throws `CONFLICT` a machine has it; `NOT_FOUND` */
   async destroy(id: string): Promise<void> {
     const { ownerDn } = this.records.get(id);
     await this.#serial(ownerDn, async () => {
-      const { attachedTo } = this.records.get(id);
-      if (attachedTo !== undefined)
-        throw new GridError('CONFLICT', `the volume is in use by target system ${attachedTo}`);
+      await this.#requireFree(id);
       await this.records.update(id, (volume) => ({ ...volume, isRemoving: true }));
       await this.#finishRemoval(id);
     });
@@ -168,6 +208,51 @@ export class Volumes {
     const { expired, ...mortals } = this.records.mortals((id) => this.destroy(id));
     const isFree = (id: string): boolean => this.records.find(id)?.attachedTo === undefined;
     return { ...mortals, expired: (nowMs) => [...expired(nowMs)].filter(isFree) };
+  }
+
+  /** Those whose removal has failed, and those of target systems that did not come to be, or were lost. */
+  unsettled(): Mortals {
+    return {
+      what: 'unsettled volume',
+      expired: (nowMs) => {
+        for (const [id, untilMs] of this.#beginning)
+          if (untilMs <= nowMs) this.#beginning.delete(id);
+        const isUnsettled = (volume: Volume): boolean =>
+          volume.isRemoving
+            ? !this.#removing.has(volume.id)
+            : this.#strayFrom(volume) !== undefined;
+        return [...this.records.all()].filter(isUnsettled).map(({ id }) => id);
+      },
+      end: (id) => this.#settle(id),
+    };
+  }
+
+  /** The target system that has it, and that this server does not know. */
+  #strayFrom({ attachedTo }: Volume): string | undefined {
+    if (attachedTo === undefined || this.#beginning.has(attachedTo)) return undefined;
+    return this.#options.targets.isKnown(attachedTo) ? undefined : attachedTo;
+  }
+
+  async #settle(id: string): Promise<void> {
+    const { ownerDn } = this.records.find(id) ?? {};
+    if (ownerDn === undefined) return;
+    await this.#serial(ownerDn, async () => {
+      const volume = this.records.find(id);
+      if (volume?.isRemoving) await this.#finishRemoval(id);
+      else if (volume) await this.#settleStray(volume);
+    });
+  }
+
+  /** Without a holder no machine was begun; else it is the lost machine's until no host has that. */
+  async #settleStray(volume: Volume): Promise<void> {
+    const { targets, files } = this.#options;
+    const targetId = this.#strayFrom(volume);
+    if (targetId === undefined || (await targets.isStored(targetId))) return;
+    const wasHeld = (await files.holderOf(volume.id)) === targetId;
+    if (wasHeld && !targets.isNowhere(targetId)) return;
+    await this.#options.require();
+    await this.#letGo(volume, targetId, !wasHeld);
+    this.#log.warn({ volume: volume.id, vmId: targetId }, 'a volume of no target system is free');
   }
 
   async #add(wish: NewVolume, id: string, madeFor?: string): Promise<Volume> {
@@ -184,33 +269,42 @@ export class Volumes {
   }
 
   async #take(id: string, targetId: string): Promise<void> {
-    const { attachedTo, name } = this.records.get(id);
-    if (attachedTo !== undefined)
-      throw new GridError(
-        'CONFLICT',
-        `the volume ${name} is in use by target system ${attachedTo}`,
-        { vmId: attachedTo },
-      );
+    await this.#requireFree(id);
     await this.records.update(id, (volume) => ({ ...volume, attachedTo: targetId }));
   }
 
-  async #letGo({ id, madeFor }: Volume, neverWas: boolean): Promise<void> {
-    const isMade = await this.#options.files.has(id);
+  async #requireFree(id: string): Promise<void> {
+    const { attachedTo, name } = this.records.get(id);
+    const holder = attachedTo ?? (await this.#options.files.holderOf(id));
+    if (holder !== undefined) throw inUse(name, holder);
+  }
+
+  async #letGo({ id, madeFor }: Volume, targetId: string, neverWas: boolean): Promise<void> {
+    const { files } = this.#options;
+    const isMade = await files.has(id);
     if (neverWas && madeFor !== undefined && !isMade) {
       await this.records.remove(id);
       return;
     }
+    const attachedTo = await files.letGo(id, targetId);
     await this.records.update(id, (volume) => ({
       ...without(volume, 'attachedTo', 'madeFor'),
+      ...(attachedTo !== undefined && { attachedTo }),
       ...(isMade && { wasUsed: true as const }),
     }));
   }
 
   /** The record goes last: what is left is found by it. */
   async #finishRemoval(id: string): Promise<void> {
-    await this.#options.require();
-    await this.#options.files.remove(id);
-    await this.records.remove(id);
+    const { require, files } = this.#options;
+    this.#removing.add(id);
+    try {
+      await require();
+      await files.remove(id);
+      await this.records.remove(id);
+    } finally {
+      this.#removing.delete(id);
+    }
     this.#log.info({ volume: id }, 'volume removed');
   }
 }

@@ -64,6 +64,8 @@ export class CopiedImages {
   readonly #running = new Map<string, Running>();
   readonly #turns = pLimit(copiesAtOnce);
   readonly #serial = createSerial();
+  /** Those that are being made and that no machine can be upon: short of their length, or read back and wrong. */
+  readonly #unfit = new Set<string>();
   #copies: Copies = {};
 
   constructor(options: CopiedImagesOptions) {
@@ -153,11 +155,12 @@ export class CopiedImages {
       log.info({ host, sha256, bytes: file.sizeBytes, ms }, 'an image was copied to a host');
       return volume.path;
     } catch (error) {
-      if (!isPassing(error) && !this.#options.stopping.aborted)
-        await this.#discard(sha256).catch((err: unknown) => {
-          log.warn({ host, sha256, err: errorText(err) }, 'a copy of an image is still there');
-        });
-      throw isNoSpace(error) ? this.#full(file, errorText(error), error) : error;
+      if (this.#unfit.has(sha256) && !isPassing(error) && !this.#options.stopping.aborted)
+        await this.#giveUp(sha256);
+      if (isNoSpace(error)) throw this.#full(file, errorText(error), error);
+      throw isGone(error, file) ? this.#deleted(error) : error;
+    } finally {
+      this.#unfit.delete(sha256);
     }
   }
 
@@ -178,21 +181,32 @@ export class CopiedImages {
     await this.#set(file.sha256, this.#entry(file));
   }
 
-  /** @throws `refuse` there is not so much that could go; nothing does then */
+  /**
+   * @throws `refuse` there is not so much that could go; nothing does then, unless it is wanted since the first went
+   */
   async #evict(bytes: number, refuse: (lackingBytes: number) => GridError): Promise<void> {
     if (bytes <= 0) return;
-    const used = this.#options.inUse();
-    const idle = Object.entries(this.#copies)
-      .filter(([sha256]) => !used.has(sha256) && !this.#running.has(sha256))
-      .sort(([, a], [, b]) => a.usedMs - b.usedMs);
+    const idle = this.#idle();
     const lacking = bytes - sum(idle.map(([, copy]) => copy));
     if (lacking > 0) throw refuse(lacking);
     let freed = 0;
     for (const [sha256, { sizeBytes }] of idle) {
       if (freed >= bytes) return;
+      await this.#options.require();
+      // the one before took its time
+      if (!this.#idle().some(([still]) => still === sha256)) continue;
       await this.#discard(sha256);
       freed += sizeBytes;
     }
+    if (freed < bytes) throw refuse(bytes - freed);
+  }
+
+  /** What may go, the longest unused first. */
+  #idle(): [string, Copy][] {
+    const used = this.#options.inUse();
+    return Object.entries(this.#copies)
+      .filter(([sha256]) => !used.has(sha256) && !this.#running.has(sha256))
+      .sort(([, a], [, b]) => a.usedMs - b.usedMs);
   }
 
   /** Brings all of it there and reads it back. @returns `undefined`: it is not what it should be, and is gone */
@@ -206,14 +220,15 @@ export class CopiedImages {
       there = undefined;
     }
     await require();
+    if (there?.sizeBytes !== sizeBytes) this.#unfit.add(sha256);
     there ??= await volumes.create({ name, sizeBytes: 0, format: 'raw' });
     const start = there.sizeBytes;
     let doneBytes = start;
     const show = (isChecked = false): void => this.#show(sha256, { doneBytes, isChecked });
     show();
     if (start < sizeBytes) {
-      const source = createReadStream(path, { start, highWaterMark: 256 * 1024 });
-      await volumes.upload(name, source, start, { signal }, (bytes) => {
+      const open = () => createReadStream(path, { start, highWaterMark: 256 * 1024 });
+      await volumes.upload(name, open, start, { signal }, (bytes) => {
         doneBytes += bytes;
         show();
       });
@@ -222,6 +237,7 @@ export class CopiedImages {
     const isRight = await this.#isRight(file);
     const made = await volumes.find(name);
     if (isRight && made?.sizeBytes === sizeBytes) return made;
+    this.#unfit.add(sha256);
     log.warn({ host, sha256, begunAt: start }, 'a copy of an image is damaged');
     await volumes.remove(name);
     return undefined;
@@ -240,10 +256,20 @@ export class CopiedImages {
     if (running) running.progress = progress;
   }
 
+  /** Never fails: it is found again by its record. */
+  async #giveUp(sha256: string): Promise<void> {
+    const { host, log, require } = this.#options;
+    try {
+      await require();
+      await this.#discard(sha256);
+    } catch (error) {
+      log.warn({ host, sha256, err: errorText(error) }, 'a copy of an image is still there');
+    }
+  }
+
   /** The record goes last: what is there is found by it. */
   async #discard(sha256: string): Promise<void> {
-    const { volumes, host, log, require } = this.#options;
-    await require();
+    const { volumes, host, log } = this.#options;
     await volumes.remove(this.#nameOf(sha256));
     await this.#set(sha256, undefined);
     log.info({ host, sha256 }, 'a copy of an image was removed from a host');
@@ -268,6 +294,12 @@ export class CopiedImages {
     return `${this.#options.prefix}-image-${sha256}`;
   }
 
+  /** The text of the system's error tells a path. */
+  #deleted(cause: unknown): GridError {
+    const text = `its image was deleted before it was on host ${this.#options.host}`;
+    return new GridError('IMAGE_UNKNOWN', text, {}, { cause });
+  }
+
   #full({ sizeBytes }: ImageFile, why: string, cause?: unknown): GridError {
     const { host } = this.#options;
     const text = `no room for ${mib(sizeBytes)} of its image on host ${host}: ${why}`;
@@ -281,6 +313,11 @@ function sum(copies: readonly Copy[]): number {
 
 function mib(bytes: number): string {
   return `${Math.ceil(bytes / 1024 ** 2)} MiB`;
+}
+
+function isGone(error: unknown, { path }: ImageFile): boolean {
+  if (!(error instanceof Error && 'code' in error && 'path' in error)) return false;
+  return error.code === 'ENOENT' && error.path === path;
 }
 
 /** As libvirt tells it: it has no code of its own for that. */

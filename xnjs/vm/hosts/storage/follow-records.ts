@@ -17,7 +17,10 @@ export function followRecords(hosts: Hosts, { records, require }: FollowedRecord
 function digestsOn(host: string, records: Iterable<TargetSystem>): Set<string> {
   const digests = new Set<string>();
   for (const record of records)
-    if (record.host === host)
-      for (const { sha256 } of Object.values(record.image.parts)) digests.add(sha256);
+    if (record.host === host) for (const digest of digestsOf(record)) digests.add(digest);
   return digests;
+}
+
+function digestsOf({ image, agentDisks = [] }: TargetSystem): string[] {
+  return [...Object.values(image.parts).map(({ sha256 }) => sha256), ...agentDisks];
 }

@@ -67,8 +67,6 @@ export class HostStorage implements Disposable {
   readonly #images: CopiedImages;
   readonly #stopping = new AbortController();
   #use: StorageUse = { inUse: () => new Set(), require: () => Promise.resolve() };
-  /** Digests of those that machines were made with since the start of this server. */
-  readonly #agentDisks = new Set<string>();
   #problem: string | undefined = 'it has not answered yet';
   #opening: Promise<void> | undefined;
 
@@ -79,7 +77,7 @@ export class HostStorage implements Disposable {
     this.#prefix = `vsite-${installationId}`;
     this.#images = new CopiedImages({
       ...{ host, volumes: this.#volumes, prefix: this.#prefix, maxBytes, store, clock, log },
-      inUse: () => new Set([...this.#use.inUse(), ...this.#agentDisks]),
+      inUse: () => this.#use.inUse(),
       require: () => this.#use.require(),
       stopping: this.#stopping.signal,
     });
@@ -116,6 +114,11 @@ export class HostStorage implements Disposable {
     }
   }
 
+  /** Has another look at a pool that could not be used. Never fails. */
+  async recheck(): Promise<void> {
+    if (this.#problem !== undefined) await this.check();
+  }
+
   get status(): StorageStatus {
     const { pool, maxBytes } = this.#options;
     return {
@@ -134,7 +137,6 @@ export class HostStorage implements Disposable {
 
   /** Those of the files that have no copy there. They count as used now. */
   async missing({ parts, agentDisk }: MachineFiles): Promise<ImageFile[]> {
-    if (agentDisk) this.#agentDisks.add(agentDisk.sha256);
     const files = [...Object.values(parts), ...(agentDisk ? [agentDisk] : [])];
     const missing: ImageFile[] = [];
     for (const file of files) if (!(await this.#images.find(file))) missing.push(file);
@@ -216,12 +218,11 @@ export class HostStorage implements Disposable {
   }
 
   /**
-   * Removes volumes of ours that belong to nobody. A pool that could not be used is looked at again.
+   * Removes volumes of ours that belong to nobody, if the pool can be used.
    * @param isGone whether the target system was removed and has no domain
    * @param areKnown whether all domains there are of target systems that are known
    */
   async sweep(isGone: (id: string) => Promise<boolean>, areKnown: boolean): Promise<void> {
-    if (this.#problem !== undefined) await this.check();
     if (this.#problem !== undefined) return;
     const begin = `${this.#prefix}-vm-`;
     const { host, log } = this.#options;
@@ -260,7 +261,7 @@ export class HostStorage implements Disposable {
     if (found) await this.#volumes.remove(full);
     const made = await this.#volumes.create({ name: full, sizeBytes: 0, format: 'raw' });
     const { signal } = this.#stopping;
-    await this.#volumes.upload(full, createReadStream(path), 0, { signal });
+    await this.#volumes.upload(full, () => createReadStream(path), 0, { signal });
     return made.path;
   }
 
