@@ -91,6 +91,7 @@ export function startTls(
       checkServerIdentity: () => undefined,
     });
     const fail = (error: Error): void => {
+      clearTimeout(timer);
       plain.destroy();
       reject(error);
     };
