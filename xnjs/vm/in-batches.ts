@@ -2,7 +2,7 @@
  * So many machines at a time: one answer of the hypervisor for all would keep this process from anything else
  * while it is read, and beyond some ten thousand be longer than a message may be.
  */
-const batchSize = 250;
+const batchSize = 100;
 
 export async function inBatches<T, R>(
   all: readonly T[],
