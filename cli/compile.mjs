@@ -2,6 +2,7 @@
 // takes 45 MB more, and each process of a test half a second to two.
 // esbuild, not tsc: it takes a second where tsc takes 17, and types are checked by `npm run check`.
 import {
+  chmodSync,
   mkdtempSync,
   readdirSync,
   readFileSync,
@@ -97,6 +98,7 @@ async function build(project, dist, files, stamp) {
       logLevel: 'silent',
     });
     writeFileSync(join(fresh, stampName), stamp);
+    chmodSync(fresh, 0o755); // as any folder: servers may run as another user
     if (statSync(dist, { throwIfNoEntry: false })) renameSync(dist, former);
     renameSync(fresh, dist);
     keepTests(former, dist);
