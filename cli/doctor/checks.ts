@@ -8,9 +8,10 @@ import { promisify } from 'node:util';
 import { GatewayConfig } from '#gateway/config.js';
 import { ImagerepoConfig } from '#imagerepo/main.js';
 import { loadConfig } from '#kernel/config.js';
-import { asGridError, errorText } from '#kernel/errors.js';
+import { errorText } from '#kernel/errors.js';
 import { LibvirtClient } from '#kernel/libvirt/client.js';
-import { Volumes } from '#kernel/libvirt/volumes.js';
+import { libvirtCode } from '#kernel/libvirt/errors.js';
+import { PoolVolumes } from '#kernel/libvirt/pool-volumes.js';
 import { silentLog } from '#kernel/log.js';
 import { openDatabase } from '#kernel/persistence/database.js';
 import { UsersFile } from '#kernel/security/users.js';
@@ -247,7 +248,7 @@ async function checkHosts(
 async function checkPool(uri: string, pool: string): Promise<Finding> {
   try {
     await using client = await LibvirtClient.connect({ uri, log: silentLog });
-    const bytes = await new Volumes(client, pool).availableBytes();
+    const bytes = await new PoolVolumes(client, pool).availableBytes();
     return good(`storage pool ${pool}: ${Math.floor(bytes / 1024 ** 2)} MiB free`);
   } catch (error) {
     return bad(errorText(error), 'define the pool there, or correct xnjs.hypervisor.hosts');
@@ -281,7 +282,7 @@ async function checkNetwork({
     await client.call('network_lookup_by_name', { name: network.name });
   } catch (error) {
     // it is made with the first machine that wants it
-    if (asGridError(error)?.details['libvirtCode'] !== noSuchNetwork)
+    if (libvirtCode(error) !== noSuchNetwork)
       return bad(
         errorText(error),
         'install libvirt-daemon with its network and nwfilter drivers, and dnsmasq-base',

@@ -26,3 +26,8 @@ export function unavailable(
 ) {
   return new LibvirtError('HYPERVISOR_UNAVAILABLE', message, details, { cause });
 }
+
+/** libvirt's own number for what it refuses; `undefined`: it is no answer of libvirt. */
+export function libvirtCode(error: unknown): unknown {
+  return error instanceof GridError ? error.details['libvirtCode'] : undefined;
+}

@@ -2,6 +2,7 @@ import type { Duplex, Readable } from 'node:stream';
 import type { Clock } from '#kernel/clock.js';
 import { errorText, GridError } from '#kernel/errors.js';
 import type { LibvirtClient } from '#kernel/libvirt/client.js';
+import { libvirtCode } from '#kernel/libvirt/errors.js';
 import type { Lifecycle } from '#kernel/libvirt/events.js';
 import type { Domain } from '#kernel/libvirt/procedures.js';
 import type { Log } from '#kernel/log.js';
@@ -399,10 +400,6 @@ function toView({ dom, event, detail }: Lifecycle): DomainView | undefined {
     return { id: dom.uuid, ...toPause(detail === 'paused' ? 'by order' : detail) };
   if (event === 'pm-suspended') return { id: dom.uuid, ...toState(7, 0) };
   return undefined;
-}
-
-function libvirtCode(error: unknown): unknown {
-  return error instanceof GridError ? error.details['libvirtCode'] : undefined;
 }
 
 function isUnknown(error: unknown): boolean {

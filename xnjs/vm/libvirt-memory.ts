@@ -1,5 +1,6 @@
 import { errorText, GridError } from '#kernel/errors.js';
 import type { LibvirtClient } from '#kernel/libvirt/client.js';
+import { libvirtCode } from '#kernel/libvirt/errors.js';
 import type { Domain } from '#kernel/libvirt/procedures.js';
 
 /** A machine's memory goes to or comes from the disk. */
@@ -35,8 +36,8 @@ export async function saveMemoryTo(
     await client.call('domain_save_flags', { dom, to: path, dxml: null, flags }, options);
     return true;
   } catch (error) {
-    if (codeOf(error) === operationInvalid) return false; // it has stopped
-    if (codeOf(error) === operationTimeout) throw busy(error);
+    if (libvirtCode(error) === operationInvalid) return false; // it has stopped
+    if (libvirtCode(error) === operationTimeout) throw busy(error);
     if (isParked) await parkAgain(client, dom);
     throw error;
   }
@@ -113,21 +114,17 @@ async function isSaved(client: LibvirtClient, dom: Domain): Promise<boolean> {
 /** What has happened already: an order whose answer was lost. */
 async function unlessInvalid(call: Promise<unknown>): Promise<void> {
   await orBusy(call).catch((error: unknown) => {
-    if (codeOf(error) !== operationInvalid) throw error;
+    if (libvirtCode(error) !== operationInvalid) throw error;
   });
 }
 
 /** @throws `HYPERVISOR_UNAVAILABLE` while an earlier order is being carried out */
 async function orBusy<T>(call: Promise<T>): Promise<T> {
   return await call.catch((error: unknown) => {
-    throw codeOf(error) === operationTimeout ? busy(error) : error;
+    throw libvirtCode(error) === operationTimeout ? busy(error) : error;
   });
 }
 
 function busy(cause: unknown): GridError {
   return new GridError('HYPERVISOR_UNAVAILABLE', errorText(cause), {}, { cause });
-}
-
-function codeOf(error: unknown): unknown {
-  return error instanceof GridError ? error.details['libvirtCode'] : undefined;
 }

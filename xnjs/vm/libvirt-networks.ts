@@ -1,5 +1,6 @@
 import { GridError } from '#kernel/errors.js';
 import type { LibvirtClient } from '#kernel/libvirt/client.js';
+import { libvirtCode } from '#kernel/libvirt/errors.js';
 import type { Network } from '#kernel/libvirt/procedures.js';
 import { element, toXml, type XmlNode } from '#kernel/xml/build.js';
 import { parseXml } from '#kernel/xml/parse.js';
@@ -172,8 +173,4 @@ async function update(
   const xml = toXml(element('host', { mac, ip: address }));
   const args = { net, command, section: hosts, parent_index: -1, xml, flags: live };
   await client.call('network_update', args);
-}
-
-function libvirtCode(error: unknown): unknown {
-  return error instanceof GridError ? error.details['libvirtCode'] : undefined;
 }

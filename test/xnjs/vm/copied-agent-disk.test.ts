@@ -6,7 +6,7 @@ import { join } from 'node:path';
 import { it } from 'node:test';
 import { systemClock as clock } from '#kernel/clock.js';
 import type { LibvirtClient } from '#kernel/libvirt/client.js';
-import { Volumes } from '#kernel/libvirt/volumes.js';
+import { PoolVolumes } from '#kernel/libvirt/pool-volumes.js';
 import { silentLog as log } from '#kernel/log.js';
 import type { Database } from '#kernel/persistence/database.js';
 import { Scope } from '#kernel/scope.js';
@@ -127,7 +127,7 @@ it(
       followRecords(aHost(next), { records: () => [known], require });
       await assert.rejects(next.copy([other]), { code: 'STORAGE_FULL' }, known.state);
     }
-    const volumes = new Volumes(client, pool);
+    const volumes = new PoolVolumes(client, pool);
     assert.ok(await volumes.find(`${prefix}-image-${agent.sha256}`));
     const last = await aStorage(client, database);
     await last.copy([other]); // nobody has it any more

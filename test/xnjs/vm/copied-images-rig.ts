@@ -1,6 +1,6 @@
 import { join } from 'node:path';
 import { systemClock as clock } from '#kernel/clock.js';
-import type { Volumes } from '#kernel/libvirt/volumes.js';
+import type { PoolVolumes } from '#kernel/libvirt/pool-volumes.js';
 import { silentLog as log } from '#kernel/log.js';
 import { openDatabase, type Database } from '#kernel/persistence/database.js';
 import { migrate } from '#kernel/persistence/migrate.js';
@@ -23,7 +23,7 @@ export async function openSettings(scope: Scope, directory: string): Promise<Dat
 /** As a server has them that was started on this database. */
 export async function copiedImages(
   database: Database,
-  volumes: Volumes,
+  volumes: PoolVolumes,
   options: Partial<CopiedImagesOptions> = {},
 ): Promise<CopiedImages> {
   const images = new CopiedImages({

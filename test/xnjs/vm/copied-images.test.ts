@@ -10,7 +10,7 @@ import { after, before, describe, it } from 'node:test';
 import { systemClock as clock } from '#kernel/clock.js';
 import { GridError } from '#kernel/errors.js';
 import type { LibvirtClient } from '#kernel/libvirt/client.js';
-import { Volumes } from '#kernel/libvirt/volumes.js';
+import { PoolVolumes } from '#kernel/libvirt/pool-volumes.js';
 import { silentLog as log } from '#kernel/log.js';
 import type { Database } from '#kernel/persistence/database.js';
 import { Scope } from '#kernel/scope.js';
@@ -33,7 +33,7 @@ import { anImageMetadata, aTargetSystem } from './samples.js';
 const mib = 1024 ** 2;
 
 /** How often, and how much, was sent; tells what is done. */
-class Counted extends Volumes {
+class Counted extends PoolVolumes {
   readonly uploads: number[] = [];
   onBytes: (sent: number) => void = () => undefined;
   onRemove: (name: string) => void = () => undefined;
@@ -44,12 +44,12 @@ class Counted extends Volumes {
     this.onRemove(name);
   }
 
-  override async *download(...args: Parameters<Volumes['download']>) {
+  override async *download(...args: Parameters<PoolVolumes['download']>) {
     this.onDownload();
     yield* super.download(...args);
   }
 
-  override async upload(...[name, open, at, options, told]: Parameters<Volumes['upload']>) {
+  override async upload(...[name, open, at, options, told]: Parameters<PoolVolumes['upload']>) {
     const index = this.uploads.push(0) - 1;
     await super.upload(name, open, at, options, (bytes) => {
       this.uploads[index] = (this.uploads[index] ?? 0) + bytes;

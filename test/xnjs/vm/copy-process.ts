@@ -6,14 +6,14 @@ import { stat } from 'node:fs/promises';
 import { Readable } from 'node:stream';
 import { Scope } from '#kernel/scope.js';
 import { LibvirtClient } from '#kernel/libvirt/client.js';
-import { Volumes } from '#kernel/libvirt/volumes.js';
+import { PoolVolumes } from '#kernel/libvirt/pool-volumes.js';
 import { silentLog as log } from '#kernel/log.js';
 import { copiedImages, openSettings } from './copied-images-rig.js';
 
 const [directory = '', uri = '', pool = '', path = '', sha256 = ''] = process.argv.slice(2);
 
-class Held extends Volumes {
-  override async upload(...[name, open, atBytes, options]: Parameters<Volumes['upload']>) {
+class Held extends PoolVolumes {
+  override async upload(...[name, open, atBytes, options]: Parameters<PoolVolumes['upload']>) {
     const half = size / 2;
     const held = async function* () {
       let sent = 0;

@@ -3,7 +3,7 @@ import { createReadStream } from 'node:fs';
 import pLimit from 'p-limit';
 import type { Clock } from '#kernel/clock.js';
 import { errorText, GridError } from '#kernel/errors.js';
-import type { Volumes, VolumeView } from '#kernel/libvirt/volumes.js';
+import type { PoolVolumes, PoolVolume } from '#kernel/libvirt/pool-volumes.js';
 import type { Log } from '#kernel/log.js';
 import { createSerial } from '#kernel/persistence/serial.js';
 import { isPassing } from '../../passing.js';
@@ -29,7 +29,7 @@ export type CopyStore = { get(): Promise<Copies>; set(copies: Copies): Promise<v
 
 export type CopiedImagesOptions = {
   readonly host: string;
-  readonly volumes: Volumes;
+  readonly volumes: PoolVolumes;
   /** Of the names of all volumes of this installation. */
   readonly prefix: string;
   /** All copies together are no larger. */
@@ -210,7 +210,7 @@ export class CopiedImages {
   }
 
   /** Brings all of it there and reads it back. @returns `undefined`: it is not what it should be, and is gone */
-  async #attempt(file: ImageFile): Promise<VolumeView | undefined> {
+  async #attempt(file: ImageFile): Promise<PoolVolume | undefined> {
     const { volumes, require, host, log, stopping: signal } = this.#options;
     const { sha256, sizeBytes, path } = file;
     const name = this.#nameOf(sha256);

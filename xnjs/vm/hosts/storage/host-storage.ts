@@ -5,7 +5,7 @@ import type { PartName } from '#imagerepo/contract.js';
 import type { Clock } from '#kernel/clock.js';
 import { errorText, GridError } from '#kernel/errors.js';
 import type { LibvirtClient } from '#kernel/libvirt/client.js';
-import { Volumes } from '#kernel/libvirt/volumes.js';
+import { PoolVolumes } from '#kernel/libvirt/pool-volumes.js';
 import type { Log } from '#kernel/log.js';
 import type { DomainPaths } from '../../domain-xml.js';
 import type { MachineSpec } from '../../target-system.js';
@@ -62,7 +62,7 @@ export type StorageStatus = {
  */
 export class HostStorage implements Disposable {
   readonly #options: HostStorageOptions;
-  readonly #volumes: Volumes;
+  readonly #volumes: PoolVolumes;
   readonly #prefix: string;
   readonly #images: CopiedImages;
   readonly #stopping = new AbortController();
@@ -73,7 +73,7 @@ export class HostStorage implements Disposable {
   constructor(options: HostStorageOptions) {
     this.#options = options;
     const { host, client, pool, maxBytes, installationId, store, clock, log } = options;
-    this.#volumes = new Volumes(client, pool);
+    this.#volumes = new PoolVolumes(client, pool);
     this.#prefix = `vsite-${installationId}`;
     this.#images = new CopiedImages({
       ...{ host, volumes: this.#volumes, prefix: this.#prefix, maxBytes, store, clock, log },

@@ -6,11 +6,11 @@ import { element, toXml } from '#kernel/xml/build.js';
 import { parseXml } from '#kernel/xml/parse.js';
 import { attributeOf, findBelow, textOf } from '#kernel/xml/read.js';
 import type { LibvirtClient } from './client.js';
-import { unavailable } from './errors.js';
+import { libvirtCode, unavailable } from './errors.js';
 import type { StoragePool, StorageVolume } from './procedures.js';
 
 /** A volume as it is on its host at the moment. */
-export type VolumeView = {
+export type PoolVolume = {
   readonly name: string;
   /** On its host. */
   readonly path: string;
@@ -20,7 +20,7 @@ export type VolumeView = {
   readonly changed: string;
 };
 
-export type NewVolume = {
+export type NewPoolVolume = {
   readonly name: string;
   readonly sizeBytes: number;
   readonly format: 'raw' | 'qcow2';
@@ -46,7 +46,7 @@ const refreshTimeoutMs = 60_000;
 const options = { timeoutMs: 60_000 };
 
 /** The volumes of one storage pool of one host: files in a directory there. */
-export class Volumes {
+export class PoolVolumes {
   readonly #client: LibvirtClient;
   readonly #poolName: string;
 
@@ -81,17 +81,17 @@ export class Volumes {
   }
 
   /** `undefined`: libvirt answers and has no such volume. */
-  async find(name: string): Promise<VolumeView | undefined> {
+  async find(name: string): Promise<PoolVolume | undefined> {
     const xml = await this.#describe(name).catch(async (error: unknown) => {
       // its file may be gone without libvirt's having noticed
-      if (codeOf(error) === undefined) throw error;
+      if (libvirtCode(error) === undefined) throw error;
       await this.#refresh();
       return await this.#describe(name);
     });
     return xml === undefined ? undefined : readVolume(name, xml);
   }
 
-  async create({ name, sizeBytes, format, backingPath }: NewVolume): Promise<VolumeView> {
+  async create({ name, sizeBytes, format, backingPath }: NewPoolVolume): Promise<PoolVolume> {
     const backing =
       backingPath !== undefined &&
       element(
@@ -195,7 +195,7 @@ export class Volumes {
       const name = this.#poolName;
       return (await this.#client.call('storage_pool_lookup_by_name', { name }, options)).pool;
     } catch (error) {
-      if (codeOf(error) !== noPool) throw error;
+      if (libvirtCode(error) !== noPool) throw error;
       throw new GridError('HYPERVISOR_FAILED', `there is no storage pool ${this.#poolName}`);
     }
   }
@@ -205,7 +205,7 @@ export class Volumes {
     try {
       return (await this.#client.call('storage_vol_lookup_by_name', { pool, name }, options)).vol;
     } catch (error) {
-      if (codeOf(error) === noVolume) return undefined;
+      if (libvirtCode(error) === noVolume) return undefined;
       throw error;
     }
   }
@@ -233,7 +233,7 @@ function startStall(ms: number): Stall {
   };
 }
 
-function readVolume(name: string, xml: string): VolumeView {
+function readVolume(name: string, xml: string): PoolVolume {
   const root = parseXml(xml).documentElement;
   const find = (...path: string[]): string => {
     let at: Element | undefined = root;
@@ -245,18 +245,17 @@ function readVolume(name: string, xml: string): VolumeView {
   const sizeBytes = bytes && attributeOf(bytes, 'unit') === 'bytes' ? Number(textOf(bytes)) : 0;
   const path = find('target', 'path');
   if (!Number.isSafeInteger(sizeBytes) || path === '')
-    throw new GridError('HYPERVISOR_FAILED', `libvirt does not tell how volume ${name}`);
+    throw new GridError(
+      'HYPERVISOR_FAILED',
+      `libvirt does not tell where volume ${name} is, or how long`,
+    );
   return { name, path, sizeBytes, changed: find('timestamps', 'mtime') };
 }
 
 function ifInvalid(error: unknown): void {
-  if (codeOf(error) !== operationInvalid) throw error; // it runs already
+  if (libvirtCode(error) !== operationInvalid) throw error; // it runs already
 }
 
 function ifGone(error: unknown): void {
-  if (codeOf(error) !== noVolume) throw error;
-}
-
-function codeOf(error: unknown): unknown {
-  return error instanceof GridError ? error.details['libvirtCode'] : undefined;
+  if (libvirtCode(error) !== noVolume) throw error;
 }
