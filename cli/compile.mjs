@@ -98,7 +98,7 @@ async function build(project, dist, files, stamp) {
       logLevel: 'silent',
     });
     writeFileSync(join(fresh, stampName), stamp);
-    chmodSync(fresh, 0o755); // as any folder: servers may run as another user
+    chmodSync(fresh, 0o755); // temporary folders are their maker's alone: servers may run as another user
     if (statSync(dist, { throwIfNoEntry: false })) renameSync(dist, former);
     renameSync(fresh, dist);
     keepTests(former, dist);

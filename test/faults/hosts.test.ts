@@ -72,6 +72,16 @@ describe('two hosts', { skip: noMachines || noNamespace, timeout: 600_000 }, () 
     execFileSync('pgrep', ['-o', '-f', `guest=vsite-${id}`], { encoding: 'utf8' }).trim();
   const submit = async (targetId: string, Executable: string): Promise<string> =>
     (await server.engine.submit({ ownerDn, targetId, description: { Executable } })).id;
+  const counted = Array.from({ length: 20 }, (_, n) => `${n + 1}\n`).join('');
+  /** @returns the job that has printed some of that, and has to go on */
+  async function parkWhileItCounts(): Promise<string> {
+    const count = 'n=0; while [ $n -lt 20 ]; do n=$((n+1)); echo $n; sleep 0.2; done';
+    const job = await submit(there, count);
+    await until('it runs', async () => (await server.engine.get(job)).state === 'RUNNING', 60_000);
+    await server.systems.parking.freeze(there);
+    await becomes(there, /^SUSPENDED: parked on disk/, 60_000);
+    return job;
+  }
   async function outputOf(jobId: string): Promise<string> {
     const { engine, systems } = server;
     await until('it is over', async () => (await engine.get(jobId)).state === 'DONE', 180_000);
@@ -153,11 +163,7 @@ describe('two hosts', { skip: noMachines || noNamespace, timeout: 600_000 }, () 
 
   it('have in common what is parked: it goes on here while the other is away', async () => {
     const { systems } = server;
-    const count = 'n=0; while [ $n -lt 20 ]; do n=$((n+1)); echo $n; sleep 0.2; done';
-    const job = await submit(there, count);
-    await until('it runs', async () => (await server.engine.get(job)).state === 'RUNNING', 60_000);
-    await systems.parking.freeze(there);
-    await becomes(there, /^SUSPENDED: parked on disk/, 60_000);
+    const job = await parkWhileItCounts();
     assert.equal(hosts.virsh('list', '--all', '--name').trim(), '', 'no host has it');
     assert.throws(() => qemuOf(there));
     hosts.pull();
@@ -166,8 +172,7 @@ describe('two hosts', { skip: noMachines || noNamespace, timeout: 600_000 }, () 
       await systems.parking.thaw(there);
       await becomes(there, /^READY/, 120_000);
       assert.equal(systems.get(there).host, 'local');
-      const lines = Array.from({ length: 20 }, (_, n) => `${n + 1}\n`);
-      assert.equal(await outputOf(job), lines.join(''));
+      assert.equal(await outputOf(job), counted);
     } finally {
       hosts.plug();
     }
@@ -294,19 +299,14 @@ describe('two hosts', { skip: noMachines || noNamespace, timeout: 600_000 }, () 
 
   it('what is parked on storage of its own goes on after the host itself was started anew', async () => {
     const { systems } = server;
-    const count = 'n=0; while [ $n -lt 20 ]; do n=$((n+1)); echo $n; sleep 0.2; done';
-    const job = await submit(there, count);
-    await until('it runs', async () => (await server.engine.get(job)).state === 'RUNNING', 60_000);
-    await systems.parking.freeze(there);
-    await becomes(there, /^SUSPENDED: parked on disk/, 60_000);
+    const job = await parkWhileItCounts();
     assert.equal(systems.get(there).parkedOn, undefined);
     await hosts.restart();
     hosts.hide(join(directory, 'state'));
     await until('north is back', () => isUp('north'), 60_000);
     await systems.parking.thaw(there);
     await becomes(there, /^READY/, 120_000);
-    const lines = Array.from({ length: 20 }, (_, n) => `${n + 1}\n`);
-    assert.equal(await outputOf(job), lines.join(''));
+    assert.equal(await outputOf(job), counted);
     await systems.destroy(there);
     await until('it is gone', () => systems.list().length === 0, 60_000);
     assert.deepEqual(machineVolumes(), []);
