@@ -244,8 +244,7 @@ async function runTests(args) {
   return handOver([
     ...withSourceMaps,
     ...runner,
-    // from the end: the longest are there, and one that runs last leaves a processor idle
-    ...files.reverse().map((file) => compiledTo(compiled, file)),
+    ...files.map((file) => compiledTo(compiled, file)),
   ]);
 }
 
