@@ -11,15 +11,25 @@ import { Socket } from 'node:net';
 import { basename } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { errorText } from '#kernel/errors.js';
+import { longestGreeting } from '../protocol/greeting.js';
 import type { Log } from './log.js';
 
 /** What an HTTP/2 client says first: all before it is left over from an earlier connection. */
 const preface = Buffer.from('PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n');
+const lineBreak = 0x0a;
 /** Pauses while no host is connected, or none has spoken. */
 const pausesMs = [5, 10, 20];
 
 type PipeHandle = { open(fd: number): number };
 type PipeBinding = { readonly Pipe: new (type: number) => PipeHandle };
+
+export type DeviceHost = {
+  /** What a host has said in one line before it speaks HTTP/2. @returns what it is answered */
+  readonly greet: (line: string) => Promise<string | undefined>;
+  readonly accept: (connection: Socket) => void;
+};
+/** `said` is a line, or nothing. */
+type Spoken = { readonly fd: number; readonly said: string; readonly first: Buffer };
 
 /**
  * Serves one connection of the host after the other on a character device, such as a virtio port.
@@ -31,13 +41,13 @@ type PipeBinding = { readonly Pipe: new (type: number) => PipeHandle };
 export async function serveDevice(
   path: string,
   log: Log,
-  accept: (connection: Socket) => void,
+  { greet, accept }: DeviceHost,
 ): Promise<never> {
   const { Pipe } = (process as unknown as { binding(name: 'pipe_wrap'): PipeBinding }).binding(
     'pipe_wrap',
   );
   for (;;) {
-    const { fd, first } = await hostSpeaks(path, log);
+    const { fd, said, first } = await hostSpeaks(path, log);
     const handle = new Pipe(0);
     handle.open(fd);
     // the types do not know `handle`, which is how node itself makes sockets of handles
@@ -45,6 +55,8 @@ export async function serveDevice(
     socket.on('error', (error) => log.info({ reason: error.message }, 'the host was lost'));
     const closed = new Promise((resolve) => socket.once('close', resolve));
     socket.on('end', () => socket.destroy());
+    const answer = said === '' ? undefined : await greet(said);
+    if (answer !== undefined) socket.write(answer);
     socket.unshift(first);
     accept(socket);
     await closed;
@@ -52,7 +64,7 @@ export async function serveDevice(
 }
 
 /** Opens the device and waits until an HTTP/2 client has begun to speak. */
-async function hostSpeaks(path: string, log: Log): Promise<{ fd: number; first: Buffer }> {
+async function hostSpeaks(path: string, log: Log): Promise<Spoken> {
   const fd = await openDevice(path, log);
   const buffer = Buffer.allocUnsafe(65_536);
   let seen = Buffer.alloc(0);
@@ -66,9 +78,15 @@ async function hostSpeaks(path: string, log: Log): Promise<{ fd: number; first: 
     quiet = 0;
     seen = Buffer.concat([seen, buffer.subarray(0, length)]);
     const at = seen.indexOf(preface);
-    if (at >= 0) return { fd, first: seen.subarray(at) };
-    seen = seen.subarray(Math.max(0, seen.length - preface.length + 1));
+    if (at >= 0) return { fd, said: lastLine(seen.subarray(0, at)), first: seen.subarray(at) };
+    seen = seen.subarray(Math.max(0, seen.length - longestGreeting - preface.length));
   }
+}
+
+/** The one that ends here; what is before it was left over. */
+function lastLine(bytes: Buffer): string {
+  if (bytes.at(-1) !== lineBreak) return '';
+  return bytes.toString('latin1', bytes.lastIndexOf(lineBreak, -2) + 1);
 }
 
 /** What is there, without waiting; 0 also while no host is connected. */

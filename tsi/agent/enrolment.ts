@@ -63,7 +63,7 @@ export class Enrolment {
   /** @throws `TSI_PROTOCOL`; or when it cannot be kept */
   answer(json: string): EnrolmentAnswer {
     const message = decodeEnrolmentMessage(json);
-    if ('challenge' in message) return this.#prove(message);
+    if ('challenge' in message) return this.prove(message);
     this.#take(message);
     return {};
   }
@@ -73,7 +73,8 @@ export class Enrolment {
     signingRequest(newMachineKey().key, 'rehearsal');
   }
 
-  #prove({ machine, challenge, ...ask }: EnrolmentAsk): EnrolmentAnswer {
+  /** @throws when the key cannot be kept */
+  prove({ machine, challenge, ...ask }: EnrolmentAsk): EnrolmentAnswer {
     const held = this.#load();
     const isKnown = held?.machine === machine;
     if (isKnown && held.certificate !== undefined) {

@@ -7,6 +7,7 @@ import { createAgent, type Agent } from './agent.js';
 import { sortConnection } from './connections.js';
 import { serveDevice } from './device.js';
 import { agentVersion } from './facts.js';
+import { greet } from './greeting.js';
 import { createLinkServer } from './link.js';
 import { Pairing } from './pairing.js';
 import { defaultSettings, readSettings } from './settings.js';
@@ -58,7 +59,7 @@ async function serveLink(agent: Agent, link: string): Promise<void> {
   };
   const socketPath = /^unix:(.+)$/.exec(link)?.[1];
   if (socketPath === undefined) {
-    await serveDevice(link, agent.log, speak);
+    await serveDevice(link, agent.log, { greet: (line) => greet(agent, line), accept: speak });
     return;
   }
   rmSync(socketPath, { force: true });

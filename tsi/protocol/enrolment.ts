@@ -53,16 +53,16 @@ const patterns = {
 } as const;
 type Name = keyof typeof patterns;
 
-/** @throws `TSI_PROTOCOL` naming the field */
-export function decodeEnrolmentMessage(json: string): EnrolmentAsk | EnrolmentGrant {
+/** @param json or what was read from it @throws `TSI_PROTOCOL` naming the field */
+export function decodeEnrolmentMessage(json: unknown): EnrolmentAsk | EnrolmentGrant {
   const message = new LinkMessage('enrolment', json);
   return message.has('certificate')
     ? read(message, ['machine', 'certificate', 'authority'], [])
     : read(message, ['machine', 'challenge', 'expects'], ['token']);
 }
 
-/** @throws `TSI_PROTOCOL` naming the field */
-export function decodeEnrolmentAnswer(json: string): EnrolmentAnswer {
+/** @param json or what was read from it @throws `TSI_PROTOCOL` naming the field */
+export function decodeEnrolmentAnswer(json: unknown): EnrolmentAnswer {
   const message = new LinkMessage('enrolment', json);
   return read(message, [], ['certificate', 'signature', 'token', 'request']);
 }

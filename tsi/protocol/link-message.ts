@@ -41,6 +41,12 @@ export class LinkMessage {
     return typeof value === 'boolean' ? value : this.#refuse(name);
   }
 
+  /** What is itself a message, for who reads such. */
+  part(name: string): object {
+    const value = this.#fields[name];
+    return typeof value === 'object' && value !== null ? value : this.#refuse(name);
+  }
+
   /** Texts by name. */
   texts(name: string, { names, values, most }: TextsPattern): Record<string, string> {
     const found = this.#fields[name];

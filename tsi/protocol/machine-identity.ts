@@ -23,8 +23,8 @@ const patterns = {
   machineId: /^[0-9a-f]{32}$/,
 } as const;
 
-/** @throws `TSI_PROTOCOL` naming the field */
-export function decodeMachineIdentity(json: string): MachineIdentity {
+/** @param json or what was read from it @throws `TSI_PROTOCOL` naming the field */
+export function decodeMachineIdentity(json: unknown): MachineIdentity {
   const message = new LinkMessage('identity', json);
   return {
     hostName: message.text('hostName', patterns.hostName),

@@ -1,4 +1,4 @@
-import { randomUUID } from 'node:crypto';
+import { randomBytes, randomUUID } from 'node:crypto';
 import type { ClientHttp2Stream } from 'node:http2';
 import type { Duplex } from 'node:stream';
 import type { Clock } from '#kernel/clock.js';
@@ -15,6 +15,12 @@ import {
 } from '#tsi/protocol/enrolment.js';
 import { TsiError } from '#tsi/protocol/error.js';
 import { decodeFacts, type AgentFacts } from '#tsi/protocol/facts.js';
+import {
+  decodeGreetingAnswer,
+  encodeGreeting,
+  type Greeting,
+  type GreetingAnswer,
+} from '#tsi/protocol/greeting.js';
 import type { MachineClock } from '#tsi/protocol/machine-clock.js';
 import type { MachineIdentity } from '#tsi/protocol/machine-identity.js';
 import {
@@ -48,11 +54,18 @@ export type AgentLinkOptions = {
   readonly restMs?: number;
   /** How long a silent connection is given to prove itself: a guest that still boots is silent. */
   readonly handshakeMs?: number;
-  /** Makes sure that it is the right machine that answers, before anything else is said on a connection. */
-  readonly admit?: (ask: AskEnrolment) => Promise<void>;
+  /** What the agent is told on each connection before HTTP/2; absent: nothing. */
+  readonly greet?: () => Omit<Greeting, 'nonce'> | undefined;
+  /**
+   * Makes sure that it is the right machine that answers, before anything else is asked on a connection.
+   * `asked`: by the greeting, and not used yet.
+   */
+  readonly admit?: (ask: AskEnrolment, asked?: EnrolmentAsk) => Promise<void>;
   readonly clock: Clock;
   readonly log: Log;
 };
+
+type Greeted = { readonly asked: EnrolmentAsk | undefined; readonly answer: GreetingAnswer };
 
 /** @returns the answer; `undefined`: such an agent does not know the question */
 export type AskEnrolment = (
@@ -85,6 +98,8 @@ export class AgentLink implements AsyncDisposable {
   /** Connections of workers; they go with the link's own, which is the one that is watched. */
   readonly #channels = new Set<Duplex>();
   #channelsUnknown = false;
+  /** On this connection; absent: it was not, or does not know greetings. */
+  #greeted: Greeted | undefined;
   #state: LinkState = 'connecting';
   #sinceMs: number;
   #heartbeatMs: number | undefined;
@@ -156,19 +171,30 @@ export class AgentLink implements AsyncDisposable {
     await this.#call('POST', '/identity', signal, JSON.stringify(identity));
   }
 
+  /** Whether its machine has become another one by what it was greeted with on this connection. */
+  get isAnother(): boolean {
+    return this.#greeted?.answer.isAnother === true;
+  }
+
   /** Has it prove once more which machine it is. @throws as `admit` does */
   async prove(): Promise<void> {
     await this.#admit(this.#current());
   }
 
   async #admit(connection: LinkConnection): Promise<void> {
+    const { asked, answer } = this.#greeted ?? {};
     await this.#options.admit?.(async (message) => {
+      if (message === asked && answer?.enrolment) {
+        // once: the next time it is to prove it anew
+        this.#greeted &&= { ...this.#greeted, asked: undefined };
+        return answer.enrolment;
+      }
       const body = JSON.stringify(message);
       const json = await unlessUnknown(
         this.#call('POST', '/enrolment', undefined, body, { connection }),
       );
       return json === undefined ? undefined : decodeEnrolmentAnswer(json);
-    });
+    }, asked);
   }
 
   /**
@@ -286,13 +312,18 @@ export class AgentLink implements AsyncDisposable {
   /** An agent that was up and is silent has not seen our last connection end: it is told so soon. */
   async #connect(outer: AbortSignal, failures: number): Promise<LinkConnection> {
     const late = (): Error => this.#unavailable('the agent is silent');
-    const { dial, handshakeMs = 10_000, restMs = defaultRestMs } = this.#options;
+    const { dial, greet, handshakeMs = 10_000, restMs = defaultRestMs } = this.#options;
     const again = this.#state === 'down' && failures === 0;
     const answerMs = again ? Math.min(againMs, handshakeMs) : handshakeMs;
+    const nonce = randomBytes(32).toString('base64');
+    const greeting = greet?.();
+    const line = greeting && encodeGreeting({ nonce, ...greeting });
+    this.#greeted = undefined;
     const connection = await withDeadline(answerMs, [outer], late, async (signal) => {
-      const opened = new LinkConnection(await dial(signal), restMs);
+      const opened = new LinkConnection(await dial(signal), restMs, line);
       const settled = orAborted(opened.settled(), signal);
-      return await settled.then(() => opened, hangUp(opened));
+      const heard = settled.then(() => (this.#greeted = readAnswer(opened, nonce, greeting)));
+      return await heard.then(() => opened, hangUp(opened));
     });
     await admissions
       .run(outer, () => withDeadline(handshakeMs, [outer], late, () => this.#admit(connection)))
@@ -381,6 +412,19 @@ export class AgentLink implements AsyncDisposable {
     const text = `no agent on channel ${this.#options.name}: ${reason}`;
     return new TsiError('TSI_UNAVAILABLE', text, { link: this.#options.name }, { cause });
   }
+}
+
+/** @throws `TSI_PROTOCOL` also where it is what an earlier connection has left */
+function readAnswer(
+  { answer: line }: LinkConnection,
+  nonce: string,
+  greeting: Omit<Greeting, 'nonce'> | undefined,
+): Greeted | undefined {
+  if (line === undefined) return undefined;
+  const answer = decodeGreetingAnswer(line);
+  if (answer.nonce !== nonce)
+    throw new TsiError('TSI_PROTOCOL', 'it answers the greeting of an earlier connection', {});
+  return { asked: greeting?.enrolment, answer };
 }
 
 function hangUp(connection: LinkConnection): (reason: unknown) => never {

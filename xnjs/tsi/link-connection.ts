@@ -2,6 +2,7 @@ import type { ClientHttp2Stream, OutgoingHttpHeaders } from 'node:http2';
 import { performance } from 'node:perf_hooks';
 import type { Duplex } from 'node:stream';
 import { TsiError } from '#tsi/protocol/error.js';
+import { AnswerLine } from './answer-line.js';
 import {
   ackFlag,
   decodeWindowUpdate,
@@ -55,10 +56,14 @@ const mostUnasked = 100;
 export class LinkConnection {
   /** Resolves with why, when it has ended. */
   readonly ended: Promise<Error | undefined>;
+  /** The line by which the agent has answered the greeting, from then on. */
+  answer: string | undefined;
   /** The agent has answered a heartbeat. */
   onAnswer: (() => void) | undefined;
   readonly #under: Duplex;
   readonly #restMs: number;
+  /** Until the agent has answered what it was greeted with, or begun to speak HTTP/2. */
+  #answer: AnswerLine | undefined;
   readonly #incoming = new FrameScanner((head) => this.#sort(head));
   readonly #carried: Carried = {
     ...{ sendable: defaultWindow, receivable: linkWindow },
@@ -74,8 +79,11 @@ export class LinkConnection {
   #lent: LentSession | undefined;
   #restTimer: NodeJS.Timeout | undefined;
 
-  /** @param restMs without a stream, after which it rests */
-  constructor(under: Duplex, restMs: number) {
+  /**
+   * @param restMs without a stream, after which it rests
+   * @param greeting a line that the agent is told before anything else
+   */
+  constructor(under: Duplex, restMs: number, greeting?: string) {
     this.#under = under;
     this.#restMs = restMs;
     this.ended = new Promise((resolve) => (this.#end = resolve));
@@ -83,7 +91,8 @@ export class LinkConnection {
     under.on('error', (error) => this.destroy(error));
     under.on('close', () => this.destroy());
     under.on('end', () => this.destroy());
-    under.write(opening);
+    if (greeting !== undefined) this.#answer = new AnswerLine();
+    under.write(greeting === undefined ? opening : Buffer.concat([Buffer.from(greeting), opening]));
   }
 
   /** Resolves when the agent's SETTINGS have come, it speaks HTTP/2, and now; or when that will not be. */
@@ -174,7 +183,7 @@ export class LinkConnection {
 
   #receive(chunk: Buffer): void {
     try {
-      for (const part of this.#incoming.push(chunk)) {
+      for (const part of this.#incoming.push(this.#afterAnswer(chunk))) {
         if (this.isOver) return;
         if (Buffer.isBuffer(part)) this.#lent?.take(part);
         else this.#take(part);
@@ -182,6 +191,15 @@ export class LinkConnection {
     } catch (error) {
       this.destroy(error as Error);
     }
+  }
+
+  #afterAnswer(chunk: Buffer): Buffer {
+    if (!this.#answer) return chunk;
+    const rest = this.#answer.push(chunk);
+    if (!rest) return none;
+    this.answer = this.#answer.text;
+    this.#answer = undefined;
+    return rest;
   }
 
   #sort(head: FrameHead): Treatment {

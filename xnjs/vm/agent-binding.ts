@@ -7,7 +7,7 @@ import type { MachineClock } from '#tsi/protocol/machine-clock.js';
 import type { MachineIdentity } from '#tsi/protocol/machine-identity.js';
 import type { MachineSetup, SetupReport } from '#tsi/protocol/machine-setup.js';
 import type { ScriptHeader } from '../idb/script-header.js';
-import { AgentLink, type AskEnrolment } from '../tsi/agent-link.js';
+import { AgentLink, type AgentLinkOptions } from '../tsi/agent-link.js';
 import { createTsi, type TsiClient } from '../tsi/tsi-client.js';
 import type { TsiIdentity } from '../tsi/tsi.js';
 import { agentPort } from './domain-xml.js';
@@ -24,7 +24,9 @@ export type AgentBindingOptions = {
   readonly log: Log;
   readonly heartbeatMs: number;
   /** Makes sure that it is this machine that answers. */
-  readonly admit?: (ask: AskEnrolment) => Promise<void>;
+  readonly admit?: AgentLinkOptions['admit'];
+  /** What the machine is told before anything else. */
+  readonly greet?: AgentLinkOptions['greet'];
   readonly scriptHeader?: () => ScriptHeader;
 };
 
@@ -39,7 +41,7 @@ export class AgentBinding implements TargetBinding {
   readonly #id: string;
 
   constructor(options: AgentBindingOptions) {
-    const { record, socket, hosts, clock, log, heartbeatMs, admit, scriptHeader } = options;
+    const { record, socket, hosts, clock, log, heartbeatMs, admit, greet, scriptHeader } = options;
     this.#log = log;
     this.#id = record.id;
     const dial = (): Promise<Duplex> => dialAgent(record, socket, hosts);
@@ -50,6 +52,8 @@ export class AgentBinding implements TargetBinding {
       dialsMany: record.driver === 'lxc',
       heartbeatMs,
       ...(admit && { admit }),
+      // a container's agent is not emulated, and hears what a connection is for by its first line
+      ...(greet && record.driver !== 'lxc' && { greet }),
       clock,
       log,
     });
@@ -94,6 +98,10 @@ export class AgentBinding implements TargetBinding {
 
   async catchUp(clock: MachineClock): Promise<void> {
     await this.#link.catchUp(clock);
+  }
+
+  get isAnother(): boolean {
+    return this.#link.isAnother;
   }
 
   async assume(identity: MachineIdentity): Promise<void> {

@@ -3,6 +3,7 @@ import { EventEmitter } from 'node:events';
 import { asGridError, errorText } from '#kernel/errors.js';
 import type { Log } from '#kernel/log.js';
 import type { AgentFacts } from '#tsi/protocol/facts.js';
+import type { MachineIdentity } from '#tsi/protocol/machine-identity.js';
 import type { SetupReport } from '#tsi/protocol/machine-setup.js';
 import { completeTimeline } from './boot.js';
 import { without } from '../job/without.js';
@@ -110,7 +111,11 @@ export class Agents implements AsyncDisposable {
   }
 
   bind(record: TargetSystem): void {
-    this.#follow(record, createBinding(record, this.#options.systems));
+    const { systems } = this.#options;
+    this.#follow(
+      record,
+      createBinding(record, systems, () => this.#identityOf(record)),
+    );
   }
 
   /** One that answered before the machine became this target system's. */
@@ -247,6 +252,14 @@ export class Agents implements AsyncDisposable {
     await this.#records.save(without(this.#records.get(id), 'isBehind'));
   }
 
+  /** Told to a copy with the first word: `undefined` as soon as it is confirmed. */
+  #identityOf({ id, generation }: TargetSystem): MachineIdentity | undefined {
+    const record = this.#records.find(id);
+    if (record?.generation !== generation || record?.start?.tier !== 'warm') return undefined;
+    if (!needsIdentity(record)) return undefined;
+    return newIdentity(record, this.#options.systems.clock.now(), { isCopy: true });
+  }
+
   /**
    * Makes a machine that ran before another one. Only from inside the record's queue.
    * @param becoming where that was begun before it was this target system's
@@ -261,7 +274,8 @@ export class Agents implements AsyncDisposable {
       if (!binding.assume) throw new Error('its TSI cannot make its machine another one');
       await reapply(id);
       const isCopy = record.start?.tier === 'warm';
-      await (becoming ?? binding.assume(newIdentity(record, clock.now(), { isCopy })));
+      if (binding.isAnother !== true)
+        await (becoming ?? binding.assume(newIdentity(record, clock.now(), { isCopy })));
       const boot = { ...record.boot, identityMs: clock.now() - record.createdMs };
       this.#records.show({ ...this.#records.get(id), boot });
     } catch (error) {

@@ -1,3 +1,5 @@
+import type { EnrolmentAsk } from '#tsi/protocol/enrolment.js';
+import type { MachineIdentity } from '#tsi/protocol/machine-identity.js';
 import type { AskEnrolment } from '../tsi/agent-link.js';
 import { AgentBinding } from './agent-binding.js';
 import { ClassicBinding } from './classic-binding.js';
@@ -7,8 +9,15 @@ import type { TargetSystemsOptions } from './target-systems-options.js';
 import type { MachineSpec } from './target-system.js';
 import { tlsOf } from './tsi-network.js';
 
-/** By the way that the image says. */
-export function createBinding(record: MachineSpec, options: TargetSystemsOptions): TargetBinding {
+/**
+ * By the way that the image says.
+ * @param identity who the machine is to be from its next connection on; `undefined`: who it is
+ */
+export function createBinding(
+  record: MachineSpec,
+  options: TargetSystemsOptions,
+  identity: () => MachineIdentity | undefined = () => undefined,
+): TargetBinding {
   const { clock, log, heartbeatMs, hosts, workspace, network, idb, enrolments } = options;
   const { tsi } = record.image.metadata;
   const common = {
@@ -20,7 +29,16 @@ export function createBinding(record: MachineSpec, options: TargetSystemsOptions
       record,
       ...(isLocal(record) && { socket: workspace.agentSocket(record) }),
       hosts,
-      ...(enrolments && { admit: (ask: AskEnrolment) => enrolments.admit(record.id, ask) }),
+      greet: () => {
+        const enrolment = enrolments?.questionFor(record.id);
+        const becoming = identity();
+        if (!enrolment && !becoming) return undefined;
+        return { ...(becoming && { identity: becoming }), ...(enrolment && { enrolment }) };
+      },
+      ...(enrolments && {
+        admit: (ask: AskEnrolment, asked?: EnrolmentAsk) =>
+          enrolments.admit(record.id, ask, { asked }),
+      }),
       ...common,
     });
   const tls = tlsOf(tsi, network);
@@ -34,7 +52,8 @@ export function createBinding(record: MachineSpec, options: TargetSystemsOptions
     ...(tls &&
       enrolments && {
         enrolment: {
-          admit: (ask: AskEnrolment) => enrolments.admit(record.id, ask, true),
+          admit: (ask: AskEnrolment) =>
+            enrolments.admit(record.id, ask, { needsCertificate: true }),
           peer: () => enrolments.peerOf(record.id),
           isDue: () => enrolments.isDueOf(record.id),
         },

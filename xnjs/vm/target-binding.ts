@@ -21,6 +21,8 @@ export type TargetBinding = AsyncDisposable & {
   readonly arrays?: boolean | undefined;
   /** Makes the machine another one, where its TSI can. @throws `TSI_UNAVAILABLE` */
   assume?(identity: MachineIdentity): Promise<void>;
+  /** Whether that was done by what its agent was told first of all. */
+  readonly isAnother?: boolean;
   /** Has the machine prove once more which one it is. @throws `FORBIDDEN`, `TSI_UNAVAILABLE` */
   prove?(): Promise<void>;
   /** Tells a machine that stood still what time it is, where its TSI can. @throws `TSI_UNAVAILABLE` */

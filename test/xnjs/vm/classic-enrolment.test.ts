@@ -76,7 +76,7 @@ describe('a machine whose TSI is reached by TCP and TLS proves which one it is',
           ...{ name: record.id, login: alice.login, ports: [port], listener, tls },
           addresses: () => Promise.resolve(['127.0.0.1']),
           enrolment: {
-            admit: (ask) => enrolments.admit(record.id, ask, true),
+            admit: (ask) => enrolments.admit(record.id, ask, { needsCertificate: true }),
             peer: () => enrolments.peerOf(record.id),
             isDue: () => enrolments.isDueOf(record.id),
           },

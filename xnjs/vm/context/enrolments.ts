@@ -1,5 +1,6 @@
 import {
   createHash,
+  createHmac,
   randomBytes,
   timingSafeEqual,
   verify,
@@ -11,7 +12,7 @@ import { GridError, errorText } from '#kernel/errors.js';
 import type { Log } from '#kernel/log.js';
 import type { Audit } from '#kernel/security/audit.js';
 import { digestFor, readSigningRequest } from '#kernel/security/signing-request.js';
-import { signedText, type EnrolmentAnswer } from '#tsi/protocol/enrolment.js';
+import { signedText, type EnrolmentAnswer, type EnrolmentAsk } from '#tsi/protocol/enrolment.js';
 import type { AskEnrolment } from '../../tsi/agent-link.js';
 import type { MachinePeer } from '../../tsi/callback-transport.js';
 import type { Evidence, TargetSystem } from '../target-system.js';
@@ -75,6 +76,13 @@ export type EnrolmentsOptions = EnrolmentConfig & {
   readonly log: Log;
 };
 
+export type Admission = {
+  /** It is to have that before anything else is asked of it. */
+  readonly needsCertificate?: boolean;
+  /** Before, and not answered yet: that answer will do. */
+  readonly asked?: EnrolmentAsk | undefined;
+};
+
 const anotherMachine = 'it shows the certificate of another machine';
 const anotherKey = 'it shows a certificate for another key than the one that was enrolled';
 /** Whoever tries again and again is not written down each time. */
@@ -87,6 +95,8 @@ const toldAgainMs = 60_000;
 export class Enrolments {
   readonly #options: EnrolmentsOptions;
   readonly #log: Log;
+  /** Of which tokens are made that nobody keeps: each as good as a random one. */
+  readonly #secret = randomBytes(32);
   readonly #told = new Map<string, { readonly reason: string; readonly atMs: number }>();
 
   constructor(options: EnrolmentsOptions) {
@@ -96,14 +106,17 @@ export class Enrolments {
 
   /**
    * That somebody was connected to says nothing yet of who it is.
-   * @param needsCertificate it is to have that before anything else is asked of it
    * @throws `FORBIDDEN` it is not the machine; what `ask` does
    */
-  async admit(id: string, ask: AskEnrolment, needsCertificate = false): Promise<void> {
+  async admit(
+    id: string,
+    ask: AskEnrolment,
+    { needsCertificate = false, asked }: Admission = {},
+  ): Promise<void> {
     const enrollee = this.#options.machines.find(id);
     if (!enrollee || enrollee.isToChange) return;
     try {
-      const granted = await this.#prove(enrollee, ask);
+      const granted = await this.#prove(enrollee, ask, asked);
       this.#told.delete(id);
       if (needsCertificate) await granted?.();
       else void granted?.();
@@ -111,6 +124,36 @@ export class Enrolments {
       if (error instanceof Refusal) await this.#tell(enrollee, error.message);
       throw error;
     }
+  }
+
+  /**
+   * What a machine is asked for when it is connected to, before it is admitted by the answer; `undefined`: it is asked
+   * for nothing that early.
+   */
+  questionFor(id: string): EnrolmentAsk | undefined {
+    const enrollee = this.#options.machines.find(id);
+    const { tokenHash: expects, issuedMs, keyHash } = enrollee?.enrolment ?? {};
+    if (!enrollee || expects === undefined || issuedMs === undefined) return undefined;
+    const machine = nameOf(enrollee);
+    const question = { machine, challenge: newChallenge(), expects };
+    if (enrollee.means !== 'message' || keyHash !== undefined) return question;
+    const token = this.#tokenFor(machine, issuedMs);
+    return hashOf(token) === expects ? { ...question, token } : undefined;
+  }
+
+  /**
+   * A token for a machine that gets it over its channel, and has not run yet. It is kept nowhere: a server that did not
+   * issue it makes another.
+   */
+  issueForChannel(machine: Pick<Enrollee, 'id' | 'generation'>): EnrolmentRecord {
+    const issuedMs = this.#options.clock.now();
+    const token = this.#tokenFor(machineName(machine), issuedMs);
+    return { ...this.issue({ ...machine, means: 'message' }, token), issuedMs };
+  }
+
+  #tokenFor(machine: string, issuedMs: number): string {
+    const of = `${machine} ${issuedMs}`;
+    return createHmac('sha256', this.#secret).update(of).digest('base64url');
   }
 
   /**
@@ -145,15 +188,21 @@ export class Enrolments {
   }
 
   /** @returns what gives it its new certificate, where there is one */
-  async #prove(enrollee: Enrollee, ask: AskEnrolment): Promise<(() => Promise<void>) | undefined> {
+  async #prove(
+    enrollee: Enrollee,
+    ask: AskEnrolment,
+    asked: EnrolmentAsk | undefined,
+  ): Promise<(() => Promise<void>) | undefined> {
     const { id, enrolment, means, isRequired } = enrollee;
     const isByMessage = means === 'message' && enrolment?.keyHash === undefined;
     // made by an earlier version of this server, or found again: the hypervisor's word is all there is
     if (!enrolment && !isByMessage) return undefined;
     const machine = nameOf(enrollee);
-    const challenge = randomBytes(32).toString('base64');
+    const expects = enrolment?.tokenHash;
+    const isAsked = asked && asked.machine === machine && asked.expects === expects;
+    const challenge = isAsked ? asked.challenge : newChallenge();
     const question = { machine, challenge };
-    let answer = enrolment && (await ask({ ...question, expects: enrolment.tokenHash }));
+    let answer = expects && (await ask(isAsked ? asked : { ...question, expects }));
     if (isByMessage && (!enrolment || (answer && answer.certificate === undefined))) {
       const token = newToken();
       await this.#note(id, token);
@@ -323,6 +372,10 @@ export function meansOf(
 /** 256 random bits: it is guessed by nobody, and its hash tells nothing. */
 export function newToken(): string {
   return randomBytes(32).toString('base64url');
+}
+
+function newChallenge(): string {
+  return randomBytes(32).toString('base64');
 }
 
 export function hashOf(value: string | Buffer): string {

@@ -5,6 +5,7 @@ import { imageFormats } from '#imagerepo/contract.js';
 import { asGridError, errorText } from '#kernel/errors.js';
 import type { Log } from '#kernel/log.js';
 import { nameOf } from '../choose-image.js';
+import type { MachineIdentity } from '#tsi/protocol/machine-identity.js';
 import { createBinding } from '../create-binding.js';
 import { domainXml } from '../domain-xml.js';
 import { isLocal, localHost } from '../hosts/host.js';
@@ -126,9 +127,11 @@ export class Templates implements AsyncDisposable {
     const unapplied = controlNames.filter(
       (name) => draft.parameters[name] !== fits.parameters[name],
     );
+    const id = this.#copies.take(fits.id) ?? draft.id;
+    const enrolment = this.#options.enrolments?.issueForChannel({ ...draft, id });
     return {
-      ...draft,
-      id: this.#copies.take(fits.id) ?? draft.id,
+      ...{ ...draft, id },
+      ...(enrolment && { enrolment }),
       start: { tier: 'warm', reason: `memory of ${nameOf(image)} was saved` },
       template: fits.id,
       ...(unapplied.length > 0 && { unapplied }),
@@ -260,12 +263,13 @@ export class Templates implements AsyncDisposable {
   async #boot(template: Template, signal: AbortSignal): Promise<string> {
     const { clock, bootTimeoutMs } = this.#options;
     await startDomain(specOf(template), template.ownerDn, this.#options);
-    await using binding = createBinding(template, this.#options);
+    const how = { isCopy: true, isRehearsal: true };
+    const identity = (): MachineIdentity => newIdentity(template, clock.now(), how);
+    await using binding = createBinding(template, this.#options, identity);
     const facts = await awaitAgent(binding, clock, bootTimeoutMs, signal);
     if (facts?.copies !== true || facts.bootId === undefined || !binding.assume)
       throw new Error('its agent cannot make a copy of its machine another one');
-    const how = { isCopy: true, isRehearsal: true };
-    await binding.assume(newIdentity(template, clock.now(), how));
+    if (binding.isAnother !== true) await binding.assume(identity());
     return facts.bootId;
   }
 
