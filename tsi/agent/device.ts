@@ -56,7 +56,7 @@ export async function serveDevice(
     const closed = new Promise((resolve) => socket.once('close', resolve));
     socket.on('end', () => socket.destroy());
     const answer = said === '' ? undefined : await greet(said);
-    if (answer !== undefined) socket.write(answer);
+    if (answer) socket.write(answer);
     socket.unshift(first);
     accept(socket);
     await closed;

@@ -6,7 +6,7 @@ import { assumeIdentity, identityFacts } from './machine-identity.js';
 /**
  * Does what a host asks before it speaks HTTP/2. What cannot be done is not told here: it is asked for again, by a
  * request that says why.
- * @returns the answer; `undefined`: it is no greeting
+ * @returns the answer, empty where there is none; `undefined`: it is no greeting
  */
 export async function greet(agent: Agent, line: string): Promise<string | undefined> {
   const receivedMs = performance.now();
@@ -15,7 +15,7 @@ export async function greet(agent: Agent, line: string): Promise<string | undefi
     return greeting && encodeGreetingAnswer(await answer(agent, greeting, receivedMs));
   } catch (error) {
     agent.log.error({ reason: errorText(error) }, 'a greeting could not be answered');
-    return undefined;
+    return '';
   }
 }
 

@@ -57,16 +57,17 @@ async function serveLink(agent: Agent, link: string): Promise<void> {
   const speak = (connection: Duplex): void => {
     http2.emit('connection', new EagerDuplex(connection));
   };
+  const greeted = (line: string): Promise<string | undefined> => greet(agent, line);
   const socketPath = /^unix:(.+)$/.exec(link)?.[1];
   if (socketPath === undefined) {
-    await serveDevice(link, agent.log, { greet: (line) => greet(agent, line), accept: speak });
+    await serveDevice(link, agent.log, { greet: greeted, accept: speak });
     return;
   }
   rmSync(socketPath, { force: true });
   const pairing = new Pairing(agent);
   const channel = pairing.add.bind(pairing);
   const server = createServer((socket) => {
-    void sortConnection(socket, { channel, link: speak });
+    void sortConnection(socket, { greet: greeted, channel, link: speak });
   });
   await listen(server, socketPath);
   // who can connect is root to the agent: nobody but its own account

@@ -10,7 +10,7 @@ export function encodeChannelLine({ worker, half }: ChannelLine): string {
   return `VSITE-CHANNEL ${worker} ${half}\n`;
 }
 
-/** Longer is no first line, of neither kind. */
+/** Longer is no first line of a channel. */
 export const maxFirstLineBytes = 128;
 
 export function decodeChannelLine(line: string): ChannelLine | undefined {
