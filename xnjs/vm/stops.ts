@@ -37,6 +37,8 @@ export class Stops {
     const { records, agents, systems, files } = this.#options;
     const record = records.find(id);
     if (!record || !agents.isCurrent(record)) return;
+    // whoever performs that looks for itself; the same end told twice must not end what was begun for it
+    if (record.undertaking) return;
     const now = await systems.hosts.of(record).find(record.driver, id);
     if (now && now.state !== 'stopped') return;
     if (now?.isSaved) {
