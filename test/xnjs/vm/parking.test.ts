@@ -15,12 +15,16 @@ const saved: Pick<DomainView, 'state' | 'isSaved'> = { state: 'stopped', isSaved
 /** A machine that is parked, by a fake hypervisor with one domain, or none. */
 function aParkedMachine(memory: string) {
   const told: VmEvent[] = [];
+  const applyNow = (_id: string, event: VmEvent): Promise<void> => {
+    told.push(event);
+    return Promise.resolve();
+  };
   const clock = new ShiftedClock();
   const host = { domain: saved as typeof saved | undefined };
   const parking = new Parking({
     hosts: { of: () => ({ find: () => Promise.resolve(host.domain) }) },
     workspace: { parkedMemory: () => memory },
-    records: { applyNow: (_id: string, event: VmEvent) => Promise.resolve(told.push(event)) },
+    records: { applyNow },
     unbind: () => Promise.resolve(),
     reconcile: () => Promise.resolve(),
     clock,
@@ -41,7 +45,7 @@ describe('a machine that is parked', () => {
       const { parking, host, told, clock } = aParkedMachine('');
       host.domain = domain;
       await parking.leave(aTargetSystem({ state: 'SUSPENDED' }));
-      assert.deepEqual(told, [], 'once is no proof');
+      assert.equal(told.length, 0, 'once is no proof');
       clock.advance(30_000);
       await parking.leave(aTargetSystem({ state: 'SUSPENDED' }));
       const [event, ...more] = told;
