@@ -35,8 +35,10 @@ function aParkedMachine(memory: string) {
 describe('a machine that is parked', () => {
   it('stays so while it can be brought back', async () => {
     const { parking, told, clock } = aParkedMachine('');
-    for (let look = 0; look < 3; look++, clock.advance(30_000))
+    for (let look = 0; look < 3; look++) {
       await parking.leave(aTargetSystem({ state: 'SUSPENDED' }));
+      clock.advance(30_000);
+    }
     assert.deepEqual(told, []);
   });
 
