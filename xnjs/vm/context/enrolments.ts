@@ -199,7 +199,7 @@ export class Enrolments {
     if (!enrolment && !isByMessage) return undefined;
     const machine = nameOf(enrollee);
     const expects = enrolment?.tokenHash;
-    const isAsked = asked && asked.machine === machine && asked.expects === expects;
+    const isAsked = asked?.machine === machine && asked.expects === expects;
     const challenge = isAsked ? asked.challenge : newChallenge();
     const question = { machine, challenge };
     let answer = expects && (await ask(isAsked ? asked : { ...question, expects }));
