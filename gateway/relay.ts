@@ -14,6 +14,8 @@ const repeatable = new Set(['GET', 'HEAD', 'OPTIONS']);
  * listeners.
  */
 export class Relay extends Exchange {
+  readonly #tried = new Set<Backend>();
+  #repeated = false;
   #upstream: ClientRequest | undefined;
   #answer: IncomingMessage | undefined;
   #stalled = false;
@@ -24,7 +26,7 @@ export class Relay extends Exchange {
       this.#stalled = false;
       this.#answer?.resume();
     });
-    this.#send(this.facts.backend, true);
+    this.#send(this.facts.backend);
   }
 
   protected override get contentType(): string | undefined {
@@ -53,16 +55,17 @@ export class Relay extends Exchange {
     this.#upstream?.destroy();
   }
 
-  #send(backend: Backend, mayRepeat: boolean): void {
+  #send(backend: Backend): void {
     const { request } = this;
-    const { site, path, headersFor } = this.facts;
+    const { path, headersFor } = this.facts;
+    this.#tried.add(backend);
     const upstream = backend.request(request.method ?? 'GET', path, headersFor);
     this.#upstream = upstream;
     upstream.on('response', (answer) => this.#relay(answer));
     upstream.on('error', (err) => {
-      if (mayRepeat && !this.#answer && !this.isClosed && this.#isLost(upstream, err)) {
-        this.#send(site.pick(), false);
-      } else this.#lose(err);
+      const next = this.#answer || this.isClosed ? undefined : this.#nextAfter(upstream, err);
+      if (next) this.#send(next);
+      else this.#lose(err);
     });
     // Also what is no error to Node, an upgrade that nobody asked for say
     upstream.on('close', () => {
@@ -78,12 +81,16 @@ export class Relay extends Exchange {
     else whenConnected(upstream, () => this.#upload(upstream));
   }
 
-  /** Whether the site certainly has not begun on this request, or may be asked twice. */
-  #isLost(upstream: ClientRequest, err: Error): boolean {
-    if (isUnreached(err)) return this.facts.site.hasOther;
-    // The site may close an idle connection just when we use it
+  /** Who is asked next, if the site certainly has not begun on this request, or may be asked twice. */
+  #nextAfter(upstream: ClientRequest, err: Error): Backend | undefined {
     const { request } = this;
-    return upstream.reusedSocket && repeatable.has(request.method ?? '') && !hasBody(request);
+    const { site } = this.facts;
+    if (isUnreached(err)) return site.another(this.#tried);
+    // The site may close an idle connection just when we use it
+    if (this.#repeated || !upstream.reusedSocket) return undefined;
+    if (!repeatable.has(request.method ?? '') || hasBody(request)) return undefined;
+    this.#repeated = true;
+    return site.pick();
   }
 
   #upload(upstream: ClientRequest): void {

@@ -18,7 +18,7 @@ import { GatewayError, ownHeaders, sendBody, sendError } from './reply.js';
 import type { Settings } from './settings.js';
 import type { Site, SiteTable } from './site.js';
 import { parseTarget, type Target } from './target.js';
-import { checkUpgrade, openTunnel } from './tunnel.js';
+import { openTunnel } from './tunnel.js';
 
 export type RouterDeps = {
   /** Those that count now. */
@@ -97,12 +97,12 @@ export class Router {
     const response = () => responseAfterUpgrade(request);
     this.#orRefuse(response, asked, () => {
       const target = parseRequest(request, client);
-      const protocol = checkUpgrade(request);
       const site = this.#enter(target.site);
       socket.once('close', () => site.leave());
-      const facts = { site, path: target.path, own, protocol };
+      const facts = { site, backend: site.pick(), path: target.path, own };
       openTunnel(request, socket, head, { ...facts, headersFor: headersFor(request, asked, site) });
       const { peer, dn } = client;
+      const { upgrade: protocol } = request.headers;
       this.#log.info({ reqId, peer, dn, vsite: site.name, protocol }, 'upgrade');
     });
   }

@@ -4,6 +4,7 @@ import { createServer, type Server } from 'node:https';
 import { Server as NetServer, type Socket } from 'node:net';
 import type { Duplex } from 'node:stream';
 import { loadConfig } from '#kernel/config.js';
+import { requestsThatUpgrade } from '#kernel/http/upgrade.js';
 import type { Log } from '#kernel/log.js';
 import type { Metrics } from '#kernel/metrics.js';
 import { Scope } from '#kernel/scope.js';
@@ -20,6 +21,7 @@ import { countExchanges } from './exchange-metrics.js';
 import { Router } from './router.js';
 import { loadSettings, siteOptions, watchedPaths, type Settings } from './settings.js';
 import { SiteTable } from './site.js';
+import { opensTunnel } from './tunnel.js';
 import { versionOf, watchPaths } from './watch.js';
 
 export type ServerDeps = {
@@ -39,6 +41,8 @@ export type ServerDeps = {
   /** `key`: what a later one with the same takes the place of. */
   readonly onRegistered?: ((site: Registered, key: string) => void) | undefined;
 };
+
+const TunnelRequest = requestsThatUpgrade(opensTunnel);
 
 type ClientServer = Server<typeof IncomingMessage, typeof ClientResponse>;
 
@@ -183,6 +187,7 @@ export class GatewayServer {
       requestTimeout: 0,
       connectionsCheckingInterval: Math.min(5_000, limits.headSeconds * 250),
       maxHeaderSize: limits.headerBytes,
+      IncomingMessage: TunnelRequest,
       ServerResponse: ClientResponse,
     });
     this.#connections.watch(server);

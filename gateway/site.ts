@@ -15,6 +15,7 @@ const strategies = {
 } as const;
 
 const statusAgeMs = 30_000;
+const nobody: ReadonlySet<Backend> = new Set();
 
 /** A site behind the gateway: its servers, how busy it is, whether it lives. */
 export class Site {
@@ -47,17 +48,18 @@ export class Site {
     return this.active >= this.options.maxRequests;
   }
 
-  /** Whether a request that reached nobody may reach another server. */
-  get hasOther(): boolean {
-    return this.#backends.length > 1 && this.#backends.some(({ alive }) => alive);
-  }
-
   /** Which of its servers a request goes to. When none seems to live, the first: it may be up again. */
   pick(): Backend {
-    const live = this.#backends.filter(({ alive }) => alive);
-    const picked = strategies[this.options.strategy](live, this.#turn++) ?? this.#backends[0];
+    const picked = this.another(nobody);
     if (!picked) throw new TypeError('a site without servers');
     return picked;
+  }
+
+  /** Where a request goes that `tried` have not seen: one that lives, else one that was down when last looked at. */
+  another(tried: ReadonlySet<Backend>): Backend | undefined {
+    const untried = this.#backends.filter((backend) => !tried.has(backend));
+    const live = untried.filter(({ alive }) => alive);
+    return strategies[this.options.strategy](live, this.#turn++) ?? untried[0];
   }
 
   /** Whether something listens there; asked at most every 30 seconds. */

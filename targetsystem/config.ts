@@ -49,7 +49,32 @@ export const RegistryConfig = z.strictObject({
 });
 export type RegistryConfig = z.output<typeof RegistryConfig>;
 
-export const TargetsystemConfig = z.strictObject({
+/** A gateway elsewhere that this site registers at. */
+const GatewayAtConfig = z.strictObject({
+  /** `https://host:port`; the secret goes there. */
+  url: z
+    .url({ protocol: /^https$/, error: 'must be a URL with https' })
+    .refine((url) => new URL(url).pathname === '/', 'must be https://host:port, without a path')
+    .transform((url) => new URL(url).origin),
+  /** The gateway's `registration.secretFile`. */
+  secretFile: file,
+  /** Authority that its certificate comes from; absent: those that the system trusts. */
+  caFile: file.optional(),
+  /** Where the gateway finds this site, `https://host:port`; default: what `listen` says. */
+  address: z.url({ protocol: /^https$/, error: 'must be a URL with https' }).optional(),
+  intervalSeconds: z.int().min(10).max(3_600).default(30),
+});
+export type GatewayAtConfig = z.output<typeof GatewayAtConfig>;
+
+const wildcards = new Set(['', '::', '0.0.0.0', '[::]']);
+
+/** Whether others can be told what `listen` says. */
+export function namesAddress(listen: TargetsystemConfig['listen']): listen is ListenByTls {
+  return 'host' in listen && !wildcards.has(listen.host);
+}
+type ListenByTls = Extract<TargetsystemConfig['listen'], { host: string }>;
+
+const targetsystemConfig = z.strictObject({
   /** Name of this site behind the gateway. */
   siteName: z.string().regex(/^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$/, 'must be a word'),
   listen: z.union([
@@ -78,9 +103,23 @@ export const TargetsystemConfig = z.strictObject({
   /** Absent: nothing is counted. */
   metrics: MetricsConfig.optional(),
   registry: RegistryConfig.prefault({}),
+  /** Where this site registers; for one that runs apart from its gateway. */
+  gateways: z.array(GatewayAtConfig).max(16).default([]),
   console: ConsoleConfig.prefault({}),
   forwarding: CarryingConfig.prefault({}),
   screen: CarryingConfig.prefault({ perUser: 8, total: 128 }),
   xnjs: XnjsConfig,
 });
-export type TargetsystemConfig = z.output<typeof TargetsystemConfig>;
+export type TargetsystemConfig = z.output<typeof targetsystemConfig>;
+
+export const TargetsystemConfig = targetsystemConfig.superRefine(
+  ({ gateways, listen }, context) => {
+    for (const [index, { address }] of gateways.entries())
+      if (address === undefined && !namesAddress(listen))
+        context.addIssue({
+          code: 'custom',
+          path: ['gateways', index, 'address'],
+          message: 'must be given, since listen names no host that a gateway could connect to',
+        });
+  },
+);

@@ -16,9 +16,11 @@ import { openIdentity } from '#kernel/security/open-identity.js';
 import { loadTls, serverTls } from '#kernel/security/tls.js';
 import { createTokenIssuer, type LearnedKeys, type TokenIssuer } from '#kernel/security/tokens.js';
 import { startXnjs, type Xnjs } from '#xnjs/index.js';
-import type { TargetsystemConfig } from './config.js';
+import { namesAddress, type TargetsystemConfig } from './config.js';
+import { registerAtGateways } from './registry/gateways.js';
 import { openRegistry, readExternal, type Registry } from './registry/open-registry.js';
-import { RegistryPublisher, type ExternalRegistry } from './registry/publisher.js';
+import { publishEntries, type ExternalRegistry } from './registry/publisher.js';
+import type { RepeatedCalls } from './registry/repeated-calls.js';
 import { ServerKeys } from './registry/server-keys.js';
 import type { RestDeps } from './rest/deps.js';
 import { restOperations } from './rest/operations.js';
@@ -56,7 +58,7 @@ export async function startTargetsystem(
     const issueToken = createTokenIssuer(key, serverDn, systemClock);
     const metrics = await openMetrics(config.metrics, scope, log);
     // the engine comes before what authenticates its users
-    const later: { audit?: Audit } = {};
+    const later: { audit?: Audit; gateways?: RepeatedCalls } = {};
     const xnjs = await startXnjs(config.xnjs, {
       log: deps.log,
       metrics,
@@ -72,7 +74,8 @@ export async function startTargetsystem(
     const own = { dn: serverDn, certificate };
     const { siteName } = config;
     const external = await readExternal(config.registry);
-    const parts = { xnjs, credential, issueToken, external, scope, log: deps.log };
+    const gateways = () => later.gateways?.status() ?? {};
+    const parts = { xnjs, credential, issueToken, external, gateways, scope, log: deps.log };
     const rest = await openRest(config, parts);
     const learned = learnKeys(config.registry, external, rest.registry, parts);
     const identity = await openIdentity(config, {
@@ -92,6 +95,7 @@ export async function startTargetsystem(
     const { port, local } = await listen(app, await toAddress(config.listen), scope, {
       upgrades: true,
     });
+    later.gateways = scope.use(registerSite(config, port, deps.log));
     scope.use(rest.events); // they end before the server waits for its answers
     log.info({ port }, 'target system service listens');
     return { ...(port !== undefined && { port }), local, close: () => scope.close() };
@@ -119,6 +123,8 @@ type RestParts = {
   readonly credential: Credential;
   readonly issueToken: TokenIssuer;
   readonly external: readonly ExternalRegistry[];
+  /** Whether gateways know of this site. */
+  readonly gateways: () => ReturnType<RepeatedCalls['status']>;
   readonly scope: Scope;
   readonly log: Log;
 };
@@ -126,7 +132,7 @@ type RestParts = {
 /** What the operations work with; tells other registries of this site. */
 async function openRest(
   config: TargetsystemConfig,
-  { xnjs, credential: { certificate, dn }, issueToken, external, scope, log }: RestParts,
+  { xnjs, credential: { certificate, dn }, issueToken, external, gateways, scope, log }: RestParts,
 ): Promise<RestDeps> {
   const { systems, jobs, machines, submission, reservations, storages, data, idb } = xnjs;
   const { savedImages } = xnjs;
@@ -141,7 +147,7 @@ async function openRest(
     consoles: scope.use(new Consoles({ systems, config: config.console })),
     forwardings: scope.use(openForwardings(jobs, config.forwarding)),
     screens: scope.use(openScreens(systems, config.screen)),
-    connections: () => ({ ...xnjs.connections(), ...publisher.status() }),
+    connections: () => ({ ...xnjs.connections(), ...publisher.status(), ...gateways() }),
     defaultImage: config.defaultImage,
     imagesUrl: (baseUrl) =>
       `${baseUrl.slice(0, baseUrl.lastIndexOf('/'))}/${config.imagesSite}/rest/images`,
@@ -154,7 +160,7 @@ async function openRest(
     },
   };
   const publisher = scope.use(
-    new RegistryPublisher({
+    publishEntries({
       registries: external,
       entries: () => ownEntries(rest, config.externalUrl.replace(/\/+$/, '')),
       token: () => issueToken({ subject: dn, lifetimeSeconds: 300 }),
@@ -191,6 +197,19 @@ function describe(siteName: string): ApiInfo {
       'fields=!c leaves one out.',
   };
 }
+
+/** @param port where it really listens */
+function registerSite(
+  { gateways, siteName, listen: where }: TargetsystemConfig,
+  port: number | undefined,
+  log: Log,
+): RepeatedCalls {
+  const named = namesAddress(where) && port !== undefined;
+  const address = named ? `https://${urlHost(where.host)}:${port}` : undefined;
+  return registerAtGateways({ gateways, siteName, address, clock: systemClock, log });
+}
+
+const urlHost = (host: string): string => (host.includes(':') ? `[${host}]` : host);
 
 async function toAddress(where: TargetsystemConfig['listen']): Promise<ListenAddress> {
   if ('unix' in where) return where;

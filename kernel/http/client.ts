@@ -6,6 +6,7 @@ import {
   readAnswer,
   toGridError,
   unavailable,
+  type HttpAnswer,
   type JsonAnswer,
   type StreamAnswer,
 } from './client-answers.js';
@@ -38,6 +39,12 @@ export type CallOptions = {
 
 export type HttpClient = AsyncDisposable & {
   json(method: Method, path: string, body?: object, options?: CallOptions): Promise<JsonAnswer>;
+  /** Posts fields as the form of a page does; whatever the answer says beside its status is left aside. */
+  form(
+    path: string,
+    fields: Readonly<Record<string, string>>,
+    options?: CallOptions,
+  ): Promise<HttpAnswer>;
   /** Sends a stream, which may take any time as long as bytes move. */
   upload(
     method: 'PUT' | 'POST',
@@ -56,6 +63,7 @@ type Method = 'GET' | 'POST' | 'PUT' | 'DELETE';
 
 /** After the last byte of an upload the server still has to bring it to the disk. */
 const uploadAnswerTimeoutMs = 300_000;
+const longestFormAnswerBytes = 65_536;
 
 /**
  * The project's HTTP client. Answers from 400 on are thrown as `GridError` with the peer's text,
@@ -68,15 +76,25 @@ export function createHttpClient(options: HttpClientOptions): HttpClient {
   const common = { accept: 'application/json', ...options.headers, ...authorization(options.auth) };
   const pool = createPool(base.origin, options, timeoutMs);
   const send = createSend(pool, base, common);
+  const late = (): Error => new Error(`not within ${timeoutMs} ms`);
   return {
     async json(method, path, body, { headers, signal } = {}) {
       const type = body && { 'content-type': 'application/json' };
-      const late = (): Error => new Error(`not within ${timeoutMs} ms`);
       using deadline = startDeadline(timeoutMs, late);
       using until = linkSignals(signal, deadline.signal);
       const call = { headers: { ...type, ...headers }, signal: until.signal };
       const content = body && { body: JSON.stringify(body) };
       return await readAnswer(await send(method, path, call, content), maxBytes, base.host);
+    },
+    async form(path, fields, { headers, signal } = {}) {
+      const type = { 'content-type': 'application/x-www-form-urlencoded' };
+      using deadline = startDeadline(timeoutMs, late);
+      using until = linkSignals(signal, deadline.signal);
+      const call = { headers: { ...type, ...headers }, signal: until.signal };
+      const content = { body: new URLSearchParams(fields).toString() };
+      const answer = await send('POST', path, call, content);
+      await answer.body.dump({ limit: longestFormAnswerBytes, signal: until.signal });
+      return { status: answer.statusCode, headers: answer.headers };
     },
     async upload(method, path, source, { sizeBytes, headers, signal } = {}) {
       const length = sizeBytes === undefined ? {} : { 'content-length': `${sizeBytes}` };

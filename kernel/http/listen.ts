@@ -7,7 +7,7 @@ import { GridError } from '#kernel/errors.js';
 import type { Scope } from '#kernel/scope.js';
 import { drainable, drainTimeoutMs } from './drain.js';
 import { LocalService } from './local.js';
-import { serveUpgrades } from './upgrade.js';
+import { GetMayUpgrade, serveUpgrades } from './upgrade.js';
 
 export class ListenError extends GridError<'ADDRESS_IN_USE' | 'CONFIG_INVALID'> {}
 
@@ -53,6 +53,7 @@ export async function listen(
     requestTimeout: 0,
     handshakeTimeout: headersTimeoutMs,
     maxHeaderSize: 32_768,
+    IncomingMessage: GetMayUpgrade,
   };
   const tls = 'tls' in where ? where.tls : undefined;
   const server = tls ? createTlsServer({ ...limits, ...tls }) : createServer(limits);

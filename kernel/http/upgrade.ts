@@ -1,4 +1,4 @@
-import { ServerResponse, type IncomingMessage, type Server } from 'node:http';
+import { IncomingMessage, ServerResponse, type Server } from 'node:http';
 import type { Duplex } from 'node:stream';
 import type { Upgrade } from './reply.js';
 
@@ -11,17 +11,40 @@ export function upgradeOf(request: IncomingMessage): string | undefined {
 }
 
 /**
+ * The class of a server's requests: those that do not fit are read to the end of their body and get an ordinary
+ * answer, whatever protocol they would go over to. Node by itself lets go of every connection whose request asks for
+ * one, as soon as the server serves any.
+ */
+export function requestsThatUpgrade(
+  fits: (request: IncomingMessage) => boolean,
+): typeof IncomingMessage {
+  const asked = new WeakSet<IncomingMessage>();
+  return class extends IncomingMessage {
+    /** Set by Node before the headers are known, read when they are. */
+    get upgrade(): boolean {
+      return asked.has(this) && (this.method === 'CONNECT' || fits(this));
+    }
+
+    set upgrade(asks: boolean | null) {
+      if (asks === true) asked.add(this);
+      else asked.delete(this);
+    }
+  };
+}
+
+/** For servers with {@link serveUpgrades}: a GET alone may go over to another protocol. */
+export const GetMayUpgrade = requestsThatUpgrade(
+  (request) => request.method === 'GET' && !hasBody(request),
+);
+
+/**
  * Lets requests that ask for another protocol go the way of all others: the operation says whether the
  * client may, and answers with `upgrade`. Without this call Node leaves the wish aside.
+ * @param server its requests are {@link GetMayUpgrade}
  */
 export function serveUpgrades(server: Server): void {
   server.on('upgrade', (request: IncomingMessage, socket: Duplex, head: Buffer) => {
     socket.on('error', () => socket.destroy());
-    if (request.method !== 'GET' || hasBody(request)) {
-      // its body is not parsed any more
-      socket.end('HTTP/1.1 501 Not Implemented\r\nConnection: close\r\nContent-Length: 0\r\n\r\n');
-      return;
-    }
     released.add(request);
     if (head.length > 0) socket.unshift(head);
     server.emit('request', request, responseAfterUpgrade(request));

@@ -2,6 +2,7 @@ import { RequestError, type Context } from '#kernel/http/operation.js';
 import { normalizeDn } from '#kernel/security/dn.js';
 import { jobStatus } from '#xnjs/index.js';
 import type { RestDeps } from './deps.js';
+import { renderHost } from './admin-hosts.js';
 import { idbOfFactory } from './factories.js';
 import { linksFrom } from './links.js';
 import { renderResources } from './sites-rendering.js';
@@ -118,6 +119,20 @@ export const adminActions: Readonly<Record<string, Action>> = {
         limited: limited === 'true',
       });
       return { message: `A token for ${subject}`, results: { token } };
+    },
+  },
+
+  ResourceAvailability: {
+    description: 'What the hosts of machines have, and what of it is used. Parameters: host',
+    run: ({ systems }, { host }) => {
+      const hosts = systems.places.list().filter(({ name }) => host === undefined || name === host);
+      if (host !== undefined && hosts.length === 0)
+        throw new RequestError('NOT_FOUND', `host: there is no host ${host}`);
+      const takes = hosts.filter(({ isDrained, drivers }) => !isDrained && drivers.some(({ isUp }) => isUp)); // prettier-ignore
+      return {
+        message: `${takes.length} of ${hosts.length} hosts take machines`,
+        results: Object.fromEntries(hosts.map((each) => [each.name, renderHost(each)])),
+      };
     },
   },
 

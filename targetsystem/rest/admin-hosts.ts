@@ -21,7 +21,7 @@ const listHosts = operation({
   run: ({ systems }) => json({ hosts: systems.places.list().map(renderHost) }),
 });
 
-function renderHost(host: HostStatus): Rendered<typeof HostList>['hosts'][number] {
+export function renderHost(host: HostStatus): Rendered<typeof HostList>['hosts'][number] {
   const { name, drivers, labels, isDrained, room, used, machines, storage, abilities } = host;
   return {
     ...{ name, labels: [...labels], drained: isDrained, machines },

@@ -128,7 +128,9 @@ export const offer = {
     .describe('By partition and resource: lo-hi, a choice, or * for any text'),
   applications: texts.describe('Name---vVersion'),
   otherInfo: anything,
-  remainingComputeTime: anything,
+  remainingComputeTime: z
+    .record(z.string(), z.object({ remaining: text, units: text, rel: text.optional() }))
+    .describe('By project, where the batch system limits it'),
 };
 
 export const Usage = z.object({

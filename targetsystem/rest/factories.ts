@@ -23,6 +23,7 @@ import { createSite, newSite } from './sites-creation.js';
 import {
   applicationId,
   canReserve,
+  renderBudgets,
   renderApplicationOf,
   renderResources,
 } from './sites-rendering.js';
@@ -74,7 +75,7 @@ const getFactory = operation({
       resources: renderResources(idbOfFactory(deps), attributesOf(context.caller).queues),
       applications: offeredApplications(deps, context).map(applicationId),
       otherInfo: idbOfFactory(deps).info,
-      remainingComputeTime: {},
+      remainingComputeTime: renderBudgets(deps.systems.list({ ownerDn: context.caller.dn })),
       ...(await renderPlacement(deps, context.caller)),
       _links: hrefs({
         self: links.factory(),

@@ -3,6 +3,7 @@ import type { Caller } from '#kernel/http/caller.js';
 import { listParameter } from '#kernel/http/fields.js';
 import { pageParameters, renderPage, slicePage, type Page } from '#kernel/http/page.js';
 import { json, type Reply } from '#kernel/http/reply.js';
+import { findGrant } from '#kernel/security/acl.js';
 
 /** Ours, as UNICORE has it for storages: an administrator's `filter=all` lists what all users have. */
 export const listFilter = z
@@ -15,6 +16,17 @@ export type ListFilter = z.output<typeof listFilter>;
 
 export function seesAll(caller: Caller, filter: ListFilter): boolean {
   return filter === 'all' && caller.role === 'admin';
+}
+
+/** The caller's own, those that others let him see, and all where an administrator asks for them. */
+export function isListed(
+  { ownerDn, acl = [] }: { readonly ownerDn: string; readonly acl?: readonly string[] },
+  caller: Caller,
+  filter: ListFilter,
+): boolean {
+  if (caller.role === 'anonymous') return false;
+  if (ownerDn === caller.dn || seesAll(caller, filter)) return true;
+  return findGrant(acl, caller, 'read') !== undefined;
 }
 
 /** Parameters of a list of resources, to be spread into an operation's input. */

@@ -3,14 +3,16 @@ import { answersJson, answersNothing } from '#kernel/http/answers.js';
 import { fieldsParameter, selectFields } from '#kernel/http/fields.js';
 import { everybody, operations, type Context, type Operation } from '#kernel/http/operation.js';
 import { json, noContent } from '#kernel/http/reply.js';
+import { isOwner } from '#kernel/security/acl.js';
 import { resourcePolicies } from '#kernel/security/policy.js';
 import type { OwnedRecord, OwnedRecords } from '#xnjs/index.js';
 import { Changes, machineErrors } from './answers.js';
 import { changeMembers, type Changeable } from './changes.js';
 import type { RestDeps } from './deps.js';
 import { linksFrom } from './links.js';
-import { listParameters, renderList } from './lists.js';
+import { isListed, listFilter, listParameters, renderList } from './lists.js';
 import {
+  aclMember,
   ownedProperties,
   tagsMember,
   terminationMember,
@@ -45,10 +47,10 @@ const operation = operations<RestDeps>();
 const id = { id: z.string().max(64) };
 
 function policiesOf<R extends OwnedRecord>({ noun, service }: OwnedKind<R>) {
-  return resourcePolicies<RestDeps, { id: string }>(noun, (deps, input) => ({
-    ownerDn: service(deps).records.get(input.id).ownerDn,
-    acl: [],
-  }));
+  return resourcePolicies<RestDeps, { id: string }>(noun, (deps, input) => {
+    const { ownerDn, acl = [] } = service(deps).records.get(input.id);
+    return { ownerDn, acl };
+  });
 }
 
 /** List, properties, change and deletion. */
@@ -69,7 +71,7 @@ function getOperation<R extends OwnedRecord>(kind: OwnedKind<R>): Operation<Rest
     input: z.object({ ...id, fields: fieldsParameter }),
     answers: answersJson(answers.one),
     id: `get${name}`,
-    policy: policiesOf(kind).own,
+    policy: policiesOf(kind).read,
     run: (deps, { id: wanted, fields }, context) => {
       const engine = service(deps);
       const record = engine.find?.(wanted) ?? engine.records.get(wanted);
@@ -84,17 +86,18 @@ function changeOperation<R extends OwnedRecord>(kind: OwnedKind<R>): Operation<R
   return operation({
     method: 'PUT',
     path: pathOf(kind),
-    summary: `Changes tags or termination time of a ${noun}`,
+    summary: `Changes tags, ACL or termination time of a ${noun}`,
     input: z.looseObject(id),
     body: 'json',
     answers: answersJson(Changes),
     id: `change${name}`,
-    policy: policiesOf(kind).own,
-    run: async (deps, { id: wanted, ...members }) => {
+    policy: policiesOf(kind).modify,
+    run: async (deps, { id: wanted, ...members }, { caller }) => {
       const engine = service(deps);
       const latestMs = engine.latestTerminationMs();
-      const changeable: Changeable<Pick<PropertyChange, 'tags' | 'terminationMs'>> = {
+      const changeable: Changeable<PropertyChange> = {
         tags: tagsMember,
+        acl: aclMember(isOwner(engine.records.get(wanted), caller)),
         terminationTime: terminationMember(latestMs, () => 'is later than it may live'),
       };
       const answers = await changeMembers(members, changeable, (change) =>
@@ -133,16 +136,17 @@ function listOperation<R extends OwnedRecord>({
   return operation({
     method: 'GET',
     path: `/${collection}`,
-    summary: `The ${noun}s of the caller`,
-    input: z.object(listParameters()),
+    summary: `The ${noun}s that the caller may see; all of them for an administrator with filter=all`,
+    input: z.object({ ...listParameters(), filter: listFilter }),
     answers: answersJson(answers.list),
     id: `list${name}s`,
     policy: everybody,
-    run: (deps, { tags = [], ...page }, { caller, baseUrl, url }) => {
-      const wish = { ...page, tags };
-      const { records } = service(deps);
-      const { ids, total } =
-        caller.role === 'anonymous' ? { ids: [], total: 0 } : records.page(caller.dn, wish);
+    run: (deps, wish, { caller, baseUrl, url }) => {
+      const { filter, tags = [], ...page } = wish;
+      const { ids, total } = service(deps).records.page(
+        (record) => isListed(record, caller, filter),
+        { ...page, tags },
+      );
       const urls = ids.map((each) => linksFrom(baseUrl).resource(collection, each));
       return renderList(url, wish, urls, total);
     },
@@ -161,7 +165,7 @@ export function abortOperation<R extends OwnedRecord>(kind: OwnedKind<R>): Opera
     answers: answersNothing,
     errors: machineErrors,
     id: `abort${name}`,
-    policy: policiesOf(kind).own,
+    policy: policiesOf(kind).write,
     run: async (deps, { id: wanted }) => {
       await service(deps).abort?.(wanted);
       return noContent();

@@ -97,7 +97,7 @@ export function renderSite(
     resources: renderResources(idb, queues),
     applications: idb.applications.map(applicationId),
     otherInfo: idb.info,
-    remainingComputeTime: {},
+    remainingComputeTime: renderBudgets([system]),
     image: renderImage(system),
     ...(flavour !== undefined && { flavour }),
     parameters: system.parameters,
@@ -121,6 +121,26 @@ export function renderSite(
       ),
     }),
   };
+}
+
+/**
+ * By project (unicore-rest 3.2), as batch systems told last; all texts. A project that several name is shown as the
+ * first of these systems has it.
+ */
+export function renderBudgets(
+  systems: readonly TargetSystem[],
+): Rendered<typeof Site>['remainingComputeTime'] {
+  const budgets = systems.flatMap((system) => system.budgets ?? []).reverse();
+  return Object.fromEntries(
+    budgets.map(({ project, remaining, percent, units }) => [
+      project,
+      {
+        remaining: String(remaining),
+        units,
+        ...(percent >= 0 && { rel: `${percent}%` }),
+      },
+    ]),
+  );
 }
 
 function machineLinks({ image: { metadata } }: TargetSystem, self: string): Record<string, string> {

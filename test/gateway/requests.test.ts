@@ -28,11 +28,6 @@ describe('a request at the gateway', () => {
       { path: '/VSITE/x', method: 'POST', headers: { 'transfer-encoding': 'gzip, chunked' } },
       501,
     ],
-    [
-      'an Upgrade it does not know',
-      { path: '/VSITE/x', headers: { Connection: 'Upgrade', Upgrade: 'h2c' } },
-      501,
-    ],
   ] as const;
   for (const [what, options, status] of refusals)
     it(`refuses ${what}`, async () => {

@@ -58,6 +58,22 @@ describe('sites of several servers', () => {
     const { status } = await rig.request({ path: '/GRID/x' });
     assert.equal(status, 503);
   });
+  it('lose no request while one of three lives, whatever was known of them', async () => {
+    await using rig = await startRig(() => undefined);
+    const addresses = ['a', 'b', 'c'].map((name) => `unix:${join(rig.directory, name)}`);
+    const group = { addresses, healthCheckSeconds: 600 };
+    let last = await listen(join(rig.directory, 'c'), 'c');
+    await rig.reconfigure({ sites: { GRID: group } });
+    const post = () => rig.request({ path: '/GRID/x', method: 'POST', body: 'job' });
+    const first = await post();
+    assert.deepEqual([first.status, first.body], [200, 'c job'], 'nobody has looked yet');
+    await stop(last);
+    assert.equal((await post()).status, 503);
+    last = await listen(join(rig.directory, 'b'), 'b');
+    const next = await post();
+    assert.deepEqual([next.status, next.body], [200, 'b job'], 'all were down at the last look');
+    await stop(last);
+  });
   it('take turns, leaving out those that are down', async () => {
     await using rig = await start('roundRobin', (directory) => [
       ...both(directory),

@@ -1,9 +1,11 @@
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
 import { createHash, randomBytes } from 'node:crypto';
-import type { IncomingMessage } from 'node:http';
+import { createServer, type IncomingMessage } from 'node:http';
 import { request as httpsRequest } from 'node:https';
+import { join } from 'node:path';
 import type { Duplex } from 'node:stream';
+import { text } from 'node:stream/consumers';
 import { after, before, describe, it } from 'node:test';
 import { connect, type TLSSocket } from 'node:tls';
 import { eventually, startRig, type Rig } from './rig.js';
@@ -12,7 +14,7 @@ import { eventually, startRig, type Rig } from './rig.js';
 const acceptOf = (key: string) =>
   createHash('sha1').update(`${key}258EAFA5-E914-47DA-95CA-C5AB0DC85B11`).digest('base64');
 
-describe('tunnels through the gateway', () => {
+describe('tunnels through the gateway', { timeout: 60_000 }, () => {
   let rig: Rig;
   let far: Duplex | undefined;
   let seen: Record<string, unknown> = {};
@@ -134,18 +136,71 @@ describe('tunnels through the gateway', () => {
     ['the site refuses', '/VSITE/refuse', 'websocket', /^HTTP\/1\.1 403 [^]*no$/],
     ['the site is down', '/DOWN/x', 'websocket', /^HTTP\/1\.1 503 /],
     ['there is no such site', '/NIX/x', 'websocket', /^HTTP\/1\.1 404 /],
-    ['the protocol is another', '/VSITE/x', 'h2c', /^HTTP\/1\.1 501 /],
     ['the path leads out', '/VSITE/../x', 'websocket', /^HTTP\/1\.1 400 /],
   ] as const;
   for (const [what, path, protocol, expected] of refusals)
     it(`are not opened when ${what}`, async () => {
       const socket = await open(path, protocol);
-      let text = '';
-      socket.on('data', (chunk: Buffer) => (text += chunk.toString()));
+      let heard = '';
+      socket.on('data', (chunk: Buffer) => (heard += chunk.toString()));
       await once(socket, 'end');
-      assert.match(text, expected);
+      assert.match(heard, expected);
       socket.destroy();
     });
+  it('are not what other protocols get: their requests are ordinary ones, bodies and connections included', async () => {
+    const asked: { upgrade: unknown; text: string }[] = [];
+    await using other = await startRig((request, response) => {
+      void text(request).then((body) => {
+        asked.push({ upgrade: request.headers.upgrade, text: `${request.method ?? ''} ${body}` });
+        response.end('an answer');
+      });
+    });
+    const { port, ca } = other;
+    const socket = connect({ host: 'localhost', port, ca });
+    let heard = '';
+    socket.on('data', (chunk: Buffer) => (heard += chunk.toString()));
+    const head = (method: string, more: string) =>
+      `${method} /VSITE/x HTTP/1.1\r\nHost: h\r\nConnection: Upgrade, HTTP2-Settings\r\n${more}\r\n`;
+    const h2c = 'Upgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n';
+    const answers = () => heard.split('an answer').length - 1;
+    socket.write(head('POST', `${h2c}Content-Length: 4\r\n`));
+    socket.write('body');
+    await eventually(() => answers() === 1, 'the first is answered');
+    socket.write(head('GET', h2c));
+    await eventually(() => answers() === 2, 'the next on the same connection');
+    socket.write(
+      `${head('PUT', 'Upgrade: websocket\r\nTransfer-Encoding: chunked\r\n')}2\r\nhi\r\n0\r\n\r\n`,
+    );
+    await eventually(() => answers() === 3, 'a tunnel is opened by GET alone');
+    socket.destroy();
+    assert.match(heard, /^HTTP\/1\.1 200 /);
+    assert.deepEqual(
+      asked,
+      ['POST body', 'GET ', 'PUT hi'].map((what) => ({ upgrade: undefined, text: what })),
+    );
+  });
+  it('go to the third of three servers when two are down', async () => {
+    await using other = await startRig(() => undefined);
+    const { directory } = other;
+    const third = createServer().listen(join(directory, 'c'));
+    third.on('upgrade', (_request, far: Duplex) => {
+      far.on('error', () => undefined).resume();
+      far.end('HTTP/1.1 101 Go\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\nthird');
+    });
+    // Nobody has found out yet who is down
+    const addresses = ['a', 'b', 'c'].map((name) => `unix:${join(directory, name)}`);
+    await other.reconfigure({ sites: { GRID: { addresses, healthCheckSeconds: 600 } } });
+    const socket = connect({ host: 'localhost', port: other.port, ca: other.ca });
+    let heard = '';
+    socket.on('data', (chunk: Buffer) => (heard += chunk.toString()));
+    socket.write(
+      'GET /GRID/x HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n',
+    );
+    await eventually(() => heard.includes('third'), 'the first tunnel is open');
+    assert.match(heard, /^HTTP\/1\.1 101 /);
+    socket.destroy();
+    third.close();
+  });
   it('do not keep the gateway from closing', async () => {
     await using other = await startRig(() => undefined);
     other.upstream.on('upgrade', (_request, socket: Duplex) => {

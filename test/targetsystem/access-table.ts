@@ -137,31 +137,31 @@ export const access: Readonly<Record<string, Row>> = {
   'POST /rest/core/storages/:storageId/files/actions/extract{/*path}': 'write',
   'POST /rest/core/storages/:storageId/actions/copy-async': { who: 'write', body: { from: 'a', to: 'b' } }, // prettier-ignore
   'GET /rest/core/tasks': 'everybody',
-  'GET /rest/core/tasks/:id': 'own',
-  'PUT /rest/core/tasks/:id': 'own',
+  'GET /rest/core/tasks/:id': 'read',
+  'PUT /rest/core/tasks/:id': 'modify',
   'DELETE /rest/core/tasks/:id': 'own',
-  'POST /rest/core/tasks/:id/actions/abort': 'own',
+  'POST /rest/core/tasks/:id/actions/abort': 'write',
 
   // larger than it may be, so that nothing is made
   'POST /rest/core/volumes': { who: 'users', body: { name: 'large', sizeMiB: 1_000 } },
   'GET /rest/core/volumes': 'everybody',
-  'GET /rest/core/volumes/:id': 'own',
-  'PUT /rest/core/volumes/:id': 'own',
+  'GET /rest/core/volumes/:id': 'read',
+  'PUT /rest/core/volumes/:id': 'modify',
   'DELETE /rest/core/volumes/:id': 'own',
 
   // by a protocol that is not there, so that nothing is fetched
   'POST /rest/core/storages/:storageId/transfers': { who: 'write', body: { file: 'f', source: 'nothing://x/y' } }, // prettier-ignore
   'GET /rest/core/transfers': 'everybody',
-  'GET /rest/core/transfers/:id': 'own',
-  'PUT /rest/core/transfers/:id': 'own',
+  'GET /rest/core/transfers/:id': 'read',
+  'PUT /rest/core/transfers/:id': 'modify',
   'DELETE /rest/core/transfers/:id': 'own',
-  'POST /rest/core/transfers/:id/actions/abort': 'own',
+  'POST /rest/core/transfers/:id/actions/abort': 'write',
 
   'POST /rest/core/storages/:storageId/imports': { who: 'write', body: { file: 'f' } },
   'POST /rest/core/storages/:storageId/exports': { who: 'read', body: { file: 'kept/file' } },
   'GET /rest/core/client-server-transfers': 'everybody',
-  'GET /rest/core/client-server-transfers/:id': 'own',
-  'PUT /rest/core/client-server-transfers/:id': 'own',
+  'GET /rest/core/client-server-transfers/:id': 'read',
+  'PUT /rest/core/client-server-transfers/:id': 'modify',
   'DELETE /rest/core/client-server-transfers/:id': 'own',
   'GET /rest/files/:key': 'everybody',
   'PUT /rest/files/:key': { who: 'everybody', body: 'sent' },

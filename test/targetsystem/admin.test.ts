@@ -44,7 +44,11 @@ describe('administration by REST', { timeout: 60_000 }, () => {
     assert.equal(shown.subSystemsStatus['Job submission'], 'OK');
     assert.equal(shown.metrics['targetSystems.total'], 1);
     assert.equal(shown.containerVersion, '11.1.0');
-    for (const name of ['ToggleJobSubmission', 'ShowServerUsageOverview', 'AbortJob']) {
+    // those of the original (unicore-rest 3.18); it has no others that clients could miss
+    for (const name of [
+      ...['ToggleJobSubmission', 'ShowServerUsageOverview', 'ShowJobDetails', 'AbortJob'],
+      ...['ListPartitions', 'IssueAPIToken', 'ResourceAvailability', 'GetMemoryUsage'],
+    ]) {
       const link = shown._links[`action:${name}`]!;
       assert.equal(link.href, `https://grid.example/TEST/rest/admin/actions/${name}`);
       assert.ok(link.description!.length > 10);
@@ -71,6 +75,22 @@ describe('administration by REST', { timeout: 60_000 }, () => {
       ],
     );
     assert.equal(Site.parse((await alice('GET', `/sites/${site}`)).body).vm.host, 'local');
+  });
+
+  it('tells what is available, and how many hosts take machines', async () => {
+    const told = AdminOutcome.parse((await act('ResourceAvailability')).body);
+    assert.equal(told.message, '1 of 1 hosts take machines');
+    const { hosts } = HostList.parse((await admin('GET', '/rest/admin/hosts')).body);
+    assert.deepEqual(told.results, { local: hosts[0] });
+    await act('DrainHost', { host: 'local' });
+    const drained = await act('ResourceAvailability', { host: 'local' });
+    assert.equal(drained.body['message'], '0 of 1 hosts take machines');
+    await act('DrainHost', { host: 'local', drain: false });
+    const none = await act('ResourceAvailability', { host: 'south' });
+    assert.deepEqual(
+      [none.body['success'], none.body['message']],
+      [false, 'host: there is no host south'],
+    );
   });
 
   it('lets a host take no new machines; those that are there stay', async () => {

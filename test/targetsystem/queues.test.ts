@@ -2,10 +2,11 @@ import assert from 'node:assert/strict';
 import { chmodSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
+import { isDeepStrictEqual } from 'node:util';
 import { Scope } from '#kernel/scope.js';
 import { noSlurm, startSlurm, type SlurmCluster } from '../tsi/slurm-cluster.js';
 import { scratch, until } from '../xnjs/job/rig.js';
-import { startRig, type Rig } from './storages-rig.js';
+import { login, startRig, type Rig } from './storages-rig.js';
 
 const alice = 'CN=Alice,O=Grid';
 
@@ -24,7 +25,11 @@ describe('queues of a target system with a real Slurm', { skip: noSlurm, timeout
     const sinfo = join(directory, 'sinfo');
     const script = `#!/bin/sh\nif [ -e '${broken}' ]; then printf . >>'${broken}'; exit 1; fi\nexec sinfo "$@"\n`;
     writeFileSync(sinfo, script, { mode: 0o755 });
+    const sshare = join(directory, 'sshare');
+    const accounts = `root||cpu=9|cpu=1\nphysics||cpu=60000|cpu=15000\nphysics|${login}||\nfree|${login}||`;
+    writeFileSync(sshare, `#!/bin/sh\nprintf '%s\\n' '${accounts}'\n`, { mode: 0o755 });
     const agent = [
+      `tsi.get_budget_cmd=${sshare}`,
       'tsi.bss=slurm',
       `tsi.slurm_conf=${slurm.conf}`,
       `tsi.get_partitions_cmd=${sinfo} --all --noheader --exact --format="%P %D %l %c %m"`,
@@ -68,6 +73,18 @@ describe('queues of a target system with a real Slurm', { skip: noSlurm, timeout
     ] as const)
       for (const [name, range] of Object.entries({ ...node, Runtime }))
         assert.equal(queue?.[name], range, name);
+  });
+
+  it('come with what is left of the time of a project, where the batch system limits it', async () => {
+    const left = { physics: { remaining: '750', units: 'core-h', rel: '75%' } };
+    const factory = '/factories/default_target_system_factory';
+    for (const path of [`/sites/${siteId}`, factory])
+      await until('it was asked', async () => {
+        const { remainingComputeTime: told } = (await rig.as('alice')('GET', path)).body;
+        return isDeepStrictEqual(told, left);
+      });
+    const others = await rig.as('bob')('GET', factory);
+    assert.deepEqual(others.body['remainingComputeTime'], {});
   });
 
   it('decide what a job may ask for', async () => {

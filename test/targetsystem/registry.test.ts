@@ -6,7 +6,7 @@ import { after, before, describe, it } from 'node:test';
 import { silentLog } from '#kernel/log.js';
 import { Scope } from '#kernel/scope.js';
 import { Registry, RegistryEntry, RegistryList } from '#targetsystem/rest/answers.js';
-import { RegistryPublisher } from '#targetsystem/registry/publisher.js';
+import { publishEntries } from '#targetsystem/registry/publisher.js';
 import { until } from '../xnjs/job/rig.js';
 import { idOf, startCompute, type Ask, type Body, type Compute } from './compute-rig.js';
 import { ShiftedClock } from './shifted-clock.js';
@@ -131,7 +131,7 @@ describe('registries elsewhere', { timeout: 60_000 }, () => {
   it('are told of this server, again before they forget it, and tried again when they fail', async () => {
     const clock = new ShiftedClock();
     const publisher = scope.use(
-      new RegistryPublisher({
+      publishEntries({
         registries: [{ url }],
         entries: () => [entry],
         token: () => Promise.resolve('proof'),

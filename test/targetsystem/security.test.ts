@@ -63,6 +63,7 @@ describe('who may do what', { timeout: 120_000 }, () => {
       204,
     );
     kept = await keep();
+    for (const path of keptPaths()) await grant(path);
     shareId = await made('/rest/share/TEST', {
       ...{ user: callers.reader.dn, access: 'WRITE', path: `/${storage}/kept/file` },
     });
@@ -96,6 +97,9 @@ describe('who may do what', { timeout: 120_000 }, () => {
       PUT: String(imported!.body['accessURL']).split('/').at(-1)!,
     };
   }
+  /** By collection; the others are addresses without login. */
+  const keptResources = () => Object.entries(kept).filter(([kind]) => /^[a-z]/.test(kind));
+  const keptPaths = () => keptResources().map(([kind, id]) => `/${kind}/${id}`);
   const acl = (['read', 'write', 'modify'] as const).map(
     (level, at) => `${level}:DN:${[callers.reader, callers.writer, callers.modifier][at]!.dn}`,
   );
@@ -233,7 +237,8 @@ describe('who may do what', { timeout: 120_000 }, () => {
   });
 
   it('with ACLs: only the owner changes them, and they stay', async () => {
-    for (const path of [`/sites/${site}`, `/jobs/${job}`, `/storages/${storage}`]) {
+    const owned = [`/sites/${site}`, `/jobs/${job}`, `/storages/${storage}`, ...keptPaths()];
+    for (const path of owned) {
       const entry = `modify:DN:${callers.bob.dn}`;
       const { body } = await modifier!('PUT', path, { body: { acl: [entry], tags: ['t'] } });
       assert.match(String(body['acl']), /only the owner/, path);
@@ -269,8 +274,8 @@ describe('who may do what', { timeout: 120_000 }, () => {
   });
 
   it('in lists: what one may read, and nothing else', async () => {
-    const lists = { sites: site, jobs: job, storages: storage };
-    for (const [name, id] of Object.entries(lists)) {
+    const lists = { sites: site, jobs: job, storages: storage, reservations: reservation.id };
+    for (const [name, id] of [...Object.entries(lists), ...keptResources()]) {
       const listed = async (who: CallerName): Promise<string[]> =>
         (await rig.as(who)('GET', `/${name}`)).body[name] as string[];
       const has = async (who: CallerName) => (await listed(who)).some((url) => url.endsWith(id));

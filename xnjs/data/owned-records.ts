@@ -7,6 +7,8 @@ export type OwnedRecord = {
   readonly id: string;
   readonly ownerDn: string;
   readonly tags: readonly string[];
+  /** What others may do with it; only its owner changes that. */
+  readonly acl?: readonly string[];
   /** ms since the epoch */
   readonly createdMs: number;
   /** ms since the epoch; absent: until it is deleted */
@@ -73,10 +75,15 @@ export class OwnedRecords<R extends OwnedRecord> {
     return this.#records.values();
   }
 
-  /** A user's, the newest first. */
-  page(ownerDn: string, { offset, num, tags = [] }: RecordPage): { ids: string[]; total: number } {
-    const mine = this.#of(ownerDn).filter((each) => tags.every((tag) => each.tags.includes(tag)));
-    return { ids: mine.slice(offset, offset + num).map(({ id }) => id), total: mine.length };
+  /** Those that `isShown` is true of, the newest first. */
+  page(
+    isShown: (record: R) => boolean,
+    { offset, num, tags = [] }: RecordPage,
+  ): { ids: string[]; total: number } {
+    const shown = this.#where(
+      (each) => isShown(each) && tags.every((tag) => each.tags.includes(tag)),
+    );
+    return { ids: shown.slice(offset, offset + num).map(({ id }) => id), total: shown.length };
   }
 
   /** @throws `LIMIT_REACHED` the user has as many as he may */
@@ -84,7 +91,7 @@ export class OwnedRecords<R extends OwnedRecord> {
     const { store, what, perUser } = this.#options;
     // one after the other for each user, so that two at once do not both pass the limit
     await this.#queue(`user ${record.ownerDn}`, async () => {
-      const mine = this.#of(record.ownerDn);
+      const mine = this.#where(({ ownerDn }) => ownerDn === record.ownerDn);
       if (mine.length >= perUser) {
         const oldest = mine.findLast((each) => this.#options.mayGo?.(each));
         if (!oldest)
@@ -125,10 +132,10 @@ export class OwnedRecords<R extends OwnedRecord> {
   }
 
   /** The newest first. */
-  #of(ownerDn: string): R[] {
+  #where(fits: (record: R) => boolean): R[] {
     const { isGone = () => false } = this.#options;
     return [...this.#records.values()]
-      .filter((each) => each.ownerDn === ownerDn && !isGone(each))
+      .filter((each) => fits(each) && !isGone(each))
       .sort((a, b) => b.createdMs - a.createdMs);
   }
 

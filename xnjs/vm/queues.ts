@@ -1,7 +1,7 @@
 import type { Clock } from '#kernel/clock.js';
 import { asGridError, errorText } from '#kernel/errors.js';
 import type { Log } from '#kernel/log.js';
-import type { Partition } from '../tsi/tsi.js';
+import type { Budget, Partition } from '../tsi/tsi.js';
 import type { SystemRecords } from './system-records.js';
 import { identityOf, type TargetSystem } from './target-system.js';
 import type { TargetBinding } from './target-binding.js';
@@ -22,12 +22,14 @@ type Told = NonNullable<TargetSystem['queues']>;
 /** What can be the name of a queue in a job, an IDB and the header of a submission. */
 const queueName = /^[A-Za-z0-9][A-Za-z0-9._@+-]{0,63}$/;
 const mostQueues = 500;
+const mostBudgets = 100;
+const longestWord = 128;
 const askedAtOnce = 8;
 /** How long so many take at least: it is not urgent, and each costs a worker. */
 const batchMs = 800;
 
 /**
- * What the batch systems of the target systems tell of their queues. Asked for when a TSI begins to answer,
+ * What the batch systems of the target systems tell of their queues, and what is left of the owner's time. Asked for when a TSI begins to answer,
  * and once per interval, for all of its jobs: operators change queues seldom.
  */
 export class Queues {
@@ -101,13 +103,40 @@ export class Queues {
       if (!known || known.code === 'TSI_UNAVAILABLE') throw error;
       log.info({ vmId: id, err: errorText(error) }, 'the batch system does not tell its queues');
     }
+    const left = await this.#askBudgets(record, bound, told ?? record.queues);
     await records.queue(id, async () => {
       const now = records.find(id);
       if (!now) return;
       const queues = told ?? now.queues ?? {}; // what was told before lasts
-      if (JSON.stringify(queues) !== JSON.stringify(now.queues))
-        await records.save({ ...now, queues });
+      const budgets = left ?? now.budgets;
+      const next = { ...now, queues, ...(budgets && { budgets }) };
+      const isSame = (['queues', 'budgets'] as const).every(
+        (key) => JSON.stringify(next[key]) === JSON.stringify(now[key]),
+      );
+      if (!isSame) await records.save(next);
     });
+  }
+
+  /** Without queues there is no batch system that could limit anything: that call is saved. */
+  async #askBudgets(
+    record: TargetSystem,
+    { tsi }: TargetBinding,
+    queues: Told = {},
+  ): Promise<Budget[] | undefined> {
+    const { log, stopping } = this.#options;
+    if (Object.keys(queues).length === 0) return undefined;
+    try {
+      const told = await tsi.budget(identityOf(record), { signal: stopping });
+      // the TSI is a guest's
+      return told
+        .filter(({ project, remaining }) => remaining >= 0 && project.length <= longestWord)
+        .map((budget) => ({ ...budget, units: budget.units.slice(0, longestWord) }))
+        .slice(0, mostBudgets);
+    } catch (error) {
+      const vmId = record.id;
+      log.info({ vmId, err: errorText(error) }, 'the batch system does not tell what time is left');
+      return undefined;
+    }
   }
 }
 

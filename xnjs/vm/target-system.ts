@@ -10,7 +10,7 @@ import type { Asked, MachineSize } from './machine-size.js';
 import type { NetworkCard } from './network-card.js';
 import type { CountsFor } from './placement/quota.js';
 import type { ControlName, Controls, ControlWishes } from './resource-controls.js';
-import type { TsiIdentity } from '../tsi/tsi.js';
+import type { Budget, TsiIdentity } from '../tsi/tsi.js';
 import type { RevertedJobs, Snapshot, Undertaking } from './snapshots/snapshot.js';
 import type { VmState } from './state.js';
 import type { Views } from './views.js';
@@ -143,6 +143,8 @@ export type TargetSystem = {
   readonly facts?: AgentFacts;
   /** What its batch system told of its queues; absent: it has not been asked yet. */
   readonly queues?: NonNullable<IdbSubject['queues']>;
+  /** What its batch system told that its owner may still use, where that is limited. */
+  readonly budgets?: readonly Budget[];
   /** Whether its TSI runs job arrays, as it says itself; absent: it does, or has not been asked yet. */
   readonly arrays?: boolean;
   /** By what its machine proves that it is this one; absent: it was not asked to. */
