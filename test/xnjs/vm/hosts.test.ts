@@ -76,6 +76,16 @@ describe('the host of a new machine', () => {
       'b',
       /only one/,
     ],
+    [
+      'one that has its kind of network',
+      [
+        host('a', { whyNoNetwork: (kind) => `no ${kind}` }),
+        host('b', { used: busy, whyNoNetwork: () => undefined }),
+      ],
+      { network: 'nat' },
+      'b',
+      /only one/,
+    ],
     ['not one that is drained', [host('a', { isDrained: true }), host('b')], {}, 'b', /only one/],
     ['not one that is silent', [host('a', { drivers: [] }), host('b')], {}, 'b', /only one/],
     [
@@ -115,6 +125,13 @@ describe('the host of a new machine', () => {
       {},
       'LIMIT_REACHED',
       /a: cores: 2 asked for, 1 of 8 free; b: it is drained/,
+    ],
+    [
+      'no such network: why',
+      [host('a', { whyNoNetwork: (kind) => `no ${kind} there` }), host('b', { isDrained: true })],
+      { network: 'nat' },
+      'LIMIT_REACHED',
+      /a: its networks: nat: no nat there; b: it is drained/,
     ],
     [
       'no disk left',

@@ -4,6 +4,7 @@ import { parseUri } from '#kernel/libvirt/uri.js';
 import { PinningConfig } from './cores.js';
 import { localHost } from './host.js';
 import { HostLabel } from './labels.js';
+import { range } from '../network-config.js';
 
 const accelerations = ['kvm', 'qemu'] as const;
 const most = z.int().positive().optional();
@@ -30,6 +31,11 @@ export const HostConfig = z
         imagesMiB: z.int().positive(),
       })
       .optional(),
+    /**
+     * All its IPv4 addresses, or networks with them: no machine of this site reaches them. Absent: machines there have no
+     * networks.
+     */
+    addresses: z.array(range).min(1).max(256).optional(),
     /** What a wish may ask for: `gpu`, `ssd`, `building=7` */
     labels: z.array(HostLabel).default([]),
     /** What machines have together there at most; absent: what libvirt says of the host, less `reserved`. */
@@ -40,7 +46,7 @@ export const HostConfig = z
     /** Takes no new machines; those that are there stay. */
     drain: z.boolean().default(false),
   })
-  .superRefine(({ name, uri, acceleration, images, storage }, context) => {
+  .superRefine(({ name, uri, acceleration, images, storage, addresses }, context) => {
     const fault = (path: string, message: string): void =>
       context.addIssue({ code: 'custom', path: [path], message });
     if (name === localHost) {
@@ -48,6 +54,7 @@ export const HostConfig = z
       if (acceleration) fault('acceleration', 'of the host local is hypervisor.acceleration');
       if (images === 'copied') fault('images', 'of the host local are here: nothing is copied');
       if (storage) fault('storage', 'of the host local is stateDirectory');
+      if (addresses) fault('addresses', 'of the host local are read there');
       return;
     }
     const reason = uri === undefined ? 'must be given' : unusable(uri);

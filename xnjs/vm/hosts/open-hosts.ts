@@ -31,8 +31,8 @@ type Deps = HostsDeps & Pick<LibvirtClientOptions, 'onCall'>;
 
 export type OpenHosts = {
   readonly hosts: Hosts;
-  /** Of the host of this server. */
-  readonly localClients: Clients;
+  /** By host. */
+  readonly clients: ReadonlyMap<string, Clients>;
   readonly connections: () => Record<string, 'OK' | 'DOWN'>;
 };
 
@@ -52,7 +52,7 @@ export async function openHosts(config: Config, given: HostsDeps): Promise<OpenH
   await hosts.start();
   return {
     hosts,
-    localClients: opened[0].clients,
+    clients: new Map(opened.map(({ host, clients }) => [host.name, clients])),
     connections: () =>
       Object.fromEntries(opened.flatMap(({ host, clients }) => statusOf(host.name, clients))),
   };
