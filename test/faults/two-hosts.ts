@@ -76,6 +76,7 @@ export async function startTwoHosts(directory: string, scope: Scope) {
   });
   const shape = ['qdisc', 'replace', 'dev', ours, 'root'];
   return {
+    addresses: { here, there },
     local: local.uri('qemu'),
     north: `qemu+tls://${there}:${tlsPort}/system?pkipath=${pki}`,
     /** By its socket, past the cable. */

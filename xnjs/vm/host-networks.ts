@@ -1,7 +1,6 @@
 import type { NetworkKind } from '#imagerepo/contract.js';
 import { errorText, GridError } from '#kernel/errors.js';
 import type { Log } from '#kernel/log.js';
-import { isLocal } from './hosts/host.js';
 import { networkMark, type NetworkHypervisor } from './libvirt-networks.js';
 import { filterName, networkName, type SharedNetworkKind } from './network-card.js';
 import type { NetworksConfig } from './network-config.js';
@@ -40,7 +39,7 @@ export class HostNetworks {
   readonly #options: HostNetworksOptions;
   /** Of kinds that cannot be had at present, why. */
   readonly #impossible = new Map<NetworkKind, string>();
-  #isKnown: boolean;
+  #isKnown = false;
   #checked: Promise<void> = Promise.resolve();
   #denied: readonly string[] | undefined;
   /** Of the machines there; absent: it has not answered yet. */
@@ -49,7 +48,6 @@ export class HostNetworks {
   constructor(options: HostNetworksOptions) {
     this.#options = options;
     this.name = options.host;
-    this.#isKnown = isLocal(options);
   }
 
   /** What the site's configuration names and this host can do, beside none. */
@@ -67,7 +65,7 @@ export class HostNetworks {
 
   /** When it is known what it can do, if it is about to be. */
   async settled(): Promise<void> {
-    if (!this.#isKnown || isLocal(this.#options)) await this.#checked;
+    if (!this.#isKnown) await this.#checked;
   }
 
   /** Makes what the machine's card is plugged into. @throws as the hypervisor does */

@@ -75,15 +75,15 @@ export class MachineNetworks {
     await Promise.all(hosts.map((host) => host.settled()));
     if (!this.#options.config[kind])
       refuse(`this site offers ${this.offered.join(', ')} (xnjs.hypervisor.networks)`);
+    if (driver === 'lxc') refuse('libvirt cannot filter what containers send');
+    if (metadata.tsi.transport === 'tcp')
+      refuse('its TSI is reached over a network of its own (tsi.transport tcp)');
     if (!hosts.some((host) => host.offered.includes(kind)))
       refuse(
         hosts
           .map((host) => `${hosts.length > 1 ? `${host.name}: ` : ''}${host.whyNot(kind) ?? ''}`)
           .join('; '),
       );
-    if (driver === 'lxc') refuse('libvirt cannot filter what containers send');
-    if (metadata.tsi.transport === 'tcp')
-      refuse('its TSI is reached over a network of its own (tsi.transport tcp)');
   }
 
   /**

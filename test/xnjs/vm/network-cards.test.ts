@@ -175,6 +175,7 @@ describe('networks of machines', () => {
   ] as const)
     it(`are refused: ${kind} for ${machine.driver}, ${machine.metadata.tsi.transport}`, async () => {
       const { all } = open({ nat: {} });
+      await all.check(seat);
       const refused = all.require(kind, 'parameters.network', machine);
       await assert.rejects(refused, { code: 'BAD_REQUEST', message: text });
     });
@@ -211,15 +212,15 @@ describe('networks of machines', () => {
   const north = { host: 'north', driver: 'qemu' } as const;
 
   it('of another host are not offered while what it has is not known, or what must not be reached there', async () => {
-    const { all } = open({ nat: {}, user: {} });
+    const { all } = open({ nat: {} });
     assert.match(all.whyNotAt('north', 'nat') ?? '', /not known yet/);
-    await all.check(north);
+    await Promise.all([all.check(seat), all.check(north)]);
     assert.deepEqual(all.offeredAt('north'), []);
     assert.match(
       all.problemsAt('north').nat ?? '',
       /must not reach .*hypervisor\.hosts: addresses/,
     );
-    assert.deepEqual(all.offered, ['none', 'user', 'nat'], 'the other has them');
+    assert.deepEqual(all.offered, ['none', 'nat'], 'the other has it');
     const aMachine = aTargetSystem({ host: 'north', parameters: { cpus: 1, memoryMiB: 96 } });
     const card = {
       kind: 'nat',
