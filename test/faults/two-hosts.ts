@@ -78,6 +78,10 @@ export async function startTwoHosts(directory: string, scope: Scope) {
   return {
     addresses: { here, there },
     local: local.uri('qemu'),
+    /** Of its containers. */
+    northContainers: `lxc+tls://${there}:${tlsPort}/system?pkipath=${pki}`,
+    /** Past the cable. */
+    northSocket: north.socketPath,
     north: `qemu+tls://${there}:${tlsPort}/system?pkipath=${pki}`,
     /** By its socket, past the cable. */
     virsh: (...args: string[]): string =>

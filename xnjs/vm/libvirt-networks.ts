@@ -32,7 +32,7 @@ export type NetworkHypervisor = {
 
 const operationInvalid = 55;
 const noNetwork = 43;
-const noInterface = 49;
+const noInterface = 57;
 const noSupport = 3;
 /** libvirt's words for one entry of a network that runs. */
 const addLast = 3;

@@ -271,10 +271,14 @@ describe('hosts', () => {
   const north = { name: 'north', uri: 'qemu+tls://north/system', images: 'shared' } as const;
   const storage = { pool: 'vsite', imagesMiB: 1_000 };
   const copied = { ...north, images: 'copied', storage } as const;
+  const containers = 'lxc+tls://north/system';
+  const onlyContainers = { name: 'north', containers, images: 'shared' } as const;
 
   it('are configured by name, where their libvirt is, and what is special of them', () => {
     assert.deepEqual(faultsOf([north, { name: 'local', labels: ['ssd'], drain: true }]), []);
     assert.deepEqual(faultsOf([copied]), []);
+    assert.deepEqual(faultsOf([{ ...north, containers, addresses: ['192.0.2.0/24'] }]), []);
+    assert.deepEqual(faultsOf([onlyContainers]), []);
   });
 
   it('tell what machines can do there that the server has no files in common with', () => {
@@ -308,8 +312,15 @@ describe('hosts', () => {
   const faults: [z.input<typeof HostsConfig>, RegExp][] = [
     [[{ ...north, uri: 'qemu+carrier://north/system' }], /^0\.uri: .*unknown transport: carrier/],
     [[{ ...north, uri: 'lxc+tls://north/system' }], /^0\.uri: must be of the driver qemu/],
+    [[{ ...north, containers: north.uri }], /^0\.containers: must be of the driver lxc/],
+    [[{ ...copied, containers }], /^0\.containers: .*libvirt cannot copy: images must be shared/],
+    [[{ name: 'local', containers }], /^0\.containers: of the host local is hypervisor\.cont/],
+    [[{ ...onlyContainers, acceleration: 'kvm' }], /^0\.acceleration: is of the machines of uri/],
+    [[{ ...north, addresses: [] }], /^0\.addresses: /],
+    [[{ ...north, addresses: ['north'] }], /^0\.addresses\.0: must be an IPv4 address or network/],
+    [[{ name: 'local', addresses: ['192.0.2.1'] }], /^0\.addresses: .*local are read there/],
     [[{ name: 'north', uri: north.uri }], /^0\.images: must be shared/],
-    [[{ name: 'north', images: 'shared' }], /^0\.uri: must be given/],
+    [[{ name: 'north', images: 'shared' }], /^0\.uri: must be given, or containers/],
     [[north, north], /^1\.name: north is there twice/],
     [[{ ...north, name: 'local' }], /^0\.uri: of the host local is hypervisor\.machines/],
     [[{ ...north, pinning: { own: '3-1', others: '0' } }], /^0\.pinning\.own: must be numbers/],

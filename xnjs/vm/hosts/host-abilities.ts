@@ -33,7 +33,7 @@ export function abilitiesOf(
     thaw: can('freeze') ? thaw : 'none',
     snapshots: can('snapshots') && !storage,
     ...{ console: can('console'), screenPictures: can('screen') },
-    ...{ liveScreens: here && can('screen'), containers: here && drivers.includes('lxc') },
+    ...{ liveScreens: here && can('screen'), containers: drivers.includes('lxc') },
     ...{ networks, spares: here, warmStarts: here },
   };
 }
