@@ -40,6 +40,8 @@ export class HostNetworks {
   /** Of kinds that cannot be had at present, why. */
   readonly #impossible = new Map<NetworkKind, string>();
   #isKnown = false;
+  /** The last look was cut short. */
+  #isDue = false;
   #checked: Promise<void> = Promise.resolve();
   #denied: readonly string[] | undefined;
   /** Of the machines there; absent: it has not answered yet. */
@@ -99,6 +101,11 @@ export class HostNetworks {
     await this.#checked;
   }
 
+  /** Where that was cut short, and its connection is the same as before. */
+  async recheck(driver: Driver): Promise<void> {
+    if (this.#isDue) await this.check(driver);
+  }
+
   /**
    * Removes networks of target systems that were removed, where nothing of them is left.
    * @param isGone whether that is proven
@@ -116,6 +123,7 @@ export class HostNetworks {
 
   async #check(driver: Driver): Promise<void> {
     const { config, whyNoUserNetwork } = this.#options;
+    this.#isDue = false;
     const userRefusal = config.user && (await whyNoUserNetwork());
     this.#settle('user', userRefusal);
     try {
@@ -123,7 +131,8 @@ export class HostNetworks {
       for (const kind of ['nat', 'isolated', 'bridge'] as const)
         if (config[kind]) this.#settle(kind, await this.#whyFails(driver, kind, this.#denied));
     } catch (error) {
-      if (isPassing(error)) return; // it is asked again when it is back
+      this.#isDue = isPassing(error);
+      if (this.#isDue) return;
       for (const kind of ['nat', 'isolated', 'bridge'] as const)
         if (config[kind]) this.#settle(kind, errorText(error));
     }

@@ -122,6 +122,18 @@ export class MachineNetworks {
     if (driver !== 'lxc') await this.#hosts.get(host)?.check(driver);
   }
 
+  /** As {@link check}, where that was cut short. Never fails. */
+  async recheck({ host, driver }: Seat): Promise<void> {
+    try {
+      if (driver !== 'lxc') await this.#hosts.get(host)?.recheck(driver);
+    } catch (error) {
+      this.#log.warn(
+        { host, err: errorText(error) },
+        'what networks it can have was not found out',
+      );
+    }
+  }
+
   /**
    * Removes networks of target systems that were removed, where nothing of them is left.
    * @param isGone whether that is proven

@@ -4,6 +4,7 @@ import { mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from 'node
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { describe, it } from 'node:test';
+import { GridError } from '#kernel/errors.js';
 import { silentLog } from '#kernel/log.js';
 import type { NetworkHypervisor, OwnNetwork } from '#xnjs/vm/libvirt-networks.js';
 import { MachineNetworks } from '#xnjs/vm/machine-networks.js';
@@ -260,6 +261,19 @@ describe('networks of machines', () => {
     await all.release({ id: 'a', host: 'north', driver: 'qemu', card });
     assert.equal(there.calls.at(-1), 'remove vsite-a');
     assert.deepEqual(hypervisor.calls, []);
+  });
+
+  it('of another host that was lost while it was looked at are offered once it is looked at again', async () => {
+    const { all, north: there } = open({ nat: {} }, ['198.51.100.7']);
+    there.refusal = new GridError('HYPERVISOR_UNAVAILABLE', 'no answer in time');
+    await all.check(north);
+    assert.match(all.whyNotAt('north', 'nat') ?? '', /not known yet/);
+    there.refusal = undefined;
+    await all.recheck(north);
+    assert.deepEqual(all.offeredAt('north'), ['nat']);
+    const calls = there.calls.length;
+    await all.recheck(north);
+    assert.equal(there.calls.length, calls, 'it is known');
   });
 
   it('are offered where their bridge is', async () => {
