@@ -152,7 +152,7 @@ describe('networks on another host', { skip: noMachines || noNamespace, timeout:
 
   it('carry nothing that is sent by a false address or card', async () => {
     const send = (word: string): string =>
-      `printf ${word} | nc -u -w 1 ${world.address} ${world.port} || true`; // nobody answers
+      `bash -c 'printf ${word} > /dev/udp/${world.address}/${world.port}'`;
     const asRoot = (command: string): string => `echo '${command}; exit' | nc 127.0.0.1 9`;
     const route = `arp -s 10.178.0.1 ${hostMac}; ip route replace default via 10.178.0.1 dev eth0`;
     const become = (address: string): string =>
