@@ -109,9 +109,7 @@ describe(
         randomBytes(1024 ** 2),
       ]);
       const path = '/home/grid/bytes';
-      await target
-        .tsi()
-        .write(target.identity, path, Readable.from([data]), { mode: 0o600 });
+      await target.tsi().write(target.identity, path, Readable.from([data]), { mode: 0o600 });
       const sum = createHash('sha256').update(data).digest('hex');
       assert.equal(await run(`sha256sum < ${path}`), `${sum}  -\n`);
       assert.ok(data.equals(await buffer(target.tsi().read(target.identity, path))));
