@@ -99,12 +99,12 @@ export async function startXnjs(config: XnjsConfig, deps: XnjsDeps): Promise<Xnj
     const submission = await JobSubmission.open(settings);
     const idb = scope.use(await IdbSource.open({ config: config.idb, ...common }));
     const installationId = await readInstallationId(config.stateDirectory);
-    const { hosts, localClients, connections } = await openHosts(config.hypervisor, {
+    const { hosts, clients, connections } = await openHosts(config.hypervisor, {
       ...{ installationId, scope, settings, ...common, metrics: deps.metrics },
     });
     const { feed, changes } = openFeed(config, database, scope, common);
     const { images, publisher } = openImages(config, deps.onBehalfOf, scope);
-    const networks = openNetworks(config, { clients: localClients, installationId, ...common });
+    const networks = openNetworks(config, { clients, installationId, ...common });
     const systems = await openSystems(config, deps, {
       ...{ scope, database, idb, hosts, networks, installationId, images, feed, lease, jobStore },
     });

@@ -225,9 +225,12 @@ async function checkLibvirt(uri: string | undefined): Promise<Finding> {
 async function checkHosts(
   hosts: TargetsystemConfig['xnjs']['hypervisor']['hosts'],
 ): Promise<Finding> {
-  const others = hosts.flatMap(({ name, uri, storage }) =>
-    uri === undefined ? [] : [{ name, uri, pool: storage?.pool }],
-  );
+  const others = hosts.flatMap(({ name, uri, containers, storage }) => [
+    ...(uri === undefined ? [] : [{ name, uri, pool: storage?.pool }]),
+    ...(containers === undefined
+      ? []
+      : [{ name: `${name} (containers)`, uri: containers, pool: undefined }]),
+  ]);
   const found = await Promise.all(
     others.map(async ({ name, uri, pool }) => {
       const finding = await checkLibvirt(uri);

@@ -47,6 +47,8 @@ const volume = struct({ pool: string(), name: string(), key: string() });
 export type StorageVolume = Infer<typeof volume>;
 export const network = struct({ name: string(), uuid });
 export type Network = Infer<typeof network>;
+/** Of the host itself. */
+const hostInterface = struct({ name: string(), mac: string() });
 
 const text = string();
 const maybeText = optional(text);
@@ -244,6 +246,9 @@ export const procedures = {
     { net: network, mac: maybeText, need_results: int, flags },
     { leases: array(lease, 65_536), ret: uint },
   ),
+
+  interface_lookup_by_name: row(128, { name: text }, { iface: hostInterface }),
+  interface_get_xml_desc: row(130, { iface: hostInterface, flags }, { xml: text }),
 
   connect_num_of_nwfilters: row(178, {}, { num: int }),
   nwfilter_lookup_by_name: row(175, { name: text }, { nwfilter }),

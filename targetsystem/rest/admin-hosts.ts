@@ -23,6 +23,7 @@ const listHosts = operation({
 
 export function renderHost(host: HostStatus): Rendered<typeof HostList>['hosts'][number] {
   const { name, drivers, labels, isDrained, room, used, machines, storage, abilities } = host;
+  const problems = Object.entries(host.networkProblems);
   return {
     ...{ name, labels: [...labels], drained: isDrained, machines },
     drivers: Object.fromEntries(
@@ -31,7 +32,8 @@ export function renderHost(host: HostStatus): Rendered<typeof HostList>['hosts']
     ...(room && { capacity: room }),
     used,
     ...(storage && { storage }),
-    abilities,
+    abilities: { ...abilities, networks: [...abilities.networks] },
+    ...(problems.length > 0 && { networkProblems: Object.fromEntries(problems) }),
   };
 }
 

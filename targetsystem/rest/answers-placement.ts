@@ -66,7 +66,8 @@ const HostAbilities = z
       .enum(['anywhere', 'there', 'none'])
       .describe('Where what is parked can be brought back'),
     ...{ snapshots: z.boolean(), console: z.boolean(), screenPictures: z.boolean() },
-    ...{ liveScreens: z.boolean(), containers: z.boolean(), networks: z.boolean() },
+    ...{ liveScreens: z.boolean(), containers: z.boolean() },
+    networks: z.array(text).describe('Kinds, beside none'),
     ...{ spares: z.boolean(), warmStarts: z.boolean() },
   })
   .describe('What machines can have there');
@@ -113,6 +114,10 @@ export const HostList = z.object({
         .optional()
         .describe('Where images are copied to; absent: it shares the files of the server'),
       abilities: HostAbilities,
+      networkProblems: z
+        .record(z.string(), text)
+        .optional()
+        .describe('Kinds of networks that the site has, and not this host: why'),
     }),
   ),
 });

@@ -49,7 +49,8 @@ export async function renderPlacement(
     drivers: renderDrivers(places.list()),
     hostLabels: [...new Set(places.list().flatMap(({ labels }) => labels))].sort(),
     hosts: places.list().map(({ name, labels, abilities }) => ({
-      ...{ name, abilities },
+      name,
+      abilities: { ...abilities, networks: [...abilities.networks] },
       labels: [...labels],
     })),
     // strangers have none

@@ -76,7 +76,12 @@ export async function startTwoHosts(directory: string, scope: Scope) {
   });
   const shape = ['qdisc', 'replace', 'dev', ours, 'root'];
   return {
+    addresses: { here, there },
     local: local.uri('qemu'),
+    /** Of its containers. */
+    northContainers: `lxc+tls://${there}:${tlsPort}/system?pkipath=${pki}`,
+    /** Past the cable. */
+    northSocket: north.socketPath,
     north: `qemu+tls://${there}:${tlsPort}/system?pkipath=${pki}`,
     /** By its socket, past the cable. */
     virsh: (...args: string[]): string =>

@@ -1,3 +1,4 @@
+import { execFileSync } from 'node:child_process';
 import {
   closeSync,
   constants,
@@ -9,6 +10,7 @@ import {
 } from 'node:fs';
 import { Socket } from 'node:net';
 import { basename } from 'node:path';
+import { isatty } from 'node:tty';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { errorText } from '#kernel/errors.js';
 import { longestGreeting } from '../protocol/greeting.js';
@@ -104,11 +106,25 @@ function readNow(fd: number, buffer: Buffer): number {
 async function openDevice(path: string, log: Log): Promise<number> {
   for (let told = false; ; told = true) {
     try {
-      return openSync(findDevice(path), constants.O_RDWR | constants.O_NONBLOCK);
+      const flags = constants.O_RDWR | constants.O_NONBLOCK | constants.O_NOCTTY;
+      const fd = openSync(findDevice(path), flags);
+      if (isatty(fd)) passAllBytes(fd);
+      return fd;
     } catch (error) {
       if (!told) log.warn({ path, reason: errorText(error) }, 'the link device cannot be opened');
       await sleep(pausesMs[2]);
     }
+  }
+}
+
+/** A terminal is a byte stream once it neither echoes, nor edits, nor changes line ends. */
+function passAllBytes(fd: number): void {
+  const modes = ['raw', '-echo', '-isig', '-iexten', '-ixon', 'min', '1', 'time', '0'];
+  try {
+    execFileSync('stty', modes, { stdio: [fd, 'ignore', 'pipe'] });
+  } catch (error) {
+    closeSync(fd);
+    throw error;
   }
 }
 

@@ -6,7 +6,7 @@ import { join, normalize } from 'node:path';
 export type Settings = {
   /** Commands run as the user they name. Always so for root, never otherwise. */
   readonly switchUid: boolean;
-  /** A character device, or `unix:<path>` to listen on; speaks HTTP/2 (ADR 004). */
+  /** A character device, or `unix:<path>` to listen on; speaks HTTP/2 (ADR 004). The host may want another (ADR 043). */
   readonly link?: string;
   /** The classic main. */
   readonly main?: MainSettings;
@@ -66,8 +66,20 @@ export type MainSettings = {
 
 export type Properties = ReadonlyMap<string, string>;
 
-export function readSettings(file: string): Settings {
-  return toSettings(parseProperties(readFileSync(file, 'utf8')));
+export function readSettings(file: string, link = hostsLink()): Settings {
+  const settings = toSettings(parseProperties(readFileSync(file, 'utf8')));
+  return link !== undefined && settings.link !== undefined ? { ...settings, link } : settings;
+}
+
+/** How a container's host wants to be reached, where it cannot get at the socket: told to its first process. */
+export function hostsLink(environ = '/proc/1/environ'): string | undefined {
+  const name = 'VSITE_LINK=';
+  try {
+    const words = readFileSync(environ, 'utf8').split('\0');
+    return words.find((word) => word.startsWith(name))?.slice(name.length);
+  } catch {
+    return undefined; // it is another's, of whoever is not root
+  }
 }
 
 /** For who is called without a file. */

@@ -48,8 +48,8 @@ export class AgentBinding implements TargetBinding {
     this.#link = new AgentLink({
       name: record.id,
       dial,
-      // a container's agent listens; the port of a machine has one host at a time
-      dialsMany: record.driver === 'lxc',
+      // a container's agent listens; a port or a console has one host at a time
+      dialsMany: record.driver === 'lxc' && socket !== undefined,
       heartbeatMs,
       ...(admit && { admit }),
       // a container's agent is not emulated, and hears what a connection is for by its first line

@@ -107,6 +107,7 @@ export class Comparison {
       const domains = await systems.hosts.of(seat).list(seat.driver, isAt);
       // whatever other hosts do; not waited for: a pool that hangs holds up no news of machines
       void systems.hosts.storageOf(seat)?.recheck();
+      void systems.networks?.recheck(seat);
       // how those are that run is told by looks, which know whether they hang
       for (const domain of domains)
         if (domain.state === 'stopped' && records.find(domain.id)) onDomain(domain, seat);

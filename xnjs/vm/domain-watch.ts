@@ -6,12 +6,13 @@ import { isSeatOf, seatKey, seatOf, type Seat } from './hosts/host.js';
 import { whereText } from './hosts/hosts.js';
 import type { DomainLook, DomainView, Hypervisor } from './hypervisor.js';
 import { isAlive, type VmEvent } from './state.js';
-import type { Evidence, TargetSystem } from './target-system.js';
+import type { Driver, Evidence, TargetSystem } from './target-system.js';
 import type { DomainWord } from './views.js';
 
 export type DomainWatchOptions = {
   readonly hosts: {
     readonly areMany: boolean;
+    driversOf(seat: Pick<Seat, 'host'>): readonly Driver[];
     of(seat: Pick<Seat, 'host'>): Pick<Hypervisor, 'look'>;
   };
   readonly records: {

@@ -1,6 +1,7 @@
 import { element, toXml, type XmlNode } from '#kernel/xml/build.js';
 import { diskTarget, iotuneXml, sizeXml, volumeTarget, type SharedCores } from './controls-xml.js';
 import { markElement } from './domain-mark.js';
+import { isLocal } from './hosts/host.js';
 import { cardXml } from './network-card.js';
 import { interfaceXml, type MachineNetwork } from './network.js';
 import type { MachineSpec } from './target-system.js';
@@ -9,6 +10,15 @@ import type { MachineSpec } from './target-system.js';
 export const agentPort = 'org.vsite.tsi.0';
 /** Where a container finds the directory that holds its agent's socket. */
 export const containerRunDirectory = '/run/vsite';
+/**
+ * Of a container on another host, whose sockets are not here: a second console, and nobody else's. The agent finds it
+ * by the environment of the container's first process.
+ */
+export const agentConsole = {
+  alias: 'console1',
+  device: '/dev/tty2',
+  variable: 'VSITE_LINK',
+} as const;
 /** A container's ids 0…65535 are these on the host: its root is nobody here. */
 export const containerIds = { first: 100_000, count: 65_536 } as const;
 
@@ -205,6 +215,7 @@ function readOnlyDisk(path: string, target: string): XmlNode {
 }
 
 function container(system: MachineSpec, paths: DomainPaths): XmlNode[] {
+  const isElsewhere = !isLocal(system);
   const filesystem = (source: string, target: string, readonly = false): XmlNode =>
     element(
       'filesystem',
@@ -227,6 +238,7 @@ function container(system: MachineSpec, paths: DomainPaths): XmlNode[] {
       element('type', {}, 'exe'),
       element('init', {}, system.image.metadata.boot.init ?? '/init'),
       element('initenv', { name: 'VSITE_NAME' }, hostName(system)),
+      isElsewhere && element('initenv', { name: agentConsole.variable }, agentConsole.device),
     ),
     element(
       'idmap',
@@ -248,6 +260,8 @@ function container(system: MachineSpec, paths: DomainPaths): XmlNode[] {
       scratch('/run'),
       ...Object.entries(paths.mounts ?? {}).map(([target, source]) => filesystem(source, target)),
       element('console', { type: 'pty' }),
+      isElsewhere &&
+        element('console', { type: 'pty' }, element('target', { type: 'lxc', port: 1 })),
     ),
   ];
 }

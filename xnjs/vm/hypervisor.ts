@@ -103,7 +103,7 @@ export type Hypervisor = {
   list(driver: Driver, isKnown?: (id: string) => boolean): Promise<OwnDomain[]>;
   /** Writes on a domain whose it is now. One that is not there is fine. */
   mark(system: TargetSystem, epoch: number): Promise<void>;
-  /** The byte stream to the guest's virtio port, by the hypervisor's own means. */
+  /** The byte stream to the guest's virtio port, or a container's second console, by the hypervisor's own means. */
   openChannel(driver: Driver, id: string, portName: string): Promise<Duplex>;
   /**
    * Both directions of the console of a machine that runs; one at a time has it.

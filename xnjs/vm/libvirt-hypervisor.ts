@@ -7,6 +7,7 @@ import type { Lifecycle } from '#kernel/libvirt/events.js';
 import type { Domain } from '#kernel/libvirt/procedures.js';
 import type { Log } from '#kernel/log.js';
 import { markXml, metadataNamespace, readMark, type DomainMark } from './domain-mark.js';
+import { agentConsole } from './domain-xml.js';
 import { activeOnly, statsFlags, statsGroups, toSample } from './domain-stats.js';
 import type {
   DomainLook,
@@ -260,7 +261,10 @@ export class LibvirtHypervisor implements Hypervisor {
   async openChannel(driver: Driver, id: string, portName: string): Promise<Duplex> {
     const client = this.#client(driver);
     const { dom } = await client.call('domain_lookup_by_uuid', { uuid: id });
-    return await client.openStream('domain_open_channel', { dom, name: portName, flags: 0 });
+    if (driver !== 'lxc')
+      return await client.openStream('domain_open_channel', { dom, name: portName, flags: 0 });
+    const device = { dom, dev_name: agentConsole.alias, flags: 0 };
+    return await client.openStream('domain_open_console', device);
   }
 
   async openConsole(driver: Driver, id: string, force: boolean): Promise<Duplex> {

@@ -1,3 +1,4 @@
+import { isIPv4 } from 'node:net';
 import { GridError } from '#kernel/errors.js';
 import type { LibvirtClient } from '#kernel/libvirt/client.js';
 import { libvirtCode } from '#kernel/libvirt/errors.js';
@@ -23,10 +24,16 @@ export type NetworkHypervisor = {
   removeNetwork(driver: Driver, name: string): Promise<void>;
   /** Those of this installation only. */
   listNetworks(driver: Driver): Promise<OwnNetwork[]>;
+  /** Addresses that the host has in networks of others that libvirt there knows, `192.168.122.1`. */
+  foreignAddresses(driver: Driver): Promise<string[]>;
+  /** @returns `undefined`: libvirt there cannot tell */
+  hasBridge(driver: Driver, name: string): Promise<boolean | undefined>;
 };
 
 const operationInvalid = 55;
 const noNetwork = 43;
+const noInterface = 57;
+const noSupport = 3;
 /** libvirt's words for one entry of a network that runs. */
 const addLast = 3;
 const remove = 2;
@@ -87,17 +94,45 @@ export class LibvirtNetworks implements NetworkHypervisor {
 
   async listNetworks(driver: Driver): Promise<OwnNetwork[]> {
     const client = this.#client(driver);
-    const listing = { need_results: 1, flags: 0 };
-    const { nets } = await client.call('connect_list_all_networks', listing);
     const ours: OwnNetwork[] = [];
-    for (const net of nets) {
+    for (const net of await all(client)) {
       const root = net.name.startsWith('vsite-') && (await describe(client, net));
-      const mark = root && findBelow(root, ({ namespaceURI }) => namespaceURI === networkNamespace);
-      if (!mark || attributeOf(mark, 'installation') !== this.#installationId) continue;
+      const mark = root && this.#ownMark(root);
+      if (!mark) continue;
       const targetId = attributeOf(mark, 'target');
       ours.push({ name: net.name, ...(targetId !== undefined && { targetId }) });
     }
     return ours;
+  }
+
+  async foreignAddresses(driver: Driver): Promise<string[]> {
+    const client = this.#client(driver);
+    const found: string[] = [];
+    for (const net of await all(client)) {
+      const root = await describe(client, net);
+      if (!root || this.#ownMark(root)) continue;
+      const own = childrenOf(root).filter(({ localName }) => localName === 'ip');
+      found.push(...own.flatMap((ip) => attributeOf(ip, 'address') ?? []));
+    }
+    return found.filter(isIPv4);
+  }
+
+  async hasBridge(driver: Driver, name: string): Promise<boolean | undefined> {
+    const client = this.#client(driver);
+    try {
+      const { iface } = await client.call('interface_lookup_by_name', { name });
+      const { xml } = await client.call('interface_get_xml_desc', { iface, flags: 0 });
+      return attributeOf(parseXml(xml).documentElement, 'type') === 'bridge';
+    } catch (error) {
+      if (libvirtCode(error) === noInterface) return false;
+      if (libvirtCode(error) === noSupport) return undefined;
+      throw error;
+    }
+  }
+
+  #ownMark(network: Element): Element | undefined {
+    const mark = findBelow(network, ({ namespaceURI }) => namespaceURI === networkNamespace);
+    return mark && attributeOf(mark, 'installation') === this.#installationId ? mark : undefined;
   }
 
   #client(driver: Driver): LibvirtClient {
@@ -131,6 +166,11 @@ async function create(client: LibvirtClient, name: string, xml: string): Promise
   } catch (error) {
     if (!(await find(client, name))) throw error;
   }
+}
+
+async function all(client: LibvirtClient): Promise<Network[]> {
+  const listing = { need_results: 1, flags: 0 };
+  return (await client.call('connect_list_all_networks', listing)).nets;
 }
 
 async function find(client: LibvirtClient, name: string): Promise<Network | undefined> {

@@ -9,7 +9,7 @@ import { seatOf, type Seat } from './hosts/host.js';
 import type { DomainView } from './hypervisor.js';
 import { isPassing } from './passing.js';
 import { Parking } from './parking.js';
-import { plugIn } from './plug-in.js';
+import { plugs } from './plug-in.js';
 import { Queues } from './queues.js';
 import { Keeping } from './snapshots/keeping.js';
 import type { SnapshotFiles } from './snapshots/snapshot-files.js';
@@ -108,7 +108,7 @@ export class Machines implements AsyncDisposable {
       ...{ records, hosts, clock, require },
       unbind: (id: string) => this.#agents.unbind(id),
       reconcile: (id: string) => this.reconcile(id),
-      plugIn: (record: TargetSystem) => plugIn(record, options),
+      ...plugs(options),
     };
     this.#parking = new Parking({ ...forMachines, workspace });
     this.#keeping = new Keeping({

@@ -24,7 +24,7 @@ export const NetworkConfig = z.strictObject({
   server: hostInNetwork(30).default('10.177.0.1/16'),
 });
 
-const range = z.union([z.cidrv4(), z.ipv4()], 'must be an IPv4 address or network');
+export const range = z.union([z.cidrv4(), z.ipv4()], 'must be an IPv4 address or network');
 /** What is nobody's in the world: this host, private networks, metadata services, many at once. */
 const privateRanges = [
   ...['0.0.0.0/8', '10.0.0.0/8', '100.64.0.0/10', '127.0.0.0/8', '169.254.0.0/16'],
@@ -44,7 +44,7 @@ export const NetworksConfig = z
         peers: z.boolean().default(false),
         /** Whether the host answers questions for names. */
         dns: z.boolean().default(true),
-        /** What no machine reaches, beside all addresses of the server's host. */
+        /** What no machine reaches, beside all addresses of the hosts. */
         deny: z.array(range).max(1_000).default(privateRanges),
       })
       .optional(),

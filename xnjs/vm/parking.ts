@@ -23,6 +23,8 @@ export type ParkingOptions = {
   readonly records: Pick<SystemRecords, 'applyNow' | 'save'>;
   /** Makes what it is plugged into: the host may have been started anew meanwhile. */
   readonly plugIn: (record: TargetSystem) => Promise<void>;
+  /** Takes that away again. */
+  readonly unplug: (record: TargetSystem) => Promise<void>;
   /** Lets go of its agent. */
   readonly unbind: (id: string) => Promise<void>;
   /** What is next is done at once. */
@@ -146,6 +148,8 @@ export class Parking {
     else if (!(await isComplete(path))) return false;
     // a server before us has saved it, and got no further
     else if (domain) await hypervisor.remove(driver, id);
+    // another host may bring it back, and this one may be away by then
+    await this.#options.unplug(record);
     return true;
   }
 

@@ -11,3 +11,14 @@ export async function plugIn(
     await hosts.of(machine).ensureNetwork(machine.driver, networkDefinition(network));
   await networks?.ensure(machine);
 }
+
+/** The same for whoever has them brought down and up again. */
+export function plugs(options: Parameters<typeof plugIn>[1]): {
+  readonly plugIn: (machine: MachineSpec) => Promise<void>;
+  readonly unplug: (machine: MachineSpec) => Promise<void>;
+} {
+  return {
+    plugIn: (machine) => plugIn(machine, options),
+    unplug: async (machine) => await options.networks?.release(machine),
+  };
+}

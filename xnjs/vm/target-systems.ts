@@ -78,7 +78,7 @@ export class TargetSystems implements Targets, AsyncDisposable {
     this.#log = options.log.child({ part: 'xnjs.vm' });
     const stopping = this.#stopping.signal;
     setMaxListeners(0, stopping); // each machine waits for something
-    const { usage, hosts, clock, log, idle } = options;
+    const { usage, hosts, networks, clock, log, idle } = options;
     const records = new SystemRecords({
       ...{ store: options.store, clock, log: this.#log, stopping },
       reconcile: (id) => this.#machines.reconcile(id),
@@ -89,7 +89,7 @@ export class TargetSystems implements Targets, AsyncDisposable {
       },
     });
     this.#records = records;
-    const places = new HostPlacement({ hosts, records: () => records.all() });
+    const places = new HostPlacement({ hosts, networks, records: () => records.all() });
     this.places = places;
     this.volumes = this.#openVolumes();
     this.planner = this.#openPlanner();

@@ -24,6 +24,7 @@ function watched() {
   const watch = new DomainWatch({
     hosts: {
       areMany: false,
+      driversOf: () => ['qemu'],
       of: () => ({
         look: () =>
           answer instanceof Error ? Promise.reject(answer) : Promise.resolve([...answer]),

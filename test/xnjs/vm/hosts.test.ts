@@ -76,6 +76,16 @@ describe('the host of a new machine', () => {
       'b',
       /only one/,
     ],
+    [
+      'one that has its kind of network',
+      [
+        host('a', { whyNoNetwork: (kind) => `no ${kind}` }),
+        host('b', { used: busy, whyNoNetwork: () => undefined }),
+      ],
+      { network: 'nat' },
+      'b',
+      /only one/,
+    ],
     ['not one that is drained', [host('a', { isDrained: true }), host('b')], {}, 'b', /only one/],
     ['not one that is silent', [host('a', { drivers: [] }), host('b')], {}, 'b', /only one/],
     [
@@ -115,6 +125,13 @@ describe('the host of a new machine', () => {
       {},
       'LIMIT_REACHED',
       /a: cores: 2 asked for, 1 of 8 free; b: it is drained/,
+    ],
+    [
+      'no such network: why',
+      [host('a', { whyNoNetwork: (kind) => `no ${kind} there` }), host('b', { isDrained: true })],
+      { network: 'nat' },
+      'LIMIT_REACHED',
+      /a: its networks: nat: no nat there; b: it is drained/,
     ],
     [
       'no disk left',
@@ -254,10 +271,14 @@ describe('hosts', () => {
   const north = { name: 'north', uri: 'qemu+tls://north/system', images: 'shared' } as const;
   const storage = { pool: 'vsite', imagesMiB: 1_000 };
   const copied = { ...north, images: 'copied', storage } as const;
+  const containers = 'lxc+tls://north/system';
+  const onlyContainers = { name: 'north', containers, images: 'shared' } as const;
 
   it('are configured by name, where their libvirt is, and what is special of them', () => {
     assert.deepEqual(faultsOf([north, { name: 'local', labels: ['ssd'], drain: true }]), []);
     assert.deepEqual(faultsOf([copied]), []);
+    assert.deepEqual(faultsOf([{ ...north, containers, addresses: ['192.0.2.0/24'] }]), []);
+    assert.deepEqual(faultsOf([onlyContainers]), []);
   });
 
   it('tell what machines can do there that the server has no files in common with', () => {
@@ -291,8 +312,15 @@ describe('hosts', () => {
   const faults: [z.input<typeof HostsConfig>, RegExp][] = [
     [[{ ...north, uri: 'qemu+carrier://north/system' }], /^0\.uri: .*unknown transport: carrier/],
     [[{ ...north, uri: 'lxc+tls://north/system' }], /^0\.uri: must be of the driver qemu/],
+    [[{ ...north, containers: north.uri }], /^0\.containers: must be of the driver lxc/],
+    [[{ ...copied, containers }], /^0\.containers: .*libvirt cannot copy: images must be shared/],
+    [[{ name: 'local', containers }], /^0\.containers: of the host local is hypervisor\.cont/],
+    [[{ ...onlyContainers, acceleration: 'kvm' }], /^0\.acceleration: is of the machines of uri/],
+    [[{ ...north, addresses: [] }], /^0\.addresses: /],
+    [[{ ...north, addresses: ['north'] }], /^0\.addresses\.0: must be an IPv4 address or network/],
+    [[{ name: 'local', addresses: ['192.0.2.1'] }], /^0\.addresses: .*local are read there/],
     [[{ name: 'north', uri: north.uri }], /^0\.images: must be shared/],
-    [[{ name: 'north', images: 'shared' }], /^0\.uri: must be given/],
+    [[{ name: 'north', images: 'shared' }], /^0\.uri: must be given, or containers/],
     [[north, north], /^1\.name: north is there twice/],
     [[{ ...north, name: 'local' }], /^0\.uri: of the host local is hypervisor\.machines/],
     [[{ ...north, pinning: { own: '3-1', others: '0' } }], /^0\.pinning\.own: must be numbers/],

@@ -1,6 +1,6 @@
 // Run by isolation.test.ts in a network namespace of its own: libvirt's networks and rules end with it.
 import assert from 'node:assert/strict';
-import { cpSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, rmSync } from 'node:fs';
 import { createServer, type AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -24,6 +24,7 @@ import {
   useCache,
   type NetworkServer,
 } from './network-server.js';
+import { buildSpeaker } from './speaker-image.js';
 import { openWorld, world, type World } from './outside-world.js';
 
 const owners = { one: 'CN=One,O=Grid', two: 'CN=Two,O=Grid' } as const;
@@ -31,20 +32,6 @@ const networks = { user: {}, nat: { peers: true }, isolated: {}, bridge: { name:
 /** The first that are given. */
 const natHost = '10.178.0.1';
 const natAddresses = { speaker: '10.178.0.2', foreign: '10.178.0.3', own: '10.178.0.4' } as const;
-
-/** The demo image, with a shell of root's at a port of its loopback: an owner may bring any image. */
-async function buildSpeaker(directory: string, cacheDir: string): Promise<BuiltImage> {
-  cpSync(join(projectRoot, 'config', 'images'), join(directory, 'images'), { recursive: true });
-  const recipe = join(directory, 'images', 'demo-vm');
-  const init = join(recipe, 'root', 'init');
-  const shell = 'nc -ll -p 9 -e /bin/sh &';
-  const written = readFileSync(init, 'utf8');
-  writeFileSync(
-    init,
-    written.replace('\n/usr/lib/vsite/agent', `\n${shell}\n/usr/lib/vsite/agent`),
-  );
-  return await buildImage(recipe, { cacheDir, log: silentLog });
-}
 
 /** One that tries these when it has an address, and says so on its console. */
 function trying(image: BuiltImage, name: string, tries: readonly string[]): BuiltImage {

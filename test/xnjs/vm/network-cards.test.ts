@@ -4,9 +4,11 @@ import { mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from 'node
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { describe, it } from 'node:test';
+import { GridError } from '#kernel/errors.js';
 import { silentLog } from '#kernel/log.js';
 import type { NetworkHypervisor, OwnNetwork } from '#xnjs/vm/libvirt-networks.js';
 import { MachineNetworks } from '#xnjs/vm/machine-networks.js';
+import { HostNetworks } from '#xnjs/vm/host-networks.js';
 import { chooseCard, type NetworkCard } from '#xnjs/vm/network-card.js';
 import { NetworksConfig } from '#xnjs/vm/network-config.js';
 import { whyNoUserNetwork } from '#kernel/libvirt/network-namespace.js';
@@ -97,7 +99,14 @@ class RecordedNetworks implements NetworkHypervisor {
   readonly calls: string[] = [];
   refusal: Error | undefined;
   own: OwnNetwork[] = [];
-  ensureNetwork: NetworkHypervisor['ensureNetwork'] = (_driver, { name, networkXml }) => {
+  foreign: string[] = [];
+  bridge: boolean | undefined;
+  filter = '';
+  ensureNetwork: NetworkHypervisor['ensureNetwork'] = (
+    _driver,
+    { name, networkXml, filterXml },
+  ) => {
+    this.filter = filterXml;
     this.calls.push(`ensure ${name}`);
     return this.refusal && networkXml !== undefined
       ? Promise.reject(this.refusal)
@@ -110,6 +119,8 @@ class RecordedNetworks implements NetworkHypervisor {
   removeNetwork: NetworkHypervisor['removeNetwork'] = (_driver, name) =>
     this.#note(`remove ${name}`);
   listNetworks = () => Promise.resolve(this.own);
+  foreignAddresses = () => Promise.resolve(this.foreign);
+  hasBridge = () => Promise.resolve(this.bridge);
   #note(call: string): Promise<void> {
     this.calls.push(call);
     return Promise.resolve();
@@ -118,17 +129,26 @@ class RecordedNetworks implements NetworkHypervisor {
 
 describe('networks of machines', () => {
   const seat = { host: 'local', driver: 'qemu' } as const;
-  const open = (config: object = {}): { hypervisor: RecordedNetworks; all: MachineNetworks } => {
-    const hypervisor = new RecordedNetworks();
-    const all = new MachineNetworks({
-      config: NetworksConfig.parse(config),
-      hypervisor,
-      installationId: '11111111-2222-4333-8444-555555555555',
-      hostAddresses: [],
-      whyNoUserNetwork: () => Promise.resolve('its loopback is the host’s'),
-      log: silentLog,
-    });
-    return { hypervisor, all };
+  type Opened = { all: MachineNetworks; hypervisor: RecordedNetworks; north: RecordedNetworks };
+  /** With another host, north, of which no addresses are known unless they are given. */
+  const open = (given: object = {}, addresses?: readonly string[]): Opened => {
+    const [hypervisor, north] = [new RecordedNetworks(), new RecordedNetworks()];
+    const config = NetworksConfig.parse(given);
+    const common = { config, installationId: '11111111-2222-4333-8444-555555555555' };
+    const user = { whyNoUserNetwork: () => Promise.resolve('its loopback is the host’s') };
+    const hosts = [
+      new HostNetworks({
+        ...{ ...common, ...user, host: 'local', hypervisor },
+        addresses: () => addresses ?? [],
+        log: silentLog,
+      }),
+      new HostNetworks({
+        ...{ ...common, ...user, host: 'north', hypervisor: north },
+        addresses: () => addresses,
+        log: silentLog,
+      }),
+    ];
+    return { all: new MachineNetworks({ config, hosts, log: silentLog }), hypervisor, north };
   };
   const metadata = anImageMetadata();
   const overTcp = anImageMetadata({
@@ -142,7 +162,7 @@ describe('networks of machines', () => {
     assert.deepEqual(all.offered, ['none']);
     await assert.rejects(all.require('nat', 'parameters.network', { driver: 'qemu', metadata }), {
       code: 'BAD_REQUEST',
-      message: /^parameters\.network: nat cannot be had: .*no bridges in this kernel$/,
+      message: /^parameters\.network: nat cannot be had: local: .*no bridges in this kernel; north/,
     });
     hypervisor.refusal = undefined;
     await all.check(seat);
@@ -156,6 +176,7 @@ describe('networks of machines', () => {
   ] as const)
     it(`are refused: ${kind} for ${machine.driver}, ${machine.metadata.tsi.transport}`, async () => {
       const { all } = open({ nat: {} });
+      await all.check(seat);
       const refused = all.require(kind, 'parameters.network', machine);
       await assert.rejects(refused, { code: 'BAD_REQUEST', message: text });
     });
@@ -189,8 +210,89 @@ describe('networks of machines', () => {
     ]);
   });
 
+  const north = { host: 'north', driver: 'qemu' } as const;
+
+  it('of another host are not offered while what it has is not known, or what must not be reached there', async () => {
+    const { all } = open({ nat: {} });
+    assert.match(all.whyNotAt('north', 'nat') ?? '', /not known yet/);
+    await Promise.all([all.check(seat), all.check(north)]);
+    assert.deepEqual(all.offeredAt('north'), []);
+    assert.match(
+      all.problemsAt('north').nat ?? '',
+      /must not reach .*hypervisor\.hosts: addresses/,
+    );
+    assert.deepEqual(all.offered, ['none', 'nat'], 'the other has it');
+    const aMachine = aTargetSystem({ host: 'north', parameters: { cpus: 1, memoryMiB: 96 } });
+    const card = {
+      kind: 'nat',
+      mac: '52:00:00:00:00:01',
+      address: '10.178.0.2',
+      host: 'x',
+    } as const;
+    await assert.rejects(all.ensure({ ...aMachine, card }), { code: 'CONFLICT' });
+  });
+
+  it('of another host are made there, and reach no address of it, its networks or other hosts', async () => {
+    const { all, hypervisor, north: there } = open({ nat: {}, isolated: {} }, ['198.51.100.7']);
+    there.foreign = ['198.51.100.129'];
+    await all.check(north);
+    assert.deepEqual(all.offeredAt('north'), ['nat', 'isolated']);
+    const machine = {
+      ownerDn: one,
+      parameters: { cpus: 1, memoryMiB: 96, network: 'isolated' },
+    } as const;
+    const card = all.promise({ ...machine, id: 'a' }, [])!;
+    there.calls.length = 0;
+    await all.ensure({ id: 'a', host: 'north', driver: 'qemu', card });
+    assert.deepEqual(there.calls, ['ensure vsite-a', 'host 10.179.0.2 in vsite-a']);
+    await all.check(north);
+    await all.ensure({
+      ...{ id: 'b', host: 'north', driver: 'qemu' },
+      card: all.promise(
+        { ...machine, id: 'b', parameters: { ...machine.parameters, network: 'nat' } },
+        [],
+      )!,
+    });
+    for (const address of ['198.51.100.7', '198.51.100.129'])
+      assert.match(
+        there.filter,
+        new RegExp(`action="drop" direction="out"[^>]*><ip dstipaddr="${address}"`),
+      );
+    await all.release({ id: 'a', host: 'north', driver: 'qemu', card });
+    assert.equal(there.calls.at(-1), 'remove vsite-a');
+    assert.deepEqual(hypervisor.calls, []);
+  });
+
+  it('of another host that was lost while it was looked at are offered once it is looked at again', async () => {
+    const { all, north: there } = open({ nat: {} }, ['198.51.100.7']);
+    there.refusal = new GridError('HYPERVISOR_UNAVAILABLE', 'no answer in time');
+    await all.check(north);
+    assert.match(all.whyNotAt('north', 'nat') ?? '', /not known yet/);
+    there.refusal = undefined;
+    await all.recheck(north);
+    assert.deepEqual(all.offeredAt('north'), ['nat']);
+    const calls = there.calls.length;
+    await all.recheck(north);
+    assert.equal(there.calls.length, calls, 'it is known');
+  });
+
+  it('are offered where their bridge is', async () => {
+    const { all, hypervisor, north: there } = open({ bridge: { name: 'br0' } }, ['198.51.100.7']);
+    [hypervisor.bridge, there.bridge] = [false, true];
+    await Promise.all([all.check(seat), all.check(north)]);
+    assert.deepEqual([all.offeredAt('local'), all.offeredAt('north')], [[], ['bridge']]);
+    assert.equal(all.whyNotAt('local', 'bridge'), 'there is no bridge br0');
+    await all.require('bridge', 'parameters.network', { driver: 'qemu', metadata });
+    there.bridge = false;
+    await all.check(north);
+    await assert.rejects(all.require('bridge', 'n', { driver: 'qemu', metadata }), {
+      message:
+        /^n: bridge cannot be had: local: there is no bridge br0; north: there is no bridge br0$/,
+    });
+  });
+
   it('of nobody are removed only when that is proven', async () => {
-    const { all, hypervisor } = open({ isolated: {} });
+    const { all, hypervisor, north: there } = open({ isolated: {} }, ['198.51.100.7']);
     await all.check(seat);
     hypervisor.calls.length = 0;
     hypervisor.own = [
@@ -200,6 +302,11 @@ describe('networks of machines', () => {
     ];
     await all.sweep((id) => Promise.resolve(id === 'gone'));
     assert.deepEqual(hypervisor.calls, ['remove vsite-gone']);
+    assert.equal(there.calls.length, 0, 'it has not answered yet');
+    await all.check(north);
+    there.own = [{ name: 'vsite-gone', targetId: 'gone' }];
+    await all.sweep((id) => Promise.resolve(id === 'gone'));
+    assert.ok(there.calls.includes('remove vsite-gone'));
   });
 });
 

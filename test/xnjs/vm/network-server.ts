@@ -106,12 +106,13 @@ export async function startServer(
       network: NetworkConfig.parse({}),
       networks: NetworksConfig.parse(networks ?? {}),
       machines: uri,
+      hosts: HostsConfig.parse(others ?? []),
     },
     tsi: TsiConfig.parse({ tls }),
   };
   const network = others ? undefined : await openNetwork(config, scope, silentLog);
-  const { hosts, localClients } = await openHosts(
-    { machines: uri, acceleration: 'qemu', hosts: HostsConfig.parse(others ?? []) },
+  const { hosts, clients } = await openHosts(
+    { machines: uri, acceleration: 'qemu', hosts: config.hypervisor.hosts },
     { installationId, scope, settings: createSettingsStore(database), ...common },
   );
   const systems = scope.use(
@@ -124,7 +125,7 @@ export async function startServer(
       bootTimeoutMs: bootMs,
       heartbeatMs: 500,
       limits: { cpus: 1, memoryMiB: 512, perUser: 8 },
-      networks: openNetworks(config, { clients: localClients, installationId, log: silentLog }),
+      networks: openNetworks(config, { clients, installationId, log: silentLog }),
       ...(network && { network }),
       ...more,
       ...common,

@@ -7,6 +7,7 @@ import { describe, it } from 'node:test';
 import { networkDefinition, type MachineNetwork } from '#xnjs/vm/network.js';
 import { silentLog } from '#kernel/log.js';
 import { domainXml } from '#xnjs/vm/domain-xml.js';
+import { HostNetworks } from '#xnjs/vm/host-networks.js';
 import { MachineNetworks } from '#xnjs/vm/machine-networks.js';
 import { NetworksConfig } from '#xnjs/vm/network-config.js';
 import { noNamespace, runInNamespace } from './namespace.js';
@@ -39,8 +40,12 @@ const installation = '11111111-2222-4333-8444-555555555555';
 /** Machines with networks of these kinds, and what is made for them, in libvirt's language. */
 async function documentsOf(kind: 'user' | 'nat' | 'isolated' | 'bridge') {
   const made: Record<string, string> = {};
-  const networks = new MachineNetworks({
-    config: NetworksConfig.parse({ user: {}, nat: {}, isolated: {}, bridge: { name: 'br0' } }),
+  const config = NetworksConfig.parse({
+    ...{ user: {}, nat: {}, isolated: {} },
+    bridge: { name: 'br0' },
+  });
+  const host = new HostNetworks({
+    ...{ host: 'local', config },
     hypervisor: {
       ensureNetwork: (_driver, { networkXml, filterXml }) => {
         if (networkXml !== undefined) made[`network ${kind}`] = networkXml;
@@ -51,12 +56,15 @@ async function documentsOf(kind: 'user' | 'nat' | 'isolated' | 'bridge') {
       removeHost: () => Promise.resolve(),
       removeNetwork: () => Promise.resolve(),
       listNetworks: () => Promise.resolve([]),
+      foreignAddresses: () => Promise.resolve([]),
+      hasBridge: () => Promise.resolve(true),
     },
     installationId: installation,
-    hostAddresses: ['192.0.2.7'],
+    addresses: () => ['192.0.2.7'],
     whyNoUserNetwork: () => Promise.resolve(undefined),
     log: silentLog,
   });
+  const networks = new MachineNetworks({ config, hosts: [host], log: silentLog });
   const parameters = { cpus: 1, memoryMiB: 96, network: kind, networkInboundBytesPerSecond: 1e6 };
   const bare = aTargetSystem({ parameters });
   const card = networks.promise(bare, []);

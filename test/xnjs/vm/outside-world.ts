@@ -31,8 +31,11 @@ export type World = {
   readonly heard: readonly string[];
 };
 
-/** Only in a network namespace that nobody else uses. */
-export async function openWorld(scope: Scope): Promise<World> {
+/**
+ * Only in a network namespace that nobody else uses.
+ * @param host a process in that of the machines' host; absent: that is ours
+ */
+export async function openWorld(scope: Scope, host?: number): Promise<World> {
   const node = spawn('unshare', ['--net', process.execPath, '-e', program], {
     stdio: ['ignore', 'pipe', 'inherit'],
   });
@@ -42,7 +45,9 @@ export async function openWorld(scope: Scope): Promise<World> {
   await once(lines, 'line');
   lines.on('line', (line) => heard.push(line));
   const pid = String(node.pid);
-  const inside = (command: string): void => run(`nsenter -t ${pid} -n ${command}`);
+  const inside = (command: string): void => execute(`nsenter -t ${pid} -n ${command}`);
+  const enter = host === undefined ? '' : `nsenter -t ${host} -n `;
+  const run = (command: string): void => execute(`${enter}${command}`);
   run('ip link add world0 type veth peer name w0');
   run('ip link add world1 type veth peer name w1');
   run(`ip link set w0 netns ${pid}`);
@@ -68,7 +73,7 @@ export async function openWorld(scope: Scope): Promise<World> {
   return { heard };
 }
 
-function run(command: string): void {
+function execute(command: string): void {
   const [program = '', ...args] = command.split(' ');
   execFileSync(program, args, { stdio: 'pipe' });
 }

@@ -1,3 +1,4 @@
+import type { NetworkKind } from '#imagerepo/contract.js';
 import { GridError } from '#kernel/errors.js';
 import type { Driver } from '../target-system.js';
 import type { Load, Room } from './host.js';
@@ -14,6 +15,8 @@ export type Demand = {
   readonly labels: readonly string[];
   /** Where the labels stand in the request: for messages. */
   readonly labelsField: string;
+  /** Absent: it has none. */
+  readonly network?: NetworkKind | undefined;
   /** Why it cannot be on another host than the server's; absent: it can. */
   readonly localOnly?: string;
   /** Why it cannot be on a host that does not share the server's directory; absent: it can. */
@@ -38,6 +41,8 @@ export type HostView = {
   readonly ownCores: { readonly all: number; readonly free: readonly number[] };
   /** A machine made there need not wait for its image, or finds it in the host's memory. */
   readonly hasImage: boolean;
+  /** Why machines there cannot have a network of this kind; absent: they can have any. */
+  readonly whyNoNetwork?: (kind: NetworkKind) => string | undefined;
   /** Why no machine can be made there at present. */
   readonly problem?: string;
 };
@@ -107,6 +112,8 @@ function unfit(view: HostView, demand: Demand): string | undefined {
   if (view.problem !== undefined) return view.problem;
   if (!view.isLocal && demand.localOnly !== undefined) return demand.localOnly;
   if (view.hasOwnStorage && demand.sharedOnly !== undefined) return demand.sharedOnly;
+  const noNetwork = demand.network && view.whyNoNetwork?.(demand.network);
+  if (noNetwork) return `its networks: ${demand.network}: ${noNetwork}`;
   if (!view.room) return 'what it has is not known yet';
   const lacks = [...shortages(view, demand), ...ownShortage(view, demand)];
   return lacks.length === 0 ? undefined : lacks.join(', ');

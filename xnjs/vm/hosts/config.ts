@@ -4,6 +4,7 @@ import { parseUri } from '#kernel/libvirt/uri.js';
 import { PinningConfig } from './cores.js';
 import { localHost } from './host.js';
 import { HostLabel } from './labels.js';
+import { range } from '../network-config.js';
 
 const accelerations = ['kvm', 'qemu'] as const;
 const most = z.int().positive().optional();
@@ -15,6 +16,8 @@ export const HostConfig = z
     name: z.string().regex(/^[a-z0-9][a-z0-9.-]{0,62}$/, 'must be a host name in small letters'),
     /** Of the libvirt for its virtual machines: `qemu+tls://host/system`, `qemu+ssh://user@host/system` */
     uri: z.string().optional(),
+    /** Of the libvirt for its containers: `lxc+tls://host/system`; the server's files have to be there. */
+    containers: z.string().optional(),
     /** `kvm` only where a guest really booted with it; else software emulation */
     acceleration: z.enum(accelerations).optional(),
     /**
@@ -30,6 +33,11 @@ export const HostConfig = z
         imagesMiB: z.int().positive(),
       })
       .optional(),
+    /**
+     * All its IPv4 addresses, or networks with them: no machine of this site reaches them. Absent: machines there have no
+     * networks.
+     */
+    addresses: z.array(range).min(1).max(256).optional(),
     /** What a wish may ask for: `gpu`, `ssd`, `building=7` */
     labels: z.array(HostLabel).default([]),
     /** What machines have together there at most; absent: what libvirt says of the host, less `reserved`. */
@@ -40,18 +48,33 @@ export const HostConfig = z
     /** Takes no new machines; those that are there stay. */
     drain: z.boolean().default(false),
   })
-  .superRefine(({ name, uri, acceleration, images, storage }, context) => {
+  .superRefine(({ name, uri, containers, images, storage, ...rest }, context) => {
     const fault = (path: string, message: string): void =>
       context.addIssue({ code: 'custom', path: [path], message });
     if (name === localHost) {
       if (uri !== undefined) fault('uri', 'of the host local is hypervisor.machines');
-      if (acceleration) fault('acceleration', 'of the host local is hypervisor.acceleration');
+      if (containers !== undefined)
+        fault('containers', 'of the host local is hypervisor.containers');
+      if (rest.acceleration) fault('acceleration', 'of the host local is hypervisor.acceleration');
       if (images === 'copied') fault('images', 'of the host local are here: nothing is copied');
       if (storage) fault('storage', 'of the host local is stateDirectory');
+      if (rest.addresses) fault('addresses', 'of the host local are read there');
       return;
     }
-    const reason = uri === undefined ? 'must be given' : unusable(uri);
-    if (reason !== undefined) fault('uri', reason);
+    if (uri === undefined && containers === undefined) fault('uri', 'must be given, or containers');
+    for (const [path, driver, given] of [
+      ['uri', 'qemu', uri],
+      ['containers', 'lxc', containers],
+    ] as const) {
+      const reason = given === undefined ? undefined : unusable(given, driver);
+      if (reason !== undefined) fault(path, reason);
+    }
+    if (uri === undefined && rest.acceleration) fault('acceleration', 'is of the machines of uri');
+    if (containers !== undefined && images === 'copied')
+      fault(
+        'containers',
+        "run on the server's files, which libvirt cannot copy: images must be shared",
+      );
     if (images === undefined)
       fault('images', 'must be shared (stateDirectory is there under the same path) or copied');
     if (images === 'copied' && !storage)
@@ -72,12 +95,11 @@ export const HostsConfig = z
     });
   });
 
-function unusable(uri: string): string | undefined {
+function unusable(uri: string, driver: string): string | undefined {
   try {
-    const { driverUri } = parseUri(uri);
-    return driverUri.startsWith('qemu:')
+    return parseUri(uri).driverUri.startsWith(`${driver}:`)
       ? undefined
-      : 'must be of the driver qemu: no other makes machines on other hosts';
+      : `must be of the driver ${driver}`;
   } catch (error) {
     return errorText(error);
   }

@@ -58,7 +58,7 @@ export const driverAbilities: Readonly<Record<KnownDriver, DriverAbilities>> = {
   qemu: { description: 'QEMU with software emulation', ...qemu },
   lxc: {
     description: 'Linux containers',
-    ...{ makesMachines: true, onOtherHosts: false, freeze: false, warmStart: false },
+    ...{ makesMachines: true, onOtherHosts: true, freeze: false, warmStart: false },
     ...{ snapshots: false, console: true, screen: false, agentChannel: 'socket' },
     ...{ networkFilter: false, seesHangs: false, controls: 'cgroups', pinning: false },
   },

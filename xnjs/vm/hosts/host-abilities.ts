@@ -1,3 +1,4 @@
+import type { NetworkKind } from '#imagerepo/contract.js';
 import { driverAbilities } from './driver-abilities.js';
 import { isLocal, type Host } from './host.js';
 
@@ -14,12 +15,16 @@ export type HostAbilities = {
   /** VNC, as it moves: by sockets of this server's host. */
   readonly liveScreens: boolean;
   readonly containers: boolean;
-  readonly networks: boolean;
+  /** Kinds, beside none. */
+  readonly networks: readonly NetworkKind[];
   readonly spares: boolean;
   readonly warmStarts: boolean;
 };
 
-export function abilitiesOf({ name, drivers, storage }: Host): HostAbilities {
+export function abilitiesOf(
+  { name, drivers, storage }: Host,
+  networks: readonly NetworkKind[] = [],
+): HostAbilities {
   const here = isLocal({ host: name });
   const can = (ability: 'freeze' | 'snapshots' | 'console' | 'screen'): boolean =>
     drivers.some((driver) => driverAbilities[driver][ability]);
@@ -28,7 +33,7 @@ export function abilitiesOf({ name, drivers, storage }: Host): HostAbilities {
     thaw: can('freeze') ? thaw : 'none',
     snapshots: can('snapshots') && !storage,
     ...{ console: can('console'), screenPictures: can('screen') },
-    ...{ liveScreens: here && can('screen'), containers: here && drivers.includes('lxc') },
-    ...{ networks: here, spares: here, warmStarts: here },
+    ...{ liveScreens: here && can('screen'), containers: drivers.includes('lxc') },
+    ...{ networks, spares: here, warmStarts: here },
   };
 }

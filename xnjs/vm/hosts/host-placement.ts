@@ -1,4 +1,5 @@
-import { imageFormats, type ImageRecord } from '#imagerepo/contract.js';
+import { imageFormats, type ImageRecord, type NetworkKind } from '#imagerepo/contract.js';
+import type { MachineNetworks } from '../machine-networks.js';
 import { amountsOf, type Amounts } from '../placement/quota.js';
 import { isAlive } from '../state.js';
 import type { Driver, TargetSystem } from '../target-system.js';
@@ -48,11 +49,15 @@ export type HostStatus = {
   /** Absent: it shares the server's files. */
   readonly storage?: StorageStatus;
   readonly abilities: HostAbilities;
+  /** Kinds of networks that the site has, and this host has not: why. */
+  readonly networkProblems: Readonly<Partial<Record<NetworkKind, string>>>;
 };
 
 export type HostPlacementOptions = {
   readonly hosts: Hosts;
   readonly records: () => Iterable<TargetSystem>;
+  /** Absent: machines have none. */
+  readonly networks?: Pick<MachineNetworks, 'offeredAt' | 'problemsAt' | 'whyNotAt'> | undefined;
 };
 
 /**
@@ -91,7 +96,7 @@ export class HostPlacement {
 
   /** All hosts as they are. */
   list(): HostStatus[] {
-    const { hosts, records } = this.#options;
+    const { hosts, records, networks } = this.#options;
     const all = [...records()];
     return hosts.all.map((host) => {
       const { name, hypervisor, labels, drivers } = host;
@@ -103,7 +108,8 @@ export class HostPlacement {
         machines: all.filter((record) => record.host === name).length,
         ...(room && { room }),
         ...(host.storage && { storage: host.storage.status }),
-        abilities: abilitiesOf(host),
+        abilities: abilitiesOf(host, networks?.offeredAt(name)),
+        networkProblems: networks?.problemsAt(name) ?? {},
       };
     });
   }
@@ -142,7 +148,7 @@ export class HostPlacement {
   }
 
   #view(host: Host, taken: readonly Taken[], image: Placed['image']): HostView {
-    const { hosts } = this.#options;
+    const { hosts, networks } = this.#options;
     const { name, hypervisor, labels, storage } = host;
     const problem = storage?.status.problem;
     const there = taken.filter((each) => each.host === name);
@@ -160,6 +166,7 @@ export class HostPlacement {
       hasImage: storage
         ? storage.hasImage(image)
         : there.some(({ imageId }) => imageId === image.id),
+      ...(networks && { whyNoNetwork: (kind) => networks.whyNotAt(name, kind) }),
       ...(problem !== undefined && { problem: `its storage pool: ${problem}` }),
     };
   }
@@ -208,19 +215,16 @@ function whenRunning({
 
 function demandOf({ image: { metadata }, labels, ...machine }: Placed): Demand {
   const { cpus, memoryMiB, diskMiB } = whenRunning(machine);
-  const { network = 'none' } = machine.parameters;
   return {
     ...{ cpus, memoryMiB, diskMiB, isPinned: machine.parameters.pinned === true },
     drivers: imageFormats[metadata.format].drivers,
+    network: machine.parameters.network,
     ...{ labels: labels?.labels ?? [], labelsField: labels?.field ?? 'hostLabels' },
     ...(machine.volumes && {
       sharedOnly: "its volumes are files of the server's directory, which that host does not share",
     }),
     ...(metadata.tsi.transport === 'tcp' && {
       localOnly: "its image's TSI is reached by a network that only the server's own host has",
-    }),
-    ...(network !== 'none' && {
-      localOnly: `its network (${network}) is one that only the server's own host has`,
     }),
   };
 }

@@ -83,6 +83,11 @@ export class Hosts implements Disposable {
     return this.areMany && !this.storageOf(seat);
   }
 
+  /** Whether or not they answer. */
+  driversOf({ host }: Pick<Seat, 'host'>): readonly Driver[] {
+    return this.#hosts.get(host)?.drivers ?? [];
+  }
+
   /** Of the host of this server, if its libvirt answers. */
   localDrivers(): readonly Driver[] {
     return this.#hosts.get(localHost)?.hypervisor.available() ?? [];
@@ -179,7 +184,11 @@ export function oneHost(
   return new Hosts({ hosts: [{ name: localHost, hypervisor, ...none }], log });
 }
 
-/** For messages: of a site with one host, nothing. */
-export function whereText(hosts: Pick<Hosts, 'areMany'>, { host }: Pick<Seat, 'host'>): string {
-  return hosts.areMany ? `host ${host}: ` : '';
+/** For messages: of a site with one host, nothing; of a host with several drivers, which. */
+export function whereText(
+  hosts: Pick<Hosts, 'areMany' | 'driversOf'>,
+  { host, driver }: Seat,
+): string {
+  if (!hosts.areMany) return '';
+  return `host ${host}${hosts.driversOf({ host }).length > 1 ? ` (${driver})` : ''}: `;
 }

@@ -31,8 +31,8 @@ type Deps = HostsDeps & Pick<LibvirtClientOptions, 'onCall'>;
 
 export type OpenHosts = {
   readonly hosts: Hosts;
-  /** Of the host of this server. */
-  readonly localClients: Clients;
+  /** By host. */
+  readonly clients: ReadonlyMap<string, Clients>;
   readonly connections: () => Record<string, 'OK' | 'DOWN'>;
 };
 
@@ -52,7 +52,7 @@ export async function openHosts(config: Config, given: HostsDeps): Promise<OpenH
   await hosts.start();
   return {
     hosts,
-    localClients: opened[0].clients,
+    clients: new Map(opened.map(({ host, clients }) => [host.name, clients])),
     connections: () =>
       Object.fromEntries(opened.flatMap(({ host, clients }) => statusOf(host.name, clients))),
   };
@@ -66,22 +66,12 @@ async function openLocal(
   hasOthers: boolean,
   deps: Deps,
 ): Promise<Opened> {
-  const connect = async (events?: readonly EventName[]): Promise<Clients> => {
-    const [forMachines, forContainers] = await Promise.all([
-      open(machines, deps, events),
-      open(containers, deps, events),
-    ]);
-    return {
-      ...(forMachines && { [acceleration]: forMachines }),
-      ...(forContainers && { lxc: forContainers }),
-    };
-  };
-  const clients = await connect();
-  const hypervisor = adapt(clients, await connect([]), deps);
+  const own = { uri: machines, acceleration, containers };
+  const clients = await connect(own, deps);
+  const hypervisor = adapt(clients, await connect(own, deps, []), deps);
   const { capacity = {}, reserved = {}, labels = [], drain = false, pinning } = host ?? {};
   // alone and without a word of its capacity it takes what it is asked for
   const isBounded = hasOthers || Object.values(capacity).some((most) => most !== undefined);
-  const client = clients[acceleration] ?? clients.lxc;
   return {
     clients,
     host: {
@@ -95,35 +85,53 @@ async function openLocal(
         reserved,
         pinning,
       },
-      ...(isBounded && client && { measure: () => measure(client) }),
+      ...(isBounded && Object.keys(clients).length > 0 && { measure: () => measure(clients) }),
     },
   };
 }
 
 async function openRemote(config: HostConfig, deps: Deps): Promise<Opened> {
-  const { name, uri, acceleration = 'qemu', labels, capacity, reserved, drain, pinning } = config;
-  const [client, probe] = [await open(uri, deps), await open(uri, deps, [])];
-  if (!client || !probe) throw new TypeError(`the configuration let a host without a URI pass`);
-  const clients = { [acceleration]: client };
-  const hypervisor = adapt(clients, { [acceleration]: probe }, deps);
-  const storage = openStorage(config, client, deps);
+  const { name, labels, capacity, reserved, drain, pinning } = config;
+  const [clients, probes] = [await connect(config, deps), await connect(config, deps, [])];
+  const hypervisor = adapt(clients, probes, deps);
+  const storage = openStorage(config, Object.values(clients)[0], deps);
   return {
     clients,
     host: {
-      ...{ name, hypervisor, drivers: [acceleration], labels, drain, capacity, reserved, pinning },
-      measure: () => measure(client),
+      ...{ name, hypervisor, labels, capacity, reserved, drain, pinning },
+      drivers: Object.keys(clients) as Driver[], // keys of the type
+      measure: () => measure(clients),
       ...(storage && { storage }),
     },
+  };
+}
+
+async function connect(
+  {
+    uri,
+    containers,
+    acceleration = 'qemu',
+  }: Pick<HostConfig, 'uri' | 'containers' | 'acceleration'>,
+  deps: Deps,
+  events?: readonly EventName[],
+): Promise<Clients> {
+  const [forMachines, forContainers] = await Promise.all([
+    open(uri, deps, events),
+    open(containers, deps, events),
+  ]);
+  return {
+    ...(forMachines && { [acceleration]: forMachines }),
+    ...(forContainers && { lxc: forContainers }),
   };
 }
 
 /** Of a host that has none of our files. */
 function openStorage(
   { name: host, storage }: HostConfig,
-  client: LibvirtClient,
+  client: LibvirtClient | undefined,
   { installationId, settings, clock, log, scope }: Deps,
 ): HostStorage | undefined {
-  if (!storage) return undefined;
+  if (!storage || !client) return undefined;
   const { pool, imagesMiB } = storage;
   const common = { host, client, pool, installationId, clock, log };
   const store = copiesIn(settings, host);
@@ -150,7 +158,11 @@ async function open(
   return client;
 }
 
-async function measure(client: LibvirtClient): Promise<Room> {
+/** All its drivers share what it has: one that answers can tell. */
+async function measure(clients: Clients): Promise<Room> {
+  const all = Object.values(clients);
+  const client = all.find(({ connected }) => connected) ?? all[0];
+  if (!client) throw new TypeError('a host without a driver is not measured');
   const { cpus, memory } = await client.call('node_get_info', {}, { timeoutMs: 5_000 });
   return { cores: cpus, memoryMiB: Number(memory / 1024n) };
 }

@@ -137,12 +137,11 @@ export class Planner {
     const size = atLeast === true ? roomyEnough(asked, image.metadata) : asked;
     const { volumes, newVolumes } = this.#volumes(wish, image);
     const own = volumes.length > 0 && { volumes };
-    const place = this.#place({ image, ...own }, wish, (driver) => {
+    const place = await this.#place({ image, ...own }, wish, (driver) => {
       const parameters = chooseParameters(size, { ...image, ...own }, driver, bounds);
       if (parameters.pinned) this.#requireCores(asked.pinned?.field);
       return parameters;
     });
-    await this.#requireKind(place.parameters.network, asked.network?.field, { ...place, ...image });
     const counted = countsFor(this.#quota, requester);
     return {
       ...{ image, why },
@@ -160,13 +159,16 @@ export class Planner {
   }
 
   /** What it has depends on the driver, which driver on the host, and that on what it has. */
-  #place(
+  async #place(
     { image, ...own }: Pick<Plan, 'image' | 'volumes'>,
-    { hostLabels: labels }: NewTargetSystem,
+    { hostLabels: labels, parameters: asked }: NewTargetSystem,
     parametersWith: (driver: Driver) => TargetSystem['parameters'],
-  ): Pick<Plan, 'driver' | 'host' | 'placement' | 'parameters'> {
+  ): Promise<Pick<Plan, 'driver' | 'host' | 'placement' | 'parameters'>> {
     const first = chooseDriver(image.metadata, this.#drivers());
     const parameters = parametersWith(first);
+    // before a host is looked for: what the site cannot do is no lack of room
+    const machine = { driver: first, metadata: image.metadata };
+    await this.#requireKind(parameters.network, asked.network?.field, machine);
     const placed: Placed = { image, ...own, parameters, labels };
     const { driver, host, why: placement }: Spot = this.#options.places.choose(placed);
     const isOther = driver !== first;
