@@ -173,6 +173,20 @@ describe('what happens in and to machines', { skip, timeout: 240_000 }, () => {
     await systems.destroy(id);
   });
 
+  it('its limits changed while a machine is parked: it has them when it is back, and not before', async () => {
+    const id = await make('nothing');
+    await systems.parking.freeze(id);
+    await becomes(id, 'SUSPENDED', /./, 10_000);
+    const diskIops = { field: 'parameters.diskIops', value: 50 };
+    assert.equal(await systems.changeParameters(id, { diskIops }), false);
+    assert.deepEqual(systems.get(id).unapplied, ['diskIops']);
+    await systems.parking.thaw(id);
+    await becomes(id, 'READY', /./, 10_000);
+    await until('it has been told', () => systems.get(id).unapplied === undefined);
+    assert.match(virsh('dumpxml', `vsite-${id}`), /<total_iops_sec>50</);
+    await systems.destroy(id);
+  });
+
   it('a link to the agent that is cut, or silent one way or both: UNREACHABLE within 20 s, READY when it is healed', async () => {
     const faults = [
       ['cut', (proxy) => proxy.cut({ forGood: true })],

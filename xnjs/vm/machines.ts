@@ -235,14 +235,17 @@ export class Machines implements AsyncDisposable {
   /**
    * Gives the machine what its record says and the hypervisor has not confirmed. Only from inside the record's
    * queue; idempotent.
+   * @returns `false`: it does not run at present, and is told when it does
    */
-  async applyParameters(id: string): Promise<void> {
+  async applyParameters(id: string): Promise<boolean> {
     const record = this.#records.get(id);
     const { unapplied = [], ...applied } = record;
-    if (unapplied.length === 0) return;
-    const found = await this.#options.hosts.of(record).setControls(record, unapplied);
+    if (unapplied.length === 0) return true;
+    const isGiven = await this.#options.hosts.of(record).setControls(record, unapplied);
     // before there is a domain its definition is still to come, from the record
-    if (found || record.state === 'INITIALIZING') await this.#records.save(applied);
+    const isDone = isGiven || record.state === 'INITIALIZING';
+    if (isDone) await this.#records.save(applied);
+    return isDone;
   }
 
   /** The same where nobody waits for it: what is refused stays marked as not confirmed. */
