@@ -1,4 +1,5 @@
 import { setMaxListeners } from 'node:events';
+import type { Duplex } from 'node:stream';
 import { asGridError } from '#kernel/errors.js';
 import type { Log } from '#kernel/log.js';
 import { Reaper } from '../reaper.js';
@@ -113,15 +114,16 @@ export class TargetSystems implements Targets, AsyncDisposable {
     });
     const most = options.limits.snapshots ?? 4;
     this.snapshots = new Snapshots({ ...options, records, files, planner: this.planner, most });
-    const machineFiles = new FilesOfMachines(options);
-    this.consoles = new MachineConsoles({ ...options, files: machineFiles, records });
+    const usedBy = (id: string, connection: Duplex): void => this.#unused?.usedBy(id, connection);
+    const machineFiles = { files: new FilesOfMachines(options) };
+    this.consoles = new MachineConsoles({ ...options, ...machineFiles, records, usedBy });
     followRecords(hosts, {
       records: () => records.all(),
       require: async () => await options.lease?.require(),
     });
     this.#access = new TargetAccess({
       ...{ records, machines: this.#machines, idb: options.idb },
-      used: (id) => this.#unused?.used(id),
+      ...{ used: (id: string) => this.#unused?.used(id), usedBy },
     });
     this.parking = new ParkingOrders({ records, hosts, places, planner: this.planner, clock });
     const ends = {
