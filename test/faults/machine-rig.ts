@@ -75,6 +75,8 @@ export type MachineRigOptions = {
   /** Absent: this one. */
   readonly hosts?: (local: LibvirtHypervisor, options: LibvirtHypervisorOptions) => Hosts;
   readonly stores?: (plain: Stores) => Stores;
+  /** How often hypervisors are compared with the records, and consoles looked at. */
+  readonly compareMs?: number;
   /** Numbers of spares by image. */
   readonly spares?: Readonly<Record<string, number>>;
   /** Saved memory. */
@@ -118,6 +120,7 @@ export async function startMachines(
     },
     workspace: new Files(directory, socketOf),
     ...{ bootTimeoutMs: 60_000, heartbeatMs: 1_000 },
+    ...(options.compareMs !== undefined && { compareMs: options.compareMs }),
     limits: { cpus: 1, memoryMiB: 64, perUser: 100 },
     ...(spares && {
       spares: {

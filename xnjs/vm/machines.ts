@@ -3,6 +3,7 @@ import { errorText, GridError } from '#kernel/errors.js';
 import type { Log } from '#kernel/log.js';
 import { Agents } from './agents.js';
 import { Comparison } from './comparison.js';
+import { watchConsoles } from './console-watch.js';
 import { FilesOfMachines } from './files-of-machines.js';
 import { DomainWatch } from './domain-watch.js';
 import { seatOf, type Seat } from './hosts/host.js';
@@ -174,6 +175,7 @@ export class Machines implements AsyncDisposable {
     this.#spawn(this.#queues.watch());
     this.#spawn(this.#watch.watch());
     this.#spawn(this.#comparison.watch());
+    this.#spawn(watchConsoles({ ...this.#options, log: this.#log, stopping: this.#stopping }));
     this.#spawn(this.#agents.watchGuests());
   }
 
