@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import type { PartName } from '#imagerepo/contract.js';
 import { systemClock } from '#kernel/clock.js';
 import { LibvirtClient } from '#kernel/libvirt/client.js';
-import { silentLog as log } from '#kernel/log.js';
+import { silentLog, type Log } from '#kernel/log.js';
 import type { Database } from '#kernel/persistence/database.js';
 import type { Scope } from '#kernel/scope.js';
 import { Lease } from '#xnjs/persistence/sql-lease.js';
@@ -63,6 +63,7 @@ class Files extends Workspace {
 
 type Stores = ReturnType<typeof createTargetStores>;
 export type MachineRigOptions = {
+  readonly log?: Log;
   readonly database: Database;
   readonly uri: string;
   /** Of the target systems' files. */
@@ -87,7 +88,7 @@ const installationId = '11111111-2222-4333-8444-555555555555';
 
 export async function startMachines(
   scope: Scope,
-  { database, uri, directory, part, socketOf, ...options }: MachineRigOptions,
+  { database, uri, directory, part, socketOf, log = silentLog, ...options }: MachineRigOptions,
 ): Promise<TargetSystems> {
   const common = { clock: systemClock, log };
   const lease = scope.use(await Lease.take({ database, name: 'xnjs', ...common }));
