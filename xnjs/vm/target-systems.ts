@@ -10,6 +10,7 @@ import { Enrolments } from './context/enrolments.js';
 import type { Settled } from './job-settlements.js';
 import { withoutSettled } from './settled.js';
 import { FilesOfMachines } from './files-of-machines.js';
+import { isLocal } from './hosts/host.js';
 import { MachineConsoles } from './machine-consoles.js';
 import { lifetimes, type LifetimesOptions } from './lifetimes.js';
 import { Machines } from './machines.js';
@@ -92,12 +93,11 @@ export class TargetSystems implements Targets, AsyncDisposable {
     this.places = places;
     this.volumes = this.#openVolumes();
     this.planner = this.#openPlanner();
-    const findSystem = (id: string): TargetSystem | undefined => records.find(id);
-    const meter = { hosts, findSystem, clock, log, stopping };
+    const meter = { hosts, findSystem: (id: string) => records.find(id), clock, log, stopping };
     this.#meter = usage && new UsageMeter({ ...usage, ...meter });
-    const isBusy = (): boolean => [...records.all()].some(({ state }) => state === 'INITIALIZING');
     const enrolments = this.#openEnrolments();
     const parts = { ...options, ...(enrolments && { enrolments }) };
+    const isBusy = (): boolean => this.#startsHere();
     const forPools = { ...parts, isBusy, stopping, flavours: this.planner.flavours };
     this.#spares =
       options.spares && new SparePool({ ...forPools, records, spares: options.spares });
@@ -132,6 +132,13 @@ export class TargetSystems implements Targets, AsyncDisposable {
     };
     this.#unused = idle && new Unused({ idle, clock, records, ...ends });
     this.#reaper = this.#createReaper(ends);
+  }
+
+  /** Whether a machine of a user is being started on the server's own host. */
+  #startsHere(): boolean {
+    for (const record of this.#records.all())
+      if (record.state === 'INITIALIZING' && isLocal(record)) return true;
+    return false;
   }
 
   #openEnrolments(): Enrolments | undefined {
