@@ -11,8 +11,10 @@ import { renderSums } from './usage-rendering.js';
 type Parameters = Readonly<Record<string, string>>;
 type Outcome = { readonly message: string; readonly results?: Readonly<Record<string, unknown>> };
 type Action = {
-  /** For people: what it does, and its parameters. */
+  /** For people: what it does, and what its parameters mean. */
   readonly description: string;
+  /** Others are refused: an order whose bound is misspelt would go beyond it. */
+  readonly parameters: readonly string[];
   readonly run: (
     deps: RestDeps,
     parameters: Parameters,
@@ -27,6 +29,7 @@ const longestTokenSeconds = 365 * 86_400;
 export const adminActions: Readonly<Record<string, Action>> = {
   ToggleJobSubmission: {
     description: 'Stops or resumes taking jobs. Parameters: message, which refused users are told',
+    parameters: ['message'],
     run: async ({ submission }, { message = '' }) => {
       const enabled = !submission.state.enabled;
       await submission.set({ enabled, message: enabled ? '' : message });
@@ -36,6 +39,7 @@ export const adminActions: Readonly<Record<string, Action>> = {
 
   ShowServerUsageOverview: {
     description: 'What each user has here. Parameters: clientDN, a part of the name',
+    parameters: ['clientDN'],
     run: async ({ jobs, systems }, { clientDN = '' }) => {
       const results: Record<string, object> = {};
       const ofJobs = new Map((await jobs.usage()).map((usage) => [usage.ownerDn, usage]));
@@ -65,6 +69,7 @@ export const adminActions: Readonly<Record<string, Action>> = {
 
   ListJobs: {
     description: 'Addresses and states of jobs, the newest first. Parameters: clientDN, num',
+    parameters: ['clientDN', 'num'],
     run: async ({ jobs }, { clientDN, num = '100' }, { baseUrl }) => {
       const wanted = readNumber('num', num, mostListed);
       const owner = clientDN === undefined ? {} : { ownerDn: normalizeDn(clientDN) };
@@ -80,6 +85,7 @@ export const adminActions: Readonly<Record<string, Action>> = {
 
   ShowJobDetails: {
     description: 'All that the server knows of a job. Parameters: jobID',
+    parameters: ['jobID'],
     run: async ({ jobs }, parameters) => {
       const job = await jobs.get(required(parameters, 'jobID'));
       const results = { ...job, status: jobStatus(job) };
@@ -89,6 +95,7 @@ export const adminActions: Readonly<Record<string, Action>> = {
 
   AbortJob: {
     description: 'Ends a job. Parameters: jobID; cleanup, true: removes it with its directory',
+    parameters: ['jobID', 'cleanup'],
     run: async ({ jobs }, parameters) => {
       const id = required(parameters, 'jobID');
       const cleanup = parameters['cleanup']?.toLowerCase() === 'true';
@@ -99,6 +106,7 @@ export const adminActions: Readonly<Record<string, Action>> = {
 
   ListPartitions: {
     description: 'The queues of the site and of its target systems, and what jobs may ask of them',
+    parameters: [],
     run: (deps) => {
       const site = renderResources(idbOfFactory(deps));
       return { message: `The site offers ${Object.keys(site).join(', ')}`, results: site };
@@ -108,6 +116,7 @@ export const adminActions: Readonly<Record<string, Action>> = {
   IssueAPIToken: {
     description:
       'Makes a token for a user. Parameters: clientDN, lifetime in seconds (3600), renewable, limited',
+    parameters: ['clientDN', 'lifetime', 'renewable', 'limited'],
     run: async ({ issueToken, clock, credential }, parameters) => {
       const subject = normalizeDn(required(parameters, 'clientDN'));
       const { lifetime = '3600', renewable, limited } = parameters;
@@ -139,18 +148,21 @@ export const adminActions: Readonly<Record<string, Action>> = {
   FreezeTargetSystems: {
     description:
       'Parks all machines on disk that can be, since their host is to be maintained; owners cannot bring them back. Parameters: host; absent: of all',
+    parameters: ['host'],
     run: async ({ systems }, { host }) => toOutcome(await systems.parking.freezeAll(host)),
   },
 
   ThawTargetSystems: {
     description:
       'Brings back what FreezeTargetSystems has parked. Parameters: host; absent: of all',
+    parameters: ['host'],
     run: async ({ systems }, { host }) => toOutcome(await systems.parking.thawAll(host)),
   },
 
   DrainHost: {
     description:
       'Lets a host take no new machines; those that are there stay. Parameters: host; drain, false: it takes them again',
+    parameters: ['host', 'drain'],
     run: async ({ systems }, parameters) => {
       const host = required(parameters, 'host');
       const { drain = 'true' } = parameters;
@@ -163,9 +175,18 @@ export const adminActions: Readonly<Record<string, Action>> = {
 
   GetMemoryUsage: {
     description: 'How much memory the server has, in bytes',
+    parameters: [],
     run: () => ({ message: 'OK', results: { ...process.memoryUsage() } }),
   },
 };
+
+/** @throws `BAD_REQUEST` naming the parameter that the action does not have */
+export function requireKnown(name: string, { parameters }: Action, given: Parameters): void {
+  const unknown = Object.keys(given).find((each) => !parameters.includes(each));
+  if (unknown === undefined) return;
+  const has = parameters.length > 0 ? `it has ${parameters.join(', ')}` : 'it has none';
+  throw new RequestError('BAD_REQUEST', `${unknown}: is no parameter of ${name}; ${has}`);
+}
 
 function toOutcome(results: Readonly<Record<string, string>>): Outcome {
   return { message: `${Object.keys(results).length} target systems`, results };

@@ -7,7 +7,7 @@ import { adminOnly, operations, RequestError } from '#kernel/http/operation.js';
 import { json } from '#kernel/http/reply.js';
 import { accountingOperations } from './admin-accounting.js';
 import { hostOperations } from './admin-hosts.js';
-import { adminActions } from './admin-actions.js';
+import { adminActions, requireKnown } from './admin-actions.js';
 import { Admin, AdminOutcome, machineErrors, type Rendered } from './answers.js';
 import type { RestDeps } from './deps.js';
 import { isUsable, type TargetSystem } from '#xnjs/index.js';
@@ -106,6 +106,7 @@ const act = operation({
       ),
     );
     try {
+      requireKnown(action, found, parameters);
       const { message, results = {} } = await found.run(deps, parameters, context);
       context.log.info({ dn: context.caller.dn, action, parameters }, 'administrative action');
       return json({ success: true, message, results });

@@ -1,7 +1,7 @@
 import { z } from 'zod';
 import { describeIssues } from '#kernel/config.js';
 import { asGridError } from '#kernel/errors.js';
-import { readParameterChange, type TargetSystems } from '#xnjs/index.js';
+import { readParameterChange, type TargetSystem, type TargetSystems } from '#xnjs/index.js';
 import { refusedMember } from './changes.js';
 
 const values = z.record(z.string().max(64), z.unknown());
@@ -20,10 +20,16 @@ export async function changeSiteParameters(
   try {
     const change = readParameterChange('parameters', read.data);
     const isDone = await systems.changeParameters(siteId, change);
-    return isDone ? 'OK' : 'Accepted: the hypervisor does not answer at present, it is done later';
+    return isDone ? 'OK' : acceptedText(systems.get(siteId));
   } catch (error) {
     const known = asGridError(error);
     if (known?.code !== 'BAD_REQUEST' && known?.code !== 'HYPERVISOR_FAILED') throw error;
     return refusedMember(known.message);
   }
+}
+
+function acceptedText({ desired }: TargetSystem): string {
+  return desired === 'suspended'
+    ? 'Accepted: the machine is parked on disk, it is done when it is brought back'
+    : 'Accepted: the hypervisor does not answer at present, it is done later';
 }

@@ -38,6 +38,8 @@ const incidents = {
     ...[0xb0, 0x02, 0xee], // mov al, 2; out dx, al
     ...halt,
   ],
+  /** Writes to its serial line for ever: mov dx, 3f8; mov al, 'x'; out dx, al; again from out */
+  'floods its console': [0xba, 0xf8, 0x03, 0xb0, 0x78, 0xee, 0xeb, 0xfd],
   /** Writes a sector into each 64 KiB of its disk. */
   'fills its disk': [
     ...[

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
-import { mkdirSync, rmSync, writeFileSync } from 'node:fs';
+import { appendFileSync, mkdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
 import { Scope } from '#kernel/scope.js';
@@ -47,14 +47,16 @@ describe('what happens in and to machines', { skip, timeout: 240_000 }, () => {
     links = join(state, 'links');
     mkdirSync(links, { recursive: true });
     await startAgents(scope, join(state, 'agents.sock'));
-    const images = ['nothing', 'panics', 'arms its watchdog', 'fills its disk'] as const;
+    const images = [
+      ...['nothing', 'panics', 'arms its watchdog', 'fills its disk', 'floods its console'],
+    ] as const satisfies readonly Incident[];
     const disks = new Map<string, string>(
       images.map((each, at) => [each, bootDisk(join(state, `${at}.qcow2`), each)]),
     );
     systems = await startMachines(scope, {
       database: await openTables(scope, `sqlite:${join(state, 'db.sqlite')}`),
       uri: daemon.options('qemu').uri,
-      directory: small,
+      ...{ directory: small, compareMs: 1_000 },
       part: (image) => disks.get(image)!,
       socketOf: (id) => join(links, id.slice(0, 8)),
       hypervisor: (options) => new WithWatchdogs(options),
@@ -117,6 +119,21 @@ describe('what happens in and to machines', { skip, timeout: 240_000 }, () => {
     await systems.destroy(id);
   });
 
+  it('a guest that writes to its console for ever: 8 MiB of it are kept at most, and its end can be read', async () => {
+    const id = await make('floods its console');
+    const file = join(small, 'vms', id, 'console.log');
+    appendFileSync(file, Buffer.alloc(8 * 1_048_576, 'o')); // as if it had for long
+    await until('it is cut', () => statSync(file).size < 1_048_576);
+    assert.match(await systems.consoles.tail(id), /^o+$/);
+    inject(id);
+    await until('it goes on where it was cut', () => statSync(file).size > 4_096);
+    assert.match(await systems.consoles.tail(id), /^x+$/);
+    assert.ok(statSync(file).size < 1_048_576, 'and has no hole');
+    const [...kept] = readFileSync(`${file}.0`).subarray(-16);
+    assert.deepEqual(kept, Array(16).fill('o'.charCodeAt(0)));
+    await systems.destroy(id);
+  });
+
   const filler = () => join(small, 'filler');
   /** Nothing more fits. */
   const fill = () => {
@@ -170,6 +187,20 @@ describe('what happens in and to machines', { skip, timeout: 240_000 }, () => {
     await systems.parking.thaw(id);
     await becomes(id, 'READY', /./, 10_000);
     rmSync(filler());
+    await systems.destroy(id);
+  });
+
+  it('its limits changed while a machine is parked: it has them when it is back, and not before', async () => {
+    const id = await make('nothing');
+    await systems.parking.freeze(id);
+    await becomes(id, 'SUSPENDED', /./, 10_000);
+    const diskIops = { field: 'parameters.diskIops', value: 50 };
+    assert.equal(await systems.changeParameters(id, { diskIops }), false);
+    assert.deepEqual(systems.get(id).unapplied, ['diskIops']);
+    await systems.parking.thaw(id);
+    await becomes(id, 'READY', /./, 10_000);
+    await until('it has been told', () => systems.get(id).unapplied === undefined);
+    assert.match(virsh('dumpxml', `vsite-${id}`), /<total_iops_sec>50</);
     await systems.destroy(id);
   });
 

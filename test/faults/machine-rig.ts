@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import type { PartName } from '#imagerepo/contract.js';
 import { systemClock } from '#kernel/clock.js';
 import { LibvirtClient } from '#kernel/libvirt/client.js';
-import { silentLog as log } from '#kernel/log.js';
+import { silentLog, type Log } from '#kernel/log.js';
 import type { Database } from '#kernel/persistence/database.js';
 import type { Scope } from '#kernel/scope.js';
 import { Lease } from '#xnjs/persistence/sql-lease.js';
@@ -63,6 +63,7 @@ class Files extends Workspace {
 
 type Stores = ReturnType<typeof createTargetStores>;
 export type MachineRigOptions = {
+  readonly log?: Log;
   readonly database: Database;
   readonly uri: string;
   /** Of the target systems' files. */
@@ -75,6 +76,8 @@ export type MachineRigOptions = {
   /** Absent: this one. */
   readonly hosts?: (local: LibvirtHypervisor, options: LibvirtHypervisorOptions) => Hosts;
   readonly stores?: (plain: Stores) => Stores;
+  /** How often hypervisors are compared with the records, and consoles looked at. */
+  readonly compareMs?: number;
   /** Numbers of spares by image. */
   readonly spares?: Readonly<Record<string, number>>;
   /** Saved memory. */
@@ -85,7 +88,7 @@ const installationId = '11111111-2222-4333-8444-555555555555';
 
 export async function startMachines(
   scope: Scope,
-  { database, uri, directory, part, socketOf, ...options }: MachineRigOptions,
+  { database, uri, directory, part, socketOf, log = silentLog, ...options }: MachineRigOptions,
 ): Promise<TargetSystems> {
   const common = { clock: systemClock, log };
   const lease = scope.use(await Lease.take({ database, name: 'xnjs', ...common }));
@@ -118,6 +121,7 @@ export async function startMachines(
     },
     workspace: new Files(directory, socketOf),
     ...{ bootTimeoutMs: 60_000, heartbeatMs: 1_000 },
+    ...(options.compareMs !== undefined && { compareMs: options.compareMs }),
     limits: { cpus: 1, memoryMiB: 64, perUser: 100 },
     ...(spares && {
       spares: {

@@ -25,6 +25,7 @@ import { Site } from '#targetsystem/rest/answers.js';
 import { Task } from '#targetsystem/rest/answers-data.js';
 import { diskMiB, makeBootableDisk, noDisks } from './bootable-disk.js';
 import { eventually, Grid, imagesPath, noMachines } from './grid.js';
+import { assertApart, giveIdentity, identityScript } from './named-image.js';
 
 const run = promisify(execFile);
 const signal = AbortSignal.timeout(300_000);
@@ -33,7 +34,7 @@ const digest = async (path: string): Promise<string> =>
     .update(await readFile(path))
     .digest('hex');
 
-/** The demo machine, whose jobs may write to its disk what its root may. */
+/** The demo machine, of an image that was a machine itself, whose jobs may write to its disk what its root may. */
 async function buildWriter(directory: string, cacheDir: string) {
   cpSync(join(projectRoot, 'config', 'images'), join(directory, 'images'), { recursive: true });
   const recipe = join(directory, 'images', 'demo-vm');
@@ -43,6 +44,7 @@ async function buildWriter(directory: string, cacheDir: string) {
     writeFileSync(join(recipe, name), text.replace(from, to));
   };
   change('recipe.yaml', 'virtio_console,', 'virtio_console,\n      virtio_blk,');
+  giveIdentity(recipe);
   const agent = '\n/usr/lib/vsite/agent';
   change(join('root', 'init'), agent, `\nchmod 666 /dev/vda${agent}`);
   const built = await buildImage(recipe, { cacheDir, log: silentLog });
@@ -174,6 +176,11 @@ describe('a disk image', { skip: noMachines || noDisks }, () => {
     const three = await createTargetSystem(user, saved.id, { cpus: 1 });
     await waitUntilReady(user, three, signal, () => undefined);
     assert.match(await commandLine(three), / boot=later\b/, 'as the first has left it');
+    const machines = [two, three];
+    assertApart(
+      machines.map((site) => `vsite-${site.split('/').at(-1)!.slice(0, 8)}`),
+      await Promise.all(machines.map((site) => printed(site, identityScript))),
+    );
     await fill(two);
     assert.match(await commandLine(three), / boot=later\b/, 'it runs on');
     await deleteAndWait(user, two, signal);

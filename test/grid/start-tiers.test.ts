@@ -1,12 +1,16 @@
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
-import { readdir, truncate } from 'node:fs/promises';
+import { cp, mkdtemp, readdir, rm, truncate } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { text } from 'node:stream/consumers';
 import { after, before, describe, it } from 'node:test';
 import { deleteAndWait } from '#cli/client/resources.js';
-import { createTargetSystem, waitUntilReady } from '#cli/quickstart/main-job.js';
+import { buildImage } from '#cli/image/build.js';
+import { createTargetSystem, publish, waitUntilReady } from '#cli/quickstart/main-job.js';
 import type { HttpClient } from '#kernel/http/client.js';
+import { silentLog } from '#kernel/log.js';
+import { inProject } from '../program.js';
 import {
   eventually,
   exists,
@@ -17,6 +21,7 @@ import {
   refusal,
   sitePath,
 } from './grid.js';
+import { assertApart, giveIdentity, identityScript } from './named-image.js';
 
 const signal = AbortSignal.timeout(300_000);
 
@@ -41,6 +46,20 @@ describe('target systems that start from what runs or was saved', { skip: noMach
   });
   after(() => grid[Symbol.asyncDispose]());
 
+  /** The demo container, of an image that was a machine itself. */
+  const publishNamedContainer = async (): Promise<string> => {
+    const folder = await mkdtemp(join(tmpdir(), 'vsite-named-'));
+    try {
+      await cp(inProject('config/images'), folder, { recursive: true });
+      const recipe = join(folder, 'demo-container');
+      giveIdentity(recipe);
+      const cacheDir = join(folder, 'cache');
+      const built = await buildImage(recipe, { cacheDir, log: silentLog });
+      return await publish(await grid.creator(), built);
+    } finally {
+      await rm(folder, { recursive: true });
+    }
+  };
   const spares = { images: { 'vsite-demo': 1 }, readAs: 'CN=Image Creator,O=VSite,C=EU' };
   const configure = async (settings: Record<string, object | undefined>): Promise<void> => {
     await grid.stopServer();
@@ -251,14 +270,20 @@ describe('target systems that start from what runs or was saved', { skip: noMach
     'get a spare of what users ask for often, containers too',
     { skip: noContainers },
     async () => {
-      const container = await grid.publishDemo('container');
+      const container = await publishNamedContainer();
       await configure({ spares: { demand: { max: 1, requests: 2, withinSeconds: 600 } } });
       const before = await told('a spare machine is ready');
+      const printed: [name: string, identity: string][] = [];
       for (let times = 1; times <= 2; times++) {
         const cold = await start({}, container);
         assert.equal(cold.start.tier, 'cold', cold.start.reason);
+        printed.push([`vsite-${cold.id.slice(0, 8)}`, await run(cold, identityScript)]);
         await deleteAndWait(user, cold.path, signal);
       }
+      assertApart(
+        printed.map(([name]) => name),
+        printed.map(([, identity]) => identity),
+      );
       await waitFor('a spare machine is ready', before + 1);
       const claimed = await start({}, container);
       assert.equal(claimed.start.tier, 'spare', claimed.start.reason);

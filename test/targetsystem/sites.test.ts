@@ -233,9 +233,20 @@ describe('target systems by REST', { timeout: 60_000 }, () => {
   it('are parked for maintenance by an administrator, who alone brings them back', async () => {
     const id = await made({});
     await until('it is ready', () => rig.systems.get(id).state === 'READY');
-    const act = async (name: string) =>
-      (await rig.as('admin')('POST', `/rest/admin/actions/${name}`, {})).body;
-    const { results } = (await act('FreezeTargetSystems')) as { results: Record<string, string> };
+    const act = async (name: string, parameters: object = {}) =>
+      (await rig.as('admin')('POST', `/rest/admin/actions/${name}`, parameters)).body;
+    for (const [parameters, message] of [
+      [{ hosts: 'local' }, 'hosts: is no parameter of FreezeTargetSystems; it has host'],
+      [{ host: 'nroth' }, 'there is no host nroth; there are local'],
+    ] as const)
+      for (const name of ['FreezeTargetSystems', 'ThawTargetSystems'])
+        assert.deepEqual(await act(name, parameters), {
+          ...{ success: false, results: {} },
+          message: message.replace('FreezeTargetSystems', name),
+        });
+    assert.equal(rig.systems.get(id).desired, undefined, 'nothing is parked by what was refused');
+    const frozen = await act('FreezeTargetSystems', { host: 'local' });
+    const { results } = frozen as { results: Record<string, string> };
     assert.equal(results[id], 'is being parked');
     await until('it is parked', () => rig.systems.get(id).state === 'SUSPENDED');
     const { status, body } = await alice('POST', `/sites/${id}/actions/thaw`, {});

@@ -105,14 +105,26 @@ function put(path: string, text: string): void {
   chmodSync(path, 0o644);
 }
 
-/** Those of ssh, where the image has any. */
+/** Those that are made anew where the image has them; what was of another kind is gone for good. */
+const keyTypes: ReadonlySet<string> = new Set(['ed25519', 'ecdsa', 'rsa']);
+
+/** Those of ssh, of the kinds that the image has: an emulated machine takes seconds for one of RSA. */
 async function newHostKeys(root: string): Promise<void> {
   const folder = join(root, '/etc/ssh');
   const names = await readdir(folder).catch(() => []);
-  const keys = names.filter((name) => /^ssh_host_\w+_key(\.pub)?$/.test(name));
+  const keys = names.flatMap((name) => {
+    const [, type] = /^ssh_host_([a-z\d]+)_key(?:\.pub)?$/.exec(name) ?? [];
+    return type === undefined ? [] : [{ name, type }];
+  });
   if (keys.length === 0) return;
-  await Promise.all(keys.map((name) => rm(join(folder, name))));
-  await run('ssh-keygen', ['-A', '-f', root], options);
+  await Promise.all(keys.map(({ name }) => rm(join(folder, name))));
+  const types = new Set(keys.map(({ type }) => type).filter((type) => keyTypes.has(type)));
+  const make = async (type: string): Promise<void> => {
+    const file = join(folder, `ssh_host_${type}_key`);
+    await run('ssh-keygen', ['-q', '-N', '', '-t', type, '-f', file], options);
+    chmodSync(`${file}.pub`, 0o644); // as others make it, whatever the agent's umask
+  };
+  await Promise.all([...types].map(make));
   const pid = await readFile(join(root, '/run/sshd.pid'), 'utf8').catch(() => '');
   if (Number(pid) > 1) process.kill(Number(pid), 'SIGHUP'); // reads them again
 }

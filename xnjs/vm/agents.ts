@@ -16,7 +16,7 @@ import type { SystemRecords } from './system-records.js';
 import type { TargetBinding } from './target-binding.js';
 import { bootBaseMs, type Evidence, type TargetSystem } from './target-system.js';
 import type { TargetSystemsOptions } from './target-systems-options.js';
-import { isBooted, needsIdentity, newIdentity } from './tiers/identity.js';
+import { isBooted, needsIdentity, newIdentity, sharesIdentity } from './tiers/identity.js';
 import type { Claimed } from './tiers/spare-pool.js';
 import type { Views } from './views.js';
 
@@ -197,11 +197,13 @@ export class Agents implements AsyncDisposable {
       const isProved = starting.enrolment?.keyHash !== undefined;
       if (!isProved && !(await this.#proves(id, binding))) return;
     }
+    const doubt = sharesIdentity(starting) ? await this.#distinguish(id, binding) : '';
+    if (doubt === undefined) return;
     if (starting.isBehind) await this.#records.queue(id, () => this.#tellTime(id, binding));
     if (!(await this.#setUp(id, binding))) return;
     const { boot: begun } = this.#records.find(id) ?? starting;
     const boot = { ...begun, readyMs: this.#options.systems.clock.now() - bootBaseMs(starting) };
-    const evidence = this.#evidence('agent', 'its agent answers');
+    const evidence = this.#evidence('agent', `its agent answers${doubt}`);
     await this.#records.queue(id, () => this.#learnArrays(id, binding.arrays));
     await this.#records.apply(id, { type: 'agentUp', evidence, boot });
     this.#spawn(this.#options.onUp(id));
@@ -289,6 +291,33 @@ export class Agents implements AsyncDisposable {
       await fallBack(record, errorText(error));
       this.#records.schedule(id);
     }
+  }
+
+  /**
+   * Gives a machine that was booted from what others are booted from an identity of its own. Where it cannot be
+   * given one, for its image forbids that or has no tool for it, its owner is told.
+   * @returns what there is to say of that; `undefined`: the link was lost, and the next one begins with this
+   */
+  async #distinguish(id: string, binding: TargetBinding): Promise<string | undefined> {
+    const { systems, log, stopping } = this.#options;
+    const { clock } = systems;
+    const record = this.#records.get(id);
+    if (!binding.assume) return '';
+    try {
+      await binding.assume(newIdentity(record, clock.now(), { isCopy: false }));
+    } catch (error) {
+      if (stopping.aborted || !this.#answering.has(id)) return undefined;
+      const reason = errorText(error);
+      log.warn({ vmId: id, reason }, 'a machine has the identity of its image');
+      return `; it could be given no identity of its own: ${reason}`;
+    }
+    await this.#records.queue(id, () => {
+      const now = this.#records.find(id);
+      const identityMs = clock.now() - bootBaseMs(record);
+      if (now) this.#records.show({ ...now, boot: { ...now.boot, identityMs } });
+      return Promise.resolve();
+    });
+    return '';
   }
 
   /** Its certificate, while it has time left. */

@@ -1,6 +1,7 @@
 import type { Hosts } from './hosts/hosts.js';
 import type { TargetSystem } from './target-system.js';
-import { consoleText, type Workspace } from './workspace.js';
+import { consoleText } from './console-files.js';
+import type { Workspace } from './workspace.js';
 
 export type FilesOfMachinesOptions = {
   readonly hosts: Pick<Hosts, 'storageOf'>;

@@ -61,7 +61,8 @@ export type Hypervisor = {
   find(driver: Driver, id: string): Promise<DomainView | undefined>;
   /**
    * Gives the domain what the record says of these parameters, while it runs. May be repeated.
-   * @returns whether the domain is there
+   * @returns `false`: there is none that runs, and nothing was done. One that is parked comes back with the
+   * definition that is in its saved memory, whatever it is told meanwhile.
    */
   setControls(
     system: Pick<TargetSystem, 'id' | 'driver' | 'parameters' | 'card' | 'image' | 'volumes'>,

@@ -17,8 +17,7 @@ const uhyper = (field: string, value: number) =>
 /** libvirt's "no limit" for memory, in KiB. */
 const unlimitedKiB = 9_007_199_254_740_991;
 /** For the machine that runs, and for when it is started again. */
-const live = 1;
-const config = 2;
+const liveAndConfig = 1 | 2;
 
 type Call = (
   client: LibvirtClient,
@@ -87,14 +86,13 @@ const calls: Readonly<Record<ChangeableName, Call>> = {
   } satisfies Record<ControlName, Call>),
 };
 
-/** Gives the domain what the record says of these parameters. May be repeated. */
+/** Gives a domain that runs what the record says of these parameters. May be repeated. */
 export async function setControls(
   client: LibvirtClient,
   dom: Domain,
   system: Controlled,
   names: readonly ChangeableName[],
 ): Promise<void> {
-  const flags = dom.id === -1 ? config : live | config;
   for (const call of new Set(names.map((name) => calls[name])))
-    await call(client, dom, system, flags);
+    await call(client, dom, system, liveAndConfig);
 }

@@ -192,8 +192,9 @@ export class LibvirtHypervisor implements Hypervisor {
   ): Promise<boolean> {
     const client = this.#client(system.driver);
     const dom = await this.#lookUp(client, system.id);
-    if (dom) await setControls(client, dom, system, names);
-    return dom !== undefined;
+    if (!dom || dom.id === -1) return false;
+    await setControls(client, dom, system, names);
+    return true;
   }
 
   async usage(driver: Driver, ids?: readonly string[]): Promise<UsageSample[]> {

@@ -3,6 +3,7 @@ import { errorText, GridError } from '#kernel/errors.js';
 import type { Log } from '#kernel/log.js';
 import { Agents } from './agents.js';
 import { Comparison } from './comparison.js';
+import { watchConsoles } from './console-watch.js';
 import { FilesOfMachines } from './files-of-machines.js';
 import { DomainWatch } from './domain-watch.js';
 import { seatOf, type Seat } from './hosts/host.js';
@@ -177,6 +178,7 @@ export class Machines implements AsyncDisposable {
     this.#spawn(this.#queues.watch());
     this.#spawn(this.#watch.watch());
     this.#spawn(this.#comparison.watch());
+    this.#spawn(watchConsoles({ ...this.#options, log: this.#log, stopping: this.#stopping }));
     this.#spawn(this.#agents.watchGuests());
   }
 
@@ -238,14 +240,17 @@ export class Machines implements AsyncDisposable {
   /**
    * Gives the machine what its record says and the hypervisor has not confirmed. Only from inside the record's
    * queue; idempotent.
+   * @returns `false`: it does not run at present, and is told when it does
    */
-  async applyParameters(id: string): Promise<void> {
+  async applyParameters(id: string): Promise<boolean> {
     const record = this.#records.get(id);
     const { unapplied = [], ...applied } = record;
-    if (unapplied.length === 0) return;
-    const found = await this.#options.hosts.of(record).setControls(record, unapplied);
+    if (unapplied.length === 0) return true;
+    const isGiven = await this.#options.hosts.of(record).setControls(record, unapplied);
     // before there is a domain its definition is still to come, from the record
-    if (found || record.state === 'INITIALIZING') await this.#records.save(applied);
+    const isDone = isGiven || record.state === 'INITIALIZING';
+    if (isDone) await this.#records.save(applied);
+    return isDone;
   }
 
   /** The same where nobody waits for it: what is refused stays marked as not confirmed. */

@@ -57,8 +57,10 @@ export class ParkingOrders {
   /**
    * Parks all that can be, while their host is maintained; only {@link thawAll} brings them back.
    * @param host absent: those of all hosts
+   * @throws `NOT_FOUND` there is no such host
    */
   async freezeAll(host?: string): Promise<Outcomes> {
+    if (host !== undefined) this.#options.hosts.require(host);
     const fact = 'is being parked on disk: its host is to be maintained';
     return await this.#forAll(
       (system) =>
@@ -70,7 +72,9 @@ export class ParkingOrders {
     );
   }
 
+  /** @throws `NOT_FOUND` there is no such host */
   async thawAll(host?: string): Promise<Outcomes> {
+    if (host !== undefined) this.#options.hosts.require(host);
     return await this.#forAll(
       (system) => system.isMaintained === true && (host ?? system.host) === system.host,
       async (system) => {

@@ -309,7 +309,7 @@ export class TargetSystems implements Targets, AsyncDisposable {
   /**
    * Changes the machine itself, while it runs. The wish is stored first; what the hypervisor refuses is taken
    * back, and what it cannot be asked at present is done later.
-   * @returns whether it is done
+   * @returns whether it is done; else it is when its machine runs and the hypervisor answers
    * @throws {@link VmError} `BAD_REQUEST` naming the parameter; `HYPERVISOR_FAILED` saying why
    */
   async changeParameters(id: string, change: ParameterChange): Promise<boolean> {
@@ -322,8 +322,7 @@ export class TargetSystems implements Targets, AsyncDisposable {
       const unapplied = [...new Set([...(before.unapplied ?? []), ...names])];
       await this.#records.save({ ...before, parameters, unapplied });
       try {
-        await this.#machines.applyParameters(id);
-        return true;
+        return await this.#machines.applyParameters(id);
       } catch (error) {
         if (asGridError(error)?.row.retry === true) {
           this.#records.schedule(id);

@@ -6,7 +6,6 @@ import {
   link,
   lstat,
   mkdir,
-  open,
   opendir,
   readdir,
   rm,
@@ -15,6 +14,7 @@ import {
 import { dirname, join } from 'node:path';
 import type { PartName } from '#imagerepo/contract.js';
 import { errorText, GridError } from '#kernel/errors.js';
+import { boundConsole, consoleEnd, consolePath, consoleText } from './console-files.js';
 import { containerIds, containerRunDirectory, type DomainPaths } from './domain-xml.js';
 import { VmError } from './state.js';
 import { makeSeedDisk } from './context/seed-disk.js';
@@ -89,7 +89,7 @@ export class Workspace {
     await mkdir(directory, { recursive: true, mode: 0o711 });
     await mkdir(join(directory, 'run'), { recursive: true, mode: 0o700 });
     const base = {
-      console: join(directory, 'console.log'),
+      console: consolePath(directory),
       agentSocket: this.agentSocket(system),
       ...(system.image.metadata.display && { screenSocket: this.screenSocket(system) }),
     };
@@ -148,20 +148,16 @@ export class Workspace {
 
   /** The end of what the guest wrote to its console, at most `bytes`, control characters taken out. */
   async consoleTail(id: string, bytes = 2_048): Promise<string> {
-    try {
-      await using file = await open(join(this.directoryOf(id), 'console.log'));
-      const { size } = await file.stat();
-      const start = Math.max(0, size - bytes);
-      const { buffer, bytesRead } = await file.read(
-        Buffer.alloc(size - start),
-        0,
-        size - start,
-        start,
-      );
-      return consoleText(buffer.subarray(0, bytesRead));
-    } catch {
-      return '';
-    }
+    return consoleText(await consoleEnd(this.directoryOf(id), bytes));
+  }
+
+  /** Keeps guests from filling this host's disk by their consoles. @returns whose was too long */
+  async boundConsoles(): Promise<string[]> {
+    const cut: string[] = [];
+    // one after another: nobody waits for it, and there may be thousands; what cannot be read is tried again
+    for (const id of await this.list())
+      if (await boundConsole(this.directoryOf(id)).catch(() => false)) cut.push(id);
+    return cut;
   }
 
   /** @param sizeMiB of the disk that the machine sees; absent: as its base says */
@@ -226,14 +222,6 @@ export class Workspace {
       await chmod(draft, 0o755);
     });
   }
-}
-
-/** For people, who are spared control characters. */
-export function consoleText(bytes: Buffer): string {
-  return bytes
-    .toString('latin1')
-    .replace(/[^\x20-\x7e\n]+/g, '')
-    .trim();
 }
 
 function pick(parts: Partial<Record<PartName, string>>, name: PartName): string {

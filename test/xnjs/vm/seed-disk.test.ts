@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { execFile } from 'node:child_process';
-import { mkdirSync, statSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, it } from 'node:test';
 import { promisify } from 'node:util';
@@ -32,6 +32,9 @@ const system = (changes: object = {}) =>
 const token = 'T'.repeat(43);
 const key =
   'ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIFXeBFf8qDGW2ST6x6aTxjSZsBXSSBAZrc5fKiU5cGg9 alice@example.org';
+/** What our script does to a system, done below a folder. */
+const below = (root: string, script: string): string =>
+  script.replaceAll(/(?<=[ "])\/(etc|var|run)\//g, `${root}/$1/`);
 const context = { name: machineName(system()), hostName: 'vsite-5b3f0c1e', token };
 /** The parts of a MIME message, decoded. */
 const partsOf = (message: string): string[] =>
@@ -87,26 +90,34 @@ describe('the seed disk of a machine', () => {
   it('has a script that lays the token down once for each machine', async () => {
     await using scope = new Scope();
     const root = scratch(scope);
-    mkdirSync(join(root, 'etc'));
+    for (const folder of ['etc', 'run', 'var/lib/systemd', 'var/lib/dbus'])
+      mkdirSync(join(root, folder), { recursive: true });
     const jobsDirectory = "/home/it's $(touch /etc/oops)/jobs";
     const tsi = { ...system().image.metadata.tsi, jobsDirectory };
     const [all = ''] = partsOf(seedFiles(system({ tsi }), context)['user-data']);
     await run('sh', ['-n', '-c', all]);
     const plain = { contextualisation: { nocloud: true } };
     const script = (name: string): string =>
-      (partsOf(seedFiles(system(plain), { ...context, name })['user-data'])[0] ?? '').replaceAll(
-        '/etc/vsite',
-        join(root, 'etc/vsite'),
-      );
+      below(root, partsOf(seedFiles(system(plain), { ...context, name })['user-data'])[0] ?? '');
     const boot = async (name: string): Promise<string> => {
       await run('sh', ['-c', `${script(name)}\ncat ${root}/etc/vsite/enrolment 2>/dev/null; true`]);
       const { stdout } = await run('sh', ['-c', `cat ${root}/etc/vsite/enrolment || true`]);
       return stdout.trim();
     };
+    const former = 'f'.repeat(32);
+    const files = ['etc/machine-id', 'var/lib/dbus/machine-id'].map((path) => join(root, path));
+    for (const file of files) writeFileSync(file, `${former}\n`);
+    const ids = () => files.map((file) => readFileSync(file, 'utf8'));
+    const store = join(root, 'var/lib/systemd/random-seed');
+    writeFileSync(store, 'of the former');
     assert.equal(await boot(context.name), token);
+    const [id, copy] = ids();
+    assert.match(id ?? '', /^[0-9a-f]{32}\n$/);
+    assert.ok(id === copy && id !== `${former}\n` && !existsSync(store), 'it is another machine');
     assert.equal(statSync(join(root, 'etc/vsite/enrolment')).mode & 0o777, 0o600);
     await run('rm', [join(root, 'etc/vsite/enrolment')]); // as the agent does when it was used
     assert.equal(await boot(context.name), '');
+    assert.deepEqual(ids(), [id, id]);
     assert.equal(await boot(`${system().id}.2`), token);
   });
 
@@ -118,8 +129,9 @@ describe('the seed disk of a machine', () => {
     const plain = system({ contextualisation: { nocloud: true } });
     const files = seedFiles(plain, { ...context, variables, volumes });
     const [hook = '', config = ''] = partsOf(files['user-data']);
-    const script = hook.replaceAll('/etc/vsite', root).replaceAll('/run/', `${root}/`);
-    const shown = '. ./vsite-parameters; echo "$VSITE_PARAM_a"; printf "%s" "$VSITE_PARAM_b"';
+    for (const folder of ['etc', 'run']) mkdirSync(join(root, folder));
+    const script = below(root, hook);
+    const shown = '. ./run/vsite-parameters; echo "$VSITE_PARAM_a"; printf "%s" "$VSITE_PARAM_b"';
     const { stdout } = await run('sh', ['-c', `${script}\n${shown}`], { cwd: root });
     assert.equal(stdout, "it's $HOME\n%s\\n");
     const device = '/dev/disk/by-id/virtio-data';

@@ -5,9 +5,10 @@ import { describe, it } from 'node:test';
 import { Scope } from '#kernel/scope.js';
 import { SparesConfig } from '#xnjs/vm/tiers/config.js';
 import { Demand } from '#xnjs/vm/tiers/demand.js';
-import { needsIdentity } from '#xnjs/vm/tiers/identity.js';
+import { needsIdentity, sharesIdentity } from '#xnjs/vm/tiers/identity.js';
 import { copyMemory, findIdentity } from '#xnjs/vm/tiers/memory-file.js';
 import { scratch } from '../job/rig.js';
+import { anImageMetadata, aTargetSystem } from './samples.js';
 
 const from = {
   id: '5b3f0c1e-8d52-4a94-9a50-0f0e3a1f2b3c',
@@ -97,6 +98,25 @@ describe('start tiers', () => {
     const start = { tier: 'spare', reason: '' } as const;
     assert.ok(!needsIdentity({ state: 'INITIALIZING', start, boot: {}, bootFromMs: 1 }));
   });
+
+  const cold = { start: { tier: 'cold', reason: '' }, state: 'INITIALIZING', boot: {} } as const;
+  const agent = { says: 'up', fact: '', sinceMs: 1 } as const;
+  const of = (format: string, more: object = {}) => ({
+    image: { id: 'i', parts: {}, metadata: anImageMetadata({ format, ...more }) },
+  });
+  for (const [what, system, expected] of [
+    ['a machine of a disk image', of('qcow2'), true],
+    ['a container', of('rootfs'), true],
+    ['a kernel, which has nothing of its own', of('kernel'), false],
+    ['one that its seed disk tells', of('qcow2', { contextualisation: { nocloud: true } }), false],
+    ['one that has got it', { ...of('qcow2'), boot: { identityMs: 5 } }, false],
+    ['one that was READY before', { ...of('qcow2'), views: { agent } }, false],
+    ['one that is started again, from its own disk', { ...of('qcow2'), generation: 2 }, false],
+    ['a spare', { ...of('qcow2'), start: { tier: 'spare', reason: '' } as const }, false],
+  ] as const)
+    it(`${expected ? 'is given' : 'is not given'} at its first boot to ${what}`, () => {
+      assert.equal(sharesIdentity({ ...aTargetSystem(cold), ...system }), expected);
+    });
 
   for (const [what, state, tier, boot, expected] of cases)
     it(`${expected ? 'give' : 'do not give'} an identity to ${what}`, () => {

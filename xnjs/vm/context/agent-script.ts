@@ -29,13 +29,13 @@ export function agentScript({
   variables = {},
 }: AgentScriptOptions): string {
   const lines = ['#!/bin/sh', 'umask 077', 'mkdir -p /etc/vsite'];
-  if (token !== undefined)
-    lines.push(
-      // once for this machine: a later boot does not bring back what was used and removed
-      `if [ "$(cat /etc/vsite/machine 2>/dev/null)" != ${quote(name)} ]; then`,
-      `  echo ${quote(token)} > /etc/vsite/enrolment && echo ${quote(name)} > /etc/vsite/machine`,
-      'fi',
-    );
+  lines.push(
+    // once for this machine: a later boot does not bring back what was used and removed
+    `if [ "$(cat /etc/vsite/machine 2>/dev/null)" != ${quote(name)} ]; then`,
+    ...forgetting.map((line) => `  ${line}`),
+    `  ${token === undefined ? '' : `echo ${quote(token)} > /etc/vsite/enrolment && `}echo ${quote(name)} > /etc/vsite/machine`,
+    'fi',
+  );
   const settings = Object.entries(variables).map(([key, value]) => `${key}=${quote(value)}`);
   if (settings.length > 0)
     lines.push(
@@ -45,6 +45,19 @@ export function agentScript({
   if (contextualisation?.agent === true) lines.push(...injection(tsi));
   return `${lines.join('\n')}\n`;
 }
+
+/**
+ * An image that was saved from a machine has that one's machine id, and its store of random numbers: all machines
+ * that are made from it would. Host names and ssh's host keys cloud-init makes anew by itself.
+ */
+const forgetting = [
+  'rm -f /var/lib/systemd/random-seed',
+  'for file in /etc/machine-id /var/lib/dbus/machine-id; do',
+  '  [ -s "$file" ] && [ ! -L "$file" ] || continue',
+  '  id=${id:-$(tr -d - < /proc/sys/kernel/random/uuid)}',
+  '  echo "$id" > "$file" && chmod 444 "$file"',
+  'done',
+];
 
 function injection({ login, jobsDirectory }: ImageMetadata['tsi']): string[] {
   const [user, jobs] = [quote(login), quote(jobsDirectory)];

@@ -135,12 +135,16 @@ export class Hosts implements Disposable {
     return local !== undefined && this.isDrained(local);
   }
 
+  /** @throws `NOT_FOUND` naming those that there are */
+  require(name: string): void {
+    if (this.#hosts.has(name)) return;
+    const names = [...this.#hosts.keys()].join(', ');
+    throw new GridError('NOT_FOUND', `there is no host ${name}; there are ${names}`);
+  }
+
   /** Stored, then done. @throws `NOT_FOUND` there is no such host */
   async drain(name: string, isDrained: boolean): Promise<void> {
-    if (!this.#hosts.has(name)) {
-      const names = [...this.#hosts.keys()].join(', ');
-      throw new GridError('NOT_FOUND', `there is no host ${name}; there are ${names}`);
-    }
+    this.require(name);
     await this.#serial('drained', async () => {
       const drained = { ...this.#drained, [name]: isDrained };
       await this.#options.drains?.set(drained);

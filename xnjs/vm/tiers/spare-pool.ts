@@ -42,6 +42,9 @@ export type SparesOptions = {
   readonly availableMiB: () => number;
 };
 
+/** A spare whose agent has been silent for so long is replaced: nobody waits for it. */
+const lostAfterMs = 20_000;
+
 /**
  * `unsure`: a server before us had it. `taken`: it is becoming a target system, or a database has not
  * told whether it has; the next start tells.
@@ -52,6 +55,8 @@ type Held = {
   readonly gone: AbortController;
   phase: Phase;
   isUp: boolean;
+  /** Since when its agent has not answered; ms since the epoch. */
+  silentMs?: number | undefined;
   binding?: TargetBinding;
   /** Resolves when its domain runs, or could not be started. */
   making?: Promise<unknown>;
@@ -226,6 +231,7 @@ export class SparePool implements AsyncDisposable {
     for (const held of this.#held.values())
       if (held.phase === 'going') await this.#discard(held, 'once more');
       else if (held.phase === 'unsure') await this.#recover(held);
+      else if (this.#isLost(held)) await this.#discard(held, 'its agent does not answer');
     this.#wanted = await this.#images.list();
     await this.#dropSurplus();
     for (const { image, callerDn, count } of this.#wanted)
@@ -234,6 +240,13 @@ export class SparePool implements AsyncDisposable {
         if (this.#upkeep.isStopping || !spare || this.#isCrowded(spare)) return;
         await this.#make(spare);
       }
+  }
+
+  /** It keeps another from being made; of a host that does not answer nothing is known. */
+  #isLost({ phase, silentMs, spare }: Held): boolean {
+    const { hosts, clock } = this.#options;
+    if (phase !== 'ready' || silentMs === undefined) return false;
+    return clock.now() - silentMs >= lostAfterMs && hosts.isUp(spare);
   }
 
   #of(image: Spare['image']): Held[] {
@@ -321,7 +334,10 @@ export class SparePool implements AsyncDisposable {
     held.gone.signal.throwIfAborted();
     const binding = createBinding(held.spare, this.#options);
     held.binding = binding;
-    binding.onChange((isUp) => (held.isUp = isUp));
+    binding.onChange((isUp) => {
+      held.isUp = isUp;
+      held.silentMs = isUp ? undefined : clock.now();
+    });
     const facts = await awaitAgent(binding, clock, bootTimeoutMs, held.gone.signal);
     if (facts?.identity !== true || !binding.assume)
       throw new Error('its agent cannot make its machine another one');
