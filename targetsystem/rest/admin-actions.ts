@@ -133,6 +133,7 @@ export const adminActions: Readonly<Record<string, Action>> = {
 
   ResourceAvailability: {
     description: 'What the hosts of machines have, and what of it is used. Parameters: host',
+    parameters: ['host'],
     run: ({ systems }, { host }) => {
       const hosts = systems.places.list().filter(({ name }) => host === undefined || name === host);
       if (host !== undefined && hosts.length === 0)
