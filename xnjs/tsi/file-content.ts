@@ -12,7 +12,7 @@ type Chunk = { readonly bytes: Buffer; readonly full: boolean; readonly ours: bo
 
 const none = Buffer.alloc(0);
 /** What a reader is given at a time. */
-const pieceBytes = 1024 * 1024;
+const pieceBytes = 256 * 1024;
 
 function* piecesOf(chunk: Buffer): Generator<Buffer, void, undefined> {
   for (let at = 0; at < chunk.length; at += pieceBytes) yield chunk.subarray(at, at + pieceBytes);
@@ -83,7 +83,7 @@ export class FileContent {
   }
 
   /**
-   * The next chunk is gathered while one is on its way. A full one is said to be followed by another; where it was
+   * The next chunks are gathered while one is on its way. A full one is said to be followed by another; where it was
    * the last, an empty one ends the transfer: nobody can run a file that is open for writing.
    */
   async write(...[identity, path, source, how = {}, options]: Parameters<Tsi['write']>) {
@@ -100,22 +100,15 @@ export class FileContent {
       written += length;
       if (memory.length === chunkBytes) chunkMemory.giveBack(memory);
     };
-    const gathered = chunksOf(source, chunkBytes, chunkMemory);
     try {
-      let last = chunkBytes;
-      for (let next = await gathered.next(); !next.done;) {
-        const chunk = next.value;
-        const sent = put(chunk);
-        const following = gathered.next();
-        following.catch(() => undefined); // waited for below
-        await sent;
+      let last = 0;
+      for await (const chunk of chunksOf(source, chunkBytes, chunkMemory)) {
+        await put(chunk);
         last = chunk.bytes.length;
-        next = await following;
       }
       if (last === chunkBytes) await put({ bytes: none, memory: none });
       return written;
     } catch (error) {
-      void gathered.return();
       // a client's connection is still to carry the answer
       if (!(source instanceof IncomingMessage)) source.destroy();
       throw error;

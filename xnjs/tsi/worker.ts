@@ -75,10 +75,7 @@ export class Worker {
     const announced = decodeLength(await this.call(message, false), length);
     this.#inStep = false;
     const chunk = memory(announced);
-    let received = 0;
-    const whole = await this.#incoming.take(announced, (pieces) => {
-      for (const piece of pieces) received += piece.copy(chunk, received);
-    });
+    const whole = await this.#incoming.fill(chunk.subarray(0, announced));
     if (!whole) throw new Error('the data channel ended inside a chunk');
     await this.#end();
     return chunk;
