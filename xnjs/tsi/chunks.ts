@@ -18,26 +18,14 @@ const mostWaiting = 2;
 const turnBytes = 128 * 1024;
 
 /**
- * Cuts a stream into pieces of exactly `size` bytes, the last one shorter; an empty stream is one empty piece. The
- * bytes are copied: what a stream brings are thousands of small buffers, and to keep them until there are enough costs
- * more than to copy them and let them go. Gathers ahead while a piece is being used.
- * @param memory for full pieces
+ * Cuts a stream into pieces of exactly `size` bytes, the last one shorter; an empty stream is one empty piece. Gathers
+ * ahead while a piece is being used.
+ *
+ * The bytes are copied: what a stream brings are thousands of small buffers, and to keep them until there are enough
+ * costs more than to copy them and let them go. They come by events: an iterator costs a promise for each of them, and
+ * joins them first.
  */
-export async function* chunksOf(
-  source: Readable,
-  size: number,
-  memory: Memory,
-): AsyncGenerator<Gathered, void> {
-  const gatherer = new Gatherer(source, size, memory);
-  try {
-    for (let next = await gatherer.next(); next; next = await gatherer.next()) yield next;
-  } finally {
-    gatherer.leave();
-  }
-}
-
-/** By events: an iterator costs a promise for each of those small buffers, and joins them first. */
-class Gatherer {
+export class Chunks {
   readonly #source: Readable;
   readonly #size: number;
   readonly #memory: Memory;
@@ -55,6 +43,7 @@ class Gatherer {
   readonly #onError = (error: Error): void => this.#end(error);
   readonly #onClose = (): void => this.#end(new Error('the stream has ended early'));
 
+  /** @param memory for full pieces */
   constructor(source: Readable, size: number, memory: Memory) {
     this.#source = source;
     this.#size = size;
@@ -69,15 +58,19 @@ class Gatherer {
   /** @returns `undefined` at the end. @throws what ended the stream early, after what was full by then */
   async next(): Promise<Gathered | undefined> {
     for (;;) {
-      const next = this.#full.shift();
-      if (next) {
-        this.#goOn();
-        return next;
-      }
+      const next = this.takeReady();
+      if (next) return next;
       if (this.#failure) throw this.#failure;
       if (this.#isOver) return undefined;
       await new Promise<void>((resolve) => (this.#wake = resolve));
     }
+  }
+
+  /** @returns the next one, if it is there */
+  takeReady(): Gathered | undefined {
+    const next = this.#full.shift();
+    if (next) this.#goOn();
+    return next;
   }
 
   /** The source is left as it is, and waits. */

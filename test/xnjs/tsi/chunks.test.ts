@@ -2,13 +2,22 @@ import assert from 'node:assert/strict';
 import { Readable } from 'node:stream';
 import { describe, it } from 'node:test';
 import fc from 'fast-check';
-import { chunksOf } from '#xnjs/tsi/chunks.js';
+import { Chunks, type Gathered, type Memory } from '#xnjs/tsi/chunks.js';
 
 const memory = { take: (size: number) => Buffer.allocUnsafeSlow(size) };
 
+async function* chunksOf(
+  source: Readable,
+  size: number,
+  from: Memory = memory,
+): AsyncGenerator<Gathered> {
+  const chunks = new Chunks(source, size, from);
+  for (let next = await chunks.next(); next; next = await chunks.next()) yield next;
+}
+
 async function cut(pieces: readonly (Buffer | string)[], size: number): Promise<string[]> {
   const texts: string[] = [];
-  for await (const { bytes } of chunksOf(Readable.from(pieces), size, memory))
+  for await (const { bytes } of chunksOf(Readable.from(pieces), size))
     texts.push(bytes.toString('latin1'));
   return texts;
 }
