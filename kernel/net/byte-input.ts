@@ -7,4 +7,6 @@ export type ByteInput = {
   readonly waitingBytes: number;
   /** @returns whether all of `length` came before the end. @throws what broke the stream, or what `sink` throws */
   readonly take: (length: number, sink: Sink) => Promise<boolean>;
+  /** @returns whether all of `target` could be filled before the end. @throws what broke the stream */
+  readonly fill: (target: Buffer) => Promise<boolean>;
 };

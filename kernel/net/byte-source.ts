@@ -64,6 +64,13 @@ export class ByteSource implements ByteInput {
     return true;
   }
 
+  fill(target: Buffer): Promise<boolean> {
+    let filled = 0;
+    return this.take(target.length, (pieces) => {
+      for (const piece of pieces) filled += piece.copy(target, filled);
+    });
+  }
+
   #shiftMany(max: number): Buffer[] {
     const taken: Buffer[] = [];
     for (let left = max; left > 0 && taken.length < mostPieces;) {

@@ -32,6 +32,10 @@ export class SocketSource implements ByteInput {
   readonly #slab = Buffer.allocUnsafeSlow(slabBytes);
   #from = 0;
   #to = 0;
+  /** What the next bytes are read into: the slab, or what is being filled. */
+  #into: Buffer = this.#slab;
+  #target: Buffer | undefined;
+  #filled = 0;
   #ended = false;
   #failure: Error | undefined;
   #wake: (() => void) | undefined;
@@ -54,7 +58,10 @@ export class SocketSource implements ByteInput {
     handle.reading = false;
     Object.assign(first, { _handle: null });
     const { allowHalfOpen } = first;
-    const onread = { buffer: this.#slab, callback: (bytes: number) => this.#arrive(bytes) };
+    const onread = {
+      buffer: () => (this.#into = this.#target?.subarray(this.#filled) ?? this.#slab),
+      callback: (bytes: number) => this.#arrive(bytes),
+    };
     this.socket = new Socket({ handle, allowHalfOpen, onread } as object);
     this.socket.once('close', () => first.destroy());
     first.once('close', () => this.socket.destroy());
@@ -75,7 +82,7 @@ export class SocketSource implements ByteInput {
 
   async take(length: number, sink: Sink): Promise<boolean> {
     for (let left = length; left > 0;) {
-      if (this.waitingBytes === 0 && !(await this.#arrived())) return false;
+      if (!(await this.#arrived())) return false;
       const piece = this.#slab.subarray(this.#from, Math.min(this.#to, this.#from + left));
       const taken = sink([piece]);
       if (taken) await taken;
@@ -86,20 +93,50 @@ export class SocketSource implements ByteInput {
     return true;
   }
 
+  /** All but the first read go to where the bytes belong, and wake nobody in between. */
+  async fill(target: Buffer): Promise<boolean> {
+    this.#filled = this.#copyTo(target);
+    this.#target = this.#filled < target.length ? target : undefined;
+    while (this.#target) if (!(await this.#more())) return false;
+    if (this.waitingBytes === 0) this.socket.resume(); // its end is to be seen
+    return true;
+  }
+
   async #arrived(): Promise<boolean> {
+    while (this.waitingBytes === 0) if (!(await this.#more())) return false;
+    return true;
+  }
+
+  /** @returns `false`: nothing more comes */
+  async #more(): Promise<boolean> {
     if (this.#failure) throw this.#failure;
     if (this.#ended) return false;
     this.socket.resume();
     await new Promise<void>((resolve) => (this.#wake = resolve));
-    return this.waitingBytes > 0 || (await this.#arrived());
+    return true;
   }
 
-  /** @returns `false`: nothing more is read for now */
-  #arrive(bytes: number): false {
-    this.#from = 0;
-    this.#to = bytes;
+  /** @returns whether more is read at once */
+  #arrive(bytes: number): boolean {
+    if (this.#into === this.#slab) {
+      this.#from = 0;
+      this.#to = bytes;
+    } else this.#filled += bytes;
+    const target = this.#target;
+    if (target) {
+      this.#filled += this.#copyTo(target.subarray(this.#filled));
+      if (this.#filled < target.length) return true;
+      this.#target = undefined;
+    }
     this.#wake?.();
     return false;
+  }
+
+  /** @returns how many there were */
+  #copyTo(target: Buffer): number {
+    const copied = this.#slab.copy(target, 0, this.#from, this.#to);
+    this.#from += copied;
+    return copied;
   }
 }
 

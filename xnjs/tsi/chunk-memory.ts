@@ -9,7 +9,8 @@ class ChunkMemory {
   #rest: NodeJS.Timeout | undefined;
 
   take(size: number): Buffer {
-    const at = this.#spare.findIndex(({ length }) => length === size);
+    // the last that was used is the one that the processor still has near
+    const at = this.#spare.findLastIndex(({ length }) => length === size);
     return this.#spare.splice(at, at < 0 ? 0 : 1)[0] ?? Buffer.allocUnsafeSlow(size);
   }
 

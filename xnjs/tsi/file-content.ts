@@ -4,15 +4,16 @@ import { LendingStream } from '#kernel/net/lending-stream.js';
 import * as commands from '#tsi/protocol/commands.js';
 import type { Calls } from './calls.js';
 import { chunkMemory } from './chunk-memory.js';
-import { chunksOf, type Gathered } from './chunks.js';
+import { Chunks, type Gathered } from './chunks.js';
 import type { CallOptions, Tsi, TsiIdentity } from './tsi.js';
+import type { Put } from './worker.js';
 
 /** `full`: as long as was asked for, so that more may follow. `ours`: our agent sent it. */
 type Chunk = { readonly bytes: Buffer; readonly full: boolean; readonly ours: boolean };
 
 const none = Buffer.alloc(0);
 /** What a reader is given at a time. */
-const pieceBytes = 1024 * 1024;
+const pieceBytes = 512 * 1024;
 
 function* piecesOf(chunk: Buffer): Generator<Buffer, void, undefined> {
   for (let at = 0; at < chunk.length; at += pieceBytes) yield chunk.subarray(at, at + pieceBytes);
@@ -83,42 +84,48 @@ export class FileContent {
   }
 
   /**
-   * The next chunk is gathered while one is on its way. A full one is said to be followed by another; where it was
+   * The next chunks are gathered while one is on its way. A full one is said to be followed by another; where it was
    * the last, an empty one ends the transfer: nobody can run a file that is open for writing.
    */
   async write(...[identity, path, source, how = {}, options]: Parameters<Tsi['write']>) {
     const { mode = 0o600, append = false } = how;
     const chunkBytes = this.#chunkBytes;
-    let written = 0;
-    const put = async ({ bytes, memory }: Gathered): Promise<void> => {
+    let action = append ? commands.appendAction : '0';
+    let [written, last] = [0, 0];
+    const toPut = ({ bytes, memory }: Gathered): Put => {
       const { length } = bytes;
-      const action = append || written > 0 ? commands.appendAction : '0';
-      const more = length === chunkBytes;
-      const value = { action, file: { path, mode }, length, literal: true, more };
-      const message = commands.putFileChunk.encode(value, identity);
-      await this.#calls.use(options, (worker) => worker.put(message, bytes));
-      written += length;
-      if (memory.length === chunkBytes) chunkMemory.giveBack(memory);
+      const value = { action, file: { path, mode }, length, literal: true };
+      const message = commands.putFileChunk.encode(
+        { ...value, more: length === chunkBytes },
+        identity,
+      );
+      action = commands.appendAction;
+      last = length;
+      const onStored = (): void => {
+        written += length;
+        if (memory.length === chunkBytes) chunkMemory.giveBack(memory);
+      };
+      return { message, bytes, onStored };
     };
-    const gathered = chunksOf(source, chunkBytes, chunkMemory);
+    const chunks = new Chunks(source, chunkBytes, chunkMemory);
+    const following = (): Put | undefined => {
+      const ready = chunks.takeReady();
+      return ready && toPut(ready);
+    };
+    const put = async (chunk: Gathered): Promise<void> => {
+      const first = toPut(chunk);
+      await this.#calls.use(options, (worker) => worker.put(first, following));
+    };
     try {
-      let last = chunkBytes;
-      for (let next = await gathered.next(); !next.done;) {
-        const chunk = next.value;
-        const sent = put(chunk);
-        const following = gathered.next();
-        following.catch(() => undefined); // waited for below
-        await sent;
-        last = chunk.bytes.length;
-        next = await following;
-      }
+      for (let next = await chunks.next(); next; next = await chunks.next()) await put(next);
       if (last === chunkBytes) await put({ bytes: none, memory: none });
       return written;
     } catch (error) {
-      void gathered.return();
       // a client's connection is still to carry the answer
       if (!(source instanceof IncomingMessage)) source.destroy();
       throw error;
+    } finally {
+      chunks.leave();
     }
   }
 }

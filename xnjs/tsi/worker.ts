@@ -21,6 +21,17 @@ const maxReplyBytes = 64 * 1024 * 1024;
 /** A ping needs no one; some TSIs want the line all the same. */
 const nobody: TsiIdentity = { login: 'nobody', groups: 'NONE' };
 
+/** How long others wait for chunks that follow on each other, and how much of the first one's deadline these use. */
+const aheadMs = 250;
+
+/** A chunk to be put. */
+export type Put = {
+  readonly message: string;
+  readonly bytes: Buffer;
+  /** It is stored; its bytes are needed no more. */
+  readonly onStored: () => void;
+};
+
 /** One TSI worker: a request, its reply, the next request. */
 export class Worker {
   readonly #channels: WorkerChannels;
@@ -75,27 +86,42 @@ export class Worker {
     const announced = decodeLength(await this.call(message, false), length);
     this.#inStep = false;
     const chunk = memory(announced);
-    let received = 0;
-    const whole = await this.#incoming.take(announced, (pieces) => {
-      for (const piece of pieces) received += piece.copy(chunk, received);
-    });
+    const whole = await this.#incoming.fill(chunk.subarray(0, announced));
     if (!whole) throw new Error('the data channel ended inside a chunk');
     await this.#end();
     return chunk;
   }
 
-  /** PUTFILECHUNK. */
-  async put(message: string, chunk: Buffer): Promise<void> {
-    await this.call(message, false);
-    this.#inStep = false;
-    if (chunk.length > 0) await write(this.#channels.data, chunk);
-    await this.#end();
+  /**
+   * PUTFILECHUNK. To our agent one is announced as soon as the bytes of the one before have gone: it asks for them
+   * as it tells that those are stored.
+   * @param following the next one, if it is there by then
+   */
+  async put(first: Put, following: () => Put | undefined): Promise<void> {
+    const startedMs = performance.now();
+    await this.call(first.message, false);
+    for (let put: Put | undefined = first; put;) {
+      this.#inStep = false;
+      if (put.bytes.length > 0) await write(this.#channels.data, put.bytes);
+      const isQuick = performance.now() - startedMs < aheadMs;
+      const next: Put | undefined = isQuick && this.can('ordered-header') ? following() : undefined;
+      if (next) await write(this.#channels.command, next.message);
+      await this.#end(!next);
+      put.onStored();
+      if (next) await this.#granted();
+      put = next;
+    }
   }
 
   destroy(): void {
     this.#inStep = false;
     destroySoon(this.#channels.command);
     destroySoon(this.#channels.data);
+  }
+
+  async #granted(): Promise<void> {
+    this.#inStep = false;
+    this.#answer(await this.#reply(), false);
   }
 
   async #reply(): Promise<string> {
@@ -116,10 +142,13 @@ export class Worker {
     }
   }
 
-  /** After a failure inside a chunk only our agent has taken all of it. */
-  async #end(): Promise<void> {
+  /**
+   * After a failure inside a chunk only our agent has taken all of it.
+   * @param isLast otherwise it waits for the bytes of another one, whatever became of this
+   */
+  async #end(isLast = true): Promise<void> {
     const reply = await this.#reply();
-    this.#inStep = this.can('ordered-header') || reply.trim() === '';
+    this.#inStep = isLast && (this.can('ordered-header') || reply.trim() === '');
     decodeEnd(reply);
   }
 }

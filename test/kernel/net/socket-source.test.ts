@@ -53,6 +53,40 @@ describe('a connection that is read into memory of ours', () => {
     near.destroy();
   });
 
+  it('fills what it is given, by the bytes that came before and those that come', async () => {
+    const { near, far } = await pair();
+    const input = SocketSource.of(far)!;
+    const sent = randomBytes(3_000_000);
+    near.write(sent);
+    const parts = [Buffer.alloc(1), Buffer.alloc(1_500_000), Buffer.alloc(0), Buffer.alloc(1_000_000)]; // prettier-ignore
+    for (const part of parts) assert.equal(await input.fill(part), true);
+    const rest = await taken(input, 499_999);
+    assert.ok(Buffer.concat([...parts, Buffer.from(rest, 'latin1')]).equals(sent));
+    near.end('ab');
+    assert.equal(await input.fill(Buffer.alloc(3)), false);
+    near.destroy();
+  });
+
+  it('keeps what comes behind what it was to fill for the next reader', async () => {
+    const { near, far } = await pair();
+    const input = SocketSource.of(far)!;
+    const target = Buffer.alloc(4);
+    near.write('abcdef');
+    assert.equal(await input.fill(target), true);
+    assert.deepEqual([String(target), await taken(input, 2)], ['abcd', 'ef']);
+    near.destroy();
+  });
+
+  it('says what broke the connection while it was to be filled', async () => {
+    const { near, far } = await pair();
+    const input = SocketSource.of(far)!;
+    near.write('ab');
+    assert.equal(await input.fill(Buffer.alloc(2)), true);
+    const filled = assert.rejects(input.fill(Buffer.alloc(4)), { code: 'ECONNRESET' });
+    near.resetAndDestroy();
+    await filled;
+  });
+
   it('says why it stopped, if the reader has failed', async () => {
     const { near, far } = await pair();
     const input = SocketSource.of(far)!;

@@ -240,6 +240,62 @@ describe('the TSI client and a hostile TSI', () => {
     assert.equal(transport.opened, 2);
   });
 
+  it('announces the next chunk to our agent before the one before is stored, and to no other', async () => {
+    for (const [ping, ahead] of [
+      [ours, true],
+      ['11.2.1', false],
+    ] as const) {
+      let stored = '';
+      const early: boolean[] = [];
+      const transport = scriptedTsi(async (peer) => {
+        const data = peer.data.iterator({ destroyOnReturn: false });
+        let next = await peer.next();
+        while (next !== undefined) {
+          const action = /#TSI_FILESACTION (\d)/.exec(next)?.[1];
+          const length = Number(/#TSI_LENGTH (\d+)/.exec(next)?.[1]);
+          assert.equal(action, stored === '' ? '0' : '3');
+          peer.say('TSI_OK');
+          if (length > 0) stored += String((await data.next()).value);
+          // the client is given time to say something before it hears that this one is stored
+          const following = peer.next();
+          const turns = (async () => {
+            for (let turn = 0; turn < 20; turn++) await new Promise((done) => setImmediate(done));
+            return 'nothing' as const;
+          })();
+          early.push((await Promise.race([following, turns])) !== 'nothing');
+          peer.say();
+          next = await following;
+        }
+      }, ping);
+      await using tsi = client(transport, { chunkBytes: 4 });
+      await tsi.write(alice, '/f', Readable.from(['abcdefghij']));
+      assert.equal(stored, 'abcdefghij');
+      assert.deepEqual(early.slice(0, 2), [ahead, ahead]);
+    }
+  });
+
+  it('tells what went wrong with a chunk though the next one is announced, and gives up on the worker', async () => {
+    let bytes = 0;
+    const transport = scriptedTsi(async (peer) => {
+      await peer.next();
+      peer.data.on('data', (piece: Buffer) => (bytes += piece.length));
+      peer.say('TSI_OK');
+      assert.match((await peer.next()) ?? '', /#TSI_PUTFILECHUNK/);
+      peer.say('TSI_FAILED: disk full');
+      peer.say('TSI_OK');
+      await peer.next();
+    }, ours);
+    await using tsi = client(transport, { chunkBytes: 4 });
+    await assert.rejects(tsi.write(alice, '/f', Readable.from(['abcdefghij'])), {
+      code: 'TSI_FAILED',
+    });
+    assert.equal(bytes, 4);
+    await assert.rejects(tsi.write(alice, '/f', Readable.from(['abcdefghij'])), {
+      code: 'TSI_FAILED',
+    });
+    assert.equal(transport.opened, 2);
+  });
+
   it('sends nothing that would break the frame', async () => {
     const transport = scriptedTsi(
       answering(() => ['TSI_OK', 'x']),
