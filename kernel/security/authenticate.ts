@@ -191,11 +191,16 @@ function bearer(verifiers: readonly BearerVerifier[]): Method {
     const token = /^bearer +(\S+) *$/i.exec(authorization ?? '')?.[1];
     if (token === undefined) return undefined;
     const claimed = peekToken(token);
-    for (const verify of verifiers) {
-      const identity = await verify(token, claimed);
-      if (identity) return identity;
-    }
-    throw wrongCredentials();
+    let away: GridError | undefined;
+    for (const verify of verifiers)
+      try {
+        const identity = await verify(token, claimed);
+        if (identity) return identity;
+      } catch (error) {
+        if (!(error instanceof GridError && error.code === 'SITE_UNAVAILABLE')) throw error;
+        away ??= error; // the token may be another one's
+      }
+    throw away ?? wrongCredentials();
   };
 }
 
