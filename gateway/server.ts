@@ -20,7 +20,7 @@ import { countExchanges } from './exchange-metrics.js';
 import { Router } from './router.js';
 import { loadSettings, siteOptions, watchedPaths, type Settings } from './settings.js';
 import { SiteTable } from './site.js';
-import { versionOf, watchPaths } from './watch.js';
+import { versionOf, watchPaths } from '#kernel/watch.js';
 
 export type ServerDeps = {
   readonly log: Log;
