@@ -86,6 +86,7 @@ const commonErrors: readonly ErrorCode[] = [
   'BAD_REQUEST',
   'UNAUTHENTICATED',
   'FORBIDDEN',
+  'LOGIN_REQUIRED', // of browsers
   'SESSION_UNKNOWN',
   'INTERNAL',
   'DATABASE_UNAVAILABLE',
@@ -268,12 +269,11 @@ function withoutRequired(schema: JsonSchema, { components }: SchemaWriter): Json
 }
 
 function describeErrors(
-  { method, body = 'none', access, errors = [] }: OperationFacts,
+  { method, body = 'none', errors = [] }: OperationFacts,
   pathNames: readonly string[],
   error: JsonSchema,
 ): Record<string, ApiResponse> {
   const codes: ErrorCode[] = [...commonErrors, ...errors];
-  if (access.asksForLogin) codes.push('LOGIN_REQUIRED');
   if (pathNames.length > 0) codes.push('NOT_FOUND');
   if (method === 'GET') codes.push('NOT_ACCEPTABLE');
   if (body === 'json') codes.push('TOO_LARGE');
