@@ -1,8 +1,14 @@
 import type { IncomingMessage } from 'node:http';
+import { isAskedFirst } from '#kernel/http/foreign-pages.js';
 import type { GatewayConfig } from './config.js';
 
 /** What to tell a browser (Fetch, 3.2): headers of every answer, and whether it only wanted to know. */
-export type CorsAnswer = { readonly headers: readonly string[]; readonly isPreflight: boolean };
+export type CorsAnswer = {
+  readonly headers: readonly string[];
+  readonly isPreflight: boolean;
+  /** The page may change something by this request. `*` knows nobody: then only without the user's credentials. */
+  readonly mayChange: boolean;
+};
 export type Cors = (request: IncomingMessage) => CorsAnswer;
 
 export function createCors(config: NonNullable<GatewayConfig['cors']>): Cors {
@@ -10,17 +16,19 @@ export function createCors(config: NonNullable<GatewayConfig['cors']>): Cors {
   const known = new Set<string>(
     origins.map((origin) => (origin === '*' ? origin : new URL(origin).origin)),
   );
-  return ({ method, headers }) => {
+  return (request) => {
+    const { method, headers } = request;
     const { origin } = headers;
     const vary = ['Vary', 'Origin'];
     if (origin === undefined || !(known.has('*') || known.has(origin))) {
-      return { headers: vary, isPreflight: false };
+      return { headers: vary, isPreflight: false, mayChange: false };
     }
     const common = [...vary, 'Access-Control-Allow-Origin', origin];
     const asked = headers['access-control-request-method'];
     if (method !== 'OPTIONS' || asked === undefined) {
       const exposed = ['Access-Control-Expose-Headers', exposedHeaders.join(', ')];
-      return { headers: [...common, ...exposed], isPreflight: false };
+      const mayChange = known.has(origin) || isAskedFirst(request);
+      return { headers: [...common, ...exposed], isPreflight: false, mayChange };
     }
     const wanted = headers['access-control-request-headers'];
     const names = allowed?.join(', ') ?? wanted ?? '';
@@ -32,6 +40,7 @@ export function createCors(config: NonNullable<GatewayConfig['cors']>): Cors {
         ...['Access-Control-Max-Age', String(maxAgeSeconds)],
       ],
       isPreflight: true,
+      mayChange: false,
     };
   };
 }

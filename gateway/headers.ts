@@ -29,11 +29,23 @@ const hopByHop = [
 const gatewayFamilies = ['x-unicore-consignor', 'x-unicore-gateway', 'x-forwarded'];
 
 const fromClient = new Set([...hopByHop, 'host', 'forwarded', 'x-real-ip', 'x-request-id']);
+const aboutThePage = new Set(['origin', 'sec-fetch-site']);
 const fromSite = new Set([...hopByHop, 'date', 'x-frame-options', 'x-request-id']);
 
-/** What of a client's request headers goes on to the site. */
-export function keepRequestHeaders(raw: RawHeaders, connection: string | undefined): string[] {
-  return keep(raw, namedBy(connection), (name) => fromClient.has(name) || isGateways(name));
+/**
+ * What of a client's request headers goes on to the site.
+ * @param isVouchedFor the gateway has let in whose page it is; a site, which knows nothing of that, would not
+ */
+export function keepRequestHeaders(
+  raw: RawHeaders,
+  connection: string | undefined,
+  { isVouchedFor = false } = {},
+): string[] {
+  return keep(
+    raw,
+    namedBy(connection),
+    (name) => fromClient.has(name) || isGateways(name) || (isVouchedFor && aboutThePage.has(name)),
+  );
 }
 
 /** What of a site's answer goes on to the client. */

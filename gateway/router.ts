@@ -1,6 +1,7 @@
 import { randomUUID } from 'node:crypto';
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import type { Duplex } from 'node:stream';
+import { foreignPageOf } from '#kernel/http/foreign-pages.js';
 import { responseAfterUpgrade } from '#kernel/http/upgrade.js';
 import { Bag } from '#kernel/bag.js';
 import type { Log } from '#kernel/log.js';
@@ -37,6 +38,8 @@ type Asked = {
   readonly settings: Settings;
   /** Headers of whatever answer. */
   own: readonly string[];
+  /** A page of another origin sends it, and may. */
+  isVouchedFor?: boolean;
   site?: Site;
   exchange?: Exchange;
 };
@@ -175,6 +178,10 @@ export class Router {
       response.writeHead(204, [...asked.own]).end();
       return;
     }
+    const page = foreignPageOf(request, originFor(request, client));
+    if (page !== undefined && !cors?.mayChange)
+      throw new GatewayError('FORBIDDEN', `pages of ${page} may not change anything here`);
+    asked.isVouchedFor = page !== undefined;
     const local = this.#answerHere(request, response, target, asked);
     if (local) {
       void local.catch((error: unknown) => this.#refuse(response, asked, error));
@@ -302,21 +309,24 @@ function parseRequest(request: IncomingMessage, client: Client): Target {
 
 function headersFor(
   request: IncomingMessage,
-  { client, reqId, settings }: Asked,
+  { client, reqId, settings, isVouchedFor = false }: Asked,
   site: Site,
 ): HeadersFor {
-  const { headers, rawHeaders, socket } = request;
+  const { headers, rawHeaders } = request;
   const { peer, name } = client;
-  const kept = keepRequestHeaders(rawHeaders, headers.connection);
-  const origin =
-    client.origin ?? `https://${headers.host ?? `localhost:${socket.localPort ?? 443}`}`;
-  const gateway = `${origin}/${site.name}`;
+  const kept = keepRequestHeaders(rawHeaders, headers.connection, { isVouchedFor });
+  const gateway = `${originFor(request, client)}/${site.name}`;
   const added = ['X-UNICORE-Gateway', gateway, 'X-UNICORE-Consignor-IP', peer, 'X-Request-Id', reqId]; // prettier-ignore
   if (headers['transfer-encoding'] !== undefined) added.push('Transfer-Encoding', 'chunked');
   return (method, target) => ({
     kept,
     added: name ? [...added, ...settings.consign(name, { method, target, peer, gateway })] : added,
   });
+}
+
+/** What the client calls us. */
+function originFor({ headers: { host }, socket }: IncomingMessage, { origin }: Client): string {
+  return origin ?? `https://${host ?? `localhost:${socket.localPort ?? 443}`}`;
 }
 
 const capability = /\/rest\/(?:files|access)\//i;

@@ -8,6 +8,7 @@ import { requestsThatUpgrade } from '#kernel/http/upgrade.js';
 import type { Log } from '#kernel/log.js';
 import type { Metrics } from '#kernel/metrics.js';
 import { Scope } from '#kernel/scope.js';
+import { versionOf, watchPaths } from '#kernel/watch.js';
 import { createAcmeServer } from './acme.js';
 import type { LocalServices } from './backend.js';
 import { ClientResponse } from './client-response.js';
@@ -22,7 +23,6 @@ import { Router } from './router.js';
 import { loadSettings, siteOptions, watchedPaths, type Settings } from './settings.js';
 import { SiteTable } from './site.js';
 import { opensTunnel } from './tunnel.js';
-import { versionOf, watchPaths } from './watch.js';
 
 export type ServerDeps = {
   readonly log: Log;

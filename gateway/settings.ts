@@ -1,19 +1,19 @@
-import { createHash, createHmac, createPrivateKey } from 'node:crypto';
+import { createPrivateKey } from 'node:crypto';
 import { readFile } from 'node:fs/promises';
-import { createSecureContext, type TlsOptions } from 'node:tls';
+import type { TlsOptions } from 'node:tls';
 import { ConfigError } from '#kernel/config.js';
 import { errorText } from '#kernel/errors.js';
 import { consignorHeader, createConsignorSigner } from '#kernel/security/consignor.js';
 import { createConsignorTokenSigner, type Consigned } from '#kernel/security/consignor-token.js';
 import type { Dn } from '#kernel/security/dn.js';
-import { readText, serverTls } from '#kernel/security/tls.js';
+import { loadServerContext } from '#kernel/security/server-context.js';
+import { readText } from '#kernel/security/tls.js';
 import { Proxies } from './clients.js';
 import type { GatewayConfig, SiteConfig } from './config.js';
 import { createCors, type Cors } from './cors.js';
 import { loadRegistration, type Registered, type RegistrationRules } from './registration.js';
 import { createRouteLimits, type RouteLimits } from './routes.js';
 import type { SiteOptions } from './site.js';
-import { loadTrust } from './trust.js';
 
 /** A configuration with all that its files hold: complete and checked, or not there at all. */
 export type Settings = {
@@ -33,28 +33,16 @@ export type Settings = {
 };
 
 /**
- * @param ticketSecret from it come the keys of TLS session tickets: all processes know them, and a session does not
- *   outlive the trust in its client
+ * @param ticketSecret all processes know it
  * @throws {@link ConfigError} `CONFIG_INVALID` naming the file
  */
 export async function loadSettings(config: GatewayConfig, ticketSecret: Buffer): Promise<Settings> {
-  const { keyFile, certFile, trustFiles, trustDir, ocspFile } = config.tls;
-  const [key, cert, trust, signingKey, ocsp] = await Promise.all([
-    readText(keyFile),
-    readText(certFile),
-    loadTrust(trustFiles, trustDir),
+  const [{ tls, trustVersion, ca }, signingKey, ocsp] = await Promise.all([
+    loadServerContext(config.tls, ticketSecret),
     readText(config.signingKeyFile),
-    ocspFile === undefined ? undefined : readDer(ocspFile),
+    config.tls.ocspFile === undefined ? undefined : readDer(config.tls.ocspFile),
   ]);
   const { trustFiles: siteTrust } = config.upstream;
-  const { ca, crl } = trust;
-  const trustVersion = createHash('sha256').update(JSON.stringify(trust)).digest('hex');
-  const tls: TlsOptions = {
-    ...serverTls({ key, cert, ca }),
-    ...(crl.length > 0 && { crl: [...crl] }),
-    ticketKeys: createHmac('sha384', ticketSecret).update(trustVersion).digest(),
-  };
-  attempt(certFile, () => createSecureContext(tls));
   return {
     config,
     tls,

@@ -2,7 +2,8 @@ import { X509Certificate } from 'node:crypto';
 import { z } from 'zod';
 import { systemClock, type Clock } from '#kernel/clock.js';
 import { file, port } from '#kernel/config.js';
-import { listen, type ListenAddress } from '#kernel/http/listen.js';
+import { believesCertificates, DirectTls, openAddress } from '#kernel/http/direct-tls.js';
+import { listen } from '#kernel/http/listen.js';
 import type { LocalService } from '#kernel/http/local.js';
 import { createRestApp, mount, type Authenticate } from '#kernel/http/router.js';
 import type { Log } from '#kernel/log.js';
@@ -14,7 +15,7 @@ import { openDatabase } from '#kernel/persistence/database.js';
 import { Scope } from '#kernel/scope.js';
 import { formatDn, subjectDn } from '#kernel/security/dn.js';
 import { identityConfig, openIdentity } from '#kernel/security/open-identity.js';
-import { loadTls, readText, serverTls } from '#kernel/security/tls.js';
+import { readText } from '#kernel/security/tls.js';
 import { Catalogue } from './catalogue/catalogue.js';
 import { imageRoutes } from './contract.js';
 import { imageOperations } from './operations.js';
@@ -35,9 +36,7 @@ export const ImagerepoConfig = z.strictObject({
     z.strictObject({
       host: z.string().default('127.0.0.1'),
       port,
-      tls: z
-        .strictObject({ keyFile: file, certFile: file, trustFiles: z.array(file).default([]) })
-        .optional(),
+      tls: DirectTls.optional(),
     }),
   ]),
   /** Our address for requests that come without a gateway, up to the site: `https://host:8080/IMAGES`. */
@@ -93,8 +92,7 @@ export async function startImagerepo(
     const signers = await readSigners(config);
     const closing = new AbortController();
     const followers = signers.map((certificate) => formatDn(subjectDn(certificate)));
-    const { listen: where } = config;
-    const direct = 'tls' in where && (where.tls?.trustFiles.length ?? 0) > 0;
+    const direct = believesCertificates(config.listen);
     const identity = authenticate
       ? { authenticate }
       : await openIdentity(config, { log, scope, clock, direct, metrics });
@@ -115,7 +113,9 @@ export async function startImagerepo(
           'made from its metadata, its parts are uploaded, then it is published.',
       },
     });
-    const listening = await listen(app, await listenAddress(config.listen), scope);
+    const { address, follow } = await openAddress(config.listen);
+    const listening = await listen(app, address, scope);
+    follow(listening, { scope, log });
     scope.defer(() => closing.abort());
     // only now: the address tells that no other process serves this store
     await images.recover();
@@ -152,10 +152,4 @@ async function openRepository(
 async function readSigners({ consignorFiles }: ImagerepoConfig): Promise<X509Certificate[]> {
   const pems = await Promise.all(consignorFiles.map(readText));
   return pems.map((pem) => new X509Certificate(pem));
-}
-
-async function listenAddress(where: ImagerepoConfig['listen']): Promise<ListenAddress> {
-  if ('unix' in where) return where;
-  const { host, port, tls } = where;
-  return { host, port, tls: tls && serverTls(await loadTls(tls)) };
 }

@@ -2,6 +2,7 @@ import { z } from 'zod';
 import { errorText } from '#kernel/errors.js';
 import { normalizeDn } from '#kernel/security/dn.js';
 import { file, port } from '#kernel/config.js';
+import { DirectTls } from '#kernel/http/direct-tls.js';
 import { MetricsConfig } from '#kernel/metrics.js';
 import { identityConfig } from '#kernel/security/open-identity.js';
 import { XnjsConfig } from '#xnjs/index.js';
@@ -79,16 +80,7 @@ const targetsystemConfig = z.strictObject({
   siteName: z.string().regex(/^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$/, 'must be a word'),
   listen: z.union([
     z.strictObject({ unix: z.string() }),
-    z.strictObject({
-      host: z.string(),
-      port,
-      tls: z.strictObject({
-        keyFile: file,
-        certFile: file,
-        /** Authorities of clients who come without a gateway, with certificates; default: none do. */
-        trustFiles: z.array(file).default([]),
-      }),
-    }),
+    z.strictObject({ host: z.string(), port, tls: DirectTls }),
   ]),
   /** Address for links in answers to requests that did not come through the gateway. */
   externalUrl: z.url(),

@@ -1,7 +1,8 @@
 import { createPrivateKey, X509Certificate, type KeyObject } from 'node:crypto';
 import { readFile } from 'node:fs/promises';
 import { systemClock } from '#kernel/clock.js';
-import { listen, type ListenAddress } from '#kernel/http/listen.js';
+import { believesCertificates, openAddress } from '#kernel/http/direct-tls.js';
+import { listen } from '#kernel/http/listen.js';
 import type { LocalService } from '#kernel/http/local.js';
 import type { ApiInfo } from '#kernel/http/openapi/document.js';
 import { createRestApp, mount } from '#kernel/http/router.js';
@@ -13,7 +14,6 @@ import type { Audit } from '#kernel/security/audit.js';
 import { consignorHeader, createConsignorSigner } from '#kernel/security/consignor.js';
 import { formatDn, issuerDn, parseDn, subjectDn } from '#kernel/security/dn.js';
 import { openIdentity } from '#kernel/security/open-identity.js';
-import { loadTls, serverTls } from '#kernel/security/tls.js';
 import { createTokenIssuer, type LearnedKeys, type TokenIssuer } from '#kernel/security/tokens.js';
 import { startXnjs, type Xnjs } from '#xnjs/index.js';
 import { namesAddress, type TargetsystemConfig } from './config.js';
@@ -70,7 +70,7 @@ export async function startTargetsystem(
     });
     scope.defer(() => xnjs.close());
     void xnjs.lost.then(() => scope.close()); // what it began is the other server's now
-    const direct = 'tls' in config.listen && config.listen.tls.trustFiles.length > 0;
+    const direct = believesCertificates(config.listen);
     const own = { dn: serverDn, certificate };
     const { siteName } = config;
     const external = await readExternal(config.registry);
@@ -92,9 +92,10 @@ export async function startTargetsystem(
       onAnswered: metrics && countRequests(metrics),
       api: describe(siteName),
     });
-    const { port, local } = await listen(app, await toAddress(config.listen), scope, {
-      upgrades: true,
-    });
+    const { address, follow } = await openAddress(config.listen);
+    const listening = await listen(app, address, scope, { upgrades: true });
+    follow(listening, { scope, log });
+    const { port, local } = listening;
     later.gateways = scope.use(registerSite(config, port, deps.log));
     scope.use(rest.events); // they end before the server waits for its answers
     log.info({ port }, 'target system service listens');
@@ -210,9 +211,3 @@ function registerSite(
 }
 
 const urlHost = (host: string): string => (host.includes(':') ? `[${host}]` : host);
-
-async function toAddress(where: TargetsystemConfig['listen']): Promise<ListenAddress> {
-  if ('unix' in where) return where;
-  const { host, port, tls } = where;
-  return { host, port, tls: serverTls(await loadTls(tls)) };
-}

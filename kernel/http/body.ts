@@ -1,7 +1,9 @@
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import type { Readable } from 'node:stream';
 import { collectText } from '#kernel/net/collect-text.js';
+import { isFormType } from './foreign-pages.js';
 import { readLenientJson } from './lenient-json.js';
+import { mediaTypeOf } from './media-type.js';
 import { RequestError, type Converters } from './operation.js';
 import { jsonType } from './reply.js';
 
@@ -23,13 +25,13 @@ export async function readJsonBody(
   converters: Converters = {},
 ): Promise<object> {
   const { headers } = request;
-  const { 'content-type': type = jsonType, 'content-encoding': encoding = 'identity' } = headers;
+  const { 'content-encoding': encoding = 'identity' } = headers;
+  const type = mediaTypeOf(headers) ?? jsonType;
   const announced = Number(headers['content-length'] ?? 0);
   if (announced > limit) throw tooLarge(limit);
   const isEmpty = announced === 0 && headers['transfer-encoding'] === undefined;
-  const mediaType = type.split(';', 1)[0]?.trim().toLowerCase() ?? '';
-  const convert = Object.hasOwn(converters, mediaType) ? converters[mediaType] : undefined;
-  if (!isEmpty && !convert && !/^\s*application\/(?:[\w.-]+\+)?json\s*(?:;|$)/i.test(type))
+  const convert = Object.hasOwn(converters, type) ? converters[type] : undefined;
+  if (!isEmpty && !convert && !/^application\/(?:[\w.-]+\+)?json$/.test(type))
     throw new RequestError('UNSUPPORTED_MEDIA_TYPE', `expected ${jsonType}, not ${type}`);
   if (encoding !== 'identity')
     throw new RequestError('UNSUPPORTED_MEDIA_TYPE', `content coding ${encoding} is not supported`);
@@ -37,7 +39,16 @@ export async function readJsonBody(
   return convert ? convert(await readBody(request, limit)) : readJson(request, limit);
 }
 
-/** The same for a raw operation that found out that its body is JSON. */
+/** A form without fields has an empty body, as those have who want the defaults. @throws {@link RequestError} */
+export function refuseForm({ headers }: IncomingMessage): void {
+  if (isFormType(headers))
+    throw new RequestError(
+      'UNSUPPORTED_MEDIA_TYPE',
+      `expected ${jsonType} or no body, not ${mediaTypeOf(headers)}: forms are not taken`,
+    );
+}
+
+/** As {@link readJsonBody}, for a raw operation that found out that its body is JSON. */
 export async function readJson(source: Readable, limit = defaultLimit): Promise<object> {
   const text = await readBody(source, limit);
   return text.trim() === '' ? {} : parseLenientJson(text);

@@ -1,5 +1,6 @@
 import type { ServerResponse } from 'node:http';
 import { GridError } from '#kernel/errors.js';
+import { anonymous } from './caller.js';
 import { prefersHtml, toErrorPage } from './html/negotiate.js';
 import type { PageFrame } from './html/page.js';
 import { jsonType } from './reply.js';
@@ -11,7 +12,7 @@ export type ErrorBody = { readonly errorMessage: string; readonly status: number
 /**
  * The one place where errors become REST answers: the row of the catalogue decides the status. Anything
  * without a row is our fault: 500, no detail, logged. An answer that has begun is cut off, so that
- * nobody takes it for a whole one. People get a page.
+ * nobody takes it for a whole one. People get a page, and are asked who they are where that may help.
  */
 export function restEdge(
   frameOf: (request: ServedRequest) => PageFrame,
@@ -20,7 +21,8 @@ export function restEdge(
     // or has been answered by a gateway that would wait no longer
     const clientLeft = request.socket.destroyed || response.destroyed || response.writableEnded;
     const error = clientLeft ? undefined : toGridError(thrown);
-    const status = error?.row.http ?? 500;
+    const asksWho = prefersHtml(request) && error !== undefined && isForLackOfLogin(error, request);
+    const status = asksWho ? 401 : (error?.row.http ?? 500);
     const { log } = request.logged;
     if (clientLeft) log.debug({ err: thrown }, 'client left');
     else if (error === undefined) log.error({ err: thrown }, 'request failed unexpectedly');
@@ -43,11 +45,27 @@ export function restEdge(
       response.end(request.method === 'HEAD' ? undefined : text);
       return;
     }
-    const { headers, body: page } = toErrorPage(body, frameOf(request));
+    const frame = frameOf(request);
+    if (asksWho) response.setHeader('www-authenticate', challengeOf(frame));
+    const { headers, body: page } = toErrorPage(body, frame);
     for (const [name, value] of Object.entries(headers))
       if (value !== undefined) response.setHeader(name, value);
     response.end(request.method === 'HEAD' ? undefined : page);
   };
+}
+
+/**
+ * A browser sends a password only when it is asked for one, and keeps a wrong one until it is asked again. Programs get
+ * 403, as UNICORE's expect it (unicore-rest 2.1).
+ */
+function isForLackOfLogin({ code }: GridError, { caller, headers }: ServedRequest): boolean {
+  if (code === 'UNAUTHENTICATED') return /^basic /i.test(headers.authorization ?? '');
+  return code === 'LOGIN_REQUIRED' || (code === 'FORBIDDEN' && caller?.dn === anonymous.dn);
+}
+
+function challengeOf({ baseUrl }: PageFrame): string {
+  const realm = baseUrl.slice(baseUrl.lastIndexOf('/') + 1).replace(/[^\w.-]/g, '');
+  return `Basic realm="${realm}", charset="UTF-8"`;
 }
 
 function toGridError(thrown: unknown): GridError | undefined {

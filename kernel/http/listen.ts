@@ -27,6 +27,8 @@ export type Listening = {
   readonly port?: number;
   /** The same for a gateway in this process. */
   readonly local: LocalService;
+  /** Ends the connections of now, each after its answer; those that speak another protocol by now stay. */
+  readonly endConnections: () => void;
 };
 
 const headersTimeoutMs = 20_000;
@@ -58,7 +60,7 @@ export async function listen(
   const tls = 'tls' in where ? where.tls : undefined;
   const server = tls ? createTlsServer({ ...limits, ...tls }) : createServer(limits);
   server.setTimeout(idleTimeoutMs);
-  const close = drainable(server, tls ? 'secureConnection' : 'connection');
+  const { close, endConnections } = drainable(server, tls ? 'secureConnection' : 'connection');
   server.on('request', handler);
   server.on('request', limitRefusedUpload);
   // the handler decides whether it wants the body at all
@@ -74,7 +76,7 @@ export async function listen(
   scope.defer(() => Promise.all([close(), local.close()]));
   const address = server.address();
   const port = typeof address === 'object' && address ? address.port : undefined;
-  return { server, local, ...(port !== undefined && { port }) };
+  return { server, local, endConnections, ...(port !== undefined && { port }) };
 }
 
 function start(server: Server, where: ListenAddress): Promise<void> {

@@ -23,7 +23,7 @@ export class RequestError extends GridError<
 
 export type Method = 'GET' | 'POST' | 'PUT' | 'DELETE';
 
-/** `json`: parsed leniently and merged into the input; `raw`: streamed to `run`; `none`: not read. */
+/** `json`: parsed leniently, it is the input; `raw`: streamed to `run`; `none`: not read. */
 export type BodyKind = 'json' | 'raw' | 'none';
 
 /** By media type: text of a body to what its JSON would be. */
@@ -74,11 +74,13 @@ export type OperationRecord<
   readonly id?: string;
   /** The group it is shown in; default: the first segment of its path. */
   readonly tag?: string;
-  /** Path, query and JSON body in one object; numbers of path and query are text, so coerce them. */
+  /** Path and JSON body, or else query, in one object; numbers of path and query are text, so coerce them. */
   readonly input: Input;
   readonly policy: Policy<Deps, z.output<Input>>;
   /** Default `none`. */
   readonly body?: Body;
+  /** With a JSON body: members of the input that may be in the query instead. Without, it holds all of them. */
+  readonly query?: readonly string[];
   /** Other media types that a JSON body may come in, and how it is read then. */
   readonly converters?: Converters;
   /** Largest JSON body in bytes; default 1 MiB. */

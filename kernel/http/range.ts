@@ -5,7 +5,8 @@ export type ByteRange = { readonly offset: number; readonly length: number };
 
 /**
  * One range of `Range: bytes=a-b`, `a-` or `-n` (RFC 9110, 14). Several ranges, or another unit, are
- * treated as none, which the RFC allows: the whole is sent.
+ * treated as none, which the RFC allows: the whole is sent. So is nothing, of which there are no parts: pyunicore reads
+ * the first bytes of what a job has written, and fails where there are none yet.
  * @throws {@link RequestError} `RANGE_NOT_SATISFIABLE`
  */
 export function parseRange(header: string | undefined, sizeBytes: number): ByteRange | undefined {
@@ -13,6 +14,7 @@ export function parseRange(header: string | undefined, sizeBytes: number): ByteR
     return undefined;
   const [, first = '', last = ''] = /^bytes=\s*(\d{0,15})-(\d{0,15})\s*$/.exec(header) ?? [];
   if (first === '' && last === '') throw unsatisfiable(header, sizeBytes);
+  if (sizeBytes === 0) return undefined;
   const offset = first === '' ? Math.max(sizeBytes - Number(last), 0) : Number(first);
   const end = first === '' || last === '' ? sizeBytes : Math.min(Number(last) + 1, sizeBytes);
   if (offset >= end) throw unsatisfiable(header, sizeBytes);

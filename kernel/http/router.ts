@@ -4,10 +4,11 @@ import type { Log } from '#kernel/log.js';
 import { sendStream } from '#kernel/net/lending-stream.js';
 import type { Audit } from '#kernel/security/audit.js';
 import type { HeaderSink } from './answer-head.js';
-import { readJsonBody } from './body.js';
+import { readJsonBody, refuseForm } from './body.js';
 import type { Caller } from './caller.js';
 import { clientLeft, RequestContext } from './context.js';
 import { restEdge } from './edge.js';
+import { foreignPageOf } from './foreign-pages.js';
 import { preferredType, prefersHtml, toPage } from './html/negotiate.js';
 import type { PageFrame } from './html/page.js';
 import { requestLogging } from './logging.js';
@@ -151,6 +152,9 @@ async function serve(
 ): Promise<void> {
   const { isPaged, offered, label } = operation;
   request.logged.operation = label;
+  const { baseUrl, url } = frameOf(request);
+  const page = foreignPageOf(request, baseUrl);
+  if (page !== undefined) refusePage(page, { label, url }, request, audit);
   const caller = await authenticate(request, request.head);
   request.caller = caller; // for the page of an error
   if (operation.method === 'GET' && preferredType(request, offered) === undefined) {
@@ -158,12 +162,23 @@ async function serve(
     throw new RequestError('NOT_ACCEPTABLE', `available as ${produces.join(', ')}`);
   }
   const input = await readInput(operation, params, request, response);
-  const { baseUrl, url } = frameOf(request);
   const context = new RequestContext(request, response, { caller, baseUrl, url, audit });
   const reply = await operation.handle(input, context);
   if (isPaged) request.head.setHeader('vary', 'Accept');
   const isPage = isPaged && prefersHtml(request);
   await send(isPage ? toPage(reply, frameOf(request), operation) : reply, request, response);
+}
+
+/** @throws `FORBIDDEN`; who sent it is not even looked at, as that would count as a login */
+function refusePage(
+  page: string,
+  { label, url }: { readonly label: string; readonly url: string },
+  { logged: { reqId } }: ServedRequest,
+  audit: Audit | undefined,
+): never {
+  const why = `sent by a page of ${page}`;
+  audit?.({ what: 'access', allowed: false, why, operation: label, resource: url, reqId });
+  throw new RequestError('FORBIDDEN', `pages of ${page} may not change anything here`);
 }
 
 /** The document's own operations are in it, too. */
@@ -199,14 +214,19 @@ function toServed(request: Request): ServedRequest {
 
 /** Path, query and JSON body in one. The path wins: it is what was routed and what shows in logs. */
 async function readInput(
-  { body, bodyLimit, converters }: MountedOperation,
+  { method, body = 'none', query: mayBeInQuery = [], bodyLimit, converters }: MountedOperation,
   params: Readonly<Record<string, string>>,
   request: ServedRequest,
   response: ServerResponse,
 ): Promise<object> {
   const query = queryParameters(request);
-  const members =
-    body === 'json' ? await readJsonBody(request, response, bodyLimit, converters) : {};
+  if (method === 'POST' && body !== 'raw') refuseForm(request);
+  if (body !== 'json') return { ...query, ...params };
+  // what a body says needs a type that no form has: a query would get round that
+  const misplaced = Object.keys(query).find((name) => !mayBeInQuery.includes(name));
+  if (misplaced !== undefined)
+    throw new RequestError('BAD_REQUEST', `${misplaced}: not taken from the query, only from the body`); // prettier-ignore
+  const members = await readJsonBody(request, response, bodyLimit, converters);
   const twice = Object.keys(query).find((name) => Object.hasOwn(members, name));
   if (twice !== undefined)
     throw new RequestError('BAD_REQUEST', `${twice}: given in the query and in the body`);

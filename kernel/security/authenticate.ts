@@ -25,6 +25,7 @@ import {
 } from './preferences.js';
 import type { Session, Sessions } from './sessions.js';
 import { peekToken } from './tokens.js';
+import { clientCertificate } from './tls.js';
 import type { Users } from './users.js';
 import { comesFromGateway, consignorMethod, directMethod } from './x509.js';
 
@@ -159,20 +160,28 @@ function choose(
   };
 }
 
-/** @throws {@link AuthenticationError} `SESSION_UNKNOWN` for one that is over, or whose password has changed */
+/** @throws {@link AuthenticationError} `SESSION_UNKNOWN` for one that is over, or whose proof counts no more */
 async function findSession(
-  { headers }: IncomingMessage,
+  request: IncomingMessage,
   { users, sessions }: AuthenticatorDeps,
 ): Promise<Session | undefined> {
-  const id = headers[sessionHeader];
+  const id = request.headers[sessionHeader];
   if (id === undefined) return undefined;
   const session = typeof id === 'string' ? sessions.find(id) : undefined;
-  if (session && (await isStillGood(session.identity, users))) return session;
+  if (session && (await isStillGood(session.identity, users, request))) return session;
   if (session) sessions.end(session);
   throw new AuthenticationError('SESSION_UNKNOWN', 'unknown or expired security session');
 }
 
-async function isStillGood({ dn, storedPassword }: Identity, users: Users): Promise<boolean> {
+async function isStillGood(
+  { dn, storedPassword, certificate }: Identity,
+  users: Users,
+  { socket }: IncomingMessage,
+): Promise<boolean> {
+  if (certificate !== undefined) {
+    const shown = clientCertificate(socket);
+    return shown?.refused === undefined && shown?.certificate.fingerprint256 === certificate;
+  }
   if (storedPassword === undefined) return true;
   return (await users.findByDn(dn))?.password === storedPassword;
 }
@@ -191,11 +200,16 @@ function bearer(verifiers: readonly BearerVerifier[]): Method {
     const token = /^bearer +(\S+) *$/i.exec(authorization ?? '')?.[1];
     if (token === undefined) return undefined;
     const claimed = peekToken(token);
-    for (const verify of verifiers) {
-      const identity = await verify(token, claimed);
-      if (identity) return identity;
-    }
-    throw wrongCredentials();
+    let away: GridError | undefined;
+    for (const verify of verifiers)
+      try {
+        const identity = await verify(token, claimed);
+        if (identity) return identity;
+      } catch (error) {
+        if (!(error instanceof GridError && error.code === 'SITE_UNAVAILABLE')) throw error;
+        away ??= error; // the token may be another one's
+      }
+    throw away ?? wrongCredentials();
   };
 }
 

@@ -22,7 +22,7 @@ export type BearerConfig = z.output<typeof BearerConfig>;
 
 /**
  * Recognises one kind of token. @returns `undefined`: it is none of its kind
- * @throws `UNAUTHENTICATED`: it is of this kind, and no good
+ * @throws `UNAUTHENTICATED`: it is of this kind, and no good; `SITE_UNAVAILABLE`: who could tell does not answer
  */
 export type BearerVerifier = (
   token: string,

@@ -7,6 +7,8 @@ export type Identity = {
   readonly method?: AuthenticationMethod;
   /** The stored password that was matched: when it changes, sessions opened with it end. */
   readonly storedPassword?: string;
+  /** Fingerprint of a certificate that was shown to us: sessions opened by it are good where it is shown. */
+  readonly certificate?: string;
   /** When the proof ends, and with it every session opened by it; ms since the epoch. */
   readonly untilMs?: number;
   /** Proved by a delegation token, of which another may be made or not. */

@@ -1,4 +1,5 @@
 import { createHash } from 'node:crypto';
+import type { JWTPayload } from 'jose';
 import type { Configuration, CustomFetch } from 'openid-client';
 import { Agent, fetch } from 'undici';
 import { z } from 'zod';
@@ -45,7 +46,8 @@ const mostGroups = 500;
 const groupName = /^[\w\p{L}./@=+#& -]{1,256}$/u;
 
 /**
- * Asks a provider about tokens; what it says is believed for a while.
+ * Asks a provider about tokens; what it says is believed for a while. A token that names its issuer is shown to nobody
+ * else, who could use it.
  * @returns `undefined`: it does not know the token
  * @throws `SITE_UNAVAILABLE` the provider does not answer
  */
@@ -53,7 +55,9 @@ export function createOidcVerifier(options: OidcOptions) {
   const { clock, cacheSeconds } = options;
   const known = new BoundedMap<string, Known>(cachedTokens);
   const discover = retried(() => discovery(options), clock);
-  return async (token: string): Promise<Identity | undefined> => {
+  const issuer = withoutSlash(options.issuer);
+  return async (token: string, claimed?: JWTPayload): Promise<Identity | undefined> => {
+    if (claimed?.iss !== undefined && withoutSlash(claimed.iss) !== issuer) return undefined;
     const key = createHash('sha256').update(token).digest('base64');
     const cached = known.get(key);
     if (cached && cached.untilMs > clock.now()) return cached.identity;
@@ -64,6 +68,11 @@ export function createOidcVerifier(options: OidcOptions) {
     known.set(key, { identity, untilMs: Math.min(exp, clock.now() + cacheSeconds * 1_000) });
     return identity;
   };
+}
+
+/** Configurations and providers differ in that alone. */
+function withoutSlash(issuer: string): string {
+  return issuer.replace(/\/$/, '');
 }
 
 /** The provider may be away when we start: it is asked again, but not with every request. */

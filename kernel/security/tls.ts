@@ -8,8 +8,6 @@ import { errorText } from '#kernel/errors.js';
 /** Contents, not paths. `ca` is whom we believe about our peers. */
 export type TlsMaterial = { key: string; cert: string; ca: readonly string[] };
 
-export type TlsFiles = { keyFile: string; certFile: string; trustFiles: readonly string[] };
-
 /** Forward secrecy and authenticated encryption only; TLS 1.3 has its own list, all good. */
 const ciphers = [
   'ECDHE-ECDSA-AES128-GCM-SHA256',
@@ -26,14 +24,6 @@ const ciphers = [
 const protocol = { minVersion: 'TLSv1.2', maxVersion: 'TLSv1.3', ciphers } as const;
 
 /** @throws {@link ConfigError} `CONFIG_INVALID` naming the file */
-export async function loadTls(files: TlsFiles): Promise<TlsMaterial> {
-  const [key, cert, ...ca] = await Promise.all(
-    [files.keyFile, files.certFile, ...files.trustFiles].map(readText),
-  );
-  if (key === undefined || cert === undefined) throw new TypeError('two files give two texts');
-  return { key, cert, ca };
-}
-
 export async function readText(path: string): Promise<string> {
   try {
     return await readFile(path, 'utf8');

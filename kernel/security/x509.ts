@@ -61,7 +61,8 @@ export function directMethod({ trustedSigners }: X509Deps): Method {
     if (!shown || request.headers['x-unicore-gateway'] !== undefined) return undefined;
     if (comesFromGateway(request, trustedSigners)) return undefined;
     if (shown.refused !== undefined) throw wrongCredentials({ reason: shown.refused });
-    return { dn: formatDn(subjectDn(shown.certificate)), method: 'X509' };
+    const { fingerprint256: certificate } = shown.certificate;
+    return { dn: formatDn(subjectDn(shown.certificate)), method: 'X509', certificate };
   };
 }
 

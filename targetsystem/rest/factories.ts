@@ -118,6 +118,7 @@ const createSiteByFactory = operation({
   summary: 'Makes a target system from an image',
   input: z.object({ ...factoryInput, ...newSite }),
   body: 'json',
+  query: ['dryRun'],
   answers: answersCreatedOrPlan,
   errors: imageErrors,
   id: 'createSiteByFactory',

@@ -1,6 +1,7 @@
 import { z } from 'zod';
 import { asGridError, GridError } from '#kernel/errors.js';
 import { formatDate } from '#kernel/clock.js';
+import { mediaTypeOf } from '#kernel/http/media-type.js';
 import { operations, type Context, type RawContext } from '#kernel/http/operation.js';
 import { pageParameters } from '#kernel/http/page.js';
 import { parseContentRange } from '#kernel/http/range.js';
@@ -194,7 +195,7 @@ const putFile = operation({
     const { headers, signal } = context;
     const { files, metadata } = await open(deps, storageId, context);
     const type = headers['content-type'] ?? bytes;
-    if (type.startsWith(jsonType))
+    if (mediaTypeOf(headers) === jsonType)
       return json(await changeFile(files, name, await readJson(context.body), metadata));
     const append = await appends(files, name, how, context, deps.clock.now());
     await files.write(name, context.body, { append, signal });

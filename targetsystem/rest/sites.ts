@@ -40,6 +40,7 @@ const createSiteInList = operation({
   summary: 'Makes a target system from an image, as the factory does',
   input: z.object(newSite),
   body: 'json',
+  query: ['dryRun'],
   answers: answersCreatedOrPlan,
   errors: imageErrors,
   id: 'createSite',

@@ -119,6 +119,46 @@ describe('pages of other origins', () => {
         assert.equal(headers['access-control-allow-origin'], undefined);
     }
   });
+  const evil = { Origin: 'https://evil.example', 'Sec-Fetch-Site': 'cross-site' };
+  const json = { 'Content-Type': 'application/json' };
+  it('change nothing unless they are listed; the site is not told of those that are', async () => {
+    let reached = 0;
+    const count = (): number => ++reached;
+    rig.upstream.on('request', count);
+    for (const method of ['POST', 'PUT', 'DELETE'])
+      for (const headers of [evil, { Origin: 'null' }, { 'Sec-Fetch-Site': 'same-site' }]) {
+        const { status, body } = await rig.request({ method, path: '/VSITE/x', headers });
+        assert.equal(status, 403, method);
+        assert.match(body, /pages of .* may not change anything here/);
+      }
+    assert.equal(reached, 0, 'the site saw one of them');
+    rig.upstream.off('request', count);
+    const refused = rig.lines.findLast(({ msg }) => msg === 'refused');
+    assert.match(String(refused?.['reason']), /another site/);
+    const headers = { ...portal, 'Sec-Fetch-Site': 'cross-site' };
+    const seen = await seenBy(rig, { method: 'POST', headers });
+    assert.deepEqual([seen['origin'], seen['sec-fetch-site']], [undefined, undefined]);
+    const read = await seenBy(rig, { headers });
+    assert.equal(read['origin'], portal.Origin);
+  });
+  it('change what they like if they are from here, as do programs', async () => {
+    for (const headers of [{ Origin: `https://localhost:${rig.port}` }, json, {}]) {
+      const { status } = await rig.request({ method: 'POST', path: '/VSITE/x', headers });
+      assert.equal(status, 200);
+    }
+  });
+  it('of any origin change only what browsers ask about first, if all are listed by *', async () => {
+    await using open = await startEcho({ cors: { origins: ['*'] } });
+    const ask = async (method: string, headers: Headers): Promise<number> =>
+      (await open.request({ method, path: '/VSITE/x', headers: { ...evil, ...headers } })).status;
+    for (const type of ['text/plain', 'application/x-www-form-urlencoded;charset=utf-8'])
+      assert.equal(await ask('POST', { 'Content-Type': type }), 403, type);
+    assert.equal(await ask('POST', {}), 403);
+    assert.equal(await ask('POST', { Authorization: 'Basic eDp5' }), 403);
+    assert.equal(await ask('POST', { Authorization: 'Bearer eDp5' }), 200);
+    assert.equal(await ask('POST', json), 200);
+    assert.equal(await ask('DELETE', {}), 200);
+  });
   it("are the sites' own business unless configured", async () => {
     await using other = await startEcho({});
     const { headers } = await other.request({ path: '/VSITE/x', headers: portal });

@@ -17,7 +17,7 @@ import { after, before, describe, it } from 'node:test';
 import { connect, type PeerCertificate } from 'node:tls';
 import { once } from 'node:events';
 import { promisify } from 'node:util';
-import { loadTrust } from '#gateway/trust.js';
+import { loadTrust } from '#kernel/security/trust.js';
 import { openAuthority, type Authority } from './authority.js';
 import { eventually, startRig, type Rig } from './rig.js';
 

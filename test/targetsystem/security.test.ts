@@ -323,6 +323,29 @@ describe('who may do what', { timeout: 120_000 }, () => {
     }
   });
 
+  describe('by a form of another site that an administrator opens: nothing', () => {
+    const form = { 'content-type': 'application/x-www-form-urlencoded' };
+    const evil = { ...form, origin: 'https://evil.example', 'sec-fetch-site': 'cross-site' };
+    for (const { key, operation } of operations.filter((each) => each.operation.method !== 'GET'))
+      it(key, async () => {
+        const { body = {} } = row(key);
+        const given = typeof body === 'function' ? body('admin') : body;
+        const query = typeof given === 'string' ? '' : `?${new URLSearchParams(textsIn(given)).toString()}`; // prettier-ignore
+        const admin = rig.as('admin');
+        const send = (headers: Record<string, string>) =>
+          admin(operation.method, fill(key) + query, { headers });
+        const refused = await send(evil);
+        assert.equal(refused.status, 403, refused.text);
+        assert.match(String(refused.body['errorMessage']), /pages of https:\/\/evil\.example/);
+        assert.match(rig.lastDecision()?.why ?? '', /^sent by a page of https:\/\/evil\.example$/);
+        // browsers that do not say whose page it is can send nothing else than this
+        if (operation.method === 'POST') assert.equal((await send(form)).status, 415);
+        const json = { 'content-type': 'application/json' };
+        if (operation.body === 'json' && query.length > 1)
+          assert.equal((await send(json)).status, 400, 'a body may be in the query');
+      });
+  });
+
   it('in the id of a resource', async () => {
     for (const id of ['..', '%2e%2e', '..%2f..', `${job}%2f..%2f..`, `${job}%00`, 'a'.repeat(200)])
       for (const kind of ['jobs', 'sites', 'storages', 'storagefactories', 'factories']) {
@@ -359,6 +382,11 @@ function assertDescribed(key: string, { status, headers, body }: Answer, what: s
   assert.deepEqual(parsed?.error?.issues ?? [], [], what);
   // what the schema does not know is not in `data`
   if (parsed?.data !== undefined) assert.deepEqual(parsed.data, body, what);
+}
+
+/** As fields of a form. */
+function textsIn(body: object): Record<string, string> {
+  return Object.fromEntries(Object.entries(body).map(([name, value]) => [name, String(value)]));
 }
 
 /** The last part of the address of what was made. */

@@ -64,11 +64,33 @@ describe('files by REST', { timeout: 120_000 }, () => {
         }
         const headers = { ...asBytes.headers, range: 'bytes=20-' };
         assert.equal((await alice!('GET', files('/dir/in.txt'), { headers })).status, 416);
+        await alice!('PUT', files('/dir/empty'), { body: '' });
+        const first = { ...asBytes.headers, range: 'bytes=0-9' };
+        const empty = await alice!('GET', files('/dir/empty'), { headers: first });
+        assert.deepEqual([empty.status, empty.text], [200, '']);
         const head = await alice!('HEAD', files('/dir/in.txt'), asBytes);
         assert.deepEqual([head.status, head.text, head.headers['content-length']], [200, '', '10']);
         assert.equal((await alice!('GET', files('/dir'), asBytes)).status, 406);
         assert.equal((await alice!('GET', files('/nope'), asBytes)).status, 404);
         await alice!('DELETE', files('/dir'));
+      });
+
+      it('are changed by JSON and by nothing that only begins like it', async () => {
+        const put = (type: string, body: string) =>
+          alice!('PUT', files('/types/file'), { body, headers: { 'content-type': type } });
+        const text = async () => (await alice!('GET', files('/types/file'), asBytes)).text;
+        for (const type of ['application/jsonl', 'application/json-seq', 'application/json+x'])
+          for (const body of [`{"permissions":"rwx------"}`, type]) {
+            assert.equal((await put(type, body)).status, 204, type);
+            assert.equal(await text(), body);
+          }
+        const change = '{"permissions":"rw-r-----"}';
+        for (const type of ['Application/JSON', 'application/json ; charset=utf-8']) {
+          const { status, body } = await put(type, change);
+          assert.deepEqual([status, body], [200, { permissions: 'OK' }], type);
+        }
+        assert.equal(await text(), 'application/json+x');
+        await alice!('DELETE', files('/types'));
       });
 
       it('are shown and listed as UNICORE does', async () => {

@@ -462,7 +462,7 @@ async function ask(
   request.end(isText ? body : body && JSON.stringify(body));
   const [response] = (await once(request, 'response')) as [IncomingMessage];
   const text = (await buffer(response)).toString();
-  const isJson = response.headers['content-type']?.startsWith('application/json') === true;
+  const isJson = /^application\/json(?:;|$)/.test(response.headers['content-type'] ?? '');
   return {
     status: response.statusCode ?? 0,
     headers: response.headers,

@@ -53,7 +53,9 @@ export function renderPage(title: string, frame: PageFrame, content: Html): stri
               <a href="${baseUrl}${start}">Start</a>
               <a href="${baseUrl}/rest/docs">API</a>
             </nav>
-            <span class="who">${signedIn ? caller.dn : 'not signed in'}</span>
+            <span class="who"
+              >${signedIn ? caller.dn : html`<a href="${baseUrl}/rest/sign-in">Sign in</a>`}</span
+            >
           </div>
         </header>
         <main>${renderCrumbs(frame)} ${content}</main>

@@ -34,8 +34,14 @@ export function renderResource(body: Members, frame: PageFrame, summary: string)
   );
 }
 
+const titles: Readonly<Record<number, string>> = {
+  401: 'Sign in',
+  403: 'Not allowed',
+  404: 'Not found',
+};
+
 export function renderError({ status, errorMessage }: ErrorBody, frame: PageFrame): string {
-  const title = status === 404 ? 'Not found' : status === 403 ? 'Not allowed' : 'This did not work';
+  const title = titles[status] ?? 'This did not work';
   return renderPage(
     title,
     frame,
@@ -44,7 +50,7 @@ export function renderError({ status, errorMessage }: ErrorBody, frame: PageFram
         ${errorMessage}<br /><small class="none">HTTP ${status}</small>
       </div>
       ${
-        status === 403 &&
+        (status === 401 || status === 403) &&
         html`<p class="lead">
           Sign in with a client certificate, or with the name and password of a user of this site.
         </p>`

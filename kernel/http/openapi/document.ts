@@ -86,6 +86,7 @@ const commonErrors: readonly ErrorCode[] = [
   'BAD_REQUEST',
   'UNAUTHENTICATED',
   'FORBIDDEN',
+  'LOGIN_REQUIRED', // of browsers
   'SESSION_UNKNOWN',
   'INTERNAL',
   'DATABASE_UNAVAILABLE',
@@ -156,15 +157,15 @@ function capital(word: string): string {
     .join('');
 }
 
-/** What is no part of the path is in the query, unless there is a JSON body to hold it. */
+/** What is no part of the path is in the query, unless there is a JSON body to hold it; some of it may be in either. */
 function describeParameters(
-  { body = 'none' }: OperationFacts,
+  { body = 'none', query = [] }: OperationFacts,
   pathNames: readonly string[],
   { properties = {}, required = [] }: JsonSchema,
 ): ApiParameter[] {
   const isPath = (name: string): boolean => pathNames.includes(name);
   return Object.entries(properties).flatMap(([name, { description, ...schema }]) => {
-    if (!isPath(name) && (body === 'json' || isWildcard(name))) return [];
+    if (!isPath(name) && (isInBody(name) || isWildcard(name))) return [];
     const parameter = {
       name,
       in: isPath(name) ? ('path' as const) : ('query' as const),
@@ -174,6 +175,10 @@ function describeParameters(
     };
     return [parameter];
   });
+
+  function isInBody(name: string): boolean {
+    return body === 'json' && !query.includes(name);
+  }
 
   /** A wildcard of the record's path that this way to write it leaves out. */
   function isWildcard(name: string): boolean {
@@ -264,15 +269,16 @@ function withoutRequired(schema: JsonSchema, { components }: SchemaWriter): Json
 }
 
 function describeErrors(
-  { method, body, access, errors = [] }: OperationFacts,
+  { method, body = 'none', errors = [] }: OperationFacts,
   pathNames: readonly string[],
   error: JsonSchema,
 ): Record<string, ApiResponse> {
   const codes: ErrorCode[] = [...commonErrors, ...errors];
-  if (access.asksForLogin) codes.push('LOGIN_REQUIRED');
   if (pathNames.length > 0) codes.push('NOT_FOUND');
   if (method === 'GET') codes.push('NOT_ACCEPTABLE');
-  if (body === 'json') codes.push('TOO_LARGE', 'UNSUPPORTED_MEDIA_TYPE');
+  if (body === 'json') codes.push('TOO_LARGE');
+  if (body === 'json' || (method === 'POST' && body !== 'raw'))
+    codes.push('UNSUPPORTED_MEDIA_TYPE');
   const byStatus = new Map<number, Set<ErrorCode>>();
   for (const code of codes) {
     const { http } = errorCatalog[code];

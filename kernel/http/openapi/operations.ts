@@ -1,8 +1,9 @@
 import { createHash } from 'node:crypto';
 import { z } from 'zod';
 import { answersWith } from '../answers.js';
-import { htmlHeaders } from '../html/page.js';
-import { everybody, operations, type Context } from '../operation.js';
+import { html } from '../html/html.js';
+import { htmlHeaders, renderPage } from '../html/page.js';
+import { authenticated, everybody, operations, type Context } from '../operation.js';
 import { htmlType, jsonType, type Reply } from '../reply.js';
 import type { Mount } from '../router.js';
 import { describeApi, type ApiInfo, type OpenApi } from './document.js';
@@ -64,6 +65,27 @@ const getPage = operation({
   run: (deps, _input, context) => renderDocument(deps, context),
 });
 
+/** Pages that everybody may read do not ask: this one does, and for all that is below `/rest/` (RFC 7617, 2.2). */
+const signIn = operation({
+  method: 'GET',
+  path: '/sign-in',
+  id: 'signIn',
+  tag,
+  summary: 'Asks a browser for name and password, and tells who is signed in',
+  input: z.object({}),
+  produces: [htmlType],
+  answers: answersWith(htmlType),
+  policy: authenticated,
+  run: ({ start }, _input, context) => {
+    const { dn, role } = context.caller;
+    const content = html`<h1>Signed in</h1>
+      <p class="lead">You are <code>${dn}</code>, with the role ${role}.</p>
+      <p><a href="${context.baseUrl}${start}">Start</a></p>`;
+    const body = renderPage('Signed in', { ...context, start }, content);
+    return { status: 200, headers: { ...htmlHeaders, 'cache-control': 'no-store' }, body };
+  },
+});
+
 function renderDocument({ api, start }: Deps, context: Context): Reply {
   const body = renderApiPage(api.get(), { ...context, start });
   return unlessKnown({ status: 200, headers: htmlHeaders, body }, context);
@@ -81,4 +103,4 @@ function unlessKnown(reply: Reply & { readonly body?: string }, { headers }: Con
     : { ...reply, headers: { ...reply.headers, ...cache } };
 }
 
-export const apiOperations = [getDocument, getPage];
+export const apiOperations = [getDocument, getPage, signIn];

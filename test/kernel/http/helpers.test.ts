@@ -71,6 +71,12 @@ describe('ranges', () => {
   for (const [header, range] of cases)
     it(`${header ?? 'none'} of ten bytes`, () => assert.deepEqual(parseRange(header, 10), range));
 
+  for (const header of ['bytes=0-9', 'bytes=3-', 'bytes=-1'])
+    it(`${header} of nothing is all of it`, () => assert.equal(parseRange(header, 0), undefined));
+  it('that make no sense are refused of nothing, too', () => {
+    assert.throws(() => parseRange('bytes=a-b', 0), { code: 'RANGE_NOT_SATISFIABLE' });
+  });
+
   for (const header of ['bytes=10-', 'bytes=5-4', 'bytes=-0', 'bytes=-', 'bytes=a-b'])
     it(`${header} of ten bytes is refused`, () => {
       assert.throws(() => parseRange(header, 10), { code: 'RANGE_NOT_SATISFIABLE' });

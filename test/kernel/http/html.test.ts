@@ -4,11 +4,13 @@ import { after, before, describe, it } from 'node:test';
 import { request } from 'undici';
 import { z } from 'zod';
 import { html } from '#kernel/http/html/html.js';
-import { everybody, operations, RequestError } from '#kernel/http/operation.js';
+import { anonymous } from '#kernel/http/caller.js';
+import { authenticated, everybody, operations, RequestError } from '#kernel/http/operation.js';
 import { listen } from '#kernel/http/listen.js';
 import { json, text } from '#kernel/http/reply.js';
 import { createRestApp, mount } from '#kernel/http/router.js';
 import { silentLog } from '#kernel/log.js';
+import { GridError } from '#kernel/errors.js';
 import { Scope } from '#kernel/scope.js';
 
 const browser = 'text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8';
@@ -66,6 +68,14 @@ const things = [
     produces: ['text/plain'],
     policy: everybody,
     run: () => text('plain'),
+  }),
+  operation({
+    method: 'GET',
+    path: '/mine',
+    summary: 'What strangers do not see',
+    input: z.object({}),
+    policy: authenticated,
+    run: (_, __, { caller }) => json({ dn: caller.dn }),
   }),
 ];
 
@@ -166,7 +176,7 @@ describe('pages for people', () => {
     const unknown = await get('/rest/nowhere/%3Cb%3E', browser);
     assert.equal(unknown.statusCode, 404);
     assert.match(unknown.text, /no such resource/);
-    assert.match(unknown.text, /CN=Someone|not signed in/);
+    assert.match(unknown.text, /CN=Someone|Sign in/);
   });
 
   it('are made by a template that escapes', () => {
@@ -175,5 +185,72 @@ describe('pages for people', () => {
       html`${inner}${undefined}${false}${['"', inner]}${0}`.toString(),
       ['<b>&lt;i&gt;</b>&quot;<b>&lt;i&gt;</b>0'].join(''),
     );
+  });
+});
+
+describe('people who come without credentials', () => {
+  const scope = new Scope();
+  let origin: string;
+  const who = (authorization = '') => {
+    if (authorization === '') return anonymous;
+    if (authorization === `Basic ${btoa('jane:right')}`) return { dn: 'CN=Jane', role: 'user' };
+    if (authorization === `Basic ${btoa('unknown:right')}`)
+      return { dn: 'CN=X', role: 'anonymous' };
+    throw new GridError('UNAUTHENTICATED', 'credentials not accepted');
+  };
+  before(async () => {
+    const app = createRestApp({
+      mounts: [mount('/rest/core', things, {})],
+      authenticate: ({ headers }) => who(headers.authorization),
+      externalUrl: site,
+      log: silentLog,
+      api: { title: 'T', version: '1', description: 'D' },
+    });
+    const { port } = await listen(app, { host: '127.0.0.1', port: 0 }, scope);
+    origin = `http://127.0.0.1:${port}`;
+  });
+  after(() => scope.close());
+
+  async function get(path: string, accept: string, authorization?: string) {
+    const headers = { accept, ...(authorization !== undefined && { authorization }) };
+    const { statusCode, headers: answered, body } = await request(origin + path, { headers });
+    return [statusCode, answered['www-authenticate'], await body.text()] as const;
+  }
+  const challenge = 'Basic realm="SITE", charset="UTF-8"';
+  const basic = (text: string): string => `Basic ${btoa(text)}`;
+
+  it('are asked for them where they are needed, and again if they are wrong', async () => {
+    const [status, asked, page] = await get('/rest/core/mine', browser);
+    assert.deepEqual([status, asked], [401, challenge]);
+    assert.match(page, /<h1>Sign in<\/h1>[^]*HTTP 401/);
+    assert.deepEqual((await get('/rest/core/mine', browser, basic('jane:x'))).slice(0, 2), [401, challenge]); // prettier-ignore
+    assert.deepEqual((await get('/rest/core/mine', browser, basic('jane:right'))).slice(0, 2), [200, undefined]); // prettier-ignore
+  });
+  it('are not asked where that would not help', async () => {
+    for (const [path, authorization, expected] of [
+      ['/rest/core/things', undefined, 200],
+      ['/rest/core/things/none', undefined, 404],
+      ['/rest/core/mine', 'Bearer x', 403],
+      ['/rest/core/mine', basic('unknown:right'), 403],
+    ] as const) {
+      const [status, asked] = await get(path, browser, authorization);
+      assert.deepEqual([status, asked], [expected, undefined], path);
+    }
+  });
+  it('are programs for all we know unless they want pages, and get 403', async () => {
+    for (const accept of ['*/*', 'application/json', 'application/json, text/html'])
+      for (const authorization of [undefined, basic('jane:x')]) {
+        const answer = await get('/rest/core/mine', accept, authorization);
+        assert.deepEqual(answer.slice(0, 2), [403, undefined], accept);
+      }
+  });
+  it('can sign in from any page, for all of them', async () => {
+    const [, , start] = await get('/rest/core/things', browser);
+    assert.ok(start.includes(`<a href="${site}/rest/sign-in">Sign in</a>`));
+    assert.deepEqual((await get('/rest/sign-in', browser)).slice(0, 2), [401, challenge]);
+    const [status, , page] = await get('/rest/sign-in', browser, basic('jane:right'));
+    assert.equal(status, 200);
+    assert.match(page, /You are <code>CN=Jane<\/code>, with the role user/);
+    assert.ok(page.includes(`<a href="${site}/rest/core">Start</a>`));
   });
 });

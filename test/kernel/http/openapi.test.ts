@@ -122,7 +122,7 @@ describe('the API document', () => {
     assert.ok(!put.security.some((each) => Object.keys(each).length === 0));
     assert.match(put.description, /whoever made it/);
     const refused = (each: ApiOperation) => Object.keys(each.responses).filter((s) => s >= '400');
-    const common = ['400', '403', '404', '431', '432', '500', '503'];
+    const common = ['400', '401', '403', '404', '431', '432', '500', '503'];
     assert.deepEqual(refused(get), [...common, '406'].sort());
     assert.deepEqual(refused(put), [...common, '409', '413', '415'].sort());
   });

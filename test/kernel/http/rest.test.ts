@@ -15,12 +15,14 @@ import { createRestApp, mount, type Authenticate } from '#kernel/http/router.js'
 import { createLog } from '#kernel/log.js';
 import { LendingStream } from '#kernel/net/lending-stream.js';
 import { Scope } from '#kernel/scope.js';
+import type { SecurityDecision } from '#kernel/security/audit.js';
 
 type Deps = { readonly greeting: string };
 const operation = operations<Deps>();
 const id = z.string();
 /** What the streams of this test have seen. */
 const events: string[] = [];
+const decisions: SecurityDecision[] = [];
 
 const things = [
   operation({
@@ -36,8 +38,9 @@ const things = [
     method: 'PUT',
     path: '/things/:id',
     summary: 'Changes a thing',
-    input: z.looseObject({ id }),
+    input: z.looseObject({ id, n: z.string().optional() }),
     body: 'json',
+    query: ['n'],
     bodyLimit: 1000,
     policy: authenticated,
     run: (_, input) => json(input),
@@ -58,6 +61,14 @@ const things = [
     body: 'json',
     policy: everybody,
     run: (_, __, { url }) => created(`${url}/7`),
+  }),
+  operation({
+    method: 'POST',
+    path: '/things/:id',
+    summary: 'Touches a thing, whatever the body',
+    input: z.strictObject({ id }),
+    policy: everybody,
+    run: () => noContent(),
   }),
   operation({
     method: 'GET',
@@ -146,6 +157,7 @@ describe('operation records behind HTTP', () => {
       authenticate: byHeader,
       externalUrl: 'https://configured.example/SITE/',
       log,
+      audit: (decision) => decisions.push(decision),
     });
     const listening = await listen(app, { host: '127.0.0.1', port: 0 }, scope);
     port = listening.port!;
@@ -209,9 +221,9 @@ describe('operation records behind HTTP', () => {
 
   it('answer 404, 405 with the allowed methods, 406', async () => {
     assert.equal(await status('GET', '/rest/nothing'), 404);
-    const wrong = await ask('POST', '/rest/things/7');
+    const wrong = await ask('POST', '/rest/files/7');
     assert.equal(wrong.status, 405);
-    assert.equal(wrong.headers['allow'], 'GET, HEAD, PUT, DELETE');
+    assert.equal(wrong.headers['allow'], 'GET, HEAD, PUT');
     const accept = (type: string) => ({ headers: { accept: type } });
     assert.equal(await status('GET', '/rest/token', accept('application/json')), 406);
     assert.equal(await status('GET', '/rest/token', accept('text/plain')), 200);
@@ -258,15 +270,79 @@ describe('operation records behind HTTP', () => {
   it('refuse other types and compressed bodies', async () => {
     assert.equal((await put('a=1', { ...jsonHeaders, 'content-type': 'text/plain' })).status, 415);
     assert.equal((await put('{}', { ...jsonHeaders, 'content-encoding': 'gzip' })).status, 415);
+    assert.equal((await put('{}', { 'content-type': 'application/json-seq' })).status, 415);
   });
+
+  const forms = [
+    'application/x-www-form-urlencoded',
+    'Multipart/Form-Data; boundary=x',
+    'text/plain',
+  ];
+  for (const type of forms)
+    it(`refuse the form ${type}, with fields and without`, async () => {
+      for (const path of ['/rest/things', '/rest/things/7'])
+        for (const body of ['', 'a=1']) {
+          const answer = await ask('POST', path, { body, headers: { 'content-type': type } });
+          assert.equal(answer.status, 415, `${path} ${body}`);
+        }
+    });
+
+  it('take from the query what their record names, and nothing else, where there is a body', async () => {
+    const sent = { body: '{"tags": "a"}', headers: jsonHeaders };
+    const { body } = await ask('PUT', '/rest/things/7?n=x', sent);
+    assert.deepEqual(body, { n: 'x', tags: 'a', id: '7' });
+    for (const [method, query] of [
+      ['PUT', '?x=1'],
+      ['PUT', '?tags=2'],
+      ['POST', '?n=1'],
+    ] as const) {
+      const path = method === 'PUT' ? '/rest/things/7' : '/rest/things';
+      const refused = await ask(method, path + query, { headers: jsonHeaders });
+      assert.equal(refused.status, 400, query);
+      assert.match(JSON.stringify(refused.body), /:"\w+: not taken from the query/);
+    }
+  });
+
+  const own = 'https://configured.example';
+  const senders: readonly (readonly [string, Record<string, string>, boolean])[] = [
+    ['a program, which says nothing', {}, true],
+    ['a page of this origin', { origin: own, 'sec-fetch-site': 'same-origin' }, true],
+    ['such a page of an older browser', { origin: own }, true],
+    ['such a page that keeps its address to itself', { origin: 'null', 'sec-fetch-site': 'same-origin' }, true], // prettier-ignore
+    ['the user himself', { 'sec-fetch-site': 'none' }, true],
+    ['a page of another site', { origin: 'https://evil.example', 'sec-fetch-site': 'cross-site' }, false], // prettier-ignore
+    ['such a page of an older browser', { origin: 'https://evil.example' }, false],
+    ['a page of another port', { origin: `${own}:8443`, 'sec-fetch-site': 'same-site' }, false],
+    ['a page by plain HTTP', { origin: 'http://configured.example' }, false],
+    ['a page of a longer name', { origin: `${own}.evil.example` }, false],
+    ['a page that hides where it is from', { origin: 'null' }, false],
+    ['a frame that may do nothing', { origin: 'null', 'sec-fetch-site': 'cross-site' }, false],
+    ['a page whose origin is left out', { 'sec-fetch-site': 'cross-site' }, false],
+    ['a page of a neighbour', { 'sec-fetch-site': 'same-site' }, false],
+    ['a page that is from here and is not', { origin: own, 'sec-fetch-site': 'cross-site' }, false],
+  ];
+  for (const [who, headers, may] of senders)
+    it(`${may ? 'change something' : 'change nothing, and say so in the audit,'} for ${who}`, async () => {
+      const as = { headers: { ...headers, 'x-role': 'admin' } };
+      const all = { ...as, headers: { ...as.headers, 'content-type': 'application/json' } };
+      decisions.length = 0;
+      assert.equal(await status('POST', '/rest/things', all), may ? 201 : 403);
+      assert.equal(await status('POST', '/rest/things/7', as), may ? 204 : 403);
+      assert.equal(await status('PUT', '/rest/things/7', { ...all, body: '{}' }), may ? 200 : 403);
+      assert.equal(await status('PUT', '/rest/files/7', { ...as, body: 'x' }), may ? 200 : 403);
+      assert.equal(await status('DELETE', '/rest/things/7', as), may ? 204 : 403);
+      assert.equal(await status('GET', '/rest/things/7', as), 200);
+      const refused = decisions.filter(({ why }) => why.startsWith('sent by a page of '));
+      assert.equal(refused.length, may ? 0 : 5);
+    });
 
   it('name the field of a wrong input, and refuse what is given twice', async () => {
     const unknown = await ask('GET', '/rest/things/7?n=x');
     assert.equal(unknown.status, 400);
     assert.match((unknown.body as { errorMessage: string }).errorMessage, /^n: /);
     assert.equal(await status('GET', '/rest/things/7?n=1&n=2'), 400);
-    const both = { body: '{"tags": 1}', headers: jsonHeaders };
-    assert.equal(await status('PUT', '/rest/things/7?tags=2', both), 400);
+    const both = { body: '{"n": "1"}', headers: jsonHeaders };
+    assert.equal(await status('PUT', '/rest/things/7?n=2', both), 400);
     assert.equal(await status('GET', '/rest/things/7?colour=red'), 400);
   });
 

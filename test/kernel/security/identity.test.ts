@@ -157,7 +157,7 @@ describe('identity by TLS', { timeout: 60_000 }, () => {
       vos: ['/astro', '/geo'],
     });
     const session = { 'x-unicore-securitysession': String(headers['x-unicore-securitysession']) };
-    const later = await ask({ ...session, ...prefer('queue:fast') });
+    const later = await ask({ ...session, ...prefer('queue:fast') }, 'alice');
     const { login, attributes } = later.body as { login?: string; attributes?: object };
     assert.equal(login, 'phys', 'what was chosen sticks');
     assert.equal((attributes as { queue?: string }).queue, 'fast');

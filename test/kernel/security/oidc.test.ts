@@ -1,7 +1,18 @@
 import assert from 'node:assert/strict';
+import { mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { IncomingMessage } from 'node:http';
+import { Socket } from 'node:net';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
+import { SignJWT, UnsecuredJWT } from 'jose';
+import { silentLog } from '#kernel/log.js';
+import { createAuthenticator } from '#kernel/security/authenticate.js';
+import { BearerConfig, createBearers } from '#kernel/security/bearers.js';
 import type { Identity } from '#kernel/security/identity.js';
 import { createOidcVerifier, OidcProvider } from '#kernel/security/oidc.js';
+import { Sessions } from '#kernel/security/sessions.js';
+import { openUsers } from '#kernel/security/users.js';
 import { oidcClient, startOidcProvider, type RunningOidcProvider } from './oidc-provider.js';
 
 const { secret } = oidcClient;
@@ -69,5 +80,84 @@ describe('bearer tokens of an OpenID Connect provider', () => {
       clock, // and no word of its authority
     });
     await assert.rejects(stranger('x'), { code: 'SITE_UNAVAILABLE' });
+  });
+});
+
+describe('bearer tokens, of one of several providers', () => {
+  let directory = '';
+  let providers: RunningOidcProvider[] = [];
+  const [first, second] = [() => providers[0]!, () => providers[1]!] as const;
+  const clock = { now: Date.now, sleep: () => Promise.resolve() };
+
+  before(async () => {
+    directory = await mkdtemp(join(tmpdir(), 'oidc-'));
+    await writeFile(join(directory, 'users.yaml'), 'users: []');
+    providers = await Promise.all([startOidcProvider(), startOidcProvider()]);
+    for (const [at, { ca }] of providers.entries())
+      await writeFile(join(directory, `ca${at}.pem`), ca);
+  });
+  after(async () => {
+    for (const provider of providers) await provider[Symbol.asyncDispose]();
+    await rm(directory, { recursive: true });
+  });
+
+  /** @param issuer of the first one, instead of what it is */
+  async function authenticator(issuer = first().issuer) {
+    const users = await openUsers(join(directory, 'users.yaml'), { log: silentLog });
+    const oidc = [issuer, second().issuer].map((each, at) => ({
+      ...{ issuer: each, clientId: 'grid', caFile: join(directory, `ca${at}.pem`) },
+      dnTemplate: `CN=\${sub},O=Provider ${at + 1}`,
+    }));
+    const bearers = await createBearers(BearerConfig.parse({ oidc }), { users, clock });
+    const sessions = new Sessions({ clock });
+    const log = silentLog;
+    const authenticate = createAuthenticator({ users, bearers, sessions, log, trustedSigners: [] });
+    return async (token: string): Promise<string> => {
+      const request = new IncomingMessage(new Socket());
+      request.headers = { authorization: `Bearer ${token}` };
+      return (await authenticate(request, { setHeader: () => undefined })).dn;
+    };
+  }
+  const requests = (): number[] => providers.map((each) => each.requests());
+  const named = (issuer: string, subject = 'jane'): string =>
+    new UnsecuredJWT({}).setIssuer(issuer).setSubject(subject).setExpirationTime('5 min').encode();
+
+  it('are believed as the one says who knows them', async () => {
+    const who = await authenticator();
+    assert.equal(await who(await first().tokenOf('jane')), 'CN=jane,O=Provider 1');
+    assert.equal(await who(await second().tokenOf('john')), 'CN=john,O=Provider 2');
+  });
+
+  it('are shown to nobody but the issuer that they name', async () => {
+    const who = await authenticator();
+    const [one, two] = requests();
+    await assert.rejects(who(named(`${second().issuer}/`)), { code: 'UNAUTHENTICATED' });
+    const after = requests();
+    assert.equal(after[0], one);
+    assert.ok(after[1]! > two!, 'it was not asked');
+  });
+
+  it('are shown to nobody if they name another issuer, or are a user’s own', async () => {
+    const who = await authenticator();
+    const before = requests();
+    const own = new SignJWT({ etd: 'false' }).setProtectedHeader({ alg: 'HS256' });
+    const signed = own.setIssuer('jane').setSubject('jane').setExpirationTime('5 min');
+    for (const token of [
+      named('https://elsewhere.example'),
+      named(`${second().issuer}.evil.example`),
+      named('jane'),
+      await signed.sign(new Uint8Array(32)),
+    ])
+      await assert.rejects(who(token), { code: 'UNAUTHENTICATED' });
+    assert.deepEqual(requests(), before);
+  });
+
+  it('are accepted while another provider is away; who knows none of the others waits', async () => {
+    const away = 'https://127.0.0.1:9';
+    const who = await authenticator(away);
+    assert.equal(await who(await second().tokenOf('john')), 'CN=john,O=Provider 2');
+    await assert.rejects(who('opaque'), { code: 'SITE_UNAVAILABLE' });
+    await assert.rejects(who(named(away)), { code: 'SITE_UNAVAILABLE' });
+    await assert.rejects(who(named(second().issuer)), { code: 'UNAUTHENTICATED' });
   });
 });

@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import { createSecureContext } from 'node:tls';
 import { ConfigError } from '#kernel/config.js';
 import { errorText } from '#kernel/errors.js';
-import { readText } from '#kernel/security/tls.js';
+import { readText } from './tls.js';
 
 /** Whom we believe about our clients, and whose certificates were withdrawn; PEM. */
 export type Trust = { readonly ca: readonly string[]; readonly crl: readonly string[] };
