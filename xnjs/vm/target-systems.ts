@@ -87,17 +87,21 @@ export class TargetSystems implements Targets, AsyncDisposable {
       },
     });
     this.#records = records;
-    const places = new HostPlacement({ hosts, records: () => records.all() });
+    const places = new HostPlacement({
+      ...{ hosts, records: () => records.all() },
+      hasSpare: (host, machine) => this.#spares?.canServe(host, machine) === true,
+    });
     this.places = places;
     this.volumes = this.#openVolumes();
     this.planner = this.#openPlanner();
     const findSystem = (id: string): TargetSystem | undefined => records.find(id);
     const meter = { hosts, findSystem, clock, log, stopping };
     this.#meter = usage && new UsageMeter({ ...usage, ...meter });
-    const isBusy = (): boolean => [...records.all()].some(({ state }) => state === 'INITIALIZING');
+    const isBusy = (on: string): boolean =>
+      [...records.all()].some(({ state, host }) => state === 'INITIALIZING' && host === on);
     const enrolments = this.#openEnrolments();
     const parts = { ...options, ...(enrolments && { enrolments }) };
-    const forPools = { ...parts, isBusy, stopping, flavours: this.planner.flavours };
+    const forPools = { ...parts, isBusy, stopping, places, flavours: this.planner.flavours };
     this.#spares =
       options.spares && new SparePool({ ...forPools, records, spares: options.spares });
     this.#templates = options.warm && new Templates({ ...forPools, warm: options.warm });
@@ -116,7 +120,7 @@ export class TargetSystems implements Targets, AsyncDisposable {
     const machineFiles = new FilesOfMachines(options);
     this.consoles = new MachineConsoles({ ...options, files: machineFiles, records });
     followRecords(hosts, {
-      records: () => records.all(),
+      records: () => [...records.all(), ...(this.#spares?.machines() ?? [])],
       require: async () => await options.lease?.require(),
     });
     this.#access = new TargetAccess({

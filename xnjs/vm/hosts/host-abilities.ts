@@ -29,6 +29,6 @@ export function abilitiesOf({ name, drivers, storage }: Host): HostAbilities {
     snapshots: can('snapshots') && !storage,
     ...{ console: can('console'), screenPictures: can('screen') },
     ...{ liveScreens: here && can('screen'), containers: here && drivers.includes('lxc') },
-    ...{ networks: here, spares: here, warmStarts: here },
+    ...{ networks: here, spares: drivers.length > 0, warmStarts: here },
   };
 }

@@ -4,7 +4,7 @@ import { isAlive } from '../state.js';
 import type { Driver, TargetSystem } from '../target-system.js';
 import { abilitiesOf, type HostAbilities } from './host-abilities.js';
 import type { StorageStatus } from './storage/host-storage.js';
-import { chooseHost, type Demand, type HostView, type Spot } from './choose-host.js';
+import { chooseHost, loadWith, type Demand, type HostView, type Spot } from './choose-host.js';
 import { isSeatOf, localHost, type Host, type Load, type Room, type Seat } from './host.js';
 import type { Hosts } from './hosts.js';
 
@@ -53,6 +53,16 @@ export type HostStatus = {
 export type HostPlacementOptions = {
   readonly hosts: Hosts;
   readonly records: () => Iterable<TargetSystem>;
+  /** Whether a spare machine runs there that such a one can become; absent: there are none. */
+  readonly hasSpare?: (host: string, machine: Placed) => boolean;
+};
+
+/** What a host is for one more machine of nobody's. */
+export type Vacancy = {
+  /** How full it is with it: 1 is full. */
+  readonly load: number;
+  /** Nothing has to be copied there first. */
+  readonly hasImage: boolean;
 };
 
 /**
@@ -69,7 +79,7 @@ export class HostPlacement {
 
   /** As things are. @throws what {@link chooseHost} does */
   choose(wish: Placed): Spot {
-    return chooseHost(this.#views(wish.image), demandOf(wish));
+    return chooseHost(this.#views(wish), demandOf(wish));
   }
 
   /** As {@link choose}; with the driver that was planned; it counts from now on. @param among those hosts only */
@@ -80,10 +90,13 @@ export class HostPlacement {
     among?: readonly string[],
   ): Held {
     const demand = { ...demandOf({ ...plan, labels }), drivers: [plan.driver] };
-    const { host, why, cores } = chooseHost(
-      this.#views(plan.image).filter(({ name }) => among?.includes(name) ?? true),
-      demand,
-    );
+    // one that there is already becomes no spare
+    const views = among
+      ? this.#views(plan)
+          .filter(({ name }) => among.includes(name))
+          .map((view) => ({ ...view, hasSpare: false }))
+      : this.#views(plan);
+    const { host, why, cores } = chooseHost(views, demand);
     this.#held.set(id, { host, imageId: plan.image.id, amounts: whenRunning(plan), cores });
     const own = cores && { cores };
     return { host, placement: why, ...own, release: () => void this.#held.delete(id) };
@@ -136,13 +149,31 @@ export class HostPlacement {
     return false;
   }
 
-  #views(image: Placed['image']): HostView[] {
-    const taken = [...this.#taken()];
-    return this.#options.hosts.all.map((host) => this.#view(host, taken, image));
+  /** @returns `undefined`: users' machines of that kind cannot be there at present, and none for them either */
+  vacancy(name: string, machine: Placed & Pick<TargetSystem, 'driver'>): Vacancy | undefined {
+    const view = this.#views(machine).find((each) => each.name === name);
+    const load = view && loadWith(view, { ...demandOf(machine), drivers: [machine.driver] });
+    if (!view || load === undefined) return undefined;
+    // where files are shared they are there
+    return { load, hasImage: view.hasImage || view.hasOwnStorage !== true };
   }
 
-  #view(host: Host, taken: readonly Taken[], image: Placed['image']): HostView {
+  /** What a host has beside what users' machines were promised; 0: nobody knows. */
+  freeMiB(name: string): number {
     const { hosts } = this.#options;
+    const host = hosts.all.find((each) => each.name === name);
+    const { memoryMiB = 0 } = (host && hosts.roomOf(host)) ?? {};
+    return Math.max(0, memoryMiB - this.used(name).memoryMiB);
+  }
+
+  #views(machine: Placed): HostView[] {
+    const taken = [...this.#taken()];
+    return this.#options.hosts.all.map((host) => this.#view(host, taken, machine));
+  }
+
+  #view(host: Host, taken: readonly Taken[], machine: Placed): HostView {
+    const { hosts, hasSpare } = this.#options;
+    const { image } = machine;
     const { name, hypervisor, labels, storage } = host;
     const problem = storage?.status.problem;
     const there = taken.filter((each) => each.host === name);
@@ -160,6 +191,7 @@ export class HostPlacement {
       hasImage: storage
         ? storage.hasImage(image)
         : there.some(({ imageId }) => imageId === image.id),
+      hasSpare: hasSpare?.(name, machine) === true,
       ...(problem !== undefined && { problem: `its storage pool: ${problem}` }),
     };
   }

@@ -83,9 +83,9 @@ export class Hosts implements Disposable {
     return this.areMany && !this.storageOf(seat);
   }
 
-  /** Of the host of this server, if its libvirt answers. */
-  localDrivers(): readonly Driver[] {
-    return this.#hosts.get(localHost)?.hypervisor.available() ?? [];
+  /** Of a host, those that answer. */
+  driversOf({ host }: Pick<Seat, 'host'>): readonly Driver[] {
+    return this.#hosts.get(host)?.hypervisor.available() ?? [];
   }
 
   /** All that answer at present. */
@@ -125,9 +125,10 @@ export class Hosts implements Disposable {
     return this.#drained[name] ?? drain;
   }
 
-  get isLocalDrained(): boolean {
-    const local = this.#hosts.get(localHost);
-    return local !== undefined && this.isDrained(local);
+  /** As {@link isDrained}. */
+  isDrainedAt({ host }: Pick<Seat, 'host'>): boolean {
+    const found = this.#hosts.get(host);
+    return found !== undefined && this.isDrained(found);
   }
 
   /** Stored, then done. @throws `NOT_FOUND` there is no such host */
