@@ -22,7 +22,8 @@ const listHosts = operation({
 });
 
 function renderHost(host: HostStatus): Rendered<typeof HostList>['hosts'][number] {
-  const { name, drivers, labels, isDrained, room, used, machines, storage, abilities } = host;
+  const { name, drivers, labels, isDrained, room, used, machines, spares, storage, abilities } =
+    host;
   return {
     ...{ name, labels: [...labels], drained: isDrained, machines },
     drivers: Object.fromEntries(
@@ -31,7 +32,7 @@ function renderHost(host: HostStatus): Rendered<typeof HostList>['hosts'][number
     ...(room && { capacity: room }),
     used,
     ...(storage && { storage }),
-    abilities,
+    ...{ spares, abilities },
   };
 }
 

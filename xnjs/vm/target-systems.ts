@@ -89,7 +89,7 @@ export class TargetSystems implements Targets, AsyncDisposable {
     this.#records = records;
     const places = new HostPlacement({
       ...{ hosts, records: () => records.all() },
-      hasSpare: (host, machine) => this.#spares?.canServe(host, machine) === true,
+      spares: () => this.#spares,
     });
     this.places = places;
     this.volumes = this.#openVolumes();

@@ -45,6 +45,7 @@ export type HostStatus = {
   readonly room?: Room;
   readonly used: Load;
   readonly machines: number;
+  readonly spares: SpareCounts;
   /** Absent: it shares the server's files. */
   readonly storage?: StorageStatus;
   readonly abilities: HostAbilities;
@@ -53,9 +54,17 @@ export type HostStatus = {
 export type HostPlacementOptions = {
   readonly hosts: Hosts;
   readonly records: () => Iterable<TargetSystem>;
-  /** Whether a spare machine runs there that such a one can become; absent: there are none. */
-  readonly hasSpare?: (host: string, machine: Placed) => boolean;
+  /** Machines that run and are nobody's; absent: there are none. */
+  readonly spares?: () => SparesOfHosts | undefined;
 };
+
+export type SparesOfHosts = {
+  /** Whether there is one on that host that such a machine can become. */
+  canServe(host: string, machine: Placed): boolean;
+  countsOn(host: string): SpareCounts;
+};
+/** `ready`: that a user could have at once. */
+export type SpareCounts = { readonly ready: number; readonly all: number };
 
 /** What a host is for one more machine of nobody's. */
 export type Vacancy = {
@@ -114,6 +123,7 @@ export class HostPlacement {
         ...{ name, labels, isDrained: hosts.isDrained(host), used: this.used(name) },
         drivers: drivers.map((driver) => ({ name: driver, isUp: up.includes(driver) })),
         machines: all.filter((record) => record.host === name).length,
+        spares: this.#options.spares?.()?.countsOn(name) ?? { ready: 0, all: 0 },
         ...(room && { room }),
         ...(host.storage && { storage: host.storage.status }),
         abilities: abilitiesOf(host),
@@ -172,7 +182,7 @@ export class HostPlacement {
   }
 
   #view(host: Host, taken: readonly Taken[], machine: Placed): HostView {
-    const { hosts, hasSpare } = this.#options;
+    const { hosts, spares } = this.#options;
     const { image } = machine;
     const { name, hypervisor, labels, storage } = host;
     const problem = storage?.status.problem;
@@ -191,7 +201,7 @@ export class HostPlacement {
       hasImage: storage
         ? storage.hasImage(image)
         : there.some(({ imageId }) => imageId === image.id),
-      hasSpare: hasSpare?.(name, machine) === true,
+      hasSpare: spares?.()?.canServe(name, machine) === true,
       ...(problem !== undefined && { problem: `its storage pool: ${problem}` }),
     };
   }

@@ -107,8 +107,8 @@ export class SparePool implements AsyncDisposable {
   }
 
   /** For the operator. */
-  get counts(): { readonly ready: number; readonly all: number } {
-    const all = [...this.#held.values()];
+  countsOn(host: string): { readonly ready: number; readonly all: number } {
+    const all = this.#on(host);
     return { ready: all.filter(isFree).length, all: all.length };
   }
 
