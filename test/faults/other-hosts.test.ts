@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
-import { mkdirSync } from 'node:fs';
+import { mkdirSync, readdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
 import { silentLog as log } from '#kernel/log.js';
@@ -15,18 +15,27 @@ import { openTables } from '../xnjs/persistence/databases.js';
 import { bootKernel } from './boot-sectors.js';
 import { startAgents, startMachines } from './machine-rig.js';
 import { openNorth } from './north.js';
+import { Proxy } from './proxy.js';
 
 describe('machines of nobody on another host', { skip: withoutLibvirtd, timeout: 400_000 }, () => {
   let [here, there] = [] as unknown as Awaited<ReturnType<typeof aDaemon>>[];
   const shared = new Scope();
   let server: Awaited<ReturnType<typeof start>>;
   let directory = '';
+  /** To the other host's libvirt. */
+  let wire: Proxy;
   before(async () => {
     [here, there] = await Promise.all([aDaemon(), aDaemon()]);
     for (const daemon of [here, there]) shared.defer(() => daemon[Symbol.asyncDispose]());
+    wire = await Proxy.open(join(there.stateDir, 'wire'), { path: there.socketPath });
+    shared.use(wire);
   });
-  after(() => shared.close());
+  after(async () => {
+    await server.scope.close();
+    await shared.close();
+  });
 
+  const wireUri = (): string => `qemu+unix:///system?socket=${join(there!.stateDir, 'wire')}`;
   const pool = (): string => join(there!.stateDir, 'pool');
   const virsh = (daemon: typeof here, ...args: string[]): string =>
     execFileSync('virsh', ['-q', '-c', daemon!.options('qemu').uri, ...args], { encoding: 'utf8' });
@@ -51,7 +60,7 @@ describe('machines of nobody on another host', { skip: withoutLibvirtd, timeout:
       socketOf: () => agents,
       hosts: async (local, options) => {
         const none = { labels: [], drain: false, capacity: {}, reserved: {} };
-        const rest = { uri: there!.options('qemu').uri, agents, database };
+        const rest = { uri: wireUri(), agents, database };
         const north = await openNorth(
           scope,
           { ...rest, ...(hasPool && { pool: 'vsite' }) },
@@ -103,6 +112,32 @@ describe('machines of nobody on another host', { skip: withoutLibvirtd, timeout:
       assert.equal(claimed.host, 'north');
       await isReady(claimed.id);
       assert.ok(domains(there).includes(`vsite-${claimed.id}`));
+      await server.systems.destroy(claimed.id);
+      await hosts(['local 1/1', 'north 1/1']);
+
+      const before = domains(there).sort();
+      wire.cut({ forGood: true });
+      await hosts(['local 2/2', 'north 0/1']);
+      const other = await create('kernel');
+      assert.deepEqual([other.start?.tier, other.host], ['spare', 'local']);
+      // a server that never saw it believes no more, and none is made in its place again
+      await server.scope.close();
+      server = await start({ kernel: 2 }, hasPool);
+      await hosts(['local 2/2', 'north 0/1']);
+      assert.deepEqual(domains(there).sort(), before);
+      await server.systems.destroy(other.id);
+      wire.heal();
+      const found = (): boolean => /north [12]\/[12]/.test(told()[1]!);
+      await until('it is found again', found, 60_000);
+      await hosts(['local 1/1', 'north 1/1']);
+      await server.scope.close();
+      server = await start({}, hasPool);
+      await hosts(['local 0/0', 'north 0/0']);
+      await until('nothing is left', () =>
+        [here, there].every((each) => domains(each).length === 0),
+      );
+      if (hasPool)
+        assert.equal(readdirSync(pool()).filter((name) => name.includes('-vm-')).length, 0);
       await server.scope.close();
     });
 });

@@ -43,6 +43,23 @@ export class SparePlaces {
       );
   }
 
+  /** Those of an image that are too many: hosts keep one each before any keeps two. */
+  surplus(image: Spare['image'], count: number): Held[] {
+    const perHost = new Map<string, number>();
+    const ranked = this.reachable(image)
+      .toSorted((a, b) => Number(b.phase === 'ready') - Number(a.phase === 'ready'))
+      .map((held) => {
+        const { host } = held.spare;
+        const rank = perHost.get(host) ?? 0;
+        perHost.set(host, rank + 1);
+        return { held, rank };
+      });
+    return ranked
+      .toSorted((a, b) => a.rank - b.rank)
+      .slice(count)
+      .map(({ held }) => held);
+  }
+
   /** Where its image is at hand, if that can be; on the host with the fewest of its kind, then that with most room. */
   next(image: Spare['image'], callerDn: string): Spare | undefined {
     const { places, clock } = this.#options;

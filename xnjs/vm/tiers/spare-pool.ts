@@ -99,7 +99,7 @@ export class SparePool implements AsyncDisposable {
     if (volumes || !parts) return false;
     return [...this.#held.values()].some(
       (held) =>
-        isFree(held) &&
+        this.#isFree(held) &&
         held.spare.host === host &&
         isSameImage(held.spare.image, { ...image, parts }) &&
         differenceFrom(held.spare, { parameters }) === undefined,
@@ -109,7 +109,11 @@ export class SparePool implements AsyncDisposable {
   /** For the operator. */
   countsOn(host: string): { readonly ready: number; readonly all: number } {
     const all = this.#on(host);
-    return { ready: all.filter(isFree).length, all: all.length };
+    return { ready: all.filter((held) => this.#isFree(held)).length, all: all.length };
+  }
+
+  #isFree(held: Held): boolean {
+    return isFree(held) && this.#options.hosts.isUp(held.spare);
   }
 
   /** As what it proves itself. */
@@ -147,7 +151,7 @@ export class SparePool implements AsyncDisposable {
     );
     if (sameImage.length === 0) return 'no spare of this image is kept';
     const free = sameImage.filter(
-      (held) => isFree(held) && held.spare.driver === driver && held.spare.host === host,
+      (held) => this.#isFree(held) && held.spare.driver === driver && held.spare.host === host,
     );
     if (free.length === 0)
       return `${whereText(this.#options.hosts, draft)}no spare of this image is free`;
@@ -267,8 +271,7 @@ export class SparePool implements AsyncDisposable {
   async #dropSurplus(host: string, wanted: readonly Wanted[]): Promise<void> {
     for (const { spare } of this.#on(host)) {
       const { count = 0 } = wanted.find(({ image }) => isSameImage(image, spare.image)) ?? {};
-      const surplus = this.#places.reachable(spare.image).slice(count);
-      for (const held of surplus)
+      for (const held of this.#places.surplus(spare.image, count))
         if (held.spare.host === host) await this.#discard(held, 'it is not wanted any more');
     }
   }
