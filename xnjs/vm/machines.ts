@@ -29,7 +29,7 @@ import { writeOut } from './volumes/write-out.js';
 
 export type MachinesParts = {
   readonly records: SystemRecords;
-  readonly files: SnapshotFiles;
+  readonly filesOf: (record: TargetSystem) => SnapshotFiles;
   readonly stopping: AbortSignal;
   readonly meter: UsageMeter | undefined;
   readonly spares: SparePool | undefined;
@@ -66,7 +66,7 @@ export class Machines implements AsyncDisposable {
 
   constructor(
     options: TargetSystemsOptions,
-    { records, files, stopping, meter, spares, templates, volumes }: MachinesParts,
+    { records, filesOf, stopping, meter, spares, templates, volumes }: MachinesParts,
   ) {
     this.#options = options;
     this.#meter = meter;
@@ -113,7 +113,7 @@ export class Machines implements AsyncDisposable {
     };
     this.#parking = new Parking({ ...forMachines, workspace });
     this.#keeping = new Keeping({
-      ...{ ...forMachines, files },
+      ...{ ...forMachines, filesOf },
       measureLast: async (record) => await meter?.measureLast(record),
       measureAgain: async (id) => await meter?.goOn(id),
     });
@@ -260,8 +260,14 @@ export class Machines implements AsyncDisposable {
   async reconcile(id: string): Promise<void> {
     const found = this.#records.find(id);
     if (!found || this.#stopping.aborted) return;
-    await this.#keeping.sweep(found);
-    const record = this.#records.get(id);
+    // files on a host that is away can wait, and what is to be said of it cannot
+    const swept = this.#keeping.sweep(found);
+    await swept.catch(() => undefined);
+    await this.#perform(this.#records.get(id));
+    await swept;
+  }
+
+  async #perform(record: TargetSystem): Promise<void> {
     switch (record.state) {
       case 'INITIALIZING':
         await this.#startUp(record);

@@ -18,7 +18,7 @@ import { followRecords } from './hosts/storage/follow-records.js';
 import { HostPlacement } from './hosts/host-placement.js';
 import { Planner } from './placement/planner.js';
 import { SavedImages, type SavedImagesOptions } from './snapshots/saved-images.js';
-import { SnapshotFiles } from './snapshots/snapshot-files.js';
+import { OwnSnapshotFiles, type SnapshotFiles } from './snapshots/snapshot-files.js';
 import { Snapshots } from './snapshots/snapshots.js';
 import { isGone, VmError } from './state.js';
 import { SystemRecords } from './system-records.js';
@@ -105,9 +105,9 @@ export class TargetSystems implements Targets, AsyncDisposable {
     this.#spares =
       options.spares && new SparePool({ ...forPools, records, spares: options.spares });
     this.#templates = options.warm && new Templates({ ...forPools, warm: options.warm });
-    const files = new SnapshotFiles(options.workspace);
+    const filesOf = this.#snapshotFiles();
     this.#machines = new Machines(parts, {
-      ...{ records, files, stopping, meter: this.#meter },
+      ...{ records, filesOf, stopping, meter: this.#meter },
       ...{ spares: this.#spares, templates: this.#templates, volumes: this.volumes },
     });
     this.#creation = new Creation({
@@ -116,7 +116,7 @@ export class TargetSystems implements Targets, AsyncDisposable {
       log: this.#log,
     });
     const most = options.limits.snapshots ?? 4;
-    this.snapshots = new Snapshots({ ...options, records, files, planner: this.planner, most });
+    this.snapshots = new Snapshots({ ...options, records, filesOf, planner: this.planner, most });
     const machineFiles = new FilesOfMachines(options);
     this.consoles = new MachineConsoles({ ...options, files: machineFiles, records });
     followRecords(hosts, {
@@ -134,6 +134,13 @@ export class TargetSystems implements Targets, AsyncDisposable {
     };
     this.#unused = idle && new Unused({ idle, clock, records, ...ends });
     this.#reaper = this.#createReaper(ends);
+  }
+
+  /** Where those of a machine are. */
+  #snapshotFiles(): (system: TargetSystem) => SnapshotFiles {
+    const { hosts, workspace } = this.#options;
+    const own = new OwnSnapshotFiles(workspace);
+    return (system) => hosts.storageOf(system)?.snapshots ?? own;
   }
 
   #openEnrolments(): Enrolments | undefined {
@@ -343,9 +350,9 @@ export class TargetSystems implements Targets, AsyncDisposable {
 
   /** Machines as images. */
   savedImages(parts: Pick<SavedImagesOptions, 'images' | 'publisher'>): SavedImages {
-    const { clock, workspace } = this.#options;
-    const files = new SnapshotFiles(workspace);
-    return new SavedImages({ ...parts, systems: this, files, clock, log: this.#log });
+    const { clock } = this.#options;
+    const filesOf = this.#snapshotFiles();
+    return new SavedImages({ ...parts, systems: this, filesOf, clock, log: this.#log });
   }
 
   /** Accepts the deletion; the record is gone when domain and files are. */

@@ -26,7 +26,7 @@ export function abilitiesOf({ name, drivers, storage }: Host): HostAbilities {
   const thaw = storage ? 'there' : 'anywhere';
   return {
     thaw: can('freeze') ? thaw : 'none',
-    snapshots: can('snapshots') && !storage,
+    snapshots: can('snapshots'),
     ...{ console: can('console'), screenPictures: can('screen') },
     ...{ liveScreens: here && can('screen'), containers: here && drivers.includes('lxc') },
     ...{ networks: here, spares: drivers.length > 0, warmStarts: here },
