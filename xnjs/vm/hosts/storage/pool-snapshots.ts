@@ -1,5 +1,5 @@
 import { Readable } from 'node:stream';
-import { errorText, GridError } from '#kernel/errors.js';
+import { asGridError, errorText, GridError } from '#kernel/errors.js';
 import type { PoolVolumes } from '#kernel/libvirt/pool-volumes.js';
 import { completeMagic } from '../../parking.js';
 import { flattenMs } from '../../snapshots/flatten-disk.js';
@@ -190,7 +190,7 @@ export class PoolSnapshots implements SnapshotFiles {
 
 /** As where the disk is flattened by a program of ours; the paths of the host stay there. */
 function asFinal(error: unknown): never {
-  if (!(error instanceof GridError) || error.row.retry) throw error;
+  if (asGridError(error)?.row.retry !== false) throw error;
   const text = 'the disk cannot be copied on its host';
   throw new GridError('CONFLICT', text, { reason: errorText(error) }, { cause: error });
 }
