@@ -1,4 +1,5 @@
 import { setMaxListeners } from 'node:events';
+import type { Duplex } from 'node:stream';
 import { asGridError } from '#kernel/errors.js';
 import type { Log } from '#kernel/log.js';
 import { Reaper } from '../reaper.js';
@@ -94,13 +95,11 @@ export class TargetSystems implements Targets, AsyncDisposable {
     this.places = places;
     this.volumes = this.#openVolumes();
     this.planner = this.#openPlanner();
-    const findSystem = (id: string): TargetSystem | undefined => records.find(id);
-    const meter = { hosts, findSystem, clock, log, stopping };
+    const meter = { hosts, findSystem: (id: string) => records.find(id), clock, log, stopping };
     this.#meter = usage && new UsageMeter({ ...usage, ...meter });
-    const isBusy = (on: string): boolean =>
-      [...records.all()].some(({ state, host }) => state === 'INITIALIZING' && host === on);
     const enrolments = this.#openEnrolments();
     const parts = { ...options, ...(enrolments && { enrolments }) };
+    const isBusy = (host: string): boolean => this.#startsOn(host);
     const forPools = { ...parts, isBusy, stopping, places, flavours: this.planner.flavours };
     this.#spares =
       options.spares && new SparePool({ ...forPools, records, spares: options.spares });
@@ -117,15 +116,16 @@ export class TargetSystems implements Targets, AsyncDisposable {
     });
     const most = options.limits.snapshots ?? 4;
     this.snapshots = new Snapshots({ ...options, records, filesOf, planner: this.planner, most });
-    const machineFiles = new FilesOfMachines(options);
-    this.consoles = new MachineConsoles({ ...options, files: machineFiles, records });
+    const usedBy = (id: string, connection: Duplex): void => this.#unused?.usedBy(id, connection);
+    const machineFiles = { files: new FilesOfMachines(options) };
+    this.consoles = new MachineConsoles({ ...options, ...machineFiles, records, usedBy });
     followRecords(hosts, {
       records: () => [...records.all(), ...(this.#spares?.machines() ?? [])],
       require: async () => await options.lease?.require(),
     });
     this.#access = new TargetAccess({
       ...{ records, machines: this.#machines, idb: options.idb },
-      used: (id) => this.#unused?.used(id),
+      ...{ used: (id: string) => this.#unused?.used(id), usedBy },
     });
     this.parking = new ParkingOrders({ records, hosts, places, planner: this.planner, clock });
     const ends = {
@@ -141,6 +141,13 @@ export class TargetSystems implements Targets, AsyncDisposable {
     const { hosts, workspace } = this.#options;
     const own = new OwnSnapshotFiles(workspace);
     return (system) => hosts.storageOf(system)?.snapshots ?? own;
+  }
+
+  /** Whether a machine of a user is being started there. */
+  #startsOn(host: string): boolean {
+    for (const record of this.#records.all())
+      if (record.state === 'INITIALIZING' && record.host === host) return true;
+    return false;
   }
 
   #openEnrolments(): Enrolments | undefined {
