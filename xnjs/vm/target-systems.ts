@@ -88,10 +88,7 @@ export class TargetSystems implements Targets, AsyncDisposable {
       },
     });
     this.#records = records;
-    const places = new HostPlacement({
-      ...{ hosts, records: () => records.all() },
-      spares: () => this.#spares,
-    });
+    const places = this.#openPlaces();
     this.places = places;
     this.volumes = this.#openVolumes();
     this.planner = this.#openPlanner();
@@ -134,6 +131,12 @@ export class TargetSystems implements Targets, AsyncDisposable {
     };
     this.#unused = idle && new Unused({ idle, clock, records, ...ends });
     this.#reaper = this.#createReaper(ends);
+  }
+
+  #openPlaces(): HostPlacement {
+    const { hosts } = this.#options;
+    const records = (): Iterable<TargetSystem> => this.#records.all();
+    return new HostPlacement({ hosts, records, spares: () => this.#spares });
   }
 
   /** Where those of a machine are. */
