@@ -66,7 +66,8 @@ describe('a server that dies at each step of a machine', { skip: withoutLibvirtd
         assert.equal(await heard(second), `settled ${systems.length}`);
         await once(second, 'exit');
         assert.deepEqual(await domains(), []);
-        assert.deepEqual(readdirSync(join(directory, 'vms')), []);
+        // of machines elsewhere there never was any
+        if (hosts !== 'pool') assert.deepEqual(readdirSync(join(directory, 'vms')), []);
         const isMachines = (name: string): boolean => name.includes('-vm-');
         if (hosts === 'pool') assert.deepEqual(readdirSync(pool()).filter(isMachines), []);
         if (which === 'lives') assert.deepEqual(readdirSync(join(directory, 'volumes')), []);
