@@ -1,6 +1,6 @@
 import type { Readable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
-import { GridError } from '#kernel/errors.js';
+import { errorText, GridError } from '#kernel/errors.js';
 import { linkSignals } from '#kernel/net/deadline.js';
 import { element, toXml } from '#kernel/xml/build.js';
 import { parseXml } from '#kernel/xml/parse.js';
@@ -18,6 +18,8 @@ export type PoolVolume = {
   readonly sizeBytes: number;
   /** When it was last written to, by its host's clock, as that says it. */
   readonly changed: string;
+  /** The file that it is a layer upon; absent: it is none. */
+  readonly backingPath?: string;
 };
 
 export type NewPoolVolume = {
@@ -32,6 +34,17 @@ export type TransferOptions = {
   readonly signal: AbortSignal;
   /** The longest that no byte passes. */
   readonly stallMs?: number;
+  /** As many bytes at most; absent: all there are. */
+  readonly length?: number;
+};
+
+export type Clone = {
+  readonly from: string;
+  readonly to: string;
+  readonly format: NewPoolVolume['format'];
+  /** With what it is a layer upon; absent: a layer upon the same. */
+  readonly isFlat?: boolean;
+  readonly timeoutMs: number;
 };
 
 /** libvirt's codes: no such pool, no such volume. */
@@ -64,9 +77,17 @@ export class PoolVolumes {
     const { state } = await this.#client.call('storage_pool_get_info', { pool }, options);
     if (state !== stateRunning)
       await this.#client.call('storage_pool_create', { pool, flags: 0 }, options).catch(ifInvalid);
-    await this.#refresh();
+    await this.refresh();
   }
 
+  /** Has libvirt look anew, at what others have written too; while a volume is being cloned it does not. */
+  async refresh(): Promise<void> {
+    await this.#refresh().catch((error: unknown) => {
+      if (!isCloning(error)) throw error;
+    });
+  }
+
+  /** As of the last look. */
   async availableBytes(): Promise<number> {
     const pool = await this.#pool();
     return Number((await this.#client.call('storage_pool_get_info', { pool }, options)).available);
@@ -85,46 +106,43 @@ export class PoolVolumes {
     const xml = await this.#describe(name).catch(async (error: unknown) => {
       // its file may be gone without libvirt's having noticed
       if (libvirtCode(error) === undefined) throw error;
-      await this.#refresh();
+      await this.#refresh().catch((refused: unknown) => {
+        throw isCloning(refused) ? unavailable(errorText(refused), { volume: name }) : refused;
+      });
       return await this.#describe(name);
     });
     return xml === undefined ? undefined : readVolume(name, xml);
   }
 
-  async create({ name, sizeBytes, format, backingPath }: NewPoolVolume): Promise<PoolVolume> {
-    const backing =
-      backingPath !== undefined &&
-      element(
-        'backingStore',
-        {},
-        element('path', {}, backingPath),
-        element('format', { type: 'qcow2' }),
-      );
-    const xml = toXml(
-      element(
-        'volume',
-        {},
-        element('name', {}, name),
-        element('capacity', { unit: 'bytes' }, String(sizeBytes)),
-        element('allocation', { unit: 'bytes' }, '0'),
-        element(
-          'target',
-          {},
-          element('format', { type: format }),
-          element('permissions', {}, element('mode', {}, '0600')),
-          format === 'qcow2' && element('compat', {}, '1.1'),
-        ),
-        backing,
-      ),
-    );
+  async create(volume: NewPoolVolume): Promise<PoolVolume> {
     const pool = await this.#pool();
+    const xml = volumeXml(volume);
     await this.#client.call('storage_vol_create_xml', { pool, xml, flags: 0 }, options);
+    return await this.#made(volume.name);
+  }
+
+  /**
+   * A copy of a volume that nobody writes to, made on its host. One that was cut off is there, and not whole.
+   * @throws `HYPERVISOR_FAILED` there is no such volume, or no room
+   */
+  async clone({ from, to: name, format, isFlat = false, timeoutMs }: Clone): Promise<PoolVolume> {
+    const [pool, clonevol] = [await this.#pool(), await this.#get(from)];
+    const { backingPath } = (await this.find(from)) ?? {};
+    const backing = !isFlat && backingPath !== undefined && { backingPath };
+    // no smaller than what it is a copy of
+    const xml = volumeXml({ name, sizeBytes: 0, format, ...backing });
+    const args = { pool, xml, clonevol, flags: 0 };
+    await this.#client.call('storage_vol_create_xml_from', args, { timeoutMs });
+    return await this.#made(name);
+  }
+
+  async #made(name: string): Promise<PoolVolume> {
     const made = await this.find(name);
     if (made) return made;
     throw new GridError('HYPERVISOR_FAILED', `volume ${name} is gone as soon as it was made`);
   }
 
-  /** One that is not there is fine. */
+  /** One that is not there is fine. @throws `HYPERVISOR_UNAVAILABLE` it is still being cloned */
   async remove(name: string): Promise<void> {
     const vol = await this.#lookUp(name);
     if (!vol) return;
@@ -163,12 +181,12 @@ export class PoolVolumes {
   async *download(
     name: string,
     atBytes: number,
-    { signal, stallMs = defaultStallMs }: TransferOptions,
+    { signal, stallMs = defaultStallMs, length = 0 }: TransferOptions,
   ): AsyncGenerator<Buffer> {
     const vol = await this.#get(name);
     using stall = startStall(stallMs);
     using until = linkSignals(signal, stall.signal);
-    const where = { vol, offset: BigInt(atBytes), length: 0n, flags: 0 };
+    const where = { vol, offset: BigInt(atBytes), length: BigInt(length), flags: 0 };
     const stream = await this.#client.openStream('storage_vol_download', where, until);
     const end = (): void => void stream.destroy(until.signal.reason as Error);
     until.signal.addEventListener('abort', end, { once: true });
@@ -206,7 +224,10 @@ export class PoolVolumes {
       return (await this.#client.call('storage_vol_lookup_by_name', { pool, name }, options)).vol;
     } catch (error) {
       if (libvirtCode(error) === noVolume) return undefined;
-      throw error;
+      // a pool that is not started says nothing of what is in it
+      throw libvirtCode(error) === operationInvalid
+        ? unavailable(errorText(error), { pool: this.#poolName })
+        : error;
     }
   }
 
@@ -249,7 +270,11 @@ function readVolume(name: string, xml: string): PoolVolume {
       'HYPERVISOR_FAILED',
       `libvirt does not tell where volume ${name} is, or how long`,
     );
-  return { name, path, sizeBytes, changed: find('timestamps', 'mtime') };
+  const backingPath = find('backingStore', 'path');
+  return {
+    ...{ name, path, sizeBytes, changed: find('timestamps', 'mtime') },
+    ...(backingPath !== '' && { backingPath }),
+  };
 }
 
 function ifInvalid(error: unknown): void {
@@ -257,5 +282,39 @@ function ifInvalid(error: unknown): void {
 }
 
 function ifGone(error: unknown): void {
+  if (libvirtCode(error) === operationInvalid) throw unavailable(errorText(error), {});
   if (libvirtCode(error) !== noVolume) throw error;
+}
+
+/** libvirt looks at no pool meanwhile, and has no code of its own for that. */
+function isCloning(error: unknown): boolean {
+  return errorText(error).includes('asynchronous jobs running');
+}
+
+function volumeXml({ name, sizeBytes, format, backingPath }: NewPoolVolume): string {
+  const backing =
+    backingPath !== undefined &&
+    element(
+      'backingStore',
+      {},
+      element('path', {}, backingPath),
+      element('format', { type: 'qcow2' }),
+    );
+  return toXml(
+    element(
+      'volume',
+      {},
+      element('name', {}, name),
+      element('capacity', { unit: 'bytes' }, String(sizeBytes)),
+      element('allocation', { unit: 'bytes' }, '0'),
+      element(
+        'target',
+        {},
+        element('format', { type: format }),
+        element('permissions', {}, element('mode', {}, '0600')),
+        format === 'qcow2' && element('compat', {}, '1.1'),
+      ),
+      backing,
+    ),
+  );
 }

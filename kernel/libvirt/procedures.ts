@@ -220,6 +220,11 @@ export const procedures = {
     { vols: array(volume, maxListed), ret: uint },
   ),
   storage_vol_create_xml: row(93, { pool, xml: text, flags }, { vol: volume }),
+  storage_vol_create_xml_from: row(
+    125,
+    { pool, xml: text, clonevol: volume, flags },
+    { vol: volume },
+  ),
   storage_vol_lookup_by_name: row(95, { pool, name: text }, { vol: volume }),
   storage_vol_lookup_by_path: row(97, { path: text }, { vol: volume }),
   storage_vol_get_xml_desc: row(99, { vol: volume, flags }, { xml: text }),

@@ -22,7 +22,8 @@ const listHosts = operation({
 });
 
 export function renderHost(host: HostStatus): Rendered<typeof HostList>['hosts'][number] {
-  const { name, drivers, labels, isDrained, room, used, machines, storage, abilities } = host;
+  const { name, drivers, labels, isDrained, room, used, machines, spares, storage, abilities } =
+    host;
   const problems = Object.entries(host.networkProblems);
   return {
     ...{ name, labels: [...labels], drained: isDrained, machines },
@@ -32,7 +33,7 @@ export function renderHost(host: HostStatus): Rendered<typeof HostList>['hosts']
     ...(room && { capacity: room }),
     used,
     ...(storage && { storage }),
-    abilities: { ...abilities, networks: [...abilities.networks] },
+    ...{ spares, abilities: { ...abilities, networks: [...abilities.networks] } },
     ...(problems.length > 0 && { networkProblems: Object.fromEntries(problems) }),
   };
 }

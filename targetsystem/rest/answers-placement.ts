@@ -105,6 +105,9 @@ export const HostList = z.object({
         .describe('For machines; what is left out has no bound. Absent: not known yet'),
       used: z.object(room).describe('What its machines hold, those on disk and unreachable too'),
       machines: z.number(),
+      spares: z
+        .object({ ready: z.number(), all: z.number() })
+        .describe('Machines that run for the next who ask; ready: at once'),
       storage: z
         .object({
           pool: text,

@@ -34,5 +34,26 @@ export const points = {
     'revert: started',
     'forget: stored',
   ],
+  /** The same where the host has storage of its own; an order is given, and nobody hears its answer. */
+  pool: [
+    'snapshot: stored',
+    'snapshot: moment stored',
+    'snapshot: saving',
+    'snapshot: saved',
+    'snapshot: disk copying',
+    'snapshot: disk kept',
+    'snapshot: started',
+    'snapshot-parked: saved',
+    'snapshot-parked: started',
+    'revert: stored',
+    'revert: disk laying',
+    'revert: ended',
+    'revert: fenced',
+    'revert: disk copying',
+    'revert: disk put',
+    'revert: started',
+    'forget: stored',
+    'forget: file removed',
+  ],
 } as const;
 export type Point = (typeof points)[keyof typeof points][number];

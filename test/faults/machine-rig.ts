@@ -2,7 +2,7 @@ import { randomUUID } from 'node:crypto';
 import { once } from 'node:events';
 import { createServer } from 'node:http2';
 import { join } from 'node:path';
-import type { PartName } from '#imagerepo/contract.js';
+import { imageFormats, type ImageRecord, type PartName } from '#imagerepo/contract.js';
 import { systemClock } from '#kernel/clock.js';
 import { LibvirtClient } from '#kernel/libvirt/client.js';
 import { silentLog, type Log } from '#kernel/log.js';
@@ -17,6 +17,7 @@ import { SparesConfig, WarmConfig } from '#xnjs/vm/tiers/config.js';
 import type { TemplateStore } from '#xnjs/vm/tiers/template.js';
 import { Workspace } from '#xnjs/vm/workspace.js';
 import { anImageMetadata } from '../xnjs/vm/samples.js';
+import { contentsOf } from './north.js';
 
 /*
  * Target systems on real libvirt and QEMU whose machines have no system, to try what happens to machines. Their
@@ -74,7 +75,10 @@ export type MachineRigOptions = {
   readonly socketOf: (id: string) => string;
   readonly hypervisor?: (options: LibvirtHypervisorOptions) => LibvirtHypervisor;
   /** Absent: this one. */
-  readonly hosts?: (local: LibvirtHypervisor, options: LibvirtHypervisorOptions) => Hosts;
+  readonly hosts?: (
+    local: LibvirtHypervisor,
+    options: LibvirtHypervisorOptions,
+  ) => Hosts | Promise<Hosts>;
   readonly stores?: (plain: Stores) => Stores;
   /** How often hypervisors are compared with the records, and consoles looked at. */
   readonly compareMs?: number;
@@ -102,19 +106,23 @@ export async function startMachines(
       memoryMiB: { min: 16, default: 16, max: 64 },
     },
   });
+  const partsOf = async (image: string): Promise<ImageRecord['parts']> => {
+    const names = imageFormats[metadata.format].parts;
+    const rows = names.map(async (name) => [name, await contentsOf(part(image, name))] as const);
+    return Object.fromEntries(await Promise.all(rows));
+  };
   const { spares, stores: gated = (plain: Stores) => plain } = options;
   const stores = gated(createTargetStores(database, undefined, lease));
   const hypervisor = options.hypervisor?.(ofLibvirt) ?? new LibvirtHypervisor(ofLibvirt);
   const systems = new TargetSystems({
     ...{ ...common, installationId, lease },
     store: stores.targets,
-    hosts: options.hosts?.(hypervisor, ofLibvirt) ?? oneHost(hypervisor, log),
+    hosts: (await options.hosts?.(hypervisor, ofLibvirt)) ?? oneHost(hypervisor, log),
     images: {
-      find: (id) =>
-        Promise.resolve({
-          ...{ id, owner: 'CN=Creator', state: 'PUBLISHED', created: '' },
-          ...{ metadata: { ...metadata, name: id }, parts: {} },
-        }),
+      find: async (id) => ({
+        ...{ id, owner: 'CN=Creator', state: 'PUBLISHED', created: '' },
+        ...{ metadata: { ...metadata, name: id }, parts: await partsOf(id) },
+      }),
       isHere: () => Promise.resolve(true),
       search: () => Promise.resolve([]), // here all name their image
       fetch: ({ id }, name) => Promise.resolve(part(id, name)),

@@ -1,19 +1,25 @@
 /**
  * Target systems in a process of its own, to be killed: each is held at the point that its tag names.
  * Arguments: directory, URI of libvirt, disk of the machines, `hold` or `settle`, and `one` host or `two`: what is
- * parked is somewhere else then. The second host is never there. Last: at which points (`machine-points.ts`).
+ * parked is somewhere else then. The second host is never there; or `pool`: the only one has storage of its own, in
+ * a pool of that name. Last: at which points (`machine-points.ts`).
  */
 import assert from 'node:assert/strict';
+import { connect } from 'node:net';
 import { join } from 'node:path';
 import { systemClock } from '#kernel/clock.js';
 import { LibvirtClient } from '#kernel/libvirt/client.js';
 import { silentLog as log } from '#kernel/log.js';
+import { migrate } from '#kernel/persistence/migrate.js';
 import { Scope } from '#kernel/scope.js';
+import { createSettingsStore, settingsMigrations } from '#xnjs/persistence/settings-store.js';
 import { Lease } from '#xnjs/persistence/sql-lease.js';
 import { createTargetStore } from '#xnjs/persistence/sql-target-store.js';
 import { createVolumeStore } from '#xnjs/persistence/sql-volume-store.js';
 import { localHost } from '#xnjs/vm/hosts/host.js';
 import { Hosts, oneHost } from '#xnjs/vm/hosts/hosts.js';
+import { copiesIn } from '#xnjs/vm/hosts/open-hosts.js';
+import { HostStorage } from '#xnjs/vm/hosts/storage/host-storage.js';
 import type { Hypervisor } from '#xnjs/vm/hypervisor.js';
 import { LibvirtHypervisor } from '#xnjs/vm/libvirt-hypervisor.js';
 import type { TargetStore } from '#xnjs/vm/target-store.js';
@@ -25,11 +31,12 @@ import { Workspace } from '#xnjs/vm/workspace.js';
 import { until } from '../xnjs/job/rig.js';
 import { openTables } from '../xnjs/persistence/databases.js';
 import { anImageMetadata } from '../xnjs/vm/samples.js';
+import { contentsOf } from './north.js';
 import { points as allPoints, type Point } from './machine-points.js';
 
 const [directory = '', uri = '', disk = '', mode = 'hold', hosts = 'one', which = 'lives'] =
   process.argv.slice(2);
-const points: readonly Point[] = which === 'lives' ? allPoints.lives : allPoints.snapshots;
+const points: readonly Point[] = allPoints[which as keyof typeof allPoints];
 const installationId = '11111111-2222-4333-8444-555555555555';
 const isHolding = mode === 'hold';
 
@@ -112,7 +119,35 @@ async function passUndertaking({ id, undertaking, snapshots = [] }: TargetSystem
     await pass(id, undertaking.isFenced ? 'revert: fenced' : 'revert: stored');
 }
 
+/** Of a pool: held where its volumes are copied, or removed. */
+class GatedClient extends LibvirtClient {
+  override async call(...args: Parameters<LibvirtClient['call']>): Promise<never> {
+    const [name, given] = args;
+    const answer = super.call(...args);
+    answer.catch(() => undefined);
+    const about = 'xml' in given ? given.xml : 'vol' in given ? given.vol.name : '';
+    const [, id = '', what = ''] = /-vm-(.{36})-(overlay|reverted|snapshot)/.exec(about) ?? [];
+    const orders: Partial<Record<string, Point>> =
+      name === 'storage_vol_create_xml_from'
+        ? {
+            ...{ overlay: 'revert: disk copying', reverted: 'revert: disk laying' },
+            snapshot: 'snapshot: disk copying',
+          }
+        : {};
+    const point = orders[what];
+    if (point) await pass(id, point);
+    const result = await answer;
+    if (name === 'storage_vol_delete' && what === 'snapshot')
+      await pass(id, 'forget: file removed');
+    return result as never; // of the type that the caller expects
+  }
+}
+
 class GatedHypervisor extends LibvirtHypervisor {
+  override openChannel() {
+    return Promise.resolve(connect(join(directory, 'agents.sock')));
+  }
+
   override async start(...args: Parameters<Hypervisor['start']>) {
     const started = await super.start(...args);
     await pass(args[1], 'create: started');
@@ -200,11 +235,30 @@ const both = [
   { name: localHost, hypervisor: local, ...host },
   { name: 'away', hypervisor: away, ...host },
 ];
+const gatedClient = scope.use(new GatedClient({ uri, log, callTimeoutMs: 60_000 }));
+gatedClient.start();
+await gatedClient.ready();
+const settings = createSettingsStore(database);
+await migrate(database, 'xnjs', settingsMigrations, log);
+const storage = scope.use(
+  new HostStorage({
+    ...{ ...common, installationId, host: 'north', client: gatedClient, pool: 'pool' },
+    ...{ maxBytes: 64 * 1024 ** 2, store: copiesIn(settings, 'north') },
+  }),
+);
+const arrangements: Record<string, () => Hosts> = {
+  one: () => oneHost(local, log),
+  two: () => new Hosts({ hosts: both, log }),
+  pool: () => new Hosts({ hosts: [{ ...host, name: 'north', hypervisor: local, storage }], log }),
+};
+const arranged = arrangements[hosts]!();
+if (hosts === 'pool') await arranged.start();
+const parts = { disk: await contentsOf(disk) };
 const systems = scope.use(
   new TargetSystems({
     ...{ ...common, installationId, lease },
     store: gatedStore(createTargetStore(database, undefined, lease)),
-    hosts: hosts === 'one' ? oneHost(local, log) : new Hosts({ hosts: both, log }),
+    hosts: arranged,
     images: {
       find: () =>
         Promise.resolve({
@@ -213,7 +267,7 @@ const systems = scope.use(
           state: 'PUBLISHED',
           created: '',
           metadata,
-          parts: {},
+          parts,
         }),
       isHere: () => Promise.resolve(true),
       search: () => Promise.resolve([]), // here all name their image

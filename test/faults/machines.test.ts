@@ -32,15 +32,25 @@ describe('a server that dies at each step of a machine', { skip: withoutLibvirtd
     return (await client.call('connect_list_all_domains', listing)).domains.map(({ name }) => name);
   };
 
+  const pool = (): string => join(daemon.stateDir, 'pool');
+  async function definePool(): Promise<void> {
+    mkdirSync(pool());
+    await using client = await daemon.connect('qemu');
+    const xml = `<pool type='dir'><name>pool</name><target><path>${pool()}</path></target></pool>`;
+    await client.call('storage_pool_create_xml', { xml, flags: 0 });
+  }
+
   for (const [hosts, which, where] of [
     ['one', 'lives', 'on one host'],
     ['two', 'lives', 'with another that could take what is parked'],
     ['one', 'snapshots', 'where it is kept and put back'],
+    ['pool', 'pool', 'where it is kept and put back on a host with storage of its own'],
   ] as const)
     it(
       `is followed by one that finishes what was begun; nothing is left, ${where}`,
       { timeout: 240_000 },
       async () => {
+        if (hosts === 'pool') await definePool();
         const disk = bootDisk(join(daemon.stateDir, 'disk.qcow2'), 'nothing');
         const args = [directory, daemon.options('qemu').uri, disk];
         const start = (mode: string): ChildProcess =>
@@ -56,7 +66,10 @@ describe('a server that dies at each step of a machine', { skip: withoutLibvirtd
         assert.equal(await heard(second), `settled ${systems.length}`);
         await once(second, 'exit');
         assert.deepEqual(await domains(), []);
-        assert.deepEqual(readdirSync(join(directory, 'vms')), []);
+        // of machines elsewhere there never was any
+        if (hosts !== 'pool') assert.deepEqual(readdirSync(join(directory, 'vms')), []);
+        const isMachines = (name: string): boolean => name.includes('-vm-');
+        if (hosts === 'pool') assert.deepEqual(readdirSync(pool()).filter(isMachines), []);
         if (which === 'lives') assert.deepEqual(readdirSync(join(directory, 'volumes')), []);
       },
     );

@@ -17,7 +17,7 @@ import type { TargetBinding } from './target-binding.js';
 import { bootBaseMs, type Evidence, type TargetSystem } from './target-system.js';
 import type { TargetSystemsOptions } from './target-systems-options.js';
 import { isBooted, needsIdentity, newIdentity, sharesIdentity } from './tiers/identity.js';
-import type { Claimed } from './tiers/spare-pool.js';
+import type { Claimed } from './tiers/held-spare.js';
 import type { Views } from './views.js';
 
 export type AgentsOptions = {

@@ -19,7 +19,8 @@ import type { SystemRecords } from './system-records.js';
 import type { TargetBinding } from './target-binding.js';
 import type { Evidence, TargetSystem } from './target-system.js';
 import type { TargetSystemsOptions } from './target-systems-options.js';
-import type { Claimed, SparePool } from './tiers/spare-pool.js';
+import type { Claimed } from './tiers/held-spare.js';
+import type { SparePool } from './tiers/spare-pool.js';
 import type { Templates } from './tiers/templates.js';
 import { Starting } from './tiers/starting.js';
 import type { UsageMeter } from './usage-meter.js';
@@ -29,7 +30,7 @@ import { writeOut } from './volumes/write-out.js';
 
 export type MachinesParts = {
   readonly records: SystemRecords;
-  readonly files: SnapshotFiles;
+  readonly filesOf: (record: TargetSystem) => SnapshotFiles;
   readonly stopping: AbortSignal;
   readonly meter: UsageMeter | undefined;
   readonly spares: SparePool | undefined;
@@ -66,7 +67,7 @@ export class Machines implements AsyncDisposable {
 
   constructor(
     options: TargetSystemsOptions,
-    { records, files, stopping, meter, spares, templates, volumes }: MachinesParts,
+    { records, filesOf, stopping, meter, spares, templates, volumes }: MachinesParts,
   ) {
     this.#options = options;
     this.#meter = meter;
@@ -113,7 +114,7 @@ export class Machines implements AsyncDisposable {
     };
     this.#parking = new Parking({ ...forMachines, workspace });
     this.#keeping = new Keeping({
-      ...{ ...forMachines, files },
+      ...{ ...forMachines, filesOf },
       measureLast: async (record) => await meter?.measureLast(record),
       measureAgain: async (id) => await meter?.goOn(id),
     });
@@ -267,8 +268,14 @@ export class Machines implements AsyncDisposable {
   async reconcile(id: string): Promise<void> {
     const found = this.#records.find(id);
     if (!found || this.#stopping.aborted) return;
-    await this.#keeping.sweep(found);
-    const record = this.#records.get(id);
+    // files on a host that is away can wait, and what is to be said of it cannot
+    const swept = this.#keeping.sweep(found);
+    await swept.catch(() => undefined);
+    await this.#perform(this.#records.get(id));
+    await swept;
+  }
+
+  async #perform(record: TargetSystem): Promise<void> {
     switch (record.state) {
       case 'INITIALIZING':
         await this.#startUp(record);

@@ -183,7 +183,7 @@ export function fingerprint(description: string): string {
 }
 
 /** libvirt writes this when all is written; before, the last word is `Part`. */
-const completeMagic = 'LibvirtQemudSave';
+export const completeMagic = 'LibvirtQemudSave';
 
 /** Whether all of a machine's memory is in such a file. */
 export async function isComplete(path: string): Promise<boolean> {

@@ -10,7 +10,6 @@ import { Enrolments } from './context/enrolments.js';
 import type { Settled } from './job-settlements.js';
 import { withoutSettled } from './settled.js';
 import { FilesOfMachines } from './files-of-machines.js';
-import { isLocal } from './hosts/host.js';
 import { MachineConsoles } from './machine-consoles.js';
 import { lifetimes, type LifetimesOptions } from './lifetimes.js';
 import { Machines } from './machines.js';
@@ -20,7 +19,7 @@ import { followRecords } from './hosts/storage/follow-records.js';
 import { HostPlacement } from './hosts/host-placement.js';
 import { Planner } from './placement/planner.js';
 import { SavedImages, type SavedImagesOptions } from './snapshots/saved-images.js';
-import { SnapshotFiles } from './snapshots/snapshot-files.js';
+import { OwnSnapshotFiles, type SnapshotFiles } from './snapshots/snapshot-files.js';
 import { Snapshots } from './snapshots/snapshots.js';
 import { isGone, VmError } from './state.js';
 import { SystemRecords } from './system-records.js';
@@ -78,7 +77,7 @@ export class TargetSystems implements Targets, AsyncDisposable {
     this.#log = options.log.child({ part: 'xnjs.vm' });
     const stopping = this.#stopping.signal;
     setMaxListeners(0, stopping); // each machine waits for something
-    const { usage, hosts, networks, clock, log, idle } = options;
+    const { usage, hosts, clock, log, idle } = options;
     const records = new SystemRecords({
       ...{ store: options.store, clock, log: this.#log, stopping },
       reconcile: (id) => this.#machines.reconcile(id),
@@ -89,7 +88,7 @@ export class TargetSystems implements Targets, AsyncDisposable {
       },
     });
     this.#records = records;
-    const places = new HostPlacement({ hosts, networks, records: () => records.all() });
+    const places = this.#openPlaces();
     this.places = places;
     this.volumes = this.#openVolumes();
     this.planner = this.#openPlanner();
@@ -97,14 +96,14 @@ export class TargetSystems implements Targets, AsyncDisposable {
     this.#meter = usage && new UsageMeter({ ...usage, ...meter });
     const enrolments = this.#openEnrolments();
     const parts = { ...options, ...(enrolments && { enrolments }) };
-    const isBusy = (): boolean => this.#startsHere();
-    const forPools = { ...parts, isBusy, stopping, flavours: this.planner.flavours };
+    const isBusy = (host: string): boolean => this.#startsOn(host);
+    const forPools = { ...parts, isBusy, stopping, places, flavours: this.planner.flavours };
     this.#spares =
       options.spares && new SparePool({ ...forPools, records, spares: options.spares });
     this.#templates = options.warm && new Templates({ ...forPools, warm: options.warm });
-    const files = new SnapshotFiles(options.workspace);
+    const filesOf = this.#snapshotFiles();
     this.#machines = new Machines(parts, {
-      ...{ records, files, stopping, meter: this.#meter },
+      ...{ records, filesOf, stopping, meter: this.#meter },
       ...{ spares: this.#spares, templates: this.#templates, volumes: this.volumes },
     });
     this.#creation = new Creation({
@@ -113,12 +112,12 @@ export class TargetSystems implements Targets, AsyncDisposable {
       log: this.#log,
     });
     const most = options.limits.snapshots ?? 4;
-    this.snapshots = new Snapshots({ ...options, records, files, planner: this.planner, most });
+    this.snapshots = new Snapshots({ ...options, records, filesOf, planner: this.planner, most });
     const usedBy = (id: string, connection: Duplex): void => this.#unused?.usedBy(id, connection);
     const machineFiles = { files: new FilesOfMachines(options) };
     this.consoles = new MachineConsoles({ ...options, ...machineFiles, records, usedBy });
     followRecords(hosts, {
-      records: () => records.all(),
+      records: () => [...records.all(), ...(this.#spares?.machines() ?? [])],
       require: async () => await options.lease?.require(),
     });
     this.#access = new TargetAccess({
@@ -134,10 +133,23 @@ export class TargetSystems implements Targets, AsyncDisposable {
     this.#reaper = this.#createReaper(ends);
   }
 
-  /** Whether a machine of a user is being started on the server's own host. */
-  #startsHere(): boolean {
+  #openPlaces(): HostPlacement {
+    const { hosts, networks } = this.#options;
+    const records = (): Iterable<TargetSystem> => this.#records.all();
+    return new HostPlacement({ hosts, networks, records, spares: () => this.#spares });
+  }
+
+  /** Where those of a machine are. */
+  #snapshotFiles(): (system: TargetSystem) => SnapshotFiles {
+    const { hosts, workspace } = this.#options;
+    const own = new OwnSnapshotFiles(workspace);
+    return (system) => hosts.storageOf(system)?.snapshots ?? own;
+  }
+
+  /** Whether a machine of a user is being started there. */
+  #startsOn(host: string): boolean {
     for (const record of this.#records.all())
-      if (record.state === 'INITIALIZING' && isLocal(record)) return true;
+      if (record.state === 'INITIALIZING' && record.host === host) return true;
     return false;
   }
 
@@ -347,9 +359,9 @@ export class TargetSystems implements Targets, AsyncDisposable {
 
   /** Machines as images. */
   savedImages(parts: Pick<SavedImagesOptions, 'images' | 'publisher'>): SavedImages {
-    const { clock, workspace } = this.#options;
-    const files = new SnapshotFiles(workspace);
-    return new SavedImages({ ...parts, systems: this, files, clock, log: this.#log });
+    const { clock } = this.#options;
+    const filesOf = this.#snapshotFiles();
+    return new SavedImages({ ...parts, systems: this, filesOf, clock, log: this.#log });
   }
 
   /** Accepts the deletion; the record is gone when domain and files are. */

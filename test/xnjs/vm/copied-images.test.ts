@@ -6,6 +6,7 @@ import { mkdirSync, statSync } from 'node:fs';
 import { mkdir, readFile, readdir, rm, truncate, utimes, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { Readable } from 'node:stream';
+import { buffer } from 'node:stream/consumers';
 import { after, before, describe, it } from 'node:test';
 import { systemClock as clock } from '#kernel/clock.js';
 import { GridError } from '#kernel/errors.js';
@@ -310,6 +311,62 @@ describe('images that are copied to a host', { skip: withoutLibvirtd, timeout: 1
     await storage.remove(machine.id);
     await storage.remove(machine.id);
     assert.deepEqual(await volumes.list(''), [nameOf(disk)]);
+  });
+
+  it('have snapshots of machines upon them: copies of the disk, whole again after one was cut off', async () => {
+    const { pool, database, volumes } = await aPool();
+    const storage = aStorage(database, pool);
+    await storage.load();
+    await storage.check();
+    const source = join(daemon.stateDir, 'kept.qcow2');
+    execFileSync('qemu-img', ['create', '-q', '-f', 'qcow2', source, '16M']);
+    const write = (disk: string, pattern: string): void =>
+      void execFileSync('qemu-io', ['-f', 'qcow2', '-c', `write -q -P ${pattern} 0 1M`, disk]);
+    const reads = (disk: string, pattern: string): void =>
+      void execFileSync('qemu-io', ['-f', 'qcow2', '-c', `read -q -P ${pattern} 0 1M`, disk]);
+    const disk = await aFile(0, await readFile(source));
+    const part = { sha256: disk.sha256, sizeBytes: disk.sizeBytes, virtualBytes: 16 * mib };
+    const machine = aTargetSystem({
+      image: { id: 'i', metadata: anImageMetadata({ format: 'qcow2' }), parts: { disk: part } },
+      parameters: { cpus: 1, memoryMiB: 320 },
+    });
+    await storage.copy([disk]);
+    const overlay = (await storage.prepare(machine, { parts: { disk } })).disk!;
+    write(overlay, '0x11');
+    const { snapshots } = storage;
+    const own = `${prefix}-vm-${machine.id}-`;
+    await snapshots.begin(machine, 's');
+    assert.equal(await snapshots.isSaved(machine, 's'), false);
+    await writeFile(await snapshots.memoryOf(machine, 's'), 'LibvirtQemudPart and more');
+    assert.equal(await snapshots.isSaved(machine, 's'), false, 'it is not whole');
+    await writeFile(await snapshots.memoryOf(machine, 's'), 'LibvirtQemudSave and more');
+    assert.equal(await snapshots.isSaved(machine, 's'), true);
+    // of a host that failed in the middle
+    await volumes.create({ name: `${own}snapshot-s-disk`, sizeBytes: 1, format: 'raw' });
+    await snapshots.keepDisk(machine, 's');
+    const kept = await volumes.find(`${own}snapshot-s-disk`);
+    assert.equal(kept?.backingPath, (await volumes.find(nameOf(disk)))?.path, 'a layer, as it was');
+    write(overlay, '0x22');
+    reads(kept!.path, '0x11');
+    await snapshots.layDisk(machine, 's');
+    reads(overlay, '0x22');
+    await snapshots.putDisk(machine, 's');
+    reads(overlay, '0x11');
+    const how = { taskId: 't', tell: () => Promise.resolve(), signal: AbortSignal.timeout(60_000) };
+    {
+      await using flat = await snapshots.flatten(machine, 's', how);
+      const bytes = await buffer(flat.source());
+      assert.equal(bytes.length, flat.sizeBytes);
+      const alone = join(daemon.stateDir, 'flat.qcow2');
+      await writeFile(alone, bytes);
+      reads(alone, '0x11');
+      const info = execFileSync('qemu-img', ['info', '--output=json', alone]).toString();
+      assert.equal((JSON.parse(info) as Record<string, unknown>)['backing-filename'], undefined);
+    }
+    await assert.rejects(snapshots.requireRoom(machine, 10 ** 9), { code: 'STORAGE_FULL' });
+    await snapshots.remove(machine, 's');
+    const names = [`${own}console`, `${own}overlay`];
+    assert.deepEqual((await volumes.list(own)).sort(), names);
   });
 
   it('are told from what is not ours: only what belongs to nobody goes', async () => {

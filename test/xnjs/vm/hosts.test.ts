@@ -296,8 +296,8 @@ describe('hosts', () => {
     const own = abilitiesOf({ name: 'north', ...host, storage });
     assert.deepEqual([local.thaw, shared.thaw, own.thaw], ['anywhere', 'anywhere', 'there']);
     assert.deepEqual(
-      [local, shared, own].map((each) => each.snapshots),
-      [true, true, false],
+      [local, shared, own].map((each) => each.snapshots && each.spares),
+      [true, true, true],
     );
     assert.deepEqual(
       [local, shared, own].map((each) => each.liveScreens),

@@ -43,6 +43,8 @@ export type HostView = {
   readonly hasImage: boolean;
   /** Why machines there cannot have a network of this kind; absent: they can have any. */
   readonly whyNoNetwork?: (kind: NetworkKind) => string | undefined;
+  /** A spare machine runs there that the machine can become. */
+  readonly hasSpare?: boolean;
   /** Why no machine can be made there at present. */
   readonly problem?: string;
 };
@@ -61,8 +63,8 @@ const preference: readonly Driver[] = ['kvm', 'qemu', 'lxc'];
 type Fit = { readonly view: HostView; readonly driver: Driver; readonly load: number };
 
 /**
- * The host for a new machine: of those where it fits the one with the quicker driver, then one that has its
- * image at hand, then that with most room left.
+ * The host for a new machine: of those where it fits the one with the quicker driver, then one that has a spare,
+ * then one that has its image at hand, then that with most room left.
  * @throws `BAD_REQUEST` no host has the labels; `HYPERVISOR_UNAVAILABLE` none of them answers;
  * `LIMIT_REACHED` what each of them lacks
  */
@@ -88,6 +90,7 @@ export function chooseHost(views: readonly HostView[], demand: Demand): Spot {
   const [best, next] = fits.toSorted(
     (a, b) =>
       rank(a) - rank(b) ||
+      Number(b.view.hasSpare ?? false) - Number(a.view.hasSpare ?? false) ||
       Number(b.view.hasImage) - Number(a.view.hasImage) ||
       a.load - b.load ||
       a.view.name.localeCompare(b.view.name),
@@ -100,6 +103,15 @@ export function chooseHost(views: readonly HostView[], demand: Demand): Spot {
   }
   if (answering === 0) throw silent(demand, views.length, reasons);
   throw new GridError('LIMIT_REACHED', `no host can take the machine: ${reasons.join('; ')}`);
+}
+
+/**
+ * Whether a machine of nobody's can be there, as users' can.
+ * @returns how full the host is with it: 1 is full; `undefined`: it cannot
+ */
+export function loadWith(view: HostView, demand: Demand): number | undefined {
+  const isAble = demand.drivers.some((each) => view.drivers.includes(each));
+  return isAble && unfit(view, demand) === undefined ? loadOf(view, demand) : undefined;
 }
 
 function silence({ drivers }: Demand): string {
@@ -160,6 +172,7 @@ function distinction(best: Fit, next: Fit | undefined, fits: readonly Fit[]): st
   if (!next) return 'the only one where it fits';
   const of = `of ${fits.length} where it fits`;
   if (best.driver !== next.driver) return `it has ${best.driver}, ${of}`;
+  if (best.view.hasSpare !== next.view.hasSpare) return `a spare of its image runs there, ${of}`;
   if (best.view.hasImage !== next.view.hasImage) return `its image is at hand there, ${of}`;
   if (best.load !== next.load) return `most room is left there, ${of}`;
   return `as good as any ${of}`;

@@ -31,9 +31,9 @@ export function abilitiesOf(
   const thaw = storage ? 'there' : 'anywhere';
   return {
     thaw: can('freeze') ? thaw : 'none',
-    snapshots: can('snapshots') && !storage,
+    snapshots: can('snapshots'),
     ...{ console: can('console'), screenPictures: can('screen') },
     ...{ liveScreens: here && can('screen'), containers: drivers.includes('lxc') },
-    ...{ networks, spares: here, warmStarts: here },
+    ...{ networks, spares: drivers.length > 0, warmStarts: here },
   };
 }

@@ -5,7 +5,7 @@ import { isAlive } from '../state.js';
 import type { Driver, TargetSystem } from '../target-system.js';
 import { abilitiesOf, type HostAbilities } from './host-abilities.js';
 import type { StorageStatus } from './storage/host-storage.js';
-import { chooseHost, type Demand, type HostView, type Spot } from './choose-host.js';
+import { chooseHost, loadWith, type Demand, type HostView, type Spot } from './choose-host.js';
 import { isSeatOf, localHost, type Host, type Load, type Room, type Seat } from './host.js';
 import type { Hosts } from './hosts.js';
 
@@ -46,6 +46,7 @@ export type HostStatus = {
   readonly room?: Room;
   readonly used: Load;
   readonly machines: number;
+  readonly spares: SpareCounts;
   /** Absent: it shares the server's files. */
   readonly storage?: StorageStatus;
   readonly abilities: HostAbilities;
@@ -58,6 +59,24 @@ export type HostPlacementOptions = {
   readonly records: () => Iterable<TargetSystem>;
   /** Absent: machines have none. */
   readonly networks?: Pick<MachineNetworks, 'offeredAt' | 'problemsAt' | 'whyNotAt'> | undefined;
+  /** Machines that run and are nobody's; absent: there are none. */
+  readonly spares?: () => SparesOfHosts | undefined;
+};
+
+export type SparesOfHosts = {
+  /** Whether there is one on that host that such a machine can become. */
+  canServe(host: string, machine: Placed): boolean;
+  countsOn(host: string): SpareCounts;
+};
+/** `ready`: that a user could have at once. */
+export type SpareCounts = { readonly ready: number; readonly all: number };
+
+/** What a host is for one more machine of nobody's. */
+export type Vacancy = {
+  /** How full it is with it: 1 is full. */
+  readonly load: number;
+  /** Nothing has to be copied there first. */
+  readonly hasImage: boolean;
 };
 
 /**
@@ -74,7 +93,7 @@ export class HostPlacement {
 
   /** As things are. @throws what {@link chooseHost} does */
   choose(wish: Placed): Spot {
-    return chooseHost(this.#views(wish.image), demandOf(wish));
+    return chooseHost(this.#views(wish), demandOf(wish));
   }
 
   /** As {@link choose}; with the driver that was planned; it counts from now on. @param among those hosts only */
@@ -85,10 +104,13 @@ export class HostPlacement {
     among?: readonly string[],
   ): Held {
     const demand = { ...demandOf({ ...plan, labels }), drivers: [plan.driver] };
-    const { host, why, cores } = chooseHost(
-      this.#views(plan.image).filter(({ name }) => among?.includes(name) ?? true),
-      demand,
-    );
+    // one that there is already becomes no spare
+    const views = among
+      ? this.#views(plan)
+          .filter(({ name }) => among.includes(name))
+          .map((view) => ({ ...view, hasSpare: false }))
+      : this.#views(plan);
+    const { host, why, cores } = chooseHost(views, demand);
     this.#held.set(id, { host, imageId: plan.image.id, amounts: whenRunning(plan), cores });
     const own = cores && { cores };
     return { host, placement: why, ...own, release: () => void this.#held.delete(id) };
@@ -106,6 +128,7 @@ export class HostPlacement {
         ...{ name, labels, isDrained: hosts.isDrained(host), used: this.used(name) },
         drivers: drivers.map((driver) => ({ name: driver, isUp: up.includes(driver) })),
         machines: all.filter((record) => record.host === name).length,
+        spares: this.#options.spares?.()?.countsOn(name) ?? { ready: 0, all: 0 },
         ...(room && { room }),
         ...(host.storage && { storage: host.storage.status }),
         abilities: abilitiesOf(host, networks?.offeredAt(name)),
@@ -142,13 +165,31 @@ export class HostPlacement {
     return false;
   }
 
-  #views(image: Placed['image']): HostView[] {
-    const taken = [...this.#taken()];
-    return this.#options.hosts.all.map((host) => this.#view(host, taken, image));
+  /** @returns `undefined`: users' machines of that kind cannot be there at present, and none for them either */
+  vacancy(name: string, machine: Placed & Pick<TargetSystem, 'driver'>): Vacancy | undefined {
+    const view = this.#views(machine).find((each) => each.name === name);
+    const load = view && loadWith(view, { ...demandOf(machine), drivers: [machine.driver] });
+    if (!view || load === undefined) return undefined;
+    // where files are shared they are there
+    return { load, hasImage: view.hasImage || view.hasOwnStorage !== true };
   }
 
-  #view(host: Host, taken: readonly Taken[], image: Placed['image']): HostView {
-    const { hosts, networks } = this.#options;
+  /** What a host has beside what users' machines were promised; 0: nobody knows. */
+  freeMiB(name: string): number {
+    const { hosts } = this.#options;
+    const host = hosts.all.find((each) => each.name === name);
+    const { memoryMiB = 0 } = (host && hosts.roomOf(host)) ?? {};
+    return Math.max(0, memoryMiB - this.used(name).memoryMiB);
+  }
+
+  #views(machine: Placed): HostView[] {
+    const taken = [...this.#taken()];
+    return this.#options.hosts.all.map((host) => this.#view(host, taken, machine));
+  }
+
+  #view(host: Host, taken: readonly Taken[], machine: Placed): HostView {
+    const { hosts, networks, spares } = this.#options;
+    const { image } = machine;
     const { name, hypervisor, labels, storage } = host;
     const problem = storage?.status.problem;
     const there = taken.filter((each) => each.host === name);
@@ -167,6 +208,7 @@ export class HostPlacement {
         ? storage.hasImage(image)
         : there.some(({ imageId }) => imageId === image.id),
       ...(networks && { whyNoNetwork: (kind) => networks.whyNotAt(name, kind) }),
+      hasSpare: spares?.()?.canServe(name, machine) === true,
       ...(problem !== undefined && { problem: `its storage pool: ${problem}` }),
     };
   }

@@ -88,9 +88,9 @@ export class Hosts implements Disposable {
     return this.#hosts.get(host)?.drivers ?? [];
   }
 
-  /** Of the host of this server, if its libvirt answers. */
-  localDrivers(): readonly Driver[] {
-    return this.#hosts.get(localHost)?.hypervisor.available() ?? [];
+  /** Of a host, those that answer. */
+  driversUp({ host }: Pick<Seat, 'host'>): readonly Driver[] {
+    return this.#hosts.get(host)?.hypervisor.available() ?? [];
   }
 
   /** All that answer at present. */
@@ -130,9 +130,10 @@ export class Hosts implements Disposable {
     return this.#drained[name] ?? drain;
   }
 
-  get isLocalDrained(): boolean {
-    const local = this.#hosts.get(localHost);
-    return local !== undefined && this.isDrained(local);
+  /** As {@link isDrained}. */
+  isDrainedAt({ host }: Pick<Seat, 'host'>): boolean {
+    const found = this.#hosts.get(host);
+    return found !== undefined && this.isDrained(found);
   }
 
   /** @throws `NOT_FOUND` naming those that there are */

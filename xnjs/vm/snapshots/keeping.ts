@@ -1,7 +1,7 @@
 import type { Clock } from '#kernel/clock.js';
 import { errorText } from '#kernel/errors.js';
 import type { Hosts } from '../hosts/hosts.js';
-import { fingerprint, isComplete } from '../parking.js';
+import { fingerprint } from '../parking.js';
 import { isPassing } from '../passing.js';
 import type { VmEvent } from '../state.js';
 import type { TargetSystem } from '../target-system.js';
@@ -10,7 +10,7 @@ import type { SnapshotFiles } from './snapshot-files.js';
 
 export type KeepingOptions = {
   readonly hosts: Pick<Hosts, 'of'>;
-  readonly files: SnapshotFiles;
+  readonly filesOf: (record: TargetSystem) => SnapshotFiles;
   readonly records: {
     find(id: string): TargetSystem | undefined;
     applyNow(id: string, event: VmEvent): Promise<void>;
@@ -57,7 +57,7 @@ export class Keeping {
   async sweep(record: TargetSystem): Promise<void> {
     for (const { id, state } of record.snapshots ?? []) {
       if (state !== 'REMOVING' && state !== 'FAILED') continue;
-      await this.#options.files.remove(record, id);
+      await this.#options.filesOf(record).remove(record, id);
       if (state === 'FAILED') continue;
       const now = this.#options.records.find(record.id);
       if (now) await this.#options.records.save(withSnapshot(now, id, undefined));
@@ -65,7 +65,7 @@ export class Keeping {
   }
 
   async #keep(record: TargetSystem, snapshot: Snapshot): Promise<void> {
-    const { files } = this.#options;
+    const files = this.#options.filesOf(record);
     let { failure } = record.undertaking ?? {};
     // a complete one stays as it is: memory that is saved once more would not fit its disk
     if (failure === undefined && snapshot.state !== 'READY')
@@ -92,16 +92,17 @@ export class Keeping {
 
   /** Stored before the machine goes on: what it does from then on is not in the snapshot. */
   async #complete(record: TargetSystem, { id }: Snapshot): Promise<void> {
-    const { files, records } = this.#options;
-    const sizeMiB = await files.sizeMiB(record, id);
+    const { filesOf, records } = this.#options;
+    const sizeMiB = await filesOf(record).sizeMiB(record, id);
     const now = records.find(record.id) ?? record;
     await records.save(withSnapshot(now, id, { state: 'READY', sizeMiB }));
   }
 
   /** @returns `false`: the machine has stopped without */
   async #save(record: TargetSystem, snapshot: Snapshot): Promise<boolean> {
-    const { hosts, files, records, require, measureLast, clock } = this.#options;
+    const { hosts, filesOf, records, require, measureLast, clock } = this.#options;
     const { id, driver } = record;
+    const files = filesOf(record);
     const hypervisor = hosts.of(record);
     await files.begin(record, snapshot.id);
     const store = async (host: string): Promise<void> => {
@@ -110,7 +111,7 @@ export class Keeping {
     };
     if (isParkedInFile(record)) {
       await store(record.parkedOn);
-      await files.keepParked(record, snapshot.id);
+      await files.parked?.keep(record, snapshot.id);
       return true;
     }
     if (await this.#isSaved(record, snapshot)) return true;
@@ -121,7 +122,7 @@ export class Keeping {
     await measureLast(record);
     await require();
     try {
-      const path = files.memoryOf(record, snapshot.id);
+      const path = await files.memoryOf(record, snapshot.id);
       if (await hypervisor.saveMemoryTo(driver, id, path)) return true;
     } catch (error) {
       if (isPassing(error) || !(await this.#isSaved(record, snapshot))) throw error;
@@ -132,15 +133,16 @@ export class Keeping {
 
   /** Its process ends only when all of its memory is in the file. */
   async #isSaved(record: TargetSystem, snapshot: Snapshot): Promise<boolean> {
-    const { hosts, files } = this.#options;
+    const { hosts, filesOf } = this.#options;
     const domain = await hosts.of(record).find(record.driver, record.id);
     if (domain?.state !== 'stopped' || domain.isSaved === true) return false;
-    return await isComplete(files.memoryOf(record, snapshot.id));
+    return await filesOf(record).isSaved(record, snapshot.id);
   }
 
   async #putBack(record: TargetSystem, snapshot: Snapshot): Promise<void> {
-    const { files, hosts, records, require, measureLast } = this.#options;
+    const { filesOf, hosts, records, require, measureLast } = this.#options;
     const { id, driver, undertaking } = record;
+    const files = filesOf(record);
     const hypervisor = hosts.of(record);
     if (undertaking?.isFenced !== true) {
       const failure = undertaking?.failure ?? (await this.#lay(record, snapshot));
@@ -160,7 +162,7 @@ export class Keeping {
     const domain = await hypervisor.find(driver, id);
     if (!domain || (domain.state === 'stopped' && domain.isSaved !== true))
       await files.putDisk(fenced, snapshot.id);
-    if (isParkedInFile(fenced)) await files.putParked(fenced, snapshot.id);
+    if (isParkedInFile(fenced)) await files.parked?.put(fenced, snapshot.id);
     if (!(await this.#start(fenced, snapshot))) return;
     const date = new Date(snapshot.atMs ?? snapshot.createdMs).toISOString();
     const fact = `was put back to the snapshot "${snapshot.name}" of ${date}`;
@@ -170,8 +172,9 @@ export class Keeping {
   /** @returns why it cannot be, before anything was taken from the machine that there is */
   async #lay(record: TargetSystem, snapshot: Snapshot): Promise<string | undefined> {
     try {
-      await this.#options.files.layDisk(record, snapshot.id);
-      if (isParkedInFile(record)) await this.#options.files.layParked(record, snapshot.id);
+      const files = this.#options.filesOf(record);
+      await files.layDisk(record, snapshot.id);
+      if (isParkedInFile(record)) await files.parked?.lay(record, snapshot.id);
       return undefined;
     } catch (error) {
       return await this.#giveUp(record, error);
@@ -180,7 +183,7 @@ export class Keeping {
 
   /** From the memory of the snapshot, unless it runs, or was never stopped. @returns whether it is there again */
   async #start(record: TargetSystem, snapshot: Snapshot): Promise<boolean> {
-    const { hosts, files, require, plugIn, measureAgain, reconcile } = this.#options;
+    const { hosts, filesOf, require, plugIn, measureAgain, reconcile } = this.#options;
     const { id, driver, desired } = record;
     if (isParkedInFile(record)) return true;
     const hypervisor = hosts.of(record);
@@ -194,7 +197,8 @@ export class Keeping {
     try {
       await plugIn(record);
       await measureAgain(id);
-      await hypervisor.startFromMemory(driver, id, files.memoryOf(record, snapshot.id), park);
+      const memory = await filesOf(record).memoryOf(record, snapshot.id);
+      await hypervisor.startFromMemory(driver, id, memory, park);
       return true;
     } catch (error) {
       if (isPassing(error)) throw error;

@@ -1,7 +1,3 @@
-import { spawn } from 'node:child_process';
-import { createReadStream } from 'node:fs';
-import { rm, stat } from 'node:fs/promises';
-import { createInterface } from 'node:readline';
 import { z } from 'zod';
 import { ImageMetadata } from '#imagerepo/contract.js';
 import { formatDate, type Clock } from '#kernel/clock.js';
@@ -28,7 +24,7 @@ export type NewImage = z.output<typeof newImage>;
 
 export type SavedImagesOptions = {
   readonly systems: Pick<TargetSystems, 'get' | 'find' | 'snapshots'>;
-  readonly files: SnapshotFiles;
+  readonly filesOf: (system: TargetSystem) => SnapshotFiles;
   readonly images: Pick<ImageSource, 'find'>;
   readonly publisher: ImagePublisher;
   readonly clock: Clock;
@@ -44,10 +40,8 @@ export type Saving = {
 };
 type Progress = (text: string) => Promise<unknown>;
 
-const flattenMs = 3_600_000;
 const syncMs = 30_000;
 const lookMs = 500;
-const tellMs = 2_000;
 
 /**
  * Makes images of machines: a snapshot's disk, without what it is based on, published in the caller's name. Each
@@ -117,19 +111,15 @@ export class SavedImages {
     await this.check(siteId, image, callerDn);
     const system = systems.get(siteId);
     const snapshot = await this.#snapshotFor(saving, tell, signal);
-    const path = await this.#flatten(system, snapshot, taskId, tell, signal);
-    try {
-      await tell('the image is being uploaded');
-      const metadata = metadataOf(system, snapshot, saving);
-      const id = draft ?? (await publisher.create(metadata, callerDn, signal).catch(asFinal));
-      const { size } = await stat(path);
-      const disk = { source: () => createReadStream(path), sizeBytes: size };
-      await publisher.publish({ id, callerDn, disk }, signal).catch(asFinal);
-      log.info({ vmId: siteId, imageId: id, dn: callerDn }, 'a machine was saved as image');
-      return id;
-    } finally {
-      await rm(path, { force: true });
-    }
+    const files = this.#options.filesOf(system);
+    await files.requireRoom(system, await files.flatMiB(system, snapshot.id)).catch(asFinal);
+    await using disk = await files.flatten(system, snapshot.id, { taskId, tell, signal });
+    await tell('the image is being uploaded');
+    const metadata = metadataOf(system, snapshot, saving);
+    const id = draft ?? (await publisher.create(metadata, callerDn, signal).catch(asFinal));
+    await publisher.publish({ id, callerDn, disk }, signal).catch(asFinal);
+    log.info({ vmId: siteId, imageId: id, dn: callerDn }, 'a machine was saved as image');
+    return id;
   }
 
   /** One that was taken for this is of no use any more. */
@@ -176,57 +166,6 @@ export class SavedImages {
       log.info({ vmId: siteId, err: errorText(error) }, 'a guest did not write its files to disk');
     }
   }
-
-  /** @returns a file with all of the disk, and nothing it is based on */
-  async #flatten(
-    system: TargetSystem,
-    snapshot: Snapshot,
-    taskId: string,
-    tell: Progress,
-    signal: AbortSignal,
-  ): Promise<string> {
-    const { files, clock } = this.#options;
-    const from = files.diskOf(system, snapshot.id);
-    const to = `${from}.${taskId}.image`;
-    await files.requireRoom(system, await files.flatMiB(system, snapshot.id)).catch(asFinal);
-    const until = AbortSignal.any([signal, AbortSignal.timeout(flattenMs)]);
-    const child = spawn('qemu-img', ['convert', '-p', '-f', 'qcow2', '-O', 'qcow2', from, to], {
-      stdio: ['ignore', 'pipe', 'pipe'],
-      env: { ...process.env, LC_ALL: 'C' },
-      signal: until,
-    });
-    let said = '';
-    child.stderr.on('data', (chunk: Buffer) => (said = (said + chunk.toString()).slice(-500)));
-    const exit = new Promise<number | null>((resolve, reject) => {
-      child.once('error', reject).once('close', resolve);
-    });
-    exit.catch(() => undefined); // awaited below
-    let toldMs = -Infinity;
-    try {
-      // lines of its progress end in carriage returns
-      for await (const line of createInterface({ input: child.stdout })) {
-        const percent = /([\d.]+)\/100%/.exec(line)?.[1];
-        if (percent === undefined || clock.now() - toldMs < tellMs) continue;
-        toldMs = clock.now();
-        await tell(`the disk is being copied: ${Math.floor(Number(percent))} %`);
-      }
-      const code = await exit;
-      if (code !== 0) throw conflict(system.id, `the disk cannot be copied: ${shown(said, code)}`);
-      return to;
-    } catch (error) {
-      child.kill();
-      await exit.catch(() => undefined);
-      await rm(to, { force: true });
-      signal.throwIfAborted();
-      throw until.aborted ? conflict(system.id, 'the disk could not be copied in time') : error;
-    }
-  }
-}
-
-/** Paths of the host stay here. */
-function shown(said: string, code: number | null): string {
-  if (said.includes('No space left')) return 'no space left on the disk of the host';
-  return `qemu-img ended with ${code ?? 'a signal'}`;
 }
 
 function metadataOf(

@@ -13,8 +13,8 @@ import type { SnapshotFiles } from './snapshot-files.js';
 
 export type SnapshotsOptions = {
   readonly records: Pick<SystemRecords, 'get' | 'queue' | 'applyNow' | 'save' | 'schedule'>;
-  readonly files: SnapshotFiles;
-  readonly hosts: Pick<Hosts, 'of' | 'storageOf'>;
+  readonly filesOf: (system: TargetSystem) => SnapshotFiles;
+  readonly hosts: Pick<Hosts, 'of'>;
   readonly planner: Pick<Planner, 'quotasFor'>;
   /** The most of one target system. */
   readonly most: number;
@@ -49,15 +49,10 @@ export class Snapshots {
    * `QUOTA_EXCEEDED`, `STORAGE_FULL` there is no room for it
    */
   async take(systemId: string, name: string, id: string = randomUUID()): Promise<Snapshot> {
-    const { records, files, planner, most, clock } = this.#options;
+    const { records, filesOf, planner, most, clock } = this.#options;
     const snapshot = await records.queue(systemId, async () => {
       const system = records.get(systemId);
       requireMachine(system);
-      if (this.#options.hosts.storageOf(system))
-        throw conflict(
-          systemId,
-          `its host, ${system.host}, has storage of its own: no snapshots are taken of machines there`,
-        );
       requireSettled(system);
       const kept = (system.snapshots ?? []).filter(({ state }) => state !== 'FAILED');
       if (kept.length >= most)
@@ -66,6 +61,7 @@ export class Snapshots {
           `the limit of ${most} snapshots of a target system is reached`,
           { vmId: systemId },
         );
+      const files = filesOf(system);
       const sizeMiB = await files.neededMiB(system);
       await files.requireRoom(system, sizeMiB);
       const nowMs = clock.now();

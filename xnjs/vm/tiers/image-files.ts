@@ -53,10 +53,10 @@ export async function copyable(
 }
 
 /** With the disk that its next domain gets; one that is there may have that of before. */
-export async function withAgentDisk(
-  record: TargetSystem,
+export async function withAgentDisk<M extends Pick<TargetSystem, 'image' | 'agentDisks'>>(
+  record: M,
   options: Pick<TargetSystemsOptions, 'agentDisk'>,
-): Promise<TargetSystem> {
+): Promise<M> {
   const path = agentDiskOf(record, options);
   const { agentDisks = [] } = record;
   const sha256 = path !== undefined && (await digested(path)).sha256;

@@ -1,27 +1,28 @@
-import { randomUUID } from 'node:crypto';
 import { asGridError, errorText, GridError } from '#kernel/errors.js';
 import type { Log } from '#kernel/log.js';
+import { orAborted } from '#kernel/net/deadline.js';
 import { siteChange } from '../../changes/site-change.js';
-import { nameOf } from '../choose-image.js';
 import { isRequiredBy } from '../context/enrollees.js';
 import type { Enrollee, EnrolmentRecord } from '../context/enrolments.js';
 import { createBinding } from '../create-binding.js';
-import { isLocal, localHost } from '../hosts/host.js';
-import type { DomainView, Hypervisor } from '../hypervisor.js';
-import { chooseDriver, chooseParameters } from '../parameters.js';
+import { FilesOfMachines } from '../files-of-machines.js';
+import type { HostPlacement, Placed } from '../hosts/host-placement.js';
+import { whereText } from '../hosts/hosts.js';
+import type { DomainView } from '../hypervisor.js';
 import type { Flavours } from '../placement/flavours.js';
 import type { Quota } from '../placement/quota.js';
-import { plainUser } from '../placement/requester.js';
-import { controlNames } from '../resource-controls.js';
 import type { SystemRecords } from '../system-records.js';
 import type { TargetBinding } from '../target-binding.js';
 import type { TargetSystem } from '../target-system.js';
 import type { TargetSystemsOptions } from '../target-systems-options.js';
 import { awaitAgent } from './await-agent.js';
 import type { SparesConfig } from './config.js';
+import { claimedBy, isFree, type Claimed, type Held, type Phase } from './held-spare.js';
 import { newIdentity } from './identity.js';
+import { copyable, fetchParts, withAgentDisk } from './image-files.js';
 import { differenceFrom, isSameImage, specOf } from './same-machine.js';
 import type { Spare, SpareStore } from './spare.js';
+import { SparePlaces } from './spare-places.js';
 import { startDomain } from './start-domain.js';
 import { Upkeep } from './upkeep.js';
 import { WantedImages, type Wanted } from './wanted-images.js';
@@ -29,8 +30,9 @@ import { WantedImages, type Wanted } from './wanted-images.js';
 export type SparePoolOptions = TargetSystemsOptions & {
   readonly spares: NonNullable<TargetSystemsOptions['spares']>;
   readonly records: Pick<SystemRecords, 'queue' | 'show'>;
-  /** Whether a machine of a user is being started at present. */
-  readonly isBusy: () => boolean;
+  readonly places: Pick<HostPlacement, 'vacancy' | 'freeMiB'>;
+  /** Whether a machine of a user is being started at present on that host. */
+  readonly isBusy: (host: string) => boolean;
   readonly flavours: Flavours;
   readonly stopping: AbortSignal;
 };
@@ -38,7 +40,7 @@ export type SparePoolOptions = TargetSystemsOptions & {
 export type SparesOptions = {
   readonly store: SpareStore;
   readonly config: SparesConfig;
-  /** What the host could give to machines. */
+  /** What the host of this server could give to machines; of others counts what users' machines leave. */
   readonly availableMiB: () => number;
 };
 
@@ -46,56 +48,36 @@ export type SparesOptions = {
 const lostAfterMs = 20_000;
 
 /**
- * `unsure`: a server before us had it. `taken`: it is becoming a target system, or a database has not
- * told whether it has; the next start tells.
- */
-type Phase = 'unsure' | 'starting' | 'ready' | 'taken' | 'going';
-type Held = {
-  spare: Spare;
-  readonly gone: AbortController;
-  phase: Phase;
-  isUp: boolean;
-  /** Since when its agent has not answered; ms since the epoch. */
-  silentMs?: number | undefined;
-  binding?: TargetBinding;
-  /** Resolves when its domain runs, or could not be started. */
-  making?: Promise<unknown>;
-};
-
-/** A spare that became a target system. */
-export type Claimed = {
-  readonly record: TargetSystem;
-  /** The link to its agent. */
-  readonly binding: TargetBinding;
-  /** Resolves when it has got the identity that it was sent meanwhile. */
-  readonly becoming: Promise<void>;
-};
-
-/**
  * Machines that run and are nobody's, for users who would wait for a boot (ADR 035). Each is a durable
  * record before it is a domain; it becomes a target system by one transaction and never comes back. They
- * live on what users leave: whatever a user needs, they give.
+ * live on what users leave: whatever a user needs, they give. Their number is that of all hosts together; each
+ * host has turns of its own, so that one that hangs holds up no other (ADR 042).
  */
 export class SparePool implements AsyncDisposable {
   readonly #options: SparePoolOptions;
   readonly #log: Log;
   readonly #held = new Map<string, Held>();
   readonly #images: WantedImages;
-  readonly #upkeep: Upkeep;
+  readonly #files: FilesOfMachines;
+  readonly #places: SparePlaces;
+  /** By host. */
+  readonly #upkeeps: ReadonlyMap<string, Upkeep>;
   readonly #unsubscribe: (() => void)[] = [];
-  #wanted: readonly Wanted[] = [];
 
   constructor(options: SparePoolOptions) {
     this.#options = options;
     this.#log = options.log.child({ part: 'xnjs.vm.spares' });
     const { images, clock, spares } = options;
     this.#images = new WantedImages({ images, clock, log: this.#log, ...spares });
-    this.#upkeep = new Upkeep({ ...options, log: this.#log, turn: () => this.#turn() });
-  }
-
-  /** All spares are on the host of the server. */
-  get #local(): Hypervisor {
-    return this.#options.hosts.of({ host: localHost });
+    this.#files = new FilesOfMachines(options);
+    const upkeepOf = (host: string): Upkeep =>
+      new Upkeep({
+        ...{ ...options, log: this.#log, turn: () => this.#turn(host) },
+        isBusy: () => options.isBusy(host),
+      });
+    const upkeeps = new Map(options.hosts.all.map(({ name }) => [name, upkeepOf(name)]));
+    this.#upkeeps = upkeeps;
+    this.#places = new SparePlaces({ ...options, upkeeps, held: () => [...this.#held.values()] });
   }
 
   /** Before hypervisors are compared with the records. */
@@ -104,8 +86,9 @@ export class SparePool implements AsyncDisposable {
   }
 
   start(): void {
-    this.#unsubscribe.push(this.#local.onDomain((domain) => this.#onDomain(domain)));
-    this.#upkeep.start();
+    for (const { name, hypervisor } of this.#options.hosts.all)
+      this.#unsubscribe.push(hypervisor.onDomain((domain) => this.#onDomain(domain, name)));
+    for (const upkeep of this.#upkeeps.values()) upkeep.start();
   }
 
   /** Whether a domain is a spare, or on its way from or to being one. */
@@ -113,10 +96,27 @@ export class SparePool implements AsyncDisposable {
     return this.#held.has(id);
   }
 
+  /** Whether there is one on that host that such a machine can become. */
+  canServe(host: string, { image, parameters, volumes }: Placed): boolean {
+    const { parts } = image;
+    if (volumes || !parts) return false;
+    return [...this.#held.values()].some(
+      (held) =>
+        this.#isFree(held) &&
+        held.spare.host === host &&
+        isSameImage(held.spare.image, { ...image, parts }) &&
+        differenceFrom(held.spare, { parameters }) === undefined,
+    );
+  }
+
   /** For the operator. */
-  get counts(): { readonly ready: number; readonly all: number } {
-    const all = [...this.#held.values()];
-    return { ready: all.filter(isFree).length, all: all.length };
+  countsOn(host: string): { readonly ready: number; readonly all: number } {
+    const all = this.#on(host);
+    return { ready: all.filter((held) => this.#isFree(held)).length, all: all.length };
+  }
+
+  #isFree(held: Held): boolean {
+    return isFree(held) && this.#options.hosts.isUp(held.spare);
   }
 
   /** As what it proves itself. */
@@ -146,16 +146,18 @@ export class SparePool implements AsyncDisposable {
    * @throws what the database does: then nobody has the spare
    */
   async claim(draft: TargetSystem, quotas: readonly Quota[]): Promise<Claimed | string> {
-    const { image, ownerDn, driver } = draft;
+    const { image, ownerDn, driver, host } = draft;
     this.#images.note(image.id, ownerDn);
     if (draft.volumes) return 'spares have no volumes';
-    if (!isLocal(draft)) return 'spares are kept on the host of the server only';
     const sameImage = [...this.#held.values()].filter(
       ({ spare, phase }) => isSameImage(spare.image, image) && phase !== 'taken',
     );
     if (sameImage.length === 0) return 'no spare of this image is kept';
-    const free = sameImage.filter((held) => isFree(held) && held.spare.driver === driver);
-    if (free.length === 0) return 'no spare of this image is free';
+    const free = sameImage.filter(
+      (held) => this.#isFree(held) && held.spare.driver === driver && held.spare.host === host,
+    );
+    if (free.length === 0)
+      return `${whereText(this.#options.hosts, draft)}no spare of this image is free`;
     const fits = free.find(({ spare }) => differenceFrom(spare, draft) === undefined);
     if (!fits?.binding)
       return `${free[0] ? differenceFrom(free[0].spare, draft) : ''} of the spares`;
@@ -200,26 +202,41 @@ export class SparePool implements AsyncDisposable {
   }
 
   /**
-   * A user's machine is about to be started: spares that are still starting leave it the processors, others
-   * their memory.
+   * A user's machine is about to be started: spares of its host that are still starting leave it the processors,
+   * others their memory.
    */
-  async makeRoom(memoryMiB: number): Promise<void> {
-    const { spares } = this.#options;
-    this.#upkeep.yield();
-    const { reserveMiB } = spares.config;
-    const starting = [...this.#held.values()].filter(({ phase }) => phase === 'starting');
-    for (const held of starting) this.#spawn(this.#discard(held, 'a user starts a machine'));
-    for (const held of this.#held.values()) {
-      if (spares.availableMiB() >= memoryMiB + reserveMiB) return;
+  async makeRoom({
+    host,
+    parameters: { memoryMiB },
+  }: Pick<TargetSystem, 'host' | 'parameters'>): Promise<void> {
+    this.#upkeeps.get(host)?.yield();
+    const here = this.#on(host);
+    for (const held of here.filter(({ phase }) => phase === 'starting'))
+      this.#spawn(this.#discard(held, 'a user starts a machine'));
+    for (const held of here) {
+      if (this.#places.freeMiB(held.spare, memoryMiB) >= this.#options.spares.config.reserveMiB)
+        return;
       if (held.phase === 'ready') await this.#discard(held, 'a user needs its memory');
     }
+  }
+
+  /** A user's image finds no room on a host: those whose images are in its way go. @returns whether some did */
+  async giveUpImages(host: string): Promise<boolean> {
+    const ready = this.#on(host).filter(({ phase }) => phase === 'ready');
+    for (const held of ready) await this.#discard(held, 'a user needs the room of its image');
+    return ready.length > 0;
+  }
+
+  /** All of them, whatever becomes of them. */
+  machines(): readonly Spare[] {
+    return [...this.#held.values()].map(({ spare }) => spare);
   }
 
   /** Lets go of every spare; they run on, and `load` finds them again. */
   async [Symbol.asyncDispose](): Promise<void> {
     for (const end of this.#unsubscribe.splice(0)) end();
     for (const { gone } of this.#held.values()) gone.abort(new Error('the server stops'));
-    await this.#upkeep[Symbol.asyncDispose]();
+    await Promise.all([...this.#upkeeps.values()].map((each) => each[Symbol.asyncDispose]()));
     await Promise.allSettled(
       [...this.#held.values()]
         .filter(({ phase }) => phase !== 'taken')
@@ -227,104 +244,97 @@ export class SparePool implements AsyncDisposable {
     );
   }
 
-  async #turn(): Promise<void> {
-    for (const held of this.#held.values())
-      if (held.phase === 'going') await this.#discard(held, 'once more');
+  /** One host's; what is not to be reached stays as it is. */
+  async #turn(host: string): Promise<void> {
+    const { hosts } = this.#options;
+    for (const held of this.#on(host))
+      if (!hosts.isUp(held.spare)) continue;
+      else if (held.phase === 'going') await this.#discard(held, 'once more');
       else if (held.phase === 'unsure') await this.#recover(held);
       else if (this.#isLost(held)) await this.#discard(held, 'its agent does not answer');
-    this.#wanted = await this.#images.list();
-    await this.#dropSurplus();
-    for (const { image, callerDn, count } of this.#wanted)
-      while (this.#of(image).length < count) {
-        const spare = this.#newSpare(image, callerDn);
-        if (this.#upkeep.isStopping || !spare || this.#isCrowded(spare)) return;
-        await this.#make(spare);
+      else if (hosts.isDrainedAt({ host })) await this.#discard(held, 'its host is drained');
+    const wanted = await this.#images.list();
+    await this.#dropSurplus(host, wanted);
+    for (const { image, callerDn, count } of wanted)
+      while (this.#places.reachable(image).length < count) {
+        const next = this.#places.next(image, callerDn);
+        if (next?.host !== host || this.#isStopping) break;
+        await this.#make(next);
       }
   }
 
-  /** It keeps another from being made; of a host that does not answer nothing is known. */
-  #isLost({ phase, silentMs, spare }: Held): boolean {
-    const { hosts, clock } = this.#options;
+  get #isStopping(): boolean {
+    return this.#options.stopping.aborted;
+  }
+
+  /** It keeps another from being made. */
+  #isLost({ phase, silentMs }: Held): boolean {
     if (phase !== 'ready' || silentMs === undefined) return false;
-    return clock.now() - silentMs >= lostAfterMs && hosts.isUp(spare);
+    return this.#options.clock.now() - silentMs >= lostAfterMs;
   }
 
-  #of(image: Spare['image']): Held[] {
-    return [...this.#held.values()].filter(
-      ({ spare, phase }) =>
-        isSameImage(spare.image, image) && phase !== 'taken' && phase !== 'going',
-    );
-  }
-
-  #newSpare(image: Spare['image'], callerDn: string): Spare | undefined {
-    const { clock, hosts, flavours } = this.#options;
-    if (hosts.isLocalDrained || this.#upkeep.isUnfit(image.id)) return undefined;
-    const { metadata } = image;
-    const driver = chooseDriver(metadata, hosts.localDrivers());
-    const parameters = chooseParameters({}, image, driver, flavours.boundsFor(plainUser));
-    const machine = { id: randomUUID(), image, driver, parameters, host: localHost };
-    return { ...machine, callerDn, createdMs: clock.now() };
-  }
-
-  /** Whether one more would take room that users might want. */
-  #isCrowded({ parameters }: Spare): boolean {
-    const { spares } = this.#options;
-    const { maxMachines, maxMemoryMiB, reserveMiB } = spares.config;
-    const mine = [...this.#held.values()].filter(({ phase }) => phase !== 'taken');
-    const used = mine.reduce((sum, { spare }) => sum + spare.parameters.memoryMiB, 0);
-    return (
-      this.#upkeep.isCrowded ||
-      mine.length >= maxMachines ||
-      used + parameters.memoryMiB > maxMemoryMiB ||
-      spares.availableMiB() < parameters.memoryMiB + reserveMiB
-    );
+  #on(host: string): Held[] {
+    return [...this.#held.values()].filter(({ spare }) => spare.host === host);
   }
 
   /** Of images that are not wanted any more, or are others now under the same name. */
-  async #dropSurplus(): Promise<void> {
-    for (const { spare } of this.#held.values()) {
-      const wanted = this.#wanted.find(({ image }) => isSameImage(image, spare.image));
-      const others = this.#of(spare.image);
-      const surplus = others.slice(wanted?.count ?? 0);
-      for (const held of surplus) await this.#discard(held, 'it is not wanted any more');
+  async #dropSurplus(host: string, wanted: readonly Wanted[]): Promise<void> {
+    for (const { spare } of this.#on(host)) {
+      const { count = 0 } = wanted.find(({ image }) => isSameImage(image, spare.image)) ?? {};
+      for (const held of this.#places.surplus(spare.image, count))
+        if (held.spare.host === host) await this.#discard(held, 'it is not wanted any more');
     }
   }
 
-  async #make(spare: Spare): Promise<void> {
-    const { spares } = this.#options;
+  async #make(draft: Spare): Promise<void> {
     const startedMs = performance.now();
-    await spares.store.save(spare);
-    const held = this.#hold(spare, 'starting');
-    const about = { vmId: spare.id, imageId: spare.image.id };
+    const held = this.#hold(draft, 'starting');
+    const about = { vmId: draft.id, imageId: draft.image.id, host: draft.host };
     try {
-      held.making = startDomain(specOf(spare), spare.callerDn, this.#options);
+      held.making = this.#boot(held);
       await held.making;
       await this.#bind(held);
       const ms = Math.round(performance.now() - startedMs);
       this.#log.info({ ...about, ms }, 'a spare machine is ready');
     } catch (error) {
-      if (this.#upkeep.isStopping) return;
-      if (!held.gone.signal.aborted) {
-        this.#upkeep.leaveAlone(spare.image.id);
+      if (this.#isStopping) return;
+      const { hosts } = this.#options;
+      // else it is its host that was lost, which says nothing of the image
+      if (!held.gone.signal.aborted && hosts.isUp(draft)) {
+        this.#upkeeps.get(draft.host)?.leaveAlone(draft.image.id);
         this.#log.warn({ ...about, err: error }, 'a spare machine did not come to be');
       }
       await this.#discard(held, 'it did not come to be');
     }
   }
 
+  /** It is stored before anything of it is there. */
+  async #boot(held: Held): Promise<void> {
+    const { spares, hosts } = this.#options;
+    const storage = hosts.storageOf(held.spare);
+    if (storage) held.spare = await withAgentDisk(held.spare, this.#options);
+    await spares.store.save(held.spare);
+    const { callerDn } = held.spare;
+    if (storage) {
+      const parts = await fetchParts(held.spare, callerDn, this.#options);
+      const missing = await storage.missing(await copyable(held.spare, parts, this.#options));
+      await orAborted(storage.copy(missing), held.gone.signal);
+    }
+    held.gone.signal.throwIfAborted();
+    await startDomain(specOf(held.spare), callerDn, this.#options);
+  }
+
   /** What a server before us has left: it is a spare still if it runs and its agent answers. */
   async #recover(held: Held): Promise<void> {
-    const { hosts } = this.#options;
     const { driver, id } = held.spare;
-    if (!hosts.isUp(held.spare)) return; // nothing is known of it
-    const domain = await this.#local.find(driver, id);
+    const domain = await this.#options.hosts.of(held.spare).find(driver, id);
     held.phase = 'starting';
     try {
       if (domain?.state !== 'running') throw new Error('it does not run');
       await this.#bind(held);
       this.#log.info({ vmId: id }, 'a spare machine was found again');
     } catch (error) {
-      if (!this.#upkeep.isStopping) await this.#discard(held, errorText(error));
+      if (!this.#isStopping) await this.#discard(held, errorText(error));
     }
   }
 
@@ -353,16 +363,20 @@ export class SparePool implements AsyncDisposable {
     return held;
   }
 
-  #onDomain({ id, state, reason }: DomainView): void {
+  #onDomain({ id, state, reason }: DomainView, host: string): void {
     const held = this.#held.get(id);
-    if (held && state === 'stopped' && ['starting', 'ready'].includes(held.phase))
+    if (
+      held?.spare.host === host &&
+      state === 'stopped' &&
+      ['starting', 'ready'].includes(held.phase)
+    )
       this.#spawn(this.#discard(held, reason));
   }
 
   /** May be repeated. The record goes last: what is left of a spare is found by it. */
   async #discard(held: Held, why: string): Promise<void> {
     if (held.phase === 'taken') return;
-    const { workspace, spares, lease, records } = this.#options;
+    const { hosts, spares, lease, records } = this.#options;
     const { id, driver } = held.spare;
     const isNews = held.phase !== 'going';
     held.phase = 'going';
@@ -372,8 +386,8 @@ export class SparePool implements AsyncDisposable {
     // what is still being made would be made after it was removed
     await held.making?.catch(() => undefined);
     await lease?.require();
-    await this.#local.remove(driver, id);
-    await workspace.remove(id);
+    await hosts.of(held.spare).remove(driver, id);
+    await this.#files.remove(held.spare);
     await records.queue(id, () => spares.store.remove(id));
     this.#held.delete(id);
   }
@@ -383,24 +397,4 @@ export class SparePool implements AsyncDisposable {
       this.#log.warn({ err: error }, 'a spare machine could not be removed, trying again'),
     );
   }
-}
-
-function isFree({ phase, isUp }: Held): boolean {
-  return phase === 'ready' && isUp;
-}
-
-/** What a spare is from then on. */
-function claimedBy(draft: TargetSystem, spare: Spare, nowMs: number): TargetSystem {
-  const unapplied = controlNames.filter(
-    (name) => draft.parameters[name] !== spare.parameters[name],
-  );
-  const reason = `a machine of ${nameOf(draft.image)} was running, and free`;
-  return {
-    ...draft,
-    id: spare.id,
-    start: { tier: 'spare', reason },
-    boot: { claimedMs: nowMs - draft.createdMs },
-    ...(spare.enrolment && { enrolment: spare.enrolment }),
-    ...(unapplied.length > 0 && { unapplied }),
-  };
 }

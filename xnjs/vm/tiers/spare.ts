@@ -5,6 +5,8 @@ import type { SiteChange } from '../../changes/site-change.js';
 
 /** A machine that runs and is nobody's, or is about to: the durable record. */
 export type Spare = MachineSpec & {
+  /** As of the target system that it becomes. */
+  readonly agentDisks?: readonly string[];
   /** On whose behalf its image was fetched. */
   readonly callerDn: string;
   /** ms since the epoch */

@@ -7,7 +7,6 @@ import type { MachineContext } from '../context/machine-context.js';
 import { jobVariables } from '../context/machine-setup.js';
 import { hostName } from '../domain-xml.js';
 import type { FilesOfMachines } from '../files-of-machines.js';
-import { isLocal } from '../hosts/host.js';
 import { Fetching } from '../hosts/storage/fetching.js';
 import { isPassing } from '../passing.js';
 import type { SystemRecords } from '../system-records.js';
@@ -43,6 +42,7 @@ export class Starting {
       ...options,
       filesOf: async (record) =>
         await copyable(record, await fetchParts(record, record.ownerDn, options), options),
+      giveUp: async (host) => (await options.tiers.spares?.giveUpImages(host)) === true,
     });
   }
 
@@ -141,11 +141,10 @@ export class Starting {
     }
   }
 
-  /** What is nobody's is on this host only. */
-  async #makeRoom({ host, parameters }: TargetSystem): Promise<void> {
-    if (!isLocal({ host })) return;
-    this.#options.tiers.templates?.yield();
-    await this.#options.tiers.spares?.makeRoom(parameters.memoryMiB);
+  /** What is nobody's on its host makes way. */
+  async #makeRoom(record: TargetSystem): Promise<void> {
+    this.#options.tiers.templates?.yield(record.host);
+    await this.#options.tiers.spares?.makeRoom(record);
   }
 
   /** Stored: from now on it is started anew, whatever happens. Only from inside the record's queue. */

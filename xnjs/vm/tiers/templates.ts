@@ -29,7 +29,7 @@ import { Upkeep } from './upkeep.js';
 export type TemplatesOptions = TargetSystemsOptions & {
   readonly warm: NonNullable<TargetSystemsOptions['warm']>;
   /** Whether a machine of a user is being started at present. */
-  readonly isBusy: () => boolean;
+  readonly isBusy: (host: string) => boolean;
   readonly flavours: Flavours;
   readonly stopping: AbortSignal;
 };
@@ -68,7 +68,10 @@ export class Templates implements AsyncDisposable {
     this.#options = options;
     this.#log = options.log.child({ part: 'xnjs.vm.templates' });
     this.#copies = new ReadyCopies(options);
-    this.#upkeep = new Upkeep({ ...options, log: this.#log, turn: () => this.#turn() });
+    this.#upkeep = new Upkeep({
+      ...{ ...options, log: this.#log, turn: () => this.#turn() },
+      isBusy: () => options.isBusy(localHost),
+    });
   }
 
   /** Before hypervisors are compared with the records. */
@@ -163,7 +166,8 @@ export class Templates implements AsyncDisposable {
   }
 
   /** A user's machine is about to be started: what is being saved can wait. */
-  yield(): void {
+  yield(host: string): void {
+    if (!isLocal({ host })) return;
     this.#upkeep.yield();
     this.#capture?.abort(new Error('a user starts a machine'));
   }
@@ -219,8 +223,9 @@ export class Templates implements AsyncDisposable {
 
   #hasRoom(image: Template['image'], driver: Driver): boolean {
     const { warm, hosts, flavours } = this.#options;
+    const here = { host: localHost };
     if (this.#upkeep.isCrowded) return false;
-    if (hosts.isLocalDrained || !hosts.localDrivers().includes(driver)) return false;
+    if (hosts.isDrainedAt(here) || !hosts.driversUp(here).includes(driver)) return false;
     const { memoryMiB } = chooseParameters({}, image, driver, flavours.boundsFor(plainUser));
     return warm.availableMiB() >= memoryMiB + warm.config.reserveMiB;
   }

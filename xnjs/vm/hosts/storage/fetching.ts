@@ -1,5 +1,5 @@
 import type { Clock } from '#kernel/clock.js';
-import { errorText } from '#kernel/errors.js';
+import { asGridError, errorText } from '#kernel/errors.js';
 import type { Log } from '#kernel/log.js';
 import { isPassing } from '../../passing.js';
 import type { SystemRecords } from '../../system-records.js';
@@ -11,6 +11,8 @@ export type FetchingOptions = {
   readonly records: Pick<SystemRecords, 'find' | 'save' | 'show' | 'queue' | 'schedule'>;
   /** The image as files of this server. */
   readonly filesOf: (record: TargetSystem) => Promise<MachineFiles>;
+  /** Makes room for a user's image, where machines of nobody's hold theirs. @returns whether that may help */
+  readonly giveUp: (host: string) => Promise<boolean>;
   readonly clock: Clock;
   readonly log: Log;
   readonly stopping: AbortSignal;
@@ -68,7 +70,7 @@ export class Fetching {
     const over = new AbortController();
     void this.#tell(id, host, storage, files, { isCurrent, over: over.signal });
     try {
-      await storage.copy(files);
+      await this.#copy(host, storage, files);
       over.abort();
       await records.queue(id, async () => {
         const record = records.find(id);
@@ -84,6 +86,16 @@ export class Fetching {
     }
     this.#waiting.delete(id);
     records.schedule(id);
+  }
+
+  async #copy(host: string, storage: HostStorage, files: readonly ImageFile[]): Promise<void> {
+    try {
+      await storage.copy(files);
+    } catch (error) {
+      const isFull = asGridError(error)?.code === 'STORAGE_FULL';
+      if (!isFull || !(await this.#options.giveUp(host))) throw error;
+      await storage.copy(files);
+    }
   }
 
   /** Users see how far it is. */

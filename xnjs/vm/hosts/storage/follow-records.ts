@@ -1,8 +1,13 @@
 import type { TargetSystem } from '../../target-system.js';
 import type { Hosts } from '../hosts.js';
 
+/** A machine of a user's, or of nobody's. */
+type Made = Pick<TargetSystem, 'host' | 'image'> & {
+  readonly agentDisks?: TargetSystem['agentDisks'] | undefined;
+};
+
 export type FollowedRecords = {
-  readonly records: () => Iterable<TargetSystem>;
+  readonly records: () => Iterable<Made>;
   /** @throws when this server may not act any more */
   readonly require: () => Promise<void>;
 };
@@ -14,13 +19,13 @@ export function followRecords(hosts: Hosts, { records, require }: FollowedRecord
 }
 
 /** Of what the machines of a host are made of. */
-function digestsOn(host: string, records: Iterable<TargetSystem>): Set<string> {
+function digestsOn(host: string, records: Iterable<Made>): Set<string> {
   const digests = new Set<string>();
   for (const record of records)
     if (record.host === host) for (const digest of digestsOf(record)) digests.add(digest);
   return digests;
 }
 
-function digestsOf({ image, agentDisks = [] }: TargetSystem): string[] {
+function digestsOf({ image, agentDisks = [] }: Made): string[] {
   return [...Object.values(image.parts).map(({ sha256 }) => sha256), ...agentDisks];
 }

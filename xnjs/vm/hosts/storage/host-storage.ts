@@ -8,6 +8,7 @@ import type { LibvirtClient } from '#kernel/libvirt/client.js';
 import { PoolVolumes } from '#kernel/libvirt/pool-volumes.js';
 import type { Log } from '#kernel/log.js';
 import type { DomainPaths } from '../../domain-xml.js';
+import type { SnapshotFiles } from '../../snapshots/snapshot-files.js';
 import type { MachineSpec } from '../../target-system.js';
 import {
   CopiedImages,
@@ -16,6 +17,7 @@ import {
   type CopyStore,
   type ImageFile,
 } from './copied-images.js';
+import { PoolSnapshots } from './pool-snapshots.js';
 
 export type HostStorageOptions = {
   readonly host: string;
@@ -61,6 +63,7 @@ export type StorageStatus = {
  * looked at.
  */
 export class HostStorage implements Disposable {
+  readonly snapshots: SnapshotFiles;
   readonly #options: HostStorageOptions;
   readonly #volumes: PoolVolumes;
   readonly #prefix: string;
@@ -75,6 +78,10 @@ export class HostStorage implements Disposable {
     const { host, client, pool, maxBytes, installationId, store, clock, log } = options;
     this.#volumes = new PoolVolumes(client, pool);
     this.#prefix = `vsite-${installationId}`;
+    this.snapshots = new PoolSnapshots({
+      ...{ host, volumes: this.#volumes, prefixOf: (id) => this.#ownPrefix(id) },
+      require: () => this.#use.require(),
+    });
     this.#images = new CopiedImages({
       ...{ host, volumes: this.#volumes, prefix: this.#prefix, maxBytes, store, clock, log },
       inUse: () => this.#use.inUse(),
