@@ -23,6 +23,7 @@ export type AgentBindingOptions = {
   readonly clock: Clock;
   readonly log: Log;
   readonly heartbeatMs: number;
+  readonly silenceMs?: number;
   /** Makes sure that it is this machine that answers. */
   readonly admit?: (ask: AskEnrolment) => Promise<void>;
   readonly scriptHeader?: () => ScriptHeader;
@@ -39,7 +40,8 @@ export class AgentBinding implements TargetBinding {
   readonly #id: string;
 
   constructor(options: AgentBindingOptions) {
-    const { record, socket, hosts, clock, log, heartbeatMs, admit, scriptHeader } = options;
+    const { record, socket, hosts, clock, log, heartbeatMs, silenceMs, admit } = options;
+    const { scriptHeader } = options;
     this.#log = log;
     this.#id = record.id;
     const dial = (): Promise<Duplex> => dialAgent(record, socket, hosts);
@@ -49,6 +51,7 @@ export class AgentBinding implements TargetBinding {
       // a container's agent listens; the port of a machine has one host at a time
       dialsMany: record.driver === 'lxc',
       heartbeatMs,
+      ...(silenceMs !== undefined && { silenceMs }),
       ...(admit && { admit }),
       clock,
       log,

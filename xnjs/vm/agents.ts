@@ -6,6 +6,7 @@ import type { AgentFacts } from '#tsi/protocol/facts.js';
 import type { SetupReport } from '#tsi/protocol/machine-setup.js';
 import { completeTimeline } from './boot.js';
 import { without } from '../job/without.js';
+import { silenceOf } from '../tsi/silence.js';
 import { failedSetup, hasProblem, olderAgent, setupOf } from './context/machine-setup.js';
 import { createBinding } from './create-binding.js';
 import { seatOf, type Seat } from './hosts/host.js';
@@ -126,8 +127,7 @@ export class Agents implements AsyncDisposable {
     const { id, generation, views } = record;
     if (this.#expected.has(id) || views?.agent?.says === 'down') return;
     this.#expected.add(id);
-    const ms = Math.max(3 * systems.heartbeatMs, 10_000);
-    await systems.clock.sleep(ms, stopping).catch(() => undefined);
+    await systems.clock.sleep(silenceOf(systems), stopping).catch(() => undefined);
     this.#expected.delete(id);
     if (stopping.aborted || this.#answering.has(id)) return;
     if (this.#records.find(id)?.generation === generation) await this.#onDown(record);
