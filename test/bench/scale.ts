@@ -6,6 +6,7 @@ import { stopServer } from '#cli/quickstart/server.js';
 import { silentLog } from '#kernel/log.js';
 import { openDatabase } from '#kernel/persistence/database.js';
 import { cpuMs, residentMb } from './cpu.js';
+import { ask } from './scale/client.js';
 import { inFlight, print, printMachine, quantile } from './report.js';
 import { factoryPath } from '../grid/grid.js';
 import { Installation, publishImage } from './scale/installation.js';
@@ -65,20 +66,17 @@ async function settled({ calls }: Installation['daemon']): Promise<void> {
 
 /** What so many target systems cost that do nothing. */
 async function measure(installation: Installation, sites: readonly string[]): Promise<Cost> {
-  const user = await installation.client();
   const pid = await installation.pid();
   await settled(installation.daemon);
   const before = await readMetrics(installation.metricsUrls.targetsystem);
   installation.daemon.calls.clear();
   const [cpu, startedMs] = [cpuMs(pid), performance.now()];
-  const times: number[] = [];
-  for (let at = 0; performance.now() - startedMs < steadyMs; at++) {
-    const site = sites[(at * 7_919) % Math.max(1, sites.length)];
-    const askedMs = performance.now();
-    await user.json('GET', site === undefined ? core : `${core}/sites/${site}`);
-    times.push(performance.now() - askedMs);
-    await sleep(betweenGetsMs);
-  }
+  const times = await ask({
+    ...(await installation.credentials()),
+    url: installation.url,
+    paths: sites.length === 0 ? [core] : sites.map((site) => `${core}/sites/${site}`),
+    ...{ forMs: steadyMs, betweenMs: betweenGetsMs },
+  });
   const share = (cpuMs(pid) - cpu) / (performance.now() - startedMs);
   const after = await readMetrics(installation.metricsUrls.targetsystem);
   const mean = (name: string): number => {

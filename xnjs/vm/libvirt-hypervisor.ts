@@ -7,7 +7,7 @@ import type { Lifecycle } from '#kernel/libvirt/events.js';
 import type { Domain } from '#kernel/libvirt/procedures.js';
 import type { Log } from '#kernel/log.js';
 import { markXml, metadataNamespace, readMark, type DomainMark } from './domain-mark.js';
-import { activeOnly, statsFlags, statsGroups, toSample } from './domain-stats.js';
+import { statsFlags, statsGroups, toSample } from './domain-stats.js';
 import type {
   DomainLook,
   DomainView,
@@ -195,13 +195,12 @@ export class LibvirtHypervisor implements Hypervisor {
     return dom !== undefined;
   }
 
-  async usage(driver: Driver, ids?: readonly string[]): Promise<UsageSample[]> {
+  async usage(driver: Driver, ids: readonly string[]): Promise<UsageSample[]> {
     const client = this.#probe(driver);
     const options = { timeoutMs: statsTimeoutMs };
-    const domains = ids?.map(toDomain) ?? (await ownDomains(client, activeOnly));
-    return await inBatches(domains, async (some) => {
+    return await inBatches(ids, async (some) => {
       if (driver === 'lxc') return await usageOfContainers(client, some, statsTimeoutMs);
-      const args = { doms: [...some], stats: statsGroups, flags: statsFlags };
+      const args = { doms: some.map(toDomain), stats: statsGroups, flags: statsFlags };
       const { retStats } = await client.call('connect_get_all_domain_stats', args, options);
       return retStats.flatMap(({ dom, params }) => toSample(dom, params) ?? []);
     });

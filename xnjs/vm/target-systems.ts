@@ -91,8 +91,7 @@ export class TargetSystems implements Targets, AsyncDisposable {
     this.places = places;
     this.volumes = this.#openVolumes();
     this.planner = this.#openPlanner();
-    const findSystem = (id: string): TargetSystem | undefined => records.find(id);
-    const meter = { hosts, findSystem, clock, log, stopping };
+    const meter = { hosts, systems: records, clock, log, stopping };
     this.#meter = usage && new UsageMeter({ ...usage, ...meter });
     const isBusy = (): boolean => [...records.all()].some(({ state }) => state === 'INITIALIZING');
     const enrolments = this.#openEnrolments();
