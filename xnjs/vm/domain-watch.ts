@@ -141,7 +141,7 @@ export class DomainWatch {
   }
 
   async #look(seat: Seat, key: string): Promise<void> {
-    const { started, observer, stopping } = this.#options;
+    const { started, observer, clock, stopping } = this.#options;
     if (stopping.aborted) return;
     const ours = [...started()].filter((id) => this.#isThere(seat, id));
     if (ours.length === 0) {
@@ -158,8 +158,8 @@ export class DomainWatch {
       ms += tookMs;
       // each batch in its time, so that others have theirs, unless somebody waits for this look to end
       if (at + 1 < batches.length && tookMs < paceMs && !this.#next.has(key))
-        await this.#options.clock.sleep(paceMs - tookMs, stopping).catch(() => undefined);
-      if (stopping.aborted) return;
+        await clock.sleep(paceMs - tookMs, stopping).catch(() => undefined);
+      if (this.#options.stopping.aborted) return;
     }
     observer?.looked(seat.driver, ms);
   }

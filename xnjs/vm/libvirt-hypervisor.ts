@@ -1,4 +1,5 @@
 import type { Duplex, Readable } from 'node:stream';
+import { setImmediate as turn } from 'node:timers/promises';
 import type { Clock } from '#kernel/clock.js';
 import { errorText, GridError } from '#kernel/errors.js';
 import type { LibvirtClient } from '#kernel/libvirt/client.js';
@@ -232,12 +233,15 @@ export class LibvirtHypervisor implements Hypervisor {
   async list(driver: Driver, isKnown: (id: string) => boolean = () => false): Promise<OwnDomain[]> {
     const client = this.#client(driver);
     const domains = await ownDomains(client, 0);
+    await turn(); // they were read in one piece
     const marks = new Map<string, DomainMark>();
+    const ours: Domain[] = [];
     for (const dom of domains) {
-      const mark = isKnown(dom.uuid) ? undefined : await this.#markOf(client, dom);
+      const known = isKnown(dom.uuid);
+      const mark = known ? undefined : await this.#markOf(client, dom);
       if (mark) marks.set(dom.uuid, mark);
+      if (mark || known) ours.push(dom);
     }
-    const ours = domains.filter(({ uuid }) => marks.has(uuid) || isKnown(uuid));
     const views = await (driver === 'lxc' ? lookAtContainers : statesOfMachines)(client, ours);
     return views.map((view) => {
       const mark = marks.get(view.id);
