@@ -9,7 +9,8 @@ import { tlsOf } from './tsi-network.js';
 
 /** By the way that the image says. */
 export function createBinding(record: MachineSpec, options: TargetSystemsOptions): TargetBinding {
-  const { clock, log, heartbeatMs, silenceMs, hosts, workspace, network, idb, enrolments } = options;
+  const { clock, log, heartbeatMs, silenceMs, hosts, workspace, network, idb, enrolments } =
+    options;
   const { tsi } = record.image.metadata;
   const common = {
     ...{ heartbeatMs, clock, log },
