@@ -96,7 +96,7 @@ function timeStarts(metrics: Metrics, systems: TargetSystems): () => void {
     buckets: longBuckets,
   });
   return systems.subscribe((event) => {
-    if (event.type !== 'ready') return;
+    if (event.type !== 'ready' || !event.isStart) return;
     const { boot, driver, start } = systems.get(event.targetId);
     if (boot.readyMs === undefined) return;
     starts({ tier: start?.tier ?? 'unknown', driver }, boot.readyMs / 1_000);

@@ -35,7 +35,8 @@ export type Target = IdbSubject & {
 
 /** What becomes of a target system, for its jobs. */
 export type TargetEvent =
-  | { readonly type: 'ready'; readonly targetId: string }
+  /** `isStart`: for the first time since its machine was started. */
+  | { readonly type: 'ready'; readonly targetId: string; readonly isStart?: true }
   /** Proven gone, with its running processes. Never sent for a target that merely does not answer. */
   | { readonly type: 'lost'; readonly targetId: string; readonly reason: string }
   /** The same, and another machine of the same name is started in its place. */

@@ -99,7 +99,6 @@ async function addressesOf(
   { systems }: RestDeps,
   system: TargetSystem,
 ): Promise<readonly string[]> {
-  if (system.image.metadata.tsi.transport !== 'tcp') return [];
   return await systems.addresses(system.id).catch(() => []);
 }
 

@@ -135,11 +135,16 @@ describe('faults of machines and hypervisors', { skip: noMachines, timeout: 400_
   };
   const submit = async (job: object): Promise<string> =>
     new URL(String((await user.json('POST', one, job)).headers['location'])).pathname;
-  const jobIs = (path: string, status: string): Promise<Job> =>
-    eventually(`${path} is ${status}`, async () => {
+  async function jobIs(path: string, status: string): Promise<Job> {
+    let last: Partial<Job> = {};
+    return await eventually(`${path} is ${status}`, async () => {
       const job = (await user.json('GET', path)).body as Job;
+      last = job;
       return job.status === status && job;
+    }).catch((error: unknown) => {
+      throw new Error(`it is ${last.status}: ${last.statusMessage}`, { cause: error });
     });
+  }
 
   it('parked on disk while a job runs, and its server killed meanwhile: the job goes on where it was', async () => {
     const count = 'n=0; while [ $n -lt 30 ]; do n=$((n+1)); echo $n; sleep 0.1; done';

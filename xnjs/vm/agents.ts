@@ -206,7 +206,7 @@ export class Agents implements AsyncDisposable {
       const isProved = starting.enrolment?.keyHash !== undefined;
       if (!isProved && !(await this.#proves(id, binding))) return;
     }
-    if (starting.isBehind) await this.#records.queue(id, () => this.#catchUp(id, binding));
+    if (starting.isBehind) await this.#records.queue(id, () => this.#tellTime(id, binding));
     if (!(await this.#setUp(id, binding))) return;
     const { boot: begun } = this.#records.find(id) ?? starting;
     const boot = { ...begun, readyMs: this.#options.systems.clock.now() - bootBaseMs(starting) };
@@ -245,8 +245,13 @@ export class Agents implements AsyncDisposable {
     return true;
   }
 
-  /** Tells a machine that stood still the time. Only from inside the record's queue. */
-  async #catchUp(id: string, binding: TargetBinding): Promise<void> {
+  /** Tells a machine that stood still the time, if its agent answers. Only from inside the record's queue. */
+  async catchUp(id: string): Promise<void> {
+    const binding = this.#bindings.get(id);
+    if (binding && this.#answering.has(id)) await this.#tellTime(id, binding);
+  }
+
+  async #tellTime(id: string, binding: TargetBinding): Promise<void> {
     const record = this.#records.find(id);
     if (!record?.isBehind || this.#bindings.get(id) !== binding) return;
     const { systems, log, stopping } = this.#options;

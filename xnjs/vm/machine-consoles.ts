@@ -16,6 +16,8 @@ export type MachineConsolesOptions = {
   readonly files: Pick<FilesOfMachines, 'consoleTail'>;
   readonly workspace: Pick<Workspace, 'screenSocket'>;
   readonly records: Pick<SystemRecords, 'get'>;
+  /** Somebody works there until this has ended. */
+  readonly usedBy: (id: string, connection: Duplex) => void;
 };
 
 /** Serial consoles and screens of the machines of target systems. */
@@ -37,7 +39,10 @@ export class MachineConsoles {
    */
   async open(id: string, force: boolean): Promise<Duplex> {
     const system = this.#running(id);
-    return await this.#options.hosts.of(system).openConsole(system.driver, id, force);
+    const { hosts, usedBy } = this.#options;
+    const console = await hosts.of(system).openConsole(system.driver, id, force);
+    usedBy(id, console);
+    return console;
   }
 
   /** The screen as it is, in PNG. @throws as {@link openScreen} */
@@ -56,7 +61,9 @@ export class MachineConsoles {
       const text = `the screen is on host ${system.host}, out of reach: only pictures of it can be had`;
       throw new GridError('CONFLICT', text, { vmId: id });
     }
-    return await connectScreen(this.#options.workspace.screenSocket(system));
+    const screen = await connectScreen(this.#options.workspace.screenSocket(system));
+    this.#options.usedBy(id, screen);
+    return screen;
   }
 
   #withScreen(id: string): TargetSystem {

@@ -22,7 +22,7 @@ import type { Claimed, SparePool } from './tiers/spare-pool.js';
 import type { Templates } from './tiers/templates.js';
 import { Starting } from './tiers/starting.js';
 import type { UsageMeter } from './usage-meter.js';
-import type { Views } from './views.js';
+import { viewsOf, type Views } from './views.js';
 import type { Volumes } from './volumes/volumes.js';
 import { writeOut } from './volumes/write-out.js';
 
@@ -134,9 +134,12 @@ export class Machines implements AsyncDisposable {
     return this.#comparison.isNowhere(id);
   }
 
-  /** Writes on its domain what has changed of whose it is, should the database be lost. Never fails. */
+  /**
+   * Writes on its domain what has changed of whose it is, should the database be lost; not on one that another
+   * is to take the place of. Never fails.
+   */
   async mark(record: TargetSystem): Promise<void> {
-    if (!this.#agents.find(record.id)) return;
+    if (!this.#agents.isCurrent(record)) return;
     try {
       await this.#inTurn(record.host, () =>
         this.#options.hosts.of(record).mark(record, this.#epoch),
@@ -326,6 +329,7 @@ export class Machines implements AsyncDisposable {
   async #attach(record: TargetSystem): Promise<void> {
     if (this.#agents.find(record.id)) {
       await this.reapplyParameters(record.id);
+      await this.#agents.catchUp(record.id);
       return;
     }
     // also where its host does not answer, which nobody hears an agent through
@@ -346,6 +350,7 @@ export class Machines implements AsyncDisposable {
       await this.reapplyParameters(record.id);
       this.#agents.bind(record);
       this.#spawn(this.mark(record));
+      if (viewsOf(record).agent === undefined) this.#spawn(this.#stops.afterBootTimeout(record));
       return;
     }
     await this.#records.applyNow(record.id, {

@@ -1,9 +1,11 @@
 import { createHash } from 'node:crypto';
+import { existsSync } from 'node:fs';
 import { open, rm } from 'node:fs/promises';
+import { dirname } from 'node:path';
 import type { Clock } from '#kernel/clock.js';
 import { errorText, GridError } from '#kernel/errors.js';
 import type { Seat } from './hosts/host.js';
-import type { Hypervisor } from './hypervisor.js';
+import type { DomainView, Hypervisor } from './hypervisor.js';
 import { isPassing } from './passing.js';
 import { without } from '../job/without.js';
 import type { SystemRecords } from './system-records.js';
@@ -30,12 +32,17 @@ export type ParkingOptions = {
   readonly clock: Clock;
 };
 
+/** For so long there must have been nothing of a parked machine before that is believed. */
+const believedAfterMs = 20_000;
+
 /**
  * Machines on their way to disk and back. Each step may be repeated at any time, and only from inside the
  * record's queue: how far it came is for the hypervisor to say.
  */
 export class Parking {
   readonly #options: ParkingOptions;
+  /** Since when there seems to be nothing to bring a machine back from. */
+  readonly #missedMs = new Map<string, number>();
 
   constructor(options: ParkingOptions) {
     this.#options = options;
@@ -45,6 +52,7 @@ export class Parking {
   async park(record: TargetSystem): Promise<void> {
     const { id, driver } = record;
     const { hosts, unbind, require } = this.#options;
+    this.#missedMs.delete(id);
     await unbind(id);
     await require();
     try {
@@ -81,16 +89,41 @@ export class Parking {
     await reconcile(id);
   }
 
-  /** Leaves it on disk, unless somebody else has started it. */
+  /** Leaves it on disk, unless somebody else has started it, or has taken away what there was to start. */
   async leave(record: TargetSystem): Promise<void> {
     const { id, driver } = record;
     const { hosts, unbind, reconcile } = this.#options;
     await unbind(id);
-    if (record.parkedOn !== undefined) return; // no host has it: there is nothing to start
-    const domain = await hosts.of(record).find(driver, id);
-    if (!domain || domain.state === 'stopped') return;
-    await this.#tell(id, 'thaw', 'the machine was started by somebody else');
-    await reconcile(id);
+    const domain =
+      record.parkedOn === undefined ? await hosts.of(record).find(driver, id) : undefined;
+    if (domain && domain.state !== 'stopped') {
+      await this.#tell(id, 'thaw', 'the machine was started by somebody else');
+      await reconcile(id);
+    } else if (await this.#isLost(record, domain)) {
+      await this.#tell(id, 'stopped', 'its saved memory was taken away by somebody else');
+      await reconcile(id);
+    }
+  }
+
+  /** Whether there is nothing to bring it back from, at two looks with some time in between. */
+  async #isLost(record: TargetSystem, domain: DomainView | undefined): Promise<boolean> {
+    const { workspace, clock } = this.#options;
+    const { id, parkedOn } = record;
+    const memory = workspace.parkedMemory(record);
+    // where the file system is not mounted there are no directories either
+    const isThere =
+      parkedOn === undefined
+        ? domain?.isSaved === true
+        : !existsSync(dirname(memory)) || (await isComplete(memory));
+    if (isThere) {
+      this.#missedMs.delete(id);
+      return false;
+    }
+    const missedMs = this.#missedMs.get(id) ?? clock.now();
+    this.#missedMs.set(id, missedMs);
+    if (clock.now() - missedMs < believedAfterMs) return false;
+    this.#missedMs.delete(id);
+    return true;
   }
 
   /**

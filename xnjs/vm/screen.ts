@@ -12,8 +12,9 @@ export function connectScreen(path: string): Promise<Duplex> {
   const socket = connect(path);
   socket.setTimeout(connectMs, () => socket.destroy(new Error('it does not answer')));
   return new Promise((resolve, reject) => {
-    socket.once('error', (cause) => {
-      const text = `the screen cannot be reached: ${cause.message}`;
+    socket.once('error', (cause: NodeJS.ErrnoException) => {
+      // the message of the system tells paths of the host
+      const text = `the screen cannot be reached: ${cause.code ?? cause.message}`;
       reject(new GridError('CONFLICT', text, {}, { cause }));
     });
     socket.once('connect', () => {

@@ -235,6 +235,7 @@ function restart(current: TargetSystem, evidence: Evidence): TargetSystem | unde
     ),
     state: 'INITIALIZING',
     evidence: { ...evidence, fact: `started again${cold}: ${fact}` },
+    start: { tier: 'cold', reason: `started again${cold}` },
     ...{ views: {}, boot: {}, bootFromMs: atMs, lostJobs: fact },
     ...{ generation: generation + 1, ...times },
   };
@@ -289,7 +290,15 @@ function stepAlive(current: TargetSystem, event: VmEvent): TargetSystem {
     ...current,
     ...{ state, evidence, views },
     ...(isFirst && { boot: event.boot }),
+    ...(stoodStill(before, views) && { isBehind: true as const }),
   };
+}
+
+/** Its clock did, too. */
+function stoodStill({ hypervisor: before }: Views, { hypervisor: now }: Views): boolean {
+  return (
+    now?.says === 'running' && before !== undefined && !['running', 'silent'].includes(before.says)
+  );
 }
 
 function see(views: Views, event: VmEvent): Views {

@@ -11,6 +11,7 @@ import { SharedImages } from './shared-images.js';
 import { isGone, isUsable, step, VmError, type VmEvent } from './state.js';
 import type { TargetStore } from './target-store.js';
 import type { TargetSystem } from './target-system.js';
+import { viewsOf } from './views.js';
 
 export type SystemRecordsOptions = {
   readonly store: TargetStore;
@@ -173,7 +174,10 @@ export class SystemRecords {
   #announce(before: TargetSystem, after: TargetSystem): void {
     const event: TargetEvent | undefined =
       isUsable(after) && !isUsable(before)
-        ? { type: 'ready', targetId: after.id }
+        ? {
+            ...{ type: 'ready', targetId: after.id },
+            ...(viewsOf(before).agent === undefined && { isStart: true }),
+          }
         : after.generation !== before.generation
           ? { type: 'replaced', targetId: after.id }
           : isGone(after) && !isGone(before)

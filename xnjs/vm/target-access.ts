@@ -1,3 +1,4 @@
+import type { Duplex } from 'node:stream';
 import { GridError } from '#kernel/errors.js';
 import { jobVariables } from './context/machine-setup.js';
 import { mergeIdb, type TargetIdb } from '../idb/idb.js';
@@ -16,6 +17,8 @@ export type TargetAccessOptions = {
   readonly idb: Pick<IdbSource, 'bind'> | undefined;
   /** Somebody wants to work there. */
   readonly used: (id: string) => void;
+  /** Somebody works there until this has ended. */
+  readonly usedBy: (id: string, connection: Duplex) => void;
 };
 
 /** Target systems as the engine works with them. */
@@ -38,8 +41,12 @@ export class TargetAccess {
       environment: jobVariables(record),
       ...idbSubject(record),
       tsi: () => this.#answering(targetId).tsi,
-      forward: async (service, signal, loginNode) =>
-        await this.#answering(targetId).forward(target.identity, service, signal, loginNode),
+      forward: async (service, signal, loginNode) => {
+        const binding = this.#answering(targetId);
+        const connection = await binding.forward(target.identity, service, signal, loginNode);
+        this.#options.usedBy(targetId, connection);
+        return connection;
+      },
       loginNodes: () => this.#answering(targetId).loginNodes,
       onExit: (listener) => machines.onExit(targetId, listener),
     };

@@ -1,4 +1,5 @@
 import { setMaxListeners } from 'node:events';
+import type { Duplex } from 'node:stream';
 import { asGridError } from '#kernel/errors.js';
 import type { Log } from '#kernel/log.js';
 import { Reaper } from '../reaper.js';
@@ -9,6 +10,7 @@ import { Enrolments } from './context/enrolments.js';
 import type { Settled } from './job-settlements.js';
 import { withoutSettled } from './settled.js';
 import { FilesOfMachines } from './files-of-machines.js';
+import { isLocal } from './hosts/host.js';
 import { MachineConsoles } from './machine-consoles.js';
 import { lifetimes, type LifetimesOptions } from './lifetimes.js';
 import { Machines } from './machines.js';
@@ -93,9 +95,9 @@ export class TargetSystems implements Targets, AsyncDisposable {
     this.planner = this.#openPlanner();
     const meter = { hosts, systems: records, clock, log, stopping };
     this.#meter = usage && new UsageMeter({ ...usage, ...meter });
-    const isBusy = (): boolean => [...records.all()].some(({ state }) => state === 'INITIALIZING');
     const enrolments = this.#openEnrolments();
     const parts = { ...options, ...(enrolments && { enrolments }) };
+    const isBusy = (): boolean => this.#startsHere();
     const forPools = { ...parts, isBusy, stopping, flavours: this.planner.flavours };
     this.#spares =
       options.spares && new SparePool({ ...forPools, records, spares: options.spares });
@@ -112,15 +114,16 @@ export class TargetSystems implements Targets, AsyncDisposable {
     });
     const most = options.limits.snapshots ?? 4;
     this.snapshots = new Snapshots({ ...options, records, files, planner: this.planner, most });
-    const machineFiles = new FilesOfMachines(options);
-    this.consoles = new MachineConsoles({ ...options, files: machineFiles, records });
+    const usedBy = (id: string, connection: Duplex): void => this.#unused?.usedBy(id, connection);
+    const machineFiles = { files: new FilesOfMachines(options) };
+    this.consoles = new MachineConsoles({ ...options, ...machineFiles, records, usedBy });
     followRecords(hosts, {
       records: () => records.all(),
       require: async () => await options.lease?.require(),
     });
     this.#access = new TargetAccess({
       ...{ records, machines: this.#machines, idb: options.idb },
-      used: (id) => this.#unused?.used(id),
+      ...{ used: (id: string) => this.#unused?.used(id), usedBy },
     });
     this.parking = new ParkingOrders({ records, hosts, places, planner: this.planner, clock });
     const ends = {
@@ -129,6 +132,13 @@ export class TargetSystems implements Targets, AsyncDisposable {
     };
     this.#unused = idle && new Unused({ idle, clock, records, ...ends });
     this.#reaper = this.#createReaper(ends);
+  }
+
+  /** Whether a machine of a user is being started on the server's own host. */
+  #startsHere(): boolean {
+    for (const record of this.#records.all())
+      if (record.state === 'INITIALIZING' && isLocal(record)) return true;
+    return false;
   }
 
   #openEnrolments(): Enrolments | undefined {

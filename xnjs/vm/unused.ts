@@ -1,3 +1,4 @@
+import { finished, type Duplex } from 'node:stream';
 import type { Clock } from '#kernel/clock.js';
 import { driverAbilities } from './hosts/driver-abilities.js';
 import type { VmState } from './state.js';
@@ -19,8 +20,10 @@ const endable: ReadonlySet<VmState> = new Set(['READY', 'DEGRADED']);
 /** Finds the target systems that nobody has worked with for a while, and parks or ends them. */
 export class Unused {
   readonly #options: UnusedOptions;
-  /** When somebody last wanted to work there. */
+  /** When somebody last wanted to work there, or could again. */
   readonly #usedMs = new Map<string, number>();
+  /** How many work there by a connection of their own. */
+  readonly #open = new Map<string, number>();
 
   constructor(options: UnusedOptions) {
     this.#options = options;
@@ -29,6 +32,18 @@ export class Unused {
   /** Somebody wants to work there. */
   used(id: string): void {
     this.#usedMs.set(id, this.#options.clock.now());
+  }
+
+  /** Somebody works there until this has ended. */
+  usedBy(id: string, connection: Duplex): void {
+    const count = (change: number): void => {
+      this.used(id);
+      const open = (this.#open.get(id) ?? 0) + change;
+      if (open > 0) this.#open.set(id, open);
+      else this.#open.delete(id);
+    };
+    count(1);
+    finished(connection, () => count(-1));
   }
 
   forget(id: string): void {
@@ -41,9 +56,11 @@ export class Unused {
     for (const system of records.all()) {
       const { id, jobId, state } = system;
       const afterMs = this.#afterMs(system);
-      if (jobId !== undefined || afterMs === undefined || !endable.has(state)) continue;
+      if (jobId !== undefined || afterMs === undefined || this.#open.has(id)) continue;
       const usedMs = this.#usedMs.get(id);
-      if (usedMs === undefined) this.#usedMs.set(id, nowMs);
+      // a time in which nobody could work there is none in which nobody wanted to
+      if (!endable.has(state)) this.forget(id);
+      else if (usedMs === undefined) this.#usedMs.set(id, nowMs);
       else if (nowMs - usedMs >= afterMs) yield id;
     }
   }

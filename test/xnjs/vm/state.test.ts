@@ -153,6 +153,19 @@ describe('the life of a virtual machine', () => {
     assert.equal(later.evidence.fact, 'the test says so');
   });
 
+  it('that stood still by no order of ours is told the time when it goes on', () => {
+    const going: VmEvent = { type: 'domain', says: 'running', evidence };
+    for (const says of ['paused', 'stalled', 'hung', 'silent'] as const) {
+      const halted: VmEvent[] = [events.agentUp, going, { type: 'domain', says, evidence }];
+      const after: TargetSystem = [...halted, going].reduce(step, aTargetSystem());
+      assert.deepEqual(
+        [after.state, after.isBehind],
+        ['READY', says === 'silent' ? undefined : true],
+      );
+      assert.equal(halted.reduce(step, aTargetSystem()).isBehind, undefined);
+    }
+  });
+
   it('keeps the time line of the first start when the agent comes back', () => {
     const ready = step(aTargetSystem(), events.agentUp);
     const again = step(ready, { ...events.agentUp, boot: { readyMs: 99 } } as VmEvent);
@@ -194,6 +207,12 @@ describe('the life of a virtual machine', () => {
     }
     assert.equal(step(system, at(4)).state, 'FAILED');
     assert.equal(step(system, at(3_600_001)).generation, 5);
+  });
+
+  it('says of another machine how that was started', () => {
+    const start = { tier: 'spare', reason: 'was running, and free' } as const;
+    const first = step(aTargetSystem({ recovery: 'restart', start }), events.agentUp);
+    assert.deepEqual(step(first, events.stopped).start, { tier: 'cold', reason: 'started again' });
   });
 
   it('starts none in the place of one that was never ready', () => {

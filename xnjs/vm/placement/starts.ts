@@ -54,7 +54,7 @@ export function recordStarts(
   log: Log,
 ): () => void {
   return systems.subscribe((event) => {
-    if (event.type !== 'ready') return;
+    if (event.type !== 'ready' || !event.isStart) return;
     const { id, image, boot, start: how, createdMs } = systems.get(event.targetId);
     if (boot.readyMs === undefined) return;
     const tier = how?.tier ?? 'cold';
