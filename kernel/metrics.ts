@@ -1,3 +1,6 @@
+import { readdir } from 'node:fs/promises';
+import { setImmediate as turn } from 'node:timers/promises';
+import pLimit from 'p-limit';
 import {
   collectDefaultMetrics,
   Counter,
@@ -38,13 +41,35 @@ export const longBuckets = [0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 120
 
 /** Every series begins so. */
 const prefix = 'vsite_';
+/** They go through all sockets of the process: with thousands a scrape would hold up everything else. */
+const tooDear = ['handles', 'requests', 'resources'].flatMap((what) => [
+  `nodejs_active_${what}`,
+  `nodejs_active_${what}_total`,
+]);
 
 /** The figures of one service, in Prometheus' text format. */
 export class Metrics {
   readonly #registry = new Registry();
+  /** One figure after the other: some look at all that there is, and others have their turn between them. */
+  readonly #reading = pLimit(1);
 
   constructor() {
     collectDefaultMetrics({ register: this.#registry });
+    for (const name of tooDear) this.#registry.removeSingleMetric(name);
+    this.#countFiles();
+  }
+
+  /** As the library does, but not at the expense of the event loop: there may be thousands. */
+  #countFiles(): void {
+    const name = 'process_open_fds';
+    if (!this.#registry.getSingleMetric(name)) return; // no such thing on this system
+    this.#registry.removeSingleMetric(name);
+    new Gauge({
+      ...{ name, help: 'Number of open file descriptors.', registers: [this.#registry] },
+      async collect() {
+        this.set((await readdir('/proc/self/fd')).length - 1); // one of them is for this
+      },
+    });
   }
 
   /** @returns adds to it */
@@ -82,12 +107,18 @@ export class Metrics {
     { name, help, labels = [] }: About<L>,
     read: () => readonly Reading<L>[] | Promise<readonly Reading<L>[]>,
   ): void {
+    const inTurn = async (): Promise<readonly Reading<L>[]> => {
+      await turn();
+      return await read();
+    };
+    const readAfterOthers = () => this.#reading(inTurn);
     new Gauge({
       ...{ name: `${prefix}${name}`, help, labelNames: labels },
       registers: [this.#registry],
       async collect() {
+        const readings = await readAfterOthers();
         this.reset();
-        for (const { labels: values = {}, value } of await read()) this.set(values, value);
+        for (const { labels: values = {}, value } of readings) this.set(values, value);
       },
     });
   }

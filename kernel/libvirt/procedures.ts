@@ -28,10 +28,10 @@ const uuid: Codec<string> = {
   write(to, value) {
     if (!/^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/i.test(value))
       throw protocolError('not a UUID', { value: value.slice(0, 64) });
-    to.bytes(Buffer.from(value.replaceAll('-', ''), 'hex'));
+    to.text(value.replaceAll('-', ''), 16, 'hex');
   },
   read(from) {
-    const hex = from.bytes(16).toString('hex');
+    const hex = from.text(16, 'hex');
     return `${hex.slice(0, 8)}-${hex.slice(8, 12)}-${hex.slice(12, 16)}-${hex.slice(16, 20)}-${hex.slice(20)}`;
   },
 };

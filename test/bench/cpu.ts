@@ -35,6 +35,12 @@ export function findProcess(words: string): number | undefined {
   return found === undefined ? undefined : Number(found);
 }
 
+/** For how long the process's first thread was ready to run while others had the processors. */
+export function waitedMs(pid: number): number {
+  const [, waitedNs] = readFileSync(`/proc/${pid}/task/${pid}/schedstat`, 'utf8').split(' ');
+  return Number(waitedNs) / 1e6;
+}
+
 export function residentMb(pid: number): number {
   const kb = /VmRSS:\s+(\d+) kB/.exec(readFileSync(`/proc/${pid}/status`, 'utf8'))?.[1];
   return Number(kb) / 1_024;

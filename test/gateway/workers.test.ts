@@ -114,7 +114,7 @@ describe('a gateway of several processes', () => {
     process.kill(stuck!, 'SIGSTOP');
     let answered = 0;
     const asked = Array.from({ length: 8 }, () =>
-      rig.request({ path: '/VSITE/x', signal: AbortSignal.timeout(10_000) }).then(
+      rig.request({ path: '/VSITE/x', signal: AbortSignal.timeout(5_000) }).then(
         ({ body }) => {
           answered++;
           return body;

@@ -35,6 +35,7 @@ import { ChannelsUnknown, openChannel } from './raw-channels.js';
 import { answered, text, unlessUnknown } from './link-answers.js';
 import { LinkConnection } from './link-connection.js';
 import { admissions, HungUp, hangUpMs, waitAfter } from './link-pace.js';
+import { silenceOf } from './silence.js';
 import type { TsiIdentity, TsiTransport, WorkerChannels } from './tsi.js';
 
 export type LinkState = 'connecting' | 'up' | 'down';
@@ -334,7 +335,8 @@ export class AgentLink implements AsyncDisposable {
 
   /** Resolves when the connection has ended. */
   async #watch(connection: LinkConnection): Promise<void> {
-    const { heartbeatMs, silenceMs = Math.max(3 * heartbeatMs, 10_000), clock } = this.#options;
+    const { heartbeatMs, clock } = this.#options;
+    const silenceMs = silenceOf(this.#options);
     this.#connection = connection;
     this.#heartbeatMs = clock.now();
     this.#enter('up');

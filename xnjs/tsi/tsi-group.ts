@@ -84,7 +84,7 @@ export class TsiGroup implements AsyncDisposable, LoginNodes {
   }
 
   choose(wish?: string): string {
-    return this.#pick(new Set(this.#called(wish)), new Set(), this.#choices++).name;
+    return this.#next(new Set(this.#called(wish)), new Set(), this.#choices++).name;
   }
 
   #called(wish: string | undefined): readonly TsiNode[] {
@@ -167,8 +167,17 @@ export class TsiGroup implements AsyncDisposable, LoginNodes {
     return true;
   }
 
-  /** The next in turn of those that answer; one that did not gets a single call when its pause is over. */
-  #pick(nodes: ReadonlySet<TsiNode>, tried: ReadonlySet<TsiNode>, turn = this.#turn++): TsiNode {
+  /** Whom to call now: one that did not answer gets a single call when its pause is over. */
+  #pick(nodes: ReadonlySet<TsiNode>, tried: ReadonlySet<TsiNode>): TsiNode {
+    const node = this.#next(nodes, tried, this.#turn++);
+    const circuit = this.#circuits.get(node);
+    const untilMs = this.#options.clock.now() + probeMs;
+    if (circuit) Object.assign(circuit, { untilMs, probing: true });
+    return node;
+  }
+
+  /** The next in turn of those that may be called. */
+  #next(nodes: ReadonlySet<TsiNode>, tried: ReadonlySet<TsiNode>, turn: number): TsiNode {
     const now = this.#options.clock.now();
     const ready = [...nodes].filter((node) => {
       const circuit = this.#circuits.get(node);
@@ -176,8 +185,6 @@ export class TsiGroup implements AsyncDisposable, LoginNodes {
     });
     const node = ready[turn % Math.max(1, ready.length)];
     if (!node) throw this.#unavailable(nodes);
-    const circuit = this.#circuits.get(node);
-    if (circuit) Object.assign(circuit, { untilMs: now + probeMs, probing: true });
     return node;
   }
 

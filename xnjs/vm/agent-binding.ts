@@ -23,6 +23,7 @@ export type AgentBindingOptions = {
   readonly clock: Clock;
   readonly log: Log;
   readonly heartbeatMs: number;
+  readonly silenceMs?: number;
   /** Makes sure that it is this machine that answers. */
   readonly admit?: AgentLinkOptions['admit'];
   /** What the machine is told before anything else. */
@@ -41,7 +42,8 @@ export class AgentBinding implements TargetBinding {
   readonly #id: string;
 
   constructor(options: AgentBindingOptions) {
-    const { record, socket, hosts, clock, log, heartbeatMs, admit, greet, scriptHeader } = options;
+    const { record, socket, hosts, clock, log, heartbeatMs, silenceMs, admit, greet } = options;
+    const { scriptHeader } = options;
     this.#log = log;
     this.#id = record.id;
     const dial = (): Promise<Duplex> => dialAgent(record, socket, hosts);
@@ -51,6 +53,7 @@ export class AgentBinding implements TargetBinding {
       // a container's agent listens; a port or a console has one host at a time
       dialsMany: record.driver === 'lxc' && socket !== undefined,
       heartbeatMs,
+      ...(silenceMs !== undefined && { silenceMs }),
       ...(admit && { admit }),
       // a container's agent is not emulated, and hears what a connection is for by its first line
       ...(greet && record.driver !== 'lxc' && { greet }),

@@ -7,6 +7,7 @@ import type { MachineIdentity } from '#tsi/protocol/machine-identity.js';
 import type { SetupReport } from '#tsi/protocol/machine-setup.js';
 import { completeTimeline } from './boot.js';
 import { without } from '../job/without.js';
+import { silenceOf } from '../tsi/silence.js';
 import { failedSetup, hasProblem, olderAgent, setupOf } from './context/machine-setup.js';
 import { createBinding } from './create-binding.js';
 import { seatOf, type Seat } from './hosts/host.js';
@@ -49,8 +50,11 @@ export class Agents implements AsyncDisposable {
   /** Whose ends of jobs are told, and what ends that. */
   readonly #followed = new WeakMap<TargetBinding, () => void>();
   readonly #answering = new Set<string>();
-  /** Those that have answered before, and are waited for. */
-  readonly #expected = new Set<string>();
+  /** Those that have answered before and are waited for, and until when; the first of them first. */
+  readonly #expected = new Map<
+    string,
+    { readonly record: TargetSystem; readonly untilMs: number }
+  >();
   readonly #guests: GuestWatch;
 
   constructor(options: AgentsOptions) {
@@ -126,16 +130,26 @@ export class Agents implements AsyncDisposable {
   }
 
   /** One that was known to answer is found silent if it does not answer this server soon. */
-  async expect(record: TargetSystem): Promise<void> {
+  expect(record: TargetSystem): void {
+    const { systems } = this.#options;
+    if (this.#expected.has(record.id) || record.views?.agent?.says === 'down') return;
+    const isFirst = this.#expected.size === 0;
+    const untilMs = systems.clock.now() + silenceOf(systems);
+    this.#expected.set(record.id, { record, untilMs });
+    if (isFirst) this.#spawn(this.#awaitExpected());
+  }
+
+  /** One wait for all of them: a server that starts expects all that it has. */
+  async #awaitExpected(): Promise<void> {
     const { systems, stopping } = this.#options;
-    const { id, generation, views } = record;
-    if (this.#expected.has(id) || views?.agent?.says === 'down') return;
-    this.#expected.add(id);
-    const ms = Math.max(3 * systems.heartbeatMs, 10_000);
-    await systems.clock.sleep(ms, stopping).catch(() => undefined);
-    this.#expected.delete(id);
-    if (stopping.aborted || this.#answering.has(id)) return;
-    if (this.#records.find(id)?.generation === generation) await this.#onDown(record);
+    for (const [id, { record, untilMs }] of this.#expected) {
+      const leftMs = untilMs - systems.clock.now();
+      if (leftMs > 0) await systems.clock.sleep(leftMs, stopping).catch(() => undefined);
+      if (stopping.aborted) return;
+      this.#expected.delete(id);
+      const isThere = this.#records.find(id)?.generation === record.generation;
+      if (isThere && !this.#answering.has(id)) this.#spawn(this.#onDown(record));
+    }
   }
 
   async unbind(id: string): Promise<void> {

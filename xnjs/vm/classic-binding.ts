@@ -14,6 +14,7 @@ import {
   type MachinePeer,
   type TsiTls,
 } from '../tsi/callback-transport.js';
+import { silenceOf } from '../tsi/silence.js';
 import { createTsi, type TsiClient } from '../tsi/tsi-client.js';
 import { TsiGroup } from '../tsi/tsi-group.js';
 import type { LoginNodes, Tsi, TsiIdentity, TsiTransport } from '../tsi/tsi.js';
@@ -136,8 +137,7 @@ export class ClassicBinding implements TargetBinding {
   }
 
   get #callMs(): number {
-    const { silenceMs, heartbeatMs } = this.#options;
-    return silenceMs ?? Math.max(3 * heartbeatMs, 10_000);
+    return silenceOf(this.#options);
   }
 
   #answering(): Bound {

@@ -25,7 +25,7 @@ export type ComparisonOptions = {
 };
 
 /** Records that are looked at before anything else has its turn. */
-const reconciledAtOnce = 100;
+const reconciledAtOnce = 40;
 
 /** What do hypervisors have, and what do the records say they should? */
 export class Comparison {
@@ -111,10 +111,15 @@ export class Comparison {
       // how those are that run is told by looks, which know whether they hang
       for (const domain of domains)
         if (domain.state === 'stopped' && records.find(domain.id)) onDomain(domain, seat);
+      // each step looks at all machines: others have their turn between them
+      await turn();
       await this.#orphans.judge(seat, domains);
+      await turn();
       const known = new Set(domains.map(({ id }) => id));
       this.#present.set(seatKey(seat), known);
+      await turn();
       await this.#sweep();
+      await turn();
       for (const id of bound)
         if (!known.has(id))
           onDomain({ id, state: 'stopped', reason: 'the domain no longer exists' }, seat);

@@ -18,10 +18,12 @@ export function createBinding(
   options: TargetSystemsOptions,
   identity: () => MachineIdentity | undefined = () => undefined,
 ): TargetBinding {
-  const { clock, log, heartbeatMs, hosts, workspace, network, idb, enrolments } = options;
+  const { clock, log, heartbeatMs, silenceMs, hosts, workspace, network, idb, enrolments } =
+    options;
   const { tsi } = record.image.metadata;
   const common = {
     ...{ heartbeatMs, clock, log },
+    ...(silenceMs !== undefined && { silenceMs }),
     ...(idb && { scriptHeader: () => idb.scriptHeader }),
   };
   if (tsi.transport === 'channel' || !network)

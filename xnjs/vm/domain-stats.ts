@@ -3,7 +3,7 @@ import type { UsageSample } from './usage.js';
 
 /** Groups of libvirt's figures: state, processors, balloon, interfaces, disks. */
 export const statsGroups = 1 | 2 | 4 | 16 | 32;
-export const activeOnly = 1;
+const activeOnly = 1;
 /** Without what a monitor does not answer at once: one that is stuck must not keep the figures of all others. */
 export const statsFlags = activeOnly | 0x2000_0000;
 

@@ -4,6 +4,7 @@ import type { Log } from '#kernel/log.js';
 import type { MachineObserver } from './machine-observer.js';
 import { isSeatOf, seatKey, seatOf, type Seat } from './hosts/host.js';
 import { whereText } from './hosts/hosts.js';
+import { batchesOf } from './in-batches.js';
 import type { DomainLook, DomainView, Hypervisor } from './hypervisor.js';
 import { isAlive, type VmEvent } from './state.js';
 import type { Driver, Evidence, TargetSystem } from './target-system.js';
@@ -38,16 +39,20 @@ const silentMs = 8_000;
 /** For so long it is watched whether processors make progress: even an idle guest has its clock. */
 const progressMs = 5_000;
 
-/** What was seen of one machine so far. */
+/** Of the time between looks, what one that nobody waits for is spread over. */
+const spread = 0.5;
+
+/** What was seen of one machine so far; changed in place, since there are thousands every few seconds. */
 type Seen = {
-  /** Since when its process has not answered; absent: it does. */
-  readonly muteSinceMs?: number;
+  /** Since when its process has not answered; `undefined`: it does. */
+  muteSinceMs: number | undefined;
   /** Whether it is known to be able to answer. */
-  readonly hasAnswered: boolean;
+  hasAnswered: boolean;
   /** Since when its processors have been watched, and what they had used then. */
-  readonly base?: { readonly cpuMs: number; readonly atMs: number };
+  baseMs: number | undefined;
+  baseCpuMs: number;
   /** Whether they made progress the last time that they were watched for long enough. */
-  readonly progresses?: boolean;
+  progresses: boolean | undefined;
 };
 
 /**
@@ -66,21 +71,31 @@ export class DomainWatch {
   readonly #answering = new Set<string>();
   /** When a lifecycle event of a machine came last: a look that was begun before it knows less. */
   readonly #eventMs = new Map<string, number>();
+  #count = 0;
 
   constructor(options: DomainWatchOptions) {
     this.#options = options;
   }
 
   async watch(): Promise<void> {
-    const { clock, intervalMs, stopping } = this.#options;
+    const { clock, stopping, records } = this.#options;
     while (!stopping.aborted) {
-      const machines = [...this.#options.records.all()];
-      const seats = new Map(machines.map((record) => [seatKey(record), seatOf(record)]));
+      const seats = new Map<string, Seat>();
+      this.#count = 0;
+      for (const record of records.all()) {
+        this.#count += 1;
+        const key = seatKey(record);
+        if (!seats.has(key)) seats.set(key, seatOf(record));
+      }
       // one that hangs must not keep the others from being asked
       for (const [key, seat] of seats) if (!this.#looking.has(key)) void this.look(seat);
-      const waitMs = Math.max(intervalMs, (1_000 * machines.length) / looksPerSecond);
-      await clock.sleep(waitMs, stopping).catch(() => undefined);
+      await clock.sleep(this.#everyMs, stopping).catch(() => undefined);
     }
+  }
+
+  /** Between looks at the same machine. */
+  get #everyMs(): number {
+    return Math.max(this.#options.intervalMs, (1_000 * this.#count) / looksPerSecond);
   }
 
   /** When the hypervisor was last heard of this driver's machines on a host; ms since the epoch. */
@@ -127,27 +142,44 @@ export class DomainWatch {
   }
 
   async #look(seat: Seat, key: string): Promise<void> {
-    const { hosts, started, onStopped, clock, log, stopping } = this.#options;
+    const { started, observer, clock, stopping } = this.#options;
     if (stopping.aborted) return;
-    const beganMs = clock.now();
     const ours = [...started()].filter((id) => this.#isThere(seat, id));
     if (ours.length === 0) {
       this.#heardMs.delete(key);
       return;
     }
+    const batches = batchesOf(ours);
+    const paceMs = (spread * this.#everyMs) / batches.length;
+    let ms = 0;
+    for (const [at, batch] of batches.entries()) {
+      const begun = performance.now();
+      if (!(await this.#lookAt(seat, key, batch))) return;
+      const tookMs = performance.now() - begun;
+      ms += tookMs;
+      // each batch in its time, so that others have theirs, unless somebody waits for this look to end
+      if (at + 1 < batches.length && tookMs < paceMs && !this.#next.has(key))
+        await clock.sleep(paceMs - tookMs, stopping).catch(() => undefined);
+      if (this.#options.stopping.aborted) return;
+    }
+    observer?.looked(seat.driver, ms);
+  }
+
+  /** @returns whether the hypervisor has answered */
+  async #lookAt(seat: Seat, key: string, ids: readonly string[]): Promise<boolean> {
+    const { hosts, onStopped, clock, log } = this.#options;
+    const beganMs = clock.now();
     let looks: readonly DomainLook[];
-    const begun = performance.now();
     try {
-      looks = await hosts.of(seat).look(seat.driver, ours);
-      this.#options.observer?.looked(seat.driver, performance.now() - begun);
+      looks = await hosts.of(seat).look(seat.driver, ids);
     } catch (error) {
       log.debug({ ...seat, err: errorText(error) }, 'the hypervisor could not be asked');
       this.#onSilence(seat, beganMs);
-      return;
+      return false;
     }
     this.#heardMs.set(key, clock.now());
     const found = new Map(looks.map((look) => [look.id, look]));
-    for (const id of ours) {
+    for (const id of ids) {
       if (beganMs <= (this.#eventMs.get(id) ?? 0)) continue;
       const look = found.get(id);
       // meanwhile it may have got another host
@@ -156,6 +188,7 @@ export class DomainWatch {
       else if (look.state === 'stopped') onStopped(id, look.reason, seat);
       else this.#judge(look, beganMs);
     }
+    return true;
   }
 
   #isThere(seat: Seat, id: string): boolean {
@@ -165,19 +198,15 @@ export class DomainWatch {
 
   #judge(look: DomainLook, beganMs: number): void {
     const { id, state, reason, answers } = look;
-    const before = this.#seen.get(id);
-    const hasAnswered = before?.hasAnswered === true || this.#answered(id, answers);
-    const isMute = answers === false || (answers === undefined && hasAnswered);
-    const muteSinceMs = isMute ? (before?.muteSinceMs ?? beganMs) : undefined;
-    const seen: Seen = {
-      hasAnswered,
-      ...(muteSinceMs !== undefined && { muteSinceMs }),
-      ...progress(look, before, beganMs),
-    };
+    const seen = this.#seen.get(id) ?? unseen();
     this.#seen.set(id, seen);
+    seen.hasAnswered ||= this.#answered(id, answers);
+    const isMute = answers === false || (answers === undefined && seen.hasAnswered);
+    seen.muteSinceMs = isMute ? (seen.muteSinceMs ?? beganMs) : undefined;
+    watchProgress(seen, look, beganMs);
     if (state === 'stopped') return;
-    if (state === 'running' && muteSinceMs !== undefined) {
-      if (this.#options.clock.now() - muteSinceMs < hungMs) return;
+    if (state === 'running' && seen.muteSinceMs !== undefined) {
+      if (this.#options.clock.now() - seen.muteSinceMs < hungMs) return;
       this.#tell(id, 'hung', "the machine's process does not answer the hypervisor: it hangs");
     } else this.#tell(id, state, state === 'running' ? this.#howItRuns(look, seen) : reason);
   }
@@ -225,15 +254,26 @@ export class DomainWatch {
   }
 }
 
-function progress(
-  { cpuMs }: DomainLook,
-  before: Seen | undefined,
-  nowMs: number,
-): Pick<Seen, 'base' | 'progresses'> {
-  if (cpuMs === undefined) return {};
-  const now = { cpuMs, atMs: nowMs };
-  const { base = now, progresses } = before ?? {};
-  if (nowMs - base.atMs < progressMs)
-    return { base, ...(progresses !== undefined && { progresses }) };
-  return { base: now, progresses: cpuMs > base.cpuMs };
+function unseen(): Seen {
+  return {
+    muteSinceMs: undefined,
+    hasAnswered: false,
+    baseMs: undefined,
+    baseCpuMs: 0,
+    progresses: undefined,
+  };
+}
+
+function watchProgress(seen: Seen, { cpuMs }: DomainLook, nowMs: number): void {
+  if (cpuMs === undefined) {
+    seen.baseMs = undefined;
+    seen.progresses = undefined;
+    return;
+  }
+  if (seen.baseMs !== undefined) {
+    if (nowMs - seen.baseMs < progressMs) return;
+    seen.progresses = cpuMs > seen.baseCpuMs;
+  }
+  seen.baseMs = nowMs;
+  seen.baseCpuMs = cpuMs;
 }

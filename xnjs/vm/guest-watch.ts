@@ -56,14 +56,16 @@ export class GuestWatch {
 
   async #askAll(all: ReturnType<GuestWatchOptions['bindings']>): Promise<void> {
     const { clock, stopping } = this.#options;
-    for (let first = 0; first < all.length; first += atOnce) {
-      if (stopping.aborted) return;
-      const some = all.slice(first, first + atOnce);
-      const paceMs = first + atOnce < all.length ? (1_000 * atOnce) / asksPerSecond : 0;
-      const paced = clock.sleep(paceMs, stopping).catch(() => undefined);
-      await Promise.all(some.map((each) => this.#ask(...each)));
-      await paced;
+    const asking = new Set<Promise<void>>();
+    for (const [at, [id, binding]] of all.entries()) {
+      // one by one: to begin so many questions together would hold up everybody else
+      if (at > 0) await clock.sleep(1_000 / asksPerSecond, stopping).catch(() => undefined);
+      if (asking.size >= atOnce) await Promise.race(asking);
+      if (stopping.aborted) break;
+      const asked = this.#ask(id, binding).finally(() => void asking.delete(asked));
+      asking.add(asked);
     }
+    await Promise.all(asking);
   }
 
   async #ask(id: string, binding: TargetBinding): Promise<void> {

@@ -69,10 +69,10 @@ export type Hypervisor = {
     names: readonly ChangeableName[],
   ): Promise<boolean>;
   /**
-   * What the domains that run have used since their start; those that do not answer at once are left out.
-   * @param ids of these only; absent: of all that may be ours
+   * What these domains have used since their start; those that do not run, or do not answer at once, are left
+   * out.
    */
-  usage(driver: Driver, ids?: readonly string[]): Promise<UsageSample[]>;
+  usage(driver: Driver, ids: readonly string[]): Promise<UsageSample[]>;
   /**
    * Writes the memory of a machine to disk and stops it. May be repeated, and takes as long as that takes.
    * @returns whether it is saved; `false`: it has stopped without, or is not there

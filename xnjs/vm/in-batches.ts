@@ -2,14 +2,20 @@
  * So many machines at a time: one answer of the hypervisor for all would keep this process from anything else
  * while it is read, and beyond some ten thousand be longer than a message may be.
  */
-const batchSize = 100;
+const batchSize = 40;
+
+export function batchesOf<T>(all: readonly T[], size = batchSize): T[][] {
+  const batches: T[][] = [];
+  for (let first = 0; first < all.length; first += size)
+    batches.push(all.slice(first, first + size));
+  return batches;
+}
 
 export async function inBatches<T, R>(
   all: readonly T[],
   work: (batch: readonly T[]) => Promise<readonly R[]>,
 ): Promise<R[]> {
   const results: R[] = [];
-  for (let first = 0; first < all.length; first += batchSize)
-    results.push(...(await work(all.slice(first, first + batchSize))));
+  for (const batch of batchesOf(all)) results.push(...(await work(batch)));
   return results;
 }

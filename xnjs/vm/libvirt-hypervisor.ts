@@ -1,4 +1,5 @@
 import type { Duplex, Readable } from 'node:stream';
+import { setImmediate as turn } from 'node:timers/promises';
 import type { Clock } from '#kernel/clock.js';
 import { errorText, GridError } from '#kernel/errors.js';
 import type { LibvirtClient } from '#kernel/libvirt/client.js';
@@ -8,7 +9,7 @@ import type { Domain } from '#kernel/libvirt/procedures.js';
 import type { Log } from '#kernel/log.js';
 import { markXml, metadataNamespace, readMark, type DomainMark } from './domain-mark.js';
 import { agentConsole } from './domain-xml.js';
-import { activeOnly, statsFlags, statsGroups, toSample } from './domain-stats.js';
+import { statsFlags, statsGroups, toSample } from './domain-stats.js';
 import type {
   DomainLook,
   DomainView,
@@ -197,13 +198,12 @@ export class LibvirtHypervisor implements Hypervisor {
     return true;
   }
 
-  async usage(driver: Driver, ids?: readonly string[]): Promise<UsageSample[]> {
+  async usage(driver: Driver, ids: readonly string[]): Promise<UsageSample[]> {
     const client = this.#probe(driver);
     const options = { timeoutMs: statsTimeoutMs };
-    const domains = ids?.map(toDomain) ?? (await ownDomains(client, activeOnly));
-    return await inBatches(domains, async (some) => {
+    return await inBatches(ids, async (some) => {
       if (driver === 'lxc') return await usageOfContainers(client, some, statsTimeoutMs);
-      const args = { doms: [...some], stats: statsGroups, flags: statsFlags };
+      const args = { doms: some.map(toDomain), stats: statsGroups, flags: statsFlags };
       const { retStats } = await client.call('connect_get_all_domain_stats', args, options);
       return retStats.flatMap(({ dom, params }) => toSample(dom, params) ?? []);
     });
@@ -235,12 +235,15 @@ export class LibvirtHypervisor implements Hypervisor {
   async list(driver: Driver, isKnown: (id: string) => boolean = () => false): Promise<OwnDomain[]> {
     const client = this.#client(driver);
     const domains = await ownDomains(client, 0);
+    await turn(); // they were read in one piece
     const marks = new Map<string, DomainMark>();
+    const ours: Domain[] = [];
     for (const dom of domains) {
-      const mark = isKnown(dom.uuid) ? undefined : await this.#markOf(client, dom);
+      const known = isKnown(dom.uuid);
+      const mark = known ? undefined : await this.#markOf(client, dom);
       if (mark) marks.set(dom.uuid, mark);
+      if (mark || known) ours.push(dom);
     }
-    const ours = domains.filter(({ uuid }) => marks.has(uuid) || isKnown(uuid));
     const views = await (driver === 'lxc' ? lookAtContainers : statesOfMachines)(client, ours);
     return views.map((view) => {
       const mark = marks.get(view.id);

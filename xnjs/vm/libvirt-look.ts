@@ -9,6 +9,7 @@ import { inBatches } from './in-batches.js';
 /** State and processors, which libvirt has itself, and the dirty rate, which only the monitor knows. */
 const groups = 1 | 8 | 512;
 const stateGroup = 1;
+const vcpuTime = /^vcpu\.\d+\.time$/;
 const monitorsField = 'dirtyrate.calc_status';
 /** Those that have stopped, too; without a wait for a monitor that is in use. */
 const flags = statsFlags & ~1;
@@ -108,7 +109,7 @@ function toLook(dom: Domain, params: TypedParams): DomainLook {
     if (field === 'state.state') state = Number(value.value);
     else if (field === 'state.reason') reason = Number(value.value);
     else if (field === monitorsField) answers = true;
-    else if (field.startsWith('vcpu.') && /^vcpu\.\d+\.time$/.test(field))
+    else if (field.endsWith('.time') && vcpuTime.test(field))
       cpuNs = (cpuNs ?? 0) + Number(value.value);
   return {
     id: dom.uuid,

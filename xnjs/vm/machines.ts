@@ -345,7 +345,7 @@ export class Machines implements AsyncDisposable {
       return;
     }
     // also where its host does not answer, which nobody hears an agent through
-    this.#spawn(this.#agents.expect(record));
+    this.#agents.expect(record);
     const domain = await this.#inTurn(record.host, () =>
       this.#options.hosts.of(record).find(record.driver, record.id),
     );

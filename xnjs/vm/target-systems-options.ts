@@ -53,6 +53,8 @@ export type TargetSystemsOptions = {
   readonly orphanGraceMs?: number;
   readonly bootTimeoutMs: number;
   readonly heartbeatMs: number;
+  /** An agent that has not answered for so long is silent; absent: three heartbeats, ten seconds at least. */
+  readonly silenceMs?: number;
   /** How often hypervisors are asked how machines are, and agents how their guests are. */
   readonly watchMs?: number;
   readonly guestMs?: number;

@@ -92,7 +92,7 @@ export class TargetSystems implements Targets, AsyncDisposable {
     this.places = places;
     this.volumes = this.#openVolumes();
     this.planner = this.#openPlanner();
-    const meter = { hosts, findSystem: (id: string) => records.find(id), clock, log, stopping };
+    const meter = { hosts, systems: records, clock, log, stopping };
     this.#meter = usage && new UsageMeter({ ...usage, ...meter });
     const enrolments = this.#openEnrolments();
     const parts = { ...options, ...(enrolments && { enrolments }) };

@@ -5,13 +5,17 @@ import { createSerial } from '#kernel/persistence/serial.js';
 import { without } from '../job/without.js';
 import { isSeatOf, seatKey, type Seat } from './hosts/host.js';
 import type { Hosts } from './hosts/hosts.js';
+import { batchesOf } from './in-batches.js';
 import type { TargetSystem } from './target-system.js';
 import { addSample, newUsage, type Usage, type UsageSample, type UsageStore } from './usage.js';
 
 export type UsageMeterOptions = {
   readonly store: UsageStore;
   readonly hosts: Pick<Hosts, 'of' | 'seats'>;
-  readonly findSystem: (id: string) => TargetSystem | undefined;
+  readonly systems: {
+    all(): Iterable<TargetSystem>;
+    find(id: string): TargetSystem | undefined;
+  };
   readonly intervalMs: number;
   /** How long those that have ended are kept. */
   readonly keepMs: number;
@@ -22,10 +26,14 @@ export type UsageMeterOptions = {
 
 /** Records are kept for days: an hour more is nothing. */
 const pruneEveryMs = 3_600_000;
+/** Machines that are read and written at a time; their figures come in smaller batches. */
+const atOnce = 200;
+/** Of the time between two readings, what one of many machines is spread over. */
+const spread = 0.5;
 
 /**
- * Reads what the machines use, all of a driver by one call, and adds it up durably. A reading that fails
- * loses nothing: the hypervisor's counters go on.
+ * Reads what the machines use, many by one call, and adds it up durably. A reading that fails loses nothing:
+ * the hypervisor's counters go on.
  */
 export class UsageMeter {
   readonly #options: UsageMeterOptions;
@@ -40,10 +48,10 @@ export class UsageMeter {
 
   /** After the records are there. */
   async start(ids: readonly string[]): Promise<void> {
-    const { store, findSystem } = this.#options;
+    const { store, systems } = this.#options;
     const orphans: Usage[] = [];
     for (const usage of await store.unfinished())
-      if (findSystem(usage.id)) this.#usages.set(usage.id, usage);
+      if (systems.find(usage.id)) this.#usages.set(usage.id, usage);
       else orphans.push({ ...usage, endedMs: usage.measuredMs });
     if (orphans.length > 0) await store.save(orphans);
     for (const id of ids) {
@@ -62,11 +70,10 @@ export class UsageMeter {
   }
 
   /**
-   * Reads a driver's machines on a host now.
-   * @param ids these only; absent: all
+   * Reads these of a driver's machines on a host now.
    * @throws what the hypervisor or the database say
    */
-  async measure(seat: Seat, ids?: readonly string[]): Promise<void> {
+  async measure(seat: Seat, ids: readonly string[]): Promise<void> {
     await this.#serial(seatKey(seat), async () => {
       const { hosts, clock } = this.#options;
       const samples = await hosts.of(seat).usage(seat.driver, ids);
@@ -76,10 +83,10 @@ export class UsageMeter {
 
   async #add(seat: Seat, samples: readonly UsageSample[], now: number): Promise<void> {
     await this.#serial('usage', async () => {
-      const { store, findSystem } = this.#options;
+      const { store, systems } = this.#options;
       const changed: Usage[] = [];
       for (const sample of samples) {
-        const system = findSystem(sample.id);
+        const system = systems.find(sample.id);
         if (!system || !isSeatOf(seat, system)) continue;
         const before = this.#usages.get(sample.id) ?? begin(system, sample);
         if (before.endedMs === undefined) changed.push(addSample(before, sample, now));
@@ -138,9 +145,17 @@ export class UsageMeter {
   }
 
   async #measureAll(seat: Seat): Promise<void> {
+    const { systems, clock, intervalMs, stopping } = this.#options;
+    const ids: string[] = [];
+    for (const system of systems.all()) if (isSeatOf(seat, system)) ids.push(system.id);
+    const batches = batchesOf(ids, atOnce);
     try {
-      await this.measure(seat);
+      for (const [at, batch] of batches.entries()) {
+        if (at > 0) await clock.sleep((spread * intervalMs) / batches.length, stopping);
+        await this.measure(seat, batch);
+      }
     } catch (error) {
+      if (stopping.aborted) return;
       this.#options.log.info({ ...seat, err: errorText(error) }, 'machines could not be measured');
     }
   }

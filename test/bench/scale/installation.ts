@@ -20,6 +20,7 @@ import { createHttpClient, type HttpClient } from '#kernel/http/client.js';
 import { Scope } from '#kernel/scope.js';
 import { freePort } from '../../grid/grid.js';
 import { bzImage, gzipped, metadata } from '../../imagerepo/samples.js';
+import type { Asking } from './client.js';
 import { AgentProcesses } from './guests.js';
 import { FakeLibvirtd } from './libvirtd.js';
 import { readMetrics, valueOf } from './scrape.js';
@@ -90,9 +91,17 @@ export class Installation implements AsyncDisposable {
     user: string = demoUser.name,
     passwordFile = this.layout.demoPassword,
   ): Promise<HttpClient> {
-    const ca = await readFile(join(this.layout.credentials, 'ca.pem'), 'utf8');
-    const auth = { user, password: (await readFile(passwordFile, 'utf8')).trim() };
+    const { ca, auth } = await this.credentials(user, passwordFile);
     return this.#scope.use(createHttpClient({ baseUrl: this.url, tls: { ca }, auth }));
+  }
+
+  /** What a client needs that is a process of its own. */
+  async credentials(
+    user: string = demoUser.name,
+    passwordFile = this.layout.demoPassword,
+  ): Promise<Pick<Asking, 'ca' | 'auth'>> {
+    const ca = await readFile(join(this.layout.credentials, 'ca.pem'), 'utf8');
+    return { ca, auth: { user, password: (await readFile(passwordFile, 'utf8')).trim() } };
   }
 
   /** Resolves when so many agents answer. @throws when they do not within `mostMs` */

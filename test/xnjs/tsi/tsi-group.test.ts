@@ -160,6 +160,17 @@ describe('several TSIs of a target system', () => {
     assert.throws(() => rig.group.choose('gpu1'), { code: 'TSI_UNAVAILABLE' });
     assert.match(rig.group.choose(), /^login/);
   });
+
+  it('are chosen again when their pause is over, and then not kept from being called', async () => {
+    await using rig = new Rig();
+    const gpu = rig.nodes[2]!;
+    gpu.state = 'down';
+    await assert.rejects(rig.group.on(gpu.name).execute(alice, 'x'), { code: 'TSI_UNAVAILABLE' });
+    gpu.state = 'up';
+    rig.nowMs += 1_000;
+    assert.equal(rig.group.choose('gpu1'), gpu.name);
+    assert.equal(await rig.group.on(gpu.name).execute(alice, 'x'), gpu.name);
+  });
 });
 
 describe('names of nodes', () => {

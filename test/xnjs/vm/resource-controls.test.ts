@@ -147,14 +147,14 @@ describe('resource controls', { skip: withoutLibvirtd, timeout: 120_000 }, () =>
     });
 
     it('leave it measurable, with all others in one call', async () => {
-      const [first] = await hypervisor.usage('qemu');
+      const [first] = await hypervisor.usage('qemu', [system.id]);
       assert.equal(first!.id, system.id);
       assert.ok(first!.counters.cpuMs > 0);
       assert.ok(first!.counters.diskReadBytes >= 512, 'its firmware has read a sector');
       assert.ok(first!.residentMiB! > 10);
       assert.ok(first!.givenMiB! > 0);
       await until('it has used more', async () => {
-        const [next] = await hypervisor.usage('qemu');
+        const [next] = await hypervisor.usage('qemu', [system.id]);
         assert.equal(next!.run, first!.run);
         return next!.counters.cpuMs > first!.counters.cpuMs;
       });
@@ -226,7 +226,8 @@ describe('resource controls', { skip: withoutLibvirtd, timeout: 120_000 }, () =>
       await hypervisor.setControls(wider, ['cpuQuotaPercent', 'memoryMiB']);
       await until('it uses what it can get', async () => (await load(system)) > 4);
       const xml = await xmlOf(system);
-      const [usage] = await hypervisor.usage('lxc');
+      const [usage] = await hypervisor.usage('lxc', [system.id]);
+      assert.ok(usage!.run > 0, 'which of its starts it is of');
       assert.ok(usage!.counters.cpuMs > 0 && usage!.residentMiB! < 64);
       assert.match(xml, /<quota>100000</);
       assert.match(xml, /<currentMemory unit='KiB'>49152</);
