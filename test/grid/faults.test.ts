@@ -23,8 +23,8 @@ function descendantsOf(pid: string): string[] {
     .flatMap((child) => [child, ...descendantsOf(child)]);
 }
 
-const isAgent = (pid: string): boolean =>
-  readFileSync(`/proc/${pid}/cmdline`, 'utf8').includes('/usr/bin/node\0/usr/lib/vsite/agent.cjs');
+const runs = (pid: string, words: string): boolean =>
+  readFileSync(`/proc/${pid}/cmdline`, 'utf8').includes(words);
 
 describe('faults', { skip: noMachines }, () => {
   let grid: Grid;
@@ -107,19 +107,17 @@ describe('faults', { skip: noMachines }, () => {
       const job = await submit({ Executable: waits }, there);
       await until(job, 'RUNNING');
       const domain = `vsite-${there.split('/').at(-1)!}`;
-      const uri = grid.libvirtd.uri('lxc');
-      const container = execFileSync('virsh', ['-q', '-c', uri, 'domid', domain]).toString();
-      const agent = descendantsOf(container.trim()).find(isAgent);
+      const container = descendantsOf(`${grid.libvirtd.pid!}`).find((pid) => runs(pid, domain));
+      assert.ok(container !== undefined, 'there is a container');
+      const agent = descendantsOf(container).find((pid) => runs(pid, 'node\0/usr/lib/vsite/agent'));
       assert.ok(agent !== undefined, 'there is an agent');
       process.kill(Number(agent), 'SIGKILL');
       const go = `${sitePath}/storages/${job.split('/').at(-1)!}-uspace/files/go`;
       await eventually('it can be written to again', () =>
-        user
-          .upload('PUT', go, Readable.from(['now']))
-          .then(
-            () => true,
-            () => false,
-          ),
+        user.upload('PUT', go, Readable.from(['now'])).then(
+          () => true,
+          () => false,
+        ),
       );
       await until(job, 'SUCCESSFUL');
       assert.equal(await stdoutOf(job), 'ran\n');
