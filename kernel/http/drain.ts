@@ -1,6 +1,7 @@
 import type { IncomingMessage, Server } from 'node:http';
 import type { Duplex } from 'node:stream';
 import { promisify } from 'node:util';
+import { upgradeOf } from './upgrade.js';
 
 /** How long answers that are under way may take when a service closes. */
 export const drainTimeoutMs = 10_000;
@@ -32,8 +33,10 @@ export function drainable(server: Server, connected: 'connection' | 'secureConne
     answers.set(socket, 0);
     socket.once('close', () => answers.delete(socket));
   });
-  server.on('upgrade', ({ socket }: IncomingMessage) => upgraded.add(socket));
-  server.on('request', ({ socket }, response) => {
+  server.on('request', (request: IncomingMessage, response) => {
+    const { socket } = request;
+    // a listener for upgrades would make Node let go of each connection that asks for one
+    if (upgradeOf(request) !== undefined) upgraded.add(socket);
     answers.set(socket, (answers.get(socket) ?? 0) + 1);
     response.once('close', () => {
       const left = (answers.get(socket) ?? 1) - 1;

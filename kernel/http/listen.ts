@@ -55,7 +55,7 @@ export async function listen(
     requestTimeout: 0,
     handshakeTimeout: headersTimeoutMs,
     maxHeaderSize: 32_768,
-    IncomingMessage: GetMayUpgrade,
+    ...(upgrades && { IncomingMessage: GetMayUpgrade }),
   };
   const tls = 'tls' in where ? where.tls : undefined;
   const server = tls ? createTlsServer({ ...limits, ...tls }) : createServer(limits);

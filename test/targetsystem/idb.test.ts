@@ -59,6 +59,7 @@ describe('the IDB in the REST interface', { timeout: 120_000 }, () => {
       limits: { cpus: 8, memoryMiB: 1024, perUser: 1 },
       usage: () => undefined,
       heard: () => ({}),
+      addresses: () => Promise.resolve([]),
       planner: {
         offeredNetworks: ['none'],
         flavours: { offered: () => [] },
