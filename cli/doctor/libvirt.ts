@@ -26,7 +26,7 @@ export async function checkHosts(
       const finding = await checkLibvirt(uri);
       const isAll = finding.state !== 'good' || pool === undefined;
       const { text, ...rest } = isAll ? finding : await checkPool(uri, pool);
-      return { ...rest, text: `${name}: ${text}` } as Finding; // as: spread forgets the union
+      return { ...rest, text: `${name}: ${text}` }; // as: spread forgets the union
     }),
   );
   return together(found, found.length === 0 ? 'there are none' : `all ${found.length} answer`);
