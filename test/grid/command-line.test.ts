@@ -5,6 +5,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { text } from 'node:stream/consumers';
 import { after, before, describe, it } from 'node:test';
+import { tar } from '#cli/image/archive.js';
 import { eventually, Grid, noContainers, sitePath } from './grid.js';
 
 type Outcome = { readonly code: number | null; readonly stdout: string; readonly stderr: string };
@@ -120,7 +121,11 @@ describe('the command line', { skip: noContainers, timeout: 240_000 }, () => {
     };
     const file = join(directory, 'metadata.yaml');
     await writeFile(file, JSON.stringify(metadata));
-    await writeFile(join(directory, 'root.tar'), Buffer.alloc(10_240));
+    const root = { type: 'directory', mode: 0o755, owner: 0 } as const;
+    await writeFile(
+      join(directory, 'root.tar'),
+      Buffer.concat([...tar(new Map([['/home', root]]))]),
+    );
     const names = async (): Promise<unknown> =>
       JSON.parse(await succeed('image', 'list', '--name', 'by-hand', '--json'));
     const failed = await vsite('image', 'publish', file, 'rootfs=nowhere');
