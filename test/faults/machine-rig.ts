@@ -1,6 +1,7 @@
 import { randomUUID } from 'node:crypto';
 import { once } from 'node:events';
 import { createServer } from 'node:http2';
+import { createServer as createNetServer, type Server, type Socket } from 'node:net';
 import { join } from 'node:path';
 import { imageFormats, type ImageRecord, type PartName } from '#imagerepo/contract.js';
 import { systemClock } from '#kernel/clock.js';
@@ -38,9 +39,24 @@ export async function startAgents(scope: Scope, path: string): Promise<void> {
     response.statusCode = isFacts || request.url === '/identity' ? 200 : 404;
     response.end(isFacts ? JSON.stringify(facts) : '');
   });
-  agents.listen(path);
-  await once(agents, 'listening');
-  scope.defer(() => agents.close());
+  const door = createDoor((socket) => agents.emit('connection', socket)).listen(path);
+  await once(door, 'listening');
+  scope.defer(() => door.close());
+}
+
+/** As agents do, what comes before HTTP/2 is passed over: they know no greetings, and answer none. */
+function createDoor(enter: (socket: Socket) => void): Server {
+  return createNetServer((socket) => {
+    let seen = Buffer.alloc(0);
+    const look = (chunk: Buffer): void => {
+      seen = Buffer.concat([seen, chunk]);
+      const begin = seen.indexOf('PRI * HTTP/2.0');
+      if (begin < 0) return;
+      socket.off('data', look).pause().unshift(seen.subarray(begin));
+      enter(socket);
+    };
+    socket.on('data', look).on('error', () => undefined);
+  });
 }
 
 /** The agent of a machine is where the test says. */

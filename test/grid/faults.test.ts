@@ -1,15 +1,30 @@
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
 import { after, before, describe, it } from 'node:test';
+import { readFileSync } from 'node:fs';
+import { Readable } from 'node:stream';
 import { text } from 'node:stream/consumers';
 import { deleteAndWait } from '#cli/client/resources.js';
 import { createTargetSystem, waitUntilReady } from '#cli/quickstart/main-job.js';
+import { asGridError } from '#kernel/errors.js';
 import type { HttpClient } from '#kernel/http/client.js';
-import { eventually, Grid, noMachines, sitePath } from './grid.js';
+import { eventually, Grid, noContainers, noMachines, sitePath } from './grid.js';
 
 type Job = { status: string; statusMessage: string; exitCode?: string };
 type Site = { resourceStatus: string; resourceStatusMessage: string; vm: { state: string } };
 const signal = AbortSignal.timeout(600_000);
+
+/** Processes below one, of this host. */
+function descendantsOf(pid: string): string[] {
+  const children = readFileSync(`/proc/${pid}/task/${pid}/children`, 'utf8');
+  return children
+    .split(' ')
+    .filter(Boolean)
+    .flatMap((child) => [child, ...descendantsOf(child)]);
+}
+
+const runs = (pid: string, words: string): boolean =>
+  readFileSync(`/proc/${pid}/cmdline`, 'utf8').includes(words);
 
 describe('faults', { skip: noMachines }, () => {
   let grid: Grid;
@@ -26,8 +41,8 @@ describe('faults', { skip: noMachines }, () => {
 
   const readJob = async (path: string): Promise<Job> => (await user.json('GET', path)).body as Job;
   const readSite = async (): Promise<Site> => (await user.json('GET', site)).body as Site;
-  const submit = async (job: object): Promise<string> => {
-    const { headers } = await user.json('POST', site, job);
+  const submit = async (job: object, where = site): Promise<string> => {
+    const { headers } = await user.json('POST', where, job);
     return new URL(String(headers['location'])).pathname;
   };
   const until = (path: string, status: string): Promise<Job> =>
@@ -71,8 +86,44 @@ describe('faults', { skip: noMachines }, () => {
       'its directory is gone',
       async () => (await grid.machineDirectories()).length === 1,
     );
-    await assert.rejects(user.json('GET', second), { code: 'NOT_FOUND' });
+    // its record goes after all that it had
+    await eventually('it is known no more', () =>
+      user.json('GET', second).then(
+        () => false as const,
+        (error: unknown) => asGridError(error)?.code === 'NOT_FOUND',
+      ),
+    );
   });
+
+  // of a container, whose processes root of this host can kill; a machine's is kept alive by the same script
+  it(
+    'agent killed: it is started again, and the job that runs meanwhile ends SUCCESSFUL and ran once',
+    { skip: noContainers },
+    async () => {
+      const image = await grid.publishDemo('container');
+      const there = await createTargetSystem(user, image, {});
+      await waitUntilReady(user, there, signal, () => undefined);
+      const waits = 'until [ -e go ]; do sleep 0.1; done; echo ran';
+      const job = await submit({ Executable: waits }, there);
+      await until(job, 'RUNNING');
+      const domain = `vsite-${there.split('/').at(-1)!}`;
+      const container = descendantsOf(`${grid.libvirtd.pid!}`).find((pid) => runs(pid, domain));
+      assert.ok(container !== undefined, 'there is a container');
+      const agent = descendantsOf(container).find((pid) => runs(pid, 'node\0/usr/lib/vsite/agent'));
+      assert.ok(agent !== undefined, 'there is an agent');
+      process.kill(Number(agent), 'SIGKILL');
+      const go = `${sitePath}/storages/${job.split('/').at(-1)!}-uspace/files/go`;
+      await eventually('it can be written to again', () =>
+        user.upload('PUT', go, Readable.from(['now'])).then(
+          () => true,
+          () => false,
+        ),
+      );
+      await until(job, 'SUCCESSFUL');
+      assert.equal(await stdoutOf(job), 'ran\n');
+      await deleteAndWait(user, there, signal);
+    },
+  );
 
   it('QEMU stopped: the target system is UNREACHABLE, not FAILED, and comes back with its job', async () => {
     const job = await submit({ Executable: 'sleep 3; echo still here' });

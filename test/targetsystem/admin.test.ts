@@ -70,7 +70,11 @@ describe('administration by REST', { timeout: 60_000 }, () => {
       [
         {
           ...{ name: 'local', drivers: { qemu: 'OK' }, labels: [], drained: false, capacity: {} },
-          ...{ used: { cores: 2, memoryMiB, diskMiB: 0 }, machines: 1, spares: { ready: 0, all: 0 } },
+          ...{
+            used: { cores: 2, memoryMiB, diskMiB: 0 },
+            machines: 1,
+            spares: { ready: 0, all: 0 },
+          },
         },
       ],
     );

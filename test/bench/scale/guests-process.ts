@@ -3,6 +3,8 @@ import { createServer, type Server, type Socket } from 'node:net';
 import { join } from 'node:path';
 import { EagerDuplex } from '#kernel/net/eager-duplex.js';
 import { createAgent } from '#tsi/agent/agent.js';
+import { sortConnection } from '#tsi/agent/connections.js';
+import { greet } from '#tsi/agent/greeting.js';
 import { createLinkServer } from '#tsi/agent/link.js';
 import { readSettings } from '#tsi/agent/settings.js';
 import type { Done, Order } from './guests.js';
@@ -13,7 +15,8 @@ const file = join(directory, `tsi-${process.pid}.properties`);
 // one agent for all of them cannot prove to be each
 const state = join(directory, `tsi-${process.pid}`);
 writeFileSync(file, `tsi.link=none\ntsi.enrolment=0\ntsi.state_dir=${state}\n`);
-const http2 = createLinkServer(createAgent(readSettings(file)), () => undefined);
+const agent = createAgent(readSettings(file));
+const http2 = createLinkServer(agent, () => undefined);
 const machines = new Map<string, { server: Server; sockets: Set<Socket>; path: string }>();
 
 async function start(id: string, path: string): Promise<void> {
@@ -21,7 +24,11 @@ async function start(id: string, path: string): Promise<void> {
   const server = createServer((socket) => {
     sockets.add(socket);
     socket.once('close', () => sockets.delete(socket));
-    http2.emit('connection', new EagerDuplex(socket));
+    void sortConnection(socket, {
+      greet: (line) => greet(agent, line),
+      channel: () => socket.destroy(),
+      link: (connection) => void http2.emit('connection', new EagerDuplex(connection)),
+    });
   });
   machines.set(id, { server, sockets, path });
   await new Promise<void>((resolve) => server.listen(path, resolve));

@@ -17,6 +17,8 @@ export async function flattenDisk(
   { vmId, tell, signal }: Pick<Flattening, 'tell' | 'signal'> & { readonly vmId: string },
 ): Promise<void> {
   const until = AbortSignal.any([signal, AbortSignal.timeout(flattenMs)]);
+  // a program that outlived the server that started it may still write to that one
+  await rm(to, { force: true });
   const child = spawn('qemu-img', ['convert', '-p', '-f', 'qcow2', '-O', 'qcow2', from, to], {
     stdio: ['ignore', 'pipe', 'pipe'],
     env: { ...process.env, LC_ALL: 'C' },

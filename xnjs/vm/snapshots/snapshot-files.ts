@@ -232,6 +232,8 @@ async function copyWhole(from: string, to: string, vmId: string): Promise<void> 
   if (await stat(to).catch(() => undefined)) return;
   const draft = `${to}.new`;
   try {
+    // a program that outlived the server that started it may still write to that one
+    await rm(draft, { force: true });
     await run('cp', ['--reflink=auto', '--sparse=always', '--', from, draft], {
       timeout: copyTimeoutMs,
       env: { ...process.env, LC_ALL: 'C' },
