@@ -26,7 +26,7 @@ export async function checkClock(configuration: Configuration): Promise<Finding>
   else if (isSynchronized === undefined && known.length === 0)
     known.push(
       doubtful(
-        `it is ${now} here; there is neither timedatectl nor chronyc nor another server to compare with`,
+        `it is ${now} here; neither timedatectl nor chronyc can tell whether it is right, and no other server does`,
         keepTime,
       ),
     );
