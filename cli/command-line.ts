@@ -4,6 +4,7 @@ import tab from '@bomb.sh/tab/commander';
 import { asGridError, errorText } from '#kernel/errors.js';
 import { createLog, takeConsole } from '#kernel/log.js';
 import { addClientCommands } from './client/commands.js';
+import { isJson, printJson, printResult, tell } from './client/print.js';
 import { defaultCacheDirectory, defaultStateDirectory, layoutOf } from './quickstart/layout.js';
 import type { InitOptions } from './init.js';
 import type { QuickstartOptions } from './quickstart/quickstart.js';
@@ -23,6 +24,8 @@ const stateDir = new Option('--state-dir <path>', 'everything of the installatio
 const cacheDir = new Option('--cache-dir <path>', 'kept between installations').default(
   defaultCacheDirectory(),
 );
+
+type BuildInto = { readonly cacheDir: string; readonly out: string };
 
 const examples = `
 Examples:
@@ -85,7 +88,8 @@ function addInit(vsite: Command): void {
     .option('--force', 'write the configuration anew; certificates and users stay')
     .action(async (options: InitOptions) => {
       const { init } = await import('./init.js');
-      process.stdout.write(`vsite serve --config ${await init(options)}\n`);
+      const config = await init(options);
+      printResult({ config }, `vsite serve --config ${config}`, isJson(vsite));
     });
 }
 
@@ -98,7 +102,7 @@ function addDoctor(vsite: Command): void {
     .action(async (options: { config: string; cacheDir: string }) => {
       const { doctor } = await import('./doctor/doctor.js');
       const context = { configDirectory: options.config, cacheDirectory: options.cacheDir };
-      process.exitCode = await doctor(context, vsite.opts<{ json?: boolean }>().json ?? false);
+      process.exitCode = await doctor(context, isJson(vsite));
     });
 }
 
@@ -132,14 +136,19 @@ function addImage(image: Command): void {
     .command('build-demo')
     .description('build the demo images, or find them in the cache')
     .addOption(cacheDir)
-    .action(async (options: { cacheDir: string }) => {
+    .action(async (options: { cacheDir: string }, command: Command) => {
       const { buildDemoContainer, buildDemoVm } = await import('./image/build.js');
       const build = {
         cacheDir: join(options.cacheDir, 'images'),
         log: createLog({ level: 'warn' }),
-        progress: (step: string) => process.stdout.write(`  ${step}\n`),
+        progress: (step: string) => tell(`  ${step}`),
       };
-      for (const built of [await buildDemoVm(build), await buildDemoContainer(build)])
+      const images = [await buildDemoVm(build), await buildDemoContainer(build)];
+      if (isJson(command)) {
+        printJson(images.map(({ metadata: { name }, parts }) => ({ name, parts })));
+        return;
+      }
+      for (const built of images)
         for (const [part, path] of Object.entries(built.parts))
           process.stdout.write(`${built.metadata.name} ${part}: ${path}\n`);
     });
@@ -151,15 +160,15 @@ function addImage(image: Command): void {
       '--out <directory>',
       'for metadata.yaml and the parts, as image publish wants them',
     )
-    .action(async (recipe: string, options: { cacheDir: string; out: string }) => {
+    .action(async (recipe: string, options: BuildInto, command: Command) => {
       const { buildImageInto } = await import('./image/build-into.js');
       const build = {
         cacheDir: join(options.cacheDir, 'images'),
         log: createLog({ level: 'warn' }),
-        progress: (step: string) => process.stdout.write(`  ${step}\n`),
+        progress: (step: string) => tell(`  ${step}`),
       };
-      for (const path of await buildImageInto(recipe, options.out, build))
-        process.stdout.write(`${path}\n`);
+      const files = await buildImageInto(recipe, options.out, build);
+      printResult({ files }, files.join('\n'), isJson(command));
     });
   image
     .command('agent')

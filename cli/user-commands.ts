@@ -3,6 +3,7 @@ import { Option, type Command } from 'commander';
 import { GridError } from '#kernel/errors.js';
 import { createLog } from '#kernel/log.js';
 import type { MappingTable } from '#kernel/security/attribute-table.js';
+import { isJson, printJson } from './client/print.js';
 
 const maxPasswordBytes = 1_024;
 
@@ -17,21 +18,23 @@ export function addUserCommands(user: Command, input: AsyncIterable<Buffer> = pr
     .requiredOption('--dn <dn>', 'distinguished name, such as CN=Alice,O=Grid,C=EU')
     .addOption(new Option('--role <role>').choices(['user', 'admin']).default('user'))
     .option('--login <account>', 'local account')
-    .action(async (name: string, options: NewUserOptions) => {
+    .action(async (name: string, options: NewUserOptions, command: Command) => {
       const { addUser } = await import('#kernel/security/users.js');
       const { users: file, ...rest } = options;
       const password = (await readPassword(input)).replace(/\r?\n$/, '');
       await addUser(file, { name, ...rest, ...(password !== '' && { password }) });
+      ifJson(command, { added: [name] });
     });
   user
     .command('import <file>')
     .description("add the users of UNICORE's password file, lines of user:hash:salt:DN")
     .addOption(users)
-    .action(async (file: string, options: { users: string }) => {
+    .action(async (file: string, options: { users: string }, command: Command) => {
       const { addUser, parsePasswordLine } = await import('#kernel/security/users.js');
       const lines = (await readFile(file, 'utf8')).split('\n');
       const entries = lines.filter((line) => /^\s*[^#\s]/.test(line)).map(parsePasswordLine);
       for (const entry of entries) await addUser(options.users, entry);
+      ifJson(command, { added: entries.map(({ name }) => name) });
     });
   addMapCommands(user.command('map').description('what users are here: the table of names'));
 }
@@ -56,8 +59,9 @@ function addMapCommands(map: Command): void {
     .option('--login <accounts...>', 'the first is the default')
     .option('--group <groups...>', 'the first is the default')
     .option('--queue <queues...>', 'the only ones that may be used')
-    .action(async (dn: string, { role, login, group, queue, ...options }: NewMappingOptions) => {
-      await withTable(options, (table) =>
+    .action(async (dn: string, options: NewMappingOptions, command: Command) => {
+      const { role, login, group, queue, ...rest } = options;
+      await withTable(rest, (table) =>
         table.add({
           dn,
           ...(role !== undefined && { role }),
@@ -66,18 +70,26 @@ function addMapCommands(map: Command): void {
           ...(queue && { queues: queue }),
         }),
       );
+      ifJson(command, { added: [dn] });
     });
   withDatabase(map.command('list'))
     .description('the names in the table, the oldest first')
-    .action(async (options: DatabaseOptions) => {
-      for (const mapping of await withTable(options, (table) => table.list()))
-        process.stdout.write(`${JSON.stringify(mapping)}\n`);
+    .action(async (options: DatabaseOptions, command: Command) => {
+      const mappings = await withTable(options, (table) => table.list());
+      if (isJson(command)) printJson(mappings);
+      else for (const mapping of mappings) process.stdout.write(`${JSON.stringify(mapping)}\n`);
     });
   withDatabase(map.command('remove <dn>'))
     .description('forget a name or a pattern')
-    .action(async (dn: string, options: DatabaseOptions) => {
+    .action(async (dn: string, options: DatabaseOptions, command: Command) => {
       await withTable(options, (table) => table.remove(dn));
+      ifJson(command, { deleted: [dn] });
     });
+}
+
+/** What people need not be told. */
+function ifJson(command: Command, result: object): void {
+  if (isJson(command)) printJson(result);
 }
 
 async function withTable<T>(

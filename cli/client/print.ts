@@ -1,3 +1,5 @@
+import type { Command } from 'commander';
+
 /** One row of a listing; what is absent is shown as `-`. */
 export type Row = Readonly<Record<string, string | number | undefined>>;
 
@@ -34,4 +36,9 @@ export function printJson(value: unknown): void {
 /** What happens meanwhile; on standard error, so that it never mixes with results. */
 export function tell(text: string): void {
   process.stderr.write(`${text}\n`);
+}
+
+/** Whether results are for programs. */
+export function isJson(command: Command): boolean {
+  return command.optsWithGlobals<{ json?: boolean }>().json ?? false;
 }

@@ -21,6 +21,8 @@ export type RegistryEntry = {
   readonly ownerDn: string;
   readonly content: EntryContent;
   readonly terminationMs: number;
+  /** Absent: there are none. */
+  readonly tags?: readonly string[];
 };
 
 export class RegistryError extends GridError<'FORBIDDEN' | 'NOT_FOUND' | 'CONFLICT'> {}
@@ -64,6 +66,11 @@ export class RegistryEntries implements AsyncDisposable {
     return this.#options.lifetimeMs;
   }
 
+  /** No entry lives longer without being refreshed. */
+  latestTerminationMs(): number {
+    return this.#options.clock.now() + this.lifetimeMs;
+  }
+
   list(): RegistryEntry[] {
     const now = this.#options.clock.now();
     return [...this.#entries.values()].filter(({ terminationMs }) => terminationMs > now);
@@ -81,7 +88,7 @@ export class RegistryEntries implements AsyncDisposable {
    * @throws {@link RegistryError} `FORBIDDEN` another server's; `CONFLICT` there are too many
    */
   async put(content: EntryContent, ownerDn: string): Promise<RegistryEntry> {
-    const { store, clock, lifetimeMs, maxEntries } = this.#options;
+    const { maxEntries } = this.#options;
     const id = entryId(content.Endpoint);
     return await this.#queue('entries', async () => {
       const former = this.list().find((each) => each.id === id);
@@ -89,11 +96,24 @@ export class RegistryEntries implements AsyncDisposable {
         throw new RegistryError('FORBIDDEN', `Endpoint: ${former.ownerDn} has added it`);
       if (!former && this.list().length >= maxEntries)
         throw new RegistryError('CONFLICT', `the registry has ${maxEntries} entries already`);
-      const entry = { id, ownerDn, content, terminationMs: clock.now() + lifetimeMs };
-      await store.save(entry);
-      this.#entries.set(id, entry);
-      return entry;
+      const terminationMs = this.latestTerminationMs();
+      const tags = former?.tags && { tags: former.tags };
+      return await this.#save({ id, ownerDn, content, terminationMs, ...tags });
     });
+  }
+
+  /** Durable when it returns. @throws {@link RegistryError} `NOT_FOUND` */
+  async change(
+    id: string,
+    change: Partial<Pick<RegistryEntry, 'tags' | 'terminationMs'>>,
+  ): Promise<void> {
+    await this.#queue('entries', () => this.#save({ ...this.get(id), ...change }));
+  }
+
+  async #save(entry: RegistryEntry): Promise<RegistryEntry> {
+    await this.#options.store.save(entry);
+    this.#entries.set(entry.id, entry);
+    return entry;
   }
 
   async remove(id: string): Promise<void> {

@@ -24,9 +24,12 @@ export function ownedProperties(resource: {
 
 const tag = z.string().regex(/^[^\0\r\n]{1,128}$/, 'must have 1 to 128 characters, on one line');
 
+/** Numbers and truth values are taken as texts (unicore-rest 1.6). */
+const scalarText = z.union([z.string(), z.number(), z.boolean()]).transform(String);
+
 /** A list of tags, or one text that separates them by blanks, `+` or commas; each is kept once. */
 export const tagList = z
-  .union([z.array(z.string()), z.string()], 'must be a list of texts')
+  .union([z.array(scalarText), scalarText], 'must be a list of texts')
   .transform((tags) => (Array.isArray(tags) ? tags : tags.split(/[\s+,]+/).filter(Boolean)))
   .transform((tags) => [...new Set(tags)])
   .pipe(z.array(tag).max(100, 'must be at most 100 tags'));

@@ -5,11 +5,24 @@ import { json, noContent } from '#kernel/http/reply.js';
 import type { EntryContent } from '../registry/entries.js';
 import { renderClient, renderServer } from './base.js';
 import { answersJson, answersNothing } from '#kernel/http/answers.js';
-import { Registry, RegistryEntry, RegistryList, type Rendered, type Service } from './answers.js';
+import {
+  Changes,
+  Registry,
+  RegistryEntry,
+  RegistryList,
+  type Rendered,
+  type Service,
+} from './answers.js';
+import { changeMembers, type Changeable } from './changes.js';
 import type { RestDeps } from './deps.js';
 import { hrefs, linksFrom, registryId, storageFactoryId } from './links.js';
 import { mayAddEntries, mayRemoveEntry, registryEntryInput as entryInput } from './policy.js';
-import { ownedProperties } from './properties.js';
+import {
+  ownedProperties,
+  tagsMember,
+  terminationMember,
+  type PropertyChange,
+} from './properties.js';
 
 const operation = operations<RestDeps>();
 const namespace = 'https://www.unicore.eu/rest';
@@ -152,10 +165,33 @@ const getEntry = operation({
     const entry = registry.entries.get(entryId);
     const properties = {
       ...renderEntry(entry.content),
-      ...ownedProperties({ ...entry, tags: [] }),
+      ...ownedProperties({ ...entry, tags: entry.tags ?? [] }),
       _links: hrefs({ self: links.registryEntry(entryId), parent: links.registry() }),
     } satisfies Rendered<typeof RegistryEntry>;
     return json(selectFields(properties, fields));
+  },
+});
+
+const changeEntry = operation({
+  method: 'PUT',
+  path: '/:entryId',
+  summary: 'Changes tags or termination time of an entry',
+  input: z.looseObject(entryInput),
+  body: 'json',
+  answers: answersJson(Changes),
+  id: 'changeRegistryEntry',
+  tag: 'registries',
+  policy: mayRemoveEntry,
+  run: async ({ registry: { entries } }, { entryId, ...members }) => {
+    const tooLate = () => 'is later than it may live without being refreshed';
+    const changeable: Changeable<Pick<PropertyChange, 'tags' | 'terminationMs'>> = {
+      tags: tagsMember,
+      terminationTime: terminationMember(entries.latestTerminationMs(), tooLate),
+    };
+    const answers = await changeMembers(members, changeable, (change) =>
+      entries.change(entryId, change),
+    );
+    return json(answers);
   },
 });
 
@@ -175,4 +211,4 @@ const deleteEntry = operation({
 });
 
 export const registryOperations = [listRegistries, getRegistry, putEntry];
-export const registryEntryOperations = [getEntry, deleteEntry];
+export const registryEntryOperations = [getEntry, changeEntry, deleteEntry];

@@ -5,7 +5,8 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { text } from 'node:stream/consumers';
 import { after, before, describe, it } from 'node:test';
-import { Grid, noContainers } from './grid.js';
+import { tar } from '#cli/image/archive.js';
+import { eventually, Grid, noContainers, sitePath } from './grid.js';
 
 type Outcome = { readonly code: number | null; readonly stdout: string; readonly stderr: string };
 
@@ -68,6 +69,81 @@ describe('the command line', { skip: noContainers, timeout: 240_000 }, () => {
     await succeed('site', 'delete', site);
   });
 
+  it('starts, aborts, restarts and awaits jobs', async () => {
+    const site = (await succeed('site', 'create', 'vsite-demo-container')).trim();
+    const submit = async (script: string, ...more: string[]): Promise<string> => {
+      const run = ['run', '--site', site, '--detach', '--executable', script, ...more];
+      return (await succeed(...run)).trim();
+    };
+    const count = 'echo x >> count; exit $(wc -l < count)';
+    const job = await submit(count);
+    assert.equal((await vsite('job', 'wait', job)).code, 1);
+    assert.deepEqual(JSON.parse(await succeed('job', 'restart', job, '--json')), {
+      restart: [job],
+    });
+    const second = await vsite('job', 'wait', job, '--json');
+    assert.equal(second.code, 2);
+    assert.equal((JSON.parse(second.stdout) as { exitCode: string }).exitCode, '2');
+
+    const endless = await submit('sleep 1000');
+    await succeed('job', 'abort', endless);
+    const aborted = await vsite('job', 'wait', endless);
+    assert.equal(aborted.code, 1);
+    assert.match(aborted.stderr, /FAILED/);
+    assert.equal((await vsite('job', 'abort', 'none')).code, 4);
+
+    // one that waits for files which somebody else brings
+    const description = { Executable: 'cat in', haveClientStageIn: 'true' };
+    const user = await grid.user();
+    const made = await user.json('POST', `${sitePath}/sites/${site}/jobs`, description);
+    const waiting = String(made.headers['location']).split('/').at(-1)!;
+    await writeFile(join(directory, 'brought'), 'brought\n');
+    await eventually('its directory is there', async () => {
+      const { code } = await vsite('cp', 'brought', `job/${waiting}:in`);
+      return code === 0;
+    });
+    await succeed('job', 'start', waiting);
+    await succeed('job', 'wait', waiting);
+    assert.equal(await succeed('cat', `job/${waiting}:stdout`), 'brought\n');
+    await succeed('job', 'delete', job, endless, waiting);
+    await succeed('site', 'delete', site);
+  });
+
+  it('publishes, shows and deletes an image, and leaves nothing of one that fails', async () => {
+    const metadata = {
+      ...{ name: 'by-hand', version: '1.0', format: 'rootfs', visibility: 'private' },
+      os: { distribution: 'Debian', version: '12' },
+      requirements: {
+        cpus: { min: 1, default: 1, max: 1 },
+        memoryMiB: { min: 64, default: 64, max: 128 },
+      },
+      tsi: { login: 'grid', jobsDirectory: '/home/grid/jobs' },
+    };
+    const file = join(directory, 'metadata.yaml');
+    await writeFile(file, JSON.stringify(metadata));
+    const root = { type: 'directory', mode: 0o755, owner: 0 } as const;
+    await writeFile(
+      join(directory, 'root.tar'),
+      Buffer.concat([...tar(new Map([['/home', root]]))]),
+    );
+    const names = async (): Promise<unknown> =>
+      JSON.parse(await succeed('image', 'list', '--name', 'by-hand', '--json'));
+    const failed = await vsite('image', 'publish', file, 'rootfs=nowhere');
+    assert.equal(failed.code, 1);
+    assert.deepEqual(await names(), []);
+    await writeFile(file, JSON.stringify({ ...metadata, name: 7 }));
+    const wrong = await vsite('image', 'publish', file, 'rootfs=root.tar');
+    assert.deepEqual([wrong.code, wrong.stderr.includes('metadata.yaml: name: ')], [2, true]);
+
+    await writeFile(file, JSON.stringify(metadata));
+    const publish = ['image', 'publish', file, 'rootfs=root.tar', '--json'];
+    const { id } = JSON.parse(await succeed(...publish)) as { id: string };
+    const shown = JSON.parse(await succeed('image', 'show', id)) as Record<string, unknown>;
+    assert.deepEqual([shown['id'], shown['state']], [id, 'PUBLISHED']);
+    assert.deepEqual(JSON.parse(await succeed('image', 'delete', id, '--json')), { deleted: [id] });
+    assert.equal((await vsite('image', 'show', id)).code, 4);
+  });
+
   it('tells what may be had, and what would be made, before anything is', async () => {
     assert.match(await succeed('site', 'offer'), /user CN=.* +0\/16 +0\/- /);
     const create = ['site', 'create', '--require', 'application=Transform', '--dry-run'];
@@ -106,6 +182,8 @@ describe('the command line', { skip: noContainers, timeout: 240_000 }, () => {
     for (const name of ['configuration', 'libvirt for containers', 'certificates', 'gateway'])
       assert.equal(well.of(name).state, 'good', well.of(name).text);
 
+    assert.match(well.of('libvirt for machines').text, /^libvirt [\d.]+, QEMU [\d.]+ at qemu/);
+
     const key = join(grid.layout.credentials, 'server.key');
     await chmod(key, 0o644);
     await grid.set('targetsystem', 'xnjs.hypervisor.containers', 'lxc+unix:///system?socket=/none');
@@ -129,6 +207,8 @@ describe('the command line', { skip: noContainers, timeout: 240_000 }, () => {
     );
     const config = await readFile(join(state, 'config', 'targetsystem.yaml'), 'utf8');
     assert.match(config, /machines: qemu:\/\/\/system/);
+    const forced = await succeed('init', '--state-dir', state, '--force', '--json');
+    assert.deepEqual(JSON.parse(forced), { config: join(state, 'config') });
     const again = await vsite('init', '--state-dir', state);
     assert.match(again.stderr, /exists; --force writes it anew/);
   });

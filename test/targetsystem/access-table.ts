@@ -63,6 +63,7 @@ export const access: Readonly<Record<string, Row>> = {
     body: (name) => ({ Endpoint: `https://${name}.example/S/rest/core`, InterfaceName: 'Core' }),
   },
   'GET /rest/registryentries/:entryId': 'everybody',
+  'PUT /rest/registryentries/:entryId': 'servers',
   'DELETE /rest/registryentries/:entryId': 'servers',
 
   'GET /rest/admin/': 'admin',

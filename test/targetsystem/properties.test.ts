@@ -9,8 +9,15 @@ describe('tags in a request', () => {
     assert.deepEqual(tagList.parse(''), []);
   });
 
+  it('are texts also where numbers and truth values are given', () => {
+    assert.deepEqual(tagList.parse(['a', 1, true, '1']), ['a', '1', 'true']);
+    assert.deepEqual(tagList.parse(7), ['7']);
+  });
+
   const refused = [
-    ['no text', [1]],
+    ['a list within', [['a']]],
+    ['an object', [{ a: 1 }]],
+    ['null', [null]],
     ['an empty one', ['']],
     ['a long one', ['x'.repeat(129)]],
     ['a long one within a text', `a ${'x'.repeat(129)}`],

@@ -3,6 +3,7 @@ import { createServer, type IncomingMessage } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { text } from 'node:stream/consumers';
 import { after, before, describe, it } from 'node:test';
+import { formatDate } from '#kernel/clock.js';
 import { silentLog } from '#kernel/log.js';
 import { Scope } from '#kernel/scope.js';
 import { Registry, RegistryEntry, RegistryList } from '#targetsystem/rest/answers.js';
@@ -84,6 +85,30 @@ describe('the registry', { timeout: 60_000 }, () => {
     assert.deepEqual(await types(), own);
     const again = idOf(await server('POST', path, entry));
     assert.equal((await rig.as('admin')('DELETE', `/rest/registryentries/${again}`)).status, 204);
+  });
+
+  it('lets those who may take an entry back change its tags and its end, which a refresh moves', async () => {
+    const at = `/rest/registryentries/${idOf(await server('POST', path, entry))}`;
+    for (const name of ['nobody', 'stranger', 'alice'])
+      assert.equal((await rig.as(name)('PUT', at, { tags: ['x'] })).status, 403);
+    const tooLate = formatDate(rig.clock.now() + 700_000);
+    const change = { tags: ['a', 1, true], terminationTime: tooLate, Endpoint: 'https://h/' };
+    const { body } = await server('PUT', at, change);
+    assert.equal(body['tags'], 'OK');
+    assert.match(String(body['terminationTime']), /is later than it may live/);
+    assert.match(String(body['Endpoint']), /cannot be modified/);
+    await server('POST', path, entry);
+    rig = await rig.restart();
+    server = rig.as('server');
+    const read = async () => await rig.as('nobody')('GET', at);
+    assert.deepEqual((await read()).body['tags'], ['a', '1', 'true']);
+    const soon = formatDate(rig.clock.now() + 60_000);
+    assert.deepEqual((await server('PUT', at, { terminationTime: soon })).body, {
+      terminationTime: 'OK',
+    });
+    rig.clock.advance(61_000);
+    assert.equal((await read()).status, 404);
+    assert.equal((await server('PUT', at, { tags: [] })).status, 404);
   });
 
   const wrong: readonly (readonly [string, object, RegExp])[] = [
