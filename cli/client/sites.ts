@@ -1,10 +1,12 @@
 import type { z } from 'zod';
 import type { Site as SiteAnswer } from '#targetsystem/rest/answers.js';
+import type { Plan } from '#targetsystem/rest/answers-placement.js';
 import { GridError } from '#kernel/errors.js';
 import { drawTimeline, lastMark } from '../quickstart/timeline.js';
 import { assignments } from './assignments.js';
 import { printPlan } from './offer.js';
 import { printJson, printRows, tell } from './print.js';
+import { drawStart, redraw } from './progress.js';
 import type { Session } from './profile.js';
 import { deleteAndWait, idOf, listPaths, pathOf, pollUntil } from './resources.js';
 import { volumeWish } from './volumes.js';
@@ -66,11 +68,13 @@ export async function createSite(
   options: NewSite,
   signal: AbortSignal,
 ): Promise<string> {
-  const id = idOf(pathOf(await session.service.call('POST', '/sites', wishOf(image, options))));
+  const wish = wishOf(image, options);
+  const waits = process.stderr.isTTY ? await waitsFor(session, wish) : [];
+  const id = idOf(pathOf(await session.service.call('POST', '/sites', wish)));
   tell(
     `target system ${id} from ${typeof image === 'string' ? image : await imageOf(session, id)}`,
   );
-  await waitForSite(session, id, signal);
+  await waitForSite(session, id, waits, signal);
   return id;
 }
 
@@ -120,12 +124,28 @@ async function imageOf(session: Session, id: string): Promise<string> {
   return image.why ?? image.name;
 }
 
-async function waitForSite(session: Session, id: string, signal: AbortSignal): Promise<void> {
+type Waits = z.output<typeof Plan>['expectedWait'];
+
+/** How long such starts took, for who looks on. */
+async function waitsFor(session: Session, wish: ReturnType<typeof wishOf>): Promise<Waits> {
+  const { body } = await session.service.call('POST', '/sites', { ...wish, dryRun: true });
+  return 'expectedWait' in body ? body.expectedWait : [];
+}
+
+async function waitForSite(
+  session: Session,
+  id: string,
+  waits: Waits,
+  signal: AbortSignal,
+): Promise<void> {
   let told = '';
+  const fromMs = performance.now();
   const read = async (): Promise<Site> => {
     const site = await readSite(session, id, signal);
     const mark = lastMark(site.vm.boot);
-    if (mark !== told && site.resourceStatus === 'INITIALIZING') tell(`  ${mark}`);
+    const about = waits.find(({ tier }) => tier === site.start?.tier)?.p50Seconds;
+    const isDrawn = redraw(`  ${drawStart(mark, (performance.now() - fromMs) / 1_000, about)}`);
+    if (!isDrawn && mark !== told && site.resourceStatus === 'INITIALIZING') tell(`  ${mark}`);
     told = mark;
     return site;
   };
@@ -134,6 +154,7 @@ async function waitForSite(session: Session, id: string, signal: AbortSignal): P
     ({ resourceStatus }) => resourceStatus !== 'INITIALIZING',
     signal,
   );
+  redraw('');
   if (site.resourceStatus !== 'READY')
     throw new GridError('VM_NOT_READY', `target system ${id}: ${site.resourceStatusMessage}`);
   for (const line of drawTimeline(site.vm.boot)) tell(`  ${line}`);

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
-import { drawBar, formatBytes } from '#cli/client/progress.js';
+import { drawBar, drawStart, formatBytes } from '#cli/client/progress.js';
 import { filePath } from '#cli/client/files.js';
 import { parseRemotePath, requireRemotePath } from '#cli/client/remote-path.js';
 import { createHttpClient } from '#kernel/http/client.js';
@@ -51,5 +51,11 @@ describe('progress', () => {
     assert.match(drawBar('x', 0, 10, 1), /^x {2}─+ {4}0 % {2}0 B\/s$/);
     assert.match(drawBar('x', 5, 10, 2), /^x {2}━{12}─{12} {3}50 %/);
     assert.match(drawBar('x', 0, 0, 1), /━{24} {2}100 %/);
+  });
+
+  it('fills a bar of a start by what such starts took, and says only how long it takes where none is known', () => {
+    assert.match(drawStart('kernel', 1, 4), /^━{6}─{18} {2}kernel {2}1\.0 s of about 4\.0 s$/);
+    assert.match(drawStart('agent', 9, 4), /^━{24} {2}agent {2}9\.0 s of about 4\.0 s$/);
+    assert.equal(drawStart('started', 0.44, undefined), 'started  0.4 s');
   });
 });
