@@ -4,6 +4,7 @@ import { createServer, type Server } from 'node:https';
 import { Server as NetServer, type Socket } from 'node:net';
 import type { Duplex } from 'node:stream';
 import { loadConfig } from '#kernel/config.js';
+import { systemClock } from '#kernel/clock.js';
 import { requestsThatUpgrade } from '#kernel/http/upgrade.js';
 import type { Log } from '#kernel/log.js';
 import type { Metrics } from '#kernel/metrics.js';
@@ -103,6 +104,7 @@ export class GatewayServer {
     const { limits } = settings.config;
     this.#connections = new Connections(limits, () => this.#settings.proxies, this.#log);
     this.#server = this.#createServer();
+    this.#tellStaple();
   }
 
   get url(): string {
@@ -205,9 +207,23 @@ export class GatewayServer {
     server.on(
       'OCSPRequest',
       (_certificate, _issuer, answer: (error: Error | null, response: Buffer | null) => void) =>
-        answer(null, this.#settings.ocsp ?? null),
+        answer(null, this.#stapled()),
     );
     return server;
+  }
+
+  #tellStaple(): void {
+    const { staple, config } = this.#settings;
+    if (typeof staple !== 'string') return;
+    const path = config.tls.ocspFile;
+    this.#log.warn({ path, reason: staple }, 'nothing is stapled to the certificate');
+  }
+
+  /** Clients end the connection for one that is not as it should be: rather none. */
+  #stapled(): Buffer | null {
+    const { staple } = this.#settings;
+    if (staple === undefined || typeof staple === 'string') return null;
+    return systemClock.now() < staple.untilMs ? staple.response : null;
   }
 
   async #open(version: string): Promise<void> {
@@ -278,6 +294,7 @@ export class GatewayServer {
     if (!sameTrust || next.config.proxies.join() !== this.#settings.config.proxies.join())
       this.#clients = new Clients(next.proxies);
     this.#settings = next;
+    this.#tellStaple();
     this.#showSites();
     if (sameTrust) return;
     // Whoever is believed no more was let in by a handshake of before

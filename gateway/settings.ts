@@ -1,12 +1,14 @@
 import { createPrivateKey } from 'node:crypto';
 import { readFile } from 'node:fs/promises';
 import type { TlsOptions } from 'node:tls';
+import { systemClock } from '#kernel/clock.js';
 import { ConfigError } from '#kernel/config.js';
 import { errorText } from '#kernel/errors.js';
 import { consignorHeader, createConsignorSigner } from '#kernel/security/consignor.js';
 import { createConsignorTokenSigner, type Consigned } from '#kernel/security/consignor-token.js';
 import type { Dn } from '#kernel/security/dn.js';
 import { loadServerContext } from '#kernel/security/server-context.js';
+import { readStaple, type Staple } from '#kernel/security/staple.js';
 import { readText } from '#kernel/security/tls.js';
 import { Proxies } from './clients.js';
 import type { GatewayConfig, SiteConfig } from './config.js';
@@ -21,7 +23,8 @@ export type Settings = {
   readonly tls: TlsOptions;
   /** Differs when other clients are to be believed. */
   readonly trustVersion: string;
-  readonly ocsp: Buffer | undefined;
+  /** What is told of the gateway's own certificate; a text: why what there is cannot be. */
+  readonly staple: Staple | string | undefined;
   readonly siteCa: readonly string[];
   /** Headers that tell a site who its client is. */
   readonly consign: (dn: Dn, request: Consigned) => readonly string[];
@@ -37,7 +40,7 @@ export type Settings = {
  * @throws {@link ConfigError} `CONFIG_INVALID` naming the file
  */
 export async function loadSettings(config: GatewayConfig, ticketSecret: Buffer): Promise<Settings> {
-  const [{ tls, trustVersion, ca }, signingKey, ocsp] = await Promise.all([
+  const [{ tls, trustVersion, ca, cert }, signingKey, ocsp] = await Promise.all([
     loadServerContext(config.tls, ticketSecret),
     readText(config.signingKeyFile),
     config.tls.ocspFile === undefined ? undefined : readDer(config.tls.ocspFile),
@@ -47,7 +50,7 @@ export async function loadSettings(config: GatewayConfig, ticketSecret: Buffer):
     config,
     tls,
     trustVersion,
-    ocsp,
+    staple: ocsp && stapleOf(ocsp, cert),
     siteCa: siteTrust ? await Promise.all(siteTrust.map(readText)) : ca,
     consign: createConsign(config, signingKey),
     proxies: new Proxies(config.proxies),
@@ -109,6 +112,14 @@ function createConsign(config: GatewayConfig, signingKey: string): Settings['con
     const token = signToken(dn, request);
     return sign ? [...token, consignorHeader, sign(dn)] : token;
   };
+}
+
+function stapleOf(response: Buffer, certificate: string): Staple | string {
+  try {
+    return readStaple(response, certificate, systemClock.now());
+  } catch (error) {
+    return errorText(error);
+  }
 }
 
 async function readDer(path: string): Promise<Buffer> {
