@@ -1,5 +1,7 @@
 import { createPrivateKey, X509Certificate } from 'node:crypto';
 import { readFile } from 'node:fs/promises';
+import { errorText } from '#kernel/errors.js';
+import { readStaple } from '#kernel/security/staple.js';
 import type { Configuration } from './configuration.js';
 import { bad, doubtful, together, unseen, type Finding } from './finding.js';
 
@@ -31,6 +33,7 @@ export async function checkCertificates({
   const looks = [
     ...[...seen.values()].map((pair) => attempt(pair.certFile, () => checkPair(pair))),
     ...[...trusted].map((path) => attempt(path, () => checkTrusted(path))),
+    checkStaple(gateway.tls),
   ];
   const looked = await Promise.all(looks);
   const days = Math.min(...looked.map(({ endMs }) => endMs).map(daysUntil));
@@ -38,6 +41,22 @@ export async function checkCertificates({
     looked.flatMap(({ findings }) => findings),
     `valid, the first ends in ${days} days`,
   );
+}
+
+/** The gateway tells nothing of its certificate where this is of no use. */
+async function checkStaple({
+  ocspFile,
+  certFile,
+}: Configuration['gateway']['tls']): Promise<Looked> {
+  const endMs = Number.POSITIVE_INFINITY;
+  if (ocspFile === undefined) return { endMs, findings: [] };
+  try {
+    readStaple(await readFile(ocspFile), await readFile(certFile, 'utf8'), Date.now());
+    return { endMs, findings: [] };
+  } catch (error) {
+    const remedy = `ask the responder anew: openssl ocsp … -cert ${certFile} -respout ${ocspFile}`;
+    return { endMs, findings: [doubtful(`${ocspFile}: ${errorText(error)}`, remedy)] };
+  }
 }
 
 type Looked = { readonly endMs: number; readonly findings: readonly Finding[] };

@@ -22,13 +22,13 @@ export function readStaple(response: Buffer, pem: string, nowMs: number): Staple
   if (valueOf(status) !== '\0') throw new Error('the responder has refused to answer');
   const [, basic] = childrenOf(childrenOf(bytes)[0]);
   const [data] = parse(valueOf(basic));
-  const answers = childrenOf(data).filter(isSequence).at(0);
+  const answers = childrenOf(data).find(isSequence);
   const serial = withoutZeros(new X509Certificate(pem).serialNumber.toLowerCase());
   const answer = childrenOf(answers).find((each) => serialOf(each) === serial);
   if (!answer) throw new Error('it is of another certificate');
   const [, said, , next] = childrenOf(answer);
-  if (said?.type !== 0) throw new Error('it does not say that the certificate is good');
-  const until = next?.type === 0 ? valueOf(childrenOf(next)[0]) : undefined;
+  if (tagOf(said) !== 0) throw new Error('it does not say that the certificate is good');
+  const until = tagOf(next) === 0 ? valueOf(childrenOf(next)[0]) : undefined;
   const untilMs = until === undefined ? Infinity : asn1.generalizedTimeToDate(until).getTime();
   if (!(untilMs > nowMs)) throw new Error('it is out of date');
   return { response, untilMs };
@@ -51,6 +51,11 @@ function childrenOf(node: Node | undefined): Node[] {
 function valueOf(node: Node | undefined): string {
   if (typeof node?.value !== 'string') throw new Error('it is no OCSP response');
   return node.value;
+}
+
+/** Which of several choices it is, or of what may be left out. */
+function tagOf(node: Node | undefined): number | undefined {
+  return node?.type;
 }
 
 /** The list of answers: what else is beside it has a tag of its own, or is a time. */

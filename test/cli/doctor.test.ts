@@ -124,6 +124,16 @@ describe('vsite doctor', () => {
       /put a certificate, as PEM, into .*consignor\.pem/,
     ],
     [
+      'an OCSP response that is none',
+      'certificates',
+      async () => {
+        await writeFile(credential('ocsp.der'), 'x');
+        await set('gateway', 'tls.ocspFile', credential('ocsp.der'));
+      },
+      /ocsp\.der: it is no OCSP response/,
+      /ask the responder anew: openssl ocsp/,
+    ],
+    [
       'a key that is missing',
       'secrets',
       () => rm(credential('consignor.key')),

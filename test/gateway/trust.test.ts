@@ -166,11 +166,14 @@ describe('whom the gateway believes', () => {
     assert.match(stapled, /Cert Status: good/);
     const nothing = async (content: Buffer): Promise<void> => {
       await writeFile(ocspFile, content);
-      await eventually(async () => /OCSP response: no response sent/.test(await ask()), 'it was read');
+      await eventually(
+        async () => (await ask()).includes('OCSP response: no response sent'),
+        'it was read',
+      );
     };
     await nothing(Buffer.from('this is no OCSP response'));
     await writeFile(ocspFile, await authority.ocsp(rig.credentials.gateway.certFile));
-    await eventually(async () => /Cert Status: good/.test(await ask()), 'it was read');
+    await eventually(async () => (await ask()).includes('Cert Status: good'), 'it was read');
     await nothing(await authority.ocsp(rig.credentials.ca.certFile));
   });
 });
