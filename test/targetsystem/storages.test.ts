@@ -139,7 +139,7 @@ describe('storages by REST', { timeout: 120_000 }, () => {
     assert.deepEqual((await alice!('GET', '/storages?tags=b')).body['storages'], [core + path]);
     await alice!('PUT', `${path}/files/by-umask`, { body: 'x' });
     assert.equal(statSync(join(rig.directory, 'scratch/by-umask')).mode & 0o777, 0o644);
-    const wrong = await alice!('PUT', path, { body: { umask: '999', tags: [7] } });
+    const wrong = await alice!('PUT', path, { body: { umask: '999', tags: [{}] } });
     for (const answer of Object.values(wrong.body as Record<string, string>))
       assert.match(answer, /^Error setting property: /);
     await alice!('DELETE', `${path}/files/by-umask`);
