@@ -26,9 +26,13 @@ export async function forwarded(stream: ClientHttp2Stream): Promise<Duplex> {
   if (status === 404) throw new TsiError('TSI_FAILED', 'this agent forwards no connections');
   let reason = '';
   const chunks = stream.iterator({ destroyOnReturn: false }) as AsyncIterable<Buffer>;
-  for await (const chunk of chunks) {
-    reason += chunk.toString();
-    if (reason.length > maxReasonBytes) break;
+  try {
+    for await (const chunk of chunks) {
+      reason += chunk.toString();
+      if (reason.length > maxReasonBytes) break;
+    }
+  } catch {
+    // it has refused all the same: what came of its reason is told
   }
   throw new TsiError('TSI_FAILED', reason.slice(0, maxReasonBytes) || 'the service is not there');
 }
