@@ -36,6 +36,9 @@ const expectedMachines = 100;
 const callMs = 10_000;
 const run = promisify(execFile);
 
+/** Whoever looks at the gateway believes its certificate. */
+const gatewayCertificate = 'put the certificate of gateway.yaml: tls.certFile there';
+
 /** In the order in which trouble should be mended. */
 const checks: Readonly<Record<string, Check>> = {
   programs: { look: checkPrograms, remedy: 'install the packages qemu-system-x86 qemu-utils' },
@@ -70,11 +73,8 @@ const checks: Readonly<Record<string, Check>> = {
   'open files': { look: checkOpenFiles, remedy: 'mount /proc' },
   disk: { look: checkDisk, remedy: 'correct stateDirectory and storeDirectory' },
   clock: { look: checkClock, remedy: 'set the clock, and keep it in time by NTP' },
-  ports: { look: checkPorts, remedy: 'put the certificate of gateway.yaml: tls.certFile there' },
-  gateway: {
-    look: checkGateway,
-    remedy: 'put the certificate of gateway.yaml: tls.certFile there',
-  },
+  ports: { look: checkPorts, remedy: gatewayCertificate },
+  gateway: { look: checkGateway, remedy: gatewayCertificate },
 };
 
 /** Looks at everything an installation needs. Changes nothing. */

@@ -1,4 +1,4 @@
-import { LibvirtError, unavailable } from './errors.js';
+import { LibvirtError, refusals, unavailable } from './errors.js';
 import { statuses, type Message } from './frame.js';
 import { errorMessage, procedureRow, type AnyProcedureName } from './procedures.js';
 import { decode, encode } from './xdr.js';
@@ -100,13 +100,10 @@ export class Calls {
   }
 }
 
-/** libvirt's VIR_ERR_NO_DOMAIN. */
-const noDomain = 42;
-
 export function decodeError(payload: Buffer, facts: Record<string, unknown>): LibvirtError {
   const { code, domain, message, level } = decode(errorMessage, payload);
   return new LibvirtError(
-    code === noDomain ? 'DOMAIN_UNKNOWN' : 'HYPERVISOR_FAILED',
+    code === refusals.noDomain ? 'DOMAIN_UNKNOWN' : 'HYPERVISOR_FAILED',
     message ?? `libvirt failed with code ${code}`,
     { ...facts, libvirtCode: code, libvirtDomain: domain, libvirtLevel: level },
   );

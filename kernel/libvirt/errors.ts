@@ -27,7 +27,31 @@ export function unavailable(
   return new LibvirtError('HYPERVISOR_UNAVAILABLE', message, details, { cause });
 }
 
-/** libvirt's own number for what it refuses; `undefined`: it is no answer of libvirt. */
+/** libvirt's numbers for what it refuses (`virErrorNumber`). */
+export const refusals = {
+  internalError: 1,
+  noSupport: 3,
+  operationFailed: 9,
+  noDomain: 42,
+  noNetwork: 43,
+  noPool: 49,
+  noVolume: 50,
+  /** It does not fit the state: it runs already, or no more. */
+  operationInvalid: 55,
+  noInterface: 57,
+  /** Something else is being done with it. */
+  operationTimeout: 68,
+  noMetadata: 80,
+} as const;
+export type Refusal = keyof typeof refusals;
+
+/** `undefined`: it is no answer of libvirt. */
 export function libvirtCode(error: unknown): unknown {
   return error instanceof GridError ? error.details['libvirtCode'] : undefined;
+}
+
+/** Whether libvirt has answered that, of any of these kinds. */
+export function hasRefused(error: unknown, ...kinds: readonly Refusal[]): boolean {
+  const code = libvirtCode(error);
+  return kinds.some((kind) => refusals[kind] === code);
 }

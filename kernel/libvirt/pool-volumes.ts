@@ -6,7 +6,7 @@ import { element, toXml } from '#kernel/xml/build.js';
 import { parseXml } from '#kernel/xml/parse.js';
 import { attributeOf, findBelow, textOf } from '#kernel/xml/read.js';
 import type { LibvirtClient } from './client.js';
-import { libvirtCode, unavailable } from './errors.js';
+import { hasRefused, libvirtCode, unavailable } from './errors.js';
 import type { StoragePool, StorageVolume } from './procedures.js';
 
 /** A volume as it is on its host at the moment. */
@@ -47,10 +47,6 @@ export type Clone = {
   readonly timeoutMs: number;
 };
 
-/** libvirt's codes: no such pool, no such volume. */
-const noPool = 49;
-const noVolume = 50;
-const operationInvalid = 55;
 const stateRunning = 2;
 const defaultStallMs = 60_000;
 /** Of a scan of all its files. */
@@ -213,7 +209,7 @@ export class PoolVolumes {
       const name = this.#poolName;
       return (await this.#client.call('storage_pool_lookup_by_name', { name }, options)).pool;
     } catch (error) {
-      if (libvirtCode(error) !== noPool) throw error;
+      if (!hasRefused(error, 'noPool')) throw error;
       throw new GridError('HYPERVISOR_FAILED', `there is no storage pool ${this.#poolName}`);
     }
   }
@@ -223,9 +219,9 @@ export class PoolVolumes {
     try {
       return (await this.#client.call('storage_vol_lookup_by_name', { pool, name }, options)).vol;
     } catch (error) {
-      if (libvirtCode(error) === noVolume) return undefined;
+      if (hasRefused(error, 'noVolume')) return undefined;
       // a pool that is not started says nothing of what is in it
-      throw libvirtCode(error) === operationInvalid
+      throw hasRefused(error, 'operationInvalid')
         ? unavailable(errorText(error), { pool: this.#poolName })
         : error;
     }
@@ -278,12 +274,12 @@ function readVolume(name: string, xml: string): PoolVolume {
 }
 
 function ifInvalid(error: unknown): void {
-  if (libvirtCode(error) !== operationInvalid) throw error; // it runs already
+  if (!hasRefused(error, 'operationInvalid')) throw error; // it runs already
 }
 
 function ifGone(error: unknown): void {
-  if (libvirtCode(error) === operationInvalid) throw unavailable(errorText(error), {});
-  if (libvirtCode(error) !== noVolume) throw error;
+  if (hasRefused(error, 'operationInvalid')) throw unavailable(errorText(error), {});
+  if (!hasRefused(error, 'noVolume')) throw error;
 }
 
 /** libvirt looks at no pool meanwhile, and has no code of its own for that. */

@@ -3,7 +3,7 @@ import { setImmediate as turn } from 'node:timers/promises';
 import type { Clock } from '#kernel/clock.js';
 import { errorText, GridError } from '#kernel/errors.js';
 import type { LibvirtClient } from '#kernel/libvirt/client.js';
-import { libvirtCode } from '#kernel/libvirt/errors.js';
+import { hasRefused } from '#kernel/libvirt/errors.js';
 import type { Lifecycle } from '#kernel/libvirt/events.js';
 import type { Domain } from '#kernel/libvirt/procedures.js';
 import type { Log } from '#kernel/log.js';
@@ -47,15 +47,10 @@ const domainPrefix = 'vsite-';
 const metadataElement = 2;
 /** Managed save images and snapshot metadata go with the domain. */
 const undefineFlags = 3;
-/** libvirt's code for an operation that does not fit the domain's state: it runs already, or no more. */
-const operationInvalid = 55;
-/** Something else is being done with the domain. */
-const operationTimeout = 68;
-const noMetadata = 80;
 /** Takes the console away from whoever has it open. */
 const forceConsole = 1;
 /** It does not run; somebody else has the console; it has none of that kind (an earlier version's machine). */
-const consoleRefusals: ReadonlySet<unknown> = new Set([operationInvalid, 9, 1]);
+const consoleRefusals = ['operationInvalid', 'operationFailed', 'internalError'] as const;
 /** Sources of addresses: the network's DHCP server, and whom the host has talked to. */
 const addressSources = { leases: 0, neighbours: 2 } as const;
 /** Whether a change counts for the machine that runs, for when it is started again. */
@@ -90,7 +85,7 @@ export class LibvirtHypervisor implements Hypervisor {
     try {
       await client.call('domain_create_with_flags', { dom, flags: 0 });
     } catch (error) {
-      if (libvirtCode(error) !== operationInvalid) throw error; // it runs already
+      if (!hasRefused(error, 'operationInvalid')) throw error; // it runs already
     }
     return { definedMs };
   }
@@ -144,10 +139,10 @@ export class LibvirtHypervisor implements Hypervisor {
         const options = { timeoutMs: saveTimeoutMs };
         await client.call('domain_managed_save', { dom, flags: 0 }, options);
       } catch (error) {
-        if (libvirtCode(error) === operationTimeout)
+        if (hasRefused(error, 'operationTimeout'))
           throw new GridError('HYPERVISOR_UNAVAILABLE', errorText(error), {}, { cause: error });
         // it has stopped; also by an order before, whose answer was lost
-        if (libvirtCode(error) !== operationInvalid && !(await this.#isSaved(client, dom)))
+        if (!hasRefused(error, 'operationInvalid') && !(await this.#isSaved(client, dom)))
           throw error;
       }
     return await this.#isSaved(client, dom);
@@ -161,7 +156,7 @@ export class LibvirtHypervisor implements Hypervisor {
       const options = { timeoutMs: saveTimeoutMs };
       await client.call('domain_create_with_flags', { dom, flags: 0 }, options);
     } catch (error) {
-      if (libvirtCode(error) !== operationInvalid) throw error; // it runs already
+      if (!hasRefused(error, 'operationInvalid')) throw error; // it runs already
     }
     return true;
   }
@@ -216,7 +211,7 @@ export class LibvirtHypervisor implements Hypervisor {
     try {
       await client.call('domain_destroy_flags', { dom, flags: 0 });
     } catch (error) {
-      if (libvirtCode(error) !== operationInvalid && !isUnknown(error)) throw error; // it has stopped
+      if (!hasRefused(error, 'operationInvalid') && !isUnknown(error)) throw error; // it has stopped
     }
     try {
       const flags = driver === 'lxc' ? 0 : undefineFlags;
@@ -278,7 +273,7 @@ export class LibvirtHypervisor implements Hypervisor {
       const flags = force ? forceConsole : 0;
       return await client.openStream('domain_open_console', { dom, dev_name: null, flags });
     } catch (error) {
-      if (!isUnknown(error) && !consoleRefusals.has(libvirtCode(error))) throw error;
+      if (!isUnknown(error) && !hasRefused(error, ...consoleRefusals)) throw error;
       const text = `the console cannot be opened: ${errorText(error)}`;
       throw new GridError('CONFLICT', text, { vmId: id }, { cause: error });
     }
@@ -290,7 +285,7 @@ export class LibvirtHypervisor implements Hypervisor {
       const { dom } = await client.call('domain_lookup_by_uuid', { uuid: id });
       return await client.openStream('domain_screenshot', { dom, screen: 0, flags: 0 });
     } catch (error) {
-      if (!isUnknown(error) && libvirtCode(error) !== operationInvalid) throw error;
+      if (!isUnknown(error) && !hasRefused(error, 'operationInvalid')) throw error;
       throw new GridError('CONFLICT', errorText(error), { vmId: id }, { cause: error });
     }
   }
@@ -366,7 +361,7 @@ export class LibvirtHypervisor implements Hypervisor {
       const mark = readMark((await client.call('domain_get_metadata', about)).metadata);
       return mark?.installation === this.#options.installationId ? mark : undefined;
     } catch (error) {
-      if (libvirtCode(error) === noMetadata || isUnknown(error)) return undefined;
+      if (hasRefused(error, 'noMetadata') || isUnknown(error)) return undefined;
       throw error;
     }
   }

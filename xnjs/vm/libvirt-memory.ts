@@ -1,13 +1,10 @@
 import { errorText, GridError } from '#kernel/errors.js';
 import type { LibvirtClient } from '#kernel/libvirt/client.js';
-import { libvirtCode } from '#kernel/libvirt/errors.js';
+import { hasRefused } from '#kernel/libvirt/errors.js';
 import type { Domain } from '#kernel/libvirt/procedures.js';
 
 /** A machine's memory goes to or comes from the disk. */
 const options = { timeoutMs: 300_000 };
-/** libvirt's codes: it runs already, or no more; something else is being done with it. */
-const operationInvalid = 55;
-const operationTimeout = 68;
 /** How a machine is when it is brought back. */
 const toRun = 2;
 const toStandStill = 4;
@@ -36,8 +33,8 @@ export async function saveMemoryTo(
     await client.call('domain_save_flags', { dom, to: path, dxml: null, flags }, options);
     return true;
   } catch (error) {
-    if (libvirtCode(error) === operationInvalid) return false; // it has stopped
-    if (libvirtCode(error) === operationTimeout) throw busy(error);
+    if (hasRefused(error, 'operationInvalid')) return false; // it has stopped
+    if (hasRefused(error, 'operationTimeout')) throw busy(error);
     if (isParked) await parkAgain(client, dom);
     throw error;
   }
@@ -114,14 +111,14 @@ async function isSaved(client: LibvirtClient, dom: Domain): Promise<boolean> {
 /** What has happened already: an order whose answer was lost. */
 async function unlessInvalid(call: Promise<unknown>): Promise<void> {
   await orBusy(call).catch((error: unknown) => {
-    if (libvirtCode(error) !== operationInvalid) throw error;
+    if (!hasRefused(error, 'operationInvalid')) throw error;
   });
 }
 
 /** @throws `HYPERVISOR_UNAVAILABLE` while an earlier order is being carried out */
 async function orBusy<T>(call: Promise<T>): Promise<T> {
   return await call.catch((error: unknown) => {
-    throw libvirtCode(error) === operationTimeout ? busy(error) : error;
+    throw hasRefused(error, 'operationTimeout') ? busy(error) : error;
   });
 }
 

@@ -1,7 +1,7 @@
 import { isIPv4 } from 'node:net';
 import { GridError } from '#kernel/errors.js';
 import type { LibvirtClient } from '#kernel/libvirt/client.js';
-import { libvirtCode } from '#kernel/libvirt/errors.js';
+import { hasRefused } from '#kernel/libvirt/errors.js';
 import type { Network } from '#kernel/libvirt/procedures.js';
 import { element, toXml, type XmlNode } from '#kernel/xml/build.js';
 import { parseXml } from '#kernel/xml/parse.js';
@@ -30,10 +30,6 @@ export type NetworkHypervisor = {
   hasBridge(driver: Driver, name: string): Promise<boolean | undefined>;
 };
 
-const operationInvalid = 55;
-const noNetwork = 43;
-const noInterface = 57;
-const noSupport = 3;
 /** libvirt's words for one entry of a network that runs. */
 const addLast = 3;
 const remove = 2;
@@ -88,7 +84,7 @@ export class LibvirtNetworks implements NetworkHypervisor {
     try {
       await client.call('network_destroy', { net });
     } catch (error) {
-      if (libvirtCode(error) !== noNetwork) throw error;
+      if (!hasRefused(error, 'noNetwork')) throw error;
     }
   }
 
@@ -124,8 +120,8 @@ export class LibvirtNetworks implements NetworkHypervisor {
       const { xml } = await client.call('interface_get_xml_desc', { iface, flags: 0 });
       return attributeOf(parseXml(xml).documentElement, 'type') === 'bridge';
     } catch (error) {
-      if (libvirtCode(error) === noInterface) return false;
-      if (libvirtCode(error) === noSupport) return undefined;
+      if (hasRefused(error, 'noInterface')) return false;
+      if (hasRefused(error, 'noSupport')) return undefined;
       throw error;
     }
   }
@@ -153,8 +149,8 @@ export async function ensureNetwork(
     const { net } = await client.call('network_lookup_by_name', { name });
     await client.call('network_create', { net });
   } catch (error) {
-    if (libvirtCode(error) === operationInvalid) return; // it is active
-    if (libvirtCode(error) !== noNetwork) throw error;
+    if (hasRefused(error, 'operationInvalid')) return; // it is active
+    if (!hasRefused(error, 'noNetwork')) throw error;
     await create(client, name, networkXml);
   }
 }
@@ -177,7 +173,7 @@ async function find(client: LibvirtClient, name: string): Promise<Network | unde
   try {
     return (await client.call('network_lookup_by_name', { name })).net;
   } catch (error) {
-    if (libvirtCode(error) === noNetwork) return undefined;
+    if (hasRefused(error, 'noNetwork')) return undefined;
     throw error;
   }
 }
@@ -188,7 +184,7 @@ async function describe(client: LibvirtClient, net: Network): Promise<Element | 
     const { xml } = await client.call('network_get_xml_desc', { net, flags: 0 });
     return parseXml(xml, { bytes: 16 * 1024 ** 2, elements: 200_000 }).documentElement;
   } catch (error) {
-    if (libvirtCode(error) === noNetwork) return undefined;
+    if (hasRefused(error, 'noNetwork')) return undefined;
     throw error;
   }
 }
