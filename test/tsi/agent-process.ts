@@ -17,7 +17,8 @@ import { build } from 'esbuild';
 import { systemClock } from '#kernel/clock.js';
 import { silentLog } from '#kernel/log.js';
 import type { Scope } from '#kernel/scope.js';
-import { AgentLink, type AgentLinkOptions } from '#xnjs/tsi/agent-link.js';
+import { AgentLink } from '#xnjs/tsi/agent-link.js';
+import type { AgentLinkOptions } from '#xnjs/tsi/agent-link-options.js';
 import { createTsi, type TsiClient, type TsiOptions } from '#xnjs/tsi/tsi-client.js';
 
 export const isRoot = process.getuid?.() === 0;

@@ -1,26 +1,14 @@
-import { randomBytes, randomUUID } from 'node:crypto';
+import { randomUUID } from 'node:crypto';
 import type { ClientHttp2Stream } from 'node:http2';
 import type { Duplex } from 'node:stream';
-import type { Clock } from '#kernel/clock.js';
 import { errorText } from '#kernel/errors.js';
 import type { Log } from '#kernel/log.js';
 import { destroySoon } from '#kernel/net/destroy-soon.js';
 import { linkSignals, orAborted, withDeadline } from '#kernel/net/deadline.js';
 import type { Half } from '#tsi/protocol/channel-line.js';
-import {
-  decodeEnrolmentAnswer,
-  type EnrolmentAnswer,
-  type EnrolmentAsk,
-  type EnrolmentGrant,
-} from '#tsi/protocol/enrolment.js';
+import { decodeEnrolmentAnswer } from '#tsi/protocol/enrolment.js';
 import { TsiError } from '#tsi/protocol/error.js';
 import { decodeFacts, type AgentFacts } from '#tsi/protocol/facts.js';
-import {
-  decodeGreetingAnswer,
-  encodeGreeting,
-  type Greeting,
-  type GreetingAnswer,
-} from '#tsi/protocol/greeting.js';
 import type { MachineClock } from '#tsi/protocol/machine-clock.js';
 import type { MachineIdentity } from '#tsi/protocol/machine-identity.js';
 import {
@@ -33,45 +21,12 @@ import { heartbeats } from './heartbeats.js';
 import { forwarded, forwardHeaders } from './forward-stream.js';
 import { ChannelsUnknown, openChannel } from './raw-channels.js';
 import { answered, text, unlessUnknown } from './link-answers.js';
+import type { AgentLinkOptions, LinkState } from './agent-link-options.js';
 import { LinkConnection } from './link-connection.js';
+import { LinkGreeting } from './link-greeting.js';
 import { admissions, HungUp, hangUpMs, waitAfter } from './link-pace.js';
 import { silenceOf } from './silence.js';
 import type { TsiIdentity, TsiTransport, WorkerChannels } from './tsi.js';
-
-export type LinkState = 'connecting' | 'up' | 'down';
-
-export type AgentLinkOptions = {
-  /** For logs and transports: the VM. */
-  readonly name: string;
-  /** A fresh byte stream to the agent; called again after each loss. */
-  readonly dial: (signal: AbortSignal) => Promise<Duplex>;
-  /** Whether `dial` gives connections beside the first: then workers have their own, which is faster. */
-  readonly dialsMany?: boolean;
-  /** At least; more where there are many links. */
-  readonly heartbeatMs: number;
-  /** A heartbeat unanswered for so long ends the connection; it waits behind data in the channel. */
-  readonly silenceMs?: number;
-  /** How long a connection keeps its session without a stream. */
-  readonly restMs?: number;
-  /** How long a silent connection is given to prove itself: a guest that still boots is silent. */
-  readonly handshakeMs?: number;
-  /** What the agent is told on each connection before HTTP/2; absent: nothing. */
-  readonly greet?: () => Omit<Greeting, 'nonce'> | undefined;
-  /**
-   * Makes sure that it is the right machine that answers, before anything else is asked on a connection.
-   * `asked`: by the greeting, and not used yet.
-   */
-  readonly admit?: (ask: AskEnrolment, asked?: EnrolmentAsk) => Promise<void>;
-  readonly clock: Clock;
-  readonly log: Log;
-};
-
-type Greeted = { readonly asked: EnrolmentAsk | undefined; readonly answer: GreetingAnswer };
-
-/** @returns the answer; `undefined`: such an agent does not know the question */
-export type AskEnrolment = (
-  message: EnrolmentAsk | EnrolmentGrant,
-) => Promise<EnrolmentAnswer | undefined>;
 
 /** A session is begun in a fraction of a millisecond, and takes a hundred times the memory of what it is begun from. */
 const defaultRestMs = 500;
@@ -99,8 +54,8 @@ export class AgentLink implements AsyncDisposable {
   /** Connections of workers; they go with the link's own, which is the one that is watched. */
   readonly #channels = new Set<Duplex>();
   #channelsUnknown = false;
-  /** On this connection; absent: it was not, or does not know greetings. */
-  #greeted: Greeted | undefined;
+  /** Of this connection. */
+  #greeting = new LinkGreeting(undefined);
   #state: LinkState = 'connecting';
   #sinceMs: number;
   #heartbeatMs: number | undefined;
@@ -174,7 +129,7 @@ export class AgentLink implements AsyncDisposable {
 
   /** Whether its machine has become another one by what it was greeted with on this connection. */
   get isAnother(): boolean {
-    return this.#greeted?.answer.isAnother === true;
+    return this.#greeting.isAnother;
   }
 
   /** Has it prove once more which machine it is. @throws as `admit` does */
@@ -183,19 +138,16 @@ export class AgentLink implements AsyncDisposable {
   }
 
   async #admit(connection: LinkConnection): Promise<void> {
-    const { asked, answer } = this.#greeted ?? {};
+    const greeting = this.#greeting;
     await this.#options.admit?.(async (message) => {
-      if (message === asked && answer?.enrolment) {
-        // once: the next time it is to prove it anew
-        this.#greeted &&= { ...this.#greeted, asked: undefined };
-        return answer.enrolment;
-      }
+      const answer = greeting.take(message);
+      if (answer) return answer;
       const body = JSON.stringify(message);
       const json = await unlessUnknown(
         this.#call('POST', '/enrolment', undefined, body, { connection }),
       );
       return json === undefined ? undefined : decodeEnrolmentAnswer(json);
-    }, asked);
+    }, greeting.asked);
   }
 
   /**
@@ -316,14 +268,12 @@ export class AgentLink implements AsyncDisposable {
     const { dial, greet, handshakeMs = 10_000, restMs = defaultRestMs } = this.#options;
     const again = this.#state === 'down' && failures === 0;
     const answerMs = again ? Math.min(againMs, handshakeMs) : handshakeMs;
-    const nonce = randomBytes(32).toString('base64');
-    const greeting = greet?.();
-    const line = greeting && encodeGreeting({ nonce, ...greeting });
-    this.#greeted = undefined;
+    const greeting = new LinkGreeting(greet?.());
+    this.#greeting = greeting;
     const connection = await withDeadline(answerMs, [outer], late, async (signal) => {
-      const opened = new LinkConnection(await dial(signal), restMs, line);
+      const opened = new LinkConnection(await dial(signal), restMs, greeting.line);
       const settled = orAborted(opened.settled(), signal);
-      const heard = settled.then(() => (this.#greeted = readAnswer(opened, nonce, greeting)));
+      const heard = settled.then(() => greeting.hear(opened.answer));
       return await heard.then(() => opened, hangUp(opened));
     });
     await admissions
@@ -414,19 +364,6 @@ export class AgentLink implements AsyncDisposable {
     const text = `no agent on channel ${this.#options.name}: ${reason}`;
     return new TsiError('TSI_UNAVAILABLE', text, { link: this.#options.name }, { cause });
   }
-}
-
-/** @throws `TSI_PROTOCOL` also where it is what an earlier connection has left */
-function readAnswer(
-  { answer: line }: LinkConnection,
-  nonce: string,
-  greeting: Omit<Greeting, 'nonce'> | undefined,
-): Greeted | undefined {
-  if (line === undefined) return undefined;
-  const answer = decodeGreetingAnswer(line);
-  if (answer.nonce !== nonce)
-    throw new TsiError('TSI_PROTOCOL', 'it answers the greeting of an earlier connection', {});
-  return { asked: greeting?.enrolment, answer };
 }
 
 function hangUp(connection: LinkConnection): (reason: unknown) => never {

@@ -6,7 +6,7 @@ import { orAborted, withDeadline } from '#kernel/net/deadline.js';
 import { TsiError } from '#tsi/protocol/error.js';
 import { decodeEnrolmentAnswer, longestEnrolment } from '#tsi/protocol/enrolment.js';
 import type { ScriptHeader } from '../idb/script-header.js';
-import type { AskEnrolment } from '../tsi/agent-link.js';
+import type { AskEnrolment } from '../tsi/agent-link-options.js';
 import {
   askMain,
   callbackTransport,

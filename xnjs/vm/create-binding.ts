@@ -1,6 +1,6 @@
 import type { EnrolmentAsk } from '#tsi/protocol/enrolment.js';
 import type { MachineIdentity } from '#tsi/protocol/machine-identity.js';
-import type { AskEnrolment } from '../tsi/agent-link.js';
+import type { AskEnrolment } from '../tsi/agent-link-options.js';
 import { AgentBinding } from './agent-binding.js';
 import { ClassicBinding } from './classic-binding.js';
 import { isLocal } from './hosts/host.js';

@@ -16,7 +16,7 @@ import { Enrolment } from '#tsi/agent/enrolment.js';
 import { defaultSettings } from '#tsi/agent/settings.js';
 import { signingRequest } from '#tsi/agent/machine-key.js';
 import { signedText, type EnrolmentAnswer, type EnrolmentAsk } from '#tsi/protocol/enrolment.js';
-import type { AskEnrolment } from '#xnjs/tsi/agent-link.js';
+import type { AskEnrolment } from '#xnjs/tsi/agent-link-options.js';
 import { toEnrollee } from '#xnjs/vm/context/enrollees.js';
 import { Enrolments, hashOf, newToken } from '#xnjs/vm/context/enrolments.js';
 import { MachineAuthority, machineName } from '#xnjs/vm/context/machine-authority.js';

@@ -13,7 +13,7 @@ import type { Log } from '#kernel/log.js';
 import type { Audit } from '#kernel/security/audit.js';
 import { digestFor, readSigningRequest } from '#kernel/security/signing-request.js';
 import { signedText, type EnrolmentAnswer, type EnrolmentAsk } from '#tsi/protocol/enrolment.js';
-import type { AskEnrolment } from '../../tsi/agent-link.js';
+import type { AskEnrolment } from '../../tsi/agent-link-options.js';
 import type { MachinePeer } from '../../tsi/callback-transport.js';
 import type { Evidence, TargetSystem } from '../target-system.js';
 import { isBooted } from '../tiers/identity.js';
