@@ -16,7 +16,11 @@ export async function watchConsoles(options: ConsoleWatchOptions): Promise<void>
   for (;;) {
     await clock.sleep(compareMs, stopping).catch(() => undefined);
     if (stopping.aborted) return;
-    for (const vmId of await workspace.boundConsoles())
-      log.info({ vmId }, 'the console of a machine was too long: its beginning is cut off');
+    try {
+      for (const vmId of await workspace.boundConsoles())
+        log.info({ vmId }, 'the console of a machine was too long: its beginning is cut off');
+    } catch (error) {
+      log.warn({ err: error }, 'the consoles of machines could not be looked at, trying again');
+    }
   }
 }
