@@ -7,9 +7,9 @@ import type { MachineIdentity } from '#tsi/protocol/machine-identity.js';
 import type { SetupReport } from '#tsi/protocol/machine-setup.js';
 import { completeTimeline } from './boot.js';
 import { without } from '../job/without.js';
-import { silenceOf } from '../tsi/silence.js';
 import { failedSetup, hasProblem, olderAgent, setupOf } from './context/machine-setup.js';
 import { createBinding } from './create-binding.js';
+import { ExpectedAgents } from './expected-agents.js';
 import { seatOf, type Seat } from './hosts/host.js';
 import { GuestWatch, judge } from './guest-watch.js';
 import { isUsable } from './state.js';
@@ -50,11 +50,8 @@ export class Agents implements AsyncDisposable {
   /** Whose ends of jobs are told, and what ends that. */
   readonly #followed = new WeakMap<TargetBinding, () => void>();
   readonly #answering = new Set<string>();
-  /** Those that have answered before and are waited for, and until when; the first of them first. */
-  readonly #expected = new Map<
-    string,
-    { readonly record: TargetSystem; readonly untilMs: number }
-  >();
+  /** Those that have answered before. */
+  readonly #expected: ExpectedAgents;
   readonly #guests: GuestWatch;
 
   constructor(options: AgentsOptions) {
@@ -70,6 +67,8 @@ export class Agents implements AsyncDisposable {
       },
       ...{ clock: systems.clock, log, stopping },
     });
+    const onOver = (record: TargetSystem): void => this.#onMissed(record);
+    this.#expected = new ExpectedAgents({ ...systems, stopping, onOver });
   }
 
   /** Asks agents now and then how their guests are. */
@@ -131,25 +130,13 @@ export class Agents implements AsyncDisposable {
 
   /** One that was known to answer is found silent if it does not answer this server soon. */
   expect(record: TargetSystem): void {
-    const { systems } = this.#options;
-    if (this.#expected.has(record.id) || record.views?.agent?.says === 'down') return;
-    const isFirst = this.#expected.size === 0;
-    const untilMs = systems.clock.now() + silenceOf(systems);
-    this.#expected.set(record.id, { record, untilMs });
-    if (isFirst) this.#spawn(this.#awaitExpected());
+    if (record.views?.agent?.says !== 'down') this.#expected.add(record);
   }
 
-  /** One wait for all of them: a server that starts expects all that it has. */
-  async #awaitExpected(): Promise<void> {
-    const { systems, stopping } = this.#options;
-    for (const [id, { record, untilMs }] of this.#expected) {
-      const leftMs = untilMs - systems.clock.now();
-      if (leftMs > 0) await systems.clock.sleep(leftMs, stopping).catch(() => undefined);
-      if (stopping.aborted) return;
-      this.#expected.delete(id);
-      const isThere = this.#records.find(id)?.generation === record.generation;
-      if (isThere && !this.#answering.has(id)) this.#spawn(this.#onDown(record));
-    }
+  /** Its time to answer is over. */
+  #onMissed(record: TargetSystem): void {
+    const isThere = this.#records.find(record.id)?.generation === record.generation;
+    if (isThere && !this.#answering.has(record.id)) this.#spawn(this.#onDown(record));
   }
 
   async unbind(id: string): Promise<void> {

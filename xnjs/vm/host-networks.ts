@@ -25,7 +25,9 @@ export type HostNetworksOptions = {
   readonly log: Log;
 };
 
-export const ownKinds = ['user', 'nat', 'isolated', 'bridge'] as const;
+/** Those that libvirt makes. */
+const madeKinds = ['nat', 'isolated', 'bridge'] as const;
+export const ownKinds = ['user', ...madeKinds] as const;
 
 /** Its part in a network. */
 type Plugged = Pick<MachineSpec, 'id' | 'driver' | 'card'>;
@@ -128,13 +130,12 @@ export class HostNetworks {
     this.#settle('user', userRefusal);
     try {
       this.#denied = await this.#learn(driver);
-      for (const kind of ['nat', 'isolated', 'bridge'] as const)
+      for (const kind of madeKinds)
         if (config[kind]) this.#settle(kind, await this.#whyFails(driver, kind, this.#denied));
     } catch (error) {
       this.#isDue = isPassing(error);
       if (this.#isDue) return;
-      for (const kind of ['nat', 'isolated', 'bridge'] as const)
-        if (config[kind]) this.#settle(kind, errorText(error));
+      for (const kind of madeKinds) if (config[kind]) this.#settle(kind, errorText(error));
     }
     this.#isKnown = true;
   }

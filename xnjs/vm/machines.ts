@@ -79,7 +79,7 @@ export class Machines implements AsyncDisposable {
     this.#agents = new Agents({
       ...{ systems: options, records, log: this.#log, stopping },
       onSilence: (seat) => this.#watch.look(seat),
-      onUp: (id) => this.#askQueues(id),
+      onUp: (id) => this.#queues.greet(id),
       onUnbound: (id) => this.#watch.forget(id),
       reapply: (id) => this.reapplyParameters(id),
       fallBack: (record, why) => this.#starting.fallBack(record, why),
@@ -221,16 +221,6 @@ export class Machines implements AsyncDisposable {
   /** Learns what the batch system of a machine tells of its queues. @throws `TSI_UNAVAILABLE` */
   async askQueues(id: string): Promise<void> {
     await this.#queues.ask(id);
-  }
-
-  async #askQueues(id: string): Promise<void> {
-    if (this.#records.find(id)?.queues) {
-      await this.#queues.askAgain(id);
-      return;
-    }
-    await this.#queues.ask(id).catch((error: unknown) => {
-      this.#log.info({ vmId: id, err: errorText(error) }, 'the queues could not be asked for');
-    });
   }
 
   /** @returns ends it */

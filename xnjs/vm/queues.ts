@@ -29,8 +29,8 @@ const askedAtOnce = 8;
 const batchMs = 800;
 
 /**
- * What the batch systems of the target systems tell of their queues, and what is left of the owner's time. Asked for when a TSI begins to answer,
- * and once per interval, for all of its jobs: operators change queues seldom.
+ * What the batch systems of the target systems tell of their queues, and what is left of the owner's time. Asked for
+ * when a TSI begins to answer, and once per interval, for all of its jobs: operators change queues seldom.
  */
 export class Queues {
   readonly #options: QueuesOptions;
@@ -51,24 +51,32 @@ export class Queues {
     return asking;
   }
 
-  /** One that has told before: in turn, when the TSIs of many begin to answer at once. Never fails. */
-  async askAgain(id: string): Promise<void> {
-    const { clock, stopping, log } = this.#options;
+  /** One that begins to answer; that has told before, in turn: the TSIs of many may begin at once. Never fails. */
+  async greet(id: string): Promise<void> {
+    if (this.#options.records.find(id)?.queues) await this.#askAgain(id);
+    else await this.#askQuietly(id);
+  }
+
+  async #askAgain(id: string): Promise<void> {
+    const { clock, stopping } = this.#options;
     this.#again.add(id);
     if (this.#isAskingAgain) return; // another call gets to it
     this.#isAskingAgain = true;
-    const ask = (one: string): Promise<void> =>
-      this.ask(one).catch((error: unknown) => {
-        log.info({ vmId: one, err: errorText(error) }, 'the queues could not be asked for');
-      });
     while (this.#again.size > 0 && !stopping.aborted) {
       const some = [...this.#again].slice(0, askedAtOnce);
       for (const one of some) this.#again.delete(one);
-      await Promise.all(some.map(ask));
+      await Promise.all(some.map((one) => this.#askQuietly(one)));
       const paced = some.length === askedAtOnce ? batchMs : 0;
       await clock.sleep(paced, stopping).catch(() => undefined);
     }
     this.#isAskingAgain = false;
+  }
+
+  async #askQuietly(id: string): Promise<void> {
+    await this.ask(id).catch((error: unknown) => {
+      const about = { vmId: id, err: errorText(error) };
+      this.#options.log.info(about, 'the queues could not be asked for');
+    });
   }
 
   /** Until the server stops. */

@@ -59,6 +59,13 @@ export class SystemRecords {
     return this.#records.get(id);
   }
 
+  /** Whether a machine is being started there. */
+  startsOn(host: string): boolean {
+    for (const record of this.#records.values())
+      if (record.state === 'INITIALIZING' && record.host === host) return true;
+    return false;
+  }
+
   /** @throws {@link VmError} `NOT_FOUND` */
   get(id: string): TargetSystem {
     const record = this.#records.get(id);

@@ -96,7 +96,7 @@ export class TargetSystems implements Targets, AsyncDisposable {
     this.#meter = usage && new UsageMeter({ ...usage, ...meter });
     const enrolments = this.#openEnrolments();
     const parts = { ...options, ...(enrolments && { enrolments }) };
-    const isBusy = (host: string): boolean => this.#startsOn(host);
+    const isBusy = (host: string): boolean => records.startsOn(host);
     const forPools = { ...parts, isBusy, stopping, places, flavours: this.planner.flavours };
     this.#spares =
       options.spares && new SparePool({ ...forPools, records, spares: options.spares });
@@ -146,13 +146,6 @@ export class TargetSystems implements Targets, AsyncDisposable {
     return (system) => hosts.storageOf(system)?.snapshots ?? own;
   }
 
-  /** Whether a machine of a user is being started there. */
-  #startsOn(host: string): boolean {
-    for (const record of this.#records.all())
-      if (record.state === 'INITIALIZING' && record.host === host) return true;
-    return false;
-  }
-
   #openEnrolments(): Enrolments | undefined {
     const { enrolment, workspace, clock, log } = this.#options;
     return (
@@ -196,7 +189,6 @@ export class TargetSystems implements Targets, AsyncDisposable {
   }
 
   #createReaper({ freeze, end }: Pick<LifetimesOptions, 'freeze' | 'end'>): Reaper {
-    const unused = this.#unused;
     return new Reaper(
       { clock: this.#options.clock, log: this.#log, intervalMs: reaperMs },
       ...lifetimes({
@@ -204,15 +196,7 @@ export class TargetSystems implements Targets, AsyncDisposable {
         ...{ freeze, end, clock: this.#options.clock },
       }),
       ...(this.volumes ? [this.volumes.mortals(), this.volumes.unsettled()] : []),
-      ...(unused
-        ? [
-            {
-              what: 'unused target system',
-              expired: (nowMs: number) => unused.expired(nowMs),
-              end: (id: string) => unused.end(id),
-            },
-          ]
-        : []),
+      ...(this.#unused ? [this.#unused.mortals()] : []),
     );
   }
 

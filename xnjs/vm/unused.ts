@@ -1,5 +1,6 @@
 import { finished, type Duplex } from 'node:stream';
 import type { Clock } from '#kernel/clock.js';
+import type { Mortals } from '../reaper.js';
 import { driverAbilities } from './hosts/driver-abilities.js';
 import type { VmState } from './state.js';
 import type { SystemRecords } from './system-records.js';
@@ -50,8 +51,16 @@ export class Unused {
     this.#usedMs.delete(id);
   }
 
+  mortals(): Mortals {
+    return {
+      what: 'unused target system',
+      expired: (nowMs) => this.#expired(nowMs),
+      end: (id) => this.#end(id),
+    };
+  }
+
   /** Not those that were made for a job, which end with it. */
-  *expired(nowMs: number): Iterable<string> {
+  *#expired(nowMs: number): Iterable<string> {
     const { records } = this.#options;
     for (const system of records.all()) {
       const { id, jobId, state } = system;
@@ -65,7 +74,7 @@ export class Unused {
     }
   }
 
-  async end(id: string): Promise<void> {
+  async #end(id: string): Promise<void> {
     const { idle, records, freeze, end } = this.#options;
     const system = records.get(id);
     const fact = `nobody has used it for ${Math.round((this.#afterMs(system) ?? 0) / 1_000)} s`;

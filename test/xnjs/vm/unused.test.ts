@@ -23,7 +23,8 @@ function aSite(action: 'destroy' | 'freeze' = 'destroy') {
     },
     /** As the reaper does each second. */
     turn: async (): Promise<void> => {
-      for (const id of [...unused.expired(clock.now())]) await unused.end(id);
+      const { expired, end } = unused.mortals();
+      for (const id of [...expired(clock.now())]) await end(id);
     },
   };
   const records: UnusedOptions['records'] = { all: () => [site.system], get: () => site.system };
