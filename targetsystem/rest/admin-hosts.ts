@@ -21,6 +21,12 @@ const listHosts = operation({
   run: ({ systems }) => json({ hosts: systems.places.list().map(renderHost) }),
 });
 
+export function renderAbilities(
+  abilities: HostStatus['abilities'],
+): Rendered<typeof HostList>['hosts'][number]['abilities'] {
+  return { ...abilities, networks: [...abilities.networks] };
+}
+
 export function renderHost(host: HostStatus): Rendered<typeof HostList>['hosts'][number] {
   const { name, drivers, labels, isDrained, room, used, machines, spares, storage, abilities } =
     host;
@@ -33,7 +39,7 @@ export function renderHost(host: HostStatus): Rendered<typeof HostList>['hosts']
     ...(room && { capacity: room }),
     used,
     ...(storage && { storage }),
-    ...{ spares, abilities: { ...abilities, networks: [...abilities.networks] } },
+    ...{ spares, abilities: renderAbilities(abilities) },
     ...(problems.length > 0 && { networkProblems: Object.fromEntries(problems) }),
   };
 }

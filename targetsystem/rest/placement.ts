@@ -10,6 +10,7 @@ import {
   type QuotaUse,
   type Requester,
 } from '#xnjs/index.js';
+import { renderAbilities } from './admin-hosts.js';
 import type { Rendered } from './answers.js';
 import type { DriverOffer, Flavour, HostOffer, Plan, Prices, Quota } from './answers-placement.js';
 import type { RestDeps } from './deps.js';
@@ -50,7 +51,7 @@ export async function renderPlacement(
     hostLabels: [...new Set(places.list().flatMap(({ labels }) => labels))].sort(),
     hosts: places.list().map(({ name, labels, abilities }) => ({
       name,
-      abilities: { ...abilities, networks: [...abilities.networks] },
+      abilities: renderAbilities(abilities),
       labels: [...labels],
     })),
     // strangers have none

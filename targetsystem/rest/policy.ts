@@ -57,7 +57,7 @@ export const mayAddEntries: Policy<RestDeps> = {
 };
 
 /** Whoever may add entries may take back their own. */
-export const mayRemoveEntry: Policy<RestDeps, { entryId: string }> = {
+export const mayChangeEntry: Policy<RestDeps, { entryId: string }> = {
   ...ownEntry,
   decide: async (caller, deps, input) => {
     if (caller.role !== 'anonymous') return await ownEntry.decide(caller, deps, input);

@@ -16,7 +16,7 @@ import {
 import { changeMembers, type Changeable } from './changes.js';
 import type { RestDeps } from './deps.js';
 import { hrefs, linksFrom, registryId, storageFactoryId } from './links.js';
-import { mayAddEntries, mayRemoveEntry, registryEntryInput as entryInput } from './policy.js';
+import { mayAddEntries, mayChangeEntry, registryEntryInput as entryInput } from './policy.js';
 import {
   ownedProperties,
   tagsMember,
@@ -181,7 +181,7 @@ const changeEntry = operation({
   answers: answersJson(Changes),
   id: 'changeRegistryEntry',
   tag: 'registries',
-  policy: mayRemoveEntry,
+  policy: mayChangeEntry,
   run: async ({ registry: { entries } }, { entryId, ...members }) => {
     const tooLate = () => 'is later than it may live without being refreshed';
     const changeable: Changeable<Pick<PropertyChange, 'tags' | 'terminationMs'>> = {
@@ -203,7 +203,7 @@ const deleteEntry = operation({
   answers: answersNothing,
   id: 'deleteRegistryEntry',
   tag: 'registries',
-  policy: mayRemoveEntry,
+  policy: mayChangeEntry,
   run: async ({ registry }, { entryId }) => {
     await registry.entries.remove(entryId);
     return noContent();
