@@ -56,7 +56,7 @@ export const mayAddEntries: Policy<RestDeps> = {
   },
 };
 
-/** Whoever may add entries may take back their own. */
+/** Whoever may add entries may change their own, and take them back. */
 export const mayChangeEntry: Policy<RestDeps, { entryId: string }> = {
   ...ownEntry,
   decide: async (caller, deps, input) => {
