@@ -100,6 +100,15 @@ export class Chunks {
     else if (this.#inTurn >= turnBytes) this.#pauseForTurn();
   }
 
+  /** What had come before the stream broke, and waits in it: whoever goes on later need not fetch that again. */
+  #takeRest(): void {
+    for (;;) {
+      const piece = this.#source.read() as Buffer | string | null;
+      if (piece === null) return;
+      this.#take(piece);
+    }
+  }
+
   #pauseForTurn(): void {
     this.#source.pause();
     this.#turn ??= setImmediate(() => {
@@ -124,6 +133,7 @@ export class Chunks {
 
   #end(failure?: Error): void {
     if (this.#isOver) return;
+    if (failure) this.#takeRest();
     this.#isOver = true;
     this.#failure = failure;
     if (!failure && (this.#isEmpty || this.#gathered > 0)) this.#finish();

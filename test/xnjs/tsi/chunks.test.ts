@@ -44,6 +44,19 @@ describe('a stream in chunks', () => {
       ),
     );
   });
+  it('has all full chunks that had come when the stream broke, however much of it was still waiting', async () => {
+    const source = new Readable({ read: () => undefined, highWaterMark: 1 });
+    const chunks = new Chunks(source, 100_000, memory);
+    for (let at = 0; at < 10; at++) source.push(Buffer.alloc(55_000, at));
+    await new Promise(setImmediate);
+    source.destroy(new Error('it broke'));
+    const lengths: number[] = [];
+    await assert.rejects(async () => {
+      for (let next = await chunks.next(); next; next = await chunks.next())
+        lengths.push(next.bytes.length);
+    }, /it broke/);
+    assert.deepEqual(lengths, [100_000, 100_000, 100_000, 100_000, 100_000]);
+  });
   it('grows from a short file to a long one without losing a byte', async () => {
     const piece = (at: number): Buffer => Buffer.alloc(100_000, at);
     const pieces = Array.from({ length: 30 }, (_, at) => piece(at));
