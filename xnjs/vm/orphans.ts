@@ -10,7 +10,7 @@ import type { Workspace } from './workspace.js';
 
 export type OrphansOptions = {
   readonly hosts: { of(seat: Pick<Seat, 'host'>): Pick<Hypervisor, 'remove'> };
-  readonly store: Pick<TargetStore, 'wasRemoved'>;
+  readonly store: Pick<TargetStore, 'wasRemoved' | 'absenceOf'>;
   readonly workspace: Pick<Workspace, 'remove' | 'list'>;
   readonly files: Pick<FilesOfMachines, 'remove'>;
   /** Whether there is a record of it, whatever its host. */
@@ -28,6 +28,7 @@ export type OrphansOptions = {
 };
 
 type Verdict = 'adopt' | 'remove' | 'leave';
+const verdicts = { lost: 'adopt', removed: 'remove', unclear: 'leave' } as const;
 
 /**
  * Domains of ours that no target system owns. One that we have removed before is a leftover, of a server that
@@ -103,7 +104,8 @@ export class Orphans {
         this.#forget(key);
         break;
       case 'leave':
-        if (!this.#left.has(key)) log.error({ vmId: id }, 'a domain of ours belongs to nobody');
+        if (!this.#left.has(key))
+          log.error({ vmId: id, ...seat }, 'a domain of ours belongs to nobody');
         this.#left.add(key);
         break;
     }
@@ -113,7 +115,8 @@ export class Orphans {
     // of two hosts that have the same machine, who could tell which is right
     if (this.#options.isKnown(id)) return 'leave';
     if (await this.#options.store.wasRemoved(id)) return 'remove';
-    return mark?.record?.id === id ? 'adopt' : 'leave';
+    if (mark?.record?.id !== id) return 'leave';
+    return verdicts[await this.#options.store.absenceOf(mark.record.createdMs)];
   }
 
   #forget(key: string): void {

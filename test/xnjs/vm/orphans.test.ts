@@ -18,15 +18,20 @@ const domain = {
   mark: readMark(markXml(system, installation, 7))!,
 } as const satisfies OwnDomain;
 
+type Absence = 'lost' | 'removed' | 'unclear';
+
 /** A fake host and database; what is done is written down. */
-function watched({ removed = false, known = false, acts = true } = {}) {
+function watched({ removed = false, known = false, acts = true, absence = 'lost' } = {}) {
   let nowMs = 0;
   const done: string[] = [];
   const orphans = new Orphans({
     hosts: {
       of: () => ({ remove: (_, id) => Promise.resolve(void done.push(`remove ${id}`)) }),
     },
-    store: { wasRemoved: () => Promise.resolve(removed) },
+    store: {
+      wasRemoved: () => Promise.resolve(removed),
+      absenceOf: () => Promise.resolve(absence),
+    },
     files: { remove: ({ id }) => Promise.resolve(void done.push(`files of ${id}`)) },
     workspace: {
       remove: (id) => Promise.resolve(void done.push(`files of ${id}`)),
@@ -98,6 +103,19 @@ describe('domains of ours that no target system owns', () => {
     await see([domain], 0, 'north');
     const done = await see([domain], 60_000, 'north');
     assert.deepEqual(done, [`adopt ${system.id} of ${system.ownerDn} at north`]);
+  });
+
+  it('are removed after a time of grace when the note that theirs was removed has been dropped', async () => {
+    const { see } = watched({ absence: 'removed' });
+    assert.deepEqual(await see([domain], 0), []);
+    assert.deepEqual(await see([domain], 60_000), [`remove ${system.id}`, `files of ${system.id}`]);
+  });
+
+  it('are nobody’s, and counted, where a note may have been dropped or never made', async () => {
+    const { see, orphans } = watched({ absence: 'unclear' });
+    await see([domain], 0);
+    assert.deepEqual(await see([domain], 60_000), []);
+    assert.equal(orphans.left.length, 1);
   });
 
   it('are left alone when they carry the record of another', async () => {
