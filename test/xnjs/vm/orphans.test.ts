@@ -18,10 +18,16 @@ const domain = {
   mark: readMark(markXml(system, installation, 7))!,
 } as const satisfies OwnDomain;
 
-type Absence = 'lost' | 'removed' | 'unclear';
+type Situation = {
+  readonly removed?: boolean;
+  readonly known?: boolean;
+  readonly acts?: boolean;
+  readonly absence?: 'lost' | 'removed' | 'unclear';
+};
 
 /** A fake host and database; what is done is written down. */
-function watched({ removed = false, known = false, acts = true, absence = 'lost' } = {}) {
+function watched(situation: Situation = {}) {
+  const { removed = false, known = false, acts = true, absence = 'lost' } = situation;
   let nowMs = 0;
   const done: string[] = [];
   const orphans = new Orphans({
