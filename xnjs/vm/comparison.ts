@@ -5,6 +5,7 @@ import { isSeatOf, seatKey, type Seat } from './hosts/host.js';
 import type { DomainView } from './hypervisor.js';
 import { FilesOfMachines } from './files-of-machines.js';
 import { Orphans } from './orphans.js';
+import { readParkedMark } from './parked-memory.js';
 import type { SystemRecords } from './system-records.js';
 import type { TargetSystem } from './target-system.js';
 import type { TargetSystemsOptions } from './target-systems-options.js';
@@ -41,10 +42,11 @@ export class Comparison {
     this.#options = options;
     this.#orphans = new Orphans({
       ...systems,
+      markOf: async (id) => await readParkedMark(systems.workspace.parkedMemory({ id })),
       files: new FilesOfMachines(systems),
       isKnown: (id) => records.find(id) !== undefined || isKnown(id),
       isAt: (id, seat) => this.#isAt(id, seat),
-      adopt: (record, { host }) => records.adopt(record, host),
+      adopt: (record, where) => records.adopt(record, where),
       graceMs: systems.orphanGraceMs ?? 60_000,
       require,
     });
