@@ -53,7 +53,7 @@ function byState(systems: readonly TargetSystem[]): [TargetSystem['state'], numb
 function subSystems({ submission, systems, idb }: RestDeps): Record<string, string> {
   const { enabled, message } = submission.state;
   const orphans = systems.orphans.length;
-  const orphaned = orphans > 0 ? [`${orphans} domains that belong to nobody`] : [];
+  const orphaned = orphans > 0 ? [`${orphans} domains or files that belong to nobody`] : [];
   const counted = byState(systems.list()).map(([state, number]) => `${number} ${state}`);
   return {
     'Job submission': enabled ? 'OK' : `disabled: ${message}`,

@@ -1,5 +1,6 @@
 import { GridError } from '#kernel/errors.js';
 import { without } from '../job/without.js';
+import { beginStart, dropStart, keepBoot, markStart } from './later-starts.js';
 import type { Snapshot } from './snapshots/snapshot.js';
 import { abandon, capture, fence, restoreLast, resume, revert } from './snapshots/steps.js';
 import type { BootTimeline, Evidence, TargetSystem } from './target-system.js';
@@ -236,6 +237,7 @@ function restart(current: TargetSystem, evidence: Evidence): TargetSystem | unde
     state: 'INITIALIZING',
     evidence: { ...evidence, fact: `started again${cold}: ${fact}` },
     start: { tier: 'cold', reason: `started again${cold}` },
+    ...keepBoot(current),
     ...{ views: {}, boot: {}, bootFromMs: atMs, lostJobs: fact },
     ...{ generation: generation + 1, ...times },
   };
@@ -252,6 +254,7 @@ function park(
   const isMaintained = event.type === 'freeze' && event.isMaintained;
   return {
     ...current,
+    ...(event.type === 'frozen' && dropStart(current)),
     ...{ state, evidence, desired: 'suspended', frozenSinceMs },
     ...(isMaintained && { isMaintained }),
   };
@@ -270,6 +273,8 @@ function thaw(current: TargetSystem, evidence: Evidence): TargetSystem {
     putOff: [...putOff, { sinceMs, untilMs: atMs }],
     ...(terminationMs !== undefined && { terminationMs: terminationMs + frozenMs }),
     ...{ state: 'UNREACHABLE', evidence, views: { agent: { says: 'down', fact, sinceMs: atMs } } },
+    // one that could not be parked has run all the time
+    ...(current.state === 'SUSPENDED' && beginStart(current, 'thaw', evidence)),
     isBehind: true,
   };
 }
@@ -290,8 +295,17 @@ function stepAlive(current: TargetSystem, event: VmEvent): TargetSystem {
     ...current,
     ...{ state, evidence, views },
     ...(isFirst && { boot: event.boot }),
+    ...progress(current, event),
     ...(stoodStill(before, views) && { isBehind: true as const }),
   };
+}
+
+/** Of a start from saved memory that is under way. */
+function progress(current: TargetSystem, event: VmEvent): Pick<TargetSystem, 'starts'> {
+  const { atMs } = event.evidence;
+  if (event.type === 'agentUp') return markStart(current, 'readyMs', atMs);
+  const runs = event.type === 'domain' && event.says === 'running';
+  return runs ? markStart(current, 'restoredMs', atMs) : {};
 }
 
 /** Its clock did, too. */
