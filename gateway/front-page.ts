@@ -8,7 +8,7 @@ type Row = { readonly name: string; readonly up: boolean; readonly requests: num
 export async function sendFrontPage(
   request: IncomingMessage,
   response: ServerResponse,
-  sites: SiteTable,
+  { sites, givesTokens }: { readonly sites: SiteTable; readonly givesTokens: boolean },
   own: readonly string[],
 ): Promise<void> {
   const now = Date.now();
@@ -23,7 +23,7 @@ export async function sendFrontPage(
   const asJson = accept.includes('application/json') && !accept.includes('text/html');
   const [type, body] = asJson
     ? ['application/json', renderJson(rows)]
-    : ['text/html; charset=utf-8', renderHtml(rows)];
+    : ['text/html; charset=utf-8', renderHtml(rows, givesTokens)];
   const policy = "default-src 'none'; style-src 'unsafe-inline'";
   sendBody(
     response,
@@ -48,7 +48,7 @@ function renderJson(rows: readonly Row[]): string {
 }
 
 /** Names of sites are words (see the configuration's schema): nothing to escape. */
-function renderHtml(rows: readonly Row[]): string {
+function renderHtml(rows: readonly Row[], givesTokens: boolean): string {
   const lines = rows.map(
     (row) =>
       `<tr><td>${row.name}</td><td class="${row.up ? 'up' : 'down'}">${statusText(row)}</td>` +
@@ -69,7 +69,7 @@ th, td { text-align: left; padding: .4em .8em .4em 0; border-bottom: 1px solid #
 <table>
 <tr><th>Site</th><th>Status</th><th>Requests</th></tr>
 ${lines.join('\n')}
-</table>
+</table>${givesTokens ? '\n<p><a href="/generate-token">Get a token</a></p>' : ''}
 </html>
 `;
 }

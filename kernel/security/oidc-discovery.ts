@@ -24,7 +24,10 @@ const longestAnswerBytes = 1024 * 1024;
  * What a provider says of itself. It may be away when we start: it is asked again, but not with every request.
  * @returns asks it when it is first needed, @throws `SITE_UNAVAILABLE` if it does not answer
  */
-export function createOidcDiscovery(client: OidcClient, clock: Clock): () => Promise<Configuration> {
+export function createOidcDiscovery(
+  client: OidcClient,
+  clock: Clock,
+): () => Promise<Configuration> {
   return retried(() => discovery(client), clock);
 }
 
