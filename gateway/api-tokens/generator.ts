@@ -140,7 +140,7 @@ export class TokenGenerator {
     if (request.method !== 'GET')
       throw new GatewayError('METHOD_NOT_ALLOWED', 'a login is finished by GET');
     const query = path.slice(pathOf(path).length + 1);
-    const login = await findLogin(request, query, asked.origin, settings.cookie);
+    const login = await findLogin(request, query, asked, settings);
     const ended = ['Set-Cookie', settings.cookie.ended];
     if (this.#underWay >= mostAtATime)
       throw new GatewayError('LIMIT_REACHED', 'too many logins at a time, try again');
@@ -212,17 +212,17 @@ export class TokenGenerator {
 async function findLogin(
   { headers }: IncomingMessage,
   query: string,
-  origin: string,
-  cookie: LoginCookie,
+  { origin }: GeneratorRequest,
+  { cookie, provider }: ApiTokenSettings,
 ): Promise<Login> {
   const login = await cookie.open(headers.cookie);
-  if (!login)
-    throw new GatewayError(
-      'BAD_REQUEST',
-      'no login is under way in this browser, or it took too long',
-    );
+  if (!login) {
+    const reason = 'no login is under way in this browser, or it took too long';
+    throw new GatewayError('BAD_REQUEST', reason);
+  }
   const said = new URLSearchParams(query);
-  if (said.getAll('state').join() !== login.state || login.origin !== origin)
+  const isAnswered = said.getAll('state').join() === login.state;
+  if (!isAnswered || login.origin !== origin || login.issuer !== provider.issuer)
     throw new GatewayError('BAD_REQUEST', 'this is the answer to another login than the last one');
   if (!said.has('code') && !said.has('error'))
     throw new GatewayError('BAD_REQUEST', 'code: missing');

@@ -8,6 +8,8 @@ import { Wish } from './wish.js';
 /** A login under way at the provider: what its answer is checked with, and what the user wants then. */
 const Login = z.object({
   wish: Wish,
+  /** The provider that was asked: no other gets its code. */
+  issuer: z.string(),
   /** Under which the user's browser knows us. */
   origin: z.string(),
   state: z.string(),

@@ -39,7 +39,7 @@ export class Provider {
 
   /** @returns where to send the user, and what to check the answer with */
   async begin(origin: string): Promise<Omit<Login, 'wish'> & { readonly url: URL }> {
-    const { discover, scope, prompt } = this.#options;
+    const { issuer, discover, scope, prompt } = this.#options;
     const configuration = await discover();
     const oidc = await import('openid-client');
     const verifier = oidc.randomPKCECodeVerifier();
@@ -49,7 +49,7 @@ export class Provider {
       code_challenge: await oidc.calculatePKCECodeChallenge(verifier),
       code_challenge_method: 'S256',
     });
-    return { url, origin, state, nonce, verifier };
+    return { url, issuer, origin, state, nonce, verifier };
   }
 
   /**
