@@ -129,6 +129,8 @@ export const GatewayConfig = z
       const names = Object.keys(sites).map((name) => name.toLowerCase());
       return new Set(names).size === names.length;
     }, 'names must differ in more than their case'),
+    /** What `GET /` tells everybody: names and states of the sites, or nothing. */
+    frontPage: z.enum(['sites', 'bare']).default('sites'),
     /** Whose `X-Forwarded-For`, `-Host` and `-Proto` count. */
     proxies: z.array(network).default([]),
     registration: Registration.optional(),

@@ -228,8 +228,12 @@ export class Router {
     const { settings, own } = asked;
     const { sites } = this.#deps;
     if (target.site === '') {
-      const givesTokens = settings.apiTokens !== undefined;
-      return sendFrontPage(request, response, { sites, givesTokens }, own);
+      const isTold = settings.config.frontPage === 'sites';
+      const facts = {
+        sites: isTold ? sites : undefined,
+        givesTokens: settings.apiTokens !== undefined,
+      };
+      return sendFrontPage(request, response, facts, own);
     }
     const isSite = () => sites.find(target.site) !== undefined;
     if (settings.apiTokens && isForGenerator(target, request.method, isSite)) {
