@@ -134,7 +134,7 @@ function renderToken(origin: string, result: SiteToken): Html {
   if (!('token' in result))
     return html`<section class="card">
       <h2>${site}</h2>
-      <p class="problem">${result.reason}</p>
+      <div class="problem">${result.reason}</div>
     </section>`;
   const { token, endsMs } = result;
   const file = `${site}.token`;
@@ -159,7 +159,7 @@ function renderToken(origin: string, result: SiteToken): Html {
     <pre class="copy" id="token-${site}">${token}</pre>
     ${commands.map(
       ([what, text]) =>
-        html`<p>${what}</p>
+        html`<p class="label">${what}</p>
           <pre class="copy">${text}</pre>`,
     )}
   </section>`;

@@ -61,6 +61,6 @@ input:not([type=checkbox]){font:inherit;color:inherit;background:var(--bg);borde
 border-radius:.4rem;padding:.35rem .6rem;width:100%;max-width:28rem}
 button{font:inherit;font-weight:600;color:var(--card);background:var(--link);border:0;border-radius:.5rem;
 padding:.45rem 1.1rem;margin-top:1rem;cursor:pointer}
-pre.copy{user-select:all}.card p{margin:0;padding:.6rem 1rem 0}
+pre.copy{user-select:all}p.label{margin:0;padding:.6rem 1rem 0}
 @media (max-width:40rem){th[scope=row]{width:auto}th,td{padding:.45rem .7rem}}
 `.replaceAll('\n', '');
