@@ -46,12 +46,14 @@ async function isKeptInTime(): Promise<boolean | undefined> {
   return tracking === undefined ? undefined : !tracking.endsWith('Not synchronised');
 }
 
-function serversOf({ targetsystem }: Configuration): string[] {
+function serversOf({ gateway, targetsystem }: Configuration): string[] {
   const { gateways, registry, bearers, xnjs } = targetsystem;
   const takers = [...xnjs.staging.trustedSites, ...xnjs.jobs.notifications.trustedReceivers];
   const urls = [
     ...[...gateways, ...registry.external, ...takers].map(({ url }) => url),
-    ...bearers.oidc.map(({ issuer }) => issuer),
+    ...[...bearers.oidc, ...(gateway.apiTokens ? [gateway.apiTokens] : [])].map(
+      ({ issuer }) => issuer,
+    ),
   ];
   return [...new Set(urls.map((url) => new URL(url).origin))];
 }
