@@ -15,6 +15,7 @@ const longestInTime = 1024 * 1024;
 export class HandOver extends Exchange {
   /** What the client's connection had read, and been given of the answer, when silence began to count. */
   #seen = { read: 0, bytes: 0 };
+  #isRefused = false;
 
   /**
    * A body that has to be counted goes by a connection, and so does a long one whose reader may have to be stopped
@@ -74,10 +75,11 @@ export class HandOver extends Exchange {
 
   protected override leaveSite(): void {
     // What has not come by then is not to be read, and acted on, after the client was told that time is up
-    if (this.facts.timeoutMs !== undefined && !this.request.complete) this.request.destroy();
+    if (this.#isRefused && !this.request.complete) this.request.destroy();
   }
 
   protected override refuseBy(error: GatewayError): void {
+    this.#isRefused = true;
     this.response.takeBack(() => super.refuseBy(error));
   }
 }

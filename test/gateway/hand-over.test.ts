@@ -138,6 +138,21 @@ describe('a service that is handed the client’s own request and answer', () =>
       assert.equal(isHanded, expected, `${size} bytes`);
     }
   });
+  it('may answer before a body has come: the next request follows on the same connection', async () => {
+    answer = (_request, response) => response.writeHead(403).end();
+    const socket = await openTls(rig);
+    let said = '';
+    socket.on('data', (chunk: Buffer) => (said += chunk.toString()));
+    const answers = (count: number) =>
+      eventually(() => said.split('HTTP/1.1 403').length - 1 === count, `answer ${count}`);
+    for (const count of [1, 2]) {
+      socket.write('POST /VSITE/timed HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\n');
+      await answers(count);
+      socket.write('short');
+    }
+    socket.destroy();
+  });
+
   it('gets no end of a body when its client has been told that time is up', async () => {
     let read: Promise<string> | undefined;
     answer = (request) => {
