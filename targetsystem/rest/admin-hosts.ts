@@ -1,4 +1,5 @@
 import { z } from 'zod';
+import { formatDate } from '#kernel/clock.js';
 import { answersJson } from '#kernel/http/answers.js';
 import { adminOnly, operations } from '#kernel/http/operation.js';
 import { json } from '#kernel/http/reply.js';
@@ -28,18 +29,18 @@ export function renderAbilities(
 }
 
 export function renderHost(host: HostStatus): Rendered<typeof HostList>['hosts'][number] {
-  const { name, drivers, labels, isDrained, room, used, machines, spares, storage, abilities } =
-    host;
+  const { name, drivers, labels, isDrained, loss, room, used, machines, spares, storage } = host;
   const problems = Object.entries(host.networkProblems);
   return {
     ...{ name, labels: [...labels], drained: isDrained, machines },
+    ...(loss && { lost: { by: loss.by, since: formatDate(loss.atMs) } }),
     drivers: Object.fromEntries(
       drivers.map((driver) => [driver.name, driver.isUp ? ('OK' as const) : ('DOWN' as const)]),
     ),
     ...(room && { capacity: room }),
     used,
     ...(storage && { storage }),
-    ...{ spares, abilities: renderAbilities(abilities) },
+    ...{ spares, abilities: renderAbilities(host.abilities) },
     ...(problems.length > 0 && { networkProblems: Object.fromEntries(problems) }),
   };
 }

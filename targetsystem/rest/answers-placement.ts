@@ -98,6 +98,10 @@ export const HostList = z.object({
         .describe('DOWN: nothing is known of it'),
       labels: z.array(text),
       drained: z.boolean().describe('It takes no new machines'),
+      lost: z
+        .object({ by: text, since: date })
+        .optional()
+        .describe('An administrator has declared that it never comes back'),
       capacity: z
         .object(room)
         .partial()

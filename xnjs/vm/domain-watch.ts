@@ -6,9 +6,9 @@ import { isSeatOf, seatKey, seatOf, type Seat } from './hosts/host.js';
 import { whereText } from './hosts/hosts.js';
 import { batchesOf } from './in-batches.js';
 import type { DomainLook, DomainView, Hypervisor } from './hypervisor.js';
-import { isAlive, type VmEvent } from './state.js';
+import type { VmEvent } from './state.js';
 import type { Driver, Evidence, TargetSystem } from './target-system.js';
-import type { DomainWord } from './views.js';
+import { isAlive, type DomainWord } from './views.js';
 
 export type DomainWatchOptions = {
   readonly hosts: {

@@ -47,6 +47,8 @@ export type HostView = {
   readonly hasSpare?: boolean;
   /** Why no machine can be made there at present. */
   readonly problem?: string;
+  /** That it was declared lost, by whom and when; its drivers are none then. */
+  readonly loss?: string;
 };
 
 export type Spot = {
@@ -81,7 +83,7 @@ export function chooseHost(views: readonly HostView[], demand: Demand): Spot {
       (each) => demand.drivers.includes(each) && view.drivers.includes(each),
     );
     if (driver !== undefined) answering += 1;
-    const reason = driver === undefined ? silence(demand) : unfit(view, demand);
+    const reason = view.loss ?? (driver === undefined ? silence(demand) : unfit(view, demand));
     if (driver !== undefined && reason === undefined)
       fits.push({ view, driver, load: loadOf(view, demand) });
     else reasons.push(`${view.name}: ${reason ?? ''}`);

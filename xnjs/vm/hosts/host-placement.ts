@@ -1,13 +1,13 @@
 import { imageFormats, type ImageRecord, type NetworkKind } from '#imagerepo/contract.js';
 import type { MachineNetworks } from '../machine-networks.js';
 import { amountsOf, type Amounts } from '../placement/quota.js';
-import { isAlive } from '../state.js';
 import type { Driver, TargetSystem } from '../target-system.js';
+import { isAlive } from '../views.js';
 import { abilitiesOf, type HostAbilities } from './host-abilities.js';
 import type { StorageStatus } from './storage/host-storage.js';
 import { chooseHost, loadWith, type Demand, type HostView, type Spot } from './choose-host.js';
 import { isSeatOf, localHost, type Host, type Load, type Room, type Seat } from './host.js';
-import type { Hosts } from './hosts.js';
+import { lossText, type Hosts, type Loss } from './hosts.js';
 
 /** A machine that is to be: what decides where. */
 export type Placed = Pick<TargetSystem, 'parameters' | 'volumes'> & {
@@ -42,6 +42,8 @@ export type HostStatus = {
   readonly drivers: readonly { readonly name: Driver; readonly isUp: boolean }[];
   readonly labels: readonly string[];
   readonly isDrained: boolean;
+  /** Absent: it was not declared lost. */
+  readonly loss?: Loss;
   /** Absent: not known yet. */
   readonly room?: Room;
   readonly used: Load;
@@ -124,7 +126,9 @@ export class HostPlacement {
       const { name, hypervisor, labels, drivers } = host;
       const up = hypervisor.available();
       const room = hosts.roomOf(host);
+      const loss = hosts.lossOf({ host: name });
       return {
+        ...(loss && { loss }),
         ...{ name, labels, isDrained: hosts.isDrained(host), used: this.used(name) },
         drivers: drivers.map((driver) => ({ name: driver, isUp: up.includes(driver) })),
         machines: all.filter((record) => record.host === name).length,
@@ -190,14 +194,18 @@ export class HostPlacement {
   #view(host: Host, taken: readonly Taken[], machine: Placed): HostView {
     const { hosts, networks, spares } = this.#options;
     const { image } = machine;
-    const { name, hypervisor, labels, storage } = host;
+    const { name, labels, storage } = host;
+    const loss = hosts.lossOf({ host: name });
     const problem = storage?.status.problem;
     const there = taken.filter((each) => each.host === name);
     const own = host.pinning?.own ?? [];
     const isSharing = ({ cores }: Taken): boolean => !cores?.every((core) => own.includes(core));
     return {
       ...{ name, labels },
-      drivers: hypervisor.available().filter((driver) => !this.isSilent({ host: name, driver })),
+      ...(loss && { loss: `it was ${lossText(loss)}` }),
+      drivers: hosts
+        .driversUp({ host: name })
+        .filter((driver) => !this.isSilent({ host: name, driver })),
       isDrained: hosts.isDrained(host),
       isLocal: name === localHost,
       hasOwnStorage: storage !== undefined,

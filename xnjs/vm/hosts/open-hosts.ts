@@ -12,7 +12,7 @@ import type { Driver } from '../target-system.js';
 import type { HostConfig } from './config.js';
 import { z } from 'zod';
 import { localHost, type Host, type Room } from './host.js';
-import { Hosts, type DrainStore } from './hosts.js';
+import { Hosts, type DrainStore, type LossStore } from './hosts.js';
 import type { CopyStore } from './storage/copied-images.js';
 import { HostStorage } from './storage/host-storage.js';
 
@@ -47,8 +47,8 @@ export async function openHosts(config: Config, given: HostsDeps): Promise<OpenH
     openLocal(config, own, others.length > 0, deps),
     ...others.map((host) => openRemote(host, deps)),
   ]);
-  const drains = drainsIn(settings);
-  const hosts = scope.use(new Hosts({ hosts: opened.map(({ host }) => host), drains, log }));
+  const said = { drains: drainsIn(settings), losses: lossesIn(settings) };
+  const hosts = scope.use(new Hosts({ hosts: opened.map(({ host }) => host), ...said, log }));
   await hosts.start();
   return {
     hosts,
@@ -182,6 +182,17 @@ function drainsIn(settings: SettingsStore): DrainStore {
   return {
     get: async () => Drained.safeParse(await settings.get(setting)).data ?? {},
     set: async (drained) => await settings.set(setting, drained),
+  };
+}
+
+const lostHosts = 'lostHosts';
+const Lost = z.record(z.string(), z.object({ by: z.string(), atMs: z.number() }));
+
+/** What cannot be read ends the start: a host that was declared lost must not count as another. */
+export function lossesIn(settings: SettingsStore): LossStore {
+  return {
+    get: async () => Lost.parse((await settings.get(lostHosts)) ?? {}),
+    set: async (lost) => await settings.set(lostHosts, lost),
   };
 }
 
