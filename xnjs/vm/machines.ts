@@ -126,10 +126,16 @@ export class Machines implements AsyncDisposable {
       measureLast: async (record) => await meter?.measureLast(record),
       measureAgain: async (id) => await meter?.goOn(id),
     });
-    this.#comparison = new Comparison({
-      ...{ systems: options, records, log: this.#log, stopping, require },
+    this.#comparison = this.#openComparison(
+      (id) => spares?.has(id) === true || templates?.has(id) === true,
+    );
+  }
+
+  #openComparison(isKnown: (id: string) => boolean): Comparison {
+    return new Comparison({
+      ...{ systems: this.#options, records: this.#records, log: this.#log, isKnown },
+      ...{ stopping: this.#stopping, require: () => this.#require() },
       started: () => this.#agents.bound(),
-      isKnown: (id) => spares?.has(id) === true || templates?.has(id) === true,
       onDomain: (domain, { host }) => this.#onDomain(domain, host),
     });
   }

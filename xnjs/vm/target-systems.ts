@@ -107,25 +107,20 @@ export class TargetSystems implements Targets, AsyncDisposable {
     const require = async (): Promise<void> => await options.lease?.require();
     this.lostHosts = new LostHosts({ ...options, records, places, require });
     this.#parameters = new MachineParameters({ systems: options, records, log: this.#log });
+    const pools = { spares: this.#spares, templates: this.#templates, volumes: this.volumes };
     this.#machines = new Machines(parts, {
-      ...{ records, filesOf, stopping, meter: this.#meter, lost: this.lostHosts },
+      ...{ records, filesOf, stopping, meter: this.#meter, lost: this.lostHosts, ...pools },
       parameters: this.#parameters,
-      ...{ spares: this.#spares, templates: this.#templates, volumes: this.volumes },
     });
-    this.#creation = new Creation({
-      ...{ systems: options, records, places, planner: this.planner, machines: this.#machines },
-      ...{ spares: this.#spares, templates: this.#templates, volumes: this.volumes },
-      log: this.#log,
-    });
+    const forNew = { records, places, planner: this.planner, machines: this.#machines };
+    this.#creation = new Creation({ systems: options, ...forNew, ...pools, log: this.#log });
     const most = options.limits.snapshots ?? 4;
     this.snapshots = new Snapshots({ ...options, records, filesOf, planner: this.planner, most });
     const usedBy = (id: string, connection: Duplex): void => this.#unused?.usedBy(id, connection);
     const machineFiles = { files: new FilesOfMachines(options) };
     this.consoles = new MachineConsoles({ ...options, ...machineFiles, records, usedBy });
-    followRecords(hosts, {
-      records: () => [...records.all(), ...(this.#spares?.machines() ?? [])],
-      require,
-    });
+    const all = () => [...records.all(), ...(this.#spares?.machines() ?? [])];
+    followRecords(hosts, { records: all, require });
     this.#access = new TargetAccess({
       ...{ records, machines: this.#machines, idb: options.idb },
       ...{ used: (id: string) => this.#unused?.used(id), usedBy },

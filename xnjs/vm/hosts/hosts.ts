@@ -2,6 +2,7 @@ import { formatDate } from '#kernel/clock.js';
 import { errorText, GridError } from '#kernel/errors.js';
 import type { Log } from '#kernel/log.js';
 import { createSerial } from '#kernel/persistence/serial.js';
+import { without } from '../../job/without.js';
 import type { Hypervisor } from '../hypervisor.js';
 import type { Driver } from '../target-system.js';
 import { coreSet } from './cores.js';
@@ -179,8 +180,7 @@ export class Hosts implements Disposable {
   /** Stored, then done. @param loss `undefined`: it is taken back */
   async setLoss(name: string, loss: Loss | undefined): Promise<void> {
     await this.#serial('lost', async () => {
-      const { [name]: _, ...others } = this.#lost;
-      const lost = loss ? { ...others, [name]: loss } : others;
+      const lost = loss ? { ...this.#lost, [name]: loss } : without(this.#lost, name);
       await this.#options.losses?.set(lost);
       this.#lost = lost;
     });
