@@ -21,7 +21,6 @@ import { setControls } from './libvirt-controls.js';
 import { inBatches } from './in-batches.js';
 import {
   lookAtContainers,
-  lookAtMachines,
   statesOfMachines,
   stopReasons,
   toPause,
@@ -30,6 +29,7 @@ import {
 import { endMachine, saveMemoryTo, startFromMemory } from './libvirt-memory.js';
 import { ensureNetwork } from './libvirt-networks.js';
 import { usageOfContainers } from './libvirt-usage.js';
+import { MachineLooks, type LookTimes } from './machine-looks.js';
 import type { ChangeableName, Driver, TargetSystem } from './target-system.js';
 import type { UsageSample } from './usage.js';
 
@@ -39,6 +39,8 @@ export type LibvirtHypervisorOptions = {
   /** For calls that may get stuck in a machine that hangs; absent: the others. */
   readonly probes?: Partial<Readonly<Record<Driver, LibvirtClient>>>;
   readonly installationId: string;
+  /** How long machines are waited for that may hang; absent: as is usual. */
+  readonly lookTimes?: LookTimes;
   readonly clock: Clock;
   readonly log: Log;
 };
@@ -65,6 +67,8 @@ const statsTimeoutMs = 5_000;
 export class LibvirtHypervisor implements Hypervisor {
   readonly #options: LibvirtHypervisorOptions;
   readonly #log: Log;
+  /** One for each connection: machines that hang keep the daemon behind it busy. */
+  readonly #looks = new Map<LibvirtClient, MachineLooks>();
 
   constructor(options: LibvirtHypervisorOptions) {
     this.#options = options;
@@ -221,10 +225,17 @@ export class LibvirtHypervisor implements Hypervisor {
     }
   }
 
-  async look(driver: Driver, ids?: readonly string[]): Promise<DomainLook[]> {
+  async look(
+    driver: Driver,
+    ids?: readonly string[],
+    isDoubtful?: (id: string) => boolean,
+  ): Promise<DomainLook[]> {
     const client = this.#probe(driver);
     const domains = ids?.map(toDomain) ?? (await ownDomains(client, 0));
-    return await (driver === 'lxc' ? lookAtContainers : lookAtMachines)(client, domains);
+    if (driver === 'lxc') return await lookAtContainers(client, domains);
+    const looks = this.#looks.get(client) ?? new MachineLooks(client, this.#options.lookTimes);
+    this.#looks.set(client, looks);
+    return await looks.look(domains, isDoubtful);
   }
 
   async list(driver: Driver, isKnown: (id: string) => boolean = () => false): Promise<OwnDomain[]> {

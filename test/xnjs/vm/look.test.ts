@@ -8,6 +8,7 @@ import type { LibvirtClient } from '#kernel/libvirt/client.js';
 import { silentLog } from '#kernel/log.js';
 import { domainXml } from '#xnjs/vm/domain-xml.js';
 import { LibvirtHypervisor } from '#xnjs/vm/libvirt-hypervisor.js';
+import { lookFlags } from '#xnjs/vm/libvirt-look.js';
 import { aDaemon, withoutLibvirtd } from '../../kernel/libvirt/daemon.js';
 import { until } from '../job/rig.js';
 import { aTargetSystem, anImageMetadata } from './samples.js';
@@ -76,6 +77,14 @@ describe('a look at machines that may hang', { skip: withoutLibvirtd, timeout: 6
 
   it('finds the processes that hang among those that do not, one and then another, and then all at once', async () => {
     signal('STOP', first);
+    const doms = [{ name: `vsite-${first}`, uuid: first, id: -1 }];
+    const args = { doms, stats: 1, flags: lookFlags };
+    // what is told of those that are not asked holds up nobody
+    const known = await probe.call('connect_get_all_domain_stats', args, { timeoutMs: 1_000 });
+    assert.ok(known.retStats[0]?.params.some(({ field }) => field === 'state.state'));
+    const [dom] = doms;
+    const info = await probe.call('domain_get_info', { dom: dom! }, { timeoutMs: 1_000 });
+    assert.ok(info.cpuTime > 0n);
     const one = await look();
     assert.deepEqual(
       ids.map((id) => one.of(id).answers === true),
