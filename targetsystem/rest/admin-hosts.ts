@@ -28,6 +28,17 @@ export function renderAbilities(
   return { ...abilities, networks: [...abilities.networks] };
 }
 
+type Runnable = NonNullable<Rendered<typeof HostList>['hosts'][number]['capabilities']>[string];
+
+function renderRunnable(found: NonNullable<HostStatus['capabilities']['qemu']>): Runnable {
+  return Object.fromEntries(
+    Object.entries(found).map(([name, { machines, ...rest }]) => [
+      name,
+      { machines: [...machines], ...rest },
+    ]),
+  );
+}
+
 export function renderHost(host: HostStatus): Rendered<typeof HostList>['hosts'][number] {
   const { name, drivers, labels, isDrained, loss, room, used, machines, spares, storage } = host;
   const problems = Object.entries(host.networkProblems);
@@ -41,6 +52,11 @@ export function renderHost(host: HostStatus): Rendered<typeof HostList>['hosts']
     used,
     ...(storage && { storage }),
     ...{ spares, abilities: renderAbilities(host.abilities) },
+    ...(Object.keys(host.capabilities).length > 0 && {
+      capabilities: Object.fromEntries(
+        Object.entries(host.capabilities).map(([driver, found]) => [driver, renderRunnable(found)]),
+      ),
+    }),
     ...(problems.length > 0 && { networkProblems: Object.fromEntries(problems) }),
   };
 }

@@ -112,6 +112,8 @@ describe('two hosts', { skip: noMachines || noNamespace, timeout: 600_000 }, () 
   });
 
   it('tell what each of them lacks when neither has room', async () => {
+    for (const { capabilities } of server.systems.places.list())
+      assert.ok(capabilities.qemu?.['x86_64']?.machines.includes('q35'));
     const third = await server.systems.planner.estimate(wish());
     assert.deepEqual([third.host, third.placement], ['north', 'north: the only one where it fits']);
     const more = { ...wish(), parameters: { cpus: { value: 2, field: 'parameters.cpus' } } };

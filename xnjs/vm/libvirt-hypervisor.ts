@@ -8,7 +8,6 @@ import type { Lifecycle } from '#kernel/libvirt/events.js';
 import type { Domain } from '#kernel/libvirt/procedures.js';
 import type { Log } from '#kernel/log.js';
 import { markXml, metadataNamespace, readMark, type DomainMark } from './domain-mark.js';
-import { agentConsole } from './domain-xml.js';
 import { statsFlags, statsGroups, toSample } from './domain-stats.js';
 import type {
   DomainLook,
@@ -28,6 +27,7 @@ import {
 } from './libvirt-look.js';
 import { endMachine, saveMemoryTo, startFromMemory } from './libvirt-memory.js';
 import { ensureNetwork } from './libvirt-networks.js';
+import { openChannel, openConsole, screenshot } from './libvirt-streams.js';
 import { usageOfContainers } from './libvirt-usage.js';
 import { MachineLooks, type LookTimes } from './machine-looks.js';
 import type { ChangeableName, Driver, TargetSystem } from './target-system.js';
@@ -49,10 +49,6 @@ const domainPrefix = 'vsite-';
 const metadataElement = 2;
 /** Managed save images and snapshot metadata go with the domain. */
 const undefineFlags = 3;
-/** Takes the console away from whoever has it open. */
-const forceConsole = 1;
-/** It does not run; somebody else has the console; it has none of that kind (an earlier version's machine). */
-const consoleRefusals = ['operationInvalid', 'operationFailed', 'internalError'] as const;
 /** Sources of addresses: the network's DHCP server, and whom the host has talked to. */
 const addressSources = { leases: 0, neighbours: 2 } as const;
 /** Whether a change counts for the machine that runs, for when it is started again. */
@@ -199,6 +195,8 @@ export class LibvirtHypervisor implements Hypervisor {
 
   async usage(driver: Driver, ids: readonly string[]): Promise<UsageSample[]> {
     const client = this.#probe(driver);
+    if (this.#looks.get(client)?.isFull)
+      throw new GridError('HYPERVISOR_UNAVAILABLE', 'too many machines hang to ask for more');
     const options = { timeoutMs: statsTimeoutMs };
     return await inBatches(ids, async (some) => {
       if (driver === 'lxc') return await usageOfContainers(client, some, statsTimeoutMs);
@@ -269,36 +267,15 @@ export class LibvirtHypervisor implements Hypervisor {
   }
 
   async openChannel(driver: Driver, id: string, portName: string): Promise<Duplex> {
-    const client = this.#client(driver);
-    const { dom } = await client.call('domain_lookup_by_uuid', { uuid: id });
-    if (driver !== 'lxc')
-      return await client.openStream('domain_open_channel', { dom, name: portName, flags: 0 });
-    const device = { dom, dev_name: agentConsole.alias, flags: 0 };
-    return await client.openStream('domain_open_console', device);
+    return await openChannel(this.#client(driver), driver, id, portName);
   }
 
   async openConsole(driver: Driver, id: string, force: boolean): Promise<Duplex> {
-    const client = this.#client(driver);
-    try {
-      const { dom } = await client.call('domain_lookup_by_uuid', { uuid: id });
-      const flags = force ? forceConsole : 0;
-      return await client.openStream('domain_open_console', { dom, dev_name: null, flags });
-    } catch (error) {
-      if (!isUnknown(error) && !hasRefused(error, ...consoleRefusals)) throw error;
-      const text = `the console cannot be opened: ${errorText(error)}`;
-      throw new GridError('CONFLICT', text, { vmId: id }, { cause: error });
-    }
+    return await openConsole(this.#client(driver), id, force);
   }
 
   async screenshot(driver: Driver, id: string): Promise<Readable> {
-    const client = this.#client(driver);
-    try {
-      const { dom } = await client.call('domain_lookup_by_uuid', { uuid: id });
-      return await client.openStream('domain_screenshot', { dom, screen: 0, flags: 0 });
-    } catch (error) {
-      if (!isUnknown(error) && !hasRefused(error, 'operationInvalid')) throw error;
-      throw new GridError('CONFLICT', errorText(error), { vmId: id }, { cause: error });
-    }
+    return await screenshot(this.#client(driver), id);
   }
 
   async ensureNetwork(driver: Driver, network: NetworkDefinition): Promise<void> {

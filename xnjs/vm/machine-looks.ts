@@ -76,13 +76,14 @@ export class MachineLooks {
   }
 
   async #lookAt(some: readonly Domain[]): Promise<readonly DomainLook[]> {
-    if (this.#isFull) return await this.#askHeld(some);
+    if (this.isFull) return await this.#askHeld(some);
     const answer = this.#turn.then(() => this.#askBatch(some));
     this.#turn = answer.catch(() => undefined);
     return (await answer) ?? (await this.#search(some));
   }
 
-  get #isFull(): boolean {
+  /** No further one that hangs may be asked. */
+  get isFull(): boolean {
     return this.#held.size + this.#open >= mostStuck;
   }
 
@@ -118,7 +119,7 @@ export class MachineLooks {
   async #search(some: readonly Domain[]): Promise<readonly DomainLook[]> {
     let unfound = 1;
     try {
-      if (!this.#isFull) {
+      if (!this.isFull) {
         const looks = await orLate(this.#ask('callApart', some, this.#times.batchMs));
         if (looks) {
           for (const { id } of looks.filter(isLacking)) this.#held.add(id);
@@ -149,7 +150,7 @@ export class MachineLooks {
   }
 
   async #askOneMore(dom: Domain): Promise<readonly DomainLook[]> {
-    if (this.#isFull) return await this.#askNone([dom]);
+    if (this.isFull) return await this.#askNone([dom]);
     this.#open += 1;
     try {
       return await this.#askOne(dom);

@@ -6,6 +6,7 @@ import { after, before, describe, it } from 'node:test';
 import { systemClock } from '#kernel/clock.js';
 import type { LibvirtClient } from '#kernel/libvirt/client.js';
 import { silentLog } from '#kernel/log.js';
+import { readCapabilities, whyUnable } from '#xnjs/vm/hosts/capabilities.js';
 import { domainXml } from '#xnjs/vm/domain-xml.js';
 import { LibvirtHypervisor } from '#xnjs/vm/libvirt-hypervisor.js';
 import { lookFlags } from '#xnjs/vm/libvirt-look.js';
@@ -62,6 +63,18 @@ describe('a look at machines that may hang', { skip: withoutLibvirtd, timeout: 6
     const found = new Map((await hypervisor.look('qemu')).map((each) => [each.id, each]));
     return { ms: performance.now() - begun, of: (id: string) => found.get(id)! };
   };
+
+  it('tells what machines its host can run, and why not others', async () => {
+    const found = await readCapabilities(qemu, 'qemu');
+    const { machines = [], maxCpus = 0, display } = found['x86_64'] ?? {};
+    assert.ok(machines.includes('q35') && maxCpus >= 8 && display);
+    const needs = { architecture: 'x86_64', cpus: maxCpus, display: true };
+    assert.equal(whyUnable('qemu', found, needs), undefined);
+    const more = whyUnable('qemu', found, { ...needs, cpus: maxCpus + 1 });
+    assert.match(more ?? '', /^cores: \d+ asked for, a machine of qemu has \d+ there at most$/);
+    const other = whyUnable('qemu', found, { ...needs, architecture: 'aarch64' });
+    assert.match(other ?? '', /^architecture: qemu has no (q35 for )?aarch64 there/);
+  });
 
   it('tells what runs, what is paused and what is halted for good', async () => {
     const { dom } = await qemu.call('domain_lookup_by_uuid', { uuid: first });

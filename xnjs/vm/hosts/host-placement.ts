@@ -5,6 +5,7 @@ import type { Driver, TargetSystem } from '../target-system.js';
 import { isAlive } from '../views.js';
 import { abilitiesOf, type HostAbilities } from './host-abilities.js';
 import type { StorageStatus } from './storage/host-storage.js';
+import { whyUnable, type DriverCapabilities } from './capabilities.js';
 import { chooseHost, loadWith, type Demand, type HostView, type Spot } from './choose-host.js';
 import { isSeatOf, localHost, type Host, type Load, type Room, type Seat } from './host.js';
 import { lossText, type Hosts, type Loss } from './hosts.js';
@@ -52,6 +53,8 @@ export type HostStatus = {
   /** Absent: it shares the server's files. */
   readonly storage?: StorageStatus;
   readonly abilities: HostAbilities;
+  /** What machines each driver can run; those are missing that have not told yet. */
+  readonly capabilities: Readonly<Partial<Record<Driver, DriverCapabilities>>>;
   /** Kinds of networks that the site has, and this host has not: why. */
   readonly networkProblems: Readonly<Partial<Record<NetworkKind, string>>>;
 };
@@ -136,6 +139,12 @@ export class HostPlacement {
         ...(room && { room }),
         ...(host.storage && { storage: host.storage.status }),
         abilities: abilitiesOf(host, networks?.offeredAt(name)),
+        capabilities: Object.fromEntries(
+          drivers.flatMap((driver) => {
+            const found = hosts.capabilitiesOf({ host: name, driver });
+            return found ? [[driver, found]] : [];
+          }),
+        ),
         networkProblems: networks?.problemsAt(name) ?? {},
       };
     });
@@ -216,6 +225,10 @@ export class HostPlacement {
         ? storage.hasImage(image)
         : there.some(({ imageId }) => imageId === image.id),
       ...(networks && { whyNoNetwork: (kind) => networks.whyNotAt(name, kind) }),
+      whyUnable: (driver, needs) => {
+        const capabilities = hosts.capabilitiesOf({ host: name, driver });
+        return capabilities && whyUnable(driver, capabilities, needs);
+      },
       hasSpare: spares?.()?.canServe(name, machine) === true,
       ...(problem !== undefined && { problem: `its storage pool: ${problem}` }),
     };
@@ -268,6 +281,7 @@ function demandOf({ image: { metadata }, labels, ...machine }: Placed): Demand {
   return {
     ...{ cpus, memoryMiB, diskMiB, isPinned: machine.parameters.pinned === true },
     drivers: imageFormats[metadata.format].drivers,
+    ...{ architecture: metadata.os.architecture, display: metadata.display === true },
     network: machine.parameters.network,
     ...{ labels: labels?.labels ?? [], labelsField: labels?.field ?? 'hostLabels' },
     ...(machine.volumes && {

@@ -5,8 +5,9 @@ import { createSerial } from '#kernel/persistence/serial.js';
 import { without } from '../../job/without.js';
 import type { Hypervisor } from '../hypervisor.js';
 import type { Driver } from '../target-system.js';
+import type { DriverCapabilities } from './capabilities.js';
 import { coreSet } from './cores.js';
-import { localHost, type Host, type Room, type Seat } from './host.js';
+import { localHost, seatKey, type Host, type Room, type Seat } from './host.js';
 import type { HostStorage } from './storage/host-storage.js';
 
 /** What administrators have said of hosts, kept beyond a restart. */
@@ -44,6 +45,8 @@ export class Hosts implements Disposable {
   readonly #hosts: ReadonlyMap<string, Host>;
   readonly #measured = new Map<string, Room>();
   readonly #measuring = new Set<string>();
+  /** By host and driver; what was learnt stays known while it is away. */
+  readonly #learnt = new Map<string, DriverCapabilities>();
   readonly #serial = createSerial();
   readonly #unsubscribe: (() => void)[] = [];
   #drained: Readonly<Record<string, boolean>> = {};
@@ -62,6 +65,7 @@ export class Hosts implements Disposable {
     for (const host of this.all) {
       await host.storage?.load();
       if (host.storage) first.push(...this.#follow(host, host.storage));
+      if (host.learn) this.#unsubscribe.push(this.#learn(host, host.learn));
       if (!host.measure) continue;
       this.#unsubscribe.push(host.hypervisor.onAvailable(() => void this.#measure(host)));
       if (host.hypervisor.available().length > 0) first.push(this.#measure(host));
@@ -157,6 +161,11 @@ export class Hosts implements Disposable {
     return { cores: free('cores'), memoryMiB: free('memoryMiB'), diskMiB: capacity.diskMiB };
   }
 
+  /** What machines its driver can run there; `undefined`: it has not told yet. */
+  capabilitiesOf(seat: Seat): DriverCapabilities | undefined {
+    return this.#learnt.get(seatKey(seat));
+  }
+
   /** Takes no new machines: as an administrator has said, else the configuration. */
   isDrained({ name, drain }: Pick<Host, 'name' | 'drain'>): boolean {
     return this.#drained[name] ?? drain;
@@ -214,6 +223,20 @@ export class Hosts implements Disposable {
   #follow({ hypervisor }: Host, storage: HostStorage): Promise<void>[] {
     this.#unsubscribe.push(hypervisor.onAvailable(() => void storage.check()));
     return hypervisor.available().length > 0 ? [storage.check()] : [];
+  }
+
+  /** Of each driver whenever it answers anew: its host may have been changed. Nobody waits for it. */
+  #learn({ name, hypervisor }: Host, learn: NonNullable<Host['learn']>): () => void {
+    const ask = (driver: Driver): void =>
+      void learn(driver).then(
+        (found) => this.#learnt.set(seatKey({ host: name, driver }), found),
+        (error: unknown) => {
+          const about = { host: name, driver, err: errorText(error) };
+          this.#options.log.warn(about, 'what machines a host can run was not learnt');
+        },
+      );
+    for (const driver of hypervisor.available()) ask(driver);
+    return hypervisor.onAvailable(ask);
   }
 
   async #measure({ name, measure }: Host): Promise<void> {

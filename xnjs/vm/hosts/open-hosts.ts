@@ -9,6 +9,7 @@ import type { XnjsConfig } from '../../config.js';
 import type { SettingsStore } from '../../persistence/settings-store.js';
 import { LibvirtHypervisor } from '../libvirt-hypervisor.js';
 import type { Driver } from '../target-system.js';
+import { readCapabilities, type DriverCapabilities } from './capabilities.js';
 import type { HostConfig } from './config.js';
 import { z } from 'zod';
 import { localHost, type Host, type Room } from './host.js';
@@ -85,6 +86,7 @@ async function openLocal(
         reserved,
         pinning,
       },
+      learn: (driver) => learn(clients, driver),
       ...(isBounded && Object.keys(clients).length > 0 && { measure: () => measure(clients) }),
     },
   };
@@ -101,6 +103,7 @@ async function openRemote(config: HostConfig, deps: Deps): Promise<Opened> {
       ...{ name, hypervisor, labels, capacity, reserved, drain, pinning },
       drivers: Object.keys(clients) as Driver[], // keys of the type
       measure: () => measure(clients),
+      learn: (driver) => learn(clients, driver),
       ...(storage && { storage }),
     },
   };
@@ -165,6 +168,12 @@ async function measure(clients: Clients): Promise<Room> {
   if (!client) throw new TypeError('a host without a driver is not measured');
   const { cpus, memory } = await client.call('node_get_info', {}, { timeoutMs: 5_000 });
   return { cores: cpus, memoryMiB: Number(memory / 1024n) };
+}
+
+async function learn(clients: Clients, driver: Driver): Promise<DriverCapabilities> {
+  const client = clients[driver];
+  if (!client) throw new TypeError(`${driver} is no driver of that host`);
+  return await readCapabilities(client, driver);
 }
 
 function statusOf(host: string, clients: Clients): [string, 'OK' | 'DOWN'][] {
