@@ -272,6 +272,8 @@ export class Machines implements AsyncDisposable {
         break;
       case 'FAILED':
         await this.#release(record);
+        // nobody writes to its disk any more
+        if (record.undertaking) await this.#keeping.perform(record);
         break;
       case 'DESTROYING':
         await this.#remove(record);

@@ -32,11 +32,14 @@ export function loseHost(
   before: TargetSystem,
   { evidence, refuge, filesLost }: Extract<VmEvent, { type: 'hostLost' }>,
 ): TargetSystem {
-  const left = filesLost && before.snapshots ? without(before, 'snapshots') : before;
-  if (before.state === 'FAILED' || before.state === 'DESTROYING') return left;
-  const current = abandon(left, evidence);
+  const lost = { lostWithHost: filesLost ? 'files' : 'machine' } as const;
+  if (before.state === 'FAILED' || before.state === 'DESTROYING') {
+    if (before.lostWithHost) return before;
+    return { ...(filesLost ? without(before, 'snapshots', 'undertaking') : before), ...lost };
+  }
+  const current = abandon(filesLost ? without(before, 'snapshots') : before, evidence);
   if (!refuge || !mayRecover(before, evidence.atMs))
-    return { ...current, state: 'FAILED', evidence };
+    return { ...current, state: 'FAILED', evidence, ...lost };
   const { canRestore, ...place } = refuge;
   const isRestored = canRestore && current.recovery === 'restore';
   const next = restart(without(current, 'parkedOn', 'cores'), evidence, isRestored);

@@ -75,6 +75,7 @@ export const transitions = {
     hostLost: 'FAILED',
     failed: 'FAILED',
     frozen: 'FAILED',
+    capture: 'FAILED',
     revert: 'PAUSED',
     fenced: 'FAILED',
     resumed: 'FAILED',
@@ -122,7 +123,7 @@ export type VmEvent =
   | { type: 'frozen'; evidence: Evidence }
   /** It is to run again; also what becomes of one that could not be parked. */
   | { type: 'thaw'; evidence: Evidence }
-  /** It is to be kept as it is now: memory and disk. */
+  /** It is to be kept as it is now: memory and disk; of one that is off, its disk. */
   | { type: 'capture'; snapshot: Snapshot; evidence: Evidence }
   /** It is to be what it was when a snapshot was taken. */
   | { type: 'revert'; snapshotId: string; evidence: Evidence }
@@ -158,6 +159,8 @@ export function step(current: TargetSystem, event: VmEvent): TargetSystem {
   if (event.type === 'stopped' && next === 'FAILED') return stop(current, event.evidence);
   if (next === alive || next === 'PAUSED' || next === 'SUSPENDED')
     return stepThere(current, event, next);
+  if (current.state === 'FAILED' && event.type === 'capture') return capture(current, event);
+  if (current.state === 'FAILED' && event.type === 'resumed') return resume(current, event);
   // The first failure is the cause; what follows from it must not overwrite it.
   if (next === current.state) return current;
   return { ...current, state: next, evidence: event.evidence };

@@ -80,14 +80,16 @@ export function quotasOf(
 
 /**
  * What a target system takes, from its request until nothing of it is left: its snapshots and volumes as disk, and
- * while it is parked neither cores nor memory.
+ * while it is parked neither cores nor memory. One that ended with its host takes what is left of it on disk.
  */
 export function amountsOf(
   system: Pick<TargetSystem, 'parameters'> &
-    Partial<Pick<TargetSystem, 'state' | 'snapshots' | 'volumes'>>,
+    Partial<Pick<TargetSystem, 'state' | 'snapshots' | 'volumes' | 'lostWithHost'>>,
 ): Amounts {
   const { cpus, memoryMiB, memoryMaxMiB = memoryMiB, diskMiB = 0 } = system.parameters;
-  const disk = diskMiB + snapshotsMiB(system) + ownVolumesMiB(system);
+  const own = system.lostWithHost === 'files' ? 0 : diskMiB;
+  const disk = own + snapshotsMiB(system) + ownVolumesMiB(system);
+  if (system.lostWithHost) return { ...nothing, diskMiB: disk };
   return system.state === 'SUSPENDED'
     ? { targetSystems: 1, cpus: 0, memoryMiB: 0, diskMiB: disk }
     : { targetSystems: 1, cpus, memoryMiB: memoryMaxMiB, diskMiB: disk };
