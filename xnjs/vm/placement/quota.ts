@@ -80,7 +80,7 @@ export function quotasOf(
 
 /**
  * What a target system takes, from its request until nothing of it is left: its snapshots and volumes as disk, and
- * while it is parked neither cores nor memory. One that ended with its host takes what is left of it on disk.
+ * while it is parked, or after it has ended with its host, neither cores nor memory.
  */
 export function amountsOf(
   system: Pick<TargetSystem, 'parameters'> &
@@ -89,8 +89,7 @@ export function amountsOf(
   const { cpus, memoryMiB, memoryMaxMiB = memoryMiB, diskMiB = 0 } = system.parameters;
   const own = system.lostWithHost === 'files' ? 0 : diskMiB;
   const disk = own + snapshotsMiB(system) + ownVolumesMiB(system);
-  if (system.lostWithHost) return { ...nothing, diskMiB: disk };
-  return system.state === 'SUSPENDED'
+  return system.state === 'SUSPENDED' || system.lostWithHost
     ? { targetSystems: 1, cpus: 0, memoryMiB: 0, diskMiB: disk }
     : { targetSystems: 1, cpus, memoryMiB: memoryMaxMiB, diskMiB: disk };
 }
