@@ -57,9 +57,9 @@ export class MachineLooks {
   ): Promise<DomainLook[]> {
     return await inBatches(domains, async (some) => {
       const looks = await this.#lookAt(some);
-      return await Promise.all(
-        looks.map((look) => (look.isUnasked && isDoubtful(look.id) ? this.#timed(look) : look)),
-      );
+      const timed = (look: DomainLook): Promise<DomainLook> =>
+        look.isUnasked && isDoubtful(look.id) ? this.#timed(look) : Promise.resolve(look);
+      return await Promise.all(looks.map(timed));
     });
   }
 
