@@ -244,13 +244,21 @@ export class DomainWatch {
   /** Many hang at once: what stands still as well seems to, even if it was not asked. */
   #guess({ id, state, reason }: DomainLook, seen: Seen): void {
     if (state === 'stopped') return;
-    if (state !== 'running') this.#tell(id, state, reason);
+    const isGuessed = this.#isGuessed(id, seen);
+    // one whose agent is heard again does not stand still
+    if (state !== 'running' || (isGuessed && !this.#isSilent(id))) this.#tell(id, state, reason);
     else if (seen.progresses === false)
       this.#tell(
         id,
         'hung',
         'the machine and its agent stand still, while many of its host hang: it was not asked whether it does',
       );
+  }
+
+  /** It was told to hang, and not since it does not answer. */
+  #isGuessed(id: string, { muteSinceMs }: Seen): boolean {
+    const says = this.#options.records.find(id)?.views?.hypervisor?.says;
+    return says === 'hung' && muteSinceMs === undefined;
   }
 
   /** One that has started is as able to answer as others there, even if it hung before it was ever asked. */
