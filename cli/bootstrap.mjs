@@ -3,7 +3,8 @@
 // dependencies: there is no node_modules yet. Old Nodes must get far enough to be told so, hence
 // no `node:` imports.
 import { spawn } from 'child_process';
-import { readdirSync, readFileSync, realpathSync } from 'fs';
+import { mkdtempSync, readdirSync, readFileSync, realpathSync, rmSync } from 'fs';
+import { tmpdir } from 'os';
 import { dirname, join, relative, sep } from 'path';
 import { fileURLToPath } from 'url';
 import { compile, compileTests } from './compile.mjs';
@@ -241,11 +242,17 @@ async function runTests(args) {
     ? []
     : ['--test-reporter=spec'];
   const runner = ['--test', '--test-concurrency=2', ...reporter, ...flags];
-  return handOver([
-    ...withSourceMaps,
-    ...runner,
-    ...files.map((file) => compiledTo(compiled, file)),
-  ]);
+  const shared = mkdtempSync(join(tmpdir(), 'vsite-tests-'));
+  process.env.VSITE_TEST_SHARED = shared; // see test/shared-files.ts
+  try {
+    return await handOver([
+      ...withSourceMaps,
+      ...runner,
+      ...files.map((file) => compiledTo(compiled, file)),
+    ]);
+  } finally {
+    rmSync(shared, { recursive: true, force: true });
+  }
 }
 
 async function main([command, ...args]) {
