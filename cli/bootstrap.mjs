@@ -8,6 +8,7 @@ import { tmpdir } from 'os';
 import { dirname, join, relative, sep } from 'path';
 import { fileURLToPath } from 'url';
 import { compile, compileTests } from './compile.mjs';
+import { writeTestEntries } from './test-entries.mjs';
 
 const root = dirname(dirname(fileURLToPath(import.meta.url)));
 const withSourceMaps = ['--enable-source-maps'];
@@ -227,8 +228,9 @@ export function testFiles(parts, folder = join(root, 'test')) {
     .filter((path) => !parts.length || parts.some((part) => name(path).includes(part)));
 }
 
-function compiledTo(folder, source) {
-  return relative(root, join(folder, relative(join(root, 'test'), source))).replace(/ts$/, 'js');
+/** Below `test/`. */
+function nameOf(path) {
+  return relative(join(root, 'test'), path).split(sep).join('/');
 }
 
 async function runTests(args) {
@@ -248,7 +250,7 @@ async function runTests(args) {
     return await handOver([
       ...withSourceMaps,
       ...runner,
-      ...files.map((file) => compiledTo(compiled, file)),
+      ...writeTestEntries(files.map(nameOf), compiled, join(shared, 'entries')),
     ]);
   } finally {
     rmSync(shared, { recursive: true, force: true });
