@@ -18,13 +18,7 @@ import { until } from '../job/rig.js';
 import { tryAllScript } from './guest-programs.js';
 import { hostMac } from '#xnjs/vm/network-filter.js';
 import { LibvirtNetworks } from '#xnjs/vm/libvirt-networks.js';
-import {
-  bootMs,
-  installationId,
-  startServer,
-  useCache,
-  type NetworkServer,
-} from './network-server.js';
+import { bootMs, installationId, startServer, type NetworkServer } from './network-server.js';
 import { buildSpeaker } from './speaker-image.js';
 import { openWorld, world, type World } from './outside-world.js';
 
@@ -74,8 +68,7 @@ describe('machines with networks', { timeout: 600_000 }, () => {
     await new Promise<void>((resolve) => listener.listen(0, '0.0.0.0', resolve));
     shared.defer(() => listener.close());
     hostPort = (listener.address() as AddressInfo).port;
-    const cacheDir = join(directory, 'cache');
-    useCache(cacheDir);
+    const cacheDir = join(defaultCacheDirectory(), 'images');
     const probeFolder = join(projectRoot, 'test', 'fixtures', 'images', 'network-probe');
     const [libvirtd, speaker, probe] = await Promise.all([
       startLibvirtd({
@@ -84,7 +77,7 @@ describe('machines with networks', { timeout: 600_000 }, () => {
         log: silentLog,
         sharedNetwork: true,
       }),
-      buildSpeaker(directory, cacheDir),
+      buildSpeaker(directory),
       buildImage(probeFolder, { cacheDir, log: silentLog }),
     ]);
     shared.defer(() => libvirtd.stop());
