@@ -26,7 +26,7 @@ type Site = z.output<typeof Site>;
 /** First process of a machine whose jobs can have the agent killed, which is otherwise the demo machine. */
 const init = `#!/bin/sh
 export PATH=/usr/bin:/bin
-mount -t devtmpfs devtmpfs /dev
+mount -t devtmpfs devtmpfs /dev # what runs beside it reads from /dev/null
 mkfifo -m 666 /kill-agent
 (while read -r line < /kill-agent; do kill -9 $(pidof node); done) &
 exec /init
@@ -163,7 +163,7 @@ describe('faults of machines and hypervisors', { skip: noMachines, timeout: 400_
     });
   }
 
-  it('agent killed: its guest starts it again within 10 s; what runs goes on, READY all the while', async () => {
+  it('agent killed: UNREACHABLE at most, READY with another within 15 s; what runs ends SUCCESSFUL', async () => {
     const agent = async (): Promise<string> => {
       const job = await submit({ Executable: 'pidof node' });
       await jobIs(job, 'SUCCESSFUL');
@@ -173,13 +173,17 @@ describe('faults of machines and hypervisors', { skip: noMachines, timeout: 400_
     const job = await submit({ Executable: 'until [ -e go ]; do sleep 0.1; done; echo ran' });
     await jobIs(job, 'RUNNING');
     const { generation } = (await readSite(one)).vm;
-    const killed = performance.now();
+    const seen = new Set<string>();
     const killer = await submit({ Executable: 'echo now > /kill-agent' });
-    await jobIs(killer, 'SUCCESSFUL');
-    assert.match(await agent(), /^\d+\n$/);
-    const tookMs = performance.now() - killed;
+    const asked = performance.now();
+    await eventually('its end is heard of', async () => {
+      seen.add((await readSite(one)).vm.state);
+      return ((await user.json('GET', killer)).body as Job).status === 'SUCCESSFUL';
+    });
+    const tookMs = performance.now() - asked;
+    assert.ok(tookMs < 2 * 15_000, `it took ${Math.round(tookMs)} ms`);
+    for (const state of seen) assert.match(state, /^(READY|UNREACHABLE)$/);
     assert.notEqual(await agent(), before, 'it is another process');
-    assert.ok(tookMs < 20_000, `work goes on after ${Math.round(tookMs)} ms`);
     const go = `${sitePath}/storages/${job.split('/').at(-1)!}-uspace/files/go`;
     await user.upload('PUT', go, Readable.from(['now']));
     await jobIs(job, 'SUCCESSFUL');
