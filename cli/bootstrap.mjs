@@ -243,7 +243,9 @@ async function runTests(args) {
   const reporter = flags.some((flag) => flag.startsWith('--test-reporter'))
     ? []
     : ['--test-reporter=spec'];
-  const runner = ['--test', '--test-concurrency=2', ...reporter, ...flags];
+  // a file that something keeps from its end has failed; nobody waits for it for ever
+  const limits = ['--test-concurrency=2', '--test-timeout=900000'];
+  const runner = ['--test', ...limits, ...reporter, ...flags];
   const shared = mkdtempSync(join(tmpdir(), 'vsite-tests-'));
   process.env.VSITE_TEST_SHARED = shared; // see test/shared-files.ts
   try {
