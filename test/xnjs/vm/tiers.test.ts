@@ -6,7 +6,8 @@ import { Scope } from '#kernel/scope.js';
 import { SparesConfig } from '#xnjs/vm/tiers/config.js';
 import { Demand } from '#xnjs/vm/tiers/demand.js';
 import { needsIdentity, sharesIdentity } from '#xnjs/vm/tiers/identity.js';
-import { copyMemory, findIdentity } from '#xnjs/vm/tiers/memory-file.js';
+import { findIdentity, giveIdentity } from '#xnjs/vm/tiers/memory-file.js';
+import { OwnMemoryFiles } from '#xnjs/vm/tiers/memory-files.js';
 import { scratch } from '../job/rig.js';
 import { anImageMetadata, aTargetSystem } from './samples.js';
 
@@ -40,27 +41,39 @@ const copy = memoryOf(
 );
 
 describe('start tiers', () => {
+  /** Saved memory of a machine, and of no other. */
+  async function aTemplate(scope: Scope) {
+    const directory = scratch(scope);
+    const template = { id: from.id, parameters: aTargetSystem().parameters };
+    const files = new OwnMemoryFiles({ directoryOf: (id) => join(directory, id) });
+    const source = await files.begin(template);
+    await writeFile(source, original);
+    await using file = await files.open(template);
+    return { files, template, source, patches: await findIdentity(file, from) };
+  }
+
   it('give a copy of memory the identity of another machine, and change nothing else', async () => {
     await using scope = new Scope();
-    const directory = scratch(scope);
-    const [source, target] = [join(directory, 'source'), join(directory, 'target')];
-    await writeFile(source, original);
-    const patches = await findIdentity(source, from);
-    await copyMemory(source, target, { patches, from, to });
+    const { files, template, source, patches } = await aTemplate(scope);
+    await files.copy(template, to.id);
+    await using file = await files.open(template, to.id);
+    await giveIdentity(file, { patches, from, to });
     assert.deepEqual(await readFile(source), original);
-    assert.ok((await readFile(target)).equals(copy));
-    assert.deepEqual(await findIdentity(target, from), []);
+    assert.ok((await readFile(await files.pathOf(template, to.id))).equals(copy));
+    assert.deepEqual(await findIdentity(file, from), []);
+    assert.deepEqual(await files.copies(template), [to.id]);
+    await files.drop(template, to.id);
+    assert.deepEqual(await files.copies(template), []);
   });
 
   it('refuse memory that is not the one that was looked through', async () => {
     await using scope = new Scope();
-    const directory = scratch(scope);
-    const source = join(directory, 'source');
-    await writeFile(source, original);
-    const patches = await findIdentity(source, from);
+    const { files, template, source, patches } = await aTemplate(scope);
     for (const other of [original.subarray(0, 1_000), Buffer.alloc(original.length, 'y')]) {
       await writeFile(source, other);
-      await assert.rejects(copyMemory(source, join(directory, 'target'), { patches, from, to }));
+      await files.copy(template, to.id);
+      await using file = await files.open(template, to.id);
+      await assert.rejects(giveIdentity(file, { patches, from, to }), /is another/);
     }
   });
 
