@@ -33,10 +33,11 @@ export class Kinds {
     return this.#described.get(seatKey(seat));
   }
 
-  /** Where the files are that its machines can be restored from: a host's own pool, or what hosts share. */
+  /** Where the files are that machines of a host can be restored from: its own pool, or what hosts share. */
   placeOf({ host }: Pick<Seat, 'host'>): string {
     const found = this.#hosts.all.find(({ name }) => name === host);
-    return found && !found.storage ? localHost : host; // of one that is not configured nothing is known
+    if (!found) return host; // of one that is not configured nothing is known
+    return found.storage ? `${host} ${found.storage.status.pool}` : localHost;
   }
 
   /** Whether the memory can be restored there; what is not known is none. */
@@ -51,7 +52,7 @@ export class Kinds {
 
   /** Whether it gets at the memory's file, and has the machine's driver. */
   isWithin(template: Template, seat: Seat): boolean {
-    return template.driver === seat.driver && this.placeOf(template) === this.placeOf(seat);
+    return template.driver === seat.driver && placeOf(template) === this.placeOf(seat);
   }
 
   /** Nothing is left that it could be restored on: all who get at it have said so. */
@@ -63,6 +64,11 @@ export class Kinds {
     const areKnown = seats.every((seat) => this.#hosts.isUp(seat) && this.find(seat) !== undefined);
     return seats.length > 0 && areKnown && !seats.some((seat) => this.fits(template, seat));
   }
+}
+
+/** Where its files are, whatever the configuration says of its host now. */
+export function placeOf({ place = localHost }: Pick<Template, 'place'>): string {
+  return place;
 }
 
 /** Equal on hosts that are alike. */

@@ -13,7 +13,7 @@ type Copy = {
   takenMs?: number;
 };
 export type ReadyCopiesOptions = {
-  readonly filesOf: (template: Pick<Template, 'host'>) => MemoryFiles;
+  readonly filesOf: (template: Template) => MemoryFiles;
   readonly clock: Clock;
 };
 

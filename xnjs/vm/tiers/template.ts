@@ -12,6 +12,8 @@ export type Template = OwnedRecord &
     readonly fingerprint: string;
     /** Equal on hosts that are alike; absent: of an earlier version. */
     readonly kind?: string;
+    /** Where its files are; absent: in this server's directory. */
+    readonly place?: string;
     /** Where the file says who the machine is; absent: it was not saved yet. */
     readonly patches?: readonly Patch[];
     /** Of its machine's only boot; there as soon as its agent has answered. */

@@ -1,5 +1,5 @@
 import { randomUUID } from 'node:crypto';
-import { asGridError, errorText } from '#kernel/errors.js';
+import { asGridError, errorText, GridError } from '#kernel/errors.js';
 import type { Log } from '#kernel/log.js';
 import { nameOf } from '../choose-image.js';
 import { domainXml } from '../domain-xml.js';
@@ -17,7 +17,7 @@ import type { TargetSystemsOptions } from '../target-systems-options.js';
 import { captureMemory } from './capture.js';
 import type { WarmConfig } from './config.js';
 import { copyable, fetchParts } from './image-files.js';
-import { kindOf, Kinds } from './kinds.js';
+import { kindOf, Kinds, placeOf } from './kinds.js';
 import { OwnMemoryFiles, type MemoryFiles } from './memory-files.js';
 import { ReadyCopies, type SavedTemplate } from './ready-copies.js';
 import { differenceFrom, isSameImage } from './same-machine.js';
@@ -49,7 +49,7 @@ type Wish = {
   readonly place: string;
   readonly kind: string;
 };
-type Unsaved = Omit<Template, 'id' | 'kind'> & { readonly kind: string };
+type Unsaved = Omit<Template, 'id'>;
 
 /**
  * Saved memory of booted machines, from which others are restored (ADR 035), on all hosts that get at it and are like
@@ -254,14 +254,15 @@ export class Templates implements AsyncDisposable {
    */
   #keptBy(host: string): Template[] {
     return [...this.#templates.values()].filter((template) =>
-      isSaved(template) ? this.#kinds.placeOf(template) === host : template.host === host,
+      isSaved(template) && isHere(template) ? host === localHost : template.host === host,
     );
   }
 
   /** Its files and what else is to be removed with it; of a place of which nothing is known they are not. */
   #isReachable(template: Template): boolean {
-    const isHere = isSaved(template) && this.#kinds.placeOf(template) === localHost;
-    return isHere || this.#options.hosts.isUp(template);
+    if (isSaved(template) && isHere(template)) return true;
+    const isThere = isHere(template) || this.#kinds.placeOf(template) === placeOf(template);
+    return isThere && this.#options.hosts.isUp(template);
   }
 
   async #prepareCopies(host: string): Promise<void> {
@@ -299,7 +300,8 @@ export class Templates implements AsyncDisposable {
     const parameters = chooseParameters({}, image, driver, flavours.boundsFor(plainUser));
     const machine = { image, parameters, ...seat };
     const fingerprint = fingerprintOf(machine, described);
-    return { ...machine, ownerDn, tags: [], createdMs: clock.now(), fingerprint, kind };
+    const about = { ownerDn, tags: [], createdMs: clock.now() };
+    return { ...machine, ...about, fingerprint, kind, place };
   }
 
   /** Nobody has saved it there, or is about to: another host of the same kind may have. */
@@ -372,21 +374,32 @@ export class Templates implements AsyncDisposable {
   /** May be repeated; the record goes last. */
   async #remove(template: Template): Promise<void> {
     const { warm, lease, hosts } = this.#options;
-    const { id, driver, image } = template;
+    const { id, driver, image, host } = template;
     await lease?.require();
     // what was saved has no domain, and its host may be away
     if (!isSaved(template)) await hosts.of(template).remove(driver, id);
     this.#copies.forget(id);
-    await this.#files.remove(template);
+    await this.#files.remove({ id, host: isHere(template) ? localHost : host });
     await warm.store.remove(id);
     this.#templates.delete(id);
     this.#bad.delete(id);
     this.#log.info({ vmId: id, imageId: image.id }, 'saved memory was removed');
   }
 
-  #filesOf(template: Pick<Template, 'host'>): MemoryFiles {
-    return this.#options.hosts.storageOf(template)?.memory ?? this.#own;
+  #filesOf(template: Template): MemoryFiles {
+    if (isHere(template)) return this.#own;
+    const storage = this.#options.hosts.storageOf(template);
+    if (storage) return storage.memory;
+    throw new GridError(
+      'HYPERVISOR_UNAVAILABLE',
+      `host ${template.host} has no storage of its own`,
+    );
   }
+}
+
+/** In this server's directory, and not in a pool of its host. */
+function isHere(template: Template): boolean {
+  return placeOf(template) === localHost;
 }
 
 function isSaved(template: Template): template is SavedTemplate {
