@@ -10,7 +10,7 @@ import { createBinding } from '../create-binding.js';
 import { domainXml } from '../domain-xml.js';
 import { isLocal, localHost } from '../hosts/host.js';
 import type { Hypervisor } from '../hypervisor.js';
-import { chooseParameters } from '../parameters.js';
+import { chooseDriver, chooseParameters } from '../parameters.js';
 import type { Flavours } from '../placement/flavours.js';
 import { plainUser } from '../placement/requester.js';
 import { controlNames } from '../resource-controls.js';
@@ -18,6 +18,7 @@ import type { Driver, TargetSystem } from '../target-system.js';
 import type { TargetSystemsOptions } from '../target-systems-options.js';
 import { awaitAgent } from './await-agent.js';
 import type { WarmConfig } from './config.js';
+import { HotImages, surplusOf, type Kept } from './hot-images.js';
 import { newIdentity } from './identity.js';
 import { findIdentity } from './memory-file.js';
 import { ReadyCopies, type SavedTemplate } from './ready-copies.js';
@@ -44,8 +45,8 @@ export type WarmOptions = {
 const hangUpMs = 1_000;
 
 /**
- * Saved memory of booted machines, from which others are restored (ADR 035). Taken after the first cold start
- * of an image, from a machine that is booted for that and was nobody's.
+ * Saved memory of booted machines, from which others are restored (ADR 035). Taken from a machine that is booted for
+ * that and was nobody's: of images that are hot when they are published, of others after their first cold start.
  */
 export class Templates implements AsyncDisposable {
   readonly #options: TemplatesOptions;
@@ -57,6 +58,11 @@ export class Templates implements AsyncDisposable {
     { image: Template['image']; ownerDn: string; driver: Driver }
   >();
   readonly #upkeep: Upkeep;
+  readonly #hot: HotImages;
+  /** Places of images in the configuration, by id; absent: not known yet. */
+  #ranks: ReadonlyMap<string, number> | undefined;
+  /** Memory that machines were started from, and when, as far as it is not stored yet. */
+  readonly #used = new Map<string, number>();
   /** A machine could not be restored from these: they are taken anew. */
   readonly #bad = new Set<string>();
   readonly #hosts = new Map<Driver, string>();
@@ -68,6 +74,9 @@ export class Templates implements AsyncDisposable {
     this.#options = options;
     this.#log = options.log.child({ part: 'xnjs.vm.templates' });
     this.#copies = new ReadyCopies(options);
+    const { images, clock, warm, spares } = options;
+    const { config } = warm;
+    this.#hot = new HotImages({ images, clock, config, spares: spares?.config, log: this.#log });
     this.#upkeep = new Upkeep({
       ...{ ...options, log: this.#log, turn: () => this.#turn() },
       isBusy: () => options.isBusy(localHost),
@@ -130,6 +139,7 @@ export class Templates implements AsyncDisposable {
     const unapplied = controlNames.filter(
       (name) => draft.parameters[name] !== fits.parameters[name],
     );
+    this.#used.set(fits.id, this.#options.clock.now());
     const id = this.#copies.take(fits.id) ?? draft.id;
     const enrolment = this.#options.enrolments?.issueForChannel({ ...draft, id });
     return {
@@ -180,8 +190,11 @@ export class Templates implements AsyncDisposable {
 
   async #turn(): Promise<void> {
     for (const template of this.#templates.values())
-      if (await this.#isOver(template)) await this.#remove(template);
+      if (await this.#isOver(template)) await this.#takeAnew(template);
     await this.#prepareCopies();
+    await this.#storeUses();
+    await this.#wishForHot();
+    await this.#makePlace();
     const { clock } = this.#options;
     for (const [imageId, { image, ownerDn, driver }] of [...this.#wishes].reverse()) {
       if (this.#upkeep.isUnfit(imageId)) continue;
@@ -190,10 +203,69 @@ export class Templates implements AsyncDisposable {
       const parameters = chooseParameters({}, image, driver, bounds);
       const machine = { id: randomUUID(), image, driver, parameters, host: localHost };
       const fingerprint = fingerprintOf(machine, await this.#host(driver));
-      const about = { ownerDn, tags: [], createdMs: clock.now(), fingerprint };
-      await this.#take({ ...machine, ...about });
+      const isNewest = await this.#hot.isNewest(image, ownerDn);
+      const about = { ownerDn, tags: [], createdMs: clock.now(), fingerprint, isNewest };
+      const template = { ...machine, ...about };
+      if (this.#surplus(template).has(template.id)) {
+        this.#wishes.delete(imageId);
+        continue;
+      }
+      await this.#take(template);
       return;
     }
+  }
+
+  /** As soon as what was there does not fit this host any more. */
+  async #takeAnew(template: Template): Promise<void> {
+    const { image, ownerDn, driver } = template;
+    if (isSaved(template) && !this.#bad.has(template.id) && !this.#wishes.has(image.id))
+      this.#wishes.set(image.id, { image, ownerDn, driver });
+    await this.#remove(template);
+  }
+
+  /** What nobody has waited for yet. */
+  async #wishForHot(): Promise<void> {
+    const { hosts, warm } = this.#options;
+    if (warm.config.maxImages === 0) return;
+    const hot = await this.#hot.list(this.#templates.values());
+    this.#ranks = new Map(
+      hot.flatMap(({ image, rank }) => (rank === undefined ? [] : [[image.id, rank] as const])),
+    );
+    const drivers = hosts.driversUp({ host: localHost });
+    for (const { image, ownerDn } of hot) {
+      const { drivers: fitting } = imageFormats[image.metadata.format];
+      if (this.#wishes.has(image.id) || !fitting.some((each) => drivers.includes(each))) continue;
+      const driver = chooseDriver(image.metadata, drivers);
+      const isThere = [...this.#templates.values()].some(
+        (each) => each.driver === driver && isSameImage(each.image, image),
+      );
+      const machine = { id: '', image, driver, parameters: { cpus: 1, memoryMiB: 1 } };
+      if (isThere || isCopyable({ ...machine, host: localHost }) !== true) continue;
+      this.#wishes.set(image.id, { image, ownerDn, driver });
+    }
+  }
+
+  /** So that a server that comes later knows it, too. */
+  async #storeUses(): Promise<void> {
+    for (const [id, usedMs] of this.#used) {
+      this.#used.delete(id);
+      const template = this.#templates.get(id);
+      if (!template) continue;
+      const used = { ...template, usedMs };
+      this.#templates.set(id, used);
+      await this.#options.warm.store.save(used);
+    }
+  }
+
+  /** @param next is about to be saved */
+  #surplus(next?: Template): ReadonlySet<string> {
+    const all = [...this.#templates.values(), ...(next ? [next] : [])].map(
+      ({ id, image, parameters: { memoryMiB }, createdMs, usedMs = createdMs }): Kept => ({
+        ...{ id, memoryMiB, rank: this.#ranks?.get(image.id) },
+        usedMs: this.#used.get(id) ?? usedMs,
+      }),
+    );
+    return surplusOf(all, this.#options.warm.config);
   }
 
   async #prepareCopies(): Promise<void> {
@@ -238,7 +310,7 @@ export class Templates implements AsyncDisposable {
     const capture = new AbortController();
     this.#capture = capture;
     try {
-      await this.#makePlace();
+      await this.#makePlace(template);
       await warm.store.save(template);
       this.#templates.set(id, template);
       const bootId = await this.#boot(template, capture.signal);
@@ -279,11 +351,11 @@ export class Templates implements AsyncDisposable {
     return facts.bootId;
   }
 
-  /** The oldest goes. */
-  async #makePlace(): Promise<void> {
-    const all = [...this.#templates.values()].toSorted((a, b) => a.createdMs - b.createdMs);
-    const surplus = all.slice(0, Math.max(0, all.length + 1 - this.#options.warm.config.maxImages));
-    for (const template of surplus) await this.#remove(template);
+  /** Makes what is too many go, with what is about to be saved. */
+  async #makePlace(next?: Template): Promise<void> {
+    const surplus = this.#surplus(next);
+    for (const template of this.#templates.values())
+      if (surplus.has(template.id)) await this.#remove(template);
   }
 
   /** May be repeated; the record goes last. */
@@ -296,6 +368,7 @@ export class Templates implements AsyncDisposable {
     await warm.store.remove(id);
     this.#templates.delete(id);
     this.#bad.delete(id);
+    this.#used.delete(id);
     this.#log.info({ vmId: id, imageId: image.id }, 'saved memory was removed');
   }
 
