@@ -45,6 +45,7 @@ async function boot(
   const facts = await awaitAgent(binding, clock, bootTimeoutMs, signal);
   if (facts?.copies !== true || facts.bootId === undefined || !binding.assume)
     throw new Error('its agent cannot make a copy of its machine another one');
-  if (binding.isAnother !== true) await binding.assume(identity());
+  // once more than its greeting: after a request it also clears memory that it does not use
+  await binding.assume(identity());
   return facts.bootId;
 }

@@ -18,6 +18,10 @@ export type Template = OwnedRecord &
     readonly patches?: readonly Patch[];
     /** Of its machine's only boot; there as soon as its agent has answered. */
     readonly bootId?: string;
+    /** Its image was the newest of its name, which the next one is hot for. */
+    readonly isNewest?: boolean;
+    /** When a machine was last started from it; absent: never. */
+    readonly usedMs?: number;
   };
 export type TemplateStore = RecordStore<Template>;
 
