@@ -29,6 +29,7 @@ import type {
   EndAction,
   Evidence,
   Idle,
+  MachineSpec,
   ParameterChange,
   Recovery,
   TargetSystem,
@@ -117,7 +118,7 @@ export class TargetSystems implements Targets, AsyncDisposable {
     const machineFiles = { files: new FilesOfMachines(options) };
     this.consoles = new MachineConsoles({ ...options, ...machineFiles, records, usedBy });
     followRecords(hosts, {
-      records: () => [...records.all(), ...(this.#spares?.machines() ?? [])],
+      records: () => [...records.all(), ...this.#nobodys()],
       require: async () => await options.lease?.require(),
     });
     this.#access = new TargetAccess({
@@ -135,8 +136,15 @@ export class TargetSystems implements Targets, AsyncDisposable {
 
   #openPlaces(): HostPlacement {
     const { hosts, networks } = this.#options;
-    const records = (): Iterable<TargetSystem> => this.#records.all();
-    return new HostPlacement({ hosts, networks, records, spares: () => this.#spares });
+    return new HostPlacement({
+      ...{ hosts, networks, records: () => this.#records.all(), nobodys: () => this.#nobodys() },
+      ...{ spares: () => this.#spares, memory: () => this.#templates },
+    });
+  }
+
+  /** Machines that run for whom they may be for. */
+  #nobodys(): MachineSpec[] {
+    return [...(this.#spares?.machines() ?? []), ...(this.#templates?.machines() ?? [])];
   }
 
   /** Where those of a machine are. */

@@ -1,34 +1,36 @@
 import { randomUUID } from 'node:crypto';
-import { mkdir, rm } from 'node:fs/promises';
-import { join } from 'node:path';
 import { imageFormats } from '#imagerepo/contract.js';
-import { asGridError, errorText } from '#kernel/errors.js';
+import { asGridError, errorText, GridError } from '#kernel/errors.js';
 import type { Log } from '#kernel/log.js';
 import { nameOf } from '../choose-image.js';
-import type { MachineIdentity } from '#tsi/protocol/machine-identity.js';
-import { createBinding } from '../create-binding.js';
 import { domainXml } from '../domain-xml.js';
+import { FilesOfMachines } from '../files-of-machines.js';
+import { driverAbilities } from '../hosts/driver-abilities.js';
 import { isLocal, localHost } from '../hosts/host.js';
-import type { Hypervisor } from '../hypervisor.js';
+import type { HostPlacement, Placed } from '../hosts/host-placement.js';
+import { whereText } from '../hosts/hosts.js';
 import { chooseDriver, chooseParameters } from '../parameters.js';
 import type { Flavours } from '../placement/flavours.js';
 import { plainUser } from '../placement/requester.js';
 import { controlNames } from '../resource-controls.js';
-import type { Driver, TargetSystem } from '../target-system.js';
+import type { MachineSpec, TargetSystem } from '../target-system.js';
 import type { TargetSystemsOptions } from '../target-systems-options.js';
-import { awaitAgent } from './await-agent.js';
+import { captureMemory } from './capture.js';
 import type { WarmConfig } from './config.js';
-import { HotImages, surplusOf, type Kept } from './hot-images.js';
-import { newIdentity } from './identity.js';
-import { findIdentity } from './memory-file.js';
+import { copyable, fetchParts } from './image-files.js';
+import { kindOf, Kinds, placeOf } from './kinds.js';
+import { MemoryWishes, type Wish } from './memory-wishes.js';
+import { MemoryWorth } from './memory-worth.js';
+import { OwnMemoryFiles, type MemoryFiles } from './memory-files.js';
 import { ReadyCopies, type SavedTemplate } from './ready-copies.js';
-import { differenceFrom, isSameImage, specOf } from './same-machine.js';
-import { startDomain } from './start-domain.js';
+import { differenceFrom, isSameImage } from './same-machine.js';
+import { prepareFiles } from './start-domain.js';
 import { fingerprintOf, isCopyable, type Template, type TemplateStore } from './template.js';
 import { Upkeep } from './upkeep.js';
 
 export type TemplatesOptions = TargetSystemsOptions & {
   readonly warm: NonNullable<TargetSystemsOptions['warm']>;
+  readonly places: Pick<HostPlacement, 'vacancy' | 'freeMiB'>;
   /** Whether a machine of a user is being started at present. */
   readonly isBusy: (host: string) => boolean;
   readonly flavours: Flavours;
@@ -38,68 +40,65 @@ export type TemplatesOptions = TargetSystemsOptions & {
 export type WarmOptions = {
   readonly store: TemplateStore;
   readonly config: WarmConfig;
+  /** What the host of this server could give; of others counts what users' machines leave. */
   readonly availableMiB: () => number;
 };
 
-/** For the agent to see that nobody listens any more, and to wait for the next to call. */
-const hangUpMs = 1_000;
+type Unsaved = Omit<Template, 'id'>;
 
 /**
- * Saved memory of booted machines, from which others are restored (ADR 035). Taken from a machine that is booted for
- * that and was nobody's: of images that are hot when they are published, of others after their first cold start.
+ * Saved memory of booted machines, from which others are restored (ADR 035), on all hosts that get at it and are like
+ * that which it was taken on (ADR 042). Taken from a machine that is booted for that and was nobody's: of images that are
+ * hot when they are published, of others after their first cold start.
  */
 export class Templates implements AsyncDisposable {
   readonly #options: TemplatesOptions;
   readonly #log: Log;
   readonly #templates = new Map<string, Template>();
-  /** Images that were started cold, the last one last, and by whose right. */
-  readonly #wishes = new Map<
-    string,
-    { image: Template['image']; ownerDn: string; driver: Driver }
-  >();
-  readonly #upkeep: Upkeep;
-  readonly #hot: HotImages;
-  /** Places of images in the configuration, by id; absent: not known yet. */
-  #ranks: ReadonlyMap<string, number> | undefined;
-  /** Memory that machines were started from, and when, as far as it is not stored yet. */
-  readonly #used = new Map<string, number>();
+  readonly #wishes = new MemoryWishes();
+  /** By host: each has turns of its own, so that one that hangs holds up no other. */
+  readonly #upkeeps: ReadonlyMap<string, Upkeep>;
   /** A machine could not be restored from these: they are taken anew. */
   readonly #bad = new Set<string>();
-  readonly #hosts = new Map<Driver, string>();
+  readonly #worth: MemoryWorth;
+  readonly #kinds: Kinds;
   readonly #unsubscribe: (() => void)[] = [];
+  readonly #files: FilesOfMachines;
+  readonly #own: MemoryFiles;
   readonly #copies: ReadyCopies;
-  #capture: AbortController | undefined;
+  /** By host. */
+  readonly #captures = new Map<string, { readonly id: string; readonly end: AbortController }>();
 
   constructor(options: TemplatesOptions) {
     this.#options = options;
     this.#log = options.log.child({ part: 'xnjs.vm.templates' });
-    this.#copies = new ReadyCopies(options);
-    const { images, clock, warm, spares } = options;
+    this.#kinds = new Kinds(options.hosts);
+    this.#files = new FilesOfMachines(options);
+    this.#own = new OwnMemoryFiles(options.workspace);
+    const { clock, images, warm, spares } = options;
     const { config } = warm;
-    this.#hot = new HotImages({ images, clock, config, spares: spares?.config, log: this.#log });
-    this.#upkeep = new Upkeep({
-      ...{ ...options, log: this.#log, turn: () => this.#turn() },
-      isBusy: () => options.isBusy(localHost),
+    this.#worth = new MemoryWorth({
+      ...{ images, clock, config, spares: spares?.config, log: this.#log },
     });
+    this.#copies = new ReadyCopies({ clock, filesOf: (template) => this.#filesOf(template) });
+    const upkeepOf = (host: string): Upkeep =>
+      new Upkeep({
+        ...{ ...options, log: this.#log, turn: () => this.#turn(host) },
+        isBusy: () => options.isBusy(host),
+      });
+    this.#upkeeps = new Map(options.hosts.all.map(({ name }) => [name, upkeepOf(name)]));
   }
 
   /** Before hypervisors are compared with the records. */
   async load(): Promise<void> {
-    for (const template of await this.#options.warm.store.all()) {
-      this.#templates.set(template.id, { ...template, host: localHost });
-      await this.#copies.dropAll(template.id);
-    }
-  }
-
-  /** All of it is on the host of the server. */
-  get #local(): Hypervisor {
-    return this.#options.hosts.of({ host: localHost });
+    for (const template of await this.#options.warm.store.all())
+      // earlier versions have stored none
+      this.#templates.set(template.id, Object.assign({ host: localHost }, template));
   }
 
   start(): void {
-    // another version may have come up
-    this.#unsubscribe.push(this.#local.onAvailable((driver) => this.#hosts.delete(driver)));
-    this.#upkeep.start();
+    this.#unsubscribe.push(this.#kinds.follow());
+    for (const upkeep of this.#upkeeps.values()) upkeep.start();
   }
 
   /** Whether a domain is of ours. */
@@ -107,39 +106,54 @@ export class Templates implements AsyncDisposable {
     return this.#templates.has(id);
   }
 
+  /** Those that are booted for that at present. */
+  *machines(): Iterable<MachineSpec> {
+    for (const { id } of this.#captures.values()) {
+      const template = this.#templates.get(id);
+      if (template) yield template;
+    }
+  }
+
+  /** Whether such a machine can be restored on that host, as far as is known. */
+  canServe(host: string, { image, parameters, volumes }: Placed): boolean {
+    const { parts, ...rest } = image;
+    if (!parts || this.#options.warm.config.maxImages === 0) return false;
+    const machine = { image: { ...rest, parts }, parameters, ...(volumes && { volumes }) };
+    return this.#options.hosts.driversUp({ host }).some((driver) => {
+      const wanted = { ...machine, driver, host };
+      if (isCopyable(wanted) !== true || !this.#hasImage(wanted)) return false;
+      const all = this.#savedFor(wanted).filter((each) => this.#kinds.fits(each, wanted));
+      return all.some((each) => differenceFrom(each, wanted) === undefined);
+    });
+  }
+
   /**
    * Makes a start warm, if there is memory that fits. It gets the id that a copy of it has already.
    * @returns the reason, where there is none; then it is remembered that there should be
    */
   async choose(draft: TargetSystem): Promise<TargetSystem | string> {
-    const { image, driver, ownerDn } = draft;
+    const { image } = draft;
     if (this.#options.warm.config.maxImages === 0) return 'no memory of machines is saved here';
-    if (!isLocal(draft)) return 'memory is saved on the host of the server only';
     const copyable = isCopyable(draft);
     if (copyable !== true) return copyable;
-    const same = [...this.#templates.values()].filter(
-      (each) =>
-        isSameImage(each.image, image) &&
-        each.driver === driver &&
-        isSaved(each) &&
-        !this.#bad.has(each.id),
-    );
-    const host = await this.#host(driver).catch(() => undefined);
-    const current = same.filter((each) => fingerprintOf(each, host ?? '') === each.fingerprint);
+    const where = whereText(this.#options.hosts, draft);
+    const saved = this.#savedFor(draft);
+    const described = await this.#kinds.learn(draft).catch(() => undefined);
+    const current = saved.filter((each) => this.#kinds.fits(each, draft));
     const [first] = current;
     if (!first) {
-      this.#wishes.delete(image.id);
-      this.#wishes.set(image.id, { image, ownerDn, driver });
-      return same.length === 0
-        ? 'no memory of a machine of this image is saved'
-        : 'the saved memory is of another hypervisor or processor';
+      if (described !== undefined) this.#wishes.add(this.#wish(draft, described));
+      return saved.length === 0
+        ? `${where}no memory of a machine of this image is saved`
+        : `${where}the saved memory is of another hypervisor or processor`;
     }
     const fits = current.find((each) => differenceFrom(each, draft) === undefined);
     if (!fits) return `${differenceFrom(first, draft) ?? 'its size'} of the saved memory`;
+    if (!this.#hasImage(draft)) return `${where}memory is saved, but the image is not there`;
     const unapplied = controlNames.filter(
       (name) => draft.parameters[name] !== fits.parameters[name],
     );
-    this.#used.set(fits.id, this.#options.clock.now());
+    this.#worth.noteUse(fits.id);
     const id = this.#copies.take(fits.id) ?? draft.id;
     const enrolment = this.#options.enrolments?.issueForChannel({ ...draft, id });
     return {
@@ -151,239 +165,287 @@ export class Templates implements AsyncDisposable {
     };
   }
 
+  #wish(
+    { image, ownerDn, driver, host }: Pick<Template, 'image' | 'ownerDn' | 'driver' | 'host'>,
+    described: string,
+  ): Wish {
+    const [place, kind] = [this.#kinds.placeOf({ host }), kindOf(described)];
+    return { image, ownerDn, driver, place, kind };
+  }
+
+  /** Of its image, whatever hosts it fits. */
+  #savedFor({ image, ...seat }: Pick<MachineSpec, 'image' | 'driver' | 'host'>): SavedTemplate[] {
+    return [...this.#templates.values()].filter(
+      (each): each is SavedTemplate =>
+        isSaved(each) &&
+        isSameImage(each.image, image) &&
+        this.#kinds.isWithin(each, seat) &&
+        !this.#bad.has(each.id),
+    );
+  }
+
+  /** Else a machine cannot be restored there: what it was booted from is looked for then, too. */
+  #hasImage(machine: Pick<MachineSpec, 'host' | 'image'>): boolean {
+    return this.#options.hosts.storageOf(machine)?.hasImage(machine.image) ?? true;
+  }
+
   /** Restores a machine from the memory that was chosen for it. @throws if any of it fails */
   async restore(record: TargetSystem): Promise<{ definedMs: number }> {
-    const { workspace, images, installationId, lease } = this.#options;
+    const { hosts, installationId, lease } = this.#options;
     const template = this.#templates.get(record.template ?? '');
     if (!template || !isSaved(template)) throw new Error('the saved memory is gone');
-    const { image, driver, id } = record;
-    const parts: Record<string, string> = {};
-    for (const name of imageFormats[image.metadata.format].parts)
-      parts[name] = await images.fetch(image, name, record.ownerDn);
-    const paths = await workspace.prepare(record, parts);
-    let memory: string | undefined;
+    const { driver, id } = record;
+    const parts = await fetchParts(record, record.ownerDn, this.#options);
+    const missing = await hosts
+      .storageOf(record)
+      ?.missing(await copyable(record, parts, this.#options));
+    if (missing && missing.length > 0) throw new Error('its image is not there any more');
+    const paths = await prepareFiles(record, parts, this.#options);
     try {
-      memory = await this.#copies.fileFor(id, template, this.#pathOf(template));
-      const placed = { ...record, sharedCores: this.#options.hosts.sharedCores(record) };
-      const xml = domainXml(placed, paths, installationId, undefined, lease?.epoch);
-      return await this.#local.restoreMemory(driver, id, { xml, memory });
+      return await this.#copies.use(template, id, async (memory) => {
+        const placed = { ...record, sharedCores: hosts.sharedCores(record) };
+        const xml = domainXml(placed, paths, installationId, undefined, lease?.epoch);
+        return await hosts.of(record).restoreMemory(driver, id, { xml, memory });
+      });
     } catch (error) {
       if (asGridError(error)?.row.retry !== true) this.#bad.add(template.id);
       throw error;
-    } finally {
-      if (memory !== undefined) await rm(memory, { force: true });
     }
   }
 
-  /** A user's machine is about to be started: what is being saved can wait. */
+  /** A user's machine is about to be started: what is being saved on its host can wait. */
   yield(host: string): void {
-    if (!isLocal({ host })) return;
-    this.#upkeep.yield();
-    this.#capture?.abort(new Error('a user starts a machine'));
+    this.#upkeeps.get(host)?.yield();
+    this.#captures.get(host)?.end.abort(new Error('a user starts a machine'));
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
     for (const end of this.#unsubscribe.splice(0)) end();
-    this.#capture?.abort(new Error('the server stops'));
-    await this.#upkeep[Symbol.asyncDispose]();
+    for (const { end } of this.#captures.values()) end.abort(new Error('the server stops'));
+    await Promise.all([...this.#upkeeps.values()].map((each) => each[Symbol.asyncDispose]()));
   }
 
-  async #turn(): Promise<void> {
-    for (const template of this.#templates.values())
-      if (await this.#isOver(template)) await this.#takeAnew(template);
-    await this.#prepareCopies();
+  async #turn(host: string): Promise<void> {
+    await this.#learn(host);
+    for (const template of this.#keptBy(host))
+      if (this.#isOver(template)) await this.#takeAnew(template);
+    await this.#prepareCopies(host);
     await this.#storeUses();
-    await this.#wishForHot();
-    await this.#makePlace();
-    const { clock } = this.#options;
-    for (const [imageId, { image, ownerDn, driver }] of [...this.#wishes].reverse()) {
-      if (this.#upkeep.isUnfit(imageId)) continue;
-      if (!this.#hasRoom(image, driver)) return;
-      const bounds = this.#options.flavours.boundsFor(plainUser);
-      const parameters = chooseParameters({}, image, driver, bounds);
-      const machine = { id: randomUUID(), image, driver, parameters, host: localHost };
-      const fingerprint = fingerprintOf(machine, await this.#host(driver));
-      const isNewest = await this.#hot.isNewest(image, ownerDn);
-      const about = { ownerDn, tags: [], createdMs: clock.now(), fingerprint, isNewest };
-      const template = { ...machine, ...about };
-      if (this.#surplus(template).has(template.id)) {
-        this.#wishes.delete(imageId);
-        continue;
+    await this.#wishForHot(host);
+    for (const template of this.#keptBy(host))
+      if (isSaved(template) && this.#surplus(template).has(template.id))
+        await this.#remove(template);
+    for (const wish of this.#wishes.newestFirst()) {
+      const machine = this.#machineFor(wish, host);
+      if (!machine) continue;
+      if (!this.#isWanted(machine)) this.#wishes.delete(wish);
+      else if (!this.#hasRoom(machine)) continue;
+      else {
+        const isNewest = await this.#worth.isNewest(machine.image, machine.ownerDn);
+        const template = { ...machine, id: randomUUID(), isNewest };
+        if (this.#surplus(template).has(template.id) || (await this.#take(template)))
+          this.#wishes.delete(wish);
       }
-      await this.#take(template);
       return;
     }
   }
 
-  /** As soon as what was there does not fit this host any more. */
+  /** As soon as what is there fits no host any more. */
   async #takeAnew(template: Template): Promise<void> {
-    const { image, ownerDn, driver } = template;
-    if (isSaved(template) && !this.#bad.has(template.id) && !this.#wishes.has(image.id))
-      this.#wishes.set(image.id, { image, ownerDn, driver });
+    const described = this.#kinds.find(template);
+    const isOutdated = isSaved(template) && !this.#bad.has(template.id);
+    if (isOutdated && described !== undefined)
+      this.#wishes.addQuietly(this.#wish(template, described));
     await this.#remove(template);
   }
 
   /** What nobody has waited for yet. */
-  async #wishForHot(): Promise<void> {
-    const { hosts, warm } = this.#options;
-    if (warm.config.maxImages === 0) return;
-    const hot = await this.#hot.list(this.#templates.values());
-    this.#ranks = new Map(
-      hot.flatMap(({ image, rank }) => (rank === undefined ? [] : [[image.id, rank] as const])),
-    );
-    const drivers = hosts.driversUp({ host: localHost });
-    for (const { image, ownerDn } of hot) {
-      const { drivers: fitting } = imageFormats[image.metadata.format];
-      if (this.#wishes.has(image.id) || !fitting.some((each) => drivers.includes(each))) continue;
+  async #wishForHot(host: string): Promise<void> {
+    const drivers = this.#options.hosts.driversUp({ host });
+    for (const { image, ownerDn } of await this.#worth.hot(this.#templates.values())) {
+      if (!imageFormats[image.metadata.format].drivers.some((each) => drivers.includes(each)))
+        continue;
       const driver = chooseDriver(image.metadata, drivers);
-      const isThere = [...this.#templates.values()].some(
-        (each) => each.driver === driver && isSameImage(each.image, image),
-      );
-      const machine = { id: '', image, driver, parameters: { cpus: 1, memoryMiB: 1 } };
-      if (isThere || isCopyable({ ...machine, host: localHost }) !== true) continue;
-      this.#wishes.set(image.id, { image, ownerDn, driver });
+      const described = this.#kinds.find({ host, driver });
+      if (described === undefined) continue;
+      const wish = this.#wish({ image, ownerDn, driver, host }, described);
+      const machine = this.#machineFor(wish, host);
+      if (machine && isCopyable(machine) === true && this.#isWanted(machine))
+        this.#wishes.addQuietly(wish);
     }
   }
 
-  /** So that a server that comes later knows it, too. */
   async #storeUses(): Promise<void> {
-    for (const [id, usedMs] of this.#used) {
-      this.#used.delete(id);
-      const template = this.#templates.get(id);
-      if (!template) continue;
-      const used = { ...template, usedMs };
-      this.#templates.set(id, used);
+    for (const used of this.#worth.takeUses(this.#templates.values())) {
+      this.#templates.set(used.id, used);
       await this.#options.warm.store.save(used);
     }
   }
 
-  /** @param next is about to be saved */
-  #surplus(next?: Template): ReadonlySet<string> {
-    const all = [...this.#templates.values(), ...(next ? [next] : [])].map(
-      ({ id, image, parameters: { memoryMiB }, createdMs, usedMs = createdMs }): Kept => ({
-        ...{ id, memoryMiB, rank: this.#ranks?.get(image.id) },
-        usedMs: this.#used.get(id) ?? usedMs,
-      }),
-    );
-    return surplusOf(all, this.#options.warm.config);
+  async #learn(host: string): Promise<void> {
+    const { hosts, warm } = this.#options;
+    if (warm.config.maxImages === 0) return;
+    for (const driver of hosts.driversUp({ host }))
+      if (driverAbilities[driver].warmStart)
+        // of what is not known no memory is restored
+        await this.#kinds.learn({ host, driver }).catch(() => undefined);
   }
 
-  async #prepareCopies(): Promise<void> {
-    await this.#copies.dropUnused();
-    for (const template of this.#templates.values()) {
+  /**
+   * Whose turn it is to see after these: of what was not saved yet its own host's, which may have a domain of it; else
+   * that of the place where its files are.
+   */
+  #keptBy(host: string): Template[] {
+    return [...this.#templates.values()].filter((template) =>
+      isSaved(template) && isHere(template) ? host === localHost : template.host === host,
+    );
+  }
+
+  /** Its files and what else is to be removed with it; of a place of which nothing is known they are not. */
+  #isReachable(template: Template): boolean {
+    if (isSaved(template) && isHere(template)) return true;
+    const isThere = isHere(template) || this.#kinds.placeOf(template) === placeOf(template);
+    return isThere && this.#options.hosts.isUp(template);
+  }
+
+  async #prepareCopies(host: string): Promise<void> {
+    const upkeep = this.#upkeeps.get(host);
+    for (const template of this.#keptBy(host)) {
+      if (!isSaved(template) || !this.#isReachable(template)) continue;
+      await this.#copies.dropUnused(template);
       const { id } = template;
-      if (!isSaved(template) || this.#copies.has(id) || this.#upkeep.isUnfit(id)) continue;
-      if (this.#upkeep.isCrowded) return;
+      if (this.#copies.has(id) || upkeep?.isUnfit(id) !== false) continue;
+      if (upkeep.isCrowded) return;
       try {
-        await this.#copies.prepare(template, this.#pathOf(template));
-        this.#log.info({ vmId: id }, 'a copy of saved memory is ready');
+        await this.#copies.prepare(template);
+        this.#log.info({ vmId: id, host }, 'a copy of saved memory is ready');
       } catch (error) {
-        this.#upkeep.leaveAlone(id); // the next start tells whether the memory can be used
-        this.#log.warn({ vmId: id, err: error }, 'saved memory could not be copied');
+        upkeep.leaveAlone(id); // the next start tells whether the memory can be used
+        this.#log.warn({ vmId: id, host, err: error }, 'saved memory could not be copied');
       }
     }
   }
 
-  /** Never finished, or not to be restored here any more. */
-  async #isOver(template: Template): Promise<boolean> {
-    const { hosts, warm } = this.#options;
-    if (!hosts.isUp(template)) return false; // nothing is known
-    if (!isSaved(template) || this.#bad.has(template.id) || warm.config.maxImages === 0)
-      return true;
-    return fingerprintOf(template, await this.#host(template.driver)) !== template.fingerprint;
+  /** Never finished, or not to be restored anywhere any more. */
+  #isOver(template: Template): boolean {
+    if (!this.#isReachable(template)) return false; // nothing is known
+    if (!isSaved(template) || this.#bad.has(template.id)) return true;
+    return this.#options.warm.config.maxImages === 0 || this.#kinds.isOutdated(template);
   }
 
-  #hasRoom(image: Template['image'], driver: Driver): boolean {
-    const { warm, hosts, flavours } = this.#options;
-    const here = { host: localHost };
-    if (this.#upkeep.isCrowded) return false;
-    if (hosts.isDrainedAt(here) || !hosts.driversUp(here).includes(driver)) return false;
-    const { memoryMiB } = chooseParameters({}, image, driver, flavours.boundsFor(plainUser));
-    return warm.availableMiB() >= memoryMiB + warm.config.reserveMiB;
+  /** That whose memory would be saved there; `undefined`: the host is not of those that it is wanted for. */
+  #machineFor({ image, ownerDn, driver, place, kind }: Wish, host: string): Unsaved | undefined {
+    const { hosts, flavours, clock } = this.#options;
+    const seat = { host, driver };
+    const described = hosts.isUp(seat) ? this.#kinds.find(seat) : undefined;
+    if (described === undefined || kindOf(described) !== kind) return undefined;
+    if (this.#kinds.placeOf(seat) !== place) return undefined;
+    const parameters = chooseParameters({}, image, driver, flavours.boundsFor(plainUser));
+    const machine = { image, parameters, ...seat };
+    const fingerprint = fingerprintOf(machine, described);
+    const about = { ownerDn, tags: [], createdMs: clock.now() };
+    return { ...machine, ...about, fingerprint, kind, place };
   }
 
-  /** Boots a machine of nobody's, and saves its memory. */
-  async #take(template: Template): Promise<void> {
-    const { warm, workspace, clock } = this.#options;
-    const { id, driver, image } = template;
-    const about = { vmId: id, imageId: image.id };
-    const capture = new AbortController();
-    this.#capture = capture;
+  /** Nobody has saved it there, or is about to: another host of the same kind may have. */
+  #isWanted({ image, fingerprint, ...seat }: Unsaved): boolean {
+    return ![...this.#templates.values()].some(
+      (each) =>
+        isSameImage(each.image, image) &&
+        each.fingerprint === fingerprint &&
+        this.#kinds.isWithin(each, seat) &&
+        !this.#bad.has(each.id),
+    );
+  }
+
+  #hasRoom(machine: Unsaved): boolean {
+    const { warm, places } = this.#options;
+    const { host, image, parameters } = machine;
+    const upkeep = this.#upkeeps.get(host);
+    if (!upkeep || upkeep.isCrowded || upkeep.isUnfit(image.id)) return false;
+    // for nobody nothing is copied to a host
+    if (places.vacancy(host, machine)?.hasImage !== true) return false;
+    const freeMiB = isLocal(machine) ? warm.availableMiB() : places.freeMiB(host);
+    return freeMiB >= parameters.memoryMiB + warm.config.reserveMiB;
+  }
+
+  /** Stored before anything of it is there. @returns whether it was saved */
+  async #take(template: Template): Promise<boolean> {
+    const { warm, clock, hosts } = this.#options;
+    const { id, image, host, createdMs } = template;
+    const about = { vmId: id, imageId: image.id, host };
+    const end = new AbortController();
+    this.#captures.set(host, { id, end });
     try {
-      await this.#makePlace(template);
+      await this.#removeAll(this.#surplus(template));
       await warm.store.save(template);
       this.#templates.set(id, template);
-      const bootId = await this.#boot(template, capture.signal);
-      await clock.sleep(hangUpMs, capture.signal);
-      const path = this.#pathOf(template);
-      await mkdir(join(workspace.directoryOf(id)), { recursive: true });
-      await this.#local.saveMemory(driver, id, path);
-      const saved = { ...template, bootId, patches: await findIdentity(path, { id, bootId }) };
+      const files = this.#filesOf(template);
+      const saved = {
+        ...template,
+        ...(await captureMemory(template, files, this.#options, end.signal)),
+      };
       await warm.store.save(saved);
       this.#templates.set(id, saved);
-      this.#wishes.delete(image.id);
-      this.#log.info(
-        { ...about, places: saved.patches.length, ms: clock.now() - template.createdMs },
-        'the memory of a machine was saved for others',
-      );
+      const facts = { ...about, places: saved.patches.length, ms: clock.now() - createdMs };
+      this.#log.info(facts, 'the memory of a machine was saved for others');
+      return true;
     } catch (error) {
-      if (this.#upkeep.isStopping) return;
-      if (!capture.signal.aborted) this.#upkeep.leaveAlone(image.id);
+      if (this.#options.stopping.aborted) return false;
+      // else it says nothing of the image
+      if (!end.signal.aborted && hosts.isUp(template))
+        this.#upkeeps.get(host)?.leaveAlone(image.id);
       this.#log.info({ ...about, err: errorText(error) }, 'the memory of a machine was not saved');
       await this.#remove(template);
+      return false;
     } finally {
-      this.#capture = undefined;
+      this.#captures.delete(host);
     }
   }
 
-  /** When this resolves nobody is connected to its agent any more. @returns the kernel's name of its boot */
-  async #boot(template: Template, signal: AbortSignal): Promise<string> {
-    const { clock, bootTimeoutMs } = this.#options;
-    await startDomain(specOf(template), template.ownerDn, this.#options);
-    const how = { isCopy: true, isRehearsal: true };
-    const identity = (): MachineIdentity => newIdentity(template, clock.now(), how);
-    await using binding = createBinding(template, this.#options, identity);
-    const facts = await awaitAgent(binding, clock, bootTimeoutMs, signal);
-    if (facts?.copies !== true || facts.bootId === undefined || !binding.assume)
-      throw new Error('its agent cannot make a copy of its machine another one');
-    // once more than its greeting: after a request it also clears memory that it does not use
-    await binding.assume(identity());
-    return facts.bootId;
+  /** For hosts of each kind there are so many. @param next is about to be saved */
+  #surplus(next: Template): ReadonlySet<string> {
+    const alike = [...this.#templates.values()].filter(
+      (each) => isSaved(each) && each.kind === next.kind && this.#kinds.isWithin(each, next),
+    );
+    return this.#worth.surplus(alike.includes(next) ? alike : [...alike, next]);
   }
 
-  /** Makes what is too many go, with what is about to be saved. */
-  async #makePlace(next?: Template): Promise<void> {
-    const surplus = this.#surplus(next);
+  async #removeAll(surplus: ReadonlySet<string>): Promise<void> {
     for (const template of this.#templates.values())
       if (surplus.has(template.id)) await this.#remove(template);
   }
 
   /** May be repeated; the record goes last. */
-  async #remove({ id, driver, image }: Template): Promise<void> {
-    const { workspace, warm, lease } = this.#options;
+  async #remove(template: Template): Promise<void> {
+    const { warm, lease, hosts } = this.#options;
+    const { id, driver, image, host } = template;
     await lease?.require();
-    await this.#local.remove(driver, id);
-    await this.#copies.dropAll(id);
-    await workspace.remove(id);
+    // what was saved has no domain, and its host may be away
+    if (!isSaved(template)) await hosts.of(template).remove(driver, id);
+    this.#copies.forget(id);
+    await this.#files.remove({ id, host: isHere(template) ? localHost : host });
     await warm.store.remove(id);
     this.#templates.delete(id);
     this.#bad.delete(id);
-    this.#used.delete(id);
     this.#log.info({ vmId: id, imageId: image.id }, 'saved memory was removed');
   }
 
-  async #host(driver: Driver): Promise<string> {
-    const known = this.#hosts.get(driver) ?? (await this.#local.describe(driver));
-    this.#hosts.set(driver, known);
-    return known;
-  }
-
-  #pathOf({ id }: Pick<Template, 'id'>): string {
-    return join(this.#options.workspace.directoryOf(id), memoryFile);
+  #filesOf(template: Template): MemoryFiles {
+    if (isHere(template)) return this.#own;
+    const storage = this.#options.hosts.storageOf(template);
+    if (storage) return storage.memory;
+    throw new GridError(
+      'HYPERVISOR_UNAVAILABLE',
+      `host ${template.host} has no storage of its own`,
+    );
   }
 }
 
-const memoryFile = 'memory.save';
+/** In this server's directory, and not in a pool of its host. */
+function isHere(template: Template): boolean {
+  return placeOf(template) === localHost;
+}
 
 function isSaved(template: Template): template is SavedTemplate {
   return template.patches !== undefined && template.bootId !== undefined;
