@@ -17,6 +17,11 @@ export type ReaperOptions = {
   readonly intervalMs: number;
 };
 
+/** Of a processor's time, that looking for it may take where there is much… */
+const share = 0.003;
+/** … but it is not left for longer than this. */
+const longestMs = 10_000;
+
 /** Ends what has outlived its termination time. What fails is tried again at the next turn. */
 export class Reaper implements AsyncDisposable {
   readonly #options: ReaperOptions;
@@ -36,14 +41,20 @@ export class Reaper implements AsyncDisposable {
     });
   }
 
-  /** One turn. */
-  async reap(): Promise<void> {
+  /** One turn. @returns how long it was looked for what has expired, in ms */
+  async reap(): Promise<number> {
     const { clock, log } = this.#options;
-    for (const { what, expired, end } of this.#mortals)
-      for (const id of [...expired(clock.now())])
+    let lookedMs = 0;
+    for (const { what, expired, end } of this.#mortals) {
+      const beganMs = performance.now();
+      const ids = [...expired(clock.now())];
+      lookedMs += performance.now() - beganMs;
+      for (const id of ids)
         await end(id).catch((error: unknown) =>
           log.error({ id, what, err: error }, 'an expired resource could not be ended'),
         );
+    }
+    return lookedMs;
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -55,8 +66,8 @@ export class Reaper implements AsyncDisposable {
     const { clock, intervalMs } = this.#options;
     const { signal } = this.#closing;
     while (!signal.aborted) {
-      await this.reap();
-      await clock.sleep(intervalMs, signal);
+      const lookedMs = await this.reap();
+      await clock.sleep(Math.max(intervalMs, Math.min(lookedMs / share, longestMs)), signal);
     }
   }
 }

@@ -80,11 +80,11 @@ const getSite = operation({
   policy: onSite.read,
   run: async (deps, { siteId, fields }, { baseUrl, caller }) => {
     const { systems, jobs, storages, siteName } = deps;
-    const { total } = await jobs.list({ targetId: siteId, offset: 0, num: 0 });
+    const numberOfJobs = await jobs.countOn(siteId);
     const system = systems.get(siteId);
     const properties = renderSite(system, idbOfSite(deps, siteId), linksFrom(baseUrl), {
       siteName,
-      numberOfJobs: total,
+      numberOfJobs,
       addresses: await addressesOf(deps, system),
       storages: storages.ofTarget(system),
       queues: attributesOf(caller).queues,

@@ -23,9 +23,12 @@ import { Pairing } from './pairing.js';
 const streamWindow = 1024 * 1024;
 const linkWindow = 4 * 1024 * 1024;
 const maxStreams = 1_024;
-/** A host that left while the machine stood still is noticed by its silence. */
-const pingMs = 5_000;
-const unansweredPings = 2;
+/**
+ * A host that left while the machine stood still is noticed by its silence. Longer than a host of ten thousand
+ * machines takes between two heartbeats (ADR 38): it should not have as many pings to answer as it sends.
+ */
+const pingMs = 11_000;
+const unansweredPings = 1;
 
 type Shutdown = (session: Http2Session) => void;
 /**

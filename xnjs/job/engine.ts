@@ -132,6 +132,11 @@ export class JobEngine implements AsyncDisposable {
     return await this.#options.store.list(filter, { offset, num });
   }
 
+  /** How many jobs {@link list} would find on a target system. */
+  async countOn(targetId: string): Promise<number> {
+    return await this.#options.store.count(targetId);
+  }
+
   /** How many jobs each user has, and how many of them are not over; without children of sweeps. */
   async usage(): Promise<JobUsage[]> {
     return await this.#options.store.usage();

@@ -30,6 +30,8 @@ export type JobStore = {
   change(id: string, change: (job: Job) => Job): Promise<Job>;
   /** Newest first, without children of sweeps and those that are being destroyed. */
   list(filter: JobFilter, page: { offset: number; num: number }): Promise<JobPage>;
+  /** How many {@link list} would find there. */
+  count(targetId: string): Promise<number>;
   /** By owner, without children of sweeps and those that are being destroyed. */
   usage(): Promise<JobUsage[]>;
   /** Those for which something is still to be done, in pages by ascending id. */

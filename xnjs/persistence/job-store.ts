@@ -63,6 +63,14 @@ export function createJobStore(
       return found;
     },
     change: (id, change) => writes.add({ id, change }),
+    async count(targetId) {
+      // by hand: it is asked for with each look at a target system
+      const [found] = await database.sql<{ number: number | string }>(
+        "SELECT COUNT(*) AS number FROM jobs WHERE target_id = $1 AND destroying = $2 AND parent_id = ''",
+        [targetId, false],
+      );
+      return Number(found?.number ?? 0);
+    },
     ...queries(models),
   };
 }

@@ -87,6 +87,11 @@ for (const [name, create, skip] of databases)
       assert.deepEqual(await list({ tags: ['a', "b' OR 1=1"] }), [1, old.id]);
       assert.deepEqual(await list({ tags: ['\\'] }), [0]);
       assert.deepEqual(await list({ ownerDn: 'CN=Nobody' }), [0]);
+      const here = await store.list({ targetId }, { offset: 0, num: 0 });
+      assert.deepEqual(
+        [await store.count(targetId), await store.count(randomUUID())],
+        [here.total, 0],
+      );
     });
 
     it('replaces the tags of a job', async () => {

@@ -35,7 +35,7 @@ export class HotImages {
       const image = await this.#lookups.find(reference, wish.ownerDn);
       if (image && !hot.has(image.id)) hot.set(image.id, { image, ...wish });
     }
-    this.#lookups.keep(new Set(wishes.map(({ reference }) => reference)));
+    this.#lookups.keep(wishes.map(({ reference, ownerDn: callerDn }) => ({ reference, callerDn })));
     return [...hot.values()];
   }
 

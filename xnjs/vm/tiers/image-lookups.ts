@@ -11,6 +11,8 @@ export type ImageLookupsOptions = {
   readonly log: Log;
 };
 
+type Asked = { readonly reference: string; readonly callerDn: string };
+
 /** Images are looked up again: there may be a newer upload of that name, or none any more. */
 const lookUpMs = 30_000;
 /** One that was not there may be published at any time. */
@@ -19,6 +21,7 @@ const missingMs = 3_000;
 /** What images are at present that somebody named, by id, name or `name:version`. */
 export class ImageLookups {
   readonly #options: ImageLookupsOptions;
+  /** By whom and what is asked for. */
   readonly #found = new Map<string, { image: MachineSpec['image'] | undefined; atMs: number }>();
 
   constructor(options: ImageLookupsOptions) {
@@ -31,7 +34,8 @@ export class ImageLookups {
    */
   async find(reference: string, callerDn: string): Promise<MachineSpec['image'] | undefined> {
     const { images, clock, log } = this.#options;
-    const known = this.#found.get(reference);
+    const key = keyOf({ reference, callerDn });
+    const known = this.#found.get(key);
     const keptMs = known?.image ? lookUpMs : missingMs;
     if (known && clock.now() - known.atMs < keptMs) return known.image;
     let image: MachineSpec['image'] | undefined;
@@ -46,15 +50,20 @@ export class ImageLookups {
       if (!known)
         log.warn({ image: reference, err: errorText(error) }, 'an image cannot be looked up');
     }
-    this.#found.set(reference, { image, atMs: clock.now() });
+    this.#found.set(key, { image, atMs: clock.now() });
     return image;
   }
 
   /** Of others nobody asks any more. */
-  keep(references: ReadonlySet<string>): void {
-    for (const reference of this.#found.keys())
-      if (!references.has(reference)) this.#found.delete(reference);
+  keep(asked: readonly Asked[]): void {
+    const keys = new Set(asked.map(keyOf));
+    for (const key of this.#found.keys()) if (!keys.has(key)) this.#found.delete(key);
   }
+}
+
+/** What one may see another may not. */
+function keyOf({ reference, callerDn }: Asked): string {
+  return JSON.stringify([reference, callerDn]);
 }
 
 /** Why no machine of an image can run before anybody has it. */

@@ -45,7 +45,7 @@ export class WantedImages {
       if (image && (!former || former.count < count))
         wanted.set(image.id, { image, callerDn, count });
     }
-    this.#lookups.keep(new Set(wishes.map(({ reference }) => reference)));
+    this.#lookups.keep(wishes);
     return [...wanted.values()];
   }
 }
