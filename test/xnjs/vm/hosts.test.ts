@@ -310,7 +310,7 @@ describe('hosts', () => {
     const own = abilitiesOf({ name: 'north', ...host, storage });
     assert.deepEqual([local.thaw, shared.thaw, own.thaw], ['anywhere', 'anywhere', 'there']);
     assert.deepEqual(
-      [local, shared, own].map((each) => each.snapshots && each.spares),
+      [local, shared, own].map((each) => each.snapshots && each.spares && each.warmStarts),
       [true, true, true],
     );
     assert.deepEqual(
