@@ -141,6 +141,28 @@ describe('vsite doctor', () => {
       /put .*consignor\.key there/,
     ],
     [
+      "a secret of the tokens' provider that others may read",
+      'secrets',
+      async () => {
+        await writeFile(credential('client.secret'), 'x', { mode: 0o644 });
+        const client = { clientId: 'x', clientSecretFile: credential('client.secret') };
+        await set('gateway', 'apiTokens', { issuer: 'https://127.0.0.1:1', ...client });
+      },
+      /others may read .*client\.secret/,
+      /chmod go= .*client\.secret/,
+    ],
+    [
+      "an authority of the tokens' provider that is missing",
+      'certificates',
+      async () => {
+        const client = { clientId: 'x', clientSecretFile: credential('server.key') };
+        const provider = { issuer: 'https://127.0.0.1:1', caFile: credential('op.pem') };
+        await set('gateway', 'apiTokens', { ...provider, ...client });
+      },
+      /ENOENT.*op\.pem/,
+      /put .*op\.pem there/,
+    ],
+    [
       'a users file that makes no sense',
       'users',
       () => writeFile(layout.users, 'users: 7\n'),
