@@ -156,6 +156,9 @@ export const Plan = z
     driver: text,
     host: text.describe('That it would be on now'),
     placement: text.describe('Why there'),
+    tier: z
+      .enum(['spare', 'warm', 'cold', 'fetch'])
+      .describe('By which it would be started there now'),
     flavour: text.optional(),
     parameters: z
       .object({ cpus: z.number(), memoryMiB: z.number() })

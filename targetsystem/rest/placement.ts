@@ -105,6 +105,7 @@ export function renderPlan(
     driver,
     host,
     placement,
+    tier,
     flavour,
     parameters,
     imageParameters,
@@ -117,7 +118,7 @@ export function renderPlan(
   const { name, version } = image.metadata;
   return {
     image: { id: image.id, name, version, why },
-    ...{ driver, host, placement },
+    ...{ driver, host, placement, tier },
     ...(flavour !== undefined && { flavour }),
     parameters,
     ...(imageParameters && { imageParameters }),

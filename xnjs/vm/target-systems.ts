@@ -28,6 +28,7 @@ import type {
   EndAction,
   Evidence,
   Idle,
+  MachineSpec,
   ParameterChange,
   Recovery,
   TargetSystem,
@@ -119,8 +120,7 @@ export class TargetSystems implements Targets, AsyncDisposable {
     const usedBy = (id: string, connection: Duplex): void => this.#unused?.usedBy(id, connection);
     const machineFiles = { files: new FilesOfMachines(options) };
     this.consoles = new MachineConsoles({ ...options, ...machineFiles, records, usedBy });
-    const all = () => [...records.all(), ...(this.#spares?.machines() ?? [])];
-    followRecords(hosts, { records: all, require });
+    followRecords(hosts, { records: () => [...records.all(), ...this.#nobodys()], require });
     this.#access = new TargetAccess({
       ...{ records, machines: this.#machines, idb: options.idb },
       ...{ used: (id: string) => this.#unused?.used(id), usedBy },
@@ -136,8 +136,15 @@ export class TargetSystems implements Targets, AsyncDisposable {
 
   #openPlaces(): HostPlacement {
     const { hosts, networks } = this.#options;
-    const records = (): Iterable<TargetSystem> => this.#records.all();
-    return new HostPlacement({ hosts, networks, records, spares: () => this.#spares });
+    return new HostPlacement({
+      ...{ hosts, networks, records: () => this.#records.all(), nobodys: () => this.#nobodys() },
+      ...{ spares: () => this.#spares, memory: () => this.#templates },
+    });
+  }
+
+  /** Machines that run for whom they may be for. */
+  #nobodys(): MachineSpec[] {
+    return [...(this.#spares?.machines() ?? []), ...(this.#templates?.machines() ?? [])];
   }
 
   /** Where those of a machine are. */

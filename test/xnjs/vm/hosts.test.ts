@@ -39,6 +39,20 @@ describe('the host of a new machine', () => {
     ['the only one', [host('a')], {}, 'a', /only one/],
     ['that with more room', [host('a', { used: busy }), host('b')], {}, 'b', /most room .* of 2/],
     [
+      'that with saved memory, before its image',
+      [host('a', { used: busy, hasMemory: true }), host('b', { hasImage: true })],
+      {},
+      'a',
+      /memory of its image is saved there/,
+    ],
+    [
+      'that with a spare, before saved memory',
+      [host('a', { hasMemory: true }), host('b', { used: busy, hasSpare: true })],
+      {},
+      'b',
+      /a spare of its image runs there/,
+    ],
+    [
       'that with its image, before more room',
       [host('a', { used: busy, hasImage: true }), host('b')],
       {},
@@ -336,7 +350,7 @@ describe('hosts', () => {
     const own = abilitiesOf({ name: 'north', ...host, storage });
     assert.deepEqual([local.thaw, shared.thaw, own.thaw], ['anywhere', 'anywhere', 'there']);
     assert.deepEqual(
-      [local, shared, own].map((each) => each.snapshots && each.spares),
+      [local, shared, own].map((each) => each.snapshots && each.spares && each.warmStarts),
       [true, true, true],
     );
     assert.deepEqual(

@@ -1,6 +1,6 @@
 import type { NetworkKind } from '#imagerepo/contract.js';
 import { GridError } from '#kernel/errors.js';
-import type { Driver } from '../target-system.js';
+import type { Driver, StartTier } from '../target-system.js';
 import type { MachineNeeds } from './capabilities.js';
 import type { Load, Room } from './host.js';
 
@@ -47,6 +47,8 @@ export type HostView = {
   readonly whyUnable?: (driver: Driver, needs: MachineNeeds) => string | undefined;
   /** A spare machine runs there that the machine can become. */
   readonly hasSpare?: boolean;
+  /** The machine can be restored there from what another had in its memory. */
+  readonly hasMemory?: boolean;
   /** Why no machine can be made there at present. */
   readonly problem?: string;
   /** That it was declared lost, by whom and when; its drivers are none then. */
@@ -57,6 +59,8 @@ export type Spot = {
   readonly host: string;
   readonly driver: Driver;
   readonly why: string;
+  /** By which it would be started there now. */
+  readonly tier: StartTier;
   /** That it has for itself. */
   readonly cores?: readonly number[];
 };
@@ -68,7 +72,7 @@ type Fit = { readonly view: HostView; readonly driver: Driver; readonly load: nu
 
 /**
  * The host for a new machine: of those where it fits the one with the quicker driver, then one that has a spare,
- * then one that has its image at hand, then that with most room left.
+ * then one that has saved memory, then one that has its image at hand, then that with most room left.
  * @throws `BAD_REQUEST` no host has the labels, or can run it at all; `HYPERVISOR_UNAVAILABLE` none of them answers;
  * `LIMIT_REACHED` what each of them lacks
  */
@@ -95,6 +99,7 @@ export function chooseHost(views: readonly HostView[], demand: Demand): Spot {
     (a, b) =>
       rank(a) - rank(b) ||
       Number(b.view.hasSpare ?? false) - Number(a.view.hasSpare ?? false) ||
+      Number(b.view.hasMemory ?? false) - Number(a.view.hasMemory ?? false) ||
       Number(b.view.hasImage) - Number(a.view.hasImage) ||
       a.load - b.load ||
       a.view.name.localeCompare(b.view.name),
@@ -103,7 +108,7 @@ export function chooseHost(views: readonly HostView[], demand: Demand): Spot {
     const { name, ownCores } = best.view;
     const why = `${name}: ${distinction(best, next, fits)}`;
     const cores = demand.isPinned && { cores: ownCores.free.slice(0, demand.cpus) };
-    return { host: name, driver: best.driver, why, ...cores };
+    return { host: name, driver: best.driver, why, tier: tierOn(best.view), ...cores };
   }
   if (answering === 0) throw silent(demand, views.length, reasons);
   if (unable === labelled.length)
@@ -141,6 +146,12 @@ function driverOf({ drivers, whyUnable }: HostView, demand: Demand): Choice {
     driver,
     ...(isUnable && { inability: reasons.join(', ') }),
   };
+}
+
+function tierOn({ hasSpare, hasMemory, hasOwnStorage, hasImage }: HostView): StartTier {
+  if (hasSpare) return 'spare';
+  if (hasMemory) return 'warm';
+  return hasOwnStorage && !hasImage ? 'fetch' : 'cold';
 }
 
 function silence({ drivers }: Demand): string {
@@ -202,6 +213,8 @@ function distinction(best: Fit, next: Fit | undefined, fits: readonly Fit[]): st
   const of = `of ${fits.length} where it fits`;
   if (best.driver !== next.driver) return `it has ${best.driver}, ${of}`;
   if (best.view.hasSpare !== next.view.hasSpare) return `a spare of its image runs there, ${of}`;
+  if (best.view.hasMemory !== next.view.hasMemory)
+    return `memory of its image is saved there, ${of}`;
   if (best.view.hasImage !== next.view.hasImage) return `its image is at hand there, ${of}`;
   if (best.load !== next.load) return `most room is left there, ${of}`;
   return `as good as any ${of}`;

@@ -66,12 +66,20 @@ export type HostPlacementOptions = {
   readonly networks?: Pick<MachineNetworks, 'offeredAt' | 'problemsAt' | 'whyNotAt'> | undefined;
   /** Machines that run and are nobody's; absent: there are none. */
   readonly spares?: () => SparesOfHosts | undefined;
+  /** Saved memory; absent: there is none. */
+  readonly memory?: () => MemoryOfHosts | undefined;
+  /** Machines that are there, whoever they will be for: they take what users' machines have left. */
+  readonly nobodys?: () => Iterable<Pick<TargetSystem, 'host' | 'parameters'>>;
 };
 
 export type SparesOfHosts = {
   /** Whether there is one on that host that such a machine can become. */
   canServe(host: string, machine: Placed): boolean;
   countsOn(host: string): SpareCounts;
+};
+export type MemoryOfHosts = {
+  /** Whether such a machine can be restored on that host from what another had in its memory. */
+  canServe(host: string, machine: Placed): boolean;
 };
 /** `ready`: that a user could have at once. */
 export type SpareCounts = { readonly ready: number; readonly all: number };
@@ -113,7 +121,7 @@ export class HostPlacement {
     const views = among
       ? this.#views(plan)
           .filter(({ name }) => among.includes(name))
-          .map((view) => ({ ...view, hasSpare: false }))
+          .map((view) => ({ ...view, hasSpare: false, hasMemory: false }))
       : this.#views(plan);
     const { host, why, cores } = chooseHost(views, demand);
     this.#held.set(id, { host, imageId: plan.image.id, amounts: whenRunning(plan), cores });
@@ -187,12 +195,15 @@ export class HostPlacement {
     return { load, hasImage: view.hasImage || view.hasOwnStorage !== true };
   }
 
-  /** What a host has beside what users' machines were promised; 0: nobody knows. */
+  /** What a host has beside what users' machines were promised, and nobody's have; 0: nobody knows. */
   freeMiB(name: string): number {
-    const { hosts } = this.#options;
+    const { hosts, nobodys } = this.#options;
     const host = hosts.all.find((each) => each.name === name);
     const { memoryMiB = 0 } = (host && hosts.roomOf(host)) ?? {};
-    return Math.max(0, memoryMiB - this.used(name).memoryMiB);
+    let free = memoryMiB - this.used(name).memoryMiB;
+    for (const machine of nobodys?.() ?? [])
+      if (machine.host === name) free -= machine.parameters.memoryMiB;
+    return Math.max(0, free);
   }
 
   #views(machine: Placed): HostView[] {
@@ -201,7 +212,7 @@ export class HostPlacement {
   }
 
   #view(host: Host, taken: readonly Taken[], machine: Placed): HostView {
-    const { hosts, networks, spares } = this.#options;
+    const { hosts, networks, spares, memory } = this.#options;
     const { image } = machine;
     const { name, labels, storage } = host;
     const loss = hosts.lossOf({ host: name });
@@ -230,6 +241,7 @@ export class HostPlacement {
         return capabilities && whyUnable(driver, capabilities, needs);
       },
       hasSpare: spares?.()?.canServe(name, machine) === true,
+      hasMemory: memory?.()?.canServe(name, machine) === true,
       ...(problem !== undefined && { problem: `its storage pool: ${problem}` }),
     };
   }
