@@ -8,11 +8,12 @@ import { after, before, beforeEach, describe, it } from 'node:test';
 import { parseDocument } from 'yaml';
 import { checkAll, type Checked } from '#cli/doctor/checks.js';
 import { compareVersion, unpackVersion } from '#cli/doctor/versions.js';
-import { writeConfiguration, writeIdentities } from '#cli/quickstart/configuration.js';
+import { writeConfiguration } from '#cli/quickstart/configuration.js';
 import { layoutOf, type Layout } from '#cli/quickstart/layout.js';
 import type { ServiceName } from '#cli/serve.js';
 import { Scope } from '#kernel/scope.js';
 import { issueCertificate, keyPem } from '#kernel/security/ca.js';
+import { provideIdentities } from '../shared-files.js';
 
 async function portOf(server: Server, scope: Scope): Promise<number> {
   await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
@@ -30,7 +31,7 @@ describe('vsite doctor', () => {
     scope.defer(() => rm(directory, { recursive: true, force: true }));
     layout = layoutOf(join(directory, 'state'));
     sound = join(directory, 'sound');
-    await writeIdentities(layout);
+    await provideIdentities(layout);
     await cp(layout.state, sound, { recursive: true });
     const passing = new Scope();
     freePort = await portOf(createServer(), passing);

@@ -1,8 +1,14 @@
+import assert from 'node:assert/strict';
 import { execFile } from 'node:child_process';
+import { cpSync, readFileSync, writeFileSync } from 'node:fs';
 import { open, readFile, truncate, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
+import { buildImage } from '#cli/image/build.js';
+import { silentLog } from '#kernel/log.js';
+import { projectRoot } from '#kernel/project-root.js';
 import { findReason } from './grid.js';
+import { giveIdentity } from './named-image.js';
 
 const run = promisify(execFile);
 
@@ -33,6 +39,24 @@ LABEL later
   INITRD initrd
   APPEND ${commandLine} boot=later
 `;
+
+/** The demo machine, of an image that was a machine itself, whose jobs may write to its disk what its root may. */
+export async function buildWriter(directory: string, cacheDir: string) {
+  cpSync(join(projectRoot, 'config', 'images'), join(directory, 'images'), { recursive: true });
+  const recipe = join(directory, 'images', 'demo-vm');
+  const change = (name: string, from: string, to: string): void => {
+    const text = readFileSync(join(recipe, name), 'utf8');
+    assert.ok(text.includes(from));
+    writeFileSync(join(recipe, name), text.replace(from, to));
+  };
+  change('recipe.yaml', 'virtio_console,', 'virtio_console,\n      virtio_blk,');
+  giveIdentity(recipe);
+  const agent = '\n/usr/lib/vsite/agent';
+  change(join('root', 'init'), agent, `\nchmod 666 /dev/vda${agent}`);
+  const built = await buildImage(recipe, { cacheDir, log: silentLog });
+  const { kernel = '', initrd = '' } = built.parts;
+  return { ...built, kernel, initrd };
+}
 
 /**
  * A disk with a boot sector and one FAT partition that holds the boot loader, a kernel and its initial

@@ -1,7 +1,6 @@
 import assert from 'node:assert/strict';
 import { execFile } from 'node:child_process';
 import { createHash } from 'node:crypto';
-import { cpSync, readFileSync, writeFileSync } from 'node:fs';
 import { mkdtemp, readFile, rm, stat } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -9,8 +8,6 @@ import { text } from 'node:stream/consumers';
 import { after, before, describe, it } from 'node:test';
 import { promisify } from 'node:util';
 import { deleteAndWait } from '#cli/client/resources.js';
-import { buildImage } from '#cli/image/build.js';
-import { projectRoot } from '#kernel/project-root.js';
 import { defaultCacheDirectory } from '#cli/quickstart/layout.js';
 import {
   createTargetSystem,
@@ -20,12 +17,11 @@ import {
 } from '#cli/quickstart/main-job.js';
 import { ImageRecord } from '#imagerepo/contract.js';
 import type { HttpClient } from '#kernel/http/client.js';
-import { silentLog } from '#kernel/log.js';
 import { Site } from '#targetsystem/rest/answers.js';
 import { Task } from '#targetsystem/rest/answers-data.js';
-import { diskMiB, makeBootableDisk, noDisks } from './bootable-disk.js';
+import { buildWriter, diskMiB, makeBootableDisk, noDisks } from './bootable-disk.js';
 import { eventually, Grid, imagesPath, noMachines } from './grid.js';
-import { assertApart, giveIdentity, identityScript } from './named-image.js';
+import { assertApart, identityScript } from './named-image.js';
 
 const run = promisify(execFile);
 const signal = AbortSignal.timeout(300_000);
@@ -33,24 +29,6 @@ const digest = async (path: string): Promise<string> =>
   createHash('sha256')
     .update(await readFile(path))
     .digest('hex');
-
-/** The demo machine, of an image that was a machine itself, whose jobs may write to its disk what its root may. */
-async function buildWriter(directory: string, cacheDir: string) {
-  cpSync(join(projectRoot, 'config', 'images'), join(directory, 'images'), { recursive: true });
-  const recipe = join(directory, 'images', 'demo-vm');
-  const change = (name: string, from: string, to: string): void => {
-    const text = readFileSync(join(recipe, name), 'utf8');
-    assert.ok(text.includes(from));
-    writeFileSync(join(recipe, name), text.replace(from, to));
-  };
-  change('recipe.yaml', 'virtio_console,', 'virtio_console,\n      virtio_blk,');
-  giveIdentity(recipe);
-  const agent = '\n/usr/lib/vsite/agent';
-  change(join('root', 'init'), agent, `\nchmod 666 /dev/vda${agent}`);
-  const built = await buildImage(recipe, { cacheDir, log: silentLog });
-  const { kernel = '', initrd = '' } = built.parts;
-  return { ...built, kernel, initrd };
-}
 
 describe('a disk image', { skip: noMachines || noDisks }, () => {
   let grid: Grid;

@@ -1,12 +1,13 @@
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
-import { cp, mkdtemp, readdir, rm, truncate } from 'node:fs/promises';
+import { cp, mkdtemp, readdir, rm, stat, truncate } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { text } from 'node:stream/consumers';
 import { after, before, describe, it } from 'node:test';
 import { deleteAndWait } from '#cli/client/resources.js';
-import { buildImage } from '#cli/image/build.js';
+import { buildDemoVm, buildImage } from '#cli/image/build.js';
+import { defaultCacheDirectory } from '#cli/quickstart/layout.js';
 import { createTargetSystem, publish, waitUntilReady } from '#cli/quickstart/main-job.js';
 import type { HttpClient } from '#kernel/http/client.js';
 import { silentLog } from '#kernel/log.js';
@@ -60,6 +61,11 @@ describe('target systems that start from what runs or was saved', { skip: noMach
       await rm(folder, { recursive: true });
     }
   };
+  const publishDemoAs = async (name: string): Promise<string> => {
+    const cacheDir = join(defaultCacheDirectory(), 'images');
+    const { metadata, ...built } = await buildDemoVm({ cacheDir, log: silentLog });
+    return await publish(await grid.creator(), { ...built, metadata: { ...metadata, name } });
+  };
   const spares = { images: { 'vsite-demo': 1 }, readAs: 'CN=Image Creator,O=VSite,C=EU' };
   const configure = async (settings: Record<string, object | undefined>): Promise<void> => {
     await grid.stopServer();
@@ -98,8 +104,11 @@ describe('target systems that start from what runs or was saved', { skip: noMach
     (await run(site, 'hostname; cat /etc/hostname /etc/machine-id')).trim().split('\n');
 
   it('restore a copy of a saved machine, which is another one than every other copy', async () => {
-    await configure({ warm: { maxImages: 1 } });
-    const cold = await start({});
+    const name = 'vsite-hot';
+    await configure({ warm: { maxImages: 1, images: [name], readAs: spares.readAs } });
+    const image = await publishDemoAs(name);
+    await waitFor('the memory of a machine was saved for others', 1); // nobody had to start one
+    const cold = await start({ cpus: 2 }, image);
     assert.equal(cold.start.tier, 'cold', cold.start.reason);
     // everybody in the guest can read its token, which is used up; nobody but root can show it to the server
     const seen = await run(
@@ -110,12 +119,11 @@ describe('target systems that start from what runs or was saved', { skip: noMach
     assert.equal(seen.match(/Permission denied/g)?.length, 2, seen);
     assert.deepEqual(await certified(), [`${cold.id}.1`]);
     await deleteAndWait(user, cold.path, signal);
-    await waitFor('the memory of a machine was saved for others', 1);
     assert.deepEqual(await grid.domains('qemu'), [], 'it is no machine any more');
     await grid.killServer();
     await grid.startServer();
     await waitFor('a copy of saved memory is ready', 1);
-    const [one, other] = [await start({}), await start({})]; // from that, and from one of its own
+    const [one, other] = [await start({}, image), await start({}, image)]; // from that, and from one of its own
     for (const { start: how } of [one, other]) assert.equal(how.tier, 'warm', how.reason);
     // each by a key of its own, made after its random numbers were another's
     assert.deepEqual((await certified()).slice(1).sort(), [`${one.id}.1`, `${other.id}.1`].sort());
@@ -138,10 +146,12 @@ describe('target systems that start from what runs or was saved', { skip: noMach
       (id) => id !== one.id && id !== other.id,
     );
     const memory = join(grid.layout.state, 'vms', template!, 'memory.save');
+    const { size } = await stat(memory);
+    assert.ok(size < 205e6, `memory that nobody uses is cleared: ${size} bytes`);
     await grid.stopServer(); // what it copied beforehand is of no use to the next one
     await truncate(memory, 1_000_000);
     await grid.startServer();
-    const spoilt = await start({});
+    const spoilt = await start({}, image);
     assert.equal(spoilt.start.tier, 'cold');
     assert.match(spoilt.start.reason, /^warm failed: /);
     for (const { path } of [one, other, spoilt]) await deleteAndWait(user, path, signal);

@@ -8,7 +8,9 @@ type Helper = ChildProcessByStdio<Writable, Readable, null>;
 /** By Linux' random.c: mixes the pool, and so what was written to it, into the generator now. */
 const reseedRequest = 0x5207;
 const clockSettime: Readonly<Record<string, number>> = { x64: 227, arm64: 112 };
-const perl = '/usr/bin/perl';
+export const perl = '/usr/bin/perl';
+/** Else it complains, on a console that an emulated machine writes slowly, where that of the agent is not installed. */
+export const perlEnvironment = { ...process.env, LC_ALL: 'C' };
 const answerMs = 8_000;
 
 /** Each line of its input: whether to reseed, then the seconds and nanoseconds that the clock is set to. */
@@ -66,6 +68,7 @@ export class KernelCalls implements Disposable {
   #start(): Helper {
     const helper = spawn(perl, ['-e', script], {
       cwd: '/',
+      env: perlEnvironment,
       stdio: ['pipe', 'pipe', 'inherit'],
     });
     const forget = (): void => {

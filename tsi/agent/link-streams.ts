@@ -8,6 +8,7 @@ import { decodeMachineSetup, longestSetup } from '../protocol/machine-setup.js';
 import type { Agent } from './agent.js';
 import type { Enrolment } from './enrolment.js';
 import { connectService, relay } from './forwarding.js';
+import { zeroFreeMemory } from './free-memory.js';
 import type { Log } from './log.js';
 import { assumeIdentity, catchUp, identityFacts } from './machine-identity.js';
 import type { MachineSetupWork } from './machine-setup.js';
@@ -67,6 +68,8 @@ export async function becomeAnother(agent: Agent, stream: ServerHttp2Stream): Pr
     await assumeIdentity(identity, receivedMs);
     // the proof comes next, when somebody waits for it
     if (identity.isRehearsal) agent.enrolment?.rehearse();
+    // soon it is saved
+    if (identity.isRehearsal && identity.isCopy) await zeroFreeMemory();
   });
 }
 

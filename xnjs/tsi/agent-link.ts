@@ -33,6 +33,8 @@ const defaultRestMs = 500;
 /** For an agent that was up, and answers in milliseconds if it lives: what does not was lost on the way. */
 const againMs = 2_000;
 const callMs = 10_000;
+/** Nobody waits for the machine, and it may clear its memory. */
+const rehearsalMs = 90_000;
 /** It may make file systems. */
 const setupMs = 90_000;
 /** Longer than the agent tries to reach a service. */
@@ -124,7 +126,8 @@ export class AgentLink implements AsyncDisposable {
 
   /** Makes its machine another one; resolves when it is. @throws `TSI_UNAVAILABLE` */
   async assume(identity: MachineIdentity, signal?: AbortSignal): Promise<void> {
-    await this.#call('POST', '/identity', signal, JSON.stringify(identity));
+    const timeoutMs = identity.isRehearsal === true ? rehearsalMs : callMs;
+    await this.#call('POST', '/identity', signal, JSON.stringify(identity), { timeoutMs });
   }
 
   /** Whether its machine has become another one by what it was greeted with on this connection. */

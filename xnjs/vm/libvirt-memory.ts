@@ -41,7 +41,7 @@ export async function saveMemoryTo(
 }
 
 export type FromMemory = {
-  /** Absent: the definition that the file has. */
+  /** Of the same machine; which cores it may use can be others. Absent: the definition that the file has. */
   readonly xml?: string | undefined;
   /** And parks it, as it was. */
   readonly park?: boolean;
@@ -61,7 +61,8 @@ export async function startFromMemory(
   if (isThere) return;
   if (await hasStopped(client, dom)) {
     const flags = park ? toStandStill : toRun;
-    const call = client.call('domain_restore_flags', { from: path, dxml: null, flags }, options);
+    const from = { from: path, dxml: xml ?? null, flags };
+    const call = client.call('domain_restore_flags', from, options);
     await unlessInvalid(call);
   }
   if (park) await client.call('domain_managed_save', { dom, flags: toRun }, options);

@@ -17,9 +17,13 @@ export type OrphansOptions = {
   readonly installationId: string;
   readonly store: Pick<TargetStore, 'wasRemoved' | 'absenceOf'>;
   readonly workspace: Pick<Workspace, 'remove' | 'list'>;
-  readonly files: Pick<FilesOfMachines, 'remove'>;
+  readonly files: Pick<FilesOfMachines, 'removeThere'>;
   /** Whether there is a record of it, whatever its host. */
   readonly isKnown: (id: string) => boolean;
+  /** Whether another machine has taken its place, or its end was declared: its record says so. */
+  readonly isOutlived: (domain: OwnDomain, seat: Seat) => boolean;
+  /** Whether what is found there may become a target system again. */
+  readonly mayAdopt: (seat: Seat) => boolean;
   /** Whether its record says that it is there. */
   readonly isAt: (id: string, seat: Seat) => boolean;
   /** Makes it a target system again, where it was found. */
@@ -122,7 +126,7 @@ export class Orphans {
       this.#options;
     const mark = await markOf(id);
     const record = mark?.installation === installationId ? mark.record : undefined;
-    const verdict = mark && record ? await this.#verdict({ id, mark }) : 'leave';
+    const verdict = mark && record ? await this.#withoutRecord({ id, mark }) : 'leave';
     if (!record || verdict === 'leave') {
       if (!this.#left.has(key)) log.error({ vmId: id }, 'files of a machine belong to nobody');
       this.#left.add(key);
@@ -143,9 +147,9 @@ export class Orphans {
   }
 
   async #settle(seat: Seat, domain: OwnDomain, key: string): Promise<void> {
-    const { hosts, files, adopt, require, log, isAt } = this.#options;
+    const { hosts, files, workspace, adopt, require, log, isAt, isKnown } = this.#options;
     const { id, mark } = domain;
-    const verdict = await this.#verdict(domain);
+    const verdict = await this.#verdict(domain, seat);
     if (isAt(id, seat)) return;
     const isParked = verdict === 'adopt' && (await this.#isParked(seat, domain));
     await require();
@@ -156,9 +160,13 @@ export class Orphans {
         this.#forget(key);
         break;
       case 'remove':
-        log.warn({ vmId: id }, 'a domain of ours whose target system was removed is removed');
+        log.warn(
+          { vmId: id, ...seat },
+          'a domain of ours whose target system has outlived it is removed',
+        );
         await hosts.of(seat).remove(seat.driver, id);
-        await files.remove({ id, host: seat.host });
+        await files.removeThere({ id, host: seat.host });
+        if (!isKnown(id)) await workspace.remove(id);
         this.#forget(key);
         break;
       case 'leave':
@@ -174,12 +182,19 @@ export class Orphans {
     return (await this.#options.hosts.of({ host }).find(driver, id))?.isSaved === true;
   }
 
-  async #verdict({ id, mark }: Pick<OwnDomain, 'id' | 'mark'>): Promise<Verdict> {
+  async #verdict(domain: OwnDomain, seat: Seat): Promise<Verdict> {
+    const { isKnown, isOutlived, mayAdopt } = this.#options;
     // of two hosts that have the same machine, who could tell which is right
-    if (this.#options.isKnown(id)) return 'leave';
-    if (await this.#options.store.wasRemoved(id)) return 'remove';
+    if (isKnown(domain.id)) return isOutlived(domain, seat) ? 'remove' : 'leave';
+    const verdict = await this.#withoutRecord(domain);
+    return verdict === 'adopt' && !mayAdopt(seat) ? 'leave' : verdict;
+  }
+
+  async #withoutRecord({ id, mark }: Pick<OwnDomain, 'id' | 'mark'>): Promise<Verdict> {
+    const { store } = this.#options;
+    if (await store.wasRemoved(id)) return 'remove';
     if (mark?.record?.id !== id) return 'leave';
-    return verdicts[await this.#options.store.absenceOf(mark.record.createdMs)];
+    return verdicts[await store.absenceOf(mark.record.createdMs)];
   }
 
   #forget(key: string): void {

@@ -86,6 +86,12 @@ describe('domain XML', () => {
     assert.match(domains.kernel, /<kernel>\/i\/vmlinuz<\/kernel><initrd>\/i\/initrd<\/initrd>/);
   });
 
+  it('spares an emulated machine the questions about its processor, and only that', () => {
+    assert.match(domains.kernel, /<qemu:del capability="cpu-unavailable-features"\/>/);
+    const kvm = domainXml(aTargetSystem({ driver: 'kvm' }), kernelPaths, installation);
+    for (const other of [kvm, domains.rootfs]) assert.doesNotMatch(other, /qemu:/);
+  });
+
   it('keeps markup of an image creator inside the command line', () => {
     const metadata = anImageMetadata({ boot: { commandLine: '</cmdline><devices/>' } });
     const xml = domainXml(

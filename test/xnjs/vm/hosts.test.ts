@@ -20,7 +20,7 @@ import { anImageMetadata, aTargetSystem } from './samples.js';
 
 const demand = (changes: Partial<Demand> = {}): Demand => ({
   ...{ cpus: 2, memoryMiB: 512, diskMiB: 0, drivers: ['qemu', 'kvm'], labels: [] },
-  isPinned: false,
+  ...{ isPinned: false, architecture: 'x86_64', display: false },
   labelsField: 'hostLabels',
   ...changes,
 });
@@ -38,6 +38,20 @@ describe('the host of a new machine', () => {
   const cases: [string, HostView[], Partial<Demand>, string, RegExp][] = [
     ['the only one', [host('a')], {}, 'a', /only one/],
     ['that with more room', [host('a', { used: busy }), host('b')], {}, 'b', /most room .* of 2/],
+    [
+      'that with saved memory, before its image',
+      [host('a', { used: busy, hasMemory: true }), host('b', { hasImage: true })],
+      {},
+      'a',
+      /memory of its image is saved there/,
+    ],
+    [
+      'that with a spare, before saved memory',
+      [host('a', { hasMemory: true }), host('b', { used: busy, hasSpare: true })],
+      {},
+      'b',
+      /a spare of its image runs there/,
+    ],
     [
       'that with its image, before more room',
       [host('a', { used: busy, hasImage: true }), host('b')],
@@ -83,6 +97,32 @@ describe('the host of a new machine', () => {
         host('b', { used: busy, whyNoNetwork: () => undefined }),
       ],
       { network: 'nat' },
+      'b',
+      /only one/,
+    ],
+    [
+      'not one that has not its architecture',
+      [host('a', { whyUnable: () => 'no aarch64' }), host('b', { used: busy })],
+      { architecture: 'aarch64' },
+      'b',
+      /only one/,
+    ],
+    [
+      'that of a slower driver, where the quicker one cannot run it',
+      [
+        host('a', {
+          drivers: ['kvm', 'qemu'],
+          whyUnable: (driver) => (driver === 'kvm' ? 'no aarch64' : undefined),
+        }),
+      ],
+      { architecture: 'aarch64' },
+      'a',
+      /only one/,
+    ],
+    [
+      'not one that was declared lost',
+      [host('a', { drivers: [], loss: 'it was declared lost' }), host('b', { used: busy })],
+      {},
       'b',
       /only one/,
     ],
@@ -132,6 +172,20 @@ describe('the host of a new machine', () => {
       { network: 'nat' },
       'LIMIT_REACHED',
       /a: its networks: nat: no nat there; b: it is drained/,
+    ],
+    [
+      'none that can run it: why, and it is no use to wait',
+      [host('a', { whyUnable: () => 'no aarch64' }), host('b', { whyUnable: () => 'none either' })],
+      { architecture: 'aarch64' },
+      'BAD_REQUEST',
+      /no host can run the machine: a: no aarch64; b: none either/,
+    ],
+    [
+      'none that can run it but one that is full',
+      [host('a', { whyUnable: () => 'no aarch64' }), host('b', { used: { ...busy, cores: 8 } })],
+      { architecture: 'aarch64' },
+      'LIMIT_REACHED',
+      /a: no aarch64; b: cores: 2 asked for, 0 of 8 free/,
     ],
     [
       'no disk left',
@@ -296,7 +350,7 @@ describe('hosts', () => {
     const own = abilitiesOf({ name: 'north', ...host, storage });
     assert.deepEqual([local.thaw, shared.thaw, own.thaw], ['anywhere', 'anywhere', 'there']);
     assert.deepEqual(
-      [local, shared, own].map((each) => each.snapshots && each.spares),
+      [local, shared, own].map((each) => each.snapshots && each.spares && each.warmStarts),
       [true, true, true],
     );
     assert.deepEqual(

@@ -28,6 +28,8 @@ type Situation = {
   readonly removed?: boolean;
   readonly known?: boolean;
   readonly acts?: boolean;
+  readonly outlived?: boolean;
+  readonly lost?: boolean;
   readonly absence?: 'lost' | 'removed' | 'unclear';
   /** The hypervisor has its memory; a file of ours has, with this mark. */
   readonly isSaved?: boolean;
@@ -37,7 +39,7 @@ type Situation = {
 /** A fake host and database; what is done is written down. */
 function watched(situation: Situation = {}) {
   const { removed = false, known = false, acts = true, absence = 'lost' } = situation;
-  const { isSaved = false, parked } = situation;
+  const { isSaved = false, parked, outlived = false, lost = false } = situation;
   let nowMs = 0;
   const done: string[] = [];
   const orphans = new Orphans({
@@ -52,12 +54,16 @@ function watched(situation: Situation = {}) {
       wasRemoved: () => Promise.resolve(removed),
       absenceOf: () => Promise.resolve(absence),
     },
-    files: { remove: ({ id }) => Promise.resolve(void done.push(`files of ${id}`)) },
+    files: {
+      removeThere: ({ id, host }) => Promise.resolve(void done.push(`volumes of ${id} at ${host}`)),
+    },
     workspace: {
       remove: (id) => Promise.resolve(void done.push(`files of ${id}`)),
       list: () => Promise.resolve([system.id]),
     },
     isKnown: () => known,
+    isOutlived: () => outlived,
+    mayAdopt: () => !lost,
     isAt: (_, { host }) => known && host === 'local',
     adopt: ({ id, ownerDn }, { host, isParked, parkedOn }) => {
       const how = parkedOn !== undefined ? ', in a file' : isParked ? ', saved' : '';
@@ -98,7 +104,26 @@ describe('domains of ours that no target system owns', () => {
   it('are removed when their target system was, after a time of grace', async () => {
     const { see } = watched({ removed: true });
     await see([domain], 0);
-    assert.deepEqual(await see([domain], 60_000), [`remove ${system.id}`, `files of ${system.id}`]);
+    const gone = [
+      `remove ${system.id}`,
+      `volumes of ${system.id} at local`,
+      `files of ${system.id}`,
+    ];
+    assert.deepEqual(await see([domain], 60_000), gone);
+  });
+
+  it('are removed when another machine has taken their place, whose files stay', async () => {
+    const { see } = watched({ known: true, outlived: true });
+    await see([domain], 0, 'north');
+    const done = await see([domain], 60_000, 'north');
+    assert.deepEqual(done, [`remove ${system.id}`, `volumes of ${system.id} at north`]);
+  });
+
+  it('are not adopted on a host that was declared lost', async () => {
+    const { see, orphans } = watched({ lost: true });
+    await see([domain], 0, 'north');
+    assert.deepEqual(await see([domain], 60_000, 'north'), []);
+    assert.deepEqual(orphans.left, [`north qemu ${domain.id}`]);
   });
 
   it('begin their time of grace anew when they were not there meanwhile', async () => {
@@ -150,7 +175,11 @@ describe('domains of ours that no target system owns', () => {
   it('are removed after a time of grace when the note that theirs was removed has been dropped', async () => {
     const { see } = watched({ absence: 'removed' });
     assert.deepEqual(await see([domain], 0), []);
-    assert.deepEqual(await see([domain], 60_000), [`remove ${system.id}`, `files of ${system.id}`]);
+    assert.deepEqual(await see([domain], 60_000), [
+      `remove ${system.id}`,
+      `volumes of ${system.id} at local`,
+      `files of ${system.id}`,
+    ]);
   });
 
   it('are nobody’s, and counted, where a note may have been dropped or never made', async () => {

@@ -2,11 +2,16 @@ import assert from 'node:assert/strict';
 import { readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { describe, it } from 'node:test';
+import { GridError } from '#kernel/errors.js';
+import { silentLog } from '#kernel/log.js';
 import { Scope } from '#kernel/scope.js';
-import { SparesConfig } from '#xnjs/vm/tiers/config.js';
+import { SparesConfig, WarmConfig } from '#xnjs/vm/tiers/config.js';
 import { Demand } from '#xnjs/vm/tiers/demand.js';
+import { HotImages, surplusOf } from '#xnjs/vm/tiers/hot-images.js';
 import { needsIdentity, sharesIdentity } from '#xnjs/vm/tiers/identity.js';
-import { copyMemory, findIdentity } from '#xnjs/vm/tiers/memory-file.js';
+import { findIdentity, giveIdentity } from '#xnjs/vm/tiers/memory-file.js';
+import { OwnMemoryFiles } from '#xnjs/vm/tiers/memory-files.js';
+import { ShiftedClock } from '../../targetsystem/shifted-clock.js';
 import { scratch } from '../job/rig.js';
 import { anImageMetadata, aTargetSystem } from './samples.js';
 
@@ -40,27 +45,39 @@ const copy = memoryOf(
 );
 
 describe('start tiers', () => {
+  /** Saved memory of a machine, and of no other. */
+  async function aTemplate(scope: Scope) {
+    const directory = scratch(scope);
+    const template = { id: from.id, parameters: aTargetSystem().parameters };
+    const files = new OwnMemoryFiles({ directoryOf: (id) => join(directory, id) });
+    const source = await files.begin(template);
+    await writeFile(source, original);
+    await using file = await files.open(template);
+    return { files, template, source, patches: await findIdentity(file, from) };
+  }
+
   it('give a copy of memory the identity of another machine, and change nothing else', async () => {
     await using scope = new Scope();
-    const directory = scratch(scope);
-    const [source, target] = [join(directory, 'source'), join(directory, 'target')];
-    await writeFile(source, original);
-    const patches = await findIdentity(source, from);
-    await copyMemory(source, target, { patches, from, to });
+    const { files, template, source, patches } = await aTemplate(scope);
+    await files.copy(template, to.id);
+    await using file = await files.open(template, to.id);
+    await giveIdentity(file, { patches, from, to });
     assert.deepEqual(await readFile(source), original);
-    assert.ok((await readFile(target)).equals(copy));
-    assert.deepEqual(await findIdentity(target, from), []);
+    assert.ok((await readFile(await files.pathOf(template, to.id))).equals(copy));
+    assert.deepEqual(await findIdentity(file, from), []);
+    assert.deepEqual(await files.copies(template), [to.id]);
+    await files.drop(template, to.id);
+    assert.deepEqual(await files.copies(template), []);
   });
 
   it('refuse memory that is not the one that was looked through', async () => {
     await using scope = new Scope();
-    const directory = scratch(scope);
-    const source = join(directory, 'source');
-    await writeFile(source, original);
-    const patches = await findIdentity(source, from);
+    const { files, template, source, patches } = await aTemplate(scope);
     for (const other of [original.subarray(0, 1_000), Buffer.alloc(original.length, 'y')]) {
       await writeFile(source, other);
-      await assert.rejects(copyMemory(source, join(directory, 'target'), { patches, from, to }));
+      await files.copy(template, to.id);
+      await using file = await files.open(template, to.id);
+      await assert.rejects(giveIdentity(file, { patches, from, to }), /is another/);
     }
   });
 
@@ -80,6 +97,70 @@ describe('start tiers', () => {
     ]);
     assert.deepEqual(counts(30_000), []);
   });
+
+  it('keep memory that the configuration names, then what users have had last', () => {
+    const kept = (id: string, usedMs: number, rank?: number) => ({
+      ...{ id, usedMs, rank, memoryMiB: 400 },
+    });
+    const all = [kept('old', 1), kept('second', 0, 1), kept('late', 9), kept('first', 0, 0)];
+    const surplus = (maxImages: number, maxDiskMiB: number) => [
+      ...surplusOf(all, { maxImages, maxDiskMiB }),
+    ];
+    assert.deepEqual(surplus(4, 10_000), []);
+    assert.deepEqual(surplus(3, 10_000), ['old']);
+    assert.deepEqual(surplus(1, 10_000), ['second', 'late', 'old']);
+    assert.deepEqual(surplus(4, 1_700), ['late', 'old']);
+    assert.deepEqual(surplus(0, 10_000).length, 4);
+  });
+
+  it('save memory beforehand of what is named, and of what is published under a name that is asked for', async () => {
+    const metadata = (name: string) => anImageMetadata({ format: 'kernel', name });
+    const published = new Map([
+      ['named', 'n1'],
+      ['CN=A asked', 'a1'],
+      ['CN=B asked', 'b1'], // what B may see
+      ['spared', 's1'],
+    ]);
+    const find = (reference: string, callerDn: string) => {
+      const id = published.get(`${callerDn} ${reference}`) ?? published.get(reference);
+      if (id === undefined) return Promise.reject(new GridError('IMAGE_UNKNOWN', 'none'));
+      const [owner, state, created] = ['CN=C', 'PUBLISHED', ''] as const;
+      return Promise.resolve({ id, owner, state, created, parts: {}, metadata: metadata('asked') });
+    };
+    const clock = new ShiftedClock();
+    const hot = new HotImages({
+      ...{ images: { find }, clock, log: silentLog },
+      config: WarmConfig.parse({ maxImages: 4, images: ['named', 'not yet'], readAs: 'CN=C' }),
+      spares: SparesConfig.parse({ images: { spared: 1, none: 0 }, readAs: 'CN=C' }),
+    });
+    const saved = (ownerDn: string, isNewest: boolean) => ({
+      ...{ ...aTargetSystem(), fingerprint: '', kind: '', ownerDn, isNewest },
+      image: { id: 'older', parts: {}, metadata: metadata('asked') },
+    });
+    const list = async () => {
+      const all = await hot.list([saved('CN=A', true), saved('CN=B', false)]);
+      return all.map(({ image, ownerDn, rank }) => [image.id, ownerDn, rank]);
+    };
+    const known = [
+      ['n1', 'CN=C', 0],
+      ['s1', 'CN=C', 2],
+    ];
+    assert.deepEqual(await list(), [...known, ['a1', 'CN=A', undefined]]);
+    published.set('CN=A asked', 'a2').set('not yet', 'y1');
+    clock.advance(30_000);
+    const [named, spared] = known;
+    const later = [named, ['y1', 'CN=C', 1], spared, ['a2', 'CN=A', undefined]];
+    assert.deepEqual(await list(), later);
+    assert.equal(await hot.isNewest(saved('CN=B', true).image, 'CN=B'), false);
+  });
+
+  for (const [path, config] of [
+    ['readAs', { maxImages: 1, images: ['demo'] }],
+    ['maxImages', { images: ['demo'], readAs: 'CN=A' }],
+  ] as const)
+    it(`need ${path} where images are named whose memory is saved`, () => {
+      assert.deepEqual(WarmConfig.safeParse(config).error?.issues[0]?.path, [path]);
+    });
 
   it('need to be told who reads images that are configured', () => {
     const { error } = SparesConfig.safeParse({ images: { demo: 1 } });

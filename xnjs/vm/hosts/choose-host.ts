@@ -1,11 +1,11 @@
 import type { NetworkKind } from '#imagerepo/contract.js';
 import { GridError } from '#kernel/errors.js';
-import type { Driver } from '../target-system.js';
+import type { Driver, StartTier } from '../target-system.js';
+import type { MachineNeeds } from './capabilities.js';
 import type { Load, Room } from './host.js';
 
 /** What a machine needs of its host. */
-export type Demand = {
-  readonly cpus: number;
+export type Demand = MachineNeeds & {
   readonly memoryMiB: number;
   readonly diskMiB: number;
   /** Of its image's format. */
@@ -43,16 +43,24 @@ export type HostView = {
   readonly hasImage: boolean;
   /** Why machines there cannot have a network of this kind; absent: they can have any. */
   readonly whyNoNetwork?: (kind: NetworkKind) => string | undefined;
+  /** Why a driver of it cannot run such a machine; absent: nobody knows of any reason. */
+  readonly whyUnable?: (driver: Driver, needs: MachineNeeds) => string | undefined;
   /** A spare machine runs there that the machine can become. */
   readonly hasSpare?: boolean;
+  /** The machine can be restored there from what another had in its memory. */
+  readonly hasMemory?: boolean;
   /** Why no machine can be made there at present. */
   readonly problem?: string;
+  /** That it was declared lost, by whom and when; its drivers are none then. */
+  readonly loss?: string;
 };
 
 export type Spot = {
   readonly host: string;
   readonly driver: Driver;
   readonly why: string;
+  /** By which it would be started there now. */
+  readonly tier: StartTier;
   /** That it has for itself. */
   readonly cores?: readonly number[];
 };
@@ -64,8 +72,8 @@ type Fit = { readonly view: HostView; readonly driver: Driver; readonly load: nu
 
 /**
  * The host for a new machine: of those where it fits the one with the quicker driver, then one that has a spare,
- * then one that has its image at hand, then that with most room left.
- * @throws `BAD_REQUEST` no host has the labels; `HYPERVISOR_UNAVAILABLE` none of them answers;
+ * then one that has saved memory, then one that has its image at hand, then that with most room left.
+ * @throws `BAD_REQUEST` no host has the labels, or can run it at all; `HYPERVISOR_UNAVAILABLE` none of them answers;
  * `LIMIT_REACHED` what each of them lacks
  */
 export function chooseHost(views: readonly HostView[], demand: Demand): Spot {
@@ -75,13 +83,13 @@ export function chooseHost(views: readonly HostView[], demand: Demand): Spot {
   if (labelled.length === 0) throw noSuchLabels(views, demand);
   const fits: Fit[] = [];
   const reasons: string[] = [];
-  let answering = 0;
+  let [answering, unable] = [0, 0];
   for (const view of labelled) {
-    const driver = preference.find(
-      (each) => demand.drivers.includes(each) && view.drivers.includes(each),
-    );
-    if (driver !== undefined) answering += 1;
-    const reason = driver === undefined ? silence(demand) : unfit(view, demand);
+    const { candidates, driver, inability } = driverOf(view, demand);
+    if (candidates > 0) answering += 1;
+    if (inability !== undefined) unable += 1;
+    const reason =
+      view.loss ?? inability ?? (driver === undefined ? silence(demand) : unfit(view, demand));
     if (driver !== undefined && reason === undefined)
       fits.push({ view, driver, load: loadOf(view, demand) });
     else reasons.push(`${view.name}: ${reason ?? ''}`);
@@ -91,6 +99,7 @@ export function chooseHost(views: readonly HostView[], demand: Demand): Spot {
     (a, b) =>
       rank(a) - rank(b) ||
       Number(b.view.hasSpare ?? false) - Number(a.view.hasSpare ?? false) ||
+      Number(b.view.hasMemory ?? false) - Number(a.view.hasMemory ?? false) ||
       Number(b.view.hasImage) - Number(a.view.hasImage) ||
       a.load - b.load ||
       a.view.name.localeCompare(b.view.name),
@@ -99,9 +108,11 @@ export function chooseHost(views: readonly HostView[], demand: Demand): Spot {
     const { name, ownCores } = best.view;
     const why = `${name}: ${distinction(best, next, fits)}`;
     const cores = demand.isPinned && { cores: ownCores.free.slice(0, demand.cpus) };
-    return { host: name, driver: best.driver, why, ...cores };
+    return { host: name, driver: best.driver, why, tier: tierOn(best.view), ...cores };
   }
   if (answering === 0) throw silent(demand, views.length, reasons);
+  if (unable === labelled.length)
+    throw new GridError('BAD_REQUEST', `no host can run the machine: ${reasons.join('; ')}`);
   throw new GridError('LIMIT_REACHED', `no host can take the machine: ${reasons.join('; ')}`);
 }
 
@@ -110,8 +121,37 @@ export function chooseHost(views: readonly HostView[], demand: Demand): Spot {
  * @returns how full the host is with it: 1 is full; `undefined`: it cannot
  */
 export function loadWith(view: HostView, demand: Demand): number | undefined {
-  const isAble = demand.drivers.some((each) => view.drivers.includes(each));
+  const isAble = driverOf(view, demand).driver !== undefined;
   return isAble && unfit(view, demand) === undefined ? loadOf(view, demand) : undefined;
+}
+
+type Choice = {
+  /** How many answer that are for such an image. */
+  readonly candidates: number;
+  /** The quickest that can run it. */
+  readonly driver?: Driver | undefined;
+  /** Why none of them can. */
+  readonly inability?: string;
+};
+
+function driverOf({ drivers, whyUnable }: HostView, demand: Demand): Choice {
+  const candidates = preference.filter(
+    (each) => demand.drivers.includes(each) && drivers.includes(each),
+  );
+  const reasons = candidates.map((each) => whyUnable?.(each, demand));
+  const driver = candidates.find((_, at) => reasons[at] === undefined);
+  const isUnable = candidates.length > 0 && driver === undefined;
+  return {
+    candidates: candidates.length,
+    driver,
+    ...(isUnable && { inability: reasons.join(', ') }),
+  };
+}
+
+function tierOn({ hasSpare, hasMemory, hasOwnStorage, hasImage }: HostView): StartTier {
+  if (hasSpare) return 'spare';
+  if (hasMemory) return 'warm';
+  return hasOwnStorage && !hasImage ? 'fetch' : 'cold';
 }
 
 function silence({ drivers }: Demand): string {
@@ -173,6 +213,8 @@ function distinction(best: Fit, next: Fit | undefined, fits: readonly Fit[]): st
   const of = `of ${fits.length} where it fits`;
   if (best.driver !== next.driver) return `it has ${best.driver}, ${of}`;
   if (best.view.hasSpare !== next.view.hasSpare) return `a spare of its image runs there, ${of}`;
+  if (best.view.hasMemory !== next.view.hasMemory)
+    return `memory of its image is saved there, ${of}`;
   if (best.view.hasImage !== next.view.hasImage) return `its image is at hand there, ${of}`;
   if (best.load !== next.load) return `most room is left there, ${of}`;
   return `as good as any ${of}`;

@@ -26,7 +26,7 @@ export function abilitiesOf(
   networks: readonly NetworkKind[] = [],
 ): HostAbilities {
   const here = isLocal({ host: name });
-  const can = (ability: 'freeze' | 'snapshots' | 'console' | 'screen'): boolean =>
+  const can = (ability: 'freeze' | 'snapshots' | 'console' | 'screen' | 'warmStart'): boolean =>
     drivers.some((driver) => driverAbilities[driver][ability]);
   const thaw = storage ? 'there' : 'anywhere';
   return {
@@ -34,6 +34,6 @@ export function abilitiesOf(
     snapshots: can('snapshots'),
     ...{ console: can('console'), screenPictures: can('screen') },
     ...{ liveScreens: here && can('screen'), containers: drivers.includes('lxc') },
-    ...{ networks, spares: drivers.length > 0, warmStarts: here },
+    ...{ networks, spares: drivers.length > 0, warmStarts: can('warmStart') },
   };
 }

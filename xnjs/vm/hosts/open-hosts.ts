@@ -9,10 +9,11 @@ import type { XnjsConfig } from '../../config.js';
 import type { SettingsStore } from '../../persistence/settings-store.js';
 import { LibvirtHypervisor } from '../libvirt-hypervisor.js';
 import type { Driver } from '../target-system.js';
+import { readCapabilities, type DriverCapabilities } from './capabilities.js';
 import type { HostConfig } from './config.js';
 import { z } from 'zod';
 import { localHost, type Host, type Room } from './host.js';
-import { Hosts, type DrainStore } from './hosts.js';
+import { Hosts, type DrainStore, type LossStore } from './hosts.js';
 import type { CopyStore } from './storage/copied-images.js';
 import { HostStorage } from './storage/host-storage.js';
 
@@ -25,6 +26,8 @@ type HostsDeps = {
   readonly scope: Scope;
   readonly settings: SettingsStore;
   readonly metrics?: Metrics | undefined;
+  /** How soon a silent libvirt is noticed, and one that is back. */
+  readonly pace?: Pick<LibvirtClientOptions, 'keepAlive' | 'connectTimeoutMs' | 'reconnect'>;
 };
 
 type Deps = HostsDeps & Pick<LibvirtClientOptions, 'onCall'>;
@@ -47,8 +50,8 @@ export async function openHosts(config: Config, given: HostsDeps): Promise<OpenH
     openLocal(config, own, others.length > 0, deps),
     ...others.map((host) => openRemote(host, deps)),
   ]);
-  const drains = drainsIn(settings);
-  const hosts = scope.use(new Hosts({ hosts: opened.map(({ host }) => host), drains, log }));
+  const said = { drains: drainsIn(settings), losses: lossesIn(settings) };
+  const hosts = scope.use(new Hosts({ hosts: opened.map(({ host }) => host), ...said, log }));
   await hosts.start();
   return {
     hosts,
@@ -67,8 +70,8 @@ async function openLocal(
   deps: Deps,
 ): Promise<Opened> {
   const own = { uri: machines, acceleration, containers };
-  const clients = await connect(own, deps);
-  const hypervisor = adapt(clients, await connect(own, deps, []), deps);
+  const [clients, probes] = await connectTwice(own, deps);
+  const hypervisor = adapt(clients, probes, deps);
   const { capacity = {}, reserved = {}, labels = [], drain = false, pinning } = host ?? {};
   // alone and without a word of its capacity it takes what it is asked for
   const isBounded = hasOthers || Object.values(capacity).some((most) => most !== undefined);
@@ -85,6 +88,7 @@ async function openLocal(
         reserved,
         pinning,
       },
+      learn: (driver) => learn(clients, driver),
       ...(isBounded && Object.keys(clients).length > 0 && { measure: () => measure(clients) }),
     },
   };
@@ -92,7 +96,7 @@ async function openLocal(
 
 async function openRemote(config: HostConfig, deps: Deps): Promise<Opened> {
   const { name, labels, capacity, reserved, drain, pinning } = config;
-  const [clients, probes] = [await connect(config, deps), await connect(config, deps, [])];
+  const [clients, probes] = await connectTwice(config, deps);
   const hypervisor = adapt(clients, probes, deps);
   const storage = openStorage(config, Object.values(clients)[0], deps);
   return {
@@ -101,17 +105,21 @@ async function openRemote(config: HostConfig, deps: Deps): Promise<Opened> {
       ...{ name, hypervisor, labels, capacity, reserved, drain, pinning },
       drivers: Object.keys(clients) as Driver[], // keys of the type
       measure: () => measure(clients),
+      learn: (driver) => learn(clients, driver),
       ...(storage && { storage }),
     },
   };
 }
 
+type Where = Pick<HostConfig, 'uri' | 'containers' | 'acceleration'>;
+
+/** For work, and for looks that must not wait behind it. */
+async function connectTwice(where: Where, deps: Deps): Promise<[work: Clients, looks: Clients]> {
+  return await Promise.all([connect(where, deps), connect(where, deps, [])]);
+}
+
 async function connect(
-  {
-    uri,
-    containers,
-    acceleration = 'qemu',
-  }: Pick<HostConfig, 'uri' | 'containers' | 'acceleration'>,
+  { uri, containers, acceleration = 'qemu' }: Where,
   deps: Deps,
   events?: readonly EventName[],
 ): Promise<Clients> {
@@ -146,15 +154,15 @@ function adapt(clients: Clients, probes: Clients, deps: Deps): LibvirtHypervisor
 /** A hypervisor that does not answer now may do so later: the server starts all the same. */
 async function open(
   uri: string | undefined,
-  { log, scope, onCall }: Deps,
+  { log, scope, onCall, pace }: Deps,
   events?: readonly EventName[],
 ): Promise<LibvirtClient | undefined> {
   if (uri === undefined) return undefined;
   const client = scope.use(
-    new LibvirtClient({ uri, log, ...(onCall && { onCall }), ...(events && { events }) }),
+    new LibvirtClient({ uri, log, ...pace, ...(onCall && { onCall }), ...(events && { events }) }),
   );
   client.start();
-  await client.ready(AbortSignal.timeout(5_000)).catch(() => undefined);
+  await client.ready(AbortSignal.timeout(pace?.connectTimeoutMs ?? 5_000)).catch(() => undefined);
   return client;
 }
 
@@ -165,6 +173,12 @@ async function measure(clients: Clients): Promise<Room> {
   if (!client) throw new TypeError('a host without a driver is not measured');
   const { cpus, memory } = await client.call('node_get_info', {}, { timeoutMs: 5_000 });
   return { cores: cpus, memoryMiB: Number(memory / 1024n) };
+}
+
+async function learn(clients: Clients, driver: Driver): Promise<DriverCapabilities> {
+  const client = clients[driver];
+  if (!client) throw new TypeError(`${driver} is no driver of that host`);
+  return await readCapabilities(client, driver);
 }
 
 function statusOf(host: string, clients: Clients): [string, 'OK' | 'DOWN'][] {
@@ -182,6 +196,17 @@ function drainsIn(settings: SettingsStore): DrainStore {
   return {
     get: async () => Drained.safeParse(await settings.get(setting)).data ?? {},
     set: async (drained) => await settings.set(setting, drained),
+  };
+}
+
+const lostHosts = 'lostHosts';
+const Lost = z.record(z.string(), z.object({ by: z.string(), atMs: z.number() }));
+
+/** What cannot be read ends the start: a host that was declared lost must not count as another. */
+export function lossesIn(settings: SettingsStore): LossStore {
+  return {
+    get: async () => Lost.parse((await settings.get(lostHosts)) ?? {}),
+    set: async (lost) => await settings.set(lostHosts, lost),
   };
 }
 

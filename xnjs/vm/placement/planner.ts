@@ -1,4 +1,4 @@
-import type { ImageRecord, NetworkKind } from '#imagerepo/contract.js';
+import { imageFormats, type ImageRecord, type NetworkKind } from '#imagerepo/contract.js';
 import { formatDate, type Clock } from '#kernel/clock.js';
 import { chooseImage, nameOf, roomyEnough, unlike, type ChosenImage } from '../choose-image.js';
 import { requireContext } from '../context/own-context.js';
@@ -6,11 +6,11 @@ import type { Spot } from '../hosts/choose-host.js';
 import type { HostPlacement, Placed } from '../hosts/host-placement.js';
 import type { Hosts } from '../hosts/hosts.js';
 import { chooseImageParameters, type ImageParameters } from '../image-parameters.js';
-import type { ImageSearch } from '../image-source.js';
+import type { ImageSearch, ImageSource } from '../image-source.js';
 import type { NewTargetSystem } from '../target-systems-options.js';
 import { chooseDriver, chooseParameters } from '../parameters.js';
 import { VmError } from '../state.js';
-import type { Driver, TargetSystem } from '../target-system.js';
+import type { Driver, StartTier, TargetSystem } from '../target-system.js';
 import type { TargetStore } from '../target-store.js';
 import type { MachineNetworks } from '../machine-networks.js';
 import { requireNetwork, type TsiNetwork } from '../tsi-network.js';
@@ -35,7 +35,7 @@ import { expectedWaits, type ExpectedWait, type StartStore } from './starts.js';
 
 export type PlannerOptions = {
   readonly store: Pick<TargetStore, 'used'>;
-  readonly images: ImageSearch;
+  readonly images: ImageSearch & Pick<ImageSource, 'isHere'>;
   readonly hosts: Pick<Hosts, 'seats'>;
   readonly places: Pick<HostPlacement, 'choose' | 'offersCores'>;
   readonly clock: Clock;
@@ -90,6 +90,8 @@ export type QuotaUse = Quota & { readonly used: Amounts };
 
 /** A plan with what a user wants to know before it is carried out. */
 export type Estimate = Plan & {
+  /** By which it would be started now. */
+  readonly tier: StartTier;
   readonly cost: Cost;
   /** With it. */
   readonly quotaAfter: readonly QuotaUse[];
@@ -125,6 +127,10 @@ export class Planner {
    * `HYPERVISOR_UNAVAILABLE`; `LIMIT_REACHED` no host has room
    */
   async plan(wish: NewTargetSystem): Promise<Plan> {
+    return (await this.#plan(wish)).plan;
+  }
+
+  async #plan(wish: NewTargetSystem): Promise<{ plan: Plan; tier: StartTier }> {
     const { requester = plainUser, ownerDn } = wish;
     const { network, agentDisk } = this.#options;
     const bounds = this.flavours.boundsFor(requester, wish.flavour);
@@ -137,13 +143,13 @@ export class Planner {
     const size = atLeast === true ? roomyEnough(asked, image.metadata) : asked;
     const { volumes, newVolumes } = this.#volumes(wish, image);
     const own = volumes.length > 0 && { volumes };
-    const place = await this.#place({ image, ...own }, wish, (driver) => {
+    const { tier, ...place } = await this.#place({ image, ...own }, wish, (driver) => {
       const parameters = chooseParameters(size, { ...image, ...own }, driver, bounds);
       if (parameters.pinned) this.#requireCores(asked.pinned?.field);
       return parameters;
     });
     const counted = countsFor(this.#quota, requester);
-    return {
+    const plan = {
       ...{ image, why },
       ...place,
       ...(imageParameters && { imageParameters }),
@@ -156,23 +162,24 @@ export class Planner {
       countsFor: counted,
       quotas: quotasOf(this.#quota, ownerDn, counted),
     };
+    return { plan, tier };
   }
 
   /** What it has depends on the driver, which driver on the host, and that on what it has. */
   async #place(
-    { image, ...own }: Pick<Plan, 'image' | 'volumes'>,
+    { image, ...rest }: Pick<Plan, 'image' | 'volumes'>,
     { hostLabels: labels, parameters: asked }: NewTargetSystem,
     parametersWith: (driver: Driver) => TargetSystem['parameters'],
-  ): Promise<Pick<Plan, 'driver' | 'host' | 'placement' | 'parameters'>> {
+  ): Promise<Pick<Estimate, 'driver' | 'host' | 'placement' | 'parameters' | 'tier'>> {
     const first = chooseDriver(image.metadata, this.#drivers());
     const parameters = parametersWith(first);
     // before a host is looked for: what the site cannot do is no lack of room
     const machine = { driver: first, metadata: image.metadata };
     await this.#requireKind(parameters.network, asked.network?.field, machine);
-    const placed: Placed = { image, ...own, parameters, labels };
-    const { driver, host, why: placement }: Spot = this.#options.places.choose(placed);
-    const isOther = driver !== first;
-    return { driver, host, placement, parameters: isOther ? parametersWith(driver) : parameters };
+    const placed: Placed = { image, ...rest, parameters, labels };
+    const { driver, host, why: placement, tier }: Spot = this.#options.places.choose(placed);
+    const own = driver === first ? parameters : parametersWith(driver);
+    return { driver, host, placement, tier, parameters: own };
   }
 
   #volumes({ ownerDn, volumes }: NewTargetSystem, { metadata }: ImageRecord): ChosenVolumes {
@@ -187,7 +194,7 @@ export class Planner {
 
   /** As {@link plan}, with what it takes. @throws as it does, and `QUOTA_EXCEEDED` */
   async estimate(wish: NewTargetSystem): Promise<Estimate> {
-    const plan = await this.plan(wish);
+    const { plan, tier } = await this.#plan(wish);
     const { clock, prices, starts } = this.#options;
     const kept = (plan.volumes ?? []).filter(({ volumeId = '' }) =>
       plan.newVolumes.includes(volumeId),
@@ -201,10 +208,19 @@ export class Planner {
       terminationMs === undefined ? undefined : (terminationMs - clock.now()) / 3_600_000;
     return {
       ...plan,
+      tier: tier === 'cold' && !(await this.#isHere(plan.image)) ? 'fetch' : tier,
       cost: costOf(asked, hours, prices),
       quotaAfter: before.map((use) => ({ ...use, used: addAmounts(use.used, asked) })),
       waits: expectedWaits((await starts?.latest(plan.image.id)) ?? []),
     };
+  }
+
+  /** On this server. */
+  async #isHere(image: ImageRecord): Promise<boolean> {
+    const { images } = this.#options;
+    for (const part of imageFormats[image.metadata.format].parts)
+      if (!(await images.isHere(image, part))) return false;
+    return true;
   }
 
   /** The quotas of a user, and what is used of each. */

@@ -1,5 +1,5 @@
 import { without } from '../../job/without.js';
-import { beginStart, dropStart, markStart } from '../later-starts.js';
+import { beginStart, dropStart, keepBoot, markStart } from '../later-starts.js';
 import type { VmEvent } from '../state.js';
 import type { ChangeableName, Evidence, TargetSystem } from '../target-system.js';
 import { findSnapshot, lastSnapshot, withSnapshot, type Snapshot } from './snapshot.js';
@@ -17,7 +17,8 @@ export function capture(
   const { snapshots = [] } = current;
   return {
     ...current,
-    ...{ state: standing(current), evidence },
+    // why one is off stays known
+    ...(current.state !== 'FAILED' && { state: standing(current), evidence }),
     snapshots: [...snapshots.filter(({ state }) => state !== 'FAILED'), snapshot],
     undertaking: { do: 'snapshot', snapshotId: snapshot.id },
   };
@@ -32,7 +33,14 @@ export function revert(
   const begun = state === 'SUSPENDED' ? {} : beginStart(current, 'revert', evidence);
   if (current.state !== 'FAILED') return { ...current, ...begun, state, evidence, undertaking };
   // what was wanted of the machine that has stopped is not wanted of the next
-  const base = without(current, 'desired', 'frozenSinceMs', 'isMaintained', 'parkedOn');
+  const base = without(
+    current,
+    'desired',
+    'frozenSinceMs',
+    'isMaintained',
+    'parkedOn',
+    'lostWithHost',
+  );
   return { ...base, ...begun, state, evidence, undertaking: { ...undertaking, hadFailed: true } };
 }
 
@@ -72,11 +80,24 @@ export function resume(
     ...{ evidence, isBehind: true as const },
     ...(isReverted && known && changedSince(current, known)),
   };
+  if (current.state === 'FAILED') return withSnapshot(rest, snapshotId, snapshot ?? {});
+  if (isReverted && known?.isDiskOnly) return boot(next, evidence);
   if (current.desired === 'suspended') return { ...next, state: 'SUSPENDED' };
   const { fact, atMs } = evidence;
   const start = isReverted ? markStart(current, 'restoredMs', atMs) : dropStart(current);
   const views = { agent: { says: 'down' as const, fact, sinceMs: atMs } };
   return { ...next, ...(undertaking.do === 'revert' && start), state: 'UNREACHABLE', views };
+}
+
+/** Only its disk was kept: it is another machine, which proves itself anew. */
+function boot(reverted: TargetSystem, evidence: Evidence): TargetSystem {
+  const current = { ...reverted, ...dropStart(reverted) };
+  return {
+    ...without(current, 'isBehind', 'enrolment'),
+    ...keepBoot(current),
+    ...{ state: 'INITIALIZING', evidence, views: {}, boot: {}, bootFromMs: evidence.atMs },
+    start: { tier: 'cold', reason: 'the snapshot has no memory' },
+  };
 }
 
 /** There is no machine any more that it could go on with. */

@@ -28,10 +28,28 @@ export const SparesConfig = z
   });
 export type SparesConfig = z.output<typeof SparesConfig>;
 
-export const WarmConfig = z.strictObject({
-  /** Of how many images the memory of a booted machine is kept on disk; 0: of none. */
-  maxImages: z.int().min(0).default(0),
-  /** What the host has free beside the machine whose memory is saved, for users. */
-  reserveMiB: z.int().min(0).default(1_024),
-});
+export const WarmConfig = z
+  .strictObject({
+    /** Of how many images the memory of a booted machine is kept on disk; 0: of none. */
+    maxImages: z.int().min(0).default(0),
+    /** And of how many at most that take so much disk: each twice the memory of its machine. */
+    maxDiskMiB: z.int().min(0).default(65_536),
+    /**
+     * Images by id, name or `name:version` whose memory is saved as soon as they are published, those first that are
+     * named first; beside them those that have spares by configuration.
+     */
+    images: z.array(z.string().min(1).max(256)).max(1_000).default([]),
+    /** By whose right these images are read: the DN of a user that the image repository knows. */
+    readAs: z.string().min(1).optional(),
+    /** What the host has free beside the machine whose memory is saved, for users. */
+    reserveMiB: z.int().min(0).default(1_024),
+  })
+  .refine(({ images, readAs }) => images.length === 0 || readAs !== undefined, {
+    path: ['readAs'],
+    error: 'must name a user who may read the images',
+  })
+  .refine(({ images, maxImages }) => images.length <= maxImages, {
+    path: ['maxImages'],
+    error: 'must be as many as there are images, or more',
+  });
 export type WarmConfig = z.output<typeof WarmConfig>;

@@ -1,6 +1,13 @@
-import { constants } from 'node:fs';
-import { copyFile, open, type FileHandle } from 'node:fs/promises';
 import { hostName } from '../domain-xml.js';
+
+/** A file of saved memory, wherever it is. */
+export type MemoryFile = {
+  /** All of it, from its beginning. */
+  chunks(): AsyncIterable<Buffer>;
+  /** Less than `length` at its end. */
+  read(at: number, length: number): Promise<Buffer>;
+  write(at: number, bytes: Buffer): Promise<void>;
+};
 
 /** Who a machine is in its memory. */
 export type MemoryIdentity = {
@@ -41,43 +48,76 @@ const forms = {
 type Form = keyof typeof forms;
 const formNames = Object.keys(forms) as Form[]; // keys of the object above
 
-const chunkBytes = 4 * 1024 * 1024;
+/** Longer than any of the forms. */
 const longestForm = 64;
 /** Far more than any machine that was only booted has. */
 const mostPatches = 20_000;
+/** Places that are so near are read and written together: on another host each piece is a stream of its own. */
+const nearBytes = 128 * 1024;
+const longestPiece = 4 * 1024 * 1024;
 
 /** Finds all places where the memory of a machine says that it is this one. */
-export async function findIdentity(path: string, who: MemoryIdentity): Promise<Patch[]> {
-  await using file = await open(path);
+export async function findIdentity(
+  { chunks }: Pick<MemoryFile, 'chunks'>,
+  who: MemoryIdentity,
+): Promise<Patch[]> {
   const wanted = formNames.map((form) => ({ form, bytes: forms[form](who) }));
   const found = new Map<string, Patch>();
-  const buffer = Buffer.alloc(chunkBytes + longestForm);
-  for (let start = 0; ; start += chunkBytes) {
-    const { bytesRead } = await file.read(buffer, 0, buffer.length, start);
-    const chunk = buffer.subarray(0, bytesRead);
+  /** What follows was read before, and may be the beginning of one. */
+  let rest = Buffer.alloc(0);
+  let start = 0;
+  for await (const chunk of chunks()) {
+    const piece = rest.length === 0 ? chunk : Buffer.concat([rest, chunk]);
     for (const { form, bytes } of wanted)
-      for (let at = chunk.indexOf(bytes); at >= 0; at = chunk.indexOf(bytes, at + 1))
+      for (let at = piece.indexOf(bytes); at >= 0; at = piece.indexOf(bytes, at + 1))
         found.set(`${form} ${start + at}`, { form, at: start + at });
     if (found.size > mostPatches) throw new Error('its id is in too many places of its memory');
-    if (bytesRead < buffer.length) return [...found.values()];
+    rest = Buffer.from(piece.subarray(-longestForm));
+    start += piece.length - rest.length;
+  }
+  return [...found.values()];
+}
+
+/** Makes a copy of the memory of a machine another one's. */
+export async function giveIdentity(
+  file: Pick<MemoryFile, 'read' | 'write'>,
+  { patches, from, to }: { patches: readonly Patch[]; from: MemoryIdentity; to: MemoryIdentity },
+): Promise<void> {
+  for (const { at, length, within } of piecesOf(patches)) {
+    const bytes = await file.read(at, length);
+    // an id holds the beginning of its name, and goes first
+    const order = within.toSorted((a, b) => formNames.indexOf(a.form) - formNames.indexOf(b.form));
+    for (const patch of order)
+      replace(bytes, patch.at - at, forms[patch.form](from), forms[patch.form](to));
+    await file.write(at, bytes);
   }
 }
 
-/** A copy of the memory of a machine, in which it is another one. */
-export async function copyMemory(
-  source: string,
-  target: string,
-  { patches, from, to }: { patches: readonly Patch[]; from: MemoryIdentity; to: MemoryIdentity },
-): Promise<void> {
-  await copyFile(source, target, constants.COPYFILE_FICLONE);
-  await using file = await open(target, 'r+');
-  for (const { form, at } of patches) await replace(file, at, forms[form](from), forms[form](to));
+type Piece = { readonly at: number; length: number; readonly within: Patch[] };
+
+function piecesOf(patches: readonly Patch[]): Piece[] {
+  const pieces: Piece[] = [];
+  for (const patch of patches.toSorted((a, b) => a.at - b.at)) {
+    const last = pieces.at(-1);
+    if (!last || !isNear(last, patch))
+      pieces.push({ at: patch.at, length: longestForm, within: [patch] });
+    else {
+      last.length = patch.at - last.at + longestForm;
+      last.within.push(patch);
+    }
+  }
+  return pieces;
 }
 
-async function replace(file: FileHandle, at: number, former: Buffer, next: Buffer): Promise<void> {
-  const { buffer } = await file.read(Buffer.alloc(former.length), 0, former.length, at);
+/** What overlaps is never taken apart. */
+function isNear({ at, length }: Piece, patch: Patch): boolean {
+  const gap = patch.at - (at + length);
+  return gap <= 0 || (gap <= nearBytes && patch.at - at <= longestPiece);
+}
+
+function replace(bytes: Buffer, at: number, former: Buffer, next: Buffer): void {
+  const place = bytes.subarray(at, at + former.length);
   // an id holds its own beginning, which may have been replaced with it
-  if (!buffer.equals(former) && !buffer.equals(next))
-    throw new Error('the saved memory is another');
-  await file.write(next, 0, next.length, at);
+  if (!place.equals(former) && !place.equals(next)) throw new Error('the saved memory is another');
+  next.copy(bytes, at);
 }

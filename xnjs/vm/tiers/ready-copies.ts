@@ -1,9 +1,7 @@
 import { randomUUID } from 'node:crypto';
-import { readdir, rm } from 'node:fs/promises';
-import { join } from 'node:path';
 import type { Clock } from '#kernel/clock.js';
-import type { Workspace } from '../workspace.js';
-import { copyMemory } from './memory-file.js';
+import { giveIdentity } from './memory-file.js';
+import type { MemoryFiles } from './memory-files.js';
 import type { Template } from './template.js';
 
 /** Memory that has been saved whole. */
@@ -11,26 +9,31 @@ export type SavedTemplate = Template & Required<Pick<Template, 'patches' | 'boot
 type Copy = {
   /** Of the machine that it is to be. */
   readonly id: string;
-  readonly templateId: string;
+  readonly template: SavedTemplate;
   takenMs?: number;
+};
+export type ReadyCopiesOptions = {
+  readonly filesOf: (template: Template) => MemoryFiles;
+  readonly clock: Clock;
 };
 
 /** Whose target system was refused, or fell back, is removed after so long. */
 const unusedMs = 60_000;
-const prefix = 'copy-';
 
 /**
  * Of each saved memory one copy that is complete and waits for its machine, whose id it has already: copying
  * takes a good part of a warm start. They are only files beside the memory: none outlives this server.
  */
 export class ReadyCopies {
-  readonly #workspace: Workspace;
-  readonly #clock: Clock;
+  readonly #options: ReadyCopiesOptions;
   readonly #copies = new Map<string, Copy>();
+  /** Ids of those that are being made, or that a machine is started from. */
+  readonly #inUse = new Set<string>();
+  /** Templates that nothing of an earlier server lies beside. */
+  readonly #swept = new Set<string>();
 
-  constructor({ workspace, clock }: { readonly workspace: Workspace; readonly clock: Clock }) {
-    this.#workspace = workspace;
-    this.#clock = clock;
+  constructor(options: ReadyCopiesOptions) {
+    this.#options = options;
   }
 
   has(templateId: string): boolean {
@@ -40,63 +43,90 @@ export class ReadyCopies {
   /** @returns the id that the machine has to have; nobody else gets it */
   take(templateId: string): string | undefined {
     const copy = this.#ofTemplate(templateId).find(({ takenMs }) => takenMs === undefined);
-    if (copy) copy.takenMs = this.#clock.now();
+    if (copy) copy.takenMs = this.#options.clock.now();
     return copy?.id;
   }
 
-  /** A file with the memory for this machine, to be removed by whoever has used it. */
-  async fileFor(id: string, template: SavedTemplate, memory: string): Promise<string> {
-    const path = this.#pathOf({ id, templateId: template.id });
-    if (this.#copies.delete(id)) return path;
-    await this.#copy(template, memory, id, path);
-    return path;
+  /** Has a file with the memory for this machine as long as it is used. */
+  async use<T>(
+    template: SavedTemplate,
+    id: string,
+    work: (path: string) => Promise<T>,
+  ): Promise<T> {
+    const files = this.#options.filesOf(template);
+    return await this.#using(id, async () => {
+      try {
+        if (!this.#copies.delete(id)) await this.#make(files, template, id);
+        return await work(await files.pathOf(template, id));
+      } finally {
+        // what is left is found by the next server
+        await files.drop(template, id).catch(() => this.#swept.delete(template.id));
+      }
+    });
   }
 
-  async prepare(template: SavedTemplate, memory: string): Promise<void> {
-    const copy = { id: randomUUID(), templateId: template.id };
-    await this.#copy(template, memory, copy.id, this.#pathOf(copy));
-    this.#copies.set(copy.id, copy);
+  async prepare(template: SavedTemplate): Promise<void> {
+    const copy = { id: randomUUID(), template };
+    const files = this.#options.filesOf(template);
+    await this.#using(copy.id, async () => {
+      try {
+        await this.#make(files, template, copy.id);
+      } catch (error) {
+        await files.drop(template, copy.id).catch(() => this.#swept.delete(template.id));
+        throw error;
+      }
+      this.#copies.set(copy.id, copy);
+    });
   }
 
   /** Removes what was made for nobody. */
-  async dropUnused(): Promise<void> {
-    const now = this.#clock.now();
-    for (const copy of this.#copies.values()) {
+  async dropUnused(template: Template): Promise<void> {
+    const now = this.#options.clock.now();
+    for (const copy of this.#ofTemplate(template.id)) {
       if (copy.takenMs === undefined || now - copy.takenMs < unusedMs) continue;
       // first: else its machine, come in between, would be started from a file that is gone
       this.#copies.delete(copy.id);
-      await rm(this.#pathOf(copy), { force: true });
+      this.#swept.delete(template.id);
+    }
+    if (!this.#swept.has(template.id)) await this.#sweep(template);
+  }
+
+  /** Its files go with it. */
+  forget(templateId: string): void {
+    for (const { id } of this.#ofTemplate(templateId)) this.#copies.delete(id);
+    this.#swept.delete(templateId);
+  }
+
+  /** What was given up, here or by an earlier server: nobody knows which of that are complete. */
+  async #sweep(template: Template): Promise<void> {
+    const files = this.#options.filesOf(template);
+    const ids = await files.copies(template);
+    for (const id of ids)
+      if (!this.#copies.has(id) && !this.#inUse.has(id)) await files.drop(template, id);
+    this.#swept.add(template.id);
+  }
+
+  async #using<T>(id: string, work: () => Promise<T>): Promise<T> {
+    this.#inUse.add(id);
+    try {
+      return await work();
+    } finally {
+      this.#inUse.delete(id);
     }
   }
 
-  /** Those of an earlier server, too: nobody knows which of them are complete. */
-  async dropAll(templateId: string): Promise<void> {
-    for (const { id } of this.#ofTemplate(templateId)) this.#copies.delete(id);
-    const directory = this.#workspace.directoryOf(templateId);
-    const names = await readdir(directory).catch(() => []);
-    for (const name of names)
-      if (name.startsWith(prefix)) await rm(join(directory, name), { force: true });
-  }
-
-  async #copy(template: SavedTemplate, memory: string, id: string, path: string): Promise<void> {
+  async #make(files: MemoryFiles, template: SavedTemplate, id: string): Promise<void> {
     const { patches, bootId } = template;
     const [from, to] = [
       { id: template.id, bootId },
       { id, bootId: randomUUID() },
     ];
-    try {
-      await copyMemory(memory, path, { patches, from, to });
-    } catch (error) {
-      await rm(path, { force: true });
-      throw error;
-    }
+    await files.copy(template, id);
+    await using file = await files.open(template, id);
+    await giveIdentity(file, { patches, from, to });
   }
 
   #ofTemplate(templateId: string): Copy[] {
-    return [...this.#copies.values()].filter((copy) => copy.templateId === templateId);
-  }
-
-  #pathOf({ id, templateId }: Pick<Copy, 'id' | 'templateId'>): string {
-    return join(this.#workspace.directoryOf(templateId), `${prefix}${id}.save`);
+    return [...this.#copies.values()].filter(({ template }) => template.id === templateId);
   }
 }

@@ -99,16 +99,12 @@ export class SparePlaces {
   }
 
   /**
-   * What a host could give. Of this one it is measured; of others it is what users' machines and spares leave.
+   * What a host could give. Of this one it is measured; of others it is what users' machines and nobody's leave.
    * @param comingMiB of a user's machine that is about to be started, which counts already where it is not measured
    */
   freeMiB(machine: Nameless, comingMiB = 0): number {
     const { spares, places } = this.#options;
-    if (isLocal(machine)) return spares.availableMiB() - comingMiB;
-    const own = this.#options
-      .held()
-      .filter(({ spare, phase }) => spare.host === machine.host && phase !== 'taken');
-    return places.freeMiB(machine.host) - memoryOf(own);
+    return isLocal(machine) ? spares.availableMiB() - comingMiB : places.freeMiB(machine.host);
   }
 }
 

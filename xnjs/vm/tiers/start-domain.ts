@@ -26,7 +26,7 @@ export async function startDomain(
 ): Promise<Started> {
   const { hosts, installationId, network, lease } = options;
   const parts = await fetchParts(machine, callerDn, options);
-  const paths = await prepare(machine, parts, options, context);
+  const paths = await prepareFiles(machine, parts, options, context);
   await plugIn(machine, options);
   const words =
     context?.token !== undefined && machine.image.metadata.format === 'kernel' && !paths.seed
@@ -40,11 +40,11 @@ export async function startDomain(
 }
 
 /** What the domain needs, where its host finds it. */
-async function prepare(
+export async function prepareFiles(
   machine: MachineSpec,
   parts: ImageParts,
   options: TargetSystemsOptions,
-  context: MachineContext | undefined,
+  context?: MachineContext,
 ): Promise<DomainPaths> {
   const { hosts, workspace } = options;
   const storage = hosts.storageOf(machine);

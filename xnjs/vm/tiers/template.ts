@@ -10,18 +10,26 @@ export type Template = OwnedRecord &
   MachineSpec & {
     /** What it depends on beside its image: the definition of its machine, hypervisor, processor. */
     readonly fingerprint: string;
+    /** Equal on hosts that are alike; absent: of an earlier version. */
+    readonly kind?: string;
+    /** Where its files are; absent: in this server's directory. */
+    readonly place?: string;
     /** Where the file says who the machine is; absent: it was not saved yet. */
     readonly patches?: readonly Patch[];
     /** Of its machine's only boot; there as soon as its agent has answered. */
     readonly bootId?: string;
+    /** Its image was the newest of its name, which the next one is hot for. */
+    readonly isNewest?: boolean;
+    /** When a machine was last started from it; absent: never. */
+    readonly usedMs?: number;
   };
 export type TemplateStore = RecordStore<Template>;
 
 /** Another one when a server of another version would define such a machine otherwise. */
-export function fingerprintOf(machine: MachineSpec, host: string): string {
+export function fingerprintOf(machine: Omit<MachineSpec, 'id'>, host: string): string {
   const id = '00000000-0000-4000-8000-000000000000';
   const paths = { console: 'c', kernel: 'k', initrd: 'i', agentSocket: 's', screenSocket: 'v' };
-  const xml = domainXml({ ...specOf(machine), id }, paths, '');
+  const xml = domainXml(specOf({ ...machine, id }), paths, '');
   return createHash('sha256').update(`${host}\n${xml}`).digest('hex');
 }
 
@@ -31,7 +39,7 @@ export function isCopyable({
   driver,
   parameters,
   volumes = [],
-}: MachineSpec): string | true {
+}: Pick<MachineSpec, 'image' | 'driver' | 'parameters' | 'volumes'>): string | true {
   if (driver === 'lxc') return 'containers have no memory to save';
   if (volumes.length > 0) return 'machines with volumes are not copied';
   if (metadata.format !== 'kernel') return `machines of format ${metadata.format} are not copied`;

@@ -1,33 +1,30 @@
 import { randomUUID } from 'node:crypto';
-import { mkdir, rm } from 'node:fs/promises';
-import { join } from 'node:path';
-import { imageFormats } from '#imagerepo/contract.js';
 import { asGridError, errorText } from '#kernel/errors.js';
 import type { Log } from '#kernel/log.js';
 import { nameOf } from '../choose-image.js';
-import type { MachineIdentity } from '#tsi/protocol/machine-identity.js';
-import { createBinding } from '../create-binding.js';
 import { domainXml } from '../domain-xml.js';
-import { isLocal, localHost } from '../hosts/host.js';
-import type { Hypervisor } from '../hypervisor.js';
-import { chooseParameters } from '../parameters.js';
+import { driverAbilities } from '../hosts/driver-abilities.js';
+import { isLocal } from '../hosts/host.js';
+import type { HostPlacement, Placed } from '../hosts/host-placement.js';
+import { whereText } from '../hosts/hosts.js';
 import type { Flavours } from '../placement/flavours.js';
-import { plainUser } from '../placement/requester.js';
 import { controlNames } from '../resource-controls.js';
-import type { Driver, TargetSystem } from '../target-system.js';
+import type { MachineSpec, TargetSystem } from '../target-system.js';
 import type { TargetSystemsOptions } from '../target-systems-options.js';
-import { awaitAgent } from './await-agent.js';
+import { captureMemory } from './capture.js';
 import type { WarmConfig } from './config.js';
-import { newIdentity } from './identity.js';
-import { findIdentity } from './memory-file.js';
-import { ReadyCopies, type SavedTemplate } from './ready-copies.js';
-import { differenceFrom, isSameImage, specOf } from './same-machine.js';
-import { startDomain } from './start-domain.js';
-import { fingerprintOf, isCopyable, type Template, type TemplateStore } from './template.js';
+import { copyable, fetchParts } from './image-files.js';
+import { isSaved, KeptMemory } from './kept-memory.js';
+import { Kinds, placeOf } from './kinds.js';
+import { MemoryWishes, type Unsaved } from './memory-wishes.js';
+import { differenceFrom } from './same-machine.js';
+import { prepareFiles } from './start-domain.js';
+import { isCopyable, type Template, type TemplateStore } from './template.js';
 import { Upkeep } from './upkeep.js';
 
 export type TemplatesOptions = TargetSystemsOptions & {
   readonly warm: NonNullable<TargetSystemsOptions['warm']>;
+  readonly places: Pick<HostPlacement, 'vacancy' | 'freeMiB'>;
   /** Whether a machine of a user is being started at present. */
   readonly isBusy: (host: string) => boolean;
   readonly flavours: Flavours;
@@ -37,65 +34,76 @@ export type TemplatesOptions = TargetSystemsOptions & {
 export type WarmOptions = {
   readonly store: TemplateStore;
   readonly config: WarmConfig;
+  /** What the host of this server could give; of others counts what users' machines leave. */
   readonly availableMiB: () => number;
 };
 
-/** For the agent to see that nobody listens any more, and to wait for the next to call. */
-const hangUpMs = 1_000;
-
 /**
- * Saved memory of booted machines, from which others are restored (ADR 035). Taken after the first cold start
- * of an image, from a machine that is booted for that and was nobody's.
+ * Saved memory of booted machines, from which others are restored (ADR 035), on all hosts that get at it and are like
+ * that which it was taken on (ADR 042). Taken from a machine that is booted for that and was nobody's: of images that
+ * are hot when they are published, of others after their first cold start.
  */
 export class Templates implements AsyncDisposable {
   readonly #options: TemplatesOptions;
   readonly #log: Log;
-  readonly #templates = new Map<string, Template>();
-  /** Images that were started cold, the last one last, and by whose right. */
-  readonly #wishes = new Map<
-    string,
-    { image: Template['image']; ownerDn: string; driver: Driver }
-  >();
-  readonly #upkeep: Upkeep;
-  /** A machine could not be restored from these: they are taken anew. */
-  readonly #bad = new Set<string>();
-  readonly #hosts = new Map<Driver, string>();
+  readonly #kinds: Kinds;
+  readonly #kept: KeptMemory;
+  readonly #wishes: MemoryWishes;
+  /** By host: each has turns of its own, so that one that hangs holds up no other. */
+  readonly #upkeeps: ReadonlyMap<string, Upkeep>;
   readonly #unsubscribe: (() => void)[] = [];
-  readonly #copies: ReadyCopies;
-  #capture: AbortController | undefined;
+  /** By host. */
+  readonly #captures = new Map<string, { readonly id: string; readonly end: AbortController }>();
 
   constructor(options: TemplatesOptions) {
     this.#options = options;
     this.#log = options.log.child({ part: 'xnjs.vm.templates' });
-    this.#copies = new ReadyCopies(options);
-    this.#upkeep = new Upkeep({
-      ...{ ...options, log: this.#log, turn: () => this.#turn() },
-      isBusy: () => options.isBusy(localHost),
-    });
+    this.#kinds = new Kinds(options.hosts);
+    const kinds = this.#kinds;
+    this.#kept = new KeptMemory({ ...options, kinds });
+    this.#wishes = new MemoryWishes({ ...options, log: this.#log, kinds, kept: this.#kept });
+    const upkeepOf = (host: string): Upkeep =>
+      new Upkeep({
+        ...{ ...options, log: this.#log, turn: () => this.#turn(host) },
+        isBusy: () => options.isBusy(host),
+      });
+    this.#upkeeps = new Map(options.hosts.all.map(({ name }) => [name, upkeepOf(name)]));
   }
 
   /** Before hypervisors are compared with the records. */
   async load(): Promise<void> {
-    for (const template of await this.#options.warm.store.all()) {
-      this.#templates.set(template.id, { ...template, host: localHost });
-      await this.#copies.dropAll(template.id);
-    }
-  }
-
-  /** All of it is on the host of the server. */
-  get #local(): Hypervisor {
-    return this.#options.hosts.of({ host: localHost });
+    await this.#kept.load();
   }
 
   start(): void {
-    // another version may have come up
-    this.#unsubscribe.push(this.#local.onAvailable((driver) => this.#hosts.delete(driver)));
-    this.#upkeep.start();
+    this.#unsubscribe.push(this.#kinds.follow());
+    for (const upkeep of this.#upkeeps.values()) upkeep.start();
   }
 
   /** Whether a domain is of ours. */
   has(id: string): boolean {
-    return this.#templates.has(id);
+    return this.#kept.has(id);
+  }
+
+  /** Those that are booted for that at present. */
+  *machines(): Iterable<MachineSpec> {
+    for (const { id } of this.#captures.values()) {
+      const template = this.#kept.find(id);
+      if (template) yield template;
+    }
+  }
+
+  /** Whether such a machine can be restored on that host, as far as is known. */
+  canServe(host: string, { image, parameters, volumes }: Placed): boolean {
+    const { parts, ...rest } = image;
+    if (!parts || this.#options.warm.config.maxImages === 0) return false;
+    const machine = { image: { ...rest, parts }, parameters, ...(volumes && { volumes }) };
+    return this.#options.hosts.driversUp({ host }).some((driver) => {
+      const wanted = { ...machine, driver, host };
+      if (isCopyable(wanted) !== true || !this.#hasImage(wanted)) return false;
+      const all = this.#kept.savedFor(wanted).filter((each) => this.#kinds.fits(each, wanted));
+      return all.some((each) => differenceFrom(each, wanted) === undefined);
+    });
   }
 
   /**
@@ -103,34 +111,30 @@ export class Templates implements AsyncDisposable {
    * @returns the reason, where there is none; then it is remembered that there should be
    */
   async choose(draft: TargetSystem): Promise<TargetSystem | string> {
-    const { image, driver, ownerDn } = draft;
+    const { image } = draft;
     if (this.#options.warm.config.maxImages === 0) return 'no memory of machines is saved here';
-    if (!isLocal(draft)) return 'memory is saved on the host of the server only';
     const copyable = isCopyable(draft);
     if (copyable !== true) return copyable;
-    const same = [...this.#templates.values()].filter(
-      (each) =>
-        isSameImage(each.image, image) &&
-        each.driver === driver &&
-        isSaved(each) &&
-        !this.#bad.has(each.id),
-    );
-    const host = await this.#host(driver).catch(() => undefined);
-    const current = same.filter((each) => fingerprintOf(each, host ?? '') === each.fingerprint);
+    const where = whereText(this.#options.hosts, draft);
+    // of what is not known no memory is restored
+    await this.#kinds.learn(draft).catch(() => undefined);
+    const saved = this.#kept.savedFor(draft);
+    const current = saved.filter((each) => this.#kinds.fits(each, draft));
     const [first] = current;
     if (!first) {
-      this.#wishes.delete(image.id);
-      this.#wishes.set(image.id, { image, ownerDn, driver });
-      return same.length === 0
-        ? 'no memory of a machine of this image is saved'
-        : 'the saved memory is of another hypervisor or processor';
+      this.#wishes.add(draft);
+      return saved.length === 0
+        ? `${where}no memory of a machine of this image is saved`
+        : `${where}the saved memory is of another hypervisor or processor`;
     }
     const fits = current.find((each) => differenceFrom(each, draft) === undefined);
     if (!fits) return `${differenceFrom(first, draft) ?? 'its size'} of the saved memory`;
+    if (!this.#hasImage(draft)) return `${where}memory is saved, but the image is not there`;
     const unapplied = controlNames.filter(
       (name) => draft.parameters[name] !== fits.parameters[name],
     );
-    const id = this.#copies.take(fits.id) ?? draft.id;
+    this.#kept.use(fits.id);
+    const id = this.#kept.copies.take(fits.id) ?? draft.id;
     const enrolment = this.#options.enrolments?.issueForChannel({ ...draft, id });
     return {
       ...{ ...draft, id },
@@ -141,176 +145,149 @@ export class Templates implements AsyncDisposable {
     };
   }
 
+  /** Else a machine cannot be restored there: what it was booted from is looked for then, too. */
+  #hasImage(machine: Pick<MachineSpec, 'host' | 'image'>): boolean {
+    return this.#options.hosts.storageOf(machine)?.hasImage(machine.image) ?? true;
+  }
+
   /** Restores a machine from the memory that was chosen for it. @throws if any of it fails */
   async restore(record: TargetSystem): Promise<{ definedMs: number }> {
-    const { workspace, images, installationId, lease } = this.#options;
-    const template = this.#templates.get(record.template ?? '');
+    const { hosts, installationId, lease } = this.#options;
+    const template = this.#kept.find(record.template ?? '');
     if (!template || !isSaved(template)) throw new Error('the saved memory is gone');
-    const { image, driver, id } = record;
-    const parts: Record<string, string> = {};
-    for (const name of imageFormats[image.metadata.format].parts)
-      parts[name] = await images.fetch(image, name, record.ownerDn);
-    const paths = await workspace.prepare(record, parts);
-    let memory: string | undefined;
+    const { driver, id } = record;
+    const parts = await fetchParts(record, record.ownerDn, this.#options);
+    const storage = hosts.storageOf(record);
+    const files = storage && (await copyable(record, parts, this.#options));
+    if (files && (await storage.missing(files)).length > 0)
+      throw new Error('its image is not there any more');
+    const paths = await prepareFiles(record, parts, this.#options);
     try {
-      memory = await this.#copies.fileFor(id, template, this.#pathOf(template));
-      const placed = { ...record, sharedCores: this.#options.hosts.sharedCores(record) };
-      const xml = domainXml(placed, paths, installationId, undefined, lease?.epoch);
-      return await this.#local.restoreMemory(driver, id, { xml, memory });
+      return await this.#kept.copies.use(template, id, async (memory) => {
+        const placed = { ...record, sharedCores: hosts.sharedCores(record) };
+        const xml = domainXml(placed, paths, installationId, undefined, lease?.epoch);
+        return await hosts.of(record).restoreMemory(driver, id, { xml, memory });
+      });
     } catch (error) {
-      if (asGridError(error)?.row.retry !== true) this.#bad.add(template.id);
+      if (asGridError(error)?.row.retry !== true) this.#kept.spoil(template.id);
       throw error;
-    } finally {
-      if (memory !== undefined) await rm(memory, { force: true });
     }
   }
 
-  /** A user's machine is about to be started: what is being saved can wait. */
+  /** A user's machine is about to be started: what is being saved on its host can wait. */
   yield(host: string): void {
-    if (!isLocal({ host })) return;
-    this.#upkeep.yield();
-    this.#capture?.abort(new Error('a user starts a machine'));
+    this.#upkeeps.get(host)?.yield();
+    this.#captures.get(host)?.end.abort(new Error('a user starts a machine'));
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
     for (const end of this.#unsubscribe.splice(0)) end();
-    this.#capture?.abort(new Error('the server stops'));
-    await this.#upkeep[Symbol.asyncDispose]();
+    for (const { end } of this.#captures.values()) end.abort(new Error('the server stops'));
+    await Promise.all([...this.#upkeeps.values()].map((each) => each[Symbol.asyncDispose]()));
   }
 
-  async #turn(): Promise<void> {
-    for (const template of this.#templates.values())
-      if (await this.#isOver(template)) await this.#remove(template);
-    await this.#prepareCopies();
-    const { clock } = this.#options;
-    for (const [imageId, { image, ownerDn, driver }] of [...this.#wishes].reverse()) {
-      if (this.#upkeep.isUnfit(imageId)) continue;
-      if (!this.#hasRoom(image, driver)) return;
-      const bounds = this.#options.flavours.boundsFor(plainUser);
-      const parameters = chooseParameters({}, image, driver, bounds);
-      const machine = { id: randomUUID(), image, driver, parameters, host: localHost };
-      const fingerprint = fingerprintOf(machine, await this.#host(driver));
-      const about = { ownerDn, tags: [], createdMs: clock.now(), fingerprint };
-      await this.#take({ ...machine, ...about });
-      return;
-    }
-  }
-
-  async #prepareCopies(): Promise<void> {
-    await this.#copies.dropUnused();
-    for (const template of this.#templates.values()) {
-      const { id } = template;
-      if (!isSaved(template) || this.#copies.has(id) || this.#upkeep.isUnfit(id)) continue;
-      if (this.#upkeep.isCrowded) return;
-      try {
-        await this.#copies.prepare(template, this.#pathOf(template));
-        this.#log.info({ vmId: id }, 'a copy of saved memory is ready');
-      } catch (error) {
-        this.#upkeep.leaveAlone(id); // the next start tells whether the memory can be used
-        this.#log.warn({ vmId: id, err: error }, 'saved memory could not be copied');
+  async #turn(host: string): Promise<void> {
+    const kept = this.#kept;
+    await this.#learn(host);
+    for (const template of kept.of(host)) if (kept.isOver(template)) await this.#takeAnew(template);
+    await this.#prepareCopies(host);
+    await kept.storeUses();
+    await this.#wishes.addHot(host);
+    await this.#makePlace(this.#kinds.placeOf({ host }));
+    for (const machine of this.#wishes.on(host)) {
+      if (this.#wishes.isThere(machine)) this.#wishes.drop(machine);
+      else if (this.#hasRoom(machine)) {
+        await this.#begin(machine);
+        return;
       }
     }
   }
 
-  /** Never finished, or not to be restored here any more. */
-  async #isOver(template: Template): Promise<boolean> {
+  async #learn(host: string): Promise<void> {
     const { hosts, warm } = this.#options;
-    if (!hosts.isUp(template)) return false; // nothing is known
-    if (!isSaved(template) || this.#bad.has(template.id) || warm.config.maxImages === 0)
-      return true;
-    return fingerprintOf(template, await this.#host(template.driver)) !== template.fingerprint;
+    if (warm.config.maxImages === 0) return;
+    for (const driver of hosts.driversUp({ host }))
+      if (driverAbilities[driver].warmStart)
+        await this.#kinds.learn({ host, driver }).catch(() => undefined);
   }
 
-  #hasRoom(image: Template['image'], driver: Driver): boolean {
-    const { warm, hosts, flavours } = this.#options;
-    const here = { host: localHost };
-    if (this.#upkeep.isCrowded) return false;
-    if (hosts.isDrainedAt(here) || !hosts.driversUp(here).includes(driver)) return false;
-    const { memoryMiB } = chooseParameters({}, image, driver, flavours.boundsFor(plainUser));
-    return warm.availableMiB() >= memoryMiB + warm.config.reserveMiB;
+  /** As soon as what was there does not fit any more. */
+  async #takeAnew(template: Template): Promise<void> {
+    if (isSaved(template) && !this.#kept.isBad(template)) this.#wishes.add(template);
+    await this.#kept.remove(template);
   }
 
-  /** Boots a machine of nobody's, and saves its memory. */
-  async #take(template: Template): Promise<void> {
-    const { warm, workspace, clock } = this.#options;
-    const { id, driver, image } = template;
-    const about = { vmId: id, imageId: image.id };
-    const capture = new AbortController();
-    this.#capture = capture;
-    try {
-      await this.#makePlace();
-      await warm.store.save(template);
-      this.#templates.set(id, template);
-      const bootId = await this.#boot(template, capture.signal);
-      await clock.sleep(hangUpMs, capture.signal);
-      const path = this.#pathOf(template);
-      await mkdir(join(workspace.directoryOf(id)), { recursive: true });
-      await this.#local.saveMemory(driver, id, path);
-      const saved = { ...template, bootId, patches: await findIdentity(path, { id, bootId }) };
-      await warm.store.save(saved);
-      this.#templates.set(id, saved);
-      this.#wishes.delete(image.id);
-      this.#log.info(
-        { ...about, places: saved.patches.length, ms: clock.now() - template.createdMs },
-        'the memory of a machine was saved for others',
-      );
-    } catch (error) {
-      if (this.#upkeep.isStopping) return;
-      if (!capture.signal.aborted) this.#upkeep.leaveAlone(image.id);
-      this.#log.info({ ...about, err: errorText(error) }, 'the memory of a machine was not saved');
-      await this.#remove(template);
-    } finally {
-      this.#capture = undefined;
+  async #prepareCopies(host: string): Promise<void> {
+    const { copies } = this.#kept;
+    const upkeep = this.#upkeeps.get(host);
+    for (const template of this.#kept.of(host)) {
+      if (!isSaved(template) || !this.#kept.isReachable(template)) continue;
+      await copies.dropUnused(template);
+      const { id } = template;
+      if (copies.has(id) || upkeep?.isUnfit(id) !== false) continue;
+      if (upkeep.isCrowded) return;
+      try {
+        await copies.prepare(template);
+        this.#log.info({ vmId: id, host }, 'a copy of saved memory is ready');
+      } catch (error) {
+        upkeep.leaveAlone(id); // the next start tells whether the memory can be used
+        this.#log.warn({ vmId: id, host, err: error }, 'saved memory could not be copied');
+      }
     }
   }
 
-  /** When this resolves nobody is connected to its agent any more. @returns the kernel's name of its boot */
-  async #boot(template: Template, signal: AbortSignal): Promise<string> {
-    const { clock, bootTimeoutMs } = this.#options;
-    await startDomain(specOf(template), template.ownerDn, this.#options);
-    const how = { isCopy: true, isRehearsal: true };
-    const identity = (): MachineIdentity => newIdentity(template, clock.now(), how);
-    await using binding = createBinding(template, this.#options, identity);
-    const facts = await awaitAgent(binding, clock, bootTimeoutMs, signal);
-    if (facts?.copies !== true || facts.bootId === undefined || !binding.assume)
-      throw new Error('its agent cannot make a copy of its machine another one');
-    if (binding.isAnother !== true) await binding.assume(identity());
-    return facts.bootId;
+  #hasRoom(machine: Unsaved): boolean {
+    const { warm, places } = this.#options;
+    const { host, image, parameters } = machine;
+    const upkeep = this.#upkeeps.get(host);
+    if (!upkeep || upkeep.isCrowded || upkeep.isUnfit(image.id)) return false;
+    // for nobody nothing is copied to a host
+    if (places.vacancy(host, machine)?.hasImage !== true) return false;
+    const freeMiB = isLocal(machine) ? warm.availableMiB() : places.freeMiB(host);
+    return freeMiB >= parameters.memoryMiB + warm.config.reserveMiB;
   }
 
-  /** The oldest goes. */
-  async #makePlace(): Promise<void> {
-    const all = [...this.#templates.values()].toSorted((a, b) => a.createdMs - b.createdMs);
-    const surplus = all.slice(0, Math.max(0, all.length + 1 - this.#options.warm.config.maxImages));
-    for (const template of surplus) await this.#remove(template);
+  /** If it is not what would have to go then. */
+  async #begin(machine: Unsaved): Promise<void> {
+    const template = { ...(await this.#wishes.marked(machine)), id: randomUUID() };
+    const surplus = this.#kept.surplus(placeOf(template), this.#wishes.ranks, template);
+    if (surplus.has(template.id) || (await this.#take(template))) this.#wishes.drop(template);
   }
 
-  /** May be repeated; the record goes last. */
-  async #remove({ id, driver, image }: Template): Promise<void> {
-    const { workspace, warm, lease } = this.#options;
-    await lease?.require();
-    await this.#local.remove(driver, id);
-    await this.#copies.dropAll(id);
-    await workspace.remove(id);
-    await warm.store.remove(id);
-    this.#templates.delete(id);
-    this.#bad.delete(id);
-    this.#log.info({ vmId: id, imageId: image.id }, 'saved memory was removed');
+  /** Stored before anything of it is there. @returns whether it was saved */
+  async #take(template: Template): Promise<boolean> {
+    const { clock, hosts } = this.#options;
+    const { id, image, host, createdMs } = template;
+    const about = { vmId: id, imageId: image.id, host };
+    const end = new AbortController();
+    this.#captures.set(host, { id, end });
+    try {
+      await this.#makePlace(placeOf(template), template);
+      await this.#kept.save(template);
+      const files = this.#kept.filesOf(template);
+      const captured = await captureMemory(template, files, this.#options, end.signal);
+      await this.#kept.save({ ...template, ...captured });
+      const facts = { places: captured.patches.length, ms: clock.now() - createdMs };
+      this.#log.info({ ...about, ...facts }, 'the memory of a machine was saved for others');
+      return true;
+    } catch (error) {
+      if (this.#options.stopping.aborted) return false;
+      // else it says nothing of the image
+      if (!end.signal.aborted && hosts.isUp(template))
+        this.#upkeeps.get(host)?.leaveAlone(image.id);
+      this.#log.info({ ...about, err: errorText(error) }, 'the memory of a machine was not saved');
+      await this.#kept.remove(template);
+      return false;
+    } finally {
+      this.#captures.delete(host);
+    }
   }
 
-  async #host(driver: Driver): Promise<string> {
-    const known = this.#hosts.get(driver) ?? (await this.#local.describe(driver));
-    this.#hosts.set(driver, known);
-    return known;
+  /** Makes what is too many go, with what is about to be saved. */
+  async #makePlace(place: string, next?: Template): Promise<void> {
+    const surplus = this.#kept.surplus(place, this.#wishes.ranks, next);
+    for (const template of this.#kept.all())
+      if (surplus.has(template.id) && isSaved(template) && this.#kept.isReachable(template))
+        await this.#kept.remove(template);
   }
-
-  #pathOf({ id }: Pick<Template, 'id'>): string {
-    return join(this.#options.workspace.directoryOf(id), memoryFile);
-  }
-}
-
-const memoryFile = 'memory.save';
-
-function isSaved(template: Template): template is SavedTemplate {
-  return template.patches !== undefined && template.bootId !== undefined;
 }

@@ -10,6 +10,7 @@ import type { Log } from '#kernel/log.js';
 import type { DomainPaths } from '../../domain-xml.js';
 import type { SnapshotFiles } from '../../snapshots/snapshot-files.js';
 import type { MachineSpec } from '../../target-system.js';
+import type { MemoryFiles } from '../../tiers/memory-files.js';
 import {
   CopiedImages,
   isNoSpace,
@@ -17,6 +18,7 @@ import {
   type CopyStore,
   type ImageFile,
 } from './copied-images.js';
+import { PoolMemory } from './pool-memory.js';
 import { PoolSnapshots } from './pool-snapshots.js';
 
 export type HostStorageOptions = {
@@ -64,6 +66,8 @@ export type StorageStatus = {
  */
 export class HostStorage implements Disposable {
   readonly snapshots: SnapshotFiles;
+  /** Saved memory, for machines of this host. */
+  readonly memory: MemoryFiles;
   readonly #options: HostStorageOptions;
   readonly #volumes: PoolVolumes;
   readonly #prefix: string;
@@ -78,10 +82,12 @@ export class HostStorage implements Disposable {
     const { host, client, pool, maxBytes, installationId, store, clock, log } = options;
     this.#volumes = new PoolVolumes(client, pool);
     this.#prefix = `vsite-${installationId}`;
-    this.snapshots = new PoolSnapshots({
-      ...{ host, volumes: this.#volumes, prefixOf: (id) => this.#ownPrefix(id) },
+    const ofMachines = {
+      ...{ host, volumes: this.#volumes, prefixOf: (id: string) => this.#ownPrefix(id) },
       require: () => this.#use.require(),
-    });
+    };
+    this.snapshots = new PoolSnapshots(ofMachines);
+    this.memory = new PoolMemory({ ...ofMachines, stopping: this.#stopping.signal });
     this.#images = new CopiedImages({
       ...{ host, volumes: this.#volumes, prefix: this.#prefix, maxBytes, store, clock, log },
       inUse: () => this.#use.inUse(),

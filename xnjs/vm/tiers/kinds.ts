@@ -1,0 +1,77 @@
+import { createHash } from 'node:crypto';
+import { localHost, seatKey, seatOf, type Seat } from '../hosts/host.js';
+import type { Hosts } from '../hosts/hosts.js';
+import { fingerprintOf, type Template } from './template.js';
+
+/** Saved memory can be restored on hosts that get at its file, and are like the one that it was taken on. */
+export class Kinds {
+  readonly #hosts: Hosts;
+  /** What hypervisors that answer have said of themselves: versions, processor. */
+  readonly #described = new Map<string, string>();
+
+  constructor(hosts: Hosts) {
+    this.#hosts = hosts;
+  }
+
+  /** @returns ends it */
+  follow(): () => void {
+    // another version may have come up
+    return this.#hosts.onAvailable((seat) => this.#described.delete(seatKey(seat)));
+  }
+
+  /** @throws what the hypervisor does */
+  async learn(seat: Seat): Promise<string> {
+    const known = this.find(seat);
+    if (known !== undefined) return known;
+    const described = await this.#hosts.of(seat).describe(seat.driver);
+    this.#described.set(seatKey(seat), described);
+    return described;
+  }
+
+  /** `undefined`: it has not said yet. */
+  find(seat: Seat): string | undefined {
+    return this.#described.get(seatKey(seat));
+  }
+
+  /** Where the files are that machines of a host can be restored from: its own pool, or what hosts share. */
+  placeOf({ host }: Pick<Seat, 'host'>): string {
+    const found = this.#hosts.all.find(({ name }) => name === host);
+    if (!found) return host; // of one that is not configured nothing is known
+    return found.storage ? `${host} ${found.storage.status.pool}` : localHost;
+  }
+
+  /** Whether the memory can be restored there; what is not known is none. */
+  fits(template: Template, seat: Seat): boolean {
+    const described = this.find(seat);
+    return (
+      described !== undefined &&
+      this.isWithin(template, seat) &&
+      fingerprintOf(template, described) === template.fingerprint
+    );
+  }
+
+  /** Whether it gets at the memory's file, and has the machine's driver. */
+  isWithin(template: Template, seat: Seat): boolean {
+    return template.driver === seat.driver && placeOf(template) === this.placeOf(seat);
+  }
+
+  /** Nothing is left that it could be restored on: all who get at it have said so. */
+  isOutdated(template: Template): boolean {
+    const seats = this.#hosts.all
+      .filter(({ drivers }) => drivers.includes(template.driver))
+      .map(({ name }) => seatOf({ host: name, driver: template.driver }))
+      .filter((seat) => this.isWithin(template, seat));
+    const areKnown = seats.every((seat) => this.#hosts.isUp(seat) && this.find(seat) !== undefined);
+    return seats.length > 0 && areKnown && !seats.some((seat) => this.fits(template, seat));
+  }
+}
+
+/** Where its files are, whatever the configuration says of its host now. */
+export function placeOf({ place = localHost }: Pick<Template, 'place'>): string {
+  return place;
+}
+
+/** Equal on hosts that are alike. */
+export function kindOf(described: string): string {
+  return createHash('sha256').update(described).digest('hex');
+}

@@ -1,0 +1,139 @@
+import { imageFormats } from '#imagerepo/contract.js';
+import type { Seat } from '../hosts/host.js';
+import { chooseDriver, chooseParameters } from '../parameters.js';
+import type { Flavours } from '../placement/flavours.js';
+import { plainUser } from '../placement/requester.js';
+import type { Driver, MachineSpec } from '../target-system.js';
+import type { TargetSystemsOptions } from '../target-systems-options.js';
+import { HotImages, type HotImage } from './hot-images.js';
+import type { KeptMemory } from './kept-memory.js';
+import { kindOf, type Kinds } from './kinds.js';
+import { isSameImage } from './same-machine.js';
+import { fingerprintOf, isCopyable, type Template } from './template.js';
+
+export type MemoryWishesOptions = Pick<
+  TargetSystemsOptions,
+  'hosts' | 'images' | 'clock' | 'log' | 'spares'
+> & {
+  readonly warm: NonNullable<TargetSystemsOptions['warm']>;
+  readonly kept: KeptMemory;
+  readonly kinds: Kinds;
+  readonly flavours: Flavours;
+};
+
+/** An image whose memory is to be saved, by whose right it is read, and for which hosts. */
+type Wish = Pick<MachineSpec, 'image'> & {
+  readonly ownerDn: string;
+  readonly driver: Driver;
+  readonly place: string;
+  readonly kind: string;
+};
+export type Unsaved = Omit<Template, 'id'>;
+
+/** Of which images, and for which hosts, memory should be saved: hot ones, and those that were started cold. */
+export class MemoryWishes {
+  readonly #options: MemoryWishesOptions;
+  /** The last one last. */
+  readonly #wishes = new Map<string, Wish>();
+  readonly #hot: HotImages;
+  #ranks: ReadonlyMap<string, number> = new Map();
+
+  constructor(options: MemoryWishesOptions) {
+    const { images, clock, log, warm, spares } = options;
+    this.#options = options;
+    this.#hot = new HotImages({ images, clock, log, config: warm.config, spares: spares?.config });
+  }
+
+  /** Places of images in the configuration, by id. */
+  get ranks(): ReadonlyMap<string, number> {
+    return this.#ranks;
+  }
+
+  /** On hosts like that one, as far as it is known. */
+  add({ image, ownerDn, ...seat }: Pick<Template, 'image' | 'ownerDn'> & Seat): void {
+    const { kinds } = this.#options;
+    const described = kinds.find(seat);
+    if (described === undefined) return;
+    const [place, kind] = [kinds.placeOf(seat), kindOf(described)];
+    const wish = { image, ownerDn, driver: seat.driver, place, kind };
+    this.#wishes.delete(keyOf(wish));
+    this.#wishes.set(keyOf(wish), wish);
+  }
+
+  /** It is saved, or has no place. */
+  drop({ image, place = '', kind = '' }: Unsaved): void {
+    this.#wishes.delete(keyOf({ image, place, kind }));
+  }
+
+  /** What nobody has waited for yet. @throws when the image repository does not answer */
+  async addHot(host: string): Promise<void> {
+    const { hosts, kept, warm } = this.#options;
+    if (warm.config.maxImages === 0) return;
+    const hot = await this.#hot.list(kept.all());
+    this.#ranks = new Map(
+      hot.flatMap(({ image, rank }) => (rank === undefined ? [] : [[image.id, rank] as const])),
+    );
+    const drivers = hosts.driversUp({ host });
+    for (const { image, ownerDn } of hot) {
+      const { drivers: fitting } = imageFormats[image.metadata.format];
+      if (!fitting.some((each) => drivers.includes(each))) continue;
+      const machine = this.#machineOf(
+        { image, ownerDn },
+        host,
+        chooseDriver(image.metadata, drivers),
+      );
+      if (!machine || isCopyable(machine) !== true || this.isThere(machine)) continue;
+      const { place = '', kind = '' } = machine;
+      if (!this.#wishes.has(keyOf({ image, place, kind }))) this.add(machine);
+    }
+  }
+
+  /** Machines whose memory could be saved there, the last one that was wished for first. */
+  on(host: string): Unsaved[] {
+    return [...this.#wishes.values()].reverse().flatMap((wish) => {
+      const machine = this.#machineOf(wish, host, wish.driver);
+      return machine?.kind === wish.kind && machine.place === wish.place ? [machine] : [];
+    });
+  }
+
+  /** It was saved there, or is about to be: also by another host of the same kind. */
+  isThere({ image, fingerprint, ...seat }: Unsaved): boolean {
+    const { kept, kinds } = this.#options;
+    return kept
+      .all()
+      .some(
+        (each) =>
+          isSameImage(each.image, image) &&
+          each.fingerprint === fingerprint &&
+          kinds.isWithin(each, seat) &&
+          !kept.isBad(each),
+      );
+  }
+
+  /** With what the next of its name is found by. @throws as `addHot` does */
+  async marked(machine: Unsaved): Promise<Unsaved> {
+    const isNewest = await this.#hot.isNewest(machine.image, machine.ownerDn);
+    return { ...machine, isNewest };
+  }
+
+  /** `undefined`: the host is not known at present. */
+  #machineOf(
+    { image, ownerDn }: Pick<HotImage, 'image' | 'ownerDn'>,
+    host: string,
+    driver: Driver,
+  ): Unsaved | undefined {
+    const { hosts, flavours, clock, kinds } = this.#options;
+    const seat = { host, driver };
+    const described = hosts.isUp(seat) ? kinds.find(seat) : undefined;
+    if (described === undefined) return undefined;
+    const parameters = chooseParameters({}, image, driver, flavours.boundsFor(plainUser));
+    const machine = { image, parameters, ...seat };
+    const fingerprint = fingerprintOf(machine, described);
+    const where = { kind: kindOf(described), place: kinds.placeOf(seat) };
+    return { ...machine, ...where, ownerDn, tags: [], createdMs: clock.now(), fingerprint };
+  }
+}
+
+function keyOf({ image, place, kind }: Pick<Wish, 'image' | 'place' | 'kind'>): string {
+  return [image.id, place, kind].join(' ');
+}
