@@ -47,7 +47,7 @@ describe('two hosts', { skip: noMachines || noNamespace, timeout: 600_000 }, () 
         ],
         systems: {
           compareMs: 1_000,
-          orphanGraceMs: 1_000,
+          orphanGraceMs: 2_000,
           recovery: 'restart',
           limits: { cpus: 2, memoryMiB: 512, perUser: 4 },
         },

@@ -73,7 +73,7 @@ export class Comparison {
     return isSeatOf(seat, record) && !systems.hosts.isLost(seat);
   }
 
-  #isOutlived({ id, mark }: OwnDomain, { host }: Seat): boolean {
+  #isOutlived({ id, mark }: Pick<OwnDomain, 'id' | 'mark'>, { host }: Seat): boolean {
     const { records, systems } = this.#options;
     const record = records.find(id);
     const there = { host, generation: mark?.generation, isLost: systems.hosts.isLost({ host }) };

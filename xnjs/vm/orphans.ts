@@ -21,7 +21,7 @@ export type OrphansOptions = {
   /** Whether there is a record of it, whatever its host. */
   readonly isKnown: (id: string) => boolean;
   /** Whether another machine has taken its place, or its end was declared: its record says so. */
-  readonly isOutlived: (domain: OwnDomain, seat: Seat) => boolean;
+  readonly isOutlived: (domain: Pick<OwnDomain, 'id' | 'mark'>, seat: Seat) => boolean;
   /** Whether what is found there may become a target system again. */
   readonly mayAdopt: (seat: Seat) => boolean;
   /** Whether its record says that it is there. */
@@ -126,8 +126,10 @@ export class Orphans {
       this.#options;
     const mark = await markOf(id);
     const record = mark?.installation === installationId ? mark.record : undefined;
-    const verdict = mark && record ? await this.#withoutRecord({ id, mark }) : 'leave';
-    if (!record || verdict === 'leave') {
+    const { host = localHost, driver } = record ?? {};
+    const seat = driver && { driver, host };
+    const verdict = mark && seat ? await this.#verdict({ id, mark }, seat) : 'leave';
+    if (!record || !seat || verdict === 'leave') {
       if (!this.#left.has(key)) log.error({ vmId: id }, 'files of a machine belong to nobody');
       this.#left.add(key);
       return;
@@ -135,8 +137,7 @@ export class Orphans {
     await require();
     if (isKnown(id)) return;
     if (verdict === 'adopt') {
-      const { host = localHost, driver } = record;
-      const parkedOn = fingerprint(await hosts.of({ host }).describe(driver));
+      const parkedOn = fingerprint(await hosts.of(seat).describe(seat.driver));
       log.warn({ vmId: id }, 'a parked machine that the database did not know is adopted');
       await adopt(record, { host, isParked: true, parkedOn });
     } else {
@@ -182,18 +183,13 @@ export class Orphans {
     return (await this.#options.hosts.of({ host }).find(driver, id))?.isSaved === true;
   }
 
-  async #verdict(domain: OwnDomain, seat: Seat): Promise<Verdict> {
-    const { isKnown, isOutlived, mayAdopt } = this.#options;
+  async #verdict(domain: Pick<OwnDomain, 'id' | 'mark'>, seat: Seat): Promise<Verdict> {
+    const { isKnown, isOutlived, mayAdopt, store } = this.#options;
+    const { id, mark } = domain;
     // of two hosts that have the same machine, who could tell which is right
-    if (isKnown(domain.id)) return isOutlived(domain, seat) ? 'remove' : 'leave';
-    const verdict = await this.#withoutRecord(domain);
-    return verdict === 'adopt' && !mayAdopt(seat) ? 'leave' : verdict;
-  }
-
-  async #withoutRecord({ id, mark }: Pick<OwnDomain, 'id' | 'mark'>): Promise<Verdict> {
-    const { store } = this.#options;
+    if (isKnown(id)) return isOutlived(domain, seat) ? 'remove' : 'leave';
     if (await store.wasRemoved(id)) return 'remove';
-    if (mark?.record?.id !== id) return 'leave';
+    if (mark?.record?.id !== id || !mayAdopt(seat)) return 'leave';
     return verdicts[await store.absenceOf(mark.record.createdMs)];
   }
 

@@ -29,6 +29,7 @@ type Situation = {
   readonly known?: boolean;
   readonly acts?: boolean;
   readonly outlived?: boolean;
+  /** Its host was declared lost. */
   readonly lost?: boolean;
   readonly absence?: 'lost' | 'removed' | 'unclear';
   /** The hypervisor has its memory; a file of ours has, with this mark. */
@@ -39,7 +40,7 @@ type Situation = {
 /** A fake host and database; what is done is written down. */
 function watched(situation: Situation = {}) {
   const { removed = false, known = false, acts = true, absence = 'lost' } = situation;
-  const { isSaved = false, parked, outlived = false, lost = false } = situation;
+  const { outlived = false, lost = false, isSaved = false, parked } = situation;
   let nowMs = 0;
   const done: string[] = [];
   const orphans = new Orphans({

@@ -90,8 +90,8 @@ export function resume(
 }
 
 /** Only its disk was kept: it is another machine, which proves itself anew. */
-function boot(reverted: TargetSystem, evidence: Evidence): TargetSystem {
-  const current = { ...reverted, ...dropStart(reverted) };
+function boot(before: TargetSystem, evidence: Evidence): TargetSystem {
+  const current = { ...before, ...dropStart(before) };
   return {
     ...without(current, 'isBehind', 'enrolment'),
     ...keepBoot(current),
