@@ -3,10 +3,12 @@
 // dependencies: there is no node_modules yet. Old Nodes must get far enough to be told so, hence
 // no `node:` imports.
 import { spawn } from 'child_process';
-import { readdirSync, readFileSync, realpathSync } from 'fs';
+import { mkdtempSync, readdirSync, readFileSync, realpathSync, rmSync } from 'fs';
+import { tmpdir } from 'os';
 import { dirname, join, relative, sep } from 'path';
 import { fileURLToPath } from 'url';
 import { compile, compileTests } from './compile.mjs';
+import { writeTestEntries } from './test-entries.mjs';
 
 const root = dirname(dirname(fileURLToPath(import.meta.url)));
 const withSourceMaps = ['--enable-source-maps'];
@@ -226,8 +228,9 @@ export function testFiles(parts, folder = join(root, 'test')) {
     .filter((path) => !parts.length || parts.some((part) => name(path).includes(part)));
 }
 
-function compiledTo(folder, source) {
-  return relative(root, join(folder, relative(join(root, 'test'), source))).replace(/ts$/, 'js');
+/** Below `test/`. */
+function nameOf(path) {
+  return relative(join(root, 'test'), path).split(sep).join('/');
 }
 
 async function runTests(args) {
@@ -240,12 +243,20 @@ async function runTests(args) {
   const reporter = flags.some((flag) => flag.startsWith('--test-reporter'))
     ? []
     : ['--test-reporter=spec'];
-  const runner = ['--test', '--test-concurrency=2', ...reporter, ...flags];
-  return handOver([
-    ...withSourceMaps,
-    ...runner,
-    ...files.map((file) => compiledTo(compiled, file)),
-  ]);
+  // a file that something keeps from its end has failed; nobody waits for it for ever
+  const limits = ['--test-concurrency=2', '--test-timeout=900000'];
+  const runner = ['--test', ...limits, ...reporter, ...flags];
+  const shared = mkdtempSync(join(tmpdir(), 'vsite-tests-'));
+  process.env.VSITE_TEST_SHARED = shared; // see test/shared-files.ts
+  try {
+    return await handOver([
+      ...withSourceMaps,
+      ...runner,
+      ...writeTestEntries(files.map(nameOf), compiled, join(shared, 'entries')),
+    ]);
+  } finally {
+    rmSync(shared, { recursive: true, force: true });
+  }
 }
 
 async function main([command, ...args]) {

@@ -2,6 +2,7 @@ import { BlockList, isIP } from 'node:net';
 import { z } from 'zod';
 import { file, port } from '#kernel/config.js';
 import { MetricsConfig } from '#kernel/metrics.js';
+import { ApiTokens } from './api-tokens/config.js';
 
 const seconds = (initial: number) => z.number().positive().max(86_400).default(initial);
 const count = (initial: number) => z.int().positive().default(initial);
@@ -111,6 +112,9 @@ const Limits = z.strictObject({
   lastRequestSeconds: seconds(0.5),
 });
 
+/** Where `apiTokens` is. */
+const reserved = 'generate-token';
+
 export const GatewayConfig = z
   .strictObject({
     listen: z.strictObject({ host: z.string().default('::'), port }),
@@ -125,10 +129,14 @@ export const GatewayConfig = z
       const names = Object.keys(sites).map((name) => name.toLowerCase());
       return new Set(names).size === names.length;
     }, 'names must differ in more than their case'),
+    /** What `GET /` tells everybody: names and states of the sites, or nothing. */
+    frontPage: z.enum(['sites', 'bare']).default('sites'),
     /** Whose `X-Forwarded-For`, `-Host` and `-Proto` count. */
     proxies: z.array(network).default([]),
     registration: Registration.optional(),
     cors: Cors.optional(),
+    /** Absent: the gateway gives no tokens; sites do so by themselves. */
+    apiTokens: ApiTokens.optional(),
     /** Tokens that prove to a certificate authority that this name is ours (RFC 8555, 8.3). */
     acme: z.strictObject({ tokenDir: file, httpPort: port.optional() }).optional(),
     routes: z.array(Route).default([]),
@@ -151,6 +159,16 @@ export const GatewayConfig = z
   .refine(({ workers, metrics }) => workers === 1 || !metrics, {
     path: ['metrics'],
     error: 'are those of one process: workers must be 1',
-  });
+  })
+  .refine(
+    ({ sites, apiTokens }) =>
+      Object.keys(apiTokens?.sites ?? {}).every((name) => Object.hasOwn(sites, name)),
+    { path: ['apiTokens', 'sites'], error: 'must be among sites, spelt as there' },
+  )
+  .refine(
+    ({ sites, apiTokens }) =>
+      !apiTokens || Object.keys(sites).every((name) => name.toLowerCase() !== reserved),
+    { path: ['sites'], error: `${reserved} is what apiTokens is at` },
+  );
 export type GatewayConfig = z.output<typeof GatewayConfig>;
 export type SiteConfig = z.output<typeof site>;

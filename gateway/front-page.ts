@@ -2,18 +2,24 @@ import type { IncomingMessage, ServerResponse } from 'node:http';
 import { sendBody } from './reply.js';
 import type { SiteTable } from './site.js';
 
+export type FrontPage = {
+  /** Absent: nobody is told. */
+  readonly sites: SiteTable | undefined;
+  readonly givesTokens: boolean;
+};
+
 type Row = { readonly name: string; readonly up: boolean; readonly requests: number };
 
 /** `GET /`: the sites and whether they answer; JSON for programs, a page for people. */
 export async function sendFrontPage(
   request: IncomingMessage,
   response: ServerResponse,
-  sites: SiteTable,
+  { sites, givesTokens }: FrontPage,
   own: readonly string[],
 ): Promise<void> {
   const now = Date.now();
   const rows = await Promise.all(
-    sites.all().map(async (site) => ({
+    (sites?.all() ?? []).map(async (site) => ({
       name: site.name,
       up: await site.isUp(now),
       requests: site.requests,
@@ -23,7 +29,7 @@ export async function sendFrontPage(
   const asJson = accept.includes('application/json') && !accept.includes('text/html');
   const [type, body] = asJson
     ? ['application/json', renderJson(rows)]
-    : ['text/html; charset=utf-8', renderHtml(rows)];
+    : ['text/html; charset=utf-8', renderHtml(sites && rows, givesTokens)];
   const policy = "default-src 'none'; style-src 'unsafe-inline'";
   sendBody(
     response,
@@ -47,9 +53,11 @@ function renderJson(rows: readonly Row[]): string {
   return JSON.stringify({ sites });
 }
 
+const heads = '<tr><th>Site</th><th>Status</th><th>Requests</th></tr>';
+
 /** Names of sites are words (see the configuration's schema): nothing to escape. */
-function renderHtml(rows: readonly Row[]): string {
-  const lines = rows.map(
+function renderHtml(rows: readonly Row[] | undefined, givesTokens: boolean): string {
+  const lines = rows?.map(
     (row) =>
       `<tr><td>${row.name}</td><td class="${row.up ? 'up' : 'down'}">${statusText(row)}</td>` +
       `<td>${row.requests}</td></tr>`,
@@ -66,10 +74,7 @@ th, td { text-align: left; padding: .4em .8em .4em 0; border-bottom: 1px solid #
 .up { color: #176617 } .down { color: #a31515 }
 </style>
 <h1>UNICORE gateway</h1>
-<table>
-<tr><th>Site</th><th>Status</th><th>Requests</th></tr>
-${lines.join('\n')}
-</table>
+${lines ? `<table>\n${heads}\n${lines.join('\n')}\n</table>` : ''}${givesTokens ? '\n<p><a href="/generate-token">Get a token</a></p>' : ''}
 </html>
 `;
 }

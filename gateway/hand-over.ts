@@ -5,6 +5,9 @@ import { passesToClient, rewriteRequest } from './headers.js';
 import type { GatewayError } from './reply.js';
 import type { RouteLimits } from './routes.js';
 
+/** A document, which comes at once or from somebody odd. */
+const longestInTime = 1024 * 1024;
+
 /**
  * With a site in our own process: it is given the client's request and answer themselves. Bytes are not ours to
  * move then; we look at them as they pass.
@@ -14,13 +17,13 @@ export class HandOver extends Exchange {
   #seen = { read: 0, bytes: 0 };
 
   /**
-   * A body that has to be counted, or whose reader may have to be stopped, goes by a connection. One that says its
-   * length has been counted by the router, and Node holds it to that.
+   * A body that has to be counted goes by a connection, and so does a long one whose reader may have to be stopped
+   * in time. One that says its length has been counted by the router, and Node holds it to that.
    */
   static fits(request: IncomingMessage, { maxBodyBytes, timeoutMs }: RouteLimits): boolean {
     if (!hasBody(request)) return true;
-    const isCounted = maxBodyBytes === undefined || saysLength(request);
-    return isCounted && timeoutMs === undefined;
+    if (timeoutMs === undefined) return maxBodyBytes === undefined || saysLength(request);
+    return saysLength(request) && Number(request.headers['content-length']) <= longestInTime;
   }
 
   protected override begin(): void {
@@ -70,7 +73,8 @@ export class HandOver extends Exchange {
   }
 
   protected override leaveSite(): void {
-    // nothing is kept of it here
+    // What has not come by then is not to be read, and acted on, after the client was told that time is up
+    if (this.facts.timeoutMs !== undefined && !this.request.complete) this.request.destroy();
   }
 
   protected override refuseBy(error: GatewayError): void {

@@ -30,7 +30,12 @@ const gatewayFamilies = ['x-unicore-consignor', 'x-unicore-gateway', 'x-forwarde
 
 const fromClient = new Set([...hopByHop, 'host', 'forwarded', 'x-real-ip', 'x-request-id']);
 const aboutThePage = new Set(['origin', 'sec-fetch-site']);
-const fromSite = new Set([...hopByHop, 'date', 'x-frame-options', 'x-request-id']);
+const fromSite = new Set([
+  ...hopByHop,
+  ...['date', 'x-frame-options', 'x-request-id'],
+  // a script of one site would get to see all that browsers ask of the others
+  'service-worker-allowed',
+]);
 
 /**
  * What of a client's request headers goes on to the site.

@@ -1,9 +1,9 @@
 import { createHash, timingSafeEqual } from 'node:crypto';
 import type { IncomingMessage } from 'node:http';
 import { ConfigError } from '#kernel/config.js';
-import { collectText } from '#kernel/net/collect-text.js';
 import { readText } from '#kernel/security/tls.js';
 import { siteName, type GatewayConfig } from './config.js';
+import { readForm } from './form.js';
 import { GatewayError } from './reply.js';
 
 /** A site that told us its address. */
@@ -17,9 +17,6 @@ export type RegistrationRules = {
 };
 
 export const registrationPath = 'VSITE_REGISTRATION_REQUEST';
-const largestForm = 8_192;
-/** Anybody may begin one: the secret is in it. */
-const formTimeoutMs = 15_000;
 const shortestSecret = 16;
 export const mostRegistered = 1_000;
 
@@ -45,7 +42,7 @@ export async function readRegistration(
   request: IncomingMessage,
   rules: RegistrationRules,
 ): Promise<Registered> {
-  const form = new URLSearchParams(await readForm(request));
+  const form = await readForm(request);
   // First, and alone: who does not know it learns nothing else
   if (!timingSafeEqual(digest(form.get('secret') ?? ''), rules.secret)) {
     throw new GatewayError('FORBIDDEN', 'registration refused');
@@ -69,21 +66,6 @@ function fits(pattern: string, url: URL): boolean {
   const [, host = '', port] = /^(.*?)(?::(\d+))?$/.exec(pattern.toLowerCase()) ?? [];
   if (port !== undefined && port !== (url.port || '443')) return false;
   return host.startsWith('*.') ? url.hostname.endsWith(host.slice(1)) : url.hostname === host;
-}
-
-async function readForm(request: IncomingMessage): Promise<string> {
-  const timer = setTimeout(
-    () => request.destroy(new GatewayError('BAD_REQUEST', 'the form came too slowly')),
-    formTimeoutMs,
-  );
-  try {
-    // Not destroyed at the limit, so that the answer can still be sent
-    const text = await collectText(request.iterator({ destroyOnReturn: false }), largestForm);
-    if (text === undefined) throw new GatewayError('TOO_LARGE', 'the form is too long');
-    return text;
-  } finally {
-    clearTimeout(timer);
-  }
 }
 
 function digest(text: string): Buffer {

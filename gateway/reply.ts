@@ -10,7 +10,9 @@ export class GatewayError extends GridError<
   | 'CONFLICT'
   | 'TOO_LARGE'
   | 'NOT_IMPLEMENTED'
+  | 'LIMIT_REACHED'
   | 'SITE_UNAVAILABLE'
+  | 'PEER_FAILED'
   | 'INTERNAL'
 > {}
 

@@ -6,6 +6,7 @@ import { responseAfterUpgrade } from '#kernel/http/upgrade.js';
 import { Bag } from '#kernel/bag.js';
 import type { Log } from '#kernel/log.js';
 import { acmeToken, sendAcmeToken } from './acme.js';
+import { isForGenerator, TokenGenerator } from './api-tokens/generator.js';
 import type { ClientResponse } from './client-response.js';
 import type { Client, Clients } from './clients.js';
 import { bodyTooLarge, type Exchange } from './exchange.js';
@@ -55,6 +56,7 @@ export class Router {
   readonly #tunnels = new Set<Duplex>();
   /** Answers to come on each connection. */
   readonly #answers = new WeakMap<Duplex, Bag<ServerResponse>>();
+  readonly #generator: TokenGenerator;
   #underWay = 0;
   #draining = false;
   #idle: (() => void)[] = [];
@@ -62,6 +64,7 @@ export class Router {
   constructor(deps: RouterDeps) {
     this.#deps = deps;
     this.#log = deps.log;
+    this.#generator = new TokenGenerator({ enter: (name) => this.#enter(name), log: deps.log });
   }
 
   handle(request: IncomingMessage, response: ClientResponse): void {
@@ -220,9 +223,26 @@ export class Router {
     request: IncomingMessage,
     response: ServerResponse,
     target: Target,
-    { settings, own }: Asked,
+    asked: Asked,
   ): Promise<void> | undefined {
-    if (target.site === '') return sendFrontPage(request, response, this.#deps.sites, own);
+    const { settings, own } = asked;
+    const { sites } = this.#deps;
+    if (target.site === '') {
+      const isTold = settings.config.frontPage === 'sites';
+      const facts = {
+        sites: isTold ? sites : undefined,
+        givesTokens: settings.apiTokens !== undefined,
+      };
+      return sendFrontPage(request, response, facts, own);
+    }
+    const isSite = () => sites.find(target.site) !== undefined;
+    if (settings.apiTokens && isForGenerator(target, request.method, isSite)) {
+      const { client, reqId, isVouchedFor = false } = asked;
+      const facts = { reqId, peer: client.peer, origin: originFor(request, client) };
+      // no page of another origin is to read the answer, whatever `cors` says
+      const about = { ...facts, isForeign: isVouchedFor, own: ownHeaders(reqId) };
+      return this.#generator.answer(request, response, target, about, settings.apiTokens);
+    }
     if (target.site === registrationPath && request.method === 'POST') {
       return this.#register(request, response, settings, own);
     }

@@ -10,6 +10,8 @@ import type { Dn } from '#kernel/security/dn.js';
 import { loadServerContext } from '#kernel/security/server-context.js';
 import { readStaple, type Staple } from '#kernel/security/staple.js';
 import { readText } from '#kernel/security/tls.js';
+import { loadApiTokens } from './api-tokens/settings.js';
+import type { ApiTokenSettings } from './api-tokens/generator.js';
 import { Proxies } from './clients.js';
 import type { GatewayConfig, SiteConfig } from './config.js';
 import { createCors, type Cors } from './cors.js';
@@ -33,6 +35,7 @@ export type Settings = {
   readonly cors: Cors | undefined;
   readonly registration: RegistrationRules | undefined;
   readonly acmeDir: string | undefined;
+  readonly apiTokens: ApiTokenSettings | undefined;
 };
 
 /**
@@ -46,27 +49,30 @@ export async function loadSettings(config: GatewayConfig, ticketSecret: Buffer):
     config.tls.ocspFile === undefined ? undefined : readDer(config.tls.ocspFile),
   ]);
   const { trustFiles: siteTrust } = config.upstream;
+  const siteCa = siteTrust ? await Promise.all(siteTrust.map(readText)) : ca;
   return {
     config,
     tls,
     trustVersion,
     staple: ocsp && stapleOf(ocsp, cert),
-    siteCa: siteTrust ? await Promise.all(siteTrust.map(readText)) : ca,
+    siteCa,
     consign: createConsign(config, signingKey),
     proxies: new Proxies(config.proxies),
     limitsOf: createRouteLimits(config.routes),
     cors: config.cors && createCors(config.cors),
     registration: config.registration && (await loadRegistration(config.registration)),
     acmeDir: config.acme?.tokenDir,
+    apiTokens: await loadApiTokens(config, upstreamOptions(config, siteCa), ticketSecret),
   };
 }
 
 /** All that a change of is a reason to load the settings again. */
 export function watchedPaths(config: GatewayConfig, configFile: string | undefined): string[] {
-  const { tls, signingKeyFile, registration, upstream } = config;
+  const { tls, signingKeyFile, registration, apiTokens, upstream } = config;
   return [
     ...[configFile, tls.keyFile, tls.certFile, ...tls.trustFiles, tls.trustDir, tls.ocspFile],
     ...[signingKeyFile, registration?.secretFile, ...(upstream.trustFiles ?? [])],
+    ...[apiTokens?.clientSecretFile, apiTokens?.caFile],
   ].filter((path) => path !== undefined);
 }
 
@@ -75,13 +81,7 @@ export function siteOptions(
   { config, siteCa }: Settings,
   registered: readonly Registered[],
 ): SiteOptions[] {
-  const { upstream } = config;
-  const common = {
-    ca: siteCa,
-    idleTimeoutMs: upstream.idleSeconds * 1_000,
-    connectTimeoutMs: upstream.connectSeconds * 1_000,
-    maxRequests: upstream.maxRequestsPerSite,
-  };
+  const common = upstreamOptions(config, siteCa);
   const sites = new Map<string, SiteOptions>();
   for (const [name, site] of Object.entries(config.sites)) {
     const { addresses, strategy, healthCheckSeconds } = toGroup(site);
@@ -95,6 +95,15 @@ export function siteOptions(
     sites.set(name.toLowerCase(), { ...site, addresses });
   }
   return [...sites.values()];
+}
+
+function upstreamOptions({ upstream }: GatewayConfig, ca: readonly string[]) {
+  return {
+    ca,
+    idleTimeoutMs: upstream.idleSeconds * 1_000,
+    connectTimeoutMs: upstream.connectSeconds * 1_000,
+    maxRequests: upstream.maxRequestsPerSite,
+  };
 }
 
 const single = { strategy: 'primaryWithFallback', healthCheckMs: 5_000 } as const;

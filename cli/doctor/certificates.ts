@@ -26,6 +26,7 @@ export async function checkCertificates({
   const trusted = new Set([
     ...[gateway.tls, ...direct].flatMap(({ trustFiles }) => trustFiles),
     ...(gateway.upstream.trustFiles ?? []),
+    ...(gateway.apiTokens?.caFile === undefined ? [] : [gateway.apiTokens.caFile]),
     ...[...imagerepo.consignorFiles, ...targetsystem.consignorFiles],
     ...[imagerepo, targetsystem].flatMap(({ bearers }) => bearers.issuerFiles),
   ]);

@@ -145,11 +145,12 @@ async function checkSecrets({ gateway, targetsystem, imagerepo }: Configuration)
     targetsystem.credential.keyFile,
     targetsystem.usersFile,
     imagerepo.usersFile,
+    ...(gateway.apiTokens ? [gateway.apiTokens.clientSecretFile] : []),
   ];
   const files = [...new Set(used)];
   const modes = await Promise.all(files.map(async (path) => (await stat(path)).mode & 0o077));
   const open = files.filter((_, at) => modes[at] !== 0);
-  if (open.length === 0) return good('keys and users are readable by their owner only');
+  if (open.length === 0) return good('keys, secrets and users are readable by their owner only');
   return bad(`others may read ${open.join(', ')}`, `run: chmod go= ${open.join(' ')}`);
 }
 

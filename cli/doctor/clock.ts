@@ -46,11 +46,13 @@ async function isKeptInTime(): Promise<boolean | undefined> {
   return tracking === undefined ? undefined : !tracking.endsWith('Not synchronised');
 }
 
-function serversOf({ targetsystem }: Configuration): string[] {
+function serversOf({ gateway, targetsystem }: Configuration): string[] {
   const { gateways, registry, bearers, xnjs } = targetsystem;
   const urls = [
     ...[...gateways, ...registry.external, ...xnjs.staging.trustedSites].map(({ url }) => url),
-    ...bearers.oidc.map(({ issuer }) => issuer),
+    ...[...bearers.oidc, ...(gateway.apiTokens ? [gateway.apiTokens] : [])].map(
+      ({ issuer }) => issuer,
+    ),
   ];
   return [...new Set(urls.map((url) => new URL(url).origin))];
 }

@@ -87,7 +87,10 @@ export function signCertificate(
   return new X509Certificate(der);
 }
 
-/** A PKCS#12 file as browsers and Java read it. RSA keys only: forge knows no others. */
+/**
+ * A PKCS#12 file as browsers and Java read it. RSA keys only: forge knows no others.
+ * @param password random: few rounds are made of it, for forge takes seconds of JavaScript for many
+ */
 export function toPkcs12(
   { key, certificate }: Credential,
   ca: X509Certificate,
@@ -98,7 +101,7 @@ export function toPkcs12(
     forge.pki.privateKeyFromPem(keyPem(key)),
     [certificate, ca].map((each) => forge.pki.certificateFromPem(each.toString())),
     password,
-    { algorithm: 'aes256', count: 100_000, friendlyName },
+    { algorithm: 'aes256', count: 2_048, friendlyName },
   );
   return encode(store);
 }

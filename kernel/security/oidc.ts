@@ -1,14 +1,14 @@
 import { createHash } from 'node:crypto';
 import type { JWTPayload } from 'jose';
-import type { Configuration, CustomFetch } from 'openid-client';
-import { Agent, fetch } from 'undici';
+import type { Configuration } from 'openid-client';
 import { z } from 'zod';
 import type { Clock } from '#kernel/clock.js';
-import { errorText, GridError } from '#kernel/errors.js';
+import { GridError } from '#kernel/errors.js';
 import { accountPattern } from './account.js';
 import { BoundedMap } from './bounded-map.js';
 import { normalizeDn } from './dn.js';
 import type { Identity } from './identity.js';
+import { createOidcDiscovery, providerUnavailable } from './oidc-discovery.js';
 
 /** An OpenID Connect provider whose bearer tokens are accepted (unicore-rest 2.3). */
 export const OidcProvider = z.strictObject({
@@ -40,8 +40,6 @@ type Claims = Readonly<Record<string, unknown>>;
 type Known = { readonly identity: Identity; readonly untilMs: number };
 
 const cachedTokens = 1_000;
-const callSeconds = 10;
-const retryMs = 10_000;
 const mostGroups = 500;
 const groupName = /^[\w\p{L}./@=+#& -]{1,256}$/u;
 
@@ -54,7 +52,7 @@ const groupName = /^[\w\p{L}./@=+#& -]{1,256}$/u;
 export function createOidcVerifier(options: OidcOptions) {
   const { clock, cacheSeconds } = options;
   const known = new BoundedMap<string, Known>(cachedTokens);
-  const discover = retried(() => discovery(options), clock);
+  const discover = createOidcDiscovery(options, clock);
   const issuer = withoutSlash(options.issuer);
   return async (token: string, claimed?: JWTPayload): Promise<Identity | undefined> => {
     if (claimed?.iss !== undefined && withoutSlash(claimed.iss) !== issuer) return undefined;
@@ -75,37 +73,6 @@ function withoutSlash(issuer: string): string {
   return issuer.replace(/\/$/, '');
 }
 
-/** The provider may be away when we start: it is asked again, but not with every request. */
-function retried<T>(work: () => Promise<T>, clock: Clock): () => Promise<T> {
-  let last: { readonly result: Promise<T>; readonly atMs: number } | undefined;
-  let failed = false;
-  return () => {
-    if (!last || (failed && clock.now() - last.atMs > retryMs)) {
-      failed = false;
-      const result = work();
-      result.catch(() => (failed = true));
-      last = { result, atMs: clock.now() };
-    }
-    return last.result;
-  };
-}
-
-async function discovery(options: OidcOptions): Promise<Configuration> {
-  const { issuer, clientId, clientSecret, ca } = options;
-  const oidc = await import('openid-client'); // costs memory: only where there is a provider
-  const dispatcher = new Agent({ connect: ca === undefined ? {} : { ca } });
-  try {
-    return await oidc.discovery(new URL(issuer), clientId, clientSecret, undefined, {
-      timeout: callSeconds,
-      // the two libraries mean the same by their types
-      [oidc.customFetch]: ((url: string, init: object) =>
-        fetch(url, { ...init, dispatcher })) as unknown as CustomFetch,
-    });
-  } catch (cause) {
-    throw unavailable(issuer, cause);
-  }
-}
-
 async function askAbout(
   token: string,
   configuration: Configuration,
@@ -121,7 +88,7 @@ async function askAbout(
   } catch (cause) {
     // it says that the token is no good
     if (cause instanceof oidc.WWWAuthenticateChallengeError) return undefined;
-    throw unavailable(issuer, cause);
+    throw providerUnavailable(issuer, cause);
   }
 }
 
@@ -159,9 +126,4 @@ function groupsIn(claim: unknown): string[] {
 /** A claim is a value in a DN, whatever is in it (RFC 4514, 2.4). */
 function escaped(value: string): string {
   return value.replace(/[,+"\\<>;=#]/g, '\\$&').replace(/^ | $/g, '\\ ');
-}
-
-function unavailable(issuer: string, cause: unknown): GridError {
-  const text = `the identity provider ${issuer} does not answer: ${errorText(cause)}`;
-  return new GridError('SITE_UNAVAILABLE', text, { issuer }, { cause });
 }

@@ -6,11 +6,15 @@ import { describe, it } from 'node:test';
 import { pathToFileURL } from 'node:url';
 import { inProject } from '../program.js';
 import type * as Bootstrap from '../../cli/bootstrap.mjs';
+import type * as TestEntries from '../../cli/test-entries.mjs';
 
 // not compiled, as it runs before there is a compiler
 const { BootstrapError, ensurePackages, missingPackages, modulesMatch, testFiles } = (await import(
   pathToFileURL(inProject('cli/bootstrap.mjs')).href
 )) as typeof Bootstrap;
+const { groupTests } = (await import(
+  pathToFileURL(inProject('cli/test-entries.mjs')).href
+)) as typeof TestEntries;
 
 /** A machine with some packages, that remembers what was run on it. */
 function machine(installed: readonly string[], { sudo = false, lists = true } = {}) {
@@ -108,5 +112,16 @@ describe('the choice of tests', () => {
     assert(all.length > 1);
     assert.deepEqual(one, [inProject('test/cli/bootstrap.test.ts')]);
     assert.deepEqual(testFiles(['no such test']), []);
+  });
+  it('runs each file once: small ones in a process with others of their folder, the longest first', () => {
+    const names = testFiles([]).map((path) => path.slice(inProject('test').length + 1));
+    const groups = groupTests(names);
+    assert.deepEqual(groups.flat().sort(), names.sort());
+    const [first = []] = groups;
+    assert.deepEqual(first, ['tsi/slurm.test.ts']);
+    const together = groups.find((group) => group.includes('xnjs/idb/merge.test.ts')) ?? [];
+    assert.ok(together.every((name) => name.startsWith('xnjs/idb/')));
+    assert.ok(together.length > 1);
+    assert.deepEqual(groupTests(['kernel/bag.test.ts']), [['kernel/bag.test.ts']]);
   });
 });

@@ -17,11 +17,20 @@ describe('the configuration of a new installation', () => {
     ['a share', 'VSITE', '/rest/access/VSITE/ID/big.iso'],
     ['a part of an image', 'IMAGES', '/rest/images/ID/parts/disk'],
   ] as const)
-    it(`has no limit for the upload of ${what}`, () => {
+    it(`has no limit for ${what}, up or down`, () => {
       assert.deepEqual(limitsOf(site, path), {});
     });
 
-  it('has one for documents', () => {
-    assert.deepEqual(limitsOf('VSITE', '/rest/core/jobs'), { maxBodyBytes: 67_108_864 });
+  it('has some for documents, of size and of time', () => {
+    const limits = { maxBodyBytes: 67_108_864, timeoutMs: 600_000 };
+    assert.deepEqual(limitsOf('VSITE', '/rest/core/jobs'), limits);
+  });
+  it('lets streams of events go on', () => {
+    assert.equal(limitsOf('VSITE', '/rest/core/events?since=7').timeoutMs, undefined);
+  });
+  it('waits longer than the gateway does for a site that is silent', () => {
+    const { timeoutMs = 0 } = limitsOf('VSITE', '/rest/core/jobs');
+    const { idleSeconds } = GatewayConfig.shape.upstream.parse(undefined);
+    assert.ok(timeoutMs > idleSeconds * 1_000);
   });
 });

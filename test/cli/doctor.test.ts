@@ -8,11 +8,12 @@ import { after, before, beforeEach, describe, it } from 'node:test';
 import { parseDocument } from 'yaml';
 import { checkAll, type Checked } from '#cli/doctor/checks.js';
 import { compareVersion, unpackVersion } from '#cli/doctor/versions.js';
-import { writeConfiguration, writeIdentities } from '#cli/quickstart/configuration.js';
+import { writeConfiguration } from '#cli/quickstart/configuration.js';
 import { layoutOf, type Layout } from '#cli/quickstart/layout.js';
 import type { ServiceName } from '#cli/serve.js';
 import { Scope } from '#kernel/scope.js';
 import { issueCertificate, keyPem } from '#kernel/security/ca.js';
+import { provideIdentities } from '../shared-files.js';
 
 async function portOf(server: Server, scope: Scope): Promise<number> {
   await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
@@ -30,7 +31,7 @@ describe('vsite doctor', () => {
     scope.defer(() => rm(directory, { recursive: true, force: true }));
     layout = layoutOf(join(directory, 'state'));
     sound = join(directory, 'sound');
-    await writeIdentities(layout);
+    await provideIdentities(layout);
     await cp(layout.state, sound, { recursive: true });
     const passing = new Scope();
     freePort = await portOf(createServer(), passing);
@@ -139,6 +140,28 @@ describe('vsite doctor', () => {
       () => rm(credential('consignor.key')),
       /ENOENT.*consignor\.key/,
       /put .*consignor\.key there/,
+    ],
+    [
+      "a secret of the tokens' provider that others may read",
+      'secrets',
+      async () => {
+        await writeFile(credential('client.secret'), 'x', { mode: 0o644 });
+        const client = { clientId: 'x', clientSecretFile: credential('client.secret') };
+        await set('gateway', 'apiTokens', { issuer: 'https://127.0.0.1:1', ...client });
+      },
+      /others may read .*client\.secret/,
+      /chmod go= .*client\.secret/,
+    ],
+    [
+      "an authority of the tokens' provider that is missing",
+      'certificates',
+      async () => {
+        const client = { clientId: 'x', clientSecretFile: credential('server.key') };
+        const provider = { issuer: 'https://127.0.0.1:1', caFile: credential('op.pem') };
+        await set('gateway', 'apiTokens', { ...provider, ...client });
+      },
+      /ENOENT.*op\.pem/,
+      /put .*op\.pem there/,
     ],
     [
       'a users file that makes no sense',

@@ -4,11 +4,12 @@ import { createServer, type AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, it } from 'node:test';
-import { siteUrl, writeConfiguration, writeIdentities } from '#cli/quickstart/configuration.js';
+import { siteUrl, writeConfiguration } from '#cli/quickstart/configuration.js';
 import { explainFailure } from '#cli/quickstart/failure.js';
 import { layoutOf, type Layout } from '#cli/quickstart/layout.js';
 import { ServerError, startServer } from '#cli/quickstart/server.js';
 import { Scope } from '#kernel/scope.js';
+import { provideIdentities } from '../shared-files.js';
 
 describe('a quickstart that fails', () => {
   let scope: Scope;
@@ -61,7 +62,7 @@ describe('a quickstart that fails', () => {
     const { port } = taken.address() as AddressInfo;
     const address = { host: '127.0.0.1', port };
     const machines = `test+unix:///default?socket=${layout.run}/nobody`;
-    await writeIdentities(layout);
+    await provideIdentities(layout);
     await writeConfiguration(layout, address, { machines, acceleration: 'qemu' });
     await writeFile(layout.log, '{"level":60,"msg":"before","err":{"message":"before"}}\n');
     await assert.rejects(startServer(layout, siteUrl(address)), (error: ServerError) => {

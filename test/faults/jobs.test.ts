@@ -43,7 +43,8 @@ const faults: readonly Fault[] = [
   },
 ];
 
-describe('what a job survives, in each of its states', { timeout: 300_000 }, () => {
+// each has a world of its own, and waits half of its time
+describe('what a job survives, in each of its states', { timeout: 300_000, concurrency: 2 }, () => {
   const table = new FaultTable();
   after(() => table.print());
 

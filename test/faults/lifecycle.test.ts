@@ -2,11 +2,13 @@ import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
 import { once } from 'node:events';
 import { writeFileSync } from 'node:fs';
-import { readdir } from 'node:fs/promises';
+import { readdir, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import { Readable } from 'node:stream';
 import { text as readText } from 'node:stream/consumers';
 import { after, before, describe, it } from 'node:test';
 import type { z } from 'zod';
+import { cpio } from '#cli/image/archive.js';
 import { buildDemoVm } from '#cli/image/build.js';
 import { defaultCacheDirectory } from '#cli/quickstart/layout.js';
 import { createTargetSystem, publish } from '#cli/quickstart/main-job.js';
@@ -20,6 +22,15 @@ import { eventually, Grid, noMachines, sitePath } from '../grid/grid.js';
 import { findDescendant } from '../kernel/libvirt/daemon.js';
 
 type Site = z.output<typeof Site>;
+
+/** First process of a machine whose jobs can have the agent killed, which is otherwise the demo machine. */
+const init = `#!/bin/sh
+export PATH=/usr/bin:/bin
+mount -t devtmpfs devtmpfs /dev # what runs beside it reads from /dev/null
+mkfifo -m 666 /kill-agent
+(while read -r line < /kill-agent; do kill -9 $(pidof node); done) &
+exec /init
+`;
 
 describe('faults of machines and hypervisors', { skip: noMachines, timeout: 400_000 }, () => {
   let grid: Grid;
@@ -35,9 +46,15 @@ describe('faults of machines and hypervisors', { skip: noMachines, timeout: 400_
     });
     const options = { cacheDir: join(defaultCacheDirectory(), 'images'), log };
     const image = await buildDemoVm(options);
+    const script = { type: 'file', content: Buffer.from(init), mode: 0o755, owner: 0 } as const;
+    const initrd = join(grid.layout.state, 'initrd');
+    // the kernel unpacks one archive after the other; one that is compressed has to be the last
+    const archives = [...cpio(new Map([['/first', script]])), await readFile(image.initrd)];
+    await writeFile(initrd, Buffer.concat(archives));
     const { metadata } = image;
-    const boot = { ...metadata.boot, commandLine: 'unknown_nmi_panic panic=0' };
-    await publish(await grid.creator(), { ...image, metadata: { ...metadata, boot } });
+    const boot = { ...metadata.boot, commandLine: 'unknown_nmi_panic panic=0 rdinit=/first' };
+    const parts = { ...image.parts, initrd };
+    await publish(await grid.creator(), { ...image, metadata: { ...metadata, boot }, parts });
     user = await grid.user();
     const make = () => createTargetSystem(user, 'vsite-demo', {});
     one = await make();
@@ -145,6 +162,35 @@ describe('faults of machines and hypervisors', { skip: noMachines, timeout: 400_
       throw new Error(`it is ${last.status}: ${last.statusMessage}`, { cause: error });
     });
   }
+
+  it('agent killed: UNREACHABLE at most, READY with another within 15 s; what runs ends SUCCESSFUL', async () => {
+    const agent = async (): Promise<string> => {
+      const job = await submit({ Executable: 'pidof node' });
+      await jobIs(job, 'SUCCESSFUL');
+      return await stdoutOf(job);
+    };
+    const before = await agent();
+    const job = await submit({ Executable: 'until [ -e go ]; do sleep 0.1; done; echo ran' });
+    await jobIs(job, 'RUNNING');
+    const { generation } = (await readSite(one)).vm;
+    const seen = new Set<string>();
+    const killer = await submit({ Executable: 'echo now > /kill-agent' });
+    const asked = performance.now();
+    await eventually('its end is heard of', async () => {
+      seen.add((await readSite(one)).vm.state);
+      return ((await user.json('GET', killer)).body as Job).status === 'SUCCESSFUL';
+    });
+    const tookMs = performance.now() - asked;
+    assert.ok(tookMs < 2 * 15_000, `it took ${Math.round(tookMs)} ms`);
+    for (const state of seen) assert.match(state, /^(READY|UNREACHABLE)$/);
+    assert.notEqual(await agent(), before, 'it is another process');
+    const go = `${sitePath}/storages/${job.split('/').at(-1)!}-uspace/files/go`;
+    await user.upload('PUT', go, Readable.from(['now']));
+    await jobIs(job, 'SUCCESSFUL');
+    assert.equal(await stdoutOf(job), 'ran\n');
+    const { vm } = await becomes(one, 'READY', /./, 1_000);
+    assert.equal(vm.generation, generation, 'its machine never noticed');
+  });
 
   it('parked on disk while a job runs, and its server killed meanwhile: the job goes on where it was', async () => {
     const count = 'n=0; while [ $n -lt 30 ]; do n=$((n+1)); echo $n; sleep 0.1; done';

@@ -6,6 +6,7 @@ import { text as readText } from 'node:stream/consumers';
 import { pipeline } from 'node:stream/promises';
 import { after, before, describe, it } from 'node:test';
 import { z } from 'zod';
+import { errorText } from '#kernel/errors.js';
 import { everybody, operations } from '#kernel/http/operation.js';
 import { json, stream } from '#kernel/http/reply.js';
 import { createRestApp, mount } from '#kernel/http/router.js';
@@ -22,6 +23,7 @@ describe('a service that is handed the client’s own request and answer', () =>
       routes: [
         { path: '/short', seconds: 0.2, bodyBytes: 10 },
         { path: '/bounded', bodyBytes: 10 },
+        { path: '/timed', seconds: 60, bodyBytes: 10_000_000 },
       ],
       cors: { origins: ['https://portal.example'] },
     });
@@ -120,6 +122,32 @@ describe('a service that is handed the client’s own request and answer', () =>
     assert.deepEqual(seen, [true, 'short']);
     const tooLong = { 'content-length': '11' };
     assert.equal((await rig.request({ ...asked, headers: tooLong, body: 'x'.repeat(11) })).status, 413); // prettier-ignore
+  });
+  it('gets a document itself whose time is limited, and no body that takes long', async () => {
+    let isHanded: unknown;
+    answer = (request, response) => {
+      isHanded = 'encrypted' in request.socket;
+      request.resume().on('end', () => response.end());
+    };
+    for (const [size, expected] of [
+      [1_000_000, true],
+      [2_000_000, false],
+    ] as const) {
+      const asked = { path: '/VSITE/timed', method: 'POST', body: Buffer.alloc(size) };
+      assert.equal((await rig.request(asked)).status, 200);
+      assert.equal(isHanded, expected, `${size} bytes`);
+    }
+  });
+  it('gets no end of a body when its client has been told that time is up', async () => {
+    let read: Promise<string> | undefined;
+    answer = (request) => {
+      read = readText(request).catch((error: unknown) => errorText(error));
+    };
+    const socket = await openTls(rig);
+    socket.write('POST /VSITE/short HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\nsho');
+    const said = await readText(socket);
+    assert.match(said, /^HTTP\/1\.1 503 [^]*not finished within 0\.2 seconds/);
+    assert.match(await read!, /premature close|aborted/i);
   });
   it('has its bytes counted in the log', async () => {
     answer = (_request, response) => {

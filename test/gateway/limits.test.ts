@@ -15,6 +15,14 @@ const impatient = {
   keepAliveSeconds: 0.3,
 };
 
+/** Bytes again and again; who still sends may be told by a reset that nobody listens. */
+async function dripUntilClosed(socket: Socket, bytes: string): Promise<void> {
+  const drip = setInterval(() => socket.write(bytes), 50);
+  socket.on('error', () => undefined);
+  await new Promise<void>((resolve) => socket.once('close', () => resolve()));
+  clearInterval(drip);
+}
+
 describe('gateway limits', () => {
   it('stream 256 MiB each way in bounded memory, at the pace of the slower end', async () => {
     const size = 256 * MiB;
@@ -125,18 +133,14 @@ describe('gateway limits', () => {
     const socket = await openTls(rig);
     socket.resume();
     socket.write('PUT /VSITE/x HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n');
-    const drip = setInterval(() => socket.write('1\r\nx\r\n'), 50);
-    await once(socket, 'close');
-    clearInterval(drip);
+    await dripUntilClosed(socket, '1\r\nx\r\n');
   });
   it('end a connection that drips its head, byte by byte', async () => {
     await using rig = await startRig((_request, response) => response.end(), { limits: impatient });
     const socket = await openTls(rig);
     socket.resume();
-    const drip = setInterval(() => socket.write('x'), 50);
     socket.write('GET /VSITE/x HTTP/1.1\r\nX: ');
-    await once(socket, 'close');
-    clearInterval(drip);
+    await dripUntilClosed(socket, 'x');
   });
   it('end an answer that is not read', async () => {
     await using rig = await startRig((_request, response) => response.end(Buffer.alloc(64 * MiB)), {

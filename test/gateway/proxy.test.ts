@@ -274,6 +274,16 @@ describe('gateway', () => {
     );
     assert.doesNotMatch(page.body + json.body, /site\.sock/);
   });
+  it('shows nobody its sites, if so configured', async () => {
+    await rig.reconfigure({ frontPage: 'bare' });
+    const page = await rig.request({ path: '/', headers: { Accept: 'text/html' } });
+    assert.match(page.body, /<h1>UNICORE gateway<\/h1>/);
+    const json = await rig.request({ path: '/', headers: { Accept: 'application/json' } });
+    assert.deepEqual([page.status, json.status, json.body], [200, 200, '{"sites":[]}']);
+    assert.doesNotMatch(page.body, /VSITE|DOWN|<table>/);
+    assert.equal((await rig.request({ path: '/VSITE/x' })).status, 200, 'they are there');
+    await rig.reconfigure({});
+  });
   it('logs each request without its secrets', async () => {
     const headers = { Authorization: 'Basic zzpwd' };
     // However the site's routes may come to see it, and whoever refuses it

@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict';
 import { X509Certificate } from 'node:crypto';
 import { once } from 'node:events';
+import { rmSync } from 'node:fs';
 import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { createServer, type IncomingMessage, type RequestListener, type Server } from 'node:http';
 import { request as httpsRequest, type RequestOptions } from 'node:https';
@@ -14,6 +15,7 @@ import { createLog, type Log } from '#kernel/log.js';
 import { Scope } from '#kernel/scope.js';
 import { createCredentials, type Credentials } from '#kernel/security/credentials.js';
 import { GatewayConfig, startGateway, type Gateway } from '#gateway/main.js';
+import { copyOfShared } from '../shared-files.js';
 
 /** A gateway with a real certificate in front of a real server on a unix socket. */
 export type Rig = AsyncDisposable & {
@@ -46,7 +48,8 @@ let made: Promise<{ directory: string; credentials: Credentials }> | undefined;
 export function sharedCredentials(): Promise<{ directory: string; credentials: Credentials }> {
   made ??= (async () => {
     const directory = await mkdtemp(join(tmpdir(), 'gateway-certificates-'));
-    process.once('exit', () => void rm(directory, { recursive: true, force: true }));
+    process.once('exit', () => rmSync(directory, { recursive: true, force: true }));
+    await copyOfShared('credentials', directory, (made) => createCredentials({ directory: made }));
     return { directory, credentials: await createCredentials({ directory }) };
   })();
   return made;

@@ -15,7 +15,6 @@ import {
   demoUser,
   siteUrl,
   writeConfiguration,
-  writeIdentities,
 } from '#cli/quickstart/configuration.js';
 import { defaultCacheDirectory, layoutOf, type Layout } from '#cli/quickstart/layout.js';
 import { publish } from '#cli/quickstart/main-job.js';
@@ -29,6 +28,7 @@ import { silentLog } from '#kernel/log.js';
 import { openDatabase } from '#kernel/persistence/database.js';
 import { addUser } from '#kernel/security/users.js';
 import { inProject, nodeFlags, program } from '../program.js';
+import { provideIdentities } from '../shared-files.js';
 
 /** Why tests with real machines cannot run here; `false` where they can. */
 export const noMachines = findReason([
@@ -81,7 +81,7 @@ export class Grid implements AsyncDisposable {
     });
     const grid = new Grid(layout, await freePort(), libvirtd);
     try {
-      await writeIdentities(layout);
+      await provideIdentities(layout);
       await writeConfiguration(layout, grid.address, {
         machines: libvirtd.uri('qemu'),
         acceleration: 'qemu',

@@ -14,13 +14,7 @@ import { startTwoHosts } from '../faults/two-hosts.js';
 import { until } from '../xnjs/job/rig.js';
 import { tryAllScript } from '../xnjs/vm/guest-programs.js';
 import { noNamespace } from '../xnjs/vm/namespace.js';
-import {
-  bootMs,
-  ownerDn,
-  startServer,
-  useCache,
-  type NetworkServer,
-} from '../xnjs/vm/network-server.js';
+import { bootMs, ownerDn, startServer, type NetworkServer } from '../xnjs/vm/network-server.js';
 import { openWorld, world, type World } from '../xnjs/vm/outside-world.js';
 import { buildSpeaker } from '../xnjs/vm/speaker-image.js';
 import { noMachines } from './grid.js';
@@ -46,10 +40,8 @@ describe('networks on another host', { skip: noMachines || noNamespace, timeout:
   before(async () => {
     const directory = mkdtempSync(join(tmpdir(), 'vsite-hn-'));
     shared.defer(() => rmSync(directory, { recursive: true, force: true }));
-    const cacheDir = join(directory, 'cache');
-    useCache(cacheDir);
     const [image, started] = await Promise.all([
-      buildSpeaker(directory, cacheDir),
+      buildSpeaker(directory),
       startTwoHosts(directory, shared),
     ]);
     hosts = started;

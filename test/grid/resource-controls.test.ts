@@ -3,12 +3,12 @@ import { execFileSync } from 'node:child_process';
 import { readdirSync, readFileSync } from 'node:fs';
 import { text } from 'node:stream/consumers';
 import { after, before, describe, it } from 'node:test';
-import { createTargetSystem, waitUntilReady } from '#cli/quickstart/main-job.js';
+import { waitUntilReady } from '#cli/quickstart/main-job.js';
 import { formatDate } from '#kernel/clock.js';
 import { asGridError } from '#kernel/errors.js';
 import type { HttpClient } from '#kernel/http/client.js';
 import { tryAllScript } from '../xnjs/vm/guest-programs.js';
-import { eventually, Grid, noMachines, sitePath } from './grid.js';
+import { eventually, factoryPath, Grid, noMachines, sitePath } from './grid.js';
 
 const signal = AbortSignal.timeout(240_000);
 
@@ -39,14 +39,17 @@ describe('resource controls of a real machine', { skip: noMachines }, () => {
       },
     });
     user = await grid.user();
-    image = await grid.publishDemo('vm');
+    image = await grid.publishOwnImage('demo-volumes');
   });
   after(() => grid[Symbol.asyncDispose]());
 
   it('take memory from a guest that runs and give it back, over a crash of the server', async () => {
-    site = await createTargetSystem(user, image, {
-      ...{ cpus: 1, network: 'user', pinned: true },
+    const { headers } = await user.json('POST', factoryPath, {
+      image,
+      parameters: { cpus: 1, network: 'user', pinned: true },
+      volumes: [{ name: 'scratch', sizeMiB: 16 }],
     });
+    site = new URL(String(headers['location'])).pathname;
     await waitUntilReady(user, site, signal, () => undefined);
     const shown = async (): Promise<Site> => (await user.json('GET', site)).body as Site;
     const given = (memoryMiB: number) =>
@@ -142,6 +145,42 @@ describe('resource controls of a real machine', { skip: noMachines }, () => {
     assert.ok(share > 0.02 && share < 0.35, `it used ${share} of a core`);
     await user.json('POST', `${job}/actions/abort`, {});
     await user.json('PUT', site, { parameters: { cpuQuotaPercent: null } });
+  });
+
+  it('bound what a guest writes to its disk, reads from it, and how often', async () => {
+    const MiB = 1_048_576;
+    const [bytes, times] = [2 * MiB, 40];
+    // past the guest's own cache, by its own clock
+    const script = `cd "$VSITE_VOLUME_scratch" || exit 1
+      timed() { read from _ < /proc/uptime; dd "$@" 2> /dev/null || exit 1; read to _ < /proc/uptime; echo "$from $to"; }
+      timed if=/dev/zero of=file bs=128k count=16 conv=notrunc oflag=direct
+      timed if=file of=/dev/null bs=128k count=16 iflag=direct
+      timed if=/dev/zero of=file bs=4096 count=${times} conv=notrunc oflag=direct`;
+    const rates = async (parameters: object) => {
+      await user.json('PUT', site, { parameters });
+      const seconds = (await printed(script))
+        .trim()
+        .split('\n')
+        .map((line) => {
+          const [from = NaN, to = NaN] = line.split(' ').map(Number);
+          return Math.max(to - from, 0.01); // its clock's least
+        });
+      const [write = NaN, read = NaN, often = NaN] = seconds;
+      return { write: bytes / write, read: bytes / read, often: times / often };
+    };
+    await rates({}); // the file is there then
+    const free = await rates({});
+    const isBound = (name: keyof typeof free, rate: number, most: number): void => {
+      const figures = `${name}: ${rate} a second, of ${most}; without ${free[name]}`;
+      assert.ok(rate < 1.25 * most && free[name] > 2 * most, figures);
+    };
+    const bandwidth = { diskWriteBytesPerSecond: MiB, diskReadBytesPerSecond: MiB / 2 };
+    const slow = await rates(bandwidth);
+    isBound('write', slow.write, MiB);
+    isBound('read', slow.read, MiB / 2);
+    const none = { diskWriteBytesPerSecond: null, diskReadBytesPerSecond: null };
+    isBound('often', (await rates({ ...none, diskIops: 20 })).often, 20);
+    await user.json('PUT', site, { parameters: { diskIops: null } });
   });
 
   it('end what wants more memory than its machine has, inside of it', async () => {

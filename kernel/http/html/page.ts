@@ -17,17 +17,22 @@ export type PageFrame = {
 
 const styleHash = createHash('sha256').update(style).digest('base64');
 
-/** Nothing but our own style: no script, no form, no frame, no address given away. */
-export const htmlHeaders: ReplyHeaders = {
-  'content-type': `${htmlType}; charset=utf-8`,
-  'content-security-policy': [
+/** Nothing but our own style: no script, no frame, forms only if they are asked for. */
+export function contentPolicy(formAction: "'none'" | "'self'" = "'none'"): string {
+  return [
     "default-src 'none'",
     `style-src 'sha256-${styleHash}'`,
     'img-src data:',
     "base-uri 'none'",
-    "form-action 'none'",
+    `form-action ${formAction}`,
     "frame-ancestors 'none'",
-  ].join('; '),
+  ].join('; ');
+}
+
+/** No form either, and no address given away. */
+export const htmlHeaders: ReplyHeaders = {
+  'content-type': `${htmlType}; charset=utf-8`,
+  'content-security-policy': contentPolicy(),
   'referrer-policy': 'no-referrer',
   'x-content-type-options': 'nosniff',
 };

@@ -54,5 +54,13 @@ summary:hover{background:color-mix(in srgb,var(--link) 5%,transparent)}
 summary .method{min-width:4.6rem;text-align:center}summary .what{color:var(--dim)}
 details.operation>div{padding:.25rem 1rem 1rem}
 .contents{display:flex;gap:.4rem .9rem;flex-wrap:wrap;margin:0 0 1.1rem;padding:0;list-style:none}
+form.card{padding:.25rem 1rem 1rem}fieldset{border:0;margin:0;padding:0}
+legend,label.field{display:block;padding:0;margin:.75rem 0 .25rem;font-weight:500}
+fieldset label{display:block}form small{color:var(--dim);font-weight:400}
+input:not([type=checkbox]){font:inherit;color:inherit;background:var(--bg);border:1px solid var(--line);
+border-radius:.4rem;padding:.35rem .6rem;width:100%;max-width:28rem}
+button{font:inherit;font-weight:600;color:var(--card);background:var(--link);border:0;border-radius:.5rem;
+padding:.45rem 1.1rem;margin-top:1rem;cursor:pointer}
+pre.copy{user-select:all}p.label{margin:0;padding:.6rem 1rem 0}
 @media (max-width:40rem){th[scope=row]{width:auto}th,td{padding:.45rem .7rem}}
 `.replaceAll('\n', '');

@@ -27,6 +27,8 @@ export async function installPython(
 ): Promise<string> {
   const python = join(directory, 'bin', 'python3');
   await run('python3', ['-m', 'venv', directory], { timeout: 120_000 });
-  await run(python, ['-m', 'pip', 'install', '--quiet', ...packages], { timeout: 240_000 });
+  // what is imported is compiled then; all of it would take longer than the tests need
+  const install = ['-m', 'pip', 'install', '--quiet', '--no-compile', ...packages];
+  await run(python, install, { timeout: 240_000 });
   return python;
 }

@@ -36,7 +36,8 @@ function createClient(
 
 const unavailable = { code: 'TSI_UNAVAILABLE' };
 
-describe('a handshake with a TSI', () => {
+// most of them wait for a deadline, each with a TSI of its own
+describe('a handshake with a TSI', { concurrency: 8 }, () => {
   const fails: readonly (readonly [string, Main])[] = [
     ['says nothing', () => undefined],
     ['hangs up', (socket) => void socket.destroy()],

@@ -123,18 +123,16 @@ describe('workers with connections of their own', () => {
   it('are refused to who says nothing sensible', async () => {
     await using scope = new Scope();
     const agent = await startAgent(scope);
-    for (const first of [
-      'VSITE-CHANNEL x data\n',
-      'x'.repeat(200),
-      '\n',
-      'GET / HTTP/1.1\r\n\r\n',
-    ]) {
-      const socket = await dialUnix(agent.socket);
-      socket.on('error', () => undefined);
-      socket.write(first);
-      socket.resume();
-      await once(socket, 'close');
-    }
+    const nonsense = ['VSITE-CHANNEL x data\n', 'x'.repeat(200), '\n', 'GET / HTTP/1.1\r\n\r\n'];
+    await Promise.all(
+      nonsense.map(async (first) => {
+        const socket = await dialUnix(agent.socket);
+        socket.on('error', () => undefined);
+        socket.write(first);
+        socket.resume();
+        await once(socket, 'close');
+      }),
+    );
     const tsi = await clientAt(scope, agent.socket);
     assert.equal(await tsi.execute(alice, 'echo on'), 'on\n');
   });

@@ -1,5 +1,6 @@
 // Run by isolation.test.ts in a network namespace of its own: libvirt's networks and rules end with it.
 import assert from 'node:assert/strict';
+import { spawnSync } from 'node:child_process';
 import { mkdtempSync, rmSync } from 'node:fs';
 import { createServer, type AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
@@ -17,13 +18,7 @@ import { until } from '../job/rig.js';
 import { tryAllScript } from './guest-programs.js';
 import { hostMac } from '#xnjs/vm/network-filter.js';
 import { LibvirtNetworks } from '#xnjs/vm/libvirt-networks.js';
-import {
-  bootMs,
-  installationId,
-  startServer,
-  useCache,
-  type NetworkServer,
-} from './network-server.js';
+import { bootMs, installationId, startServer, type NetworkServer } from './network-server.js';
 import { buildSpeaker } from './speaker-image.js';
 import { openWorld, world, type World } from './outside-world.js';
 
@@ -32,6 +27,24 @@ const networks = { user: {}, nat: { peers: true }, isolated: {}, bridge: { name:
 /** The first that are given. */
 const natHost = '10.178.0.1';
 const natAddresses = { speaker: '10.178.0.2', foreign: '10.178.0.3', own: '10.178.0.4' } as const;
+
+/** Whether the kernel has what libvirt bounds a card's bandwidth by, in both directions. */
+function canShape(): boolean {
+  const tc = (...args: string[]): number => spawnSync('tc', args, { stdio: 'ignore' }).status ?? 1;
+  const police = 'police rate 64kbps burst 64kb drop flowid :1';
+  const steps = [
+    'qdisc add dev lo root handle 1: htb',
+    'class add dev lo parent 1: classid 1:1 htb rate 64kbps',
+    'qdisc add dev lo parent 1:1 handle 2: sfq perturb 10',
+    'filter add dev lo parent 1: protocol all prio 1 handle 1 fw flowid 1:1',
+    'qdisc add dev lo ingress',
+    `filter add dev lo parent ffff: protocol all u32 match u32 0 0 ${police}`,
+  ];
+  const all = steps.map((step) => tc(...step.split(' '))).every((status) => status === 0);
+  tc('qdisc', 'del', 'dev', 'lo', 'root');
+  tc('qdisc', 'del', 'dev', 'lo', 'ingress');
+  return all;
+}
 
 /** One that tries these when it has an address, and says so on its console. */
 function trying(image: BuiltImage, name: string, tries: readonly string[]): BuiltImage {
@@ -55,8 +68,7 @@ describe('machines with networks', { timeout: 600_000 }, () => {
     await new Promise<void>((resolve) => listener.listen(0, '0.0.0.0', resolve));
     shared.defer(() => listener.close());
     hostPort = (listener.address() as AddressInfo).port;
-    const cacheDir = join(directory, 'cache');
-    useCache(cacheDir);
+    const cacheDir = join(defaultCacheDirectory(), 'images');
     const probeFolder = join(projectRoot, 'test', 'fixtures', 'images', 'network-probe');
     const [libvirtd, speaker, probe] = await Promise.all([
       startLibvirtd({
@@ -65,7 +77,7 @@ describe('machines with networks', { timeout: 600_000 }, () => {
         log: silentLog,
         sharedNetwork: true,
       }),
-      buildSpeaker(directory, cacheDir),
+      buildSpeaker(directory),
       buildImage(probeFolder, { cacheDir, log: silentLog }),
     ]);
     shared.defer(() => libvirtd.stop());
@@ -199,6 +211,22 @@ describe('machines with networks', { timeout: 600_000 }, () => {
     // what went before it on the same way has come or never will
     await until('the last word', () => outside.heard.includes('after'), bootMs);
     assert.deepEqual(outside.heard, ['before', 'after']);
+  });
+
+  it('have no bandwidth that their host cannot bound: its owner is told, and it is not said to be', async (t) => {
+    if (canShape()) {
+      t.skip('this host’s kernel can bound it');
+      return;
+    }
+    const id = idOf('speaker');
+    for (const name of ['networkInboundBytesPerSecond', 'networkOutboundBytesPerSecond'] as const) {
+      const wish = { [name]: { value: 65_536, field: `parameters.${name}` } };
+      await assert.rejects(server.systems.changeParameters(id, wish), {
+        code: 'HYPERVISOR_FAILED',
+        message: /tc /,
+      });
+      assert.equal(server.systems.get(id).parameters[name], undefined);
+    }
   });
 
   it('of a network of their own have its address, and no way out of it', async () => {

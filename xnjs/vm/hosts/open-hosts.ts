@@ -25,6 +25,8 @@ type HostsDeps = {
   readonly scope: Scope;
   readonly settings: SettingsStore;
   readonly metrics?: Metrics | undefined;
+  /** How soon a silent libvirt is noticed, and one that is back. */
+  readonly pace?: Pick<LibvirtClientOptions, 'keepAlive' | 'connectTimeoutMs' | 'reconnect'>;
 };
 
 type Deps = HostsDeps & Pick<LibvirtClientOptions, 'onCall'>;
@@ -67,8 +69,8 @@ async function openLocal(
   deps: Deps,
 ): Promise<Opened> {
   const own = { uri: machines, acceleration, containers };
-  const clients = await connect(own, deps);
-  const hypervisor = adapt(clients, await connect(own, deps, []), deps);
+  const [clients, probes] = await connectTwice(own, deps);
+  const hypervisor = adapt(clients, probes, deps);
   const { capacity = {}, reserved = {}, labels = [], drain = false, pinning } = host ?? {};
   // alone and without a word of its capacity it takes what it is asked for
   const isBounded = hasOthers || Object.values(capacity).some((most) => most !== undefined);
@@ -92,7 +94,7 @@ async function openLocal(
 
 async function openRemote(config: HostConfig, deps: Deps): Promise<Opened> {
   const { name, labels, capacity, reserved, drain, pinning } = config;
-  const [clients, probes] = [await connect(config, deps), await connect(config, deps, [])];
+  const [clients, probes] = await connectTwice(config, deps);
   const hypervisor = adapt(clients, probes, deps);
   const storage = openStorage(config, Object.values(clients)[0], deps);
   return {
@@ -106,12 +108,15 @@ async function openRemote(config: HostConfig, deps: Deps): Promise<Opened> {
   };
 }
 
+type Where = Pick<HostConfig, 'uri' | 'containers' | 'acceleration'>;
+
+/** For work, and for looks that must not wait behind it. */
+async function connectTwice(where: Where, deps: Deps): Promise<[work: Clients, looks: Clients]> {
+  return await Promise.all([connect(where, deps), connect(where, deps, [])]);
+}
+
 async function connect(
-  {
-    uri,
-    containers,
-    acceleration = 'qemu',
-  }: Pick<HostConfig, 'uri' | 'containers' | 'acceleration'>,
+  { uri, containers, acceleration = 'qemu' }: Where,
   deps: Deps,
   events?: readonly EventName[],
 ): Promise<Clients> {
@@ -146,15 +151,15 @@ function adapt(clients: Clients, probes: Clients, deps: Deps): LibvirtHypervisor
 /** A hypervisor that does not answer now may do so later: the server starts all the same. */
 async function open(
   uri: string | undefined,
-  { log, scope, onCall }: Deps,
+  { log, scope, onCall, pace }: Deps,
   events?: readonly EventName[],
 ): Promise<LibvirtClient | undefined> {
   if (uri === undefined) return undefined;
   const client = scope.use(
-    new LibvirtClient({ uri, log, ...(onCall && { onCall }), ...(events && { events }) }),
+    new LibvirtClient({ uri, log, ...pace, ...(onCall && { onCall }), ...(events && { events }) }),
   );
   client.start();
-  await client.ready(AbortSignal.timeout(5_000)).catch(() => undefined);
+  await client.ready(AbortSignal.timeout(pace?.connectTimeoutMs ?? 5_000)).catch(() => undefined);
   return client;
 }
 
