@@ -3,7 +3,7 @@ import type { JobEngine } from './job/engine.js';
 import type { Job } from './job/job.js';
 import type { Hosts } from './vm/hosts/hosts.js';
 import type { MachineObserver } from './vm/machine-observer.js';
-import { isAlive } from './vm/state.js';
+import { isAlive } from './vm/views.js';
 import type { TargetSystem } from './vm/target-system.js';
 import type { TargetSystems } from './vm/target-systems.js';
 

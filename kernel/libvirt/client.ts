@@ -152,6 +152,25 @@ export class LibvirtClient implements AsyncDisposable {
     await this.ready(AbortSignal.timeout(timeoutMs));
   }
 
+  /**
+   * On a connection of its own, which is given up with it: for a call that may get stuck in the daemon, where it would
+   * keep others from being carried out.
+   * @throws as {@link call}
+   */
+  async callApart<N extends ProcedureName>(
+    name: N,
+    args: Args<N>,
+    options: CallOptions = {},
+  ): Promise<Result<N>> {
+    this.#current();
+    const carrier = await this.#open(options.signal);
+    try {
+      return await carrier.call(name, args, options);
+    } finally {
+      carrier.destroy(unavailable('the call has ended'));
+    }
+  }
+
   /** The stream has a connection of its own: a slow reader holds up nobody else. Close it, or end it. */
   async openStream<N extends StreamProcedureName>(
     name: N,

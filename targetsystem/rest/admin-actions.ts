@@ -138,7 +138,9 @@ export const adminActions: Readonly<Record<string, Action>> = {
       const hosts = systems.places.list().filter(({ name }) => host === undefined || name === host);
       if (host !== undefined && hosts.length === 0)
         throw new RequestError('NOT_FOUND', `host: there is no host ${host}`);
-      const takes = hosts.filter(({ isDrained, drivers }) => !isDrained && drivers.some(({ isUp }) => isUp)); // prettier-ignore
+      const takes = hosts.filter(
+        ({ isDrained, loss, drivers }) => !isDrained && !loss && drivers.some(({ isUp }) => isUp),
+      );
       return {
         message: `${takes.length} of ${hosts.length} hosts take machines`,
         results: Object.fromEntries(hosts.map((each) => [each.name, renderHost(each)])),
@@ -166,11 +168,39 @@ export const adminActions: Readonly<Record<string, Action>> = {
     parameters: ['host', 'drain'],
     run: async ({ systems }, parameters) => {
       const host = required(parameters, 'host');
-      const { drain = 'true' } = parameters;
-      if (!['true', 'false'].includes(drain))
-        throw new RequestError('BAD_REQUEST', 'drain: must be true or false');
-      await systems.places.drain(host, drain === 'true');
-      return { message: `Host ${host} takes ${drain === 'true' ? 'no ' : ''}new machines` };
+      const isDrained = readFlag('drain', parameters['drain'] ?? 'true');
+      await systems.places.drain(host, isDrained);
+      return { message: `Host ${host} takes ${isDrained ? 'no ' : ''}new machines` };
+    },
+  },
+
+  DeclareHostLost: {
+    description:
+      'Says that a host never comes back: its target systems end, or go on elsewhere where their recovery and files allow it. Parameters: host; confirm, its name once more; lost, false: it is one like others again',
+    parameters: ['host', 'confirm', 'lost'],
+    run: async ({ systems }, parameters, { caller, audit, url }) => {
+      const host = required(parameters, 'host');
+      const isLost = readFlag('lost', parameters['lost'] ?? 'true');
+      if (required(parameters, 'confirm') !== host)
+        throw new RequestError('BAD_REQUEST', `confirm: must be ${host}, the name of the host`);
+      const tell = (why: string): void =>
+        audit?.({
+          what: 'access',
+          allowed: true,
+          why,
+          caller,
+          operation: 'DeclareHostLost',
+          resource: url,
+        });
+      if (!isLost) {
+        await systems.lostHosts.takeBack(host);
+        tell(`host ${host} is not lost any more`);
+        return { message: `Host ${host} is not lost any more; what ended with it stays ended` };
+      }
+      const results = await systems.lostHosts.declare(host, caller.dn);
+      tell(`host ${host} is declared lost`);
+      const number = Object.keys(results).length;
+      return { message: `Host ${host} is declared lost, with ${number} target systems`, results };
     },
   },
 
@@ -201,6 +231,11 @@ function required(parameters: Parameters, name: string): string {
   const value = parameters[name];
   if (value !== undefined && value !== '') return value;
   throw new RequestError('BAD_REQUEST', `${name}: must be given`);
+}
+
+function readFlag(name: string, text: string): boolean {
+  if (text === 'true' || text === 'false') return text === 'true';
+  throw new RequestError('BAD_REQUEST', `${name}: must be true or false`);
 }
 
 function readNumber(name: string, text: string, most: number): number {

@@ -1,4 +1,5 @@
 import { z } from 'zod';
+import { formatDate } from '#kernel/clock.js';
 import { answersJson } from '#kernel/http/answers.js';
 import { adminOnly, operations } from '#kernel/http/operation.js';
 import { json } from '#kernel/http/reply.js';
@@ -27,19 +28,35 @@ export function renderAbilities(
   return { ...abilities, networks: [...abilities.networks] };
 }
 
+type Runnable = NonNullable<Rendered<typeof HostList>['hosts'][number]['capabilities']>[string];
+
+function renderRunnable(found: NonNullable<HostStatus['capabilities']['qemu']>): Runnable {
+  return Object.fromEntries(
+    Object.entries(found).map(([name, { machines, ...rest }]) => [
+      name,
+      { machines: [...machines], ...rest },
+    ]),
+  );
+}
+
 export function renderHost(host: HostStatus): Rendered<typeof HostList>['hosts'][number] {
-  const { name, drivers, labels, isDrained, room, used, machines, spares, storage, abilities } =
-    host;
+  const { name, drivers, labels, isDrained, loss, room, used, machines, spares, storage } = host;
   const problems = Object.entries(host.networkProblems);
   return {
     ...{ name, labels: [...labels], drained: isDrained, machines },
+    ...(loss && { lost: { by: loss.by, since: formatDate(loss.atMs) } }),
     drivers: Object.fromEntries(
       drivers.map((driver) => [driver.name, driver.isUp ? ('OK' as const) : ('DOWN' as const)]),
     ),
     ...(room && { capacity: room }),
     used,
     ...(storage && { storage }),
-    ...{ spares, abilities: renderAbilities(abilities) },
+    ...{ spares, abilities: renderAbilities(host.abilities) },
+    ...(Object.keys(host.capabilities).length > 0 && {
+      capabilities: Object.fromEntries(
+        Object.entries(host.capabilities).map(([driver, found]) => [driver, renderRunnable(found)]),
+      ),
+    }),
     ...(problems.length > 0 && { networkProblems: Object.fromEntries(problems) }),
   };
 }

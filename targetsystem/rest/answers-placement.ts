@@ -98,6 +98,10 @@ export const HostList = z.object({
         .describe('DOWN: nothing is known of it'),
       labels: z.array(text),
       drained: z.boolean().describe('It takes no new machines'),
+      lost: z
+        .object({ by: text, since: date })
+        .optional()
+        .describe('An administrator has declared that it never comes back'),
       capacity: z
         .object(room)
         .partial()
@@ -117,6 +121,21 @@ export const HostList = z.object({
         .optional()
         .describe('Where images are copied to; absent: it shares the files of the server'),
       abilities: HostAbilities,
+      capabilities: z
+        .record(
+          z.string(),
+          z.record(
+            z.string(),
+            z.object({
+              machines: z.array(text).describe('Boards, by their short names'),
+              maxCpus: z.number().optional().describe('Of one machine'),
+              display: z.boolean().describe('A machine can have one'),
+              kvm: z.boolean().describe('By hardware, as libvirt says; unproven'),
+            }),
+          ),
+        )
+        .optional()
+        .describe('What machines each driver can run, by architecture, as libvirt says'),
       networkProblems: z
         .record(z.string(), text)
         .optional()

@@ -14,6 +14,10 @@ export const Snapshot = z
     takenTime: date
       .optional()
       .describe('When the machine stood still for it: what its jobs did later is not in it'),
+    diskOnly: z
+      .boolean()
+      .optional()
+      .describe('Its machine was off: it has no memory, and going back to it boots'),
     sizeMiB: z.number().describe('On disk; the most that it may be while it is being taken'),
     _links: links,
   })

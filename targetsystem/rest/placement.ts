@@ -44,12 +44,13 @@ export async function renderPlacement(
 }> {
   const requester = requesterOf(caller);
   const { prices } = planner;
+  const hosts = places.list().filter(({ loss }) => !loss);
   return {
     flavours: planner.flavours.offered(requester).map(renderFlavour),
     networks: planner.offeredNetworks,
-    drivers: renderDrivers(places.list()),
-    hostLabels: [...new Set(places.list().flatMap(({ labels }) => labels))].sort(),
-    hosts: places.list().map(({ name, labels, abilities }) => ({
+    drivers: renderDrivers(hosts),
+    hostLabels: [...new Set(hosts.flatMap(({ labels }) => labels))].sort(),
+    hosts: hosts.map(({ name, labels, abilities }) => ({
       name,
       abilities: renderAbilities(abilities),
       labels: [...labels],

@@ -16,7 +16,7 @@ const snapshotInput = { ...siteInput, snapshotId: z.string().max(64) };
 const stateErrors = [...machineErrors, 'VM_ILLEGAL_EVENT'] as const;
 
 function render(
-  { name, state, message, createdMs, atMs, sizeMiB }: Snapshot,
+  { name, state, message, createdMs, atMs, sizeMiB, isDiskOnly }: Snapshot,
   self: string,
   site: string,
 ): Rendered<typeof SnapshotAnswer> {
@@ -27,6 +27,7 @@ function render(
     ...(message !== undefined && { stateMessage: message }),
     submissionTime: formatDate(createdMs),
     ...(atMs !== undefined && { takenTime: formatDate(atMs) }),
+    ...(isDiskOnly && { diskOnly: true }),
     sizeMiB,
     _links: hrefs({ self, site, 'action:revert': `${self}/actions/revert` }),
   };

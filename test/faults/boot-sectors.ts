@@ -28,6 +28,8 @@ const choose = (register: number): number[] => [
 
 const incidents = {
   nothing: halt,
+  /** out 604, 2000: the board's ACPI register for that, as a system does it at its end */
+  'powers off': [0xba, 0x04, 0x06, 0xb8, 0x00, 0x20, 0xef, ...halt],
   /** out 505, 1: what Linux' pvpanic driver does when the kernel panics */
   panics: [0xba, 0x05, 0x05, 0xb0, 0x01, 0xee, ...halt],
   /** i6300esb: count by MHz, so that it runs out after two seconds; enable. Nobody resets it. */

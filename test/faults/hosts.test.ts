@@ -45,6 +45,7 @@ describe('two hosts', { skip: noMachines || noNamespace, timeout: 600_000 }, () 
         ],
         systems: {
           compareMs: 1_000,
+          orphanGraceMs: 1_000,
           recovery: 'restart',
           limits: { cpus: 2, memoryMiB: 512, perUser: 4 },
         },
@@ -111,6 +112,8 @@ describe('two hosts', { skip: noMachines || noNamespace, timeout: 600_000 }, () 
   });
 
   it('tell what each of them lacks when neither has room', async () => {
+    for (const { capabilities } of server.systems.places.list())
+      assert.ok(capabilities.qemu?.['x86_64']?.machines.includes('q35'));
     const third = await server.systems.planner.estimate(wish());
     assert.deepEqual([third.host, third.placement], ['north', 'north: the only one where it fits']);
     const more = { ...wish(), parameters: { cpus: { value: 2, field: 'parameters.cpus' } } };
@@ -239,12 +242,12 @@ describe('two hosts', { skip: noMachines || noNamespace, timeout: 600_000 }, () 
     hosts.virsh('pool-define-as', 'vsite', 'dir', '--target', pool());
     server = await start({ images: 'copied', storage: { pool: 'vsite', imagesMiB: 512 } });
     const { systems } = server;
-    await systems.places.drain('local', false);
     const north = systems.places.list().find(({ name }) => name === 'north');
     assert.deepEqual(north?.storage, { pool: 'vsite', images: 0, usedMiB: 0, maxMiB: 512 });
     assert.equal(north.abilities.thaw, 'there');
     hosts.slow(160);
-    const [first, second] = [await systems.create(wish('far')), await systems.create(wish('far'))];
+    const [first, second] = [await systems.create(wish()), await systems.create(wish('far'))];
+    await systems.places.drain('local', false);
     there = first.id;
     const copied = (): number =>
       volumes().reduce((sum, name) => sum + statSync(join(pool(), name)).size, 0);
@@ -303,9 +306,41 @@ describe('two hosts', { skip: noMachines || noNamespace, timeout: 600_000 }, () 
     await systems.parking.thaw(there);
     await becomes(there, /^READY/, 120_000);
     assert.equal(await outputOf(job), counted);
+  });
+
+  it('of which one is declared lost: its machine goes on here, and what turns up there later is removed', async () => {
+    const { systems, engine } = server;
+    const job = await submit(there, 'sleep 600');
+    await until('it runs', async () => (await engine.get(job)).state === 'RUNNING', 60_000);
+    await assert.rejects(systems.lostHosts.declare('north', 'CN=Admin'), { code: 'CONFLICT' });
+    hosts.pull();
+    try {
+      await until('north is away', () => !isUp('north'), 60_000);
+      await systems.lostHosts.declare('north', 'CN=Admin');
+      const word =
+        /started again: host north was declared lost by CN=Admin .* goes on on host local/;
+      assert.match(told(there), word);
+      await becomes(there, /^READY/, bootMs);
+      assert.deepEqual([systems.get(there).host, systems.get(there).generation], ['local', 2]);
+      await until('its job is over', async () => (await engine.get(job)).state === 'DONE', 60_000);
+      assert.match((await engine.get(job)).run.result?.message ?? '', /declared lost/);
+      assert.ok(qemuOf(there), 'two of them: nobody has ended the former');
+      assert.match(hosts.virsh('list', '--name'), new RegExp(there));
+    } finally {
+      hosts.plug();
+    }
+    await until(
+      'the former is gone',
+      () => hosts.virsh('list', '--all', '--name').trim() === '',
+      60_000,
+    );
+    await until('its files are, too', () => machineVolumes().length === 0, 60_000);
+    assert.match(told(there), /^READY/);
+    await assert.rejects(systems.create(wish('far')), { message: /north: it was declared lost/ });
+    await systems.lostHosts.takeBack('north');
+    assert.equal((await systems.planner.estimate(wish('far'))).host, 'north');
     await systems.destroy(there);
     await until('it is gone', () => systems.list().length === 0, 60_000);
-    assert.deepEqual(machineVolumes(), []);
     assert.equal(volumes().length, 2, 'the image stays for the next');
   });
 });

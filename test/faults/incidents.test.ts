@@ -2,6 +2,8 @@ import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
 import { appendFileSync, mkdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import type { Readable } from 'node:stream';
+import { buffer } from 'node:stream/consumers';
 import { after, before, describe, it } from 'node:test';
 import { Scope } from '#kernel/scope.js';
 import { LibvirtHypervisor } from '#xnjs/vm/libvirt-hypervisor.js';
@@ -48,7 +50,14 @@ describe('what happens in and to machines', { skip, timeout: 240_000 }, () => {
     mkdirSync(links, { recursive: true });
     await startAgents(scope, join(state, 'agents.sock'));
     const images = [
-      ...['nothing', 'panics', 'arms its watchdog', 'fills its disk', 'floods its console'],
+      ...[
+        'powers off',
+        'nothing',
+        'panics',
+        'arms its watchdog',
+        'fills its disk',
+        'floods its console',
+      ],
     ] as const satisfies readonly Incident[];
     const disks = new Map<string, string>(
       images.map((each, at) => [each, bootDisk(join(state, `${at}.qcow2`), each)]),
@@ -107,6 +116,51 @@ describe('what happens in and to machines', { skip, timeout: 240_000 }, () => {
     const id = await make('panics');
     inject(id);
     await becomes(id, 'FAILED', /crashed/, 2_000);
+    await systems.destroy(id);
+  });
+
+  it('a machine that powers itself off: its disk can be kept, put back, and saved as image', async () => {
+    const id = await make('powers off');
+    const overlay = join(small, 'vms', id, 'overlay.qcow2');
+    const io = (file: string, ...args: string[]): string =>
+      execFileSync('qemu-io', [...args, file], { encoding: 'utf8' });
+    await assert.rejects(systems.snapshots.revert(id, 'none'), { code: 'NOT_FOUND' });
+    inject(id);
+    await becomes(id, 'FAILED', /^the machine has shut down/, 2_000);
+    io(overlay, '-c', 'write -P 0x5a 1M 512'); // as the guest could have before
+    const isSettled = () => systems.get(id).undertaking === undefined;
+    const { id: snapshot } = await systems.snapshots.take(id, 'off');
+    await until('it is taken', isSettled);
+    const taken = systems.snapshots.get(id, snapshot);
+    assert.deepEqual([taken.state, taken.isDiskOnly], ['READY', true]);
+    assert.equal(said(systems.get(id)), 'FAILED: the machine has shut down');
+    io(overlay, '-c', 'write -P 0x77 1M 512');
+
+    const file = join(state, 'saved.qcow2');
+    const images = systems.savedImages({
+      images: { find: () => Promise.resolve({ metadata: systems.get(id).image.metadata }) },
+      publisher: {
+        findBy: () => Promise.resolve(undefined),
+        create: () => Promise.resolve('the image'),
+        publish: async ({ disk }: { disk: { source: () => Readable } }) => {
+          writeFileSync(file, await buffer(disk.source()));
+        },
+      },
+    } as unknown as Parameters<TargetSystems['savedImages']>[0]); // a fake repository
+    const image = { version: '2', visibility: 'private', snapshot } as const;
+    const saving = { taskId: 'task', siteId: id, image, callerDn: 'CN=User' };
+    const tell = () => Promise.resolve();
+    assert.equal(await images.save(saving, tell, AbortSignal.timeout(30_000)), 'the image');
+    assert.match(io(file, '-r', '-c', 'read -P 0x5a 1M 512'), /^read 512/);
+    await images.check(id, { version: '3', visibility: 'private' }, 'CN=User');
+
+    await systems.snapshots.revert(id, snapshot);
+    await until('its jobs are to be told', () => systems.get(id).reverted?.step === 'tell');
+    await systems.settled(id, { reverted: systems.get(id).reverted! });
+    await becomes(id, 'READY', /./, 30_000);
+    const { generation, start } = systems.get(id);
+    assert.deepEqual([generation, start?.tier], [2, 'cold']);
+    assert.match(io(overlay, '-U', '-r', '-c', 'read -P 0x5a 1M 512'), /^read 512/);
     await systems.destroy(id);
   });
 

@@ -118,6 +118,22 @@ describe('administration by REST', { timeout: 60_000 }, () => {
     }
   });
 
+  it('declares no host lost that answers, nor one whose name was not repeated', async () => {
+    for (const [parameters, text] of [
+      [{ host: 'local' }, /^confirm: must be given/],
+      [{ host: 'local', confirm: 'north' }, /^confirm: must be local/],
+      [{ host: 'local', confirm: 'local' }, /^host: local is the server's own/],
+      [{ host: 'south', confirm: 'south' }, /there is no host south/],
+      [{ host: 'south', confirm: 'south', lost: 'maybe' }, /^lost: must be/],
+      [{ host: 'south', confirm: 'south', lost: false }, /south was not declared lost/],
+    ] as const) {
+      const told = AdminOutcome.parse((await act('DeclareHostLost', parameters)).body);
+      assert.equal(told.success, false);
+      assert.match(told.message, text);
+    }
+    assert.equal((await alice('POST', '/rest/admin/actions/DeclareHostLost', {})).status, 403);
+  });
+
   it('stops taking jobs with a message, which a restart does not forget', async () => {
     const stopped = await act('ToggleJobSubmission', { message: 'maintenance until noon' });
     assert.deepEqual(stopped.body['success'], true);

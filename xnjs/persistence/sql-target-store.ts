@@ -208,7 +208,7 @@ function targetStore(tables: Tables): TargetStore {
 }
 
 function spareStore(tables: Tables): SpareStore {
-  const { database, systems, spares, lease } = tables;
+  const { database, systems, spares, removed, lease } = tables;
   const write = async (work: (transaction: Transaction) => Promise<unknown>): Promise<void> => {
     await database.transaction(async (transaction) => {
       await lease?.require(transaction);
@@ -227,8 +227,11 @@ function spareStore(tables: Tables): SpareStore {
       const row = { id: spare.id, document: JSON.stringify(spare) };
       await write((transaction) => spares.upsert(row, { transaction }));
     },
-    async remove(id) {
-      await write((transaction) => spares.destroy({ where: { id }, transaction }));
+    async remove(id, mayBeLeft) {
+      await write(async (transaction) => {
+        await spares.destroy({ where: { id }, transaction });
+        if (mayBeLeft) await removed.upsert({ id, removedMs: systemClock.now() }, { transaction });
+      });
     },
     async claim(system, body, quotas) {
       const { id, ownerDn } = system;

@@ -1,8 +1,9 @@
 import { setImmediate as turn } from 'node:timers/promises';
 import { errorText } from '#kernel/errors.js';
 import type { Log } from '#kernel/log.js';
-import { isSeatOf, seatKey, type Seat } from './hosts/host.js';
-import type { DomainView } from './hypervisor.js';
+import { isSeatOf, seatKey, type Host, type Seat } from './hosts/host.js';
+import { isOutlived } from './hosts/lost-hosts.js';
+import type { DomainView, OwnDomain } from './hypervisor.js';
 import { FilesOfMachines } from './files-of-machines.js';
 import { Orphans } from './orphans.js';
 import type { SystemRecords } from './system-records.js';
@@ -44,6 +45,8 @@ export class Comparison {
       files: new FilesOfMachines(systems),
       isKnown: (id) => records.find(id) !== undefined || isKnown(id),
       isAt: (id, seat) => this.#isAt(id, seat),
+      isOutlived: (domain, seat) => this.#isOutlived(domain, seat),
+      mayAdopt: (seat) => !systems.hosts.isLost(seat),
       adopt: (record, { host }) => records.adopt(record, host),
       graceMs: systems.orphanGraceMs ?? 60_000,
       require,
@@ -60,9 +63,19 @@ export class Comparison {
     return this.#everywhere()?.has(id) === false;
   }
 
+  /** On a host that was declared lost nothing is any more. */
   #isAt(id: string, seat: Seat): boolean {
-    const record = this.#options.records.find(id);
-    return record ? isSeatOf(seat, record) : this.#options.isKnown(id);
+    const { records, isKnown, systems } = this.#options;
+    const record = records.find(id);
+    if (!record) return isKnown(id);
+    return isSeatOf(seat, record) && !systems.hosts.isLost(seat);
+  }
+
+  #isOutlived({ id, mark }: OwnDomain, { host }: Seat): boolean {
+    const { records, systems } = this.#options;
+    const record = records.find(id);
+    const there = { host, generation: mark?.generation, isLost: systems.hosts.isLost({ host }) };
+    return record !== undefined && isOutlived(record, there);
   }
 
   /** Now and then, until the server stops. */
@@ -73,7 +86,8 @@ export class Comparison {
       await clock.sleep(compareMs, stopping).catch(() => undefined);
       if (stopping.aborted) return;
       const beganMs = performance.now();
-      await Promise.all(hosts.seats().map((seat) => this.compare(seat)));
+      const seats = [...hosts.seats(), ...hosts.lostSeats()];
+      await Promise.all(seats.map((seat) => this.compare(seat)));
       const all = [...records.all()];
       // not waited for: a host that hangs holds up its own machines only
       for (const host of new Set(all.map((record) => record.host))) {
@@ -101,6 +115,10 @@ export class Comparison {
   async compare(seat: Seat): Promise<void> {
     const { records, started, onDomain, log, systems } = this.#options;
     try {
+      if (systems.hosts.isLost(seat)) {
+        await this.#orphans.judge(seat, await systems.hosts.of(seat).list(seat.driver));
+        return;
+      }
       // Those only: what is started while the list is on its way may be missing from it.
       const bound = [...started()].filter((id) => isSeatOf(seat, records.get(id)));
       const isAt = (id: string): boolean => this.#isAt(id, seat);
@@ -128,10 +146,16 @@ export class Comparison {
     }
   }
 
+  /** Those that were not declared lost. */
+  #hosts(): readonly Host[] {
+    const { hosts } = this.#options.systems;
+    return hosts.all.filter(({ name: host }) => !hosts.isLost({ host }));
+  }
+
   /** Ids of all domains of ours; `undefined`: a host is silent. */
   #everywhere(): ReadonlySet<string> | undefined {
     const { hosts } = this.#options.systems;
-    const seats = hosts.all.flatMap(({ name, drivers }) =>
+    const seats = this.#hosts().flatMap(({ name, drivers }) =>
       drivers.map((driver) => ({ host: name, driver })),
     );
     const present = new Set<string>();
@@ -146,21 +170,24 @@ export class Comparison {
   /** Files may belong to a machine of any host: nothing goes while one of them is silent. */
   async #sweep(): Promise<void> {
     const { records, require, systems, log } = this.#options;
-    const { hosts, networks, store } = systems;
+    const { networks, store, hosts } = systems;
     const present = this.#everywhere();
     if (!present) return;
     await this.#orphans.sweep(present);
     const isGone = async (id: string): Promise<boolean> =>
       !records.find(id) && !present.has(id) && (await store.wasRemoved(id));
-    await networks?.sweep(async (id) => {
-      if (!(await isGone(id))) return false;
-      await require();
-      return true;
-    });
+    await networks?.sweep(
+      async (id) => {
+        if (!(await isGone(id))) return false;
+        await require();
+        return true;
+      },
+      (host) => hosts.isLost({ host }),
+    );
     const { isKnown } = this.#options;
     const areKnown = [...present].every((id) => records.find(id) !== undefined || isKnown(id));
     await Promise.all(
-      hosts.all.map(async ({ name: host, storage }) => {
+      this.#hosts().map(async ({ name: host, storage }) => {
         await storage?.sweep(isGone, areKnown).catch((error: unknown) => {
           log.warn({ host, err: errorText(error) }, 'the volumes of a host could not be swept');
         });

@@ -6,9 +6,9 @@ import { isSeatOf, seatKey, seatOf, type Seat } from './hosts/host.js';
 import { whereText } from './hosts/hosts.js';
 import { batchesOf } from './in-batches.js';
 import type { DomainLook, DomainView, Hypervisor } from './hypervisor.js';
-import { isAlive, type VmEvent } from './state.js';
+import type { VmEvent } from './state.js';
 import type { Driver, Evidence, TargetSystem } from './target-system.js';
-import type { DomainWord } from './views.js';
+import { isAlive, type DomainWord } from './views.js';
 
 export type DomainWatchOptions = {
   readonly hosts: {
@@ -39,6 +39,10 @@ const silentMs = 8_000;
 /** For so long it is watched whether processors make progress: even an idle guest has its clock. */
 const progressMs = 5_000;
 
+/** One that takes longer goes on beside the next ones, as many as these. */
+const besideMs = 1_500;
+const mostBeside = 8;
+
 /** Of the time between looks, what one that nobody waits for is spread over. */
 const spread = 0.5;
 
@@ -53,6 +57,8 @@ type Seen = {
   baseCpuMs: number;
   /** Whether they made progress the last time that they were watched for long enough. */
   progresses: boolean | undefined;
+  /** It was not asked: what it had used is another figure then. */
+  isUnasked: boolean;
 };
 
 /**
@@ -152,9 +158,20 @@ export class DomainWatch {
     const batches = batchesOf(ours);
     const paceMs = (spread * this.#everyMs) / batches.length;
     let ms = 0;
+    const beside = new Set<Promise<void>>();
+    const silence = new AbortController();
     for (const [at, batch] of batches.entries()) {
       const begun = performance.now();
-      if (!(await this.#lookAt(seat, key, batch))) return;
+      const work = this.#lookAt(seat, key, batch).then((isHeard) => {
+        if (!isHeard) silence.abort();
+      });
+      beside.add(work);
+      void work.finally(() => beside.delete(work));
+      const isLast = at + 1 === batches.length;
+      if (isLast) await Promise.all(beside);
+      else await this.#forAWhile(work);
+      if (beside.size >= mostBeside) await Promise.race(beside);
+      if (silence.signal.aborted) break;
       const tookMs = performance.now() - begun;
       ms += tookMs;
       // each batch in its time, so that others have theirs, unless somebody waits for this look to end
@@ -162,7 +179,16 @@ export class DomainWatch {
         await clock.sleep(paceMs - tookMs, stopping).catch(() => undefined);
       if (this.#options.stopping.aborted) return;
     }
-    observer?.looked(seat.driver, ms);
+    await Promise.all(beside);
+    if (!silence.signal.aborted) observer?.looked(seat.driver, ms);
+  }
+
+  /** Until that is done, or takes so long that others need not wait for it. */
+  async #forAWhile(work: Promise<unknown>): Promise<void> {
+    const done = new AbortController();
+    const whatever = (): undefined => undefined;
+    const until = this.#options.clock.sleep(besideMs, done.signal).catch(whatever);
+    await Promise.race([work, until]).finally(() => done.abort());
   }
 
   /** @returns whether the hypervisor has answered */
@@ -171,7 +197,7 @@ export class DomainWatch {
     const beganMs = clock.now();
     let looks: readonly DomainLook[];
     try {
-      looks = await hosts.of(seat).look(seat.driver, ids);
+      looks = await hosts.of(seat).look(seat.driver, ids, (id) => this.#isSilent(id));
     } catch (error) {
       log.debug({ ...seat, err: errorText(error) }, 'the hypervisor could not be asked');
       this.#onSilence(seat, beganMs);
@@ -197,18 +223,42 @@ export class DomainWatch {
   }
 
   #judge(look: DomainLook, beganMs: number): void {
-    const { id, state, reason, answers } = look;
+    const { id, state, reason, answers, isUnasked } = look;
     const seen = this.#seen.get(id) ?? unseen();
     this.#seen.set(id, seen);
+    watchProgress(seen, look, beganMs);
+    if (isUnasked) {
+      this.#guess(look, seen);
+      return;
+    }
     seen.hasAnswered ||= this.#answered(id, answers);
     const isMute = answers === false || (answers === undefined && seen.hasAnswered);
     seen.muteSinceMs = isMute ? (seen.muteSinceMs ?? beganMs) : undefined;
-    watchProgress(seen, look, beganMs);
     if (state === 'stopped') return;
     if (state === 'running' && seen.muteSinceMs !== undefined) {
       if (this.#options.clock.now() - seen.muteSinceMs < hungMs) return;
       this.#tell(id, 'hung', "the machine's process does not answer the hypervisor: it hangs");
     } else this.#tell(id, state, state === 'running' ? this.#howItRuns(look, seen) : reason);
+  }
+
+  /** Many hang at once: what stands still as well seems to, even if it was not asked. */
+  #guess({ id, state, reason }: DomainLook, seen: Seen): void {
+    if (state === 'stopped') return;
+    const isGuessed = this.#isGuessed(id, seen);
+    // one whose agent is heard again does not stand still
+    if (state !== 'running' || (isGuessed && !this.#isSilent(id))) this.#tell(id, state, reason);
+    else if (seen.progresses === false)
+      this.#tell(
+        id,
+        'hung',
+        'the machine and its agent stand still, while many of its host hang: it was not asked whether it does',
+      );
+  }
+
+  /** It was told to hang, and not since it does not answer. */
+  #isGuessed(id: string, { muteSinceMs }: Seen): boolean {
+    const says = this.#options.records.find(id)?.views?.hypervisor?.says;
+    return says === 'hung' && muteSinceMs === undefined;
   }
 
   /** One that has started is as able to answer as others there, even if it hung before it was ever asked. */
@@ -224,11 +274,14 @@ export class DomainWatch {
 
   /** Of a machine whose agent is silent: whether its guest does anything at all. */
   #howItRuns({ id, reason }: DomainLook, { progresses }: Seen): string {
-    const isSilent = this.#options.records.find(id)?.views?.agent?.says === 'down';
-    if (!isSilent || progresses === undefined) return reason;
+    if (!this.#isSilent(id) || progresses === undefined) return reason;
     return progresses
       ? "the machine runs and its processors work: its guest's system or its agent hangs"
       : 'the machine runs and its processors make no progress: its guest hangs';
+  }
+
+  #isSilent(id: string): boolean {
+    return this.#options.records.find(id)?.views?.agent?.says === 'down';
   }
 
   #onSilence(seat: Seat, nowMs: number): void {
@@ -261,15 +314,17 @@ function unseen(): Seen {
     baseMs: undefined,
     baseCpuMs: 0,
     progresses: undefined,
+    isUnasked: false,
   };
 }
 
-function watchProgress(seen: Seen, { cpuMs }: DomainLook, nowMs: number): void {
-  if (cpuMs === undefined) {
+function watchProgress(seen: Seen, { cpuMs, isUnasked = false }: DomainLook, nowMs: number): void {
+  if (cpuMs === undefined || seen.isUnasked !== isUnasked) {
     seen.baseMs = undefined;
     seen.progresses = undefined;
-    return;
   }
+  seen.isUnasked = isUnasked;
+  if (cpuMs === undefined) return;
   if (seen.baseMs !== undefined) {
     if (nowMs - seen.baseMs < progressMs) return;
     seen.progresses = cpuMs > seen.baseCpuMs;

@@ -4,7 +4,7 @@ import { consoleText } from './console-files.js';
 import type { Workspace } from './workspace.js';
 
 export type FilesOfMachinesOptions = {
-  readonly hosts: Pick<Hosts, 'storageOf'>;
+  readonly hosts: Pick<Hosts, 'storageOf' | 'isLost'>;
   readonly workspace: Workspace;
 };
 
@@ -18,11 +18,19 @@ export class FilesOfMachines {
     this.#options = options;
   }
 
-  /** Removes everything of a machine. One that has nothing is fine. @throws `HYPERVISOR_UNAVAILABLE` */
+  /**
+   * Removes everything of a machine, but what went with a host that was declared lost. One that has nothing is fine.
+   * @throws `HYPERVISOR_UNAVAILABLE`
+   */
   async remove(machine: Machine): Promise<void> {
     const { hosts, workspace } = this.#options;
-    await hosts.storageOf(machine)?.remove(machine.id);
+    if (!hosts.isLost(machine)) await this.removeThere(machine);
     await workspace.remove(machine.id);
+  }
+
+  /** Removes what its host alone has of it. @throws `HYPERVISOR_UNAVAILABLE` */
+  async removeThere(machine: Machine): Promise<void> {
+    await this.#options.hosts.storageOf(machine)?.remove(machine.id);
   }
 
   /** The end of what the guest wrote to its console, at most `bytes`, control characters taken out. */

@@ -24,7 +24,9 @@ export type OwnDomain = DomainView & { readonly mark?: DomainMark };
 export type DomainLook = DomainView & {
   /** Whether that process answers the hypervisor; absent: it was not asked, or cannot say so. */
   readonly answers?: boolean;
-  /** What its virtual processors have used since its start. */
+  /** Too many processes hang already: it was not asked, so that the hypervisor can go on with other work. */
+  readonly isUnasked?: boolean;
+  /** What its virtual processors have used since its start; where it was not asked, what its process has. */
   readonly cpuMs?: number;
 };
 
@@ -98,8 +100,13 @@ export type Hypervisor = {
    * How the domains are that may be ours; who knows their ids tells them from others. Takes some seconds when
    * one of them hangs, no more.
    * @param ids of these only; absent: of all
+   * @param isDoubtful what stands still is to be seen of such a one, too, where it cannot be asked
    */
-  look(driver: Driver, ids?: readonly string[]): Promise<DomainLook[]>;
+  look(
+    driver: Driver,
+    ids?: readonly string[],
+    isDoubtful?: (id: string) => boolean,
+  ): Promise<DomainLook[]>;
   /** The domains of this installation only. @param isKnown to whom the domain belongs need not be read again */
   list(driver: Driver, isKnown?: (id: string) => boolean): Promise<OwnDomain[]>;
   /** Writes on a domain whose it is now. One that is not there is fine. */

@@ -8,7 +8,6 @@ import type { Lifecycle } from '#kernel/libvirt/events.js';
 import type { Domain } from '#kernel/libvirt/procedures.js';
 import type { Log } from '#kernel/log.js';
 import { markXml, metadataNamespace, readMark, type DomainMark } from './domain-mark.js';
-import { agentConsole } from './domain-xml.js';
 import { statsFlags, statsGroups, toSample } from './domain-stats.js';
 import type {
   DomainLook,
@@ -21,7 +20,6 @@ import { setControls } from './libvirt-controls.js';
 import { inBatches } from './in-batches.js';
 import {
   lookAtContainers,
-  lookAtMachines,
   statesOfMachines,
   stopReasons,
   toPause,
@@ -29,7 +27,9 @@ import {
 } from './libvirt-look.js';
 import { endMachine, saveMemoryTo, startFromMemory } from './libvirt-memory.js';
 import { ensureNetwork } from './libvirt-networks.js';
+import { openChannel, openConsole, screenshot } from './libvirt-streams.js';
 import { usageOfContainers } from './libvirt-usage.js';
+import { MachineLooks, type LookTimes } from './machine-looks.js';
 import type { ChangeableName, Driver, TargetSystem } from './target-system.js';
 import type { UsageSample } from './usage.js';
 
@@ -39,6 +39,8 @@ export type LibvirtHypervisorOptions = {
   /** For calls that may get stuck in a machine that hangs; absent: the others. */
   readonly probes?: Partial<Readonly<Record<Driver, LibvirtClient>>>;
   readonly installationId: string;
+  /** How long machines are waited for that may hang; absent: as is usual. */
+  readonly lookTimes?: LookTimes;
   readonly clock: Clock;
   readonly log: Log;
 };
@@ -47,10 +49,6 @@ const domainPrefix = 'vsite-';
 const metadataElement = 2;
 /** Managed save images and snapshot metadata go with the domain. */
 const undefineFlags = 3;
-/** Takes the console away from whoever has it open. */
-const forceConsole = 1;
-/** It does not run; somebody else has the console; it has none of that kind (an earlier version's machine). */
-const consoleRefusals = ['operationInvalid', 'operationFailed', 'internalError'] as const;
 /** Sources of addresses: the network's DHCP server, and whom the host has talked to. */
 const addressSources = { leases: 0, neighbours: 2 } as const;
 /** Whether a change counts for the machine that runs, for when it is started again. */
@@ -65,6 +63,8 @@ const statsTimeoutMs = 5_000;
 export class LibvirtHypervisor implements Hypervisor {
   readonly #options: LibvirtHypervisorOptions;
   readonly #log: Log;
+  /** One for each connection: machines that hang keep the daemon behind it busy. */
+  readonly #looks = new Map<LibvirtClient, MachineLooks>();
 
   constructor(options: LibvirtHypervisorOptions) {
     this.#options = options;
@@ -195,6 +195,8 @@ export class LibvirtHypervisor implements Hypervisor {
 
   async usage(driver: Driver, ids: readonly string[]): Promise<UsageSample[]> {
     const client = this.#probe(driver);
+    if (this.#looks.get(client)?.isFull)
+      throw new GridError('HYPERVISOR_UNAVAILABLE', 'too many machines hang to ask for more');
     const options = { timeoutMs: statsTimeoutMs };
     return await inBatches(ids, async (some) => {
       if (driver === 'lxc') return await usageOfContainers(client, some, statsTimeoutMs);
@@ -221,10 +223,17 @@ export class LibvirtHypervisor implements Hypervisor {
     }
   }
 
-  async look(driver: Driver, ids?: readonly string[]): Promise<DomainLook[]> {
+  async look(
+    driver: Driver,
+    ids?: readonly string[],
+    isDoubtful?: (id: string) => boolean,
+  ): Promise<DomainLook[]> {
     const client = this.#probe(driver);
     const domains = ids?.map(toDomain) ?? (await ownDomains(client, 0));
-    return await (driver === 'lxc' ? lookAtContainers : lookAtMachines)(client, domains);
+    if (driver === 'lxc') return await lookAtContainers(client, domains);
+    const looks = this.#looks.get(client) ?? new MachineLooks(client, this.#options.lookTimes);
+    this.#looks.set(client, looks);
+    return await looks.look(domains, isDoubtful);
   }
 
   async list(driver: Driver, isKnown: (id: string) => boolean = () => false): Promise<OwnDomain[]> {
@@ -258,36 +267,15 @@ export class LibvirtHypervisor implements Hypervisor {
   }
 
   async openChannel(driver: Driver, id: string, portName: string): Promise<Duplex> {
-    const client = this.#client(driver);
-    const { dom } = await client.call('domain_lookup_by_uuid', { uuid: id });
-    if (driver !== 'lxc')
-      return await client.openStream('domain_open_channel', { dom, name: portName, flags: 0 });
-    const device = { dom, dev_name: agentConsole.alias, flags: 0 };
-    return await client.openStream('domain_open_console', device);
+    return await openChannel(this.#client(driver), driver, id, portName);
   }
 
   async openConsole(driver: Driver, id: string, force: boolean): Promise<Duplex> {
-    const client = this.#client(driver);
-    try {
-      const { dom } = await client.call('domain_lookup_by_uuid', { uuid: id });
-      const flags = force ? forceConsole : 0;
-      return await client.openStream('domain_open_console', { dom, dev_name: null, flags });
-    } catch (error) {
-      if (!isUnknown(error) && !hasRefused(error, ...consoleRefusals)) throw error;
-      const text = `the console cannot be opened: ${errorText(error)}`;
-      throw new GridError('CONFLICT', text, { vmId: id }, { cause: error });
-    }
+    return await openConsole(this.#client(driver), id, force);
   }
 
   async screenshot(driver: Driver, id: string): Promise<Readable> {
-    const client = this.#client(driver);
-    try {
-      const { dom } = await client.call('domain_lookup_by_uuid', { uuid: id });
-      return await client.openStream('domain_screenshot', { dom, screen: 0, flags: 0 });
-    } catch (error) {
-      if (!isUnknown(error) && !hasRefused(error, 'operationInvalid')) throw error;
-      throw new GridError('CONFLICT', errorText(error), { vmId: id }, { cause: error });
-    }
+    return await screenshot(this.#client(driver), id);
   }
 
   async ensureNetwork(driver: Driver, network: NetworkDefinition): Promise<void> {

@@ -6,83 +6,21 @@ import { statsFlags } from './domain-stats.js';
 import type { DomainLook, DomainView } from './hypervisor.js';
 import { inBatches } from './in-batches.js';
 
-/** State and processors, which libvirt has itself, and the dirty rate, which only the monitor knows. */
-const groups = 1 | 8 | 512;
 const stateGroup = 1;
 const vcpuTime = /^vcpu\.\d+\.time$/;
 const monitorsField = 'dirtyrate.calc_status';
 /** Those that have stopped, too; without a wait for a monitor that is in use. */
-const flags = statsFlags & ~1;
-const allMs = 2_000;
-const oneMs = 1_000;
-const renewMs = 2_000;
-/** Below what a daemon executes for one connection, since some may not come back. */
-const atOnce = 3;
-
-/**
- * How the domains are. A machine whose process hangs holds up the call that asks it first, for as long as it
- * hangs: then those of that call are asked one by one, on a connection that has nothing stuck in it. Later calls pass it by.
- * @param client its connection is given up for that
- */
-export async function lookAtMachines(
-  client: LibvirtClient,
-  domains: readonly Domain[],
-): Promise<DomainLook[]> {
-  return await inBatches(domains, (some) => lookAtSome(client, some));
-}
-
+export const lookFlags = statsFlags & ~1;
 /** Their states only, which libvirt knows without asking any machine. */
 export async function statesOfMachines(
   client: LibvirtClient,
   domains: readonly Domain[],
 ): Promise<DomainView[]> {
   return await inBatches(domains, async (doms) => {
-    const args = { doms: [...doms], stats: stateGroup, flags };
+    const args = { doms: [...doms], stats: stateGroup, flags: lookFlags };
     const { retStats } = await client.call('connect_get_all_domain_stats', args);
     return retStats.map(({ dom, params }) => toLook(dom, params));
   });
-}
-
-async function lookAtSome(client: LibvirtClient, some: readonly Domain[]): Promise<DomainLook[]> {
-  try {
-    const args = { doms: [...some], stats: groups, flags };
-    const { retStats } = await client.call('connect_get_all_domain_stats', args, {
-      timeoutMs: allMs,
-    });
-    return retStats.map(({ dom, params }) => toLook(dom, params));
-  } catch (error) {
-    if (!isLate(error)) throw error;
-  }
-  await client.renew(renewMs);
-  const looks: DomainLook[] = [];
-  for (let first = 0; first < some.length; first += atOnce) {
-    const few = some.slice(first, first + atOnce);
-    const found = await Promise.all(few.map((dom) => lookAtOne(client, dom)));
-    looks.push(...found.flatMap(({ look }) => look ?? []));
-    if (found.some(({ isStuck }) => isStuck)) await client.renew(renewMs);
-  }
-  return looks;
-}
-
-async function lookAtOne(
-  client: LibvirtClient,
-  dom: Domain,
-): Promise<{ look?: DomainLook; isStuck: boolean }> {
-  try {
-    const args = { doms: [dom], stats: groups, flags };
-    const { retStats } = await client.call('connect_get_all_domain_stats', args, {
-      timeoutMs: oneMs,
-    });
-    const [found] = retStats;
-    return { ...(found && { look: toLook(dom, found.params) }), isStuck: false };
-  } catch (error) {
-    if (isUnknown(error)) return { isStuck: false };
-    if (!isLate(error)) throw error;
-    return {
-      look: { id: dom.uuid, state: 'running', reason: 'the machine runs', answers: false },
-      isStuck: true,
-    };
-  }
 }
 
 /** Containers have no monitor that could hang. */
@@ -102,7 +40,7 @@ export async function lookAtContainers(
   return await inBatches(domains, async (some) => (await Promise.all(some.map(lookAt))).flat());
 }
 
-function toLook(dom: Domain, params: TypedParams): DomainLook {
+export function toLook(dom: Domain, params: TypedParams): DomainLook {
   let [state, reason, answers] = [0, 0, false];
   let cpuNs: number | undefined;
   for (const { field, value } of params)
@@ -174,14 +112,6 @@ export function toPause(why: string): Pick<DomainView, 'state' | 'reason' | 'isM
   return stalls.includes(why)
     ? { state: 'stalled', reason: `the machine was halted: ${why}` }
     : { state: 'paused', reason: `the machine is paused: ${why}` };
-}
-
-function isLate(error: unknown): boolean {
-  return (
-    error instanceof GridError &&
-    error.code === 'HYPERVISOR_UNAVAILABLE' &&
-    error.details['timeoutMs'] !== undefined
-  );
 }
 
 function isUnknown(error: unknown): boolean {

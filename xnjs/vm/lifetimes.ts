@@ -1,7 +1,7 @@
 import type { Clock } from '#kernel/clock.js';
 import type { Mortals } from '../reaper.js';
 import { driverAbilities } from './hosts/driver-abilities.js';
-import { isAlive } from './state.js';
+import { isAlive } from './views.js';
 import type { SystemRecords } from './system-records.js';
 import type { TargetSystem } from './target-system.js';
 

@@ -137,11 +137,15 @@ export class MachineNetworks {
   /**
    * Removes networks of target systems that were removed, where nothing of them is left.
    * @param isGone whether that is proven
+   * @param isLost whether a host is not to be asked any more
    */
-  async sweep(isGone: (targetId: string) => Promise<boolean>): Promise<void> {
+  async sweep(
+    isGone: (targetId: string) => Promise<boolean>,
+    isLost: (host: string) => boolean = () => false,
+  ): Promise<void> {
     for (const host of this.#hosts.values())
       try {
-        await host.sweep(isGone);
+        if (!isLost(host.name)) await host.sweep(isGone);
       } catch (error) {
         if (isLocal({ host: host.name })) throw error;
         const about = { host: host.name, err: errorText(error) };

@@ -8,6 +8,8 @@ import { FilesOfMachines } from './files-of-machines.js';
 import { DomainWatch } from './domain-watch.js';
 import { seatOf, type Seat } from './hosts/host.js';
 import type { DomainView } from './hypervisor.js';
+import type { LostHosts } from './hosts/lost-hosts.js';
+import type { MachineParameters } from './machine-parameters.js';
 import { isPassing } from './passing.js';
 import { Parking } from './parking.js';
 import { plugs } from './plug-in.js';
@@ -36,6 +38,8 @@ export type MachinesParts = {
   readonly spares: SparePool | undefined;
   readonly templates: Templates | undefined;
   readonly volumes: Pick<Volumes, 'release'> | undefined;
+  readonly parameters: Pick<MachineParameters, 'reapply'>;
+  readonly lost: Pick<LostHosts, 'settle'>;
 };
 
 /** Machines of one host that are looked for at the same time. */
@@ -62,16 +66,20 @@ export class Machines implements AsyncDisposable {
   readonly #meter: UsageMeter | undefined;
   readonly #starting: Starting;
   readonly #volumes: MachinesParts['volumes'];
+  readonly #parameters: MachinesParts['parameters'];
+  readonly #lost: MachinesParts['lost'];
   readonly #machineFiles: FilesOfMachines;
   readonly #unsubscribe: (() => void)[] = [];
 
   constructor(
     options: TargetSystemsOptions,
-    { records, filesOf, stopping, meter, spares, templates, volumes }: MachinesParts,
+    { records, filesOf, stopping, meter, spares, templates, ...parts }: MachinesParts,
   ) {
     this.#options = options;
     this.#meter = meter;
-    this.#volumes = volumes;
+    this.#volumes = parts.volumes;
+    this.#parameters = parts.parameters;
+    this.#lost = parts.lost;
     this.#log = options.log.child({ part: 'xnjs.vm' });
     this.#records = records;
     this.#stopping = stopping;
@@ -81,7 +89,7 @@ export class Machines implements AsyncDisposable {
       onSilence: (seat) => this.#watch.look(seat),
       onUp: (id) => this.#queues.greet(id),
       onUnbound: (id) => this.#watch.forget(id),
-      reapply: (id) => this.reapplyParameters(id),
+      reapply: (id) => parts.parameters.reapply(id),
       fallBack: (record, why) => this.#starting.fallBack(record, why),
     });
     const { hosts, clock, workspace } = options;
@@ -118,10 +126,16 @@ export class Machines implements AsyncDisposable {
       measureLast: async (record) => await meter?.measureLast(record),
       measureAgain: async (id) => await meter?.goOn(id),
     });
-    this.#comparison = new Comparison({
-      ...{ systems: options, records, log: this.#log, stopping, require },
+    this.#comparison = this.#openComparison(
+      (id) => spares?.has(id) === true || templates?.has(id) === true,
+    );
+  }
+
+  #openComparison(isKnown: (id: string) => boolean): Comparison {
+    return new Comparison({
+      ...{ systems: this.#options, records: this.#records, log: this.#log, isKnown },
+      ...{ stopping: this.#stopping, require: () => this.#require() },
       started: () => this.#agents.bound(),
-      isKnown: (id) => spares?.has(id) === true || templates?.has(id) === true,
       onDomain: (domain, { host }) => this.#onDomain(domain, host),
     });
   }
@@ -175,7 +189,7 @@ export class Machines implements AsyncDisposable {
       ),
       hosts.onAvailable((seat) => this.#meet(seat)),
     );
-    for (const seat of hosts.seats()) this.#meet(seat);
+    for (const seat of [...hosts.seats(), ...hosts.lostSeats()]) this.#meet(seat);
     this.#spawn(this.#queues.watch());
     this.#spawn(this.#watch.watch());
     this.#spawn(this.#comparison.watch());
@@ -186,8 +200,8 @@ export class Machines implements AsyncDisposable {
   /** A hypervisor that has not answered before does. */
   #meet(seat: Seat): void {
     this.#spawn(this.#comparison.compare(seat));
-    const { networks } = this.#options;
-    if (networks) this.#spawn(networks.check(seat));
+    const { networks, hosts } = this.#options;
+    if (networks && !hosts.isLost(seat)) this.#spawn(networks.check(seat));
   }
 
   /** Hears of nothing any more; what is bound stays so. */
@@ -228,36 +242,11 @@ export class Machines implements AsyncDisposable {
     return this.#agents.onExit(id, listener);
   }
 
-  /**
-   * Gives the machine what its record says and the hypervisor has not confirmed. Only from inside the record's
-   * queue; idempotent.
-   * @returns `false`: it does not run at present, and is told when it does
-   */
-  async applyParameters(id: string): Promise<boolean> {
-    const record = this.#records.get(id);
-    const { unapplied = [], ...applied } = record;
-    if (unapplied.length === 0) return true;
-    const isGiven = await this.#options.hosts.of(record).setControls(record, unapplied);
-    // before there is a domain its definition is still to come, from the record
-    const isDone = isGiven || record.state === 'INITIALIZING';
-    if (isDone) await this.#records.save(applied);
-    return isDone;
-  }
-
-  /** The same where nobody waits for it: what is refused stays marked as not confirmed. */
-  async reapplyParameters(id: string): Promise<void> {
-    try {
-      await this.applyParameters(id);
-    } catch (error) {
-      if (isPassing(error)) throw error;
-      this.#log.warn({ vmId: id, err: error }, 'parameters of a machine could not be changed');
-    }
-  }
-
   /** Makes the world look like the record. Only from inside the record's queue; idempotent. */
   async reconcile(id: string): Promise<void> {
-    const found = this.#records.find(id);
-    if (!found || this.#stopping.aborted) return;
+    if (!this.#records.find(id) || this.#stopping.aborted) return;
+    await this.#lost.settle(id);
+    const found = this.#records.get(id);
     // files on a host that is away can wait, and what is to be said of it cannot
     const swept = this.#keeping.sweep(found);
     await swept.catch(() => undefined);
@@ -283,6 +272,8 @@ export class Machines implements AsyncDisposable {
         break;
       case 'FAILED':
         await this.#release(record);
+        // nobody writes to its disk any more
+        if (record.undertaking) await this.#keeping.perform(record);
         break;
       case 'DESTROYING':
         await this.#remove(record);
@@ -312,7 +303,7 @@ export class Machines implements AsyncDisposable {
       await this.#release(this.#records.get(record.id));
       return;
     }
-    await this.reapplyParameters(record.id);
+    await this.#parameters.reapply(record.id);
     this.#agents.bind(record);
     if (record.start?.tier === 'warm') this.#spawn(this.mark(record));
     this.#spawn(this.#stops.afterBootTimeout(record));
@@ -330,7 +321,7 @@ export class Machines implements AsyncDisposable {
 
   async #attach(record: TargetSystem): Promise<void> {
     if (this.#agents.find(record.id)) {
-      await this.reapplyParameters(record.id);
+      await this.#parameters.reapply(record.id);
       await this.#agents.catchUp(record.id);
       return;
     }
@@ -349,7 +340,7 @@ export class Machines implements AsyncDisposable {
       if (domain.isMoving && record.parkedOn !== undefined)
         throw new GridError('HYPERVISOR_UNAVAILABLE', `libvirt is busy: ${domain.reason}`);
       await this.#parking.settle(record);
-      await this.reapplyParameters(record.id);
+      await this.#parameters.reapply(record.id);
       this.#agents.bind(record);
       this.#spawn(this.mark(record));
       if (viewsOf(record).agent === undefined) this.#spawn(this.#stops.afterBootTimeout(record));
@@ -365,6 +356,10 @@ export class Machines implements AsyncDisposable {
   /** What is left of a failed machine is taken down; its console and its record stay to be read. */
   async #release(record: TargetSystem): Promise<void> {
     await this.#agents.unbind(record.id);
+    if (this.#options.hosts.isLost(record)) {
+      await this.#meter?.end(record.id, 'measured');
+      return;
+    }
     await this.#meter?.measureLast(record);
     await this.#require();
     await this.#options.hosts.of(record).remove(record.driver, record.id);
@@ -378,10 +373,10 @@ export class Machines implements AsyncDisposable {
     await this.#release(record);
     await this.#machineFiles.remove(record);
     await this.#volumes?.release(record.id);
-    await this.#records.applyNow(record.id, {
-      type: 'removed',
-      evidence: this.#evidence('hypervisor', 'domain and files are gone'),
-    });
+    const evidence = this.#options.hosts.isLost(record)
+      ? this.#evidence('user', 'its host was declared lost, and its files here are gone')
+      : this.#evidence('hypervisor', 'domain and files are gone');
+    await this.#records.applyNow(record.id, { type: 'removed', evidence });
   }
 
   /**

@@ -12,9 +12,13 @@ export type OrphansOptions = {
   readonly hosts: { of(seat: Pick<Seat, 'host'>): Pick<Hypervisor, 'remove'> };
   readonly store: Pick<TargetStore, 'wasRemoved'>;
   readonly workspace: Pick<Workspace, 'remove' | 'list'>;
-  readonly files: Pick<FilesOfMachines, 'remove'>;
+  readonly files: Pick<FilesOfMachines, 'removeThere'>;
   /** Whether there is a record of it, whatever its host. */
   readonly isKnown: (id: string) => boolean;
+  /** Whether another machine has taken its place, or its end was declared: its record says so. */
+  readonly isOutlived: (domain: OwnDomain, seat: Seat) => boolean;
+  /** Whether what is found there may become a target system again. */
+  readonly mayAdopt: (seat: Seat) => boolean;
   /** Whether its record says that it is there. */
   readonly isAt: (id: string, seat: Seat) => boolean;
   /** Makes it a target system again, where it was found. */
@@ -85,9 +89,9 @@ export class Orphans {
   }
 
   async #settle(seat: Seat, domain: OwnDomain, key: string): Promise<void> {
-    const { hosts, files, adopt, require, log, isAt } = this.#options;
+    const { hosts, files, workspace, adopt, require, log, isAt, isKnown } = this.#options;
     const { id, mark } = domain;
-    const verdict = await this.#verdict(domain);
+    const verdict = await this.#verdict(domain, seat);
     if (isAt(id, seat)) return;
     await require();
     switch (verdict) {
@@ -97,9 +101,13 @@ export class Orphans {
         this.#forget(key);
         break;
       case 'remove':
-        log.warn({ vmId: id }, 'a domain of ours whose target system was removed is removed');
+        log.warn(
+          { vmId: id, ...seat },
+          'a domain of ours whose target system has outlived it is removed',
+        );
         await hosts.of(seat).remove(seat.driver, id);
-        await files.remove({ id, host: seat.host });
+        await files.removeThere({ id, host: seat.host });
+        if (!isKnown(id)) await workspace.remove(id);
         this.#forget(key);
         break;
       case 'leave':
@@ -109,11 +117,13 @@ export class Orphans {
     }
   }
 
-  async #verdict({ id, mark }: OwnDomain): Promise<Verdict> {
+  async #verdict(domain: OwnDomain, seat: Seat): Promise<Verdict> {
+    const { isKnown, isOutlived, mayAdopt, store } = this.#options;
+    const { id, mark } = domain;
     // of two hosts that have the same machine, who could tell which is right
-    if (this.#options.isKnown(id)) return 'leave';
-    if (await this.#options.store.wasRemoved(id)) return 'remove';
-    return mark?.record?.id === id ? 'adopt' : 'leave';
+    if (isKnown(id)) return isOutlived(domain, seat) ? 'remove' : 'leave';
+    if (await store.wasRemoved(id)) return 'remove';
+    return mark?.record?.id === id && mayAdopt(seat) ? 'adopt' : 'leave';
   }
 
   #forget(key: string): void {

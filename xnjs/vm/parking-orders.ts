@@ -5,9 +5,9 @@ import type { HostPlacement } from './hosts/host-placement.js';
 import type { Hosts } from './hosts/hosts.js';
 import { rehost } from './hosts/rehosting.js';
 import type { Planner } from './placement/planner.js';
-import { isAlive } from './state.js';
 import type { SystemRecords } from './system-records.js';
 import type { Evidence, TargetSystem } from './target-system.js';
+import { isAlive } from './views.js';
 
 export type ParkingOrdersOptions = {
   readonly records: Pick<SystemRecords, 'get' | 'find' | 'all' | 'apply' | 'queue' | 'save'>;

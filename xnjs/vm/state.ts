@@ -1,17 +1,10 @@
 import { GridError } from '#kernel/errors.js';
 import { without } from '../job/without.js';
 import type { Snapshot } from './snapshots/snapshot.js';
-import { abandon, capture, fence, restoreLast, resume, revert } from './snapshots/steps.js';
+import { loseHost, stop, type Refuge } from './recovery.js';
+import { capture, fence, resume, revert } from './snapshots/steps.js';
 import type { BootTimeline, Evidence, TargetSystem } from './target-system.js';
-import {
-  believe,
-  look,
-  viewsOf,
-  type AliveState,
-  type DomainWord,
-  type GuestWord,
-  type Views,
-} from './views.js';
+import { believe, look, viewsOf, type DomainWord, type GuestWord, type Views } from './views.js';
 
 export class VmError extends GridError<
   | 'VM_ILLEGAL_EVENT'
@@ -33,6 +26,7 @@ const whileAlive = {
   guest: alive,
   refused: alive,
   stopped: 'FAILED',
+  hostLost: 'FAILED',
   freeze: 'PAUSED',
   frozen: 'SUSPENDED',
   thaw: alive,
@@ -61,6 +55,7 @@ export const transitions = {
     guest: 'SUSPENDED',
     refused: 'SUSPENDED',
     stopped: 'FAILED',
+    hostLost: 'FAILED',
     freeze: 'SUSPENDED',
     frozen: 'SUSPENDED',
     thaw: alive,
@@ -77,8 +72,10 @@ export const transitions = {
     guest: 'FAILED',
     refused: 'FAILED',
     stopped: 'FAILED',
+    hostLost: 'FAILED',
     failed: 'FAILED',
     frozen: 'FAILED',
+    capture: 'FAILED',
     revert: 'PAUSED',
     fenced: 'FAILED',
     resumed: 'FAILED',
@@ -91,6 +88,7 @@ export const transitions = {
     guest: 'DESTROYING',
     refused: 'DESTROYING',
     stopped: 'DESTROYING',
+    hostLost: 'DESTROYING',
     failed: 'DESTROYING',
     frozen: 'DESTROYING',
     fenced: 'DESTROYING',
@@ -114,13 +112,18 @@ export type VmEvent =
   | { type: 'refused'; evidence: Evidence }
   /** The hypervisor says that the domain does not run. */
   | { type: 'stopped'; evidence: Evidence }
+  /**
+   * Its host was declared lost: by an administrator's word nothing of it runs any more. `refuge`: where it can go on;
+   * `filesLost`: its files were there only.
+   */
+  | { type: 'hostLost'; evidence: Evidence; refuge?: Refuge; filesLost: boolean }
   /** It is to be parked on disk: by its owner, or for nobody uses it. */
   | { type: 'freeze'; evidence: Evidence; isMaintained?: true }
   /** It stopped, and what was in its memory is on disk. */
   | { type: 'frozen'; evidence: Evidence }
   /** It is to run again; also what becomes of one that could not be parked. */
   | { type: 'thaw'; evidence: Evidence }
-  /** It is to be kept as it is now: memory and disk. */
+  /** It is to be kept as it is now: memory and disk; of one that is off, its disk. */
   | { type: 'capture'; snapshot: Snapshot; evidence: Evidence }
   /** It is to be what it was when a snapshot was taken. */
   | { type: 'revert'; snapshotId: string; evidence: Evidence }
@@ -152,9 +155,12 @@ export function step(current: TargetSystem, event: VmEvent): TargetSystem {
       },
     );
   refuseWhileUndertaking(current, event);
+  if (event.type === 'hostLost') return loseHost(current, event);
   if (event.type === 'stopped' && next === 'FAILED') return stop(current, event.evidence);
   if (next === alive || next === 'PAUSED' || next === 'SUSPENDED')
     return stepThere(current, event, next);
+  if (current.state === 'FAILED' && event.type === 'capture') return capture(current, event);
+  if (current.state === 'FAILED' && event.type === 'resumed') return resume(current, event);
   // The first failure is the cause; what follows from it must not overwrite it.
   if (next === current.state) return current;
   return { ...current, state: next, evidence: event.evidence };
@@ -195,50 +201,6 @@ const undertakings = {
 function refuseWhileUndertaking({ id, undertaking }: TargetSystem, { type }: VmEvent): void {
   if (!undertaking || !orders.has(type)) return;
   throw new VmError('VM_ILLEGAL_EVENT', `${type}: ${undertakings[undertaking.do]}`, { vmId: id });
-}
-
-/** There is no machine any more; by its recovery there will be another. */
-function stop(before: TargetSystem, evidence: Evidence): TargetSystem {
-  if (before.state === 'FAILED') return before;
-  const current = abandon(before, evidence);
-  const failed = { ...current, state: 'FAILED', evidence } as const;
-  if (before.undertaking?.hadFailed) return failed;
-  return restart(current, evidence) ?? failed;
-}
-
-/** So often within so long a machine is started again; one that ends all the time is of no use to anybody. */
-const mostRestarts = 3;
-const restartsWithinMs = 3_600_000;
-
-/** Once its old machine is proven to have stopped, one that was ready before may have another. */
-function restart(current: TargetSystem, evidence: Evidence): TargetSystem | undefined {
-  const { recovery = 'none', recoveredMs = [], generation = 1 } = current;
-  const { atMs, fact } = evidence;
-  const lately = recoveredMs.filter((ms) => atMs - ms < restartsWithinMs);
-  const wasReady = isAlive(current) && viewsOf(current).agent !== undefined;
-  if (recovery === 'none' || !wasReady || lately.length >= mostRestarts) return undefined;
-  const times = { recoveredMs: [...lately, atMs] };
-  const restored = recovery === 'restore' && restoreLast(current, evidence);
-  if (restored) return { ...restored, ...times };
-  const cold = recovery === 'restore' ? ', since there is no snapshot that could be restored' : '';
-  return {
-    // it is another machine, which proves itself anew
-    ...without(
-      current,
-      'desired',
-      'frozenSinceMs',
-      'isMaintained',
-      'facts',
-      'reverted',
-      'isBehind',
-      'enrolment',
-    ),
-    state: 'INITIALIZING',
-    evidence: { ...evidence, fact: `started again${cold}: ${fact}` },
-    start: { tier: 'cold', reason: `started again${cold}` },
-    ...{ views: {}, boot: {}, bootFromMs: atMs, lostJobs: fact },
-    ...{ generation: generation + 1, ...times },
-  };
 }
 
 function park(
@@ -316,19 +278,6 @@ function see(views: Views, event: VmEvent): Views {
     default:
       return views;
   }
-}
-
-const aliveNames: ReadonlySet<string> = new Set([
-  'INITIALIZING',
-  'READY',
-  'DEGRADED',
-  'UNREACHABLE',
-  'PAUSED',
-] satisfies AliveState[]);
-
-/** There is a machine, as far as we know. */
-export function isAlive({ state }: Pick<TargetSystem, 'state'>): boolean {
-  return aliveNames.has(state);
 }
 
 /** Its machine is proven gone, or about to be. */

@@ -1,10 +1,9 @@
 import type { Agents } from './agents.js';
 import type { FilesOfMachines } from './files-of-machines.js';
-import { isAlive } from './state.js';
 import type { SystemRecords } from './system-records.js';
 import type { Evidence, TargetSystem } from './target-system.js';
 import type { TargetSystemsOptions } from './target-systems-options.js';
-import { viewsOf } from './views.js';
+import { isAlive, viewsOf } from './views.js';
 
 export type StopsOptions = {
   readonly systems: Pick<TargetSystemsOptions, 'hosts' | 'clock' | 'bootTimeoutMs'>;

@@ -172,6 +172,8 @@ export type TargetSystem = {
   readonly isBehind?: true;
   /** It is to be parked on disk, or is; absent: it is to run. */
   readonly desired?: 'suspended';
+  /** It ended as its host was declared lost, and its files with it or not: it counts as disk only. */
+  readonly lostWithHost?: 'machine' | 'files';
   /** It was parked since its host is maintained, and is not its owner's to bring back. */
   readonly isMaintained?: true;
   /** ms since the epoch: when its end was last named. */

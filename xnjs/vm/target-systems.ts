@@ -1,6 +1,5 @@
 import { setMaxListeners } from 'node:events';
 import type { Duplex } from 'node:stream';
-import { asGridError } from '#kernel/errors.js';
 import type { Log } from '#kernel/log.js';
 import { Reaper } from '../reaper.js';
 import type { Target, TargetEvent, Targets } from '../target.js';
@@ -12,20 +11,20 @@ import { withoutSettled } from './settled.js';
 import { FilesOfMachines } from './files-of-machines.js';
 import { MachineConsoles } from './machine-consoles.js';
 import { lifetimes, type LifetimesOptions } from './lifetimes.js';
+import { MachineParameters } from './machine-parameters.js';
 import { Machines } from './machines.js';
-import { changeParameters } from './parameters.js';
 import { ParkingOrders } from './parking-orders.js';
 import { followRecords } from './hosts/storage/follow-records.js';
 import { HostPlacement } from './hosts/host-placement.js';
+import { LostHosts } from './hosts/lost-hosts.js';
 import { Planner } from './placement/planner.js';
 import { SavedImages, type SavedImagesOptions } from './snapshots/saved-images.js';
 import { OwnSnapshotFiles, type SnapshotFiles } from './snapshots/snapshot-files.js';
 import { Snapshots } from './snapshots/snapshots.js';
-import { isGone, VmError } from './state.js';
+import { isGone } from './state.js';
 import { SystemRecords } from './system-records.js';
 import { TargetAccess } from './target-access.js';
 import type {
-  ChangeableName,
   EndAction,
   Evidence,
   Idle,
@@ -60,10 +59,13 @@ export class TargetSystems implements Targets, AsyncDisposable {
   readonly parking: ParkingOrders;
   /** Where machines are, and new ones would be. */
   readonly places: HostPlacement;
+  /** Those that never come back. */
+  readonly lostHosts: LostHosts;
   readonly #options: TargetSystemsOptions;
   readonly #log: Log;
   readonly #records: SystemRecords;
   readonly #machines: Machines;
+  readonly #parameters: MachineParameters;
   readonly #creation: Creation;
   readonly #access: TargetAccess;
   readonly #meter: UsageMeter | undefined;
@@ -103,24 +105,22 @@ export class TargetSystems implements Targets, AsyncDisposable {
       options.spares && new SparePool({ ...forPools, records, spares: options.spares });
     this.#templates = options.warm && new Templates({ ...forPools, warm: options.warm });
     const filesOf = this.#snapshotFiles();
+    const require = async (): Promise<void> => await options.lease?.require();
+    this.lostHosts = new LostHosts({ ...options, records, places, require });
+    this.#parameters = new MachineParameters({ systems: options, records, log: this.#log });
+    const pools = { spares: this.#spares, templates: this.#templates, volumes: this.volumes };
     this.#machines = new Machines(parts, {
-      ...{ records, filesOf, stopping, meter: this.#meter },
-      ...{ spares: this.#spares, templates: this.#templates, volumes: this.volumes },
+      ...{ records, filesOf, stopping, meter: this.#meter, lost: this.lostHosts, ...pools },
+      parameters: this.#parameters,
     });
-    this.#creation = new Creation({
-      ...{ systems: options, records, places, planner: this.planner, machines: this.#machines },
-      ...{ spares: this.#spares, templates: this.#templates, volumes: this.volumes },
-      log: this.#log,
-    });
+    const forNew = { records, places, planner: this.planner, machines: this.#machines };
+    this.#creation = new Creation({ systems: options, ...forNew, ...pools, log: this.#log });
     const most = options.limits.snapshots ?? 4;
     this.snapshots = new Snapshots({ ...options, records, filesOf, planner: this.planner, most });
     const usedBy = (id: string, connection: Duplex): void => this.#unused?.usedBy(id, connection);
     const machineFiles = { files: new FilesOfMachines(options) };
     this.consoles = new MachineConsoles({ ...options, ...machineFiles, records, usedBy });
-    followRecords(hosts, {
-      records: () => [...records.all(), ...this.#nobodys()],
-      require: async () => await options.lease?.require(),
-    });
+    followRecords(hosts, { records: () => [...records.all(), ...this.#nobodys()], require });
     this.#access = new TargetAccess({
       ...{ records, machines: this.#machines, idb: options.idb },
       ...{ used: (id: string) => this.#unused?.used(id), usedBy },
@@ -310,34 +310,9 @@ export class TargetSystems implements Targets, AsyncDisposable {
     });
   }
 
-  /**
-   * Changes the machine itself, while it runs. The wish is stored first; what the hypervisor refuses is taken
-   * back, and what it cannot be asked at present is done later.
-   * @returns whether it is done; else it is when its machine runs and the hypervisor answers
-   * @throws {@link VmError} `BAD_REQUEST` naming the parameter; `HYPERVISOR_FAILED` saying why
-   */
+  /** Changes the machine itself, while it runs. @returns and @throws what {@link MachineParameters.change} does */
   async changeParameters(id: string, change: ParameterChange): Promise<boolean> {
-    return await this.#records.queue(id, async () => {
-      const before = this.get(id);
-      if (isGone(before))
-        throw new VmError('BAD_REQUEST', `parameters: the machine of ${id} is gone`);
-      const parameters = changeParameters(before, change, this.#options.limits);
-      const names = Object.keys(change) as ChangeableName[]; // keys of the type
-      const unapplied = [...new Set([...(before.unapplied ?? []), ...names])];
-      await this.#records.save({ ...before, parameters, unapplied });
-      try {
-        return await this.#machines.applyParameters(id);
-      } catch (error) {
-        if (asGridError(error)?.row.retry === true) {
-          this.#records.schedule(id);
-          return false;
-        }
-        // some of it may have been done: what was there before is given again
-        await this.#records.save({ ...before, unapplied });
-        await this.#machines.reapplyParameters(id);
-        throw error;
-      }
-    });
+    return await this.#parameters.change(id, change);
   }
 
   /** What was to be done for its jobs has been: its machine may go on. */

@@ -108,12 +108,16 @@ export class UsageMeter {
     }
   }
 
-  /** Its machine is gone. May be repeated. */
-  async end(id: string): Promise<void> {
+  /**
+   * Its machine is gone. May be repeated.
+   * @param when `measured`: nobody knows since when, but it was there when it was last read
+   */
+  async end(id: string, when: 'now' | 'measured' = 'now'): Promise<void> {
     await this.#serial('usage', async () => {
       const usage = this.#usages.get(id);
       if (!usage || usage.endedMs !== undefined) return;
-      const ended = { ...usage, endedMs: this.#options.clock.now() };
+      const endedMs = when === 'now' ? this.#options.clock.now() : usage.measuredMs;
+      const ended = { ...usage, endedMs };
       await this.#options.store.save([ended]);
       this.#usages.set(id, ended);
     });

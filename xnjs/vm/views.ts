@@ -79,3 +79,16 @@ export function look<S extends keyof Views>(
   const sinceMs = before?.says === says ? before.sinceMs : atMs;
   return { ...views, [source]: { says, fact, sinceMs } };
 }
+
+const aliveNames: ReadonlySet<string> = new Set([
+  'INITIALIZING',
+  'READY',
+  'DEGRADED',
+  'UNREACHABLE',
+  'PAUSED',
+] satisfies AliveState[]);
+
+/** There is a machine, as far as we know. */
+export function isAlive({ state }: Pick<TargetSystem, 'state'>): boolean {
+  return aliveNames.has(state);
+}

@@ -27,9 +27,19 @@ export type Guests = {
   stop(id: string): Promise<void>;
 };
 
-type Machine = { dom: Domain; xml: string; mark: string; startedMs: number };
+type Machine = {
+  dom: Domain;
+  xml: string;
+  mark: string;
+  startedMs: number;
+  /** Its process hangs; `held`: a call waits for it, and others pass it by. */
+  hang?: { readonly sinceMs: number; isHeld: boolean; readonly over: PromiseWithResolvers };
+};
+type PromiseWithResolvers = { readonly promise: Promise<void>; readonly resolve: () => void };
 type Answers = { [N in ProcedureName]?: (args: Args<N>) => Result<N> | Promise<Result<N>> };
 
+/** Of which nothing is known without asking a machine's process, as with libvirt 9. */
+const monitorGroups = 2 | 8 | 32 | 512;
 const noDomain = 42;
 const noMetadata = 80;
 const operationInvalid = 55;
@@ -56,6 +66,10 @@ export class FakeLibvirtd implements AsyncDisposable {
   #lastId = 0;
   /** How often each procedure was called. */
   readonly calls = new Map<string, number>();
+  /** Calls that wait for machines that hang: each has one of the daemon's workers. */
+  stuck = 0;
+  /** What the figures of machines go by. */
+  now: () => number = Date.now;
 
   private constructor(guests: Guests) {
     this.#guests = guests;
@@ -72,6 +86,24 @@ export class FakeLibvirtd implements AsyncDisposable {
   async copy(id: string, copy: string): Promise<void> {
     this.#define(this.#find({ uuid: id }).xml.replaceAll(id, copy));
     await this.#start(this.#find({ uuid: copy }));
+  }
+
+  /** Their processes do not answer any more, until that is over. */
+  hang(ids: readonly string[]): void {
+    for (const uuid of ids) {
+      let resolve = (): void => undefined;
+      const promise = new Promise<void>((done) => (resolve = done));
+      const over = { promise, resolve };
+      this.#find({ uuid }).hang = { sinceMs: this.now(), isHeld: false, over };
+    }
+  }
+
+  goOn(ids: readonly string[]): void {
+    for (const uuid of ids) {
+      const machine = this.#find({ uuid });
+      machine.hang?.over.resolve();
+      delete machine.hang;
+    }
   }
 
   get ids(): string[] {
@@ -138,14 +170,19 @@ export class FakeLibvirtd implements AsyncDisposable {
         const domains = (flags & 1) === 0 ? all : all.filter(({ id }) => id >= 0);
         return { domains, ret: domains.length };
       },
-      connect_get_all_domain_stats: ({ doms, stats, flags }) => ({
-        retStats: (doms.length > 0
-          ? doms.flatMap(({ uuid }) => this.#machines.get(uuid) ?? [])
-          : [...this.#machines.values()]
-        )
-          .filter(({ dom }) => (flags & 1) === 0 || dom.id >= 0)
-          .map((machine) => ({ dom: machine.dom, params: figures(machine, stats) })),
-      }),
+      connect_get_all_domain_stats: async ({ doms, stats, flags }) => {
+        const asked =
+          doms.length > 0
+            ? doms.flatMap(({ uuid }) => this.#machines.get(uuid) ?? [])
+            : [...this.#machines.values()];
+        const retStats = [];
+        for (const machine of asked.filter(({ dom }) => (flags & 1) === 0 || dom.id >= 0)) {
+          const groups =
+            (stats & monitorGroups) === 0 ? stats : await this.#askMonitor(machine, stats);
+          retStats.push({ dom: machine.dom, params: figures(machine, groups, this.now()) });
+        }
+        return { retStats };
+      },
       domain_lookup_by_uuid: ({ uuid }) => ({ dom: this.#find({ uuid }).dom }),
       domain_define_xml_flags: ({ xml }) => ({ dom: this.#define(xml) }),
       domain_create_with_flags: async ({ dom }) => ({ dom: await this.#start(this.#find(dom)) }),
@@ -153,6 +190,11 @@ export class FakeLibvirtd implements AsyncDisposable {
         state: this.#find(dom).dom.id >= 0 ? running : shutOff,
         reason: 1,
       }),
+      domain_get_info: ({ dom }) => {
+        const { startedMs, hang } = this.#find(dom);
+        const cpuTime = BigInt((hang?.sinceMs ?? this.now()) - startedMs) * 12_000n;
+        return { state: running, maxMem: 65_536n, memory: 65_536n, nrVirtCpu: 1, cpuTime };
+      },
       domain_destroy_flags: async ({ dom }) => {
         const machine = this.#find(dom);
         if (machine.dom.id < 0) throw new Refusal(operationInvalid, 'domain is not running');
@@ -176,6 +218,17 @@ export class FakeLibvirtd implements AsyncDisposable {
     };
   }
 
+  /** As QEMU's driver does that is not to wait for others: the first who asks one that hangs waits for it. */
+  async #askMonitor({ hang }: Machine, groups: number): Promise<number> {
+    if (!hang) return groups;
+    if (hang.isHeld) return groups & ~monitorGroups;
+    hang.isHeld = true;
+    this.stuck += 1;
+    await hang.over.promise;
+    this.stuck -= 1;
+    return groups;
+  }
+
   #find({ uuid }: Pick<Domain, 'uuid'>): Machine {
     const found = this.#machines.get(uuid);
     if (found) return found;
@@ -194,7 +247,7 @@ export class FakeLibvirtd implements AsyncDisposable {
   async #start(machine: Machine): Promise<Domain> {
     if (machine.dom.id >= 0) throw new Refusal(operationInvalid, 'domain is already running');
     machine.dom = { ...machine.dom, id: ++this.#lastId };
-    machine.startedMs = Date.now();
+    machine.startedMs = this.now();
     const [, socket = ''] = /mode=["']bind["'] path=["']([^"']+)/.exec(machine.xml) ?? [];
     await this.#guests.start(machine.dom.uuid, socket);
     this.#tell(machine.dom, 2, 0);
@@ -236,9 +289,9 @@ function failure(code: number, message: string): Buffer {
 }
 
 /** As QEMU's driver has them, for a machine with one processor and neither disk nor network. */
-function figures({ dom, startedMs }: Machine, groups: number): TypedParams {
+function figures({ dom, startedMs, hang }: Machine, groups: number, nowMs: number): TypedParams {
   const isActive = dom.id >= 0;
-  const ns = isActive ? BigInt(Date.now() - startedMs) * 10_000n : 0n; // one percent
+  const ns = isActive ? BigInt((hang?.sinceMs ?? nowMs) - startedMs) * 10_000n : 0n; // one percent
   const ofGroups: [number, boolean, TypedParams][] = [
     [1, true, [int('state.state', isActive ? running : shutOff), int('state.reason', 1)]],
     [2, isActive, [long('cpu.time', ns), long('cpu.user', ns / 2n), long('cpu.system', ns / 2n)]],

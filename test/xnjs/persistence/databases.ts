@@ -6,10 +6,12 @@ import { openDatabase, type Database } from '#kernel/persistence/database.js';
 import { migrate } from '#kernel/persistence/migrate.js';
 import type { Scope } from '#kernel/scope.js';
 import { jobMigrations } from '#xnjs/persistence/job-models.js';
+import { settingsMigrations } from '#xnjs/persistence/settings-store.js';
 import { leaseMigrations } from '#xnjs/persistence/sql-lease.js';
 import { recordMigrations } from '#xnjs/persistence/sql-record-store.js';
 import { storageMigrations } from '#xnjs/persistence/sql-storage-store.js';
 import { spareMigrations, targetMigrations } from '#xnjs/persistence/sql-target-store.js';
+import { usageMigrations } from '#xnjs/persistence/sql-usage-store.js';
 import { transferMigrations } from '#xnjs/persistence/transfer-store.js';
 import { noPostgres, startPostgres } from '../../kernel/persistence/postgres.js';
 
@@ -39,6 +41,8 @@ export async function openTables(scope: Scope, url: string): Promise<Database> {
       ...storageMigrations,
       ...recordMigrations,
       ...leaseMigrations,
+      ...settingsMigrations,
+      ...usageMigrations,
     ],
     silentLog,
   );

@@ -70,6 +70,19 @@ for (const [name, create, skip] of databases)
       assert.deepEqual(owners, [system]);
     });
 
+    it('remembers a spare that may be left on a host that was lost, and no other', async () => {
+      const { targets, spares } = createTargetStores(await openTables(scope, url));
+      const { ownerDn, image, parameters, driver, host } = aTargetSystem();
+      for (const mayBeLeft of [true, false]) {
+        const id = randomUUID();
+        const spare = { id, image, parameters, driver, host, callerDn: ownerDn, createdMs: 1 };
+        await spares.save(spare);
+        await spares.remove(id, mayBeLeft);
+        assert.deepEqual(await spares.all(), []);
+        assert.equal(await targets.wasRemoved(id), mayBeLeft);
+      }
+    });
+
     it('finds all again when it is opened anew, beside the first', async () => {
       const before = await allOf(store.all());
       await using later = new Scope();

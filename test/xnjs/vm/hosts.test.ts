@@ -20,7 +20,7 @@ import { anImageMetadata, aTargetSystem } from './samples.js';
 
 const demand = (changes: Partial<Demand> = {}): Demand => ({
   ...{ cpus: 2, memoryMiB: 512, diskMiB: 0, drivers: ['qemu', 'kvm'], labels: [] },
-  isPinned: false,
+  ...{ isPinned: false, architecture: 'x86_64', display: false },
   labelsField: 'hostLabels',
   ...changes,
 });
@@ -100,6 +100,32 @@ describe('the host of a new machine', () => {
       'b',
       /only one/,
     ],
+    [
+      'not one that has not its architecture',
+      [host('a', { whyUnable: () => 'no aarch64' }), host('b', { used: busy })],
+      { architecture: 'aarch64' },
+      'b',
+      /only one/,
+    ],
+    [
+      'that of a slower driver, where the quicker one cannot run it',
+      [
+        host('a', {
+          drivers: ['kvm', 'qemu'],
+          whyUnable: (driver) => (driver === 'kvm' ? 'no aarch64' : undefined),
+        }),
+      ],
+      { architecture: 'aarch64' },
+      'a',
+      /only one/,
+    ],
+    [
+      'not one that was declared lost',
+      [host('a', { drivers: [], loss: 'it was declared lost' }), host('b', { used: busy })],
+      {},
+      'b',
+      /only one/,
+    ],
     ['not one that is drained', [host('a', { isDrained: true }), host('b')], {}, 'b', /only one/],
     ['not one that is silent', [host('a', { drivers: [] }), host('b')], {}, 'b', /only one/],
     [
@@ -146,6 +172,20 @@ describe('the host of a new machine', () => {
       { network: 'nat' },
       'LIMIT_REACHED',
       /a: its networks: nat: no nat there; b: it is drained/,
+    ],
+    [
+      'none that can run it: why, and it is no use to wait',
+      [host('a', { whyUnable: () => 'no aarch64' }), host('b', { whyUnable: () => 'none either' })],
+      { architecture: 'aarch64' },
+      'BAD_REQUEST',
+      /no host can run the machine: a: no aarch64; b: none either/,
+    ],
+    [
+      'none that can run it but one that is full',
+      [host('a', { whyUnable: () => 'no aarch64' }), host('b', { used: { ...busy, cores: 8 } })],
+      { architecture: 'aarch64' },
+      'LIMIT_REACHED',
+      /a: no aarch64; b: cores: 2 asked for, 0 of 8 free/,
     ],
     [
       'no disk left',

@@ -6,8 +6,10 @@ import { after, before, describe, it } from 'node:test';
 import { systemClock } from '#kernel/clock.js';
 import type { LibvirtClient } from '#kernel/libvirt/client.js';
 import { silentLog } from '#kernel/log.js';
+import { readCapabilities, whyUnable } from '#xnjs/vm/hosts/capabilities.js';
 import { domainXml } from '#xnjs/vm/domain-xml.js';
 import { LibvirtHypervisor } from '#xnjs/vm/libvirt-hypervisor.js';
+import { lookFlags } from '#xnjs/vm/libvirt-look.js';
 import { aDaemon, withoutLibvirtd } from '../../kernel/libvirt/daemon.js';
 import { until } from '../job/rig.js';
 import { aTargetSystem, anImageMetadata } from './samples.js';
@@ -62,6 +64,18 @@ describe('a look at machines that may hang', { skip: withoutLibvirtd, timeout: 6
     return { ms: performance.now() - begun, of: (id: string) => found.get(id)! };
   };
 
+  it('tells what machines its host can run, and why not others', async () => {
+    const found = await readCapabilities(qemu, 'qemu');
+    const { machines = [], maxCpus = 0, display } = found['x86_64'] ?? {};
+    assert.ok(machines.includes('q35') && maxCpus >= 8 && display);
+    const needs = { architecture: 'x86_64', cpus: maxCpus, display: true };
+    assert.equal(whyUnable('qemu', found, needs), undefined);
+    const more = whyUnable('qemu', found, { ...needs, cpus: maxCpus + 1 });
+    assert.match(more ?? '', /^cores: \d+ asked for, a machine of qemu has \d+ there at most$/);
+    const other = whyUnable('qemu', found, { ...needs, architecture: 'aarch64' });
+    assert.match(other ?? '', /^architecture: qemu has no (q35 for )?aarch64 there/);
+  });
+
   it('tells what runs, what is paused and what is halted for good', async () => {
     const { dom } = await qemu.call('domain_lookup_by_uuid', { uuid: first });
     await qemu.call('domain_suspend', { dom });
@@ -76,6 +90,14 @@ describe('a look at machines that may hang', { skip: withoutLibvirtd, timeout: 6
 
   it('finds the processes that hang among those that do not, one and then another, and then all at once', async () => {
     signal('STOP', first);
+    const doms = [{ name: `vsite-${first}`, uuid: first, id: -1 }];
+    const args = { doms, stats: 1, flags: lookFlags };
+    // what is told of those that are not asked holds up nobody
+    const known = await probe.call('connect_get_all_domain_stats', args, { timeoutMs: 1_000 });
+    assert.ok(known.retStats[0]?.params.some(({ field }) => field === 'state.state'));
+    const [dom] = doms;
+    const info = await probe.call('domain_get_info', { dom: dom! }, { timeoutMs: 1_000 });
+    assert.ok(info.cpuTime > 0n);
     const one = await look();
     assert.deepEqual(
       ids.map((id) => one.of(id).answers === true),

@@ -19,7 +19,13 @@ const domain = {
 } as const satisfies OwnDomain;
 
 /** A fake host and database; what is done is written down. */
-function watched({ removed = false, known = false, acts = true } = {}) {
+function watched({
+  removed = false,
+  known = false,
+  acts = true,
+  outlived = false,
+  lost = false,
+} = {}) {
   let nowMs = 0;
   const done: string[] = [];
   const orphans = new Orphans({
@@ -27,12 +33,16 @@ function watched({ removed = false, known = false, acts = true } = {}) {
       of: () => ({ remove: (_, id) => Promise.resolve(void done.push(`remove ${id}`)) }),
     },
     store: { wasRemoved: () => Promise.resolve(removed) },
-    files: { remove: ({ id }) => Promise.resolve(void done.push(`files of ${id}`)) },
+    files: {
+      removeThere: ({ id, host }) => Promise.resolve(void done.push(`volumes of ${id} at ${host}`)),
+    },
     workspace: {
       remove: (id) => Promise.resolve(void done.push(`files of ${id}`)),
       list: () => Promise.resolve([system.id]),
     },
     isKnown: () => known,
+    isOutlived: () => outlived,
+    mayAdopt: () => !lost,
     isAt: (_, { host }) => known && host === 'local',
     adopt: ({ id, ownerDn }, { host }) =>
       Promise.resolve(void done.push(`adopt ${id} of ${ownerDn} at ${host}`)),
@@ -65,7 +75,26 @@ describe('domains of ours that no target system owns', () => {
   it('are removed when their target system was, after a time of grace', async () => {
     const { see } = watched({ removed: true });
     await see([domain], 0);
-    assert.deepEqual(await see([domain], 60_000), [`remove ${system.id}`, `files of ${system.id}`]);
+    const gone = [
+      `remove ${system.id}`,
+      `volumes of ${system.id} at local`,
+      `files of ${system.id}`,
+    ];
+    assert.deepEqual(await see([domain], 60_000), gone);
+  });
+
+  it('are removed when another machine has taken their place, whose files stay', async () => {
+    const { see } = watched({ known: true, outlived: true });
+    await see([domain], 0, 'north');
+    const done = await see([domain], 60_000, 'north');
+    assert.deepEqual(done, [`remove ${system.id}`, `volumes of ${system.id} at north`]);
+  });
+
+  it('are not adopted on a host that was declared lost', async () => {
+    const { see, orphans } = watched({ lost: true });
+    await see([domain], 0, 'north');
+    assert.deepEqual(await see([domain], 60_000, 'north'), []);
+    assert.deepEqual(orphans.left, [`north qemu ${domain.id}`]);
   });
 
   it('begin their time of grace anew when they were not there meanwhile', async () => {

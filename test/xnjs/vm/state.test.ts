@@ -24,6 +24,7 @@ const events: Record<VmEvent['type'], VmEvent> = {
   failed: { type: 'failed', evidence },
   destroy: { type: 'destroy', evidence },
   removed: { type: 'removed', evidence },
+  hostLost: { type: 'hostLost', evidence, filesLost: false },
 };
 
 /** How a machine comes to be in a state. */
@@ -39,15 +40,15 @@ const inState = (state: VmState): TargetSystem =>
 
 /** State, then what becomes of it by the events in the order above (`-`: illegal). */
 const table = `
-INITIALIZING READY      INITIALIZING PAUSED     INITIALIZING INITIALIZING FAILED     -         SUSPENDED  INITIALIZING -         -         -           -           FAILED     DESTROYING -
-READY        READY      UNREACHABLE  PAUSED     DEGRADED     UNREACHABLE  FAILED     PAUSED    SUSPENDED  READY        PAUSED    PAUSED    READY       READY       -          DESTROYING -
-DEGRADED     DEGRADED   UNREACHABLE  PAUSED     DEGRADED     UNREACHABLE  FAILED     PAUSED    SUSPENDED  DEGRADED     PAUSED    PAUSED    DEGRADED    DEGRADED    -          DESTROYING -
-UNREACHABLE  READY      UNREACHABLE  PAUSED     UNREACHABLE  UNREACHABLE  FAILED     PAUSED    SUSPENDED  UNREACHABLE  PAUSED    PAUSED    UNREACHABLE UNREACHABLE -          DESTROYING -
-PAUSED       PAUSED     PAUSED       PAUSED     PAUSED       PAUSED       FAILED     PAUSED    SUSPENDED  PAUSED       PAUSED    PAUSED    PAUSED      PAUSED      -          DESTROYING -
-SUSPENDED    SUSPENDED  SUSPENDED    SUSPENDED  SUSPENDED    SUSPENDED    FAILED     SUSPENDED SUSPENDED  UNREACHABLE  SUSPENDED SUSPENDED SUSPENDED   SUSPENDED   -          DESTROYING -
-FAILED       FAILED     FAILED       FAILED     FAILED       FAILED       FAILED     -         FAILED     -            -         PAUSED    FAILED      FAILED      FAILED     DESTROYING -
-DESTROYING   DESTROYING DESTROYING   DESTROYING DESTROYING   DESTROYING   DESTROYING -         DESTROYING -            -         -         DESTROYING  DESTROYING  DESTROYING DESTROYING DESTROYED
-DESTROYED    -          -            -          -            -            -          -         -          -            -         -         -           -           -          DESTROYED  -
+INITIALIZING READY      INITIALIZING PAUSED     INITIALIZING INITIALIZING FAILED     -         SUSPENDED  INITIALIZING -         -         -           -           FAILED     DESTROYING -          FAILED
+READY        READY      UNREACHABLE  PAUSED     DEGRADED     UNREACHABLE  FAILED     PAUSED    SUSPENDED  READY        PAUSED    PAUSED    READY       READY       -          DESTROYING -          FAILED
+DEGRADED     DEGRADED   UNREACHABLE  PAUSED     DEGRADED     UNREACHABLE  FAILED     PAUSED    SUSPENDED  DEGRADED     PAUSED    PAUSED    DEGRADED    DEGRADED    -          DESTROYING -          FAILED
+UNREACHABLE  READY      UNREACHABLE  PAUSED     UNREACHABLE  UNREACHABLE  FAILED     PAUSED    SUSPENDED  UNREACHABLE  PAUSED    PAUSED    UNREACHABLE UNREACHABLE -          DESTROYING -          FAILED
+PAUSED       PAUSED     PAUSED       PAUSED     PAUSED       PAUSED       FAILED     PAUSED    SUSPENDED  PAUSED       PAUSED    PAUSED    PAUSED      PAUSED      -          DESTROYING -          FAILED
+SUSPENDED    SUSPENDED  SUSPENDED    SUSPENDED  SUSPENDED    SUSPENDED    FAILED     SUSPENDED SUSPENDED  UNREACHABLE  SUSPENDED SUSPENDED SUSPENDED   SUSPENDED   -          DESTROYING -          FAILED
+FAILED       FAILED     FAILED       FAILED     FAILED       FAILED       FAILED     -         FAILED     -            FAILED    PAUSED    FAILED      FAILED      FAILED     DESTROYING -          FAILED
+DESTROYING   DESTROYING DESTROYING   DESTROYING DESTROYING   DESTROYING   DESTROYING -         DESTROYING -            -         -         DESTROYING  DESTROYING  DESTROYING DESTROYING DESTROYED  DESTROYING
+DESTROYED    -          -            -          -            -            -          -         -          -            -         -         -           -           -          DESTROYED  -           -
 `;
 
 /** What the hypervisor says, then what that makes of a machine whose agent never answered, answers, is silent. */

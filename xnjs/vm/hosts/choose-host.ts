@@ -1,11 +1,11 @@
 import type { NetworkKind } from '#imagerepo/contract.js';
 import { GridError } from '#kernel/errors.js';
 import type { Driver, StartTier } from '../target-system.js';
+import type { MachineNeeds } from './capabilities.js';
 import type { Load, Room } from './host.js';
 
 /** What a machine needs of its host. */
-export type Demand = {
-  readonly cpus: number;
+export type Demand = MachineNeeds & {
   readonly memoryMiB: number;
   readonly diskMiB: number;
   /** Of its image's format. */
@@ -43,12 +43,16 @@ export type HostView = {
   readonly hasImage: boolean;
   /** Why machines there cannot have a network of this kind; absent: they can have any. */
   readonly whyNoNetwork?: (kind: NetworkKind) => string | undefined;
+  /** Why a driver of it cannot run such a machine; absent: nobody knows of any reason. */
+  readonly whyUnable?: (driver: Driver, needs: MachineNeeds) => string | undefined;
   /** A spare machine runs there that the machine can become. */
   readonly hasSpare?: boolean;
   /** The machine can be restored there from what another had in its memory. */
   readonly hasMemory?: boolean;
   /** Why no machine can be made there at present. */
   readonly problem?: string;
+  /** That it was declared lost, by whom and when; its drivers are none then. */
+  readonly loss?: string;
 };
 
 export type Spot = {
@@ -70,6 +74,10 @@ type Fit = { readonly view: HostView; readonly driver: Driver; readonly load: nu
  * The host for a new machine: of those where it fits the one with the quicker driver, then one that has a spare,
  * then one that has saved memory, then one that has its image at hand, then that with most room left.
  * @throws `BAD_REQUEST` no host has the labels; `HYPERVISOR_UNAVAILABLE` none of them answers;
+}
+
+ * then one that has its image at hand, then that with most room left.
+ * @throws `BAD_REQUEST` no host has the labels, or can run it at all; `HYPERVISOR_UNAVAILABLE` none of them answers;
  * `LIMIT_REACHED` what each of them lacks
  */
 export function chooseHost(views: readonly HostView[], demand: Demand): Spot {
@@ -79,13 +87,13 @@ export function chooseHost(views: readonly HostView[], demand: Demand): Spot {
   if (labelled.length === 0) throw noSuchLabels(views, demand);
   const fits: Fit[] = [];
   const reasons: string[] = [];
-  let answering = 0;
+  let [answering, unable] = [0, 0];
   for (const view of labelled) {
-    const driver = preference.find(
-      (each) => demand.drivers.includes(each) && view.drivers.includes(each),
-    );
-    if (driver !== undefined) answering += 1;
-    const reason = driver === undefined ? silence(demand) : unfit(view, demand);
+    const { candidates, driver, inability } = driverOf(view, demand);
+    if (candidates > 0) answering += 1;
+    if (inability !== undefined) unable += 1;
+    const reason =
+      view.loss ?? inability ?? (driver === undefined ? silence(demand) : unfit(view, demand));
     if (driver !== undefined && reason === undefined)
       fits.push({ view, driver, load: loadOf(view, demand) });
     else reasons.push(`${view.name}: ${reason ?? ''}`);
@@ -107,6 +115,8 @@ export function chooseHost(views: readonly HostView[], demand: Demand): Spot {
     return { host: name, driver: best.driver, why, tier: tierOn(best.view), ...cores };
   }
   if (answering === 0) throw silent(demand, views.length, reasons);
+  if (unable === labelled.length)
+    throw new GridError('BAD_REQUEST', `no host can run the machine: ${reasons.join('; ')}`);
   throw new GridError('LIMIT_REACHED', `no host can take the machine: ${reasons.join('; ')}`);
 }
 
@@ -115,7 +125,7 @@ export function chooseHost(views: readonly HostView[], demand: Demand): Spot {
  * @returns how full the host is with it: 1 is full; `undefined`: it cannot
  */
 export function loadWith(view: HostView, demand: Demand): number | undefined {
-  const isAble = demand.drivers.some((each) => view.drivers.includes(each));
+  const isAble = driverOf(view, demand).driver !== undefined;
   return isAble && unfit(view, demand) === undefined ? loadOf(view, demand) : undefined;
 }
 
@@ -123,6 +133,29 @@ function tierOn({ hasSpare, hasMemory, hasOwnStorage, hasImage }: HostView): Sta
   if (hasSpare) return 'spare';
   if (hasMemory) return 'warm';
   return hasOwnStorage && !hasImage ? 'fetch' : 'cold';
+}
+
+type Choice = {
+  /** How many answer that are for such an image. */
+  readonly candidates: number;
+  /** The quickest that can run it. */
+  readonly driver?: Driver | undefined;
+  /** Why none of them can. */
+  readonly inability?: string;
+};
+
+function driverOf({ drivers, whyUnable }: HostView, demand: Demand): Choice {
+  const candidates = preference.filter(
+    (each) => demand.drivers.includes(each) && drivers.includes(each),
+  );
+  const reasons = candidates.map((each) => whyUnable?.(each, demand));
+  const driver = candidates.find((_, at) => reasons[at] === undefined);
+  const isUnable = candidates.length > 0 && driver === undefined;
+  return {
+    candidates: candidates.length,
+    driver,
+    ...(isUnable && { inability: reasons.join(', ') }),
+  };
 }
 
 function silence({ drivers }: Demand): string {

@@ -1,13 +1,14 @@
 import { imageFormats, type ImageRecord, type NetworkKind } from '#imagerepo/contract.js';
 import type { MachineNetworks } from '../machine-networks.js';
 import { amountsOf, type Amounts } from '../placement/quota.js';
-import { isAlive } from '../state.js';
 import type { Driver, TargetSystem } from '../target-system.js';
+import { isAlive } from '../views.js';
 import { abilitiesOf, type HostAbilities } from './host-abilities.js';
 import type { StorageStatus } from './storage/host-storage.js';
+import { whyUnable, type DriverCapabilities } from './capabilities.js';
 import { chooseHost, loadWith, type Demand, type HostView, type Spot } from './choose-host.js';
 import { isSeatOf, localHost, type Host, type Load, type Room, type Seat } from './host.js';
-import type { Hosts } from './hosts.js';
+import { lossText, type Hosts, type Loss } from './hosts.js';
 
 /** A machine that is to be: what decides where. */
 export type Placed = Pick<TargetSystem, 'parameters' | 'volumes'> & {
@@ -42,6 +43,8 @@ export type HostStatus = {
   readonly drivers: readonly { readonly name: Driver; readonly isUp: boolean }[];
   readonly labels: readonly string[];
   readonly isDrained: boolean;
+  /** Absent: it was not declared lost. */
+  readonly loss?: Loss;
   /** Absent: not known yet. */
   readonly room?: Room;
   readonly used: Load;
@@ -50,6 +53,8 @@ export type HostStatus = {
   /** Absent: it shares the server's files. */
   readonly storage?: StorageStatus;
   readonly abilities: HostAbilities;
+  /** What machines each driver can run; those are missing that have not told yet. */
+  readonly capabilities: Readonly<Partial<Record<Driver, DriverCapabilities>>>;
   /** Kinds of networks that the site has, and this host has not: why. */
   readonly networkProblems: Readonly<Partial<Record<NetworkKind, string>>>;
 };
@@ -132,7 +137,9 @@ export class HostPlacement {
       const { name, hypervisor, labels, drivers } = host;
       const up = hypervisor.available();
       const room = hosts.roomOf(host);
+      const loss = hosts.lossOf({ host: name });
       return {
+        ...(loss && { loss }),
         ...{ name, labels, isDrained: hosts.isDrained(host), used: this.used(name) },
         drivers: drivers.map((driver) => ({ name: driver, isUp: up.includes(driver) })),
         machines: all.filter((record) => record.host === name).length,
@@ -140,6 +147,12 @@ export class HostPlacement {
         ...(room && { room }),
         ...(host.storage && { storage: host.storage.status }),
         abilities: abilitiesOf(host, networks?.offeredAt(name)),
+        capabilities: Object.fromEntries(
+          drivers.flatMap((driver) => {
+            const found = hosts.capabilitiesOf({ host: name, driver });
+            return found ? [[driver, found]] : [];
+          }),
+        ),
         networkProblems: networks?.problemsAt(name) ?? {},
       };
     });
@@ -201,14 +214,18 @@ export class HostPlacement {
   #view(host: Host, taken: readonly Taken[], machine: Placed): HostView {
     const { hosts, networks, spares, memory } = this.#options;
     const { image } = machine;
-    const { name, hypervisor, labels, storage } = host;
+    const { name, labels, storage } = host;
+    const loss = hosts.lossOf({ host: name });
     const problem = storage?.status.problem;
     const there = taken.filter((each) => each.host === name);
     const own = host.pinning?.own ?? [];
     const isSharing = ({ cores }: Taken): boolean => !cores?.every((core) => own.includes(core));
     return {
       ...{ name, labels },
-      drivers: hypervisor.available().filter((driver) => !this.isSilent({ host: name, driver })),
+      ...(loss && { loss: `it was ${lossText(loss)}` }),
+      drivers: hosts
+        .driversUp({ host: name })
+        .filter((driver) => !this.isSilent({ host: name, driver })),
       isDrained: hosts.isDrained(host),
       isLocal: name === localHost,
       hasOwnStorage: storage !== undefined,
@@ -219,6 +236,10 @@ export class HostPlacement {
         ? storage.hasImage(image)
         : there.some(({ imageId }) => imageId === image.id),
       ...(networks && { whyNoNetwork: (kind) => networks.whyNotAt(name, kind) }),
+      whyUnable: (driver, needs) => {
+        const capabilities = hosts.capabilitiesOf({ host: name, driver });
+        return capabilities && whyUnable(driver, capabilities, needs);
+      },
       hasSpare: spares?.()?.canServe(name, machine) === true,
       hasMemory: memory?.()?.canServe(name, machine) === true,
       ...(problem !== undefined && { problem: `its storage pool: ${problem}` }),
@@ -272,6 +293,7 @@ function demandOf({ image: { metadata }, labels, ...machine }: Placed): Demand {
   return {
     ...{ cpus, memoryMiB, diskMiB, isPinned: machine.parameters.pinned === true },
     drivers: imageFormats[metadata.format].drivers,
+    ...{ architecture: metadata.os.architecture, display: metadata.display === true },
     network: machine.parameters.network,
     ...{ labels: labels?.labels ?? [], labelsField: labels?.field ?? 'hostLabels' },
     ...(machine.volumes && {

@@ -1,5 +1,6 @@
 import type { Hypervisor } from '../hypervisor.js';
 import type { Driver } from '../target-system.js';
+import type { DriverCapabilities } from './capabilities.js';
 import type { Pinning } from './cores.js';
 import type { HostStorage } from './storage/host-storage.js';
 
@@ -50,6 +51,8 @@ export type Host = {
   readonly pinning?: Pinning | undefined;
   /** Asks what the host has; absent: only `capacity` bounds it. */
   readonly measure?: () => Promise<Room>;
+  /** Asks what machines a driver of it can run; absent: nobody knows. */
+  readonly learn?: (driver: Driver) => Promise<DriverCapabilities>;
   /** Where its machines' files are; absent: in this server's directory, which it shares. */
   readonly storage?: HostStorage;
 };

@@ -1,10 +1,13 @@
+import { formatDate } from '#kernel/clock.js';
 import { errorText, GridError } from '#kernel/errors.js';
 import type { Log } from '#kernel/log.js';
 import { createSerial } from '#kernel/persistence/serial.js';
+import { without } from '../../job/without.js';
 import type { Hypervisor } from '../hypervisor.js';
 import type { Driver } from '../target-system.js';
+import type { DriverCapabilities } from './capabilities.js';
 import { coreSet } from './cores.js';
-import { localHost, type Host, type Room, type Seat } from './host.js';
+import { localHost, seatKey, type Host, type Room, type Seat } from './host.js';
 import type { HostStorage } from './storage/host-storage.js';
 
 /** What administrators have said of hosts, kept beyond a restart. */
@@ -13,11 +16,27 @@ export type DrainStore = {
   set(drained: Readonly<Record<string, boolean>>): Promise<void>;
 };
 
+/** An administrator's word that a host never comes back, and that nothing runs there any more. */
+export type Loss = {
+  /** Who has said so. */
+  readonly by: string;
+  /** ms since the epoch */
+  readonly atMs: number;
+};
+
+/** By host; kept beyond a restart. */
+export type LossStore = {
+  get(): Promise<Readonly<Record<string, Loss>>>;
+  set(lost: Readonly<Record<string, Loss>>): Promise<void>;
+};
+
 export type HostsOptions = {
   readonly hosts: readonly Host[];
   readonly log: Log;
   /** Absent: drained is what the configuration says. */
   readonly drains?: DrainStore;
+  /** Absent: none is. */
+  readonly losses?: LossStore;
 };
 
 /** The hosts of this site, by name. Of each its own hypervisor is asked, and no other. */
@@ -26,9 +45,12 @@ export class Hosts implements Disposable {
   readonly #hosts: ReadonlyMap<string, Host>;
   readonly #measured = new Map<string, Room>();
   readonly #measuring = new Set<string>();
+  /** By host and driver; what was learnt stays known while it is away. */
+  readonly #learnt = new Map<string, DriverCapabilities>();
   readonly #serial = createSerial();
   readonly #unsubscribe: (() => void)[] = [];
   #drained: Readonly<Record<string, boolean>> = {};
+  #lost: Readonly<Record<string, Loss>> = {};
 
   constructor(options: HostsOptions) {
     this.#options = options;
@@ -38,10 +60,12 @@ export class Hosts implements Disposable {
   /** Learns what the hosts have, of those that answer. Others are asked as soon as they do. */
   async start(): Promise<void> {
     this.#drained = (await this.#options.drains?.get()) ?? {};
+    this.#lost = (await this.#options.losses?.get()) ?? {};
     const first: Promise<void>[] = [];
     for (const host of this.all) {
       await host.storage?.load();
       if (host.storage) first.push(...this.#follow(host, host.storage));
+      if (host.learn) this.#unsubscribe.push(this.#learn(host, host.learn));
       if (!host.measure) continue;
       this.#unsubscribe.push(host.hypervisor.onAvailable(() => void this.#measure(host)));
       if (host.hypervisor.available().length > 0) first.push(this.#measure(host));
@@ -88,20 +112,32 @@ export class Hosts implements Disposable {
     return this.#hosts.get(host)?.drivers ?? [];
   }
 
-  /** Of a host, those that answer. */
-  driversUp({ host }: Pick<Seat, 'host'>): readonly Driver[] {
+  /** Of a host, those that answer; of one that was declared lost, none. */
+  driversUp(seat: Pick<Seat, 'host'>): readonly Driver[] {
+    return this.isLost(seat) ? [] : this.answering(seat);
+  }
+
+  /** As {@link driversUp}, whatever was declared. */
+  answering({ host }: Pick<Seat, 'host'>): readonly Driver[] {
     return this.#hosts.get(host)?.hypervisor.available() ?? [];
   }
 
-  /** All that answer at present. */
+  /** All that answer at present, but for those of hosts that were declared lost. */
   seats(): Seat[] {
-    return this.all.flatMap(({ name, hypervisor }) =>
-      hypervisor.available().map((driver) => ({ host: name, driver })),
+    return this.all.flatMap(({ name: host }) =>
+      this.driversUp({ host }).map((driver) => ({ host, driver })),
     );
   }
 
-  isUp({ host, driver }: Seat): boolean {
-    return this.#hosts.get(host)?.hypervisor.available().includes(driver) === true;
+  /** Those that answer though their hosts were declared lost. */
+  lostSeats(): Seat[] {
+    return this.all
+      .filter(({ name: host }) => this.isLost({ host }))
+      .flatMap(({ name: host }) => this.answering({ host }).map((driver) => ({ host, driver })));
+  }
+
+  isUp(seat: Seat): boolean {
+    return this.driversUp(seat).includes(seat.driver);
   }
 
   /** What machines that have no cores of their own run on, in libvirt's form; `undefined`: on all. */
@@ -125,6 +161,11 @@ export class Hosts implements Disposable {
     return { cores: free('cores'), memoryMiB: free('memoryMiB'), diskMiB: capacity.diskMiB };
   }
 
+  /** What machines its driver can run there; `undefined`: it has not told yet. */
+  capabilitiesOf(seat: Seat): DriverCapabilities | undefined {
+    return this.#learnt.get(seatKey(seat));
+  }
+
   /** Takes no new machines: as an administrator has said, else the configuration. */
   isDrained({ name, drain }: Pick<Host, 'name' | 'drain'>): boolean {
     return this.#drained[name] ?? drain;
@@ -134,6 +175,24 @@ export class Hosts implements Disposable {
   isDrainedAt({ host }: Pick<Seat, 'host'>): boolean {
     const found = this.#hosts.get(host);
     return found !== undefined && this.isDrained(found);
+  }
+
+  /** Of a host that was declared lost, whether or not it is configured. */
+  lossOf({ host }: Pick<Seat, 'host'>): Loss | undefined {
+    return Object.hasOwn(this.#lost, host) ? this.#lost[host] : undefined;
+  }
+
+  isLost(seat: Pick<Seat, 'host'>): boolean {
+    return this.lossOf(seat) !== undefined;
+  }
+
+  /** Stored, then done. @param loss `undefined`: it is taken back */
+  async setLoss(name: string, loss: Loss | undefined): Promise<void> {
+    await this.#serial('lost', async () => {
+      const lost = loss ? { ...this.#lost, [name]: loss } : without(this.#lost, name);
+      await this.#options.losses?.set(lost);
+      this.#lost = lost;
+    });
   }
 
   /** @throws `NOT_FOUND` naming those that there are */
@@ -166,6 +225,20 @@ export class Hosts implements Disposable {
     return hypervisor.available().length > 0 ? [storage.check()] : [];
   }
 
+  /** Of each driver whenever it answers anew: its host may have been changed. Nobody waits for it. */
+  #learn({ name, hypervisor }: Host, learn: NonNullable<Host['learn']>): () => void {
+    const ask = (driver: Driver): void =>
+      void learn(driver).then(
+        (found) => this.#learnt.set(seatKey({ host: name, driver }), found),
+        (error: unknown) => {
+          const about = { host: name, driver, err: errorText(error) };
+          this.#options.log.warn(about, 'what machines a host can run was not learnt');
+        },
+      );
+    for (const driver of hypervisor.available()) ask(driver);
+    return hypervisor.onAvailable(ask);
+  }
+
   async #measure({ name, measure }: Host): Promise<void> {
     if (!measure || this.#measuring.has(name)) return;
     this.#measuring.add(name);
@@ -196,4 +269,9 @@ export function whereText(
 ): string {
   if (!hosts.areMany) return '';
   return `host ${host}${hosts.driversOf({ host }).length > 1 ? ` (${driver})` : ''}: `;
+}
+
+/** For messages and evidence. */
+export function lossText({ by, atMs }: Loss): string {
+  return `declared lost by ${by} at ${formatDate(atMs)}`;
 }

@@ -9,10 +9,11 @@ import type { XnjsConfig } from '../../config.js';
 import type { SettingsStore } from '../../persistence/settings-store.js';
 import { LibvirtHypervisor } from '../libvirt-hypervisor.js';
 import type { Driver } from '../target-system.js';
+import { readCapabilities, type DriverCapabilities } from './capabilities.js';
 import type { HostConfig } from './config.js';
 import { z } from 'zod';
 import { localHost, type Host, type Room } from './host.js';
-import { Hosts, type DrainStore } from './hosts.js';
+import { Hosts, type DrainStore, type LossStore } from './hosts.js';
 import type { CopyStore } from './storage/copied-images.js';
 import { HostStorage } from './storage/host-storage.js';
 
@@ -49,8 +50,8 @@ export async function openHosts(config: Config, given: HostsDeps): Promise<OpenH
     openLocal(config, own, others.length > 0, deps),
     ...others.map((host) => openRemote(host, deps)),
   ]);
-  const drains = drainsIn(settings);
-  const hosts = scope.use(new Hosts({ hosts: opened.map(({ host }) => host), drains, log }));
+  const said = { drains: drainsIn(settings), losses: lossesIn(settings) };
+  const hosts = scope.use(new Hosts({ hosts: opened.map(({ host }) => host), ...said, log }));
   await hosts.start();
   return {
     hosts,
@@ -87,6 +88,7 @@ async function openLocal(
         reserved,
         pinning,
       },
+      learn: (driver) => learn(clients, driver),
       ...(isBounded && Object.keys(clients).length > 0 && { measure: () => measure(clients) }),
     },
   };
@@ -103,6 +105,7 @@ async function openRemote(config: HostConfig, deps: Deps): Promise<Opened> {
       ...{ name, hypervisor, labels, capacity, reserved, drain, pinning },
       drivers: Object.keys(clients) as Driver[], // keys of the type
       measure: () => measure(clients),
+      learn: (driver) => learn(clients, driver),
       ...(storage && { storage }),
     },
   };
@@ -172,6 +175,12 @@ async function measure(clients: Clients): Promise<Room> {
   return { cores: cpus, memoryMiB: Number(memory / 1024n) };
 }
 
+async function learn(clients: Clients, driver: Driver): Promise<DriverCapabilities> {
+  const client = clients[driver];
+  if (!client) throw new TypeError(`${driver} is no driver of that host`);
+  return await readCapabilities(client, driver);
+}
+
 function statusOf(host: string, clients: Clients): [string, 'OK' | 'DOWN'][] {
   const where = host === localHost ? '' : ` on ${host}`;
   return Object.entries(clients).map(([driver, { connected }]) => [
@@ -187,6 +196,17 @@ function drainsIn(settings: SettingsStore): DrainStore {
   return {
     get: async () => Drained.safeParse(await settings.get(setting)).data ?? {},
     set: async (drained) => await settings.set(setting, drained),
+  };
+}
+
+const lostHosts = 'lostHosts';
+const Lost = z.record(z.string(), z.object({ by: z.string(), atMs: z.number() }));
+
+/** What cannot be read ends the start: a host that was declared lost must not count as another. */
+export function lossesIn(settings: SettingsStore): LossStore {
+  return {
+    get: async () => Lost.parse((await settings.get(lostHosts)) ?? {}),
+    set: async (lost) => await settings.set(lostHosts, lost),
   };
 }
 

@@ -25,7 +25,7 @@ export async function rehost(record: TargetSystem, options: RehostingOptions): P
   const labels = record.hostLabels && { labels: record.hostLabels, field };
   try {
     if (record.cores) throw new Error('it has cores of its own there');
-    const among = await equals(record, hosts);
+    const among = await equalHosts(record, record.parkedOn, hosts);
     if (among.length === 0) throw new Error('no other host that answers is of its kind');
     const { host, placement, release } = places.hold(record.id, record, labels, among);
     try {
@@ -40,8 +40,12 @@ export async function rehost(record: TargetSystem, options: RehostingOptions): P
   }
 }
 
-/** Hosts that can restore what its own has saved: equal ones that get at its file. */
-async function equals(record: TargetSystem, hosts: Hosts): Promise<string[]> {
+/** Hosts that can restore what its own has saved: equal ones that get at its files. */
+export async function equalHosts(
+  record: Pick<TargetSystem, 'host' | 'driver'>,
+  savedOn: string | undefined,
+  hosts: Hosts,
+): Promise<string[]> {
   const names = hosts
     .seats()
     .filter(({ host, driver }) => host !== record.host && driver === record.driver)
@@ -53,7 +57,7 @@ async function equals(record: TargetSystem, hosts: Hosts): Promise<string[]> {
         .of({ host })
         .describe(record.driver)
         .catch(() => undefined);
-      const isEqual = description !== undefined && fingerprint(description) === record.parkedOn;
+      const isEqual = description !== undefined && fingerprint(description) === savedOn;
       return isEqual ? [host] : [];
     }),
   );

@@ -80,15 +80,16 @@ export function quotasOf(
 
 /**
  * What a target system takes, from its request until nothing of it is left: its snapshots and volumes as disk, and
- * while it is parked neither cores nor memory.
+ * while it is parked, or after it has ended with its host, neither cores nor memory.
  */
 export function amountsOf(
   system: Pick<TargetSystem, 'parameters'> &
-    Partial<Pick<TargetSystem, 'state' | 'snapshots' | 'volumes'>>,
+    Partial<Pick<TargetSystem, 'state' | 'snapshots' | 'volumes' | 'lostWithHost'>>,
 ): Amounts {
   const { cpus, memoryMiB, memoryMaxMiB = memoryMiB, diskMiB = 0 } = system.parameters;
-  const disk = diskMiB + snapshotsMiB(system) + ownVolumesMiB(system);
-  return system.state === 'SUSPENDED'
+  const own = system.lostWithHost === 'files' ? 0 : diskMiB;
+  const disk = own + snapshotsMiB(system) + ownVolumesMiB(system);
+  return system.state === 'SUSPENDED' || system.lostWithHost
     ? { targetSystems: 1, cpus: 0, memoryMiB: 0, diskMiB: disk }
     : { targetSystems: 1, cpus, memoryMiB: memoryMaxMiB, diskMiB: disk };
 }

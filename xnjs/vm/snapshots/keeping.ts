@@ -49,6 +49,8 @@ export class Keeping {
     const snapshot = findSnapshot(record, undertaking.snapshotId);
     await this.#options.unbind(record.id);
     if (!snapshot) await this.#resume(record, 'the snapshot is gone');
+    else if (undertaking.do === 'snapshot' && snapshot.isDiskOnly)
+      await this.#keepDisk(record, snapshot);
     else if (undertaking.do === 'snapshot') await this.#keep(record, snapshot);
     else await this.#putBack(record, snapshot);
   }
@@ -88,6 +90,33 @@ export class Keeping {
       const news = { state: 'FAILED', message: failure, sizeMiB: 0 } as const;
       await this.#resume(record, `no snapshot was taken: ${failure}`, news);
     }
+  }
+
+  /** Of a machine that is proven to be off, and stays so. */
+  async #keepDisk(record: TargetSystem, snapshot: Snapshot): Promise<void> {
+    const { filesOf, records, require, clock } = this.#options;
+    const files = filesOf(record);
+    let { failure } = record.undertaking ?? {};
+    if (failure === undefined && snapshot.state !== 'READY')
+      try {
+        await require();
+        await files.begin(record, snapshot.id);
+        await files.dropDisk(record, snapshot.id);
+        await files.requireRoom(record, snapshot.sizeMiB);
+        const now = records.find(record.id) ?? record;
+        await records.save(withSnapshot(now, snapshot.id, { atMs: clock.now() }));
+        await files.keepDisk(record, snapshot.id);
+        await this.#complete(record, snapshot);
+      } catch (error) {
+        failure = await this.#giveUp(record, error);
+      }
+    if (failure !== undefined) await files.remove(record, snapshot.id);
+    const news = { state: 'FAILED', message: failure ?? '', sizeMiB: 0 } as const;
+    await this.#resume(
+      record,
+      `the snapshot "${snapshot.name}" of its disk was taken`,
+      failure === undefined ? undefined : news,
+    );
   }
 
   /** Stored before the machine goes on: what it does from then on is not in the snapshot. */
@@ -163,7 +192,8 @@ export class Keeping {
     if (!domain || (domain.state === 'stopped' && domain.isSaved !== true))
       await files.putDisk(fenced, snapshot.id);
     if (isParkedInFile(fenced)) await files.parked?.put(fenced, snapshot.id);
-    if (!(await this.#start(fenced, snapshot))) return;
+    if (snapshot.isDiskOnly) await this.#options.measureAgain(id);
+    else if (!(await this.#start(fenced, snapshot))) return;
     const date = new Date(snapshot.atMs ?? snapshot.createdMs).toISOString();
     const fact = `was put back to the snapshot "${snapshot.name}" of ${date}`;
     await this.#resume(fenced, fact);

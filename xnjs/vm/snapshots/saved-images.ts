@@ -67,7 +67,8 @@ export class SavedImages {
         `its image has no disk (format ${system.image.metadata.format}): there is nothing that could be saved`,
       );
     if (image.snapshot !== undefined) systems.snapshots.get(siteId, image.snapshot);
-    else if (isGone(system)) throw conflict(siteId, 'the machine is gone: name a snapshot of it');
+    else if (system.state !== 'FAILED' && isGone(system))
+      throw conflict(siteId, 'the machine is about to be gone');
     const { id, metadata } = system.image;
     const parent = await images.find(id, callerDn).catch((error: unknown) => {
       if (asGridError(error)?.code !== 'IMAGE_UNKNOWN') throw error;

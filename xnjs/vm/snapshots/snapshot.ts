@@ -17,6 +17,8 @@ export type Snapshot = {
   readonly createdMs: number;
   /** When the machine stood still for it: what its jobs did later is not in it. */
   readonly atMs?: number;
+  /** Its machine was off: there is no memory, and whoever goes back to it boots. */
+  readonly isDiskOnly?: true;
   /** Hypervisor and processor that its memory belongs to. */
   readonly host?: string;
   /** What its machine had then. */

@@ -2,19 +2,19 @@ import { randomUUID } from 'node:crypto';
 import type { Clock } from '#kernel/clock.js';
 import { GridError } from '#kernel/errors.js';
 import { driverAbilities } from '../hosts/driver-abilities.js';
-import type { Hosts } from '../hosts/hosts.js';
+import { lossText, type Hosts } from '../hosts/hosts.js';
 import { fingerprint } from '../parking.js';
 import type { Planner } from '../placement/planner.js';
 import { VmError } from '../state.js';
 import type { SystemRecords } from '../system-records.js';
 import type { Evidence, TargetSystem } from '../target-system.js';
 import { findSnapshot, withSnapshot, type Snapshot } from './snapshot.js';
-import type { SnapshotFiles } from './snapshot-files.js';
+import { hasDisk, memoryFileMiB, type SnapshotFiles } from './snapshot-files.js';
 
 export type SnapshotsOptions = {
   readonly records: Pick<SystemRecords, 'get' | 'queue' | 'applyNow' | 'save' | 'schedule'>;
   readonly filesOf: (system: TargetSystem) => SnapshotFiles;
-  readonly hosts: Pick<Hosts, 'of'>;
+  readonly hosts: Pick<Hosts, 'of' | 'lossOf' | 'storageOf'>;
   readonly planner: Pick<Planner, 'quotasFor'>;
   /** The most of one target system. */
   readonly most: number;
@@ -49,10 +49,13 @@ export class Snapshots {
    * `QUOTA_EXCEEDED`, `STORAGE_FULL` there is no room for it
    */
   async take(systemId: string, name: string, id: string = randomUUID()): Promise<Snapshot> {
-    const { records, filesOf, planner, most, clock } = this.#options;
+    const { records, filesOf, hosts, planner, most, clock } = this.#options;
     const snapshot = await records.queue(systemId, async () => {
       const system = records.get(systemId);
+      const isOff = system.state === 'FAILED';
       requireMachine(system);
+      if (isOff) requireDisk(system);
+      if (hosts.storageOf(system)) requireHost(system, hosts);
       requireSettled(system);
       const kept = (system.snapshots ?? []).filter(({ state }) => state !== 'FAILED');
       if (kept.length >= most)
@@ -62,12 +65,16 @@ export class Snapshots {
           { vmId: systemId },
         );
       const files = filesOf(system);
-      const sizeMiB = await files.neededMiB(system);
+      const allMiB = await files.neededMiB(system);
+      const sizeMiB = isOff ? allMiB - memoryFileMiB(system) : allMiB;
       await files.requireRoom(system, sizeMiB);
       const nowMs = clock.now();
       const { parameters, enrolment } = system;
       const taken = { id, name, state: 'TAKING', createdMs: nowMs } as const;
-      const draft = { ...taken, parameters, sizeMiB, ...(enrolment && { enrolment }) };
+      const draft = {
+        ...{ ...taken, parameters, sizeMiB },
+        ...(isOff ? { isDiskOnly: true as const } : enrolment && { enrolment }),
+      };
       const evidence = this.#evidence(`the snapshot "${name}" is being taken`);
       const event = { type: 'capture', snapshot: draft, evidence } as const;
       await records.applyNow(systemId, event, planner.quotasFor(system));
@@ -85,13 +92,16 @@ export class Snapshots {
     const { records, hosts } = this.#options;
     await records.queue(systemId, async () => {
       const system = records.get(systemId);
-      const { name, state, message, host } = getSnapshot(system, snapshotId);
+      const { name, state, message, host, isDiskOnly } = getSnapshot(system, snapshotId);
       if (state !== 'READY') {
         const why = message === undefined ? '' : `: ${message}`;
         throw conflict(systemId, `the snapshot is ${state}${why}`);
       }
       requireSettled(system);
-      if (host !== fingerprint(await hosts.of(system).describe(system.driver)))
+      requireHost(system, hosts);
+      if (isDiskOnly && system.desired === 'suspended')
+        throw conflict(systemId, 'the snapshot has no memory that could be parked: thaw it first');
+      if (!isDiskOnly && host !== fingerprint(await hosts.of(system).describe(system.driver)))
         throw conflict(systemId, 'the snapshot is of another hypervisor or processor');
       const evidence = this.#evidence(`is being put back to the snapshot "${name}"`);
       await records.applyNow(systemId, { type: 'revert', snapshotId, evidence });
@@ -124,14 +134,26 @@ function getSnapshot(system: TargetSystem, snapshotId: string): Snapshot {
 }
 
 /** @throws `CONFLICT` */
-function requireMachine({ id, driver, views, volumes }: TargetSystem): void {
+function requireMachine({ id, state, driver, views, volumes }: TargetSystem): void {
   const { snapshots, description } = driverAbilities[driver];
   if (!snapshots) throw conflict(id, `${description}: no snapshots are taken of them`);
   if (volumes)
     throw conflict(id, 'it has volumes, which a snapshot would not have: no snapshots are taken');
-  const hypervisor = views?.hypervisor;
+  const hypervisor = state === 'FAILED' ? undefined : views?.hypervisor;
   if (hypervisor?.says === 'hung' || hypervisor?.says === 'silent')
     throw conflict(id, `no snapshot can be taken: ${hypervisor.fact}`);
+}
+
+/** @throws `CONFLICT` nothing is left of one that is off */
+function requireDisk(system: TargetSystem): void {
+  if (!hasDisk(system))
+    throw conflict(system.id, 'the machine is off, and has no disk that could be kept');
+}
+
+/** @throws `CONFLICT` */
+function requireHost(system: TargetSystem, hosts: Pick<Hosts, 'lossOf'>): void {
+  const loss = hosts.lossOf(system);
+  if (loss) throw conflict(system.id, `its host ${system.host} was ${lossText(loss)}`);
 }
 
 /** While its memory is on the way between a host and a file it is in neither for sure. @throws `CONFLICT` */

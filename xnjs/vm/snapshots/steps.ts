@@ -16,7 +16,8 @@ export function capture(
   const { snapshots = [] } = current;
   return {
     ...current,
-    ...{ state: standing(current), evidence },
+    // why one is off stays known
+    ...(current.state !== 'FAILED' && { state: standing(current), evidence }),
     snapshots: [...snapshots.filter(({ state }) => state !== 'FAILED'), snapshot],
     undertaking: { do: 'snapshot', snapshotId: snapshot.id },
   };
@@ -30,7 +31,14 @@ export function revert(
   const undertaking = { do: 'revert', snapshotId } as const;
   if (current.state !== 'FAILED') return { ...current, state, evidence, undertaking };
   // what was wanted of the machine that has stopped is not wanted of the next
-  const base = without(current, 'desired', 'frozenSinceMs', 'isMaintained', 'parkedOn');
+  const base = without(
+    current,
+    'desired',
+    'frozenSinceMs',
+    'isMaintained',
+    'parkedOn',
+    'lostWithHost',
+  );
   return { ...base, state, evidence, undertaking: { ...undertaking, hadFailed: true } };
 }
 
@@ -70,10 +78,21 @@ export function resume(
     ...{ evidence, isBehind: true as const },
     ...(isReverted && known && changedSince(current, known)),
   };
+  if (current.state === 'FAILED') return withSnapshot(rest, snapshotId, snapshot ?? {});
+  if (isReverted && known?.isDiskOnly) return boot(next, evidence);
   if (current.desired === 'suspended') return { ...next, state: 'SUSPENDED' };
   const { fact, atMs } = evidence;
   const views = { agent: { says: 'down' as const, fact, sinceMs: atMs } };
   return { ...next, state: 'UNREACHABLE', views };
+}
+
+/** Only its disk was kept: it is another machine, which proves itself anew. */
+function boot(current: TargetSystem, evidence: Evidence): TargetSystem {
+  return {
+    ...without(current, 'isBehind', 'enrolment'),
+    ...{ state: 'INITIALIZING', evidence, views: {}, boot: {}, bootFromMs: evidence.atMs },
+    start: { tier: 'cold', reason: 'the snapshot has no memory' },
+  };
 }
 
 /** There is no machine any more that it could go on with. */

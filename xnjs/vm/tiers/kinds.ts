@@ -70,6 +70,7 @@ export class Kinds {
   isOutdated(template: Template): boolean {
     const seats = this.#hosts.all
       .filter(({ drivers }) => drivers.includes(template.driver))
+      .filter(({ name: host }) => !this.#hosts.isLost({ host })) // it will never say so
       .map(({ name }) => seatOf({ host: name, driver: template.driver }))
       .filter((seat) => this.isWithin(template, seat));
     const areKnown = seats.every((seat) => this.#hosts.isUp(seat) && this.find(seat) !== undefined);

@@ -247,6 +247,8 @@ export class SparePool implements AsyncDisposable {
   /** One host's; what is not to be reached stays as it is. */
   async #turn(host: string): Promise<void> {
     const { hosts } = this.#options;
+    for (const held of this.#held.values())
+      if (hosts.isLost(held.spare)) await this.#discard(held, 'its host was declared lost');
     for (const held of this.#on(host))
       if (!hosts.isUp(held.spare)) continue;
       else if (held.phase === 'going') await this.#discard(held, 'once more');
@@ -386,9 +388,10 @@ export class SparePool implements AsyncDisposable {
     // what is still being made would be made after it was removed
     await held.making?.catch(() => undefined);
     await lease?.require();
-    await hosts.of(held.spare).remove(driver, id);
+    const wasLost = hosts.isLost(held.spare);
+    if (!wasLost) await hosts.of(held.spare).remove(driver, id);
     await this.#files.remove(held.spare);
-    await records.queue(id, () => spares.store.remove(id));
+    await records.queue(id, () => spares.store.remove(id, wasLost));
     this.#held.delete(id);
   }
 

@@ -19,7 +19,8 @@ export type Spare = MachineSpec & {
 export type SpareStore = {
   all(): Promise<Spare[]>;
   save(spare: Spare): Promise<void>;
-  remove(id: string): Promise<void>;
+  /** @param mayBeLeft nobody could look: a domain of it that turns up is a leftover */
+  remove(id: string, mayBeLeft: boolean): Promise<void>;
   /**
    * The spare of the same id becomes this target system, in one transaction.
    * @throws `QUOTA_EXCEEDED`; `CONFLICT` there is no such spare any more
