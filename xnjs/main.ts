@@ -16,7 +16,7 @@ import { IdbSource } from './idb/idb-source.js';
 import { JobEngine } from './job/engine.js';
 import type { JobEngineOptions } from './job/engine-options.js';
 import { JobSubmission } from './job/job-submission.js';
-import { createNoticeSender } from './job/notice-sender.js';
+import { openNoticeSender } from './job/notice-sender.js';
 import { changesTable } from './persistence/job-models.js';
 import { countJobs, countStaging, countSubmissions } from './metrics.js';
 import { openSystems, readInstallationId } from './open-systems.js';
@@ -113,7 +113,7 @@ export async function startXnjs(config: XnjsConfig, deps: XnjsDeps): Promise<Xnj
       storages: () => storages,
     });
     const engine = { store: jobStore, targets: systems, submission, staging };
-    const jobs: JobEngine = scope.use(openJobs(config, deps, engine));
+    const jobs: JobEngine = scope.use(await openJobs(config, deps, engine));
     const storages: Storages = scope.use(openStorages(config, database, systems, jobs, common));
     scope.defer(jobs.onChange(() => feed.wake()));
     if (deps.metrics) scope.defer(countJobs(deps.metrics, jobs));
@@ -143,15 +143,15 @@ export async function startXnjs(config: XnjsConfig, deps: XnjsDeps): Promise<Xnj
   }
 }
 
-function openJobs(
+async function openJobs(
   { jobs: config }: XnjsConfig,
-  { log, metrics }: XnjsDeps,
+  { log, metrics, issueToken }: XnjsDeps,
   parts: Pick<JobEngineOptions, 'store' | 'targets' | 'submission' | 'staging'>,
-): JobEngine {
+): Promise<JobEngine> {
   return new JobEngine({
     ...parts,
     config,
-    notices: createNoticeSender(config.notifications),
+    notices: await openNoticeSender(config.notifications, issueToken),
     onSubmitted: metrics && countSubmissions(metrics),
     ...{ clock: systemClock, log },
   });

@@ -62,7 +62,10 @@ export function countSystems(metrics: Metrics, systems: TargetSystems, hosts: Ho
       })),
   );
   metrics.gauge(
-    { name: 'orphan_domains', help: 'Domains of ours that belong to nobody and are left alone' },
+    {
+      name: 'orphan_domains',
+      help: 'Domains, and files of machines, of ours that belong to nobody and are left alone',
+    },
     () => [{ value: systems.orphans.length }],
   );
   metrics.gauge(

@@ -48,8 +48,9 @@ async function isKeptInTime(): Promise<boolean | undefined> {
 
 function serversOf({ gateway, targetsystem }: Configuration): string[] {
   const { gateways, registry, bearers, xnjs } = targetsystem;
+  const takers = [...xnjs.staging.trustedSites, ...xnjs.jobs.notifications.trustedReceivers];
   const urls = [
-    ...[...gateways, ...registry.external, ...xnjs.staging.trustedSites].map(({ url }) => url),
+    ...[...gateways, ...registry.external, ...takers].map(({ url }) => url),
     ...[...bearers.oidc, ...(gateway.apiTokens ? [gateway.apiTokens] : [])].map(
       ({ issuer }) => issuer,
     ),

@@ -12,11 +12,12 @@ import { upgradeOf } from './upgrade.js';
 /** Made once: every answer ends so, and an error costs a stack trace. */
 export const clientLeft = new DOMException('the client has left, or has its answer', 'AbortError');
 
-export type ContextFacts = Pick<RawContext, 'caller' | 'baseUrl' | 'url' | 'audit'>;
+export type ContextFacts = Pick<RawContext, 'caller' | 'renew' | 'baseUrl' | 'url' | 'audit'>;
 
 /** What most operations never ask for is made when they do. A class for the reason that `Logged` is one. */
 export class RequestContext implements RawContext {
   readonly caller: Caller;
+  readonly renew: () => Promise<Caller>;
   readonly baseUrl: string;
   readonly url: string;
   readonly audit: Audit | undefined;
@@ -29,11 +30,12 @@ export class RequestContext implements RawContext {
   constructor(
     request: ServedRequest,
     response: ServerResponse,
-    { caller, baseUrl, url, audit }: ContextFacts,
+    { caller, renew, baseUrl, url, audit }: ContextFacts,
   ) {
     this.#request = request;
     this.#response = response;
     this.caller = caller;
+    this.renew = renew;
     this.baseUrl = baseUrl;
     this.url = url;
     this.accepts = (types) => preferredType(request, types);

@@ -32,6 +32,8 @@ export type Converters = Readonly<Record<string, (text: string) => object>>;
 /** What an operation may know about the request besides its input. */
 export type Context = {
   readonly caller: Caller;
+  /** The caller as he is by now, for what goes on for longer than a request. @throws he may not come in any more */
+  readonly renew: () => Promise<Caller>;
   /** The site's address as the client sees it, `https://host:8080/VSITE`; no slash at the end. */
   readonly baseUrl: string;
   /** Address of the resource that was asked for, without the query. */

@@ -25,10 +25,11 @@ import { takeOver } from './upgrade.js';
  * Finds out who sends a request, {@link anonymous} when it has no credentials. May set headers of the
  * answer (security sessions). @throws `UNAUTHENTICATED`, `SESSION_UNKNOWN`
  */
-export type Authenticate = (
-  request: IncomingMessage,
-  response: HeaderSink,
-) => Caller | Promise<Caller>;
+export type Authenticate = {
+  (request: IncomingMessage, response: HeaderSink): Caller | Promise<Caller>;
+  /** The caller as he is by now; absent: as he was. */
+  readonly renew?: (caller: Caller) => Promise<Caller>;
+};
 
 /** Operations bound to what they work with. */
 export type Mount = {
@@ -162,7 +163,8 @@ async function serve(
     throw new RequestError('NOT_ACCEPTABLE', `available as ${produces.join(', ')}`);
   }
   const input = await readInput(operation, params, request, response);
-  const context = new RequestContext(request, response, { caller, baseUrl, url, audit });
+  const renew = async (): Promise<Caller> => (await authenticate.renew?.(caller)) ?? caller;
+  const context = new RequestContext(request, response, { caller, renew, baseUrl, url, audit });
   const reply = await operation.handle(input, context);
   if (isPaged) request.head.setHeader('vary', 'Accept');
   const isPage = isPaged && prefersHtml(request);

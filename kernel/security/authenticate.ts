@@ -2,7 +2,7 @@ import type { X509Certificate } from 'node:crypto';
 import type { IncomingMessage } from 'node:http';
 import { errorText, GridError } from '#kernel/errors.js';
 import type { HeaderSink } from '#kernel/http/answer-head.js';
-import { anonymous as anonymousCaller } from '#kernel/http/caller.js';
+import { anonymous as anonymousCaller, type Caller } from '#kernel/http/caller.js';
 import type { Log } from '#kernel/log.js';
 import {
   createAttributeChain,
@@ -58,10 +58,16 @@ export type AuthenticatorDeps = {
  * @throws `SESSION_UNKNOWN` (432), `UNAUTHENTICATED` or `FORBIDDEN` (both 403), `SITE_UNAVAILABLE`
  *   when too many logins wait
  */
-export type Authenticate = (
-  request: IncomingMessage,
-  response: HeaderSink,
-) => Promise<AuthenticatedCaller>;
+export type Authenticate = {
+  (request: IncomingMessage, response: HeaderSink): Promise<AuthenticatedCaller>;
+  /**
+   * The caller as he is by now, for what goes on for longer than a request.
+   * @throws `FORBIDDEN` he is banned, or is no more what he came as; `UNAUTHENTICATED` his password is another one
+   */
+  readonly renew: (caller: Caller) => Promise<Caller>;
+};
+/** What a caller was made of. */
+type Origin = { readonly identity: Identity; readonly chosen: Preferences; readonly peer: string };
 
 /** Recognises one kind of credentials; throws if they are that kind and wrong. */
 export type Method = (
@@ -85,28 +91,57 @@ export function createAuthenticator(deps: AuthenticatorDeps): Authenticate {
     ...(deps.direct ? [directMethod(deps)] : []),
   ];
 
-  const authenticate: Authenticate = async (request, response) => {
-    const peer = peerOf(request, deps);
-    const known = await findSession(request, deps);
-    const identity = known?.identity ?? (await identify(request, methods));
-    const chosen = choose(identity, known, request);
+  const origins = new WeakMap<Caller, Origin>();
+
+  async function describe(origin: Origin): Promise<AuthenticatedCaller> {
+    const { identity, chosen, peer } = origin;
     const values = identity === anonymous ? {} : await attributesOf(identity, chosen);
     if (values.roles?.includes('banned'))
       throw new AuthenticationError('FORBIDDEN', 'this user is banned', { dn: identity.dn });
     const available = toAvailable(values);
     checkPreferences(chosen, available);
+    const caller = toCaller(identity, values, available, chosen, peer);
+    origins.set(caller, origin);
+    return caller;
+  }
+
+  async function authenticate(
+    request: IncomingMessage,
+    response: HeaderSink,
+  ): Promise<AuthenticatedCaller> {
+    const peer = peerOf(request, deps);
+    const known = await findSession(request, deps);
+    const identity = known?.identity ?? (await identify(request, methods));
+    const chosen = choose(identity, known, request);
+    const caller = await describe({ identity, chosen, peer });
     const session = known ?? sessions.create(identity, peer, chosen);
     session.preferences = chosen;
     response.setHeader('X-UNICORE-SecuritySession', session.id);
     response.setHeader('X-UNICORE-SecuritySession-Lifetime', sessions.remainingMs(session));
-    const caller = toCaller(identity, values, available, chosen, peer);
     if (!known) {
       const why = `by ${identity.method ?? 'no credentials'}`;
       audit({ what: 'login', allowed: true, why, caller, reqId: requestId(request) });
     }
     return caller;
-  };
+  }
 
+  async function renew(caller: Caller): Promise<Caller> {
+    const origin = origins.get(caller);
+    if (!origin) return caller; // of another making
+    if (!(await hasItsPassword(origin.identity, users)))
+      throw new AuthenticationError('UNAUTHENTICATED', 'the password is another one by now');
+    return await describe(origin);
+  }
+
+  return Object.assign(withAudit(authenticate, deps, audit), { renew });
+}
+
+/** Refusals are written down. */
+function withAudit(
+  authenticate: (request: IncomingMessage, response: HeaderSink) => Promise<AuthenticatedCaller>,
+  deps: AuthenticatorDeps,
+  audit: Audit,
+): typeof authenticate {
   return async (request, response) => {
     try {
       return await authenticate(request, response);
@@ -174,14 +209,19 @@ async function findSession(
 }
 
 async function isStillGood(
-  { dn, storedPassword, certificate }: Identity,
+  identity: Identity,
   users: Users,
   { socket }: IncomingMessage,
 ): Promise<boolean> {
+  const { certificate } = identity;
   if (certificate !== undefined) {
     const shown = clientCertificate(socket);
     return shown?.refused === undefined && shown?.certificate.fingerprint256 === certificate;
   }
+  return await hasItsPassword(identity, users);
+}
+
+async function hasItsPassword({ dn, storedPassword }: Identity, users: Users): Promise<boolean> {
   if (storedPassword === undefined) return true;
   return (await users.findByDn(dn))?.password === storedPassword;
 }

@@ -10,7 +10,7 @@ import { renderSums } from './usage-rendering.js';
 
 type Parameters = Readonly<Record<string, string>>;
 type Outcome = { readonly message: string; readonly results?: Readonly<Record<string, unknown>> };
-type Action = {
+export type AdminAction = {
   /** For people: what it does, and what its parameters mean. */
   readonly description: string;
   /** Others are refused: an order whose bound is misspelt would go beyond it. */
@@ -26,7 +26,7 @@ const mostListed = 1_000;
 const longestTokenSeconds = 365 * 86_400;
 
 /** What an administrator may order (unicore-rest 3.18); `ListJobs` is ours. */
-export const adminActions: Readonly<Record<string, Action>> = {
+export const adminActions: Readonly<Record<string, AdminAction>> = {
   ToggleJobSubmission: {
     description: 'Stops or resumes taking jobs. Parameters: message, which refused users are told',
     parameters: ['message'],
@@ -212,7 +212,7 @@ export const adminActions: Readonly<Record<string, Action>> = {
 };
 
 /** @throws `BAD_REQUEST` naming the parameter that the action does not have */
-export function requireKnown(name: string, { parameters }: Action, given: Parameters): void {
+export function requireKnown(name: string, { parameters }: AdminAction, given: Parameters): void {
   const unknown = Object.keys(given).find((each) => !parameters.includes(each));
   if (unknown === undefined) return;
   const has = parameters.length > 0 ? `it has ${parameters.join(', ')}` : 'it has none';

@@ -3,11 +3,11 @@ import { formatDate } from '#kernel/clock.js';
 import { asGridError } from '#kernel/errors.js';
 import { answersJson } from '#kernel/http/answers.js';
 import { fieldsParameter, selectFields } from '#kernel/http/fields.js';
-import { adminOnly, operations, RequestError } from '#kernel/http/operation.js';
-import { json } from '#kernel/http/reply.js';
+import { adminOnly, operations, type Context } from '#kernel/http/operation.js';
+import { json, type Reply } from '#kernel/http/reply.js';
 import { accountingOperations } from './admin-accounting.js';
 import { hostOperations } from './admin-hosts.js';
-import { adminActions, requireKnown } from './admin-actions.js';
+import { adminActions, requireKnown, type AdminAction } from './admin-actions.js';
 import { Admin, AdminOutcome, machineErrors, type Rendered } from './answers.js';
 import type { RestDeps } from './deps.js';
 import { isUsable, type TargetSystem } from '#xnjs/index.js';
@@ -53,7 +53,7 @@ function byState(systems: readonly TargetSystem[]): [TargetSystem['state'], numb
 function subSystems({ submission, systems, idb }: RestDeps): Record<string, string> {
   const { enabled, message } = submission.state;
   const orphans = systems.orphans.length;
-  const orphaned = orphans > 0 ? [`${orphans} domains that belong to nobody`] : [];
+  const orphaned = orphans > 0 ? [`${orphans} domains or files that belong to nobody`] : [];
   const counted = byState(systems.list()).map(([state, number]) => `${number} ${state}`);
   return {
     'Job submission': enabled ? 'OK' : `disabled: ${message}`,
@@ -85,37 +85,52 @@ const parameter = z
   .union([z.string().max(4_096), z.number(), z.boolean()], 'must be a text')
   .transform(String);
 const nothing = z.null().transform(() => undefined);
+const member = z.union([parameter, nothing]);
 
-const act = operation({
-  method: 'POST',
-  path: '/actions/:action',
-  summary: 'Carries out one of the actions that the resource names',
-  input: z.object({ action: z.string().max(64) }).catchall(z.union([parameter, nothing])),
-  body: 'json',
-  answers: answersJson(AdminOutcome),
-  errors: machineErrors,
-  id: 'administer',
-  tag: 'admin',
-  policy: adminOnly,
-  run: async (deps, { action, ...members }, context) => {
-    const found = Object.hasOwn(adminActions, action) ? adminActions[action] : undefined;
-    if (!found) throw new RequestError('NOT_FOUND', `there is no action ${action}`);
-    const parameters = Object.fromEntries(
-      Object.entries(members).flatMap(([name, value]) =>
-        value === undefined ? [] : [[name, value]],
-      ),
-    );
-    try {
-      requireKnown(action, found, parameters);
-      const { message, results = {} } = await found.run(deps, parameters, context);
-      context.log.info({ dn: context.caller.dn, action, parameters }, 'administrative action');
-      return json({ success: true, message, results });
-    } catch (error) {
-      const known = asGridError(error);
-      if (!known || known.row.http >= 500) throw error;
-      return json({ success: false, message: known.message, results: {} });
-    }
-  },
-});
+/** Each is an operation of its own, so that its parameters are described; others are refused by name. */
+const actOperations = Object.entries(adminActions).map(([name, action]) =>
+  operation({
+    method: 'POST',
+    path: `/actions/${name}`,
+    summary: action.description,
+    input: z
+      .object(Object.fromEntries(action.parameters.map((each) => [each, member.optional()])))
+      .catchall(member),
+    body: 'json',
+    answers: answersJson(AdminOutcome),
+    errors: machineErrors,
+    id: `admin${name}`,
+    tag: 'admin',
+    policy: adminOnly,
+    run: async (deps, members, context) => await act(name, action, members, { deps, context }),
+  }),
+);
 
-export const adminOperations = [getAdmin, act, ...accountingOperations, ...hostOperations];
+async function act(
+  name: string,
+  action: AdminAction,
+  members: Readonly<Record<string, string | undefined>>,
+  { deps, context }: { readonly deps: RestDeps; readonly context: Context },
+): Promise<Reply> {
+  const parameters = Object.fromEntries(
+    Object.entries(members).flatMap(([key, value]) => (value === undefined ? [] : [[key, value]])),
+  );
+  try {
+    requireKnown(name, action, parameters);
+    const { message, results = {} } = await action.run(deps, parameters, context);
+    const { log, caller } = context;
+    log.info({ dn: caller.dn, action: name, parameters }, 'administrative action');
+    return json({ success: true, message, results });
+  } catch (error) {
+    const known = asGridError(error);
+    if (!known || known.row.http >= 500) throw error;
+    return json({ success: false, message: known.message, results: {} });
+  }
+}
+
+export const adminOperations = [
+  getAdmin,
+  ...actOperations,
+  ...accountingOperations,
+  ...hostOperations,
+];

@@ -1,5 +1,6 @@
 import { z } from 'zod';
 import type { ErrorCode } from '#kernel/errors.js';
+import { startReasons } from '#xnjs/index.js';
 
 /*
  * What this service answers, as schemas: for the API document and for typed clients. Every member of
@@ -167,6 +168,8 @@ export const imageParameters = z
   .record(z.string(), z.union([z.string(), z.number(), z.boolean()]))
   .describe("Values for the parameters that the image's metadata declare");
 
+const marks = z.record(z.string(), z.number()).describe('Of a start, in ms since it was asked for');
+
 export const Site = z
   .object({
     ...owned,
@@ -213,7 +216,16 @@ export const Site = z
           .array(z.object({ source: text, says: text, fact: text, since: date, confirmed: date }))
           .optional()
           .describe('What each source says, since when, and when it was last heard to'),
-        boot: z.record(z.string(), z.number()).describe('Marks of the start, in ms since it began'),
+        boot: marks.describe('Of its last start that was no return from saved memory'),
+        starts: z
+          .array(
+            z.object({
+              what: z.enum(startReasons),
+              tier: z.enum(['spare', 'warm', 'cold', 'fetch', 'saved']).optional(),
+              ...{ reason: text.optional(), at: date, marks },
+            }),
+          )
+          .describe('Its last starts, the oldest first: why, how, when it was asked for, how far'),
         recovery: text.describe('What is done when it stops by itself: none, restart or restore'),
         generation: z.number().describe('Counts the machines that it has had'),
         endAction: text.describe('What is done when its life time is over: destroy or freeze'),

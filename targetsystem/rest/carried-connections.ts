@@ -5,6 +5,7 @@ import { errorText, GridError } from '#kernel/errors.js';
 import type { Log } from '#kernel/log.js';
 import { destroySoon } from '#kernel/net/destroy-soon.js';
 import { linkSignals } from '#kernel/net/deadline.js';
+import { watchPermission, type Permission } from './permission.js';
 
 /** Bounds on connections that are carried. */
 export const CarryingConfig = z.strictObject({
@@ -15,6 +16,8 @@ export const CarryingConfig = z.strictObject({
   idleSeconds: z.number().positive().max(604_800).default(3_600),
   /** However busy, it ends after this time. */
   maxSeconds: z.number().positive().max(604_800).default(86_400),
+  /** How often it is asked whether its client may have it. */
+  recheckSeconds: z.number().positive().max(3_600).default(15),
 });
 export type CarryingConfig = z.output<typeof CarryingConfig>;
 
@@ -25,6 +28,8 @@ type Wish = {
   readonly dn: string;
   /** What else the log tells. */
   readonly facts: Readonly<Record<string, unknown>>;
+  /** Asked again while it is open. */
+  readonly permission: Permission;
   /** The client has gone. */
   readonly signal: AbortSignal;
 };
@@ -35,7 +40,12 @@ export type Carried = {
   join(client: Duplex, log: Log): Promise<void>;
 };
 
-type Entry = { readonly subject: string; readonly dn: string; readonly end: AbortController };
+type Entry = {
+  readonly subject: string;
+  readonly dn: string;
+  readonly permission: Permission;
+  readonly end: AbortController;
+};
 
 /** Connections of clients with something near a job or a machine: bounded, watched, and gone with that. */
 export class CarriedConnections implements Disposable {
@@ -56,11 +66,11 @@ export class CarriedConnections implements Disposable {
 
   /** @throws `LIMIT_REACHED`; what `connect` throws */
   async open(
-    { subject, dn, facts, signal }: Wish,
+    { subject, dn, facts, permission, signal }: Wish,
     connect: (signal: AbortSignal) => Promise<Duplex>,
   ): Promise<Carried> {
     this.#checkLimits(dn);
-    const entry = { subject, dn, end: new AbortController() };
+    const entry = { subject, dn, permission, end: new AbortController() };
     this.#open.add(entry);
     try {
       using until = linkSignals(signal, entry.end.signal);
@@ -120,7 +130,7 @@ export class CarriedConnections implements Disposable {
   }
 
   async #join(entry: Entry, client: Duplex, far: Duplex, log: Log): Promise<void> {
-    const { idleSeconds, maxSeconds } = this.#config;
+    const { idleSeconds, maxSeconds, recheckSeconds } = this.#config;
     const startedMs = performance.now();
     const { signal } = entry.end;
     let activeMs = startedMs;
@@ -139,6 +149,11 @@ export class CarriedConnections implements Disposable {
       },
       Math.min(idleSeconds, maxSeconds) * 250,
     );
+    const unwatch = watchPermission({
+      permission: entry.permission,
+      everySeconds: recheckSeconds,
+      onLost: () => entry.end.abort(new Error('not allowed any more')),
+    });
     log.info(`${this.#what} opened`);
     let reason = 'both sides have ended';
     try {
@@ -150,6 +165,7 @@ export class CarriedConnections implements Disposable {
       reason = errorText(signal.aborted ? signal.reason : error);
     } finally {
       clearInterval(watch);
+      unwatch();
       destroySoon(client);
       destroySoon(far);
       this.#open.delete(entry);

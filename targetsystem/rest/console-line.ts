@@ -2,6 +2,7 @@ import type { Duplex } from 'node:stream';
 import { destroySoon } from '#kernel/net/destroy-soon.js';
 import { isOpen, type WebSocket } from '#kernel/http/websocket.js';
 import type { Log } from '#kernel/log.js';
+import { watchPermission, type Permission } from './permission.js';
 
 /** Ends by RFC 6455: a server that goes away, a rule that was broken. */
 const ends = { gone: 1001, rule: 1008 } as const;
@@ -10,12 +11,17 @@ const maxUnreadBytes = 1024 * 1024;
 /** The time a client has to say goodbye, too. */
 const goodbyeMs = 2_000;
 
-type Times = { readonly idleSeconds: number; readonly maxSeconds: number };
+type Times = {
+  readonly idleSeconds: number;
+  readonly maxSeconds: number;
+  readonly recheckSeconds: number;
+};
 
 /** A client of a console. */
 export type Seat = {
   readonly dn: string;
   readonly writes: boolean;
+  readonly permission: Permission;
   socket?: WebSocket;
   activeMs: number;
 };
@@ -52,8 +58,8 @@ export class ConsoleLine {
     return this.seats.some(({ writes }) => writes);
   }
 
-  reserve(dn: string, writes: boolean): Seat {
-    const seat: Seat = { dn, writes, activeMs: performance.now() };
+  reserve(dn: string, writes: boolean, permission: Permission): Seat {
+    const seat: Seat = { dn, writes, permission, activeMs: performance.now() };
     this.#seats.add(seat);
     return seat;
   }
@@ -79,6 +85,11 @@ export class ConsoleLine {
       () => this.#checkTimes(seat, startedMs),
       Math.min(this.#times.idleSeconds, this.#times.maxSeconds) * 250,
     );
+    const unwatch = watchPermission({
+      permission: seat.permission,
+      everySeconds: this.#times.recheckSeconds,
+      onLost: () => this.#dismiss(seat, 'not allowed any more'),
+    });
     let sent = 0;
     socket.on('error', () => socket.terminate()); // breaks the protocol: `close` follows
     socket.on('message', (message) => {
@@ -88,6 +99,7 @@ export class ConsoleLine {
     });
     socket.once('close', (code, reason) => {
       clearInterval(watch);
+      unwatch();
       this.leave(seat);
       const facts = { sent, ms: Math.round(performance.now() - startedMs), code };
       log.info({ ...facts, reason: reason.toString() }, 'console closed');

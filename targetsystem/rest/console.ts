@@ -5,6 +5,7 @@ import { asksForWebSocket, checkHandshake, webSocket } from '#kernel/http/websoc
 import { decide } from '#kernel/security/policy.js';
 import { machineErrors } from './answers.js';
 import type { RestDeps } from './deps.js';
+import { permissionOf } from './permission.js';
 import { onSite, siteInput } from './policy.js';
 
 const operation = operations<RestDeps>();
@@ -38,8 +39,10 @@ const getConsole = operation({
     checkHandshake(context, consoles.origins);
     if (!watch) await requireModify(deps, siteId, context);
     const { caller, signal, log } = context;
-    const wish = { siteId, dn: caller.dn, writes: !watch, force: !watch && force, signal };
-    const opened = await consoles.open(wish);
+    const policy = watch ? onSite.read : onSite.modify;
+    const permission = permissionOf(policy, `GET ${path}`, { deps, input: { siteId }, context });
+    const wish = { siteId, dn: caller.dn, writes: !watch, force: !watch && force };
+    const opened = await consoles.open({ ...wish, permission, signal });
     return webSocket((socket) => opened.join(socket, log));
   },
 });

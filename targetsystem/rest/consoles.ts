@@ -4,6 +4,7 @@ import type { WebSocket } from '#kernel/http/websocket.js';
 import type { Log } from '#kernel/log.js';
 import type { TargetSystems } from '#xnjs/index.js';
 import { ConsoleLine, type Seat } from './console-line.js';
+import type { Permission } from './permission.js';
 
 /** Bounds on open consoles. */
 export const ConsoleConfig = z.strictObject({
@@ -14,6 +15,8 @@ export const ConsoleConfig = z.strictObject({
   idleSeconds: z.number().positive().max(604_800).default(3_600),
   /** However busy, it ends after this time. */
   maxSeconds: z.number().positive().max(604_800).default(86_400),
+  /** How often it is asked whether who is there may be. */
+  recheckSeconds: z.number().positive().max(3_600).default(15),
   /** Where web pages with a console come from, besides this server: `https://portal.example`. */
   origins: z.array(z.url({ protocol: /^https?$/ })).default([]),
 });
@@ -32,6 +35,8 @@ type Wish = {
   readonly writes: boolean;
   /** Takes the console away from whoever types. */
   readonly force: boolean;
+  /** Asked again while it is open. */
+  readonly permission: Permission;
   /** The client has gone, or has its connection. */
   readonly signal: AbortSignal;
 };
@@ -65,7 +70,7 @@ export class Consoles implements Disposable {
   }
 
   /** @throws `LIMIT_REACHED`; `CONFLICT` somebody types there, or there is no console */
-  async open({ siteId, dn, writes, force, signal }: Wish): Promise<OpenedConsole> {
+  async open({ siteId, dn, writes, force, permission, signal }: Wish): Promise<OpenedConsole> {
     this.#checkLimits(dn);
     const line = this.#lines.get(siteId) ?? this.#openLine(siteId, force);
     if (writes && !force && line.hasWriter)
@@ -73,7 +78,7 @@ export class Consoles implements Disposable {
         'CONFLICT',
         'somebody types at this console: force=true takes it over, watch=true looks on',
       );
-    const seat = line.reserve(dn, writes);
+    const seat = line.reserve(dn, writes, permission);
     const leave = (): void => line.leave(seat);
     try {
       await line.opened;

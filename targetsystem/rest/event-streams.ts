@@ -4,6 +4,7 @@ import { GridError } from '#kernel/errors.js';
 import type { Log } from '#kernel/log.js';
 import type { ChangeFeed } from '#kernel/persistence/change-feed.js';
 import { renderChange, sseEvent, type Viewer } from './events-rendering.js';
+import { watchPermission, type Permission } from './permission.js';
 
 /** Bounds on streams of events. */
 export const EventsConfig = z.strictObject({
@@ -16,6 +17,8 @@ export const EventsConfig = z.strictObject({
   slowSeconds: z.number().positive().default(30),
   /** Then the client has to prove anew who it is. */
   maxSeconds: z.number().positive().max(86_400).default(3_600),
+  /** How often it is asked who the client is by now, and whether it may listen. */
+  recheckSeconds: z.number().positive().max(3_600).default(15),
   /** When a client is to come again after a stream has ended. */
   retrySeconds: z.number().positive().default(2),
 });
@@ -26,6 +29,8 @@ type StreamOptions = {
   readonly feed: Feed;
   readonly config: EventsConfig;
   readonly viewer: Viewer;
+  /** Absent: whoever it was may listen on. */
+  readonly permission?: Permission | undefined;
   readonly log: Log;
 };
 
@@ -53,7 +58,11 @@ export class EventStreams implements Disposable {
    * @param since the last event that the client has; absent: it wants what is new
    * @throws `LIMIT_REACHED`; `SITE_UNAVAILABLE` the server closes
    */
-  async open(viewer: Viewer, since: number | undefined, log: Log): Promise<Readable> {
+  async open(
+    viewer: Viewer,
+    since: number | undefined,
+    { log, permission }: Pick<StreamOptions, 'log' | 'permission'>,
+  ): Promise<Readable> {
     const from = since ?? (await this.#feed.newest());
     if (this.#closed) throw new GridError('SITE_UNAVAILABLE', 'the server closes');
     const { perUser, total } = this.#config;
@@ -63,7 +72,8 @@ export class EventStreams implements Disposable {
       const details = { retryAfterSeconds: 30 };
       throw new GridError('LIMIT_REACHED', `too many streams of events: ${text}`, details);
     }
-    const stream = new EventStream({ feed: this.#feed, config: this.#config, viewer, log }, from);
+    const options = { feed: this.#feed, config: this.#config, viewer, permission, log };
+    const stream = new EventStream(options, from);
     this.#open.add(stream);
     stream.once('close', () => this.#open.delete(stream));
     stream.once('finished', () => this.#open.delete(stream));
@@ -85,6 +95,9 @@ class EventStream extends Readable {
   readonly #options: StreamOptions;
   readonly #ignore: () => void;
   readonly #timers: NodeJS.Timeout[];
+  readonly #unwatch: () => void;
+  /** As he was the last time that it was asked. */
+  #viewer: Viewer;
   #position: number;
   #taking = false;
   #again = false;
@@ -94,8 +107,9 @@ class EventStream extends Readable {
 
   constructor(options: StreamOptions, position: number) {
     super({ highWaterMark: 16_384 });
-    const { config, feed } = options;
+    const { config, feed, permission } = options;
     this.#options = options;
+    this.#viewer = options.viewer;
     this.#position = position;
     this.#ignore = feed.onMore(() => this.#take());
     const tickMs = Math.min(config.heartbeatSeconds, config.slowSeconds) * 1_000;
@@ -103,6 +117,13 @@ class EventStream extends Readable {
       setInterval(() => this.#tick(), tickMs),
       setTimeout(() => this.finish('renew'), config.maxSeconds * 1_000),
     ];
+    this.#unwatch = permission
+      ? watchPermission({
+          ...{ permission, everySeconds: config.recheckSeconds },
+          onRenewed: (caller) => (this.#viewer = { ...this.#viewer, caller }),
+          onLost: () => this.finish('forbidden'),
+        })
+      : () => undefined;
     this.#send(`retry: ${config.retrySeconds * 1_000}\nid: ${position}\n\n`);
   }
 
@@ -111,7 +132,7 @@ class EventStream extends Readable {
   }
 
   /** Ends it with a last event that says why. */
-  finish(reason: 'closing' | 'renew' | 'slow'): void {
+  finish(reason: 'closing' | 'renew' | 'slow' | 'forbidden'): void {
     if (this.#ended) return;
     this.push(sseEvent('end', { reason }));
     this.#ended = true;
@@ -135,6 +156,7 @@ class EventStream extends Readable {
 
   #rest(): void {
     this.#ignore();
+    this.#unwatch();
     for (const timer of this.#timers.splice(0)) clearTimeout(timer);
   }
 
@@ -165,7 +187,8 @@ class EventStream extends Readable {
   async #takeAll(): Promise<void> {
     while (this.#again && !this.#ended && this.#blockedMs === undefined) {
       this.#again = false;
-      const { feed, viewer } = this.#options;
+      const { feed } = this.#options;
+      const viewer = this.#viewer;
       const changes = await feed.after(this.#position, batch);
       if (changes) {
         let text = '';

@@ -8,6 +8,7 @@ import type { JobEngine, TargetSystems } from '#xnjs/index.js';
 import type { EventStreams } from './event-streams.js';
 import { eventTypes, type Viewer } from './events-rendering.js';
 import { linksFrom } from './links.js';
+import { permissionOf } from './permission.js';
 
 export type EventsDeps = {
   readonly events: EventStreams;
@@ -16,6 +17,8 @@ export type EventsDeps = {
   readonly imagesUrl: (baseUrl: string) => string;
 };
 const operation = operations<EventsDeps>();
+const path = '/events';
+const policy = hasRole('user', 'admin');
 const type = 'text/event-stream';
 const EventText = z
   .string()
@@ -29,7 +32,7 @@ const EventText = z
 /** Ours: the original has notifications only (unicore-rest 3.7). */
 const getEvents = operation({
   method: 'GET',
-  path: '/events',
+  path,
   summary:
     'What becomes of jobs, target systems and images that the caller may read, as it happens',
   input: z.object({
@@ -39,13 +42,15 @@ const getEvents = operation({
       .regex(/^\d{1,16}$/, 'must be the id of an event')
       .optional(),
   }),
-  policy: hasRole('user', 'admin'),
+  policy,
   produces: [type],
   answers: { 200: { text: EventText, types: [type] } },
   errors: ['LIMIT_REACHED', 'SITE_UNAVAILABLE'],
   id: 'getEvents',
   tag: 'events',
-  run: async ({ events, imagesUrl, ...resources }, input, { caller, baseUrl, headers, log }) => {
+  run: async (deps, input, context) => {
+    const { events, imagesUrl, ...resources } = deps;
+    const { caller, baseUrl, headers, log } = context;
     const { types = eventTypes } = input;
     const unknown = types.find((name) => !eventTypes.some((each) => each === name));
     if (unknown !== undefined)
@@ -58,11 +63,9 @@ const getEvents = operation({
       links: linksFrom(baseUrl),
       types: eventTypes.filter((name) => types.includes(name)),
     };
-    const source = await events.open(
-      viewer,
-      positionOf(headers['last-event-id'], input.since),
-      log,
-    );
+    const permission = permissionOf(policy, `GET ${path}`, { deps, input, context });
+    const since = positionOf(headers['last-event-id'], input.since);
+    const source = await events.open(viewer, since, { log, permission });
     return stream(source, {
       headers: { 'content-type': type, 'cache-control': 'no-store', 'x-accel-buffering': 'no' },
     });

@@ -7,9 +7,11 @@ import type { Job, JobEngine } from '#xnjs/index.js';
 import { machineErrors } from './answers.js';
 import { CarriedConnections, type CarryingConfig } from './carried-connections.js';
 import type { RestDeps } from './deps.js';
+import { permissionOf } from './permission.js';
 import { jobInput, onJob } from './policy.js';
 
 const operation = operations<RestDeps>();
+const path = '/jobs/:jobId/forward-port';
 const protocol = 'UNICORE-Socket-Forwarding';
 
 /** A name or an address; the machine that the job runs on looks it up. */
@@ -31,7 +33,7 @@ type ForwardingInput = z.output<z.ZodObject<typeof forwardingInput>>;
 /** `GET …/forward-port` (unicore-rest 6): bytes both ways between the client and a service near the job. */
 const forwardPort = operation({
   method: 'GET',
-  path: '/jobs/:jobId/forward-port',
+  path,
   summary: 'Becomes a connection to a port, or a socket in the directory, of a job',
   input: z.object(forwardingInput),
   answers: {
@@ -41,7 +43,9 @@ const forwardPort = operation({
   errors: machineErrors,
   id: 'forwardPort',
   policy: onJob.modify,
-  run: async ({ jobs, systems, forwardings }, input, { upgrade, caller, log, signal }) => {
+  run: async (deps, input, context) => {
+    const { jobs, systems, forwardings } = deps;
+    const { upgrade, caller, log, signal } = context;
     if (upgrade?.toLowerCase() !== protocol.toLowerCase())
       return json({
         status: `ask for it with the headers Connection: Upgrade, Upgrade: ${protocol}`,
@@ -53,8 +57,11 @@ const forwardPort = operation({
     const forward = target?.forward?.bind(target);
     if (!forward)
       throw new GridError('CONFLICT', 'the target system of the job is gone', { jobId: job.id });
-    const wish = { subject: job.id, dn: caller.dn, facts: { jobId: job.id, service }, signal };
-    const opened = await forwardings.open(wish, (until) => forward(service, until, loginNode));
+    const permission = permissionOf(onJob.modify, `GET ${path}`, { deps, input, context });
+    const wish = { subject: job.id, dn: caller.dn, facts: { jobId: job.id, service }, permission };
+    const opened = await forwardings.open({ ...wish, signal }, (until) =>
+      forward(service, until, loginNode),
+    );
     return upgraded(protocol, (client) => void opened.join(client, log));
   },
 });
@@ -86,10 +93,10 @@ function serviceOf(
   if (port !== undefined) return `${name}:${port}`;
   if (file === undefined) throw new RequestError('BAD_REQUEST', 'port: missing');
   // also what begins with a slash is a path in the job's directory
-  const path = posix.join(directory, file);
-  if (!path.startsWith(directory) || /[\0\r\n]/.test(file))
+  const found = posix.join(directory, file);
+  if (!found.startsWith(directory) || /[\0\r\n]/.test(file))
     throw new RequestError('BAD_REQUEST', "file: must be a path in the job's directory");
-  return `file:${path}`;
+  return `file:${found}`;
 }
 
 export const forwardingOperations = [forwardPort];

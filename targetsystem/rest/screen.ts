@@ -7,14 +7,16 @@ import type { TargetSystems } from '#xnjs/index.js';
 import { machineErrors } from './answers.js';
 import { CarriedConnections, type CarryingConfig } from './carried-connections.js';
 import type { RestDeps } from './deps.js';
+import { permissionOf } from './permission.js';
 import { onSite, siteInput } from './policy.js';
 
 const operation = operations<RestDeps>();
+const path = '/sites/:siteId/screen';
 
 /** Whoever sees it may type and click: that is the protocol (RFC 6143), so it takes the right to modify. */
 const getScreen = operation({
   method: 'GET',
-  path: '/sites/:siteId/screen',
+  path,
   summary:
     'A picture of the screen of a machine that has one; with Upgrade: websocket the screen itself, by VNC',
   input: z.object(siteInput),
@@ -27,14 +29,17 @@ const getScreen = operation({
   tag: 'sites',
   policy: onSite.modify,
   produces: ['image/png'],
-  run: async ({ systems, screens, consoles }, { siteId }, context) => {
+  run: async (deps, { siteId }, context) => {
+    const { systems, screens, consoles } = deps;
     if (!asksForWebSocket(context))
       return stream(Readable.from([await systems.consoles.screenshot(siteId)]), {
         headers: { 'content-type': 'image/png' },
       });
     checkHandshake(context, consoles.origins);
     const { caller, signal, log } = context;
-    const wish = { subject: siteId, dn: caller.dn, facts: { siteId }, signal };
+    const asked = { deps, input: { siteId }, context };
+    const permission = permissionOf(onSite.modify, `GET ${path}`, asked);
+    const wish = { subject: siteId, dn: caller.dn, facts: { siteId }, permission, signal };
     const opened = await screens.open(wish, () => systems.consoles.openScreen(siteId));
     return webSocket((socket) => void opened.join(asStream(socket), log));
   },

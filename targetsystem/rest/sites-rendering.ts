@@ -9,6 +9,7 @@ import {
   type TargetSystem,
   type TargetSystems,
   type Usage,
+  startsOf,
 } from '#xnjs/index.js';
 import type { Application, Rendered, Site } from './answers.js';
 import { hrefs, type Links } from './links.js';
@@ -187,6 +188,10 @@ function renderMachine(
     evidence: { source: evidence.source, fact: evidence.fact, at: formatDate(evidence.atMs) },
     views: renderViews(system, heard),
     boot,
+    starts: startsOf(system).map(({ fromMs, boot: marks, ...start }) => ({
+      ...start,
+      ...{ at: formatDate(fromMs), marks },
+    })),
     ...{ recovery, generation },
     ...{ endAction: system.endAction ?? 'destroy', idle: system.idle },
     undertaking: system.undertaking?.do,

@@ -8,7 +8,9 @@ import { after, before, describe, it } from 'node:test';
 import { buildDemoVm } from '#cli/image/build.js';
 import { defaultCacheDirectory } from '#cli/quickstart/layout.js';
 import { silentLog as log } from '#kernel/log.js';
+import { openDatabase } from '#kernel/persistence/database.js';
 import { Scope } from '#kernel/scope.js';
+import { startsOf } from '#xnjs/index.js';
 import { noMachines } from '../grid/grid.js';
 import { until } from '../xnjs/job/rig.js';
 import { noNamespace } from '../xnjs/vm/namespace.js';
@@ -45,7 +47,7 @@ describe('two hosts', { skip: noMachines || noNamespace, timeout: 600_000 }, () 
         ],
         systems: {
           compareMs: 1_000,
-          orphanGraceMs: 1_000,
+          orphanGraceMs: 2_000,
           recovery: 'restart',
           limits: { cpus: 2, memoryMiB: 512, perUser: 4 },
         },
@@ -82,6 +84,15 @@ describe('two hosts', { skip: noMachines || noNamespace, timeout: 600_000 }, () 
     await server.systems.parking.freeze(there);
     await becomes(there, /^SUSPENDED: parked on disk/, 60_000);
     return job;
+  }
+  /** As a database of yesterday has none. */
+  async function loseRecord(id: string): Promise<void> {
+    await server.scope.close();
+    await using lost = new Scope();
+    const url = `sqlite:${join(directory, 'server.sqlite')}`;
+    const database = lost.use(await openDatabase({ url, log }));
+    await database.sql('DELETE FROM target_systems WHERE id = $1', [id]);
+    server = await start();
   }
   async function outputOf(jobId: string): Promise<string> {
     const { engine, systems } = server;
@@ -183,11 +194,17 @@ describe('two hosts', { skip: noMachines || noNamespace, timeout: 600_000 }, () 
   });
 
   it('have snapshots of what is parked, which it stays; and can go back to them', async () => {
-    const { systems } = server;
     const file = 'echo before > /tmp/when';
     await outputOf(await submit(there, file));
-    await systems.parking.freeze(there);
+    await server.systems.parking.freeze(there);
     await becomes(there, /^SUSPENDED: parked on disk/, 60_000);
+    const { host } = server.systems.get(there);
+    await loseRecord(there);
+    const { systems } = server;
+    const found = () => systems.list().some((system) => system.id === there);
+    await until('it is found in its file', found, 60_000);
+    assert.match(told(there), /^SUSPENDED: found again/);
+    assert.equal(systems.get(there).host, host);
     const { id } = await systems.snapshots.take(there, 'parked');
     const isSettled = () => systems.get(there).undertaking === undefined;
     await until('it is taken', isSettled, 120_000);
@@ -196,6 +213,8 @@ describe('two hosts', { skip: noMachines || noNamespace, timeout: 600_000 }, () 
     assert.notEqual(systems.get(there).parkedOn, undefined);
     await systems.parking.thaw(there);
     await becomes(there, /^READY/, 120_000);
+    const marks = startsOf(systems.get(there)).find(({ what }) => what === 'thaw')?.boot;
+    assert.ok(marks && marks.restoredMs! > 0 && marks.readyMs! >= marks.restoredMs!);
     await outputOf(await submit(there, 'echo after > /tmp/when'));
     await systems.snapshots.revert(there, id);
     await until('it is put back', isSettled, 120_000);

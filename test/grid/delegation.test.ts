@@ -1,15 +1,21 @@
 import assert from 'node:assert/strict';
+import { X509Certificate } from 'node:crypto';
+import { once } from 'node:events';
 import { mkdir, writeFile } from 'node:fs/promises';
+import { createServer } from 'node:https';
+import type { AddressInfo } from 'node:net';
 import { join } from 'node:path';
 import { Readable } from 'node:stream';
 import { text } from 'node:stream/consumers';
 import { after, before, describe, it } from 'node:test';
+import { jwtVerify } from 'jose';
 import { demoUser } from '#cli/quickstart/configuration.js';
 import { createTargetSystem, findImage, waitUntilReady } from '#cli/quickstart/main-job.js';
 import { createHttpClient, type HttpClient } from '#kernel/http/client.js';
 import { silentLog } from '#kernel/log.js';
 import { Scope } from '#kernel/scope.js';
-import { issueCertificate, keyPem } from '#kernel/security/ca.js';
+import { issueCertificate, keyPem, type Credential } from '#kernel/security/ca.js';
+import { dnKey } from '#kernel/security/dn.js';
 import { addUser, openUsers } from '#kernel/security/users.js';
 import { startTargetsystem, TargetsystemConfig } from '#targetsystem/main.js';
 import { eventually, freePort, Grid, noContainers, sitePath } from './grid.js';
@@ -32,6 +38,8 @@ describe(
     let site: string;
     /** The user's own, there. */
     let storage: string;
+    /** Something of the other site's that is told of jobs. */
+    let receiver: Receiver;
 
     before(async () => {
       const port = await freePort();
@@ -74,6 +82,14 @@ describe(
         trustedSites: [{ url, dn: otherDn }],
         trustFiles: [otherFile('ca.pem')],
         allowAddresses: ['127.0.0.1'],
+      });
+      receiver = await startReceiver(scope, own);
+      await made.set('targetsystem', 'xnjs.jobs', {
+        notifications: {
+          allowLocalTargets: true,
+          trustedReceivers: [url, receiver.url].map((each) => ({ url: each, dn: otherDn })),
+          trustFiles: [otherFile('ca.pem')],
+        },
       });
     }
 
@@ -139,5 +155,56 @@ describe(
       assert.equal(status, 'FAILED');
       assert.match(statusMessage, /answers 403/);
     });
+
+    it('a receiver of notifications there knows for whom they are, by the certificate here', async () => {
+      const told = async (address: string): Promise<void> => {
+        const wish = { URL: address, status: ['SUCCESSFUL'] };
+        const description = { Executable: 'true', NotificationSettings: wish };
+        const { headers } = await here.json('POST', site, description);
+        const job = new URL(String(headers['location'])).pathname;
+        await eventually('it was told', async () => {
+          const { body } = await here.json('GET', job);
+          return (body as { log: string[] }).log.join().includes('Notification of SUCCESSFUL sent');
+        });
+      };
+      await told(`${receiver.url}/told`);
+      const { body } = await here.download(`${sitePath}/certificate`, {
+        headers: { accept: 'text/plain' },
+      });
+      const { publicKey, subject } = new X509Certificate(await text(body));
+      const users = await openUsers(grid.layout.users, { log: silentLog });
+      const { dn } = (await users.findByName(demoUser.name))!;
+      const [authorization = ''] = receiver.heard;
+      const { payload } = await jwtVerify(authorization.replace('Bearer ', ''), publicKey, {
+        audience: otherDn,
+      });
+      assert.equal(dnKey(String(payload.sub)), dnKey(dn));
+      assert.equal(dnKey(String(payload.iss)), dnKey(subject.split('\n').reverse().join(',')));
+      // another VSite does as the user may: this address makes a storage for who posts to it
+      const count = async (): Promise<number> => {
+        const { body } = await there.json('GET', '/rest/core/storages');
+        return (body as { storages: string[] }).storages.length;
+      };
+      const before = await count();
+      await told(`${url}/rest/core/storages`);
+      assert.equal(await count(), before + 1);
+    });
   },
 );
+
+type Receiver = { readonly url: string; readonly heard: readonly string[] };
+
+async function startReceiver(scope: Scope, { key, certificate }: Credential): Promise<Receiver> {
+  const heard: string[] = [];
+  const tls = { key: keyPem(key), cert: certificate.toString() };
+  const server = createServer(tls, (request, response) => {
+    heard.push(request.headers.authorization ?? '');
+    request.resume().on('end', () => response.writeHead(204).end());
+  });
+  await once(server.listen(0, '127.0.0.1'), 'listening');
+  scope.defer(() => {
+    server.closeAllConnections();
+    server.close();
+  });
+  return { url: `https://127.0.0.1:${(server.address() as AddressInfo).port}`, heard };
+}

@@ -146,8 +146,12 @@ export class Grid implements AsyncDisposable {
     return await this.client({ user: creatorName, password });
   }
 
-  async addUser(name: string, password: string): Promise<HttpClient> {
-    await addUser(this.layout.users, { name, password, dn: `CN=${name},O=VSite,C=EU` });
+  async addUser(
+    name: string,
+    password: string,
+    role: 'user' | 'admin' = 'user',
+  ): Promise<HttpClient> {
+    await addUser(this.layout.users, { name, password, dn: `CN=${name},O=VSite,C=EU`, role });
     const client = await this.client({ user: name, password });
     await eventually(`the server knows ${name}`, async () => {
       const refused = await client.json('GET', sitePath).then(() => undefined, asGridError);

@@ -86,21 +86,20 @@ describe('the described interface of a running grid', { skip: noContainers }, ()
   async function schemathesis(
     service: string,
     credentials: string,
-    known: Record<string, string>,
-    phases: string,
+    settings: string,
+    options: readonly string[],
   ): Promise<void> {
     const directory = await mkdtemp(join(tmpdir(), 'vsite-schemathesis-'));
     try {
       const config = join(directory, 'schemathesis.toml');
-      await writeFile(config, configuration(known));
+      await writeFile(config, settings);
       const python = await pythonWith(['schemathesis']);
       await run(
         join(dirname(python), 'schemathesis'),
         [
           ...['--config-file', config, 'run', `${grid.url}${service}/rest/openapi.json`],
           ...['--auth', credentials, '--tls-verify', grid.caFile, '--no-color'],
-          ...['--phases', examples === undefined ? phases : 'coverage,fuzzing'],
-          ...['--max-examples', examples ?? '1', '--warnings', 'off'],
+          ...['--warnings', 'off', ...options],
           // goes on for as long as the client wants
           ...['--exclude-path', '/rest/core/events'],
           ...['--generation-deterministic', '--checks', checks.join(',')],
@@ -123,9 +122,9 @@ describe('the described interface of a running grid', { skip: noContainers }, ()
       return (body as { status: string }).status === 'SUCCESSFUL';
     });
     const storageId = idOf(made.headers['location']);
-    const known = { siteId, jobId, storageId };
+    const known = configuration({ siteId, jobId, storageId });
     const credentials = `${demoUser.name}:${demoUser.password}`;
-    await schemathesis('/VSITE', credentials, known, 'coverage,fuzzing');
+    await schemathesis('/VSITE', credentials, known, once('coverage,fuzzing'));
   }
 
   async function driveImages(): Promise<void> {
@@ -144,11 +143,26 @@ describe('the described interface of a running grid', { skip: noContainers }, ()
     });
     const imageId = idOf(headers['location']);
     // covering the metadata of images takes a minute for itself
-    await schemathesis('/IMAGES', `${creatorName}:${password}`, { imageId }, 'fuzzing');
+    const known = configuration({ imageId });
+    await schemathesis('/IMAGES', `${creatorName}:${password}`, known, once('fuzzing'));
   }
 
   it('answers as documented, and never with a 5xx, whatever a user sends', async () => {
     await Promise.all([driveTargetSystems(), driveImages()]);
+  });
+
+  it('and whatever an administrator sends, with orders to the server among it', async () => {
+    const admin = await grid.addUser('root', 'secret word', 'admin');
+    const { headers } = await admin.json('POST', `${sitePath}/sites/${siteId}`, {});
+    const orders = {
+      'body.jobID': [idOf(headers['location'])],
+      'body.host': ['local'],
+      'body.lifetime': ['60'],
+    };
+    await schemathesis('/VSITE', 'root:secret word', dictionaries(orders), [
+      ...['--include-tag', 'admin', '--phases', 'fuzzing'],
+      ...['--max-examples', examples ?? '30'],
+    ]);
   });
 });
 
@@ -159,6 +173,24 @@ const checks = [
   'response_headers_conformance',
   'response_schema_conformance',
 ];
+
+/** So many requests that a minute is enough for all operations of a service. */
+function once(phases: string): string[] {
+  return examples === undefined
+    ? ['--phases', phases, '--max-examples', '1']
+    : ['--phases', 'coverage,fuzzing', '--max-examples', examples];
+}
+
+/** Words that mean something to the server, for most of the requests that are made up. */
+function dictionaries(words: Readonly<Record<string, readonly string[]>>): string {
+  const name = (parameter: string): string => parameter.replace('.', '-');
+  return Object.entries(words)
+    .flatMap(([parameter, values]) => [
+      `[dictionaries.${name(parameter)}]\nvalues = ${JSON.stringify(values)}\n`,
+      `[parameters."${parameter}"]\ndictionary = "${name(parameter)}"\nprobability = 0.9\n`,
+    ])
+    .join('\n');
+}
 
 /** Ids that are there, so that what lies behind them is reached; they are not deleted on the way. */
 function configuration(known: Readonly<Record<string, string>>): string {

@@ -67,7 +67,20 @@ export const access: Readonly<Record<string, Row>> = {
   'DELETE /rest/registryentries/:entryId': 'servers',
 
   'GET /rest/admin/': 'admin',
-  'POST /rest/admin/actions/:action': 'admin',
+  ...Object.fromEntries(
+    [
+      ...[
+        'ToggleJobSubmission',
+        'ShowServerUsageOverview',
+        'ListJobs',
+        'ShowJobDetails',
+        'AbortJob',
+      ],
+      ...['ListPartitions', 'IssueAPIToken', 'ResourceAvailability', 'FreezeTargetSystems'],
+      ...['ThawTargetSystems', 'DrainHost', 'GetMemoryUsage'],
+      // none has such a parameter, so that nothing is done
+    ].map((name) => [`POST /rest/admin/actions/${name}`, { who: 'admin', body: { nothing: 1 } }]),
+  ),
   'GET /rest/admin/accounting': 'admin',
   'GET /rest/admin/hosts': 'admin',
 

@@ -2,6 +2,7 @@ import assert from 'node:assert/strict';
 import { once } from 'node:events';
 import { duplexPair, type Duplex } from 'node:stream';
 import { after, before, describe, it } from 'node:test';
+import type { Caller } from '#kernel/http/caller.js';
 import { createHttpClient, type HttpClient } from '#kernel/http/client.js';
 import type { WebSocket } from '#kernel/http/client-websocket.js';
 import { listen } from '#kernel/http/listen.js';
@@ -14,6 +15,7 @@ import type { RestDeps } from '#targetsystem/rest/deps.js';
 import { until } from '../xnjs/job/rig.js';
 
 const dn = 'CN=Owner';
+const caller: Caller = { dn, role: 'user' };
 
 /** Server and clients are real; the machines are this test's, which has no hypervisor. */
 describe('open consoles', { timeout: 60_000 }, () => {
@@ -21,10 +23,12 @@ describe('open consoles', { timeout: 60_000 }, () => {
   const machines: { near: Duplex; far: Duplex }[] = [];
   let client: HttpClient;
   let consoles: Consoles;
+  /** As they are by now. */
+  let [owner, role] = [dn, 'user'];
 
   before(async () => {
     const systems = {
-      get: () => ({ ownerDn: dn }),
+      get: () => ({ ownerDn: owner }),
       subscribe: () => () => undefined,
       consoles: {
         open: (id: string) => {
@@ -35,12 +39,16 @@ describe('open consoles', { timeout: 60_000 }, () => {
         },
       },
     } as unknown as RestDeps['systems']; // what consoles need of them
-    const config = ConsoleConfig.parse({ perUser: 3, idleSeconds: 2, maxSeconds: 5 });
+    const config = ConsoleConfig.parse({
+      ...{ perUser: 3, idleSeconds: 2, maxSeconds: 5, recheckSeconds: 0.05 },
+    });
     consoles = scope.use(new Consoles({ systems, config }));
     const deps = { systems, consoles } as unknown as RestDeps; // as above
     const app = createRestApp({
       mounts: [mount('/rest/core', consoleOperations, deps)],
-      authenticate: () => ({ dn, role: 'user' }),
+      authenticate: Object.assign(() => caller, {
+        renew: () => Promise.resolve({ ...caller, role }),
+      }),
       externalUrl: 'https://site/VSITE',
       log: silentLog,
     });
@@ -73,6 +81,20 @@ describe('open consoles', { timeout: 60_000 }, () => {
     clearInterval(chatter);
     await until('the console is closed', () => machine.near.destroyed);
     await allGone();
+  });
+
+  it('end when what allowed them is taken away: the target system, or the role', async () => {
+    for (const [taken, given] of [
+      [() => (owner = 'CN=Another'), () => (owner = dn)],
+      [() => (role = 'banned'), () => (role = 'user')],
+    ] as const) {
+      const { socket, closed } = await open('taken');
+      socket.resume();
+      taken();
+      assert.deepEqual(await closed, [1008, 'not allowed any more']);
+      await allGone();
+      given();
+    }
   });
 
   it('wait for no client that does not read', async () => {

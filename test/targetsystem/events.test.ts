@@ -49,6 +49,8 @@ for (const [name, create, skip] of databases)
     const script = new ScriptedTsi();
     /** As the service of target systems would have them. */
     const systems = new Map<string, TargetSystem>();
+    /** What is new of callers, by name. */
+    const changed = new Map<string, Partial<Caller>>();
 
     before(async () => {
       url = await create(scope);
@@ -79,7 +81,9 @@ for (const [name, create, skip] of databases)
       await engine.attach();
       streams = new EventStreams(
         feed,
-        EventsConfig.parse({ perUser: 3, heartbeatSeconds: 0.1, ...events }),
+        EventsConfig.parse({
+          ...{ perUser: 3, heartbeatSeconds: 0.1, recheckSeconds: 0.05, ...events },
+        }),
       );
       const app = createRestApp({
         mounts: [
@@ -90,7 +94,10 @@ for (const [name, create, skip] of databases)
             imagesUrl: () => 'https://site/IMAGES',
           }),
         ],
-        authenticate: ({ headers }) => callers[String(headers['x-user'])]!,
+        authenticate: Object.assign(
+          ({ headers }: IncomingMessage) => callers[String(headers['x-user'])]!,
+          { renew: (caller: Caller) => Promise.resolve({ ...caller, ...changed.get(caller.dn) }) },
+        ),
         externalUrl: 'https://site/VSITE',
         log: silentLog,
       });
@@ -190,6 +197,16 @@ for (const [name, create, skip] of databases)
       await deleted(again);
       assert.deepEqual(again.of(id), [], 'what was told before it was taken away');
       for (const client of [bob, carol, again]) client.leave();
+    });
+
+    it('end when their client is banned, or is none of the users any more', async () => {
+      for (const role of ['banned', 'anonymous']) {
+        const bob = await connect('bob');
+        changed.set(callers['bob']!.dn, { role });
+        await until('its end', () => bob.events.at(-1)?.data?.['reason'] === 'forbidden');
+        await until('it is closed', () => streams.size === 0);
+        changed.clear();
+      }
     });
 
     it('tell those whom the ACL of a target system lets read, until it is deleted', async () => {

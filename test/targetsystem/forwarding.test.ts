@@ -7,6 +7,7 @@ import { join } from 'node:path';
 import type { Duplex } from 'node:stream';
 import { text } from 'node:stream/consumers';
 import { after, before, describe, it } from 'node:test';
+import type { Caller } from '#kernel/http/caller.js';
 import { listen } from '#kernel/http/listen.js';
 import { createRestApp, mount } from '#kernel/http/router.js';
 import { createLog } from '#kernel/log.js';
@@ -28,6 +29,8 @@ describe('port forwarding by REST', { timeout: 60_000 }, () => {
   const served: Socket[] = [];
   let rig: Rig;
   let origin: { port: number };
+  /** What the caller is by now. */
+  let role = 'user';
   let connections: CarriedConnections;
   let echo: number;
   let job: string;
@@ -51,7 +54,10 @@ describe('port forwarding by REST', { timeout: 60_000 }, () => {
       },
     } as unknown as RestDeps['systems']; // what forwarding needs of them
     connections = scope.use(
-      openForwardings(jobs, CarryingConfig.parse({ perUser: 3, idleSeconds: 1 })),
+      openForwardings(
+        jobs,
+        CarryingConfig.parse({ perUser: 3, idleSeconds: 1, recheckSeconds: 0.05 }),
+      ),
     );
     const app = createRestApp({
       mounts: [
@@ -61,10 +67,13 @@ describe('port forwarding by REST', { timeout: 60_000 }, () => {
           restDeps({ jobs, systems, forwardings: connections }),
         ),
       ],
-      authenticate: ({ headers }) =>
-        headers['x-user'] === undefined
-          ? { dn: ownerDn, role: 'user' }
-          : { dn: 'CN=Other', role: 'anonymous' },
+      authenticate: Object.assign(
+        ({ headers }: IncomingMessage): Caller =>
+          headers['x-user'] === undefined
+            ? { dn: ownerDn, role: 'user' }
+            : { dn: 'CN=Other', role: 'anonymous' },
+        { renew: (caller: Caller) => Promise.resolve({ ...caller, role }) },
+      ),
       externalUrl: 'https://site/VSITE',
       log,
     });
@@ -207,6 +216,17 @@ describe('port forwarding by REST', { timeout: 60_000 }, () => {
     assert.ok(
       lines.some(({ msg, reason }) => msg === 'forwarded connection closed' && reason === 'idle'),
     );
+  });
+
+  it('ends when its client is banned', async () => {
+    const { socket } = await open(job, `port=${echo}&host=127.0.0.1`);
+    socket.write('x');
+    await once(socket, 'data');
+    role = 'banned';
+    await once(socket.resume(), 'end');
+    await nothingOpen();
+    assert.ok(lines.some(({ reason }) => reason === 'not allowed any more'));
+    role = 'user';
   });
 
   it('ends with its job', async () => {

@@ -117,11 +117,7 @@ describe('who may do what', { timeout: 120_000 }, () => {
     factoryId: prefix.includes('storagefactories') ? 'HOST' : factoryId,
     registryId,
     applicationId: 'Date---v1.0',
-    action: prefix.includes('/storages/')
-      ? 'copy'
-      : prefix.includes('/admin/')
-        ? 'GetMemoryUsage'
-        : 'start',
+    action: prefix.includes('/storages/') ? 'copy' : 'start',
     path: prefix.includes('/access/') ? '' : 'some/file',
     reservationId: reservation.id,
     id: kept[prefix.split('/')[3] ?? ''],

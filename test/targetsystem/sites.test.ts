@@ -107,6 +107,8 @@ describe('target systems by REST', { timeout: 60_000 }, () => {
       ['READY', 'agent', 'channel', []],
     );
     assert.ok(boot['readyMs']! > 0);
+    const starts = shown.vm.starts.map(({ what, marks }) => [what, marks]);
+    assert.deepEqual(starts, [['creation', boot]]);
     const agent = shown.vm.views?.find(({ source }) => source === 'agent');
     assert.equal(agent?.says, 'up');
     assert.ok(Date.parse(agent.confirmed) >= Date.parse(agent.since));

@@ -1,4 +1,6 @@
 import { z } from 'zod';
+import { file } from '#kernel/config.js';
+import { TrustedSites } from '../staging/trusted-sites.js';
 
 /** Settings of the job engine. */
 export const JobConfig = z.strictObject({
@@ -31,6 +33,13 @@ export const JobConfig = z.strictObject({
     .strictObject({
       /** Also to this host and to addresses that only hold on one link: for tests. */
       allowLocalTargets: z.boolean().default(false),
+      /**
+       * Receivers that are told for whom we speak, by a token that is good there only: `https://host:port/PATH`
+       * and the DN of its server; what lies below that address is meant, too.
+       */
+      trustedReceivers: TrustedSites,
+      /** Certificates (PEM) of authorities that are trusted besides the well-known ones. */
+      trustFiles: z.array(file).default([]),
       /** Sent at once, to all receivers. */
       atOnce: z.int().min(1).default(16),
       timeoutMs: z.int().min(1).default(10_000),

@@ -1,18 +1,43 @@
 import { lookup as lookupCallback, type LookupAddress } from 'node:dns';
+import { readFile } from 'node:fs/promises';
 import { BlockList, isIP } from 'node:net';
+import { rootCertificates } from 'node:tls';
 import { Agent } from 'undici';
 import { GridError } from '#kernel/errors.js';
 import { linkSignals, startDeadline } from '#kernel/net/deadline.js';
+import { createReceiverTokens, type IssueToken } from '../staging/site-tokens.js';
+import type { JobConfig } from './config.js';
 
 export type NoticeSenderOptions = {
   readonly allowLocalTargets: boolean;
   readonly timeoutMs: number;
+  /** PEM of authorities that are trusted besides the well-known ones. */
+  readonly trusted?: readonly string[];
+  /** Our word for a user, for receivers that get it; absent: none does. */
+  readonly onBehalfOf?: (ownerDn: string, receiver: URL) => Promise<string | undefined>;
+};
+
+/** What is to be told, where, and for whom. */
+export type Message = {
+  readonly url: string;
+  readonly ownerDn: string;
+  readonly body: object;
 };
 
 /** Posts one notification. @throws `SITE_UNAVAILABLE` another try may help, `BAD_REQUEST` none will */
 export type NoticeSender = Disposable & {
-  send(url: string, body: object, signal: AbortSignal): Promise<void>;
+  send(message: Message, signal: AbortSignal): Promise<void>;
 };
+
+/** As the configuration says. */
+export async function openNoticeSender(
+  config: JobConfig['notifications'],
+  issueToken: IssueToken,
+): Promise<NoticeSender> {
+  const trusted = await Promise.all(config.trustFiles.map((path) => readFile(path, 'utf8')));
+  const onBehalfOf = createReceiverTokens(config.trustedReceivers, issueToken);
+  return createNoticeSender({ ...config, trusted, onBehalfOf });
+}
 
 /** This host itself, and what only holds on one link: among it the metadata services of clouds. */
 const local = new BlockList();
@@ -25,24 +50,28 @@ local.addSubnet('fe80::', 10, 'ipv6');
 
 /** What the receiver says is not read beyond its status; redirects are not followed (docs/adr/012). */
 export function createNoticeSender(options: NoticeSenderOptions): NoticeSender {
-  const { allowLocalTargets, timeoutMs } = options;
-  const connect = allowLocalTargets ? {} : { lookup: guardedLookup };
-  const agent = new Agent({ connections: 4, connect: { timeout: timeoutMs, ...connect } });
+  const { allowLocalTargets, timeoutMs, trusted = [], onBehalfOf } = options;
+  const guarded = allowLocalTargets ? {} : { lookup: guardedLookup };
+  const ca = trusted.length > 0 && { ca: [...rootCertificates, ...trusted] };
+  const connect = { timeout: timeoutMs, ...guarded, ...ca };
+  const agent = new Agent({ connections: 4, connect });
   return {
-    async send(address, body, outer) {
-      const url = new URL(address);
+    async send(message, outer) {
+      const url = new URL(message.url);
       if (url.protocol !== 'http:' && url.protocol !== 'https:')
         throw new GridError('BAD_REQUEST', 'only http and https addresses are notified');
       const literal = url.hostname.replace(/^\[|\]$/g, '');
       if (!allowLocalTargets && isIP(literal) > 0) refuseLocal(literal);
+      // made anew for each try, and stored nowhere
+      const authorization = basic(url) ?? bearer(await onBehalfOf?.(message.ownerDn, url));
       using deadline = startDeadline(timeoutMs, () => new Error(`not within ${timeoutMs} ms`));
       using until = linkSignals(outer, deadline.signal);
       const answer = await agent.request({
         origin: url.origin,
         path: url.pathname + url.search,
         method: 'POST',
-        headers: { 'content-type': 'application/json', ...authorization(url) },
-        body: JSON.stringify(body),
+        headers: { 'content-type': 'application/json', ...authorization },
+        body: JSON.stringify(message.body),
         signal: until.signal,
       });
       await answer.body.dump({ limit: 4_096, signal: until.signal });
@@ -56,10 +85,17 @@ export function createNoticeSender(options: NoticeSenderOptions): NoticeSender {
   };
 }
 
-function authorization({ username, password }: URL): { authorization?: string } {
-  if (username === '') return {};
+type Authorization = { readonly authorization?: string };
+
+/** Who stands in the address is whom its author wants to be there: `undefined` only where nobody does. */
+function basic({ username, password }: URL): Authorization | undefined {
+  if (username === '') return password === '' ? undefined : {};
   const plain = `${decodeURIComponent(username)}:${decodeURIComponent(password)}`;
   return { authorization: `Basic ${Buffer.from(plain).toString('base64')}` };
+}
+
+function bearer(token: string | undefined): Authorization {
+  return token === undefined ? {} : { authorization: `Bearer ${token}` };
 }
 
 function refuseLocal(address: string): void {

@@ -55,19 +55,19 @@ export class Notifier implements AsyncDisposable {
       const [notice] = latest?.notices ?? [];
       const url: string | undefined = latest?.plan?.notify?.url;
       if (!latest || !notice || url === undefined) return;
-      const text = await this.#deliver(job.id, url, notice);
+      const text = await this.#deliver(latest, url, notice);
       latest = await this.#options.done(job.id, notice.id, text);
     }
   }
 
   /** @returns what became of it */
-  async #deliver(jobId: string, url: string, { body }: Notice): Promise<string> {
+  async #deliver({ id: jobId, ownerDn }: Job, url: string, { body }: Notice): Promise<string> {
     const { clock, config, log, sender } = this.#options;
     const { signal } = this.#closing;
     const what = `Notification of ${body['status'] ?? body['bssStatus'] ?? ''}`;
     for (let failures = 1; ; failures++) {
       try {
-        await this.#inTurn(() => sender.send(url, body, signal));
+        await this.#inTurn(() => sender.send({ url, ownerDn, body }, signal));
         return `${what} sent.`;
       } catch (error) {
         signal.throwIfAborted();

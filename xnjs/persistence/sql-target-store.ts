@@ -1,5 +1,5 @@
-import { Op, type Model, type Transaction } from 'sequelize';
-import { systemClock } from '#kernel/clock.js';
+import { Op, QueryTypes, type Model, type Transaction } from 'sequelize';
+import { systemClock, type Clock } from '#kernel/clock.js';
 import { GridError } from '#kernel/errors.js';
 import type { Database } from '#kernel/persistence/database.js';
 import { ChangeLog } from '#kernel/persistence/change-log.js';
@@ -13,6 +13,11 @@ import { GroupCommit } from './group-commit.js';
 import { changesTable } from './job-models.js';
 import { claim, claimMigrations, release, sumOf } from './quota-claims.js';
 import type { Lease } from './sql-lease.js';
+
+/** Whether this database has had a target system at all. */
+const anyText = 'SELECT id FROM target_systems UNION SELECT id FROM removed_target_systems LIMIT 1';
+/** The row of {@link NotesRow}. */
+const theNotes = 'removals';
 
 export const targetMigrations: readonly Migration[] = [
   {
@@ -34,6 +39,26 @@ export const targetMigrations: readonly Migration[] = [
       ),
   },
   ...claimMigrations,
+  {
+    name: '005-notes-of-removals',
+    up: async (schema, transaction) => {
+      await schema.createTable(
+        'removal_notes',
+        {
+          id: column.id({ primaryKey: true }),
+          since_ms: column.number(),
+          dropped_until_ms: column.number(),
+        },
+        { transaction },
+      );
+      const found = await schema.sequelize.query(anyText, { type: QueryTypes.SELECT, transaction });
+      const now = systemClock.now();
+      // an earlier version may have dropped some
+      const dropped = found.length > 0 ? now - keepRemovedMs : 0;
+      const row = { id: theNotes, since_ms: now, dropped_until_ms: dropped };
+      await schema.bulkInsert('removal_notes', [row], { transaction });
+    },
+  },
 ];
 
 /** Machines that are nobody's yet (ADR 035). */
@@ -48,12 +73,14 @@ export const spareMigrations: readonly Migration[] = [
       ),
   },
 ];
-/** By then whatever was under way when a target system was removed has ended. */
+/** By then whatever was under way when a target system was removed has ended; hosts may be away for longer. */
 const keepRemovedMs = 90 * 86_400_000;
 
 /** One document a row: target systems are all kept in memory, nothing is searched for here. */
 type TargetRow = { id: string; document: string };
 type RemovedRow = { id: string; removedMs: number };
+/** Since when this database has noted removals, and up to when it has dropped these notes (0: none). */
+type NotesRow = { id: string; sinceMs: number; droppedUntilMs: number };
 type Saved = { readonly system: TargetSystem; readonly body: SiteChange | undefined };
 
 const upsertText =
@@ -82,11 +109,14 @@ class Tables {
   readonly systems;
   readonly spares;
   readonly removed;
+  readonly notes;
+  readonly clock: Clock;
   /** Called after a commit that has logged a change. */
   readonly onLogged: (() => void) | undefined;
 
-  constructor(database: Database, onLogged: (() => void) | undefined, lease: Fence) {
+  constructor(database: Database, onLogged: (() => void) | undefined, lease: Fence, clock: Clock) {
     this.database = database;
+    this.clock = clock;
     this.lease = lease;
     this.onLogged = onLogged;
     this.changes = new ChangeLog(database, changesTable);
@@ -104,6 +134,15 @@ class Tables {
       'removedTargetSystem',
       { id: column.id({ primaryKey: true }), removedMs: column.number() },
       { tableName: 'removed_target_systems' },
+    );
+    this.notes = database.sequelize.define<Model<NotesRow> & NotesRow>(
+      'removalNotes',
+      {
+        id: column.id({ primaryKey: true }),
+        sinceMs: column.number(),
+        droppedUntilMs: column.number(),
+      },
+      { tableName: 'removal_notes' },
     );
   }
 
@@ -128,8 +167,9 @@ export function createTargetStore(
   database: Database,
   onLogged?: () => void,
   lease?: Fence,
+  clock: Clock = systemClock,
 ): TargetStore {
-  return createTargetStores(database, onLogged, lease).targets;
+  return createTargetStores(database, onLogged, lease, clock).targets;
 }
 
 /** Beside it the spares, which become target systems: after {@link spareMigrations} too. */
@@ -137,8 +177,9 @@ export function createTargetStores(
   database: Database,
   onLogged?: () => void,
   lease?: Fence,
+  clock: Clock = systemClock,
 ): { readonly targets: TargetStore; readonly spares: SpareStore } {
-  const tables = new Tables(database, onLogged, lease);
+  const tables = new Tables(database, onLogged, lease, clock);
   return { targets: targetStore(tables), spares: spareStore(tables) };
 }
 
@@ -162,7 +203,7 @@ function groupSaves({ database, changes, lease }: Tables): GroupCommit<Saved, vo
 }
 
 function targetStore(tables: Tables): TargetStore {
-  const { database, systems, removed } = tables;
+  const { database, systems, removed, notes, clock } = tables;
   const saves = groupSaves(tables);
   return {
     async *all() {
@@ -191,10 +232,9 @@ function targetStore(tables: Tables): TargetStore {
       await tables.commit({ subject: id, ownerDn, body }, async (transaction) => {
         await release(database.sequelize, id, transaction);
         if ((await systems.destroy({ where: { id }, transaction })) === 0) return;
-        const removedMs = systemClock.now();
+        const removedMs = clock.now();
         await removed.upsert({ id, removedMs }, { transaction });
-        const old = { [Op.lt]: removedMs - keepRemovedMs };
-        await removed.destroy({ where: { removedMs: old }, transaction });
+        await dropOld(tables, removedMs - keepRemovedMs, transaction);
       });
     },
     async has(id) {
@@ -203,8 +243,25 @@ function targetStore(tables: Tables): TargetStore {
     async wasRemoved(id) {
       return (await removed.findByPk(id)) !== null;
     },
+    async absenceOf(createdMs) {
+      const { sinceMs = Infinity, droppedUntilMs = 0 } = (await notes.findByPk(theNotes)) ?? {};
+      if (droppedUntilMs === 0 || createdMs > droppedUntilMs) return 'lost';
+      return createdMs >= sinceMs ? 'removed' : 'unclear';
+    },
     used: async (scope) => await sumOf(database.sql, scope),
   };
+}
+
+/** That there were such notes is kept. */
+async function dropOld(
+  { removed, notes }: Tables,
+  beforeMs: number,
+  transaction: Transaction,
+): Promise<void> {
+  const old = { removedMs: { [Op.lt]: beforeMs } };
+  const count = await removed.destroy({ where: old, transaction });
+  if (count > 0)
+    await notes.update({ droppedUntilMs: beforeMs }, { where: { id: theNotes }, transaction });
 }
 
 function spareStore(tables: Tables): SpareStore {

@@ -1,6 +1,7 @@
 import ipaddr from 'ipaddr.js';
 import { z } from 'zod';
-import { dn, file } from '#kernel/config.js';
+import { file } from '#kernel/config.js';
+import { TrustedSites } from './trusted-sites.js';
 
 const addressRange = z
   .string()
@@ -33,20 +34,7 @@ export const StagingConfig = z.strictObject({
    * UNICORE sites that are told for whom we ask, by a token that is good there only: `https://host:port/SITE`
    * and the DN of its server.
    */
-  trustedSites: z
-    .array(
-      z.strictObject({
-        url: z
-          .url({ protocol: /^https$/, error: 'must be a URL with https' })
-          .refine(
-            (text) => !/[?#@]/.test(text),
-            'must be an address only, as https://host:8080/SITE',
-          ),
-        dn,
-      }),
-    )
-    .max(64)
-    .default([]),
+  trustedSites: TrustedSites,
   /** Largest pack of a git repository. */
   gitMaxBytes: z
     .int()

@@ -1,5 +1,6 @@
 import type { StagingConfig } from './config.js';
 import type { OnBehalfOf } from './transfer.js';
+import type { TrustedSites } from './trusted-sites.js';
 
 /** As long as tokens of UNICORE servers to each other are good (unicore-rest 2.10). */
 export const tokenLifetimeSeconds = 300;
@@ -24,6 +25,24 @@ export function createSiteTokens(
     const audience = audiences.get(exactly(site));
     if (audience === undefined) return undefined;
     return await issue({ subject, audience, lifetimeSeconds: tokenLifetimeSeconds });
+  };
+}
+
+/**
+ * The same for receivers of notifications: an address below that of a listed one is its, too, since each user's
+ * or workflow's receiver has a path of its own there.
+ */
+export function createReceiverTokens(receivers: TrustedSites, issue: IssueToken): OnBehalfOf {
+  const known = receivers
+    .map(({ url, dn }) => ({ url: exactly(new URL(url)), dn }))
+    .sort((one, other) => other.url.length - one.url.length); // the nearest decides
+  return async (subject, address) => {
+    // a path that hides a separator may mean another one to the server
+    if (/%2f|%5c/i.test(address.pathname)) return undefined;
+    const at = exactly(address);
+    const receiver = known.find(({ url }) => at === url || at.startsWith(`${url}/`));
+    if (!receiver) return undefined;
+    return await issue({ subject, audience: receiver.dn, lifetimeSeconds: tokenLifetimeSeconds });
   };
 }
 

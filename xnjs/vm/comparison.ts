@@ -6,6 +6,7 @@ import { isOutlived } from './hosts/lost-hosts.js';
 import type { DomainView, OwnDomain } from './hypervisor.js';
 import { FilesOfMachines } from './files-of-machines.js';
 import { Orphans } from './orphans.js';
+import { readParkedMark } from './parked-memory.js';
 import type { SystemRecords } from './system-records.js';
 import type { TargetSystem } from './target-system.js';
 import type { TargetSystemsOptions } from './target-systems-options.js';
@@ -42,12 +43,13 @@ export class Comparison {
     this.#options = options;
     this.#orphans = new Orphans({
       ...systems,
+      markOf: async (id) => await readParkedMark(systems.workspace.parkedMemory({ id })),
       files: new FilesOfMachines(systems),
       isKnown: (id) => records.find(id) !== undefined || isKnown(id),
       isAt: (id, seat) => this.#isAt(id, seat),
       isOutlived: (domain, seat) => this.#isOutlived(domain, seat),
       mayAdopt: (seat) => !systems.hosts.isLost(seat),
-      adopt: (record, { host }) => records.adopt(record, host),
+      adopt: (record, where) => records.adopt(record, where),
       graceMs: systems.orphanGraceMs ?? 60_000,
       require,
     });
@@ -71,7 +73,7 @@ export class Comparison {
     return isSeatOf(seat, record) && !systems.hosts.isLost(seat);
   }
 
-  #isOutlived({ id, mark }: OwnDomain, { host }: Seat): boolean {
+  #isOutlived({ id, mark }: Pick<OwnDomain, 'id' | 'mark'>, { host }: Seat): boolean {
     const { records, systems } = this.#options;
     const record = records.find(id);
     const there = { host, generation: mark?.generation, isLost: systems.hosts.isLost({ host }) };

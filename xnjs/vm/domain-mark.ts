@@ -31,6 +31,7 @@ const MarkedRecord = z.object({
   }),
   parameters: z.looseObject({ cpus: z.number(), memoryMiB: z.number() }),
   driver: z.enum(drivers),
+  host: z.string().optional(),
   tags: z.array(z.string()),
   jobId: z.string().optional(),
   acl: z.array(z.string()).optional(),
@@ -48,28 +49,29 @@ const MarkedRecord = z.object({
   agentDisks: z.array(z.string()).optional(),
   imageParameters: z.record(z.string(), z.union([z.string(), z.number(), z.boolean()])).optional(),
 });
-export type MarkedRecord = Pick<
-  TargetSystem,
-  | 'id'
-  | 'ownerDn'
-  | 'image'
-  | 'parameters'
-  | 'driver'
-  | 'tags'
-  | 'jobId'
-  | 'acl'
-  | 'createdMs'
-  | 'terminationMs'
-  | 'generation'
-  | 'flavour'
-  | 'limits'
-  | 'countsFor'
-  | 'card'
-  | 'cores'
-  | 'imageParameters'
-  | 'volumes'
-  | 'agentDisks'
->;
+export type MarkedRecord = Partial<Pick<TargetSystem, 'host'>> &
+  Pick<
+    TargetSystem,
+    | 'id'
+    | 'ownerDn'
+    | 'image'
+    | 'parameters'
+    | 'driver'
+    | 'tags'
+    | 'jobId'
+    | 'acl'
+    | 'createdMs'
+    | 'terminationMs'
+    | 'generation'
+    | 'flavour'
+    | 'limits'
+    | 'countsFor'
+    | 'card'
+    | 'cores'
+    | 'imageParameters'
+    | 'volumes'
+    | 'agentDisks'
+  >;
 
 /** @param prefix of the namespace; without one, libvirt adds it */
 export function markElement(
@@ -82,11 +84,11 @@ export function markElement(
   // nobody's: nothing to adopt
   if (!('ownerDn' in system))
     return element(`${prefix}domain`, { ...xmlns, installation, owner: '', epoch, generation: 1 });
-  const { id, ownerDn, image, parameters, driver, tags, jobId, acl } = system;
+  const { id, ownerDn, image, parameters, driver, host, tags, jobId, acl } = system;
   const { createdMs, terminationMs, generation = 1, flavour, limits, countsFor, card } = system;
   const { cores, imageParameters, volumes, agentDisks } = system;
   const record: MarkedRecord = {
-    ...{ id, ownerDn, image, parameters, driver, tags, createdMs, generation },
+    ...{ id, ownerDn, image, parameters, driver, host, tags, createdMs, generation },
     ...(jobId !== undefined && { jobId }),
     ...(acl && { acl }),
     ...(terminationMs !== undefined && { terminationMs }),
@@ -120,21 +122,37 @@ export function markXml(system: TargetSystem, installation: string, epoch: numbe
 /** @returns `undefined` for what is no mark; a mark of an earlier version has an installation only */
 export function readMark(metadata: string): DomainMark | undefined {
   try {
-    const root = parseXml(metadata).documentElement;
-    const installation = attributeOf(root, 'installation');
-    if (installation === undefined) return undefined;
-    const record = childrenOf(root).find(({ localName }) => localName === 'record');
-    const read = record && MarkedRecord.safeParse(parseContent(textOf(record)));
-    return {
-      installation,
-      owner: attributeOf(root, 'owner') ?? '',
-      epoch: Number(attributeOf(root, 'epoch') ?? 0),
-      generation: Number(attributeOf(root, 'generation') ?? 1),
-      ...(read?.success && { record: read.data as MarkedRecord }), // what `markElement` has written
-    };
+    return markOf(parseXml(metadata).documentElement);
   } catch {
     return undefined;
   }
+}
+
+/** The same from the definition of a domain. */
+export function readMarkOfDomain(definition: string): DomainMark | undefined {
+  try {
+    const all = childrenOf(parseXml(definition).documentElement)
+      .filter(({ localName }) => localName === 'metadata')
+      .flatMap((metadata) => childrenOf(metadata));
+    const mark = all.find(({ namespaceURI }) => namespaceURI === metadataNamespace);
+    return mark && markOf(mark);
+  } catch {
+    return undefined;
+  }
+}
+
+function markOf(root: Element): DomainMark | undefined {
+  const installation = attributeOf(root, 'installation');
+  if (installation === undefined) return undefined;
+  const record = childrenOf(root).find(({ localName }) => localName === 'record');
+  const read = record && MarkedRecord.safeParse(parseContent(textOf(record)));
+  return {
+    installation,
+    owner: attributeOf(root, 'owner') ?? '',
+    epoch: Number(attributeOf(root, 'epoch') ?? 0),
+    generation: Number(attributeOf(root, 'generation') ?? 1),
+    ...(read?.success && { record: read.data as MarkedRecord }), // what `markElement` has written
+  };
 }
 
 function parseContent(base64: string): unknown {

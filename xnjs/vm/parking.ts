@@ -87,7 +87,11 @@ export class Parking {
       if (isPassing(error)) throw error;
       if (record.parkedOn !== undefined) await hosts.of(record).remove(driver, id);
       await this.#tell(id, 'frozen', `could not be brought back: ${errorText(error)}`, 'server');
+      await reconcile(id);
+      return;
     }
+    const evidence = this.#evidence('runs again, from disk', 'hypervisor');
+    await this.#options.records.applyNow(id, { type: 'domain', says: 'running', evidence });
     await reconcile(id);
   }
 
@@ -172,8 +176,11 @@ export class Parking {
     fact: string,
     source: Evidence['source'] = 'hypervisor',
   ): Promise<void> {
-    const evidence = { source, fact, atMs: this.#options.clock.now() };
-    await this.#options.records.applyNow(id, { type, evidence });
+    await this.#options.records.applyNow(id, { type, evidence: this.#evidence(fact, source) });
+  }
+
+  #evidence(fact: string, source: Evidence['source']): Evidence {
+    return { source, fact, atMs: this.#options.clock.now() };
   }
 }
 

@@ -1,4 +1,5 @@
 import { without } from '../job/without.js';
+import { keepBoot } from './later-starts.js';
 import { abandon, restoreLast } from './snapshots/steps.js';
 import type { VmEvent } from './state.js';
 import type { Evidence, TargetSystem } from './target-system.js';
@@ -81,6 +82,7 @@ function restart(current: TargetSystem, evidence: Evidence, isRestored: boolean)
     state: 'INITIALIZING',
     evidence: { ...evidence, fact: `started again${cold}: ${fact}` },
     start: { tier: 'cold', reason: `started again${cold}` },
+    ...keepBoot(current),
     ...{ views: {}, boot: {}, bootFromMs: atMs, lostJobs: fact },
     ...{ generation: generation + 1, ...times },
   };

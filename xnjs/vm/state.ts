@@ -1,5 +1,6 @@
 import { GridError } from '#kernel/errors.js';
 import { without } from '../job/without.js';
+import { beginStart, dropStart, markStart } from './later-starts.js';
 import type { Snapshot } from './snapshots/snapshot.js';
 import { loseHost, stop, type Refuge } from './recovery.js';
 import { capture, fence, resume, revert } from './snapshots/steps.js';
@@ -214,6 +215,7 @@ function park(
   const isMaintained = event.type === 'freeze' && event.isMaintained;
   return {
     ...current,
+    ...(event.type === 'frozen' && dropStart(current)),
     ...{ state, evidence, desired: 'suspended', frozenSinceMs },
     ...(isMaintained && { isMaintained }),
   };
@@ -232,6 +234,8 @@ function thaw(current: TargetSystem, evidence: Evidence): TargetSystem {
     putOff: [...putOff, { sinceMs, untilMs: atMs }],
     ...(terminationMs !== undefined && { terminationMs: terminationMs + frozenMs }),
     ...{ state: 'UNREACHABLE', evidence, views: { agent: { says: 'down', fact, sinceMs: atMs } } },
+    // one that could not be parked has run all the time
+    ...(current.state === 'SUSPENDED' && beginStart(current, 'thaw', evidence)),
     isBehind: true,
   };
 }
@@ -252,8 +256,17 @@ function stepAlive(current: TargetSystem, event: VmEvent): TargetSystem {
     ...current,
     ...{ state, evidence, views },
     ...(isFirst && { boot: event.boot }),
+    ...progress(current, event),
     ...(stoodStill(before, views) && { isBehind: true as const }),
   };
+}
+
+/** Of a start from saved memory that is under way. */
+function progress(current: TargetSystem, event: VmEvent): Pick<TargetSystem, 'starts'> {
+  const { atMs } = event.evidence;
+  if (event.type === 'agentUp') return markStart(current, 'readyMs', atMs);
+  const runs = event.type === 'domain' && event.says === 'running';
+  return runs ? markStart(current, 'restoredMs', atMs) : {};
 }
 
 /** Its clock did, too. */

@@ -2,7 +2,7 @@ import { errorText } from '#kernel/errors.js';
 import type { Clock } from '#kernel/clock.js';
 import type { Log } from '#kernel/log.js';
 import { createSerial } from '#kernel/persistence/serial.js';
-import { adopted } from './adopted.js';
+import { adopted, type Found } from './adopted.js';
 import type { MarkedRecord } from './domain-mark.js';
 import { siteChange, type SiteChange } from '../changes/site-change.js';
 import type { TargetEvent } from '../target.js';
@@ -139,10 +139,10 @@ export class SystemRecords {
   }
 
   /** What the database has lost is a target system again. It counts on quotas, which need not be enough. */
-  async adopt(found: MarkedRecord, host: string): Promise<void> {
+  async adopt(found: MarkedRecord, where: Found): Promise<void> {
     await this.#queue(found.id, async () => {
       if (this.#records.has(found.id)) return;
-      const record = adopted(found, host, this.#options.clock.now());
+      const record = adopted(found, where, this.#options.clock.now());
       await this.#options.onAdopt(record);
       await this.save(record, siteChange('created', record), []);
     });

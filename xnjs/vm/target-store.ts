@@ -17,6 +17,11 @@ export type TargetStore = {
   has(id: string): Promise<boolean>;
   /** Whether there was such a target system, which has been removed since. */
   wasRemoved(id: string): Promise<boolean>;
+  /**
+   * What it means that one that was made then has neither a record nor such a note: notes are not kept for ever.
+   * @returns `removed`: its note was dropped; `lost`: there would be one; `unclear`: this database is younger
+   */
+  absenceOf(createdMs: number): Promise<'removed' | 'lost' | 'unclear'>;
   remove(system: Pick<TargetSystem, 'id' | 'ownerDn'>, change?: SiteChange): Promise<void>;
   /** What the target systems of these take together at present. */
   used(scope: QuotaScope): Promise<Amounts>;

@@ -66,6 +66,18 @@ export type Driver = (typeof drivers)[number];
 export type StartTier = 'spare' | 'warm' | 'cold' | 'fetch';
 export type Start = { readonly tier: StartTier; readonly reason: string };
 
+/** Why a machine was started: the creation of its target system, or what has come since. */
+export const startReasons = ['creation', 'restart', 'thaw', 'revert', 'restore'] as const;
+/** One of its starts. */
+export type MachineStart = Partial<Pick<Start, 'reason'>> & {
+  readonly what: (typeof startReasons)[number];
+  /** `saved`: from its own saved memory. */
+  readonly tier?: StartTier | 'saved';
+  /** ms since the epoch: what its marks count from. */
+  readonly fromMs: number;
+  readonly boot: BootTimeline;
+};
+
 /** What a machine is made of, whoever it is for. */
 export type MachineSpec = Pick<
   TargetSystem,
@@ -135,6 +147,8 @@ export type TargetSystem = {
   readonly boot: BootTimeline;
   /** Absent: a machine of an earlier version of this server. */
   readonly start?: Start;
+  /** Its last starts besides the one that `boot` tells of; absent: it had no other. */
+  readonly starts?: readonly MachineStart[];
   /** Whose saved memory it starts from (`warm`). */
   readonly template?: string;
   /** What a faster tier has left is to be removed before a machine is made. */

@@ -5,6 +5,7 @@ import { Socket } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, beforeEach, describe, it } from 'node:test';
+import type { Caller } from '#kernel/http/caller.js';
 import { createLog } from '#kernel/log.js';
 import { createAuthenticator } from '#kernel/security/authenticate.js';
 import { createCa, type Credential } from '#kernel/security/ca.js';
@@ -60,9 +61,12 @@ describe('authentication', () => {
     sessions = new Sessions({ clock, perPeer: 3 });
   });
 
-  async function ask(
-    headers: Headers,
-  ): Promise<{ caller: AuthenticatedCaller; session: string; lifetime: number }> {
+  async function ask(headers: Headers): Promise<{
+    caller: AuthenticatedCaller;
+    session: string;
+    lifetime: number;
+    renew: () => Promise<Caller>;
+  }> {
     const log = createLog({
       stream: { write: (line) => void lines.push(JSON.parse(line) as Record<string, unknown>) },
     });
@@ -77,6 +81,7 @@ describe('authentication', () => {
     const caller = await authenticate(request, response);
     return {
       caller,
+      renew: () => authenticate.renew(caller),
       session: String(answer['X-UNICORE-SecuritySession']),
       lifetime: Number(answer['X-UNICORE-SecuritySession-Lifetime']),
     };
@@ -210,6 +215,23 @@ describe('authentication', () => {
     await writeUsers({ password: await hashPassword('changed') });
     await assert.rejects(ask(sessionOf(session)), { code: 'SESSION_UNKNOWN' });
   });
+  it('tells who a caller is by now, until he is banned or has another password', async () => {
+    for (const who of [basic('demo'), consignor(demo)]) {
+      await writeUsers();
+      const { caller, renew } = await ask(who);
+      assert.deepEqual(await renew(), caller);
+      await writeUsers({ role: 'admin' });
+      assert.equal((await renew()).role, 'admin');
+      await writeUsers({ role: 'banned' });
+      await assert.rejects(renew(), { code: 'FORBIDDEN' });
+      await writeUsers();
+      assert.equal((await renew()).role, 'user', 'and again');
+    }
+    const { renew } = await ask(basic('demo'));
+    await writeUsers({ password: await hashPassword('another') });
+    await assert.rejects(renew(), { code: 'UNAUTHENTICATED' });
+  });
+
   it('refuses a session once its user is banned', async () => {
     const { session } = await ask(basic('demo'));
     await writeUsers({ role: 'banned' });

@@ -32,6 +32,7 @@ async function receiver(scope: Scope) {
   return { received, state, url: `http://127.0.0.1:${port}/told?by=vsite` };
 }
 
+const to = (url: string) => ({ url, ownerDn: 'CN=A', body: {} });
 const notifications = { allowLocalTargets: true, retryFirstMs: 5, retryMaxMs: 20, attempts: 3 };
 const open = JobConfig.parse({ ...config, notifications });
 
@@ -140,7 +141,7 @@ describe('notifications', { timeout: 30_000 }, () => {
     it(`does not call ${url}`, async () => {
       using sender = createNoticeSender({ allowLocalTargets: false, timeoutMs: 5_000 });
       const { signal } = new AbortController();
-      await assert.rejects(sender.send(url, {}, signal), {
+      await assert.rejects(sender.send(to(url), signal), {
         message: /is an address of this host or link/,
       });
     });
@@ -150,7 +151,7 @@ describe('notifications', { timeout: 30_000 }, () => {
     const { received, state, url } = await receiver(scope);
     state.answer = (response) => void response.writeHead(307, { location: url }).end();
     using sender = createNoticeSender({ allowLocalTargets: true, timeoutMs: 5_000 });
-    await assert.rejects(sender.send(url, {}, new AbortController().signal), /status 307/);
+    await assert.rejects(sender.send(to(url), new AbortController().signal), /status 307/);
     assert.equal(received.length, 1);
   });
 
@@ -159,7 +160,7 @@ describe('notifications', { timeout: 30_000 }, () => {
     const { state, url } = await receiver(scope);
     state.answer = () => undefined;
     using sender = createNoticeSender({ allowLocalTargets: true, timeoutMs: 50 });
-    await assert.rejects(sender.send(url, {}, new AbortController().signal), /not within 50 ms/);
+    await assert.rejects(sender.send(to(url), new AbortController().signal), /not within 50 ms/);
   });
 });
 

@@ -6,6 +6,7 @@ import { siteChange } from '#xnjs/changes/site-change.js';
 import { createTargetStore, createTargetStores } from '#xnjs/persistence/sql-target-store.js';
 import type { TargetStore } from '#xnjs/vm/target-store.js';
 import type { TargetSystem } from '#xnjs/vm/target-system.js';
+import { ShiftedClock } from '../../targetsystem/shifted-clock.js';
 import { aTargetSystem } from '../vm/samples.js';
 import { databases, openTables } from './databases.js';
 import { allOf } from './all-of.js';
@@ -49,6 +50,26 @@ for (const [name, create, skip] of databases)
       await store.remove({ id, ownerDn });
       await store.remove({ id: 'no such id', ownerDn });
       assert.ok((await allOf(store.all())).every((system) => system.id !== id));
+    });
+
+    it('knows that one was removed, also when it has dropped the note of that', async () => {
+      const clock = new ShiftedClock();
+      const aged = createTargetStore(await openTables(scope, url), undefined, undefined, clock);
+      const [gone, later] = [randomUUID(), randomUUID()].map((id) =>
+        aTargetSystem({ id, createdMs: clock.now() }),
+      );
+      for (const system of [gone!, later!]) await aged.save(system);
+      await aged.remove(gone!);
+      assert.equal(await aged.absenceOf(gone!.createdMs), 'lost', 'it would have the note');
+      clock.advance(91 * 86_400_000);
+      await aged.remove(later!);
+      assert.deepEqual(
+        [await aged.wasRemoved(gone!.id), await aged.wasRemoved(later!.id)],
+        [false, true],
+      );
+      assert.equal(await aged.absenceOf(gone!.createdMs), 'removed');
+      assert.equal(await aged.absenceOf(clock.now()), 'lost');
+      assert.equal(await aged.absenceOf(1), 'unclear', 'that was before this database');
     });
 
     it('makes a spare machine a target system once, and it is no spare any more', async () => {

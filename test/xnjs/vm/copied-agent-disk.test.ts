@@ -121,7 +121,7 @@ it(
     const other = await aFile(directory, randomBytes(mib + mib / 2));
     const mark = readMark(markXml(record, installationId, 1));
     const parked = { ...record, state: 'SUSPENDED' } as const;
-    for (const known of [parked, adopted(mark!.record!, 'north', 0)]) {
+    for (const known of [parked, adopted(mark!.record!, { host: 'north' }, 0)]) {
       const next = await aStorage(client, database);
       const require = () => Promise.resolve();
       followRecords(aHost(next), { records: () => [known], require });

@@ -52,6 +52,28 @@ describe('a snapshot', () => {
     assert.match(failed.snapshots?.[0]?.message ?? '', /the test says so/);
   });
 
+  it('that is put back is one of the starts of its machine, unless it is given up or stays parked', () => {
+    const at = (event: VmEvent, atMs: number) =>
+      ({ ...event, evidence: { ...evidence, atMs } }) as VmEvent; // the same event
+    const kept = ready({ snapshots: [snapshot] });
+    const laterOf = (system: TargetSystem, ...events: readonly VmEvent[]) =>
+      after(system, ...events).starts ?? [];
+    const back = [at(reverting, 100), at(fenced, 200), at(resumed, 350), at(up, 500)];
+    const [start, ...more] = laterOf(kept, ...back);
+    const { what, tier, boot } = start!;
+    assert.deepEqual(
+      [what, tier, boot, more],
+      ['revert', 'saved', { restoredMs: 250, readyMs: 400 }, []],
+    );
+    assert.deepEqual(laterOf(kept, reverting, resumed, up), [], 'given up');
+    assert.deepEqual(laterOf(kept, reverting, stopped), [], 'nothing ran');
+    assert.deepEqual(laterOf(ready(), taking, taken, up), [], 'only kept');
+    const parked = after(kept, { type: 'freeze', evidence }, { type: 'frozen', evidence });
+    assert.deepEqual(laterOf(parked, reverting, fenced, resumed), []);
+    const lost = after({ ...kept, recovery: 'restore' }, at(stopped, 9), fenced, resumed, up);
+    assert.equal(lost.starts?.[0]?.what, 'restore');
+  });
+
   it('of one that is parked leaves it parked', () => {
     const parked = after(ready(), { type: 'freeze', evidence }, { type: 'frozen', evidence });
     const done = after(parked, taking, taken);

@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
+import { startsOf } from '#xnjs/vm/later-starts.js';
 import { resourceStatusOf } from '#xnjs/vm/resource-status.js';
 import { step, type VmEvent, type VmState } from '#xnjs/vm/state.js';
 import type { TargetSystem } from '#xnjs/vm/target-system.js';
@@ -171,6 +172,40 @@ describe('the life of a virtual machine', () => {
     const ready = step(aTargetSystem(), events.agentUp);
     const again = step(ready, { ...events.agentUp, boot: { readyMs: 99 } } as VmEvent);
     assert.deepEqual([ready.boot.readyMs, again.boot.readyMs], [12, 12]);
+  });
+
+  it('keeps how long each of its starts took, and why there was one', () => {
+    const at = (atMs: number, fact = 'asked for') => ({ ...evidence, fact, atMs });
+    const runs = (atMs: number): VmEvent => ({
+      type: 'domain',
+      says: 'running',
+      evidence: at(atMs),
+    });
+    const up = (atMs: number): VmEvent => ({ type: 'agentUp', evidence: at(atMs), boot: { readyMs: 40 } }); // prettier-ignore
+    const start = { tier: 'warm', reason: 'there was a copy' } as const;
+    const events: VmEvent[] = [
+      up(40),
+      ...(['freeze', 'frozen', 'thaw'] as const).map((type) => ({ type, evidence: at(1_000) })),
+      ...[runs(1_300), runs(1_400), up(1_500), { type: 'agentDown', evidence: at(1_600) } as const],
+      ...[up(1_700), { type: 'stopped', evidence: at(2_000, 'it broke') } as const, up(2_040)],
+      { type: 'freeze', evidence: at(3_000) },
+      { type: 'thaw', evidence: at(3_001, 'could not be parked') },
+      ...[runs(3_002), up(3_003)],
+      ...(['freeze', 'frozen', 'thaw'] as const).map((type) => ({ type, evidence: at(4_000) })),
+      { type: 'frozen', evidence: at(4_001, 'could not be brought back') },
+    ];
+    const first = aTargetSystem({ recovery: 'restart', start, createdMs: 0 });
+    assert.deepEqual(startsOf(events.reduce(step, first)), [
+      { what: 'creation', ...start, fromMs: 0, boot: { readyMs: 40 } },
+      {
+        ...{ what: 'thaw', tier: 'saved', reason: 'asked for', fromMs: 1_000 },
+        boot: { restoredMs: 300, readyMs: 500 },
+      },
+      {
+        ...{ what: 'restart', tier: 'cold', reason: 'started again', fromMs: 2_000 },
+        boot: { readyMs: 40 },
+      },
+    ]);
   });
 
   it('does not count the time on disk to its life time, and hears nothing while it goes there', () => {

@@ -73,10 +73,6 @@ type Fit = { readonly view: HostView; readonly driver: Driver; readonly load: nu
 /**
  * The host for a new machine: of those where it fits the one with the quicker driver, then one that has a spare,
  * then one that has saved memory, then one that has its image at hand, then that with most room left.
- * @throws `BAD_REQUEST` no host has the labels; `HYPERVISOR_UNAVAILABLE` none of them answers;
-}
-
- * then one that has its image at hand, then that with most room left.
  * @throws `BAD_REQUEST` no host has the labels, or can run it at all; `HYPERVISOR_UNAVAILABLE` none of them answers;
  * `LIMIT_REACHED` what each of them lacks
  */
@@ -129,12 +125,6 @@ export function loadWith(view: HostView, demand: Demand): number | undefined {
   return isAble && unfit(view, demand) === undefined ? loadOf(view, demand) : undefined;
 }
 
-function tierOn({ hasSpare, hasMemory, hasOwnStorage, hasImage }: HostView): StartTier {
-  if (hasSpare) return 'spare';
-  if (hasMemory) return 'warm';
-  return hasOwnStorage && !hasImage ? 'fetch' : 'cold';
-}
-
 type Choice = {
   /** How many answer that are for such an image. */
   readonly candidates: number;
@@ -156,6 +146,12 @@ function driverOf({ drivers, whyUnable }: HostView, demand: Demand): Choice {
     driver,
     ...(isUnable && { inability: reasons.join(', ') }),
   };
+}
+
+function tierOn({ hasSpare, hasMemory, hasOwnStorage, hasImage }: HostView): StartTier {
+  if (hasSpare) return 'spare';
+  if (hasMemory) return 'warm';
+  return hasOwnStorage && !hasImage ? 'fetch' : 'cold';
 }
 
 function silence({ drivers }: Demand): string {

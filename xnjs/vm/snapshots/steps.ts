@@ -1,4 +1,5 @@
 import { without } from '../../job/without.js';
+import { beginStart, dropStart, keepBoot, markStart } from '../later-starts.js';
 import type { VmEvent } from '../state.js';
 import type { ChangeableName, Evidence, TargetSystem } from '../target-system.js';
 import { findSnapshot, lastSnapshot, withSnapshot, type Snapshot } from './snapshot.js';
@@ -29,7 +30,8 @@ export function revert(
 ): TargetSystem {
   const state = standing(current);
   const undertaking = { do: 'revert', snapshotId } as const;
-  if (current.state !== 'FAILED') return { ...current, state, evidence, undertaking };
+  const begun = state === 'SUSPENDED' ? {} : beginStart(current, 'revert', evidence);
+  if (current.state !== 'FAILED') return { ...current, ...begun, state, evidence, undertaking };
   // what was wanted of the machine that has stopped is not wanted of the next
   const base = without(
     current,
@@ -39,7 +41,7 @@ export function revert(
     'parkedOn',
     'lostWithHost',
   );
-  return { ...base, state, evidence, undertaking: { ...undertaking, hadFailed: true } };
+  return { ...base, ...begun, state, evidence, undertaking: { ...undertaking, hadFailed: true } };
 }
 
 /** Its former machine is proven gone; what comes is the next. */
@@ -82,14 +84,17 @@ export function resume(
   if (isReverted && known?.isDiskOnly) return boot(next, evidence);
   if (current.desired === 'suspended') return { ...next, state: 'SUSPENDED' };
   const { fact, atMs } = evidence;
+  const start = isReverted ? markStart(current, 'restoredMs', atMs) : dropStart(current);
   const views = { agent: { says: 'down' as const, fact, sinceMs: atMs } };
-  return { ...next, state: 'UNREACHABLE', views };
+  return { ...next, ...(undertaking.do === 'revert' && start), state: 'UNREACHABLE', views };
 }
 
 /** Only its disk was kept: it is another machine, which proves itself anew. */
-function boot(current: TargetSystem, evidence: Evidence): TargetSystem {
+function boot(before: TargetSystem, evidence: Evidence): TargetSystem {
+  const current = { ...before, ...dropStart(before) };
   return {
     ...without(current, 'isBehind', 'enrolment'),
+    ...keepBoot(current),
     ...{ state: 'INITIALIZING', evidence, views: {}, boot: {}, bootFromMs: evidence.atMs },
     start: { tier: 'cold', reason: 'the snapshot has no memory' },
   };
@@ -105,7 +110,8 @@ export function abandon(current: TargetSystem, { fact }: Evidence): TargetSystem
     undertaking.do === 'snapshot'
       ? { state: 'FAILED', message: fact, sizeMiB: 0 }
       : { message: `it could not be restored: ${fact}` };
-  return withSnapshot(rest, undertaking.snapshotId, change);
+  const start = undertaking.do === 'revert' ? dropStart(current) : {};
+  return withSnapshot({ ...rest, ...start }, undertaking.snapshotId, change);
 }
 
 /** How one goes on that is to be restored when it has stopped; `undefined`: no snapshot is left that could be. */
@@ -116,6 +122,7 @@ export function restoreLast(current: TargetSystem, evidence: Evidence): TargetSy
   return {
     ...without(current, 'desired', 'frozenSinceMs', 'isMaintained'),
     ...{ state: 'PAUSED', evidence: { ...evidence, fact } },
+    ...beginStart(current, 'restore', { ...evidence, fact }),
     undertaking: { do: 'revert', snapshotId: snapshot.id },
   };
 }
