@@ -3,11 +3,16 @@ import { localHost, seatKey, seatOf, type Seat } from '../hosts/host.js';
 import type { Hosts } from '../hosts/hosts.js';
 import { fingerprintOf, type Template } from './template.js';
 
+/** What a hypervisor says of itself, and a short word for it. */
+export type Described = { readonly text: string; readonly kind: string };
+
 /** Saved memory can be restored on hosts that get at its file, and are like the one that it was taken on. */
 export class Kinds {
   readonly #hosts: Hosts;
   /** What hypervisors that answer have said of themselves: versions, processor. */
-  readonly #described = new Map<string, string>();
+  readonly #described = new Map<string, Described>();
+  /** Asked for at each turn and placement. */
+  readonly #fitting = new WeakMap<Template, Map<string, boolean>>();
 
   constructor(hosts: Hosts) {
     this.#hosts = hosts;
@@ -20,16 +25,14 @@ export class Kinds {
   }
 
   /** @throws what the hypervisor does */
-  async learn(seat: Seat): Promise<string> {
-    const known = this.find(seat);
-    if (known !== undefined) return known;
-    const described = await this.#hosts.of(seat).describe(seat.driver);
-    this.#described.set(seatKey(seat), described);
-    return described;
+  async learn(seat: Seat): Promise<void> {
+    if (this.find(seat)) return;
+    const text = await this.#hosts.of(seat).describe(seat.driver);
+    this.#described.set(seatKey(seat), { text, kind: kindOf(text) });
   }
 
   /** `undefined`: it has not said yet. */
-  find(seat: Seat): string | undefined {
+  find(seat: Seat): Described | undefined {
     return this.#described.get(seatKey(seat));
   }
 
@@ -46,8 +49,16 @@ export class Kinds {
     return (
       described !== undefined &&
       this.isWithin(template, seat) &&
-      fingerprintOf(template, described) === template.fingerprint
+      this.#isOfKind(template, described)
     );
+  }
+
+  #isOfKind(template: Template, { text, kind }: Described): boolean {
+    const known = this.#fitting.get(template) ?? new Map<string, boolean>();
+    this.#fitting.set(template, known);
+    const isOf = known.get(kind) ?? fingerprintOf(template, text) === template.fingerprint;
+    known.set(kind, isOf);
+    return isOf;
   }
 
   /** Whether it gets at the memory's file, and has the machine's driver. */
@@ -59,6 +70,7 @@ export class Kinds {
   isOutdated(template: Template): boolean {
     const seats = this.#hosts.all
       .filter(({ drivers }) => drivers.includes(template.driver))
+      .filter(({ name: host }) => !this.#hosts.isLost({ host })) // it will never say so
       .map(({ name }) => seatOf({ host: name, driver: template.driver }))
       .filter((seat) => this.isWithin(template, seat));
     const areKnown = seats.every((seat) => this.#hosts.isUp(seat) && this.find(seat) !== undefined);

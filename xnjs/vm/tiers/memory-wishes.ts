@@ -6,8 +6,8 @@ import { plainUser } from '../placement/requester.js';
 import type { Driver, MachineSpec } from '../target-system.js';
 import type { TargetSystemsOptions } from '../target-systems-options.js';
 import { HotImages, type HotImage } from './hot-images.js';
-import type { KeptMemory } from './kept-memory.js';
-import { kindOf, type Kinds } from './kinds.js';
+import { isSaved, type KeptMemory } from './kept-memory.js';
+import type { Kinds } from './kinds.js';
 import { isSameImage } from './same-machine.js';
 import { fingerprintOf, isCopyable, type Template } from './template.js';
 
@@ -28,7 +28,8 @@ type Wish = Pick<MachineSpec, 'image'> & {
   readonly place: string;
   readonly kind: string;
 };
-export type Unsaved = Omit<Template, 'id'>;
+/** Not booted yet. */
+export type Unsaved = Omit<Template, 'id' | 'fingerprint'>;
 
 /** Of which images, and for which hosts, memory should be saved: hot ones, and those that were started cold. */
 export class MemoryWishes {
@@ -52,9 +53,9 @@ export class MemoryWishes {
   /** On hosts like that one, as far as it is known. */
   add({ image, ownerDn, ...seat }: Pick<Template, 'image' | 'ownerDn'> & Seat): void {
     const { kinds } = this.#options;
-    const described = kinds.find(seat);
-    if (described === undefined) return;
-    const [place, kind] = [kinds.placeOf(seat), kindOf(described)];
+    const { kind } = kinds.find(seat) ?? {};
+    if (kind === undefined) return;
+    const place = kinds.placeOf(seat);
     const wish = { image, ownerDn, driver: seat.driver, place, kind };
     this.#wishes.delete(keyOf(wish));
     this.#wishes.set(keyOf(wish), wish);
@@ -97,23 +98,24 @@ export class MemoryWishes {
   }
 
   /** It was saved there, or is about to be: also by another host of the same kind. */
-  isThere({ image, fingerprint, ...seat }: Unsaved): boolean {
+  isThere({ image, kind, ...seat }: Unsaved): boolean {
     const { kept, kinds } = this.#options;
+    const isFit = (each: Template): boolean =>
+      isSaved(each) ? kinds.fits(each, seat) : each.kind === kind && kinds.isWithin(each, seat);
     return kept
       .all()
-      .some(
-        (each) =>
-          isSameImage(each.image, image) &&
-          each.fingerprint === fingerprint &&
-          kinds.isWithin(each, seat) &&
-          !kept.isBad(each),
-      );
+      .some((each) => isSameImage(each.image, image) && !kept.isBad(each) && isFit(each));
   }
 
-  /** With what the next of its name is found by. @throws as `addHot` does */
-  async marked(machine: Unsaved): Promise<Unsaved> {
+  /**
+   * With what its memory depends on, and what the next of its name is found by; `undefined`: its host is away.
+   * @throws as `addHot` does
+   */
+  async complete(machine: Unsaved): Promise<Omit<Template, 'id'> | undefined> {
     const isNewest = await this.#hot.isNewest(machine.image, machine.ownerDn);
-    return { ...machine, isNewest };
+    const described = this.#options.kinds.find(machine);
+    if (!described || described.kind !== machine.kind) return undefined;
+    return { ...machine, isNewest, fingerprint: fingerprintOf(machine, described.text) };
   }
 
   /** `undefined`: the host is not known at present. */
@@ -125,12 +127,10 @@ export class MemoryWishes {
     const { hosts, flavours, clock, kinds } = this.#options;
     const seat = { host, driver };
     const described = hosts.isUp(seat) ? kinds.find(seat) : undefined;
-    if (described === undefined) return undefined;
+    if (!described) return undefined;
     const parameters = chooseParameters({}, image, driver, flavours.boundsFor(plainUser));
-    const machine = { image, parameters, ...seat };
-    const fingerprint = fingerprintOf(machine, described);
-    const where = { kind: kindOf(described), place: kinds.placeOf(seat) };
-    return { ...machine, ...where, ownerDn, tags: [], createdMs: clock.now(), fingerprint };
+    const where = { kind: described.kind, place: kinds.placeOf(seat) };
+    return { image, parameters, ...seat, ...where, ownerDn, tags: [], createdMs: clock.now() };
   }
 }
 

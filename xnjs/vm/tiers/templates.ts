@@ -249,7 +249,9 @@ export class Templates implements AsyncDisposable {
 
   /** If it is not what would have to go then. */
   async #begin(machine: Unsaved): Promise<void> {
-    const template = { ...(await this.#wishes.marked(machine)), id: randomUUID() };
+    const complete = await this.#wishes.complete(machine);
+    if (!complete) return;
+    const template = { ...complete, id: randomUUID() };
     const surplus = this.#kept.surplus(placeOf(template), this.#wishes.ranks, template);
     if (surplus.has(template.id) || (await this.#take(template))) this.#wishes.drop(template);
   }
