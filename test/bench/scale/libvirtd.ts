@@ -57,6 +57,9 @@ class Refusal extends Error {
  * A fake of libvirtd that speaks its protocol and keeps as many domains as there is memory for: no QEMU is
  * started, its figures are made up. What a domain's guest does is another's business.
  */
+const capabilities = `<capabilities><guest><arch name='x86_64'>
+<machine canonical='pc-q35-7.2' maxCpus='288'>q35</machine><domain type='qemu'/></arch></guest></capabilities>`;
+
 export class FakeLibvirtd implements AsyncDisposable {
   readonly #guests: Guests;
   readonly #machines = new Map<string, Machine>();
@@ -160,7 +163,8 @@ export class FakeLibvirtd implements AsyncDisposable {
       connect_supports_feature: () => ({ supported: 1 }),
       connect_get_version: () => ({ hv_ver: 9_000_000n }),
       connect_get_lib_version: () => ({ lib_ver: 9_000_000n }),
-      connect_get_capabilities: () => ({ capabilities: '<capabilities/>' }),
+      connect_get_capabilities: () => ({ capabilities }),
+      connect_get_domain_capabilities: () => ({ capabilities: '<domainCapabilities/>' }),
       connect_domain_event_callback_register_any: () => {
         this.#watchers.set(socket, 0);
         return { callbackID: 0 };
