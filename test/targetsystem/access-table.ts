@@ -77,7 +77,7 @@ export const access: Readonly<Record<string, Row>> = {
         'AbortJob',
       ],
       ...['ListPartitions', 'IssueAPIToken', 'ResourceAvailability', 'FreezeTargetSystems'],
-      ...['ThawTargetSystems', 'DrainHost', 'GetMemoryUsage'],
+      ...['ThawTargetSystems', 'DrainHost', 'DeclareHostLost', 'GetMemoryUsage'],
       // none has such a parameter, so that nothing is done
     ].map((name) => [`POST /rest/admin/actions/${name}`, { who: 'admin', body: { nothing: 1 } }]),
   ),
