@@ -3,7 +3,7 @@
 // dependencies: there is no node_modules yet. Old Nodes must get far enough to be told so, hence
 // no `node:` imports.
 import { spawn } from 'child_process';
-import { mkdtempSync, readdirSync, readFileSync, realpathSync, rmSync } from 'fs';
+import { chmodSync, mkdtempSync, readdirSync, readFileSync, realpathSync, rmSync } from 'fs';
 import { tmpdir } from 'os';
 import { dirname, join, relative, sep } from 'path';
 import { fileURLToPath } from 'url';
@@ -244,9 +244,10 @@ async function runTests(args) {
     ? []
     : ['--test-reporter=spec'];
   // a file that something keeps from its end has failed; nobody waits for it for ever
-  const limits = ['--test-concurrency=2', '--test-timeout=900000'];
+  const limits = ['--test-concurrency=3', '--test-timeout=900000'];
   const runner = ['--test', ...limits, ...reporter, ...flags];
   const shared = mkdtempSync(join(tmpdir(), 'vsite-tests-'));
+  chmodSync(shared, 0o711); // agents run by other users find their program there
   process.env.VSITE_TEST_SHARED = shared; // see test/shared-files.ts
   try {
     return await handOver([

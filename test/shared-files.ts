@@ -8,26 +8,32 @@ import { layoutOf, type Layout } from '#cli/quickstart/layout.js';
 const folder = process.env['VSITE_TEST_SHARED'];
 
 /**
- * Fills a directory with what takes long to make and may be the same for all tests of a run, such as RSA keys:
- * made by who needs it first, copied by the others.
+ * A directory with what takes long to make and may be the same for all tests of a run, such as RSA keys: made by who
+ * needs it first. `undefined`: a file is run alone, and makes its own.
  */
+export async function shared(
+  name: string,
+  make: (directory: string) => Promise<unknown>,
+): Promise<string | undefined> {
+  if (folder === undefined) return undefined;
+  const directory = join(folder, name);
+  if (existsSync(directory)) return directory;
+  const draft = await mkdtemp(`${directory}-`);
+  await make(draft);
+  // another test may have been faster
+  await rename(draft, directory).catch(() => rm(draft, { recursive: true }));
+  return directory;
+}
+
+/** Fills a directory of its own with what is {@link shared}. */
 export async function copyOfShared(
   name: string,
   directory: string,
   make: (directory: string) => Promise<unknown>,
 ): Promise<void> {
-  if (folder === undefined) {
-    await make(directory);
-    return;
-  }
-  const shared = join(folder, name);
-  if (!existsSync(shared)) {
-    const draft = await mkdtemp(`${shared}-`);
-    await make(draft);
-    // another test may have been faster
-    await rename(draft, shared).catch(() => rm(draft, { recursive: true }));
-  }
-  await cp(shared, directory, { recursive: true });
+  const from = await shared(name, make);
+  if (from === undefined) await make(directory);
+  else await cp(from, directory, { recursive: true });
 }
 
 /** Certificates and users of an installation: the same in each, but for those that have one of their own. */

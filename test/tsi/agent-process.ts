@@ -6,6 +6,7 @@ import {
   existsSync,
   mkdtempSync,
   readFileSync,
+  rmSync,
   writeFileSync,
 } from 'node:fs';
 import { rm } from 'node:fs/promises';
@@ -20,6 +21,7 @@ import type { Scope } from '#kernel/scope.js';
 import { AgentLink } from '#xnjs/tsi/agent-link.js';
 import type { AgentLinkOptions } from '#xnjs/tsi/agent-link-options.js';
 import { createTsi, type TsiClient, type TsiOptions } from '#xnjs/tsi/tsi-client.js';
+import { shared } from '../shared-files.js';
 
 export const isRoot = process.getuid?.() === 0;
 /** Whom the commands of the tests run as; as an ordinary user an agent takes any name for its own. */
@@ -50,27 +52,37 @@ export function scratch(scope: Scope, uid?: number): string {
 
 export const nobodyId = 65_534;
 
+const bundleName = 'agent.cjs';
 let bundle: Promise<string> | undefined;
 
 /** The agent as it goes into images: one file. */
 export function bundled(): Promise<string> {
   bundle ??= (async () => {
-    const outfile = join(mkdtempSync(join(tmpdir(), 'vsite-agent-')), 'agent.cjs');
-    process.on('exit', () => void rm(join(outfile, '..'), { recursive: true, force: true }));
-    await build({
-      entryPoints: ['tsi/agent/main.ts'],
-      bundle: true,
-      platform: 'node',
-      target: 'node18',
-      format: 'cjs',
-      conditions: ['development'],
-      outfile,
-      logLevel: 'warning',
-    });
-    chmodSync(join(outfile, '..'), 0o755);
-    return outfile;
+    const directory = (await shared('agent', makeBundle)) ?? (await makeOwnBundle());
+    return join(directory, bundleName);
   })();
   return bundle;
+}
+
+async function makeOwnBundle(): Promise<string> {
+  const directory = mkdtempSync(join(tmpdir(), 'vsite-agent-'));
+  process.on('exit', () => rmSync(directory, { recursive: true, force: true }));
+  await makeBundle(directory);
+  return directory;
+}
+
+async function makeBundle(directory: string): Promise<void> {
+  await build({
+    entryPoints: ['tsi/agent/main.ts'],
+    bundle: true,
+    platform: 'node',
+    target: 'node18',
+    format: 'cjs',
+    conditions: ['development'],
+    outfile: join(directory, bundleName),
+    logLevel: 'warning',
+  });
+  chmodSync(directory, 0o755);
 }
 
 export type AgentProcess = {

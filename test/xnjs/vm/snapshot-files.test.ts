@@ -1,14 +1,14 @@
 import assert from 'node:assert/strict';
 import { execFileSync, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdirSync, openSync, readFileSync, writeFileSync, writeSync } from 'node:fs';
+import { existsSync, mkdirSync, openSync, readFileSync, writeFileSync, writeSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { describe, it } from 'node:test';
 import { Scope } from '#kernel/scope.js';
 import { OwnSnapshotFiles } from '#xnjs/vm/snapshots/snapshot-files.js';
 import { flattenDisk } from '#xnjs/vm/snapshots/flatten-disk.js';
 import { Workspace } from '#xnjs/vm/workspace.js';
-import { scratch } from '../job/rig.js';
+import { scratch, until } from '../job/rig.js';
 import { anImageMetadata, aTargetSystem } from './samples.js';
 
 /** Programs that a server has started may outlive it (`kill -9`), and what they write to. */
@@ -36,21 +36,15 @@ describe('files of snapshots, after a server that was killed', () => {
     for (const file of [from, to])
       execFileSync('qemu-img', ['create', '-q', '-f', 'qcow2', file, '1M']);
     // keeps the file, and its lock, as `convert` does
-    const straggler = spawn('qemu-nbd', ['-t', '-f', 'qcow2', '-k', join(directory, 'nbd'), to]);
+    const socket = join(directory, 'nbd');
+    const straggler = spawn('qemu-nbd', ['-t', '-f', 'qcow2', '-k', socket, to]);
+    const ended = once(straggler, 'close');
     scope.defer(async () => {
       straggler.kill();
-      await once(straggler, 'close');
+      await ended;
     });
-    const isLocked = (): boolean => {
-      try {
-        execFileSync('qemu-img', ['resize', '-q', to, '+1M'], { stdio: 'ignore' });
-        return false;
-      } catch {
-        return true;
-      }
-    };
-    for (let tries = 0; tries < 100 && !isLocked(); tries++) await new Promise(setImmediate);
-    assert.ok(isLocked());
+    // it listens when it has the lock, which a look at that could take away from it
+    await until('the disk is in use', () => existsSync(socket));
     const signal = new AbortController().signal;
     await flattenDisk(from, to, { vmId: 'x', tell: () => Promise.resolve(), signal });
     assert.match(execFileSync('qemu-img', ['info', to], { encoding: 'utf8' }), /1 MiB/);
