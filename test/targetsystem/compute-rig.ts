@@ -48,7 +48,8 @@ import { anImageMetadata } from '../xnjs/vm/samples.js';
 import type { RestDeps } from '#targetsystem/rest/deps.js';
 import { restDeps } from './rest-deps.js';
 import { ShiftedClock } from './shifted-clock.js';
-import { login, ProcessHypervisor } from './storages-rig.js';
+import { ProcessHypervisor } from './process-hypervisor.js';
+import { login } from './storages-rig.js';
 
 /** A member of a virtual organisation; of several, he comes as one of that, and has a group. */
 const inVo = (dn: string, vo: string, ...others: readonly string[]): AuthenticatedCaller => ({
