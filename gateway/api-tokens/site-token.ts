@@ -1,5 +1,6 @@
 import { decodeJwt } from 'jose';
 import type { ClientRequest, IncomingMessage } from 'node:http';
+import { z } from 'zod';
 import type { Log } from '#kernel/log.js';
 import { collectText } from '#kernel/net/collect-text.js';
 import { linkSignals, startDeadline } from '#kernel/net/deadline.js';
@@ -28,6 +29,8 @@ export type Asking = {
 const timeoutMs = 20_000;
 const longestAnswer = 16_384;
 const longestReason = 300;
+/** Seconds, up to the last day that a clock has. */
+const Ends = z.number().min(0).max(8.64e12).optional();
 
 /** Asks a site behind this gateway, as if the user did so with a token of the provider. Never throws. */
 export async function askSite(site: Site, path: string, asking: Asking): Promise<SiteToken> {
@@ -84,9 +87,12 @@ async function tokenOf(
   }
 }
 
+/** It is looked at for what the page says; whether it is good is the site's to know. */
 function toToken(site: string, token: string): SiteToken {
   try {
-    const { exp } = decodeJwt(token);
+    // users paste it into files of lines
+    if (!/^[\w-]+\.[\w-]+\.[\w-]*$/.test(token)) throw new Error('no JWT');
+    const exp = Ends.parse(decodeJwt(token).exp);
     return { site, token, endsMs: exp === undefined ? undefined : exp * 1_000 };
   } catch (cause) {
     throw new GatewayError('PEER_FAILED', 'its answer is no token', { site }, { cause });

@@ -33,13 +33,14 @@ describe('tokens for users of an OpenID Connect provider', { timeout: 120_000 },
   let sites: Record<string, string>;
   const told: { url: string; headers: IncomingHttpHeaders }[] = [];
   let callback: string;
+  let said = '<b>no token</b>';
 
   before(async () => {
     rig = scope.use(
       await startRig((request, response) => {
         told.push({ url: request.url ?? '', headers: request.headers });
         response.setHeader('service-worker-allowed', '/');
-        response.end(request.url?.includes('long') ? 'x'.repeat(20_000) : '<b>no token</b>');
+        response.end(request.url?.includes('long') ? 'x'.repeat(20_000) : said);
       }),
     );
     callback = `${rig.gateway.url}/generate-token/callback`;
@@ -183,6 +184,24 @@ describe('tokens for users of an OpenID Connect provider', { timeout: 120_000 },
     assert.ok(query.get('nonce') && query.get('state'));
     assert.ok(!cookie!.includes(query.get('state')!), 'sites see the cookie, too');
   });
+
+  const tokenOf = (exp: unknown, signature = 'x'): string =>
+    `x.${Buffer.from(JSON.stringify({ exp })).toString('base64url')}.${signature}`;
+  for (const [what, odd] of [
+    ['that ends when no clock goes to', tokenOf(1e300)],
+    ['whose end is a word', tokenOf('soon')],
+    ['with another line', tokenOf(1e9, 'x\nregistry=https://evil')],
+  ] as const)
+    it(`are got from the others when one site gives one ${what}`, async () => {
+      said = odd;
+      const browser = browserOf();
+      const page = await browser.visit(await login(browser, { site: ['TOLD', 'HERE'] }));
+      said = '<b>no token</b>';
+      assert.equal(page.status, 200, page.body);
+      assert.ok(tokenIn(page, 'HERE'));
+      assert.match(page.body, /TOLD[^]*its answer is no token/);
+      assert.ok(!page.body.includes('evil'));
+    });
 
   it('are not given for a login a second time, in another browser, or of another one', async () => {
     const browser = browserOf();
