@@ -121,6 +121,7 @@ export class TokenGenerator {
     { origin, isForeign, own }: GeneratorRequest,
     { provider, cookie, tokenUrls }: ApiTokenSettings,
   ): Promise<void> {
+    refuseScripts(request);
     if (isForeign) throw new GatewayError('FORBIDDEN', 'other pages may not ask for tokens');
     if (!isFormType(request.headers)) throw new GatewayError('BAD_REQUEST', 'this is no form');
     const wish = readWish(await readForm(request), [...tokenUrls.keys()]);
@@ -139,6 +140,7 @@ export class TokenGenerator {
   ): Promise<void> {
     if (request.method !== 'GET')
       throw new GatewayError('METHOD_NOT_ALLOWED', 'a login is finished by GET');
+    refuseScripts(request);
     const query = path.slice(pathOf(path).length + 1);
     const login = await findLogin(request, query, asked, settings);
     const ended = ['Set-Cookie', settings.cookie.ended];
@@ -206,6 +208,16 @@ export class TokenGenerator {
       site?.leave();
     }
   }
+}
+
+/**
+ * Pages of sites are of our origin, and what their scripts fetch they can read, whatever policy comes with it. Browsers
+ * say what a request is for; programs say nothing.
+ * @throws {@link GatewayError} `FORBIDDEN`
+ */
+function refuseScripts({ headers }: IncomingMessage): void {
+  if ((headers['sec-fetch-mode'] ?? 'navigate') !== 'navigate')
+    throw new GatewayError('FORBIDDEN', 'scripts get no tokens');
 }
 
 /** @throws {@link GatewayError} `BAD_REQUEST`: it is none that this browser has begun here, or it is over */

@@ -253,6 +253,18 @@ describe('tokens for users of an OpenID Connect provider', { timeout: 120_000 },
     assert.equal((await browser.visit(address, { form, headers: opaque })).status, 200);
   });
 
+  it('are neither begun nor read by a script in a page of a site, which is of the same origin', async () => {
+    const browser = browserOf();
+    const headers = { 'sec-fetch-site': 'same-origin', 'sec-fetch-mode': 'cors' };
+    const began = await browser.visit(`${rig.gateway.url}/generate-token`, { form, headers });
+    assert.deepEqual([began.status, began.headers['set-cookie']], [403, undefined]);
+    const back = await login(browser);
+    const read = await browser.visit(back, { headers });
+    assert.deepEqual([read.status, tokenIn(read, 'HERE')], [403, undefined]);
+    const opened = { 'sec-fetch-site': 'cross-site', 'sec-fetch-mode': 'navigate' };
+    assert.ok(tokenIn(await browser.visit(back, { headers: opened }), 'HERE'), 'by its user it is');
+  });
+
   const wrong: readonly (readonly [string, Visit['form'], RegExp])[] = [
     ['no site', { site: [] }, /site: choose at least one/],
     ['a site that there is not', { site: 'OTHER' }, /site: OTHER gives no tokens here/],
