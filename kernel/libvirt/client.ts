@@ -163,9 +163,10 @@ export class LibvirtClient implements AsyncDisposable {
     options: CallOptions = {},
   ): Promise<Result<N>> {
     this.#current();
+    using until = linkSignals(this.#abort.signal, options.signal);
     const carrier = await this.#open(options.signal);
     try {
-      return await carrier.call(name, args, options);
+      return await carrier.call(name, args, { ...options, signal: until.signal });
     } finally {
       carrier.destroy(unavailable('the call has ended'));
     }

@@ -71,6 +71,16 @@ describe('a daemon that misbehaves', () => {
     assert.equal(client.connected, false);
   });
 
+  it('fails a call on a connection of its own when the client is closed', async () => {
+    let tellAsked: () => void = () => undefined;
+    const asked = new Promise<void>((resolve) => (tellAsked = resolve));
+    await using peer = await startPeer(onGetType(() => tellAsked()));
+    const client = await connect(peer.uri);
+    const call = client.callApart('connect_get_type', {});
+    await asked;
+    await Promise.all([client.close(), assert.rejects(call, /the libvirt client was closed/)]);
+  });
+
   it('fails a call at once while disconnected', async () => {
     await using client = new LibvirtClient({
       uri: 'test+unix:///default?socket=/nonexistent/socket',
