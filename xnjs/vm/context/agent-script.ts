@@ -99,4 +99,6 @@ const unit = [
   'RestartSec=2',
   '# jobs outlive their agent',
   'KillMode=process',
+  '# nor does it end with one that takes too much memory',
+  'OOMPolicy=continue',
 ];
