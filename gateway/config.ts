@@ -112,8 +112,8 @@ const Limits = z.strictObject({
   lastRequestSeconds: seconds(0.5),
 });
 
-/** Where `apiTokens` is. */
-const reserved = 'generate-token';
+/** Where `apiTokens` is, and no site. */
+export const tokensPath = 'generate-token';
 
 export const GatewayConfig = z
   .strictObject({
@@ -167,8 +167,8 @@ export const GatewayConfig = z
   )
   .refine(
     ({ sites, apiTokens }) =>
-      !apiTokens || Object.keys(sites).every((name) => name.toLowerCase() !== reserved),
-    { path: ['sites'], error: `${reserved} is what apiTokens is at` },
+      !apiTokens || Object.keys(sites).every((name) => name.toLowerCase() !== tokensPath),
+    { path: ['sites'], error: `${tokensPath} is what apiTokens is at` },
   );
 export type GatewayConfig = z.output<typeof GatewayConfig>;
 export type SiteConfig = z.output<typeof site>;

@@ -1,4 +1,5 @@
 import type { IncomingMessage, ServerResponse } from 'node:http';
+import { tokensPath } from './config.js';
 import { sendBody } from './reply.js';
 import type { SiteTable } from './site.js';
 
@@ -74,7 +75,7 @@ th, td { text-align: left; padding: .4em .8em .4em 0; border-bottom: 1px solid #
 .up { color: #176617 } .down { color: #a31515 }
 </style>
 <h1>UNICORE gateway</h1>
-${lines ? `<table>\n${heads}\n${lines.join('\n')}\n</table>` : ''}${givesTokens ? '\n<p><a href="/generate-token">Get a token</a></p>' : ''}
+${lines ? `<table>\n${heads}\n${lines.join('\n')}\n</table>` : ''}${givesTokens ? `\n<p><a href="/${tokensPath}">Get a token</a></p>` : ''}
 </html>
 `;
 }

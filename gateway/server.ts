@@ -14,7 +14,7 @@ import { createAcmeServer } from './acme.js';
 import type { LocalServices } from './backend.js';
 import { ClientResponse } from './client-response.js';
 import { Clients } from './clients.js';
-import { GatewayConfig } from './config.js';
+import { GatewayConfig, tokensPath } from './config.js';
 import { Connections } from './connections.js';
 import { listen, urlOf } from './listen.js';
 import { mostRegistered, type Registered } from './registration.js';
@@ -155,10 +155,12 @@ export class GatewayServer {
   /**
    * Remembers a site that has registered, in place of an earlier one of that name.
    * @returns under which key
-   * @throws {@link GatewayError} `CONFLICT` for the name of a site that the configuration has elsewhere
+   * @throws {@link GatewayError} `CONFLICT` for the name of what the configuration has elsewhere
    */
   #keep(site: Registered): string {
-    const { sites } = this.#settings.config;
+    const { sites, apiTokens } = this.#settings.config;
+    if (apiTokens && keyOf(site) === tokensPath)
+      throw new GatewayError('CONFLICT', `name: ${tokensPath} is no site here`);
     const configured = Object.entries(sites).find(([name]) => keyOf({ name }) === keyOf(site))?.[1];
     if (typeof configured === 'string' && configured.replace(/\/+$/, '') !== site.address)
       throw new GatewayError('CONFLICT', 'name: a site of the configuration has it');

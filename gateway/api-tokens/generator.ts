@@ -3,6 +3,7 @@ import { asGridError } from '#kernel/errors.js';
 import { isFormType } from '#kernel/http/foreign-pages.js';
 import type { Log } from '#kernel/log.js';
 import type { BackendOptions } from '../backend.js';
+import { tokensPath } from '../config.js';
 import { readForm } from '../form.js';
 import { GatewayError, sendBody } from '../reply.js';
 import type { Site } from '../site.js';
@@ -49,7 +50,6 @@ export type GeneratorRequest = {
   readonly own: readonly string[];
 };
 
-const word = formPath.slice(1);
 /** Each holds a request to the provider and one to each site. */
 const mostAtATime = 32;
 
@@ -59,9 +59,9 @@ export function isForGenerator(
   method: string | undefined,
   isSite: () => boolean,
 ): boolean {
-  if (method === 'POST') return site === word && pathOf(path) === '/';
+  if (method === 'POST') return site === tokensPath && pathOf(path) === '/';
   if (method !== 'GET' && method !== 'HEAD') return false;
-  return site === word || (`/${site}${pathOf(path)}`.includes(formPath) && !isSite());
+  return site === tokensPath || (`/${site}${pathOf(path)}`.includes(formPath) && !isSite());
 }
 
 /**

@@ -1,10 +1,11 @@
 import { html, Html } from '#kernel/http/html/html.js';
 import { contentPolicy } from '#kernel/http/html/page.js';
 import { style } from '#kernel/http/html/style.js';
+import { tokensPath } from '../config.js';
 import type { SiteToken } from './site-token.js';
 
 /** Where the form is, and where it goes. */
-export const formPath = '/generate-token';
+export const formPath = `/${tokensPath}`;
 
 /** Nobody keeps what these pages show. */
 const common = [

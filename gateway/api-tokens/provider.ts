@@ -2,11 +2,12 @@ import type * as OpenId from 'openid-client';
 import { errorText } from '#kernel/errors.js';
 import type { Log } from '#kernel/log.js';
 import { providerUnavailable } from '#kernel/security/oidc-discovery.js';
+import { tokensPath } from '../config.js';
 import { GatewayError } from '../reply.js';
 import type { Login } from './login-cookie.js';
 
 /** Where the provider sends users back to, at the gateway. */
-export const callbackPath = '/generate-token/callback';
+export const callbackPath = `/${tokensPath}/callback`;
 
 export type ProviderOptions = {
   readonly issuer: string;

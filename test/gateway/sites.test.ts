@@ -208,6 +208,14 @@ describe('sites that register', () => {
     assert.equal((await register(rig, {})).status, 403);
     assert.deepEqual(await names(rig), ['VSITE', 'DOWN']);
   });
+  it('are refused under the name of what the gateway has itself', async () => {
+    await using rig = await start();
+    const file = join(rig.directory, 'secret');
+    const apiTokens = { issuer: 'https://op.example', clientId: 'grid', clientSecretFile: file };
+    await rig.reconfigure({ registration: { secretFile: file }, apiTokens });
+    assert.equal((await register(rig, { name: 'Generate-Token' })).status, 409);
+    assert.equal((await register(rig, { name: 'Generate-Tokens' })).status, 201);
+  });
   it('need a secret that cannot be guessed', async () => {
     await using rig = await start();
     await writeFile(join(rig.directory, 'secret'), 'short');
