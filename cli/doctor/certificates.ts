@@ -21,7 +21,8 @@ export async function checkCertificates({
 }: Configuration): Promise<Finding> {
   const listens = [imagerepo.listen, targetsystem.listen];
   const direct = listens.flatMap((listen) => ('tls' in listen && listen.tls ? [listen.tls] : []));
-  const { tls } = targetsystem.xnjs.tsi;
+  const { tsi, staging, jobs } = targetsystem.xnjs;
+  const { tls } = tsi;
   const pairs: Pair[] = [gateway.tls, targetsystem.credential, ...direct, ...(tls ? [tls] : [])];
   const trusted = new Set([
     ...[gateway.tls, ...direct].flatMap(({ trustFiles }) => trustFiles),
@@ -29,6 +30,7 @@ export async function checkCertificates({
     ...(gateway.apiTokens?.caFile === undefined ? [] : [gateway.apiTokens.caFile]),
     ...[...imagerepo.consignorFiles, ...targetsystem.consignorFiles],
     ...[imagerepo, targetsystem].flatMap(({ bearers }) => bearers.issuerFiles),
+    ...[...staging.trustFiles, ...jobs.notifications.trustFiles],
   ]);
   const seen = new Map(pairs.map((pair) => [`${pair.keyFile}\0${pair.certFile}`, pair]));
   const looks = [

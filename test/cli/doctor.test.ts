@@ -164,6 +164,13 @@ describe('vsite doctor', () => {
       /put .*op\.pem there/,
     ],
     [
+      'an authority of receivers of notifications that is missing',
+      'certificates',
+      () => set('targetsystem', 'xnjs.jobs.notifications.trustFiles', [credential('hook.pem')]),
+      /ENOENT.*hook\.pem/,
+      /put .*hook\.pem there/,
+    ],
+    [
       'a users file that makes no sense',
       'users',
       () => writeFile(layout.users, 'users: 7\n'),
