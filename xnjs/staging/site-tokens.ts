@@ -37,8 +37,8 @@ export function createReceiverTokens(receivers: TrustedSites, issue: IssueToken)
     .map(({ url, dn }) => ({ url: exactly(new URL(url)), dn }))
     .sort((one, other) => other.url.length - one.url.length); // the nearest decides
   return async (subject, address) => {
-    // a path that hides a separator may mean another one to the server
-    if (/%2f|%5c/i.test(address.pathname)) return undefined;
+    // a path that hides a separator may mean another one to the server; one with parameters (`..;`) to those in Java
+    if (/%2f|%5c|;/i.test(address.pathname)) return undefined;
     const at = exactly(address);
     const receiver = known.find(({ url }) => at === url || at.startsWith(`${url}/`));
     if (!receiver) return undefined;

@@ -107,6 +107,7 @@ describe('our word for a user, in notifications', { timeout: 30_000 }, () => {
     ['what lies above it', () => `${secure}/`],
     ['a path that leads out of it', () => `${secure}/hooks/%2e%2e/other`],
     ['a path that may lead out of it', () => `${secure}/hooks/..%2Fother`],
+    ['a path that leads out of it in Java', () => `${secure}/hooks/..;/other`],
     ['plain http', () => `${plain}/hooks`],
   ] as const;
   for (const [what, url] of others)
