@@ -122,23 +122,7 @@ export class LibvirtClient implements AsyncDisposable {
     args: Args<N>,
     options?: CallOptions,
   ): Promise<Result<N>> {
-    const { onCall } = this.#options;
-    if (!onCall) return this.#current().call(name, args, options);
-    const beganMs = performance.now();
-    const tell = (code?: string): void =>
-      onCall({
-        procedure: name,
-        ms: performance.now() - beganMs,
-        ...(code !== undefined && { code }),
-      });
-    try {
-      const result = await this.#current().call(name, args, options);
-      tell();
-      return result;
-    } catch (error) {
-      tell(asGridError(error)?.code ?? 'ABORTED');
-      throw error;
-    }
+    return await this.#counted(name, () => this.#current().call(name, args, options));
   }
 
   /**
@@ -164,9 +148,10 @@ export class LibvirtClient implements AsyncDisposable {
   ): Promise<Result<N>> {
     this.#current();
     using until = linkSignals(this.#abort.signal, options.signal);
+    const { signal } = until;
     const carrier = await this.#open(options.signal);
     try {
-      return await carrier.call(name, args, { ...options, signal: until.signal });
+      return await this.#counted(name, () => carrier.call(name, args, { ...options, signal }));
     } finally {
       carrier.destroy(unavailable('the call has ended'));
     }
@@ -223,6 +208,26 @@ export class LibvirtClient implements AsyncDisposable {
     const carriers = [...this.#carriers].map((carrier) => carrier.close());
     await Promise.all([this.#connection?.close(), ...carriers]);
     await this.#running;
+  }
+
+  async #counted<T>(procedure: ProcedureName, work: () => Promise<T>): Promise<T> {
+    const { onCall } = this.#options;
+    if (!onCall) return await work();
+    const beganMs = performance.now();
+    const tell = (code?: string): void =>
+      onCall({
+        procedure,
+        ms: performance.now() - beganMs,
+        ...(code !== undefined && { code }),
+      });
+    try {
+      const result = await work();
+      tell();
+      return result;
+    } catch (error) {
+      tell(asGridError(error)?.code ?? 'ABORTED');
+      throw error;
+    }
   }
 
   #current(): Connection {

@@ -2,6 +2,7 @@ import assert from 'node:assert/strict';
 import { once } from 'node:events';
 import { finished } from 'node:stream/promises';
 import { describe, it } from 'node:test';
+import type { FinishedCall } from '#kernel/libvirt/calls.js';
 import { LibvirtClient, type LibvirtClientOptions } from '#kernel/libvirt/client.js';
 import type { LibvirtError } from '#kernel/libvirt/errors.js';
 import { events } from '#kernel/libvirt/events.js';
@@ -75,10 +76,13 @@ describe('a daemon that misbehaves', () => {
     let tellAsked: () => void = () => undefined;
     const asked = new Promise<void>((resolve) => (tellAsked = resolve));
     await using peer = await startPeer(onGetType(() => tellAsked()));
-    const client = await connect(peer.uri);
+    const told: unknown[] = [];
+    const onCall = ({ procedure, code }: FinishedCall) => void told.push([procedure, code]);
+    const client = await connect(peer.uri, { onCall });
     const call = client.callApart('connect_get_type', {});
     await asked;
     await Promise.all([client.close(), assert.rejects(call, /the libvirt client was closed/)]);
+    assert.deepEqual(told, [['connect_get_type', 'HYPERVISOR_UNAVAILABLE']], 'and is counted');
   });
 
   it('fails a call at once while disconnected', async () => {
