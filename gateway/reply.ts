@@ -24,6 +24,15 @@ export const ownHeaders = (reqId: string): readonly string[] => [
   reqId,
 ];
 
+/**
+ * Of every error of ours. Its address may hold a provider's code, and what makes an error of that (many cookies, say) is
+ * in the hands of scripts of sites: outside of a sandbox they could read it (ADR 45).
+ */
+export const errorHeaders: readonly string[] = [
+  ...['Content-Type', 'application/json'],
+  ...['Content-Security-Policy', "default-src 'none'; sandbox"],
+];
+
 /** The form of every error (unicore-rest 4.1), so that clients show it. */
 export function errorBody(status: number, message: string): string {
   return JSON.stringify({ errorMessage: message, status });
@@ -51,6 +60,5 @@ export function sendError(
     return;
   }
   const { http } = error.row;
-  const headers = ['Content-Type', 'application/json', ...own];
-  sendBody(response, http, headers, errorBody(http, error.message));
+  sendBody(response, http, [...errorHeaders, ...own], errorBody(http, error.message));
 }

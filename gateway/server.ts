@@ -18,7 +18,7 @@ import { GatewayConfig, tokensPath } from './config.js';
 import { Connections } from './connections.js';
 import { listen, urlOf } from './listen.js';
 import { mostRegistered, type Registered } from './registration.js';
-import { errorBody, GatewayError } from './reply.js';
+import { errorBody, errorHeaders, GatewayError } from './reply.js';
 import { countExchanges } from './exchange-metrics.js';
 import { Router } from './router.js';
 import { loadSettings, siteOptions, watchedPaths, type Settings } from './settings.js';
@@ -353,8 +353,9 @@ function answerBrokenRequest(error: NodeJS.ErrnoException, socket: Duplex): void
   const head = [
     `HTTP/1.1 ${status} ${reason}`,
     'Connection: close',
-    'Content-Type: application/json',
     `Content-Length: ${body.length}`,
   ];
+  for (let at = 0; at + 1 < errorHeaders.length; at += 2)
+    head.push(`${errorHeaders[at]}: ${errorHeaders[at + 1]}`);
   socket.end(`${head.join('\r\n')}\r\n\r\n${body}`, () => socket.destroy());
 }

@@ -261,6 +261,10 @@ describe('tokens for users of an OpenID Connect provider', { timeout: 120_000 },
     const back = await login(browser);
     const read = await browser.visit(back, { headers });
     assert.deepEqual([read.status, tokenIn(read, 'HERE')], [403, undefined]);
+    // what such a script can make of the address with the code, in a window that it has opened: it is not its to read
+    const many = await browser.visit(back, { headers: { cookie: 'x='.padEnd(40_000, 'x') } });
+    assert.equal(many.status, 431);
+    assert.match(String(many.headers['content-security-policy']), /; sandbox$/);
     const opened = { 'sec-fetch-site': 'cross-site', 'sec-fetch-mode': 'navigate' };
     assert.ok(tokenIn(await browser.visit(back, { headers: opened }), 'HERE'), 'by its user it is');
   });
