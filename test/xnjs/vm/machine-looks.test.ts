@@ -31,6 +31,7 @@ describe('many machines that hang at once', { timeout: 60_000 }, () => {
   let daemon: FakeLibvirtd;
   let hypervisor: LibvirtHypervisor;
   let watch: DomainWatch;
+  let started = ids;
 
   before(async () => {
     const directory = mkdtempSync(join(tmpdir(), 'vsite-looks-'));
@@ -64,7 +65,7 @@ describe('many machines that hang at once', { timeout: 60_000 }, () => {
           return Promise.resolve();
         },
       },
-      started: () => ids,
+      started: () => started,
       onStopped: (id) => assert.fail(`${id} has not stopped`),
       intervalMs: 100,
       ...{ clock, log, stopping: new AbortController().signal },
@@ -82,7 +83,7 @@ describe('many machines that hang at once', { timeout: 60_000 }, () => {
     }
   }
   const those = (says: string): string[] =>
-    ids.filter((id) => records.get(id)?.views?.hypervisor?.says === says);
+    started.filter((id) => records.get(id)?.views?.hypervisor?.says === says);
   /** @returns seconds, at least */
   async function found(hung: readonly string[]): Promise<number> {
     daemon.hang(hung);
@@ -134,5 +135,20 @@ describe('many machines that hang at once', { timeout: 60_000 }, () => {
     await looks(1);
     assert.deepEqual(those('hung'), hung.slice(0, -1), 'the others still do');
     await goOn(hung.slice(0, -1));
+  });
+
+  it('and have ended keep nobody from finding those that hang later', async () => {
+    const hung = ids.slice(0, 20);
+    await found(hung);
+    daemon.goOn(hung.slice(12));
+    const [ended, others] = [hung.slice(0, 12), ids.slice(12)];
+    for (const id of ended) await hypervisor.remove('qemu', id);
+    started = others;
+    for (const id of hung.slice(12)) hear(id, 'agentUp');
+    await until('nothing is stuck', () => daemon.stuck === 0);
+    await looks(3);
+    const late = others.slice(-1);
+    assert.ok((await found(late)) <= 8);
+    assert.match(records.get(late[0]!)?.views?.hypervisor?.fact ?? '', /it hangs$/);
   });
 });
