@@ -102,7 +102,10 @@ export class MachineLooks {
     if (looks) this.#release(some, looks);
     else {
       this.#open += 1;
-      await this.#client.renew(renewMs);
+      await this.#client.renew(renewMs).catch((error: unknown) => {
+        this.#open -= 1; // it is not looked for
+        throw error;
+      });
     }
     return looks;
   }

@@ -4,11 +4,13 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
 import { LibvirtClient } from '#kernel/libvirt/client.js';
+import { GridError } from '#kernel/errors.js';
 import { silentLog as log } from '#kernel/log.js';
 import { Scope } from '#kernel/scope.js';
 import { DomainWatch } from '#xnjs/vm/domain-watch.js';
 import { oneHost } from '#xnjs/vm/hosts/hosts.js';
 import { LibvirtHypervisor } from '#xnjs/vm/libvirt-hypervisor.js';
+import { MachineLooks } from '#xnjs/vm/machine-looks.js';
 import { step } from '#xnjs/vm/state.js';
 import type { TargetSystem } from '#xnjs/vm/target-system.js';
 import { FakeLibvirtd } from '../../bench/scale/libvirtd.js';
@@ -151,4 +153,18 @@ describe('many machines that hang at once', { timeout: 60_000 }, () => {
     assert.ok((await found(late)) <= 8);
     assert.match(records.get(late[0]!)?.views?.hypervisor?.fact ?? '', /it hangs$/);
   });
+});
+
+it('a host that goes away in the middle of a look leaves no call that counts as stuck', async () => {
+  const procedure = 'connect_get_all_domain_stats';
+  const late = new GridError('HYPERVISOR_UNAVAILABLE', 'late', { procedure, timeoutMs: 1 });
+  const away = new GridError('HYPERVISOR_UNAVAILABLE', 'not connected');
+  const looks = new MachineLooks({
+    call: () => Promise.reject(late),
+    callApart: () => Promise.reject(away),
+    renew: () => Promise.reject(away),
+  });
+  for (let n = 0; n < workers; n++)
+    await assert.rejects(looks.look([{ name: '', uuid: ids[0]!, id: -1 }]), away);
+  assert.equal(looks.isFull, false);
 });
