@@ -8,25 +8,30 @@ import { pathToFileURL } from 'url';
 const sharing = ['imagerepo/', 'kernel/', 'targetsystem/', 'xnjs/'];
 /** Not these: they take long, or look at the memory or the environment of their process. */
 const alone = [
-  ...[
-    'imagerepo/trouble',
-    'kernel/libvirt/frame',
-    'kernel/libvirt/transports',
-    'kernel/net/let-go',
-  ],
-  ...[
-    'kernel/security/credentials',
-    'kernel/security/password-upgrade',
-    'targetsystem/large-files',
-  ],
-  ...['targetsystem/gateways', 'targetsystem/security-paths', 'targetsystem/shares'],
-  ...['xnjs/files/large-directory'],
-  ...['xnjs/incarnation/script', 'xnjs/job/agent-end-to-end', 'xnjs/job/crash', 'xnjs/staging/'],
-  ...['xnjs/tsi/callback-transport', 'xnjs/tsi/raw-channels', 'xnjs/vm/classic-binding'],
-  ...['xnjs/vm/enrolment.', 'xnjs/vm/isolation', 'xnjs/vm/look', 'xnjs/vm/network.'],
-  ...['xnjs/vm/resource-controls'],
+  'imagerepo/trouble',
+  'kernel/libvirt/frame',
+  'kernel/libvirt/transports',
+  'kernel/net/let-go',
+  'kernel/security/credentials',
+  'kernel/security/password-upgrade',
+  'targetsystem/large-files',
+  'targetsystem/security-paths',
+  'targetsystem/shares',
+  'xnjs/files/large-directory',
+  'xnjs/incarnation/script',
+  'xnjs/job/agent-end-to-end',
+  'xnjs/job/crash',
+  'xnjs/staging/',
+  'xnjs/tsi/callback-transport',
+  'xnjs/tsi/raw-channels',
+  'xnjs/vm/classic-binding',
+  'xnjs/vm/enrolment.',
+  'xnjs/vm/isolation',
+  'xnjs/vm/look',
+  'xnjs/vm/network.',
+  'xnjs/vm/resource-controls',
 ];
-/** At the end they would run when nothing else does. */
+/** They take longest beside those of `grid/`: at the end they would run alone. */
 const first = ['xnjs/vm/isolation', 'xnjs/vm/network.', 'tsi/slurm.'];
 const atMost = 8;
 
@@ -44,8 +49,8 @@ export function groupTests(names) {
     if (isSharing && last) last.names.push(name);
     else groups.push({ folder: isSharing ? folder : undefined, names: [name] });
   }
-  const late = ({ names: [name] }) => (isOf(first, name) ? 0 : 1);
-  return groups.sort((one, other) => late(one) - late(other)).map((group) => group.names);
+  const rank = ({ names: [name] }) => (isOf(first, name) ? 0 : 1);
+  return groups.sort((one, other) => rank(one) - rank(other)).map((group) => group.names);
 }
 
 /**

@@ -17,7 +17,9 @@ function follow(
   sources: readonly (AbortSignal | undefined)[],
 ): Linked {
   const given = sources.filter((source) => source !== undefined);
-  setMaxListeners(0, ...given); // one signal ends as much as it likes: each link is cut in the end
+  // One signal ends as much as it likes: each link is cut in the end. Without a signal the call would be about all
+  // emitters of the process, and with 0 Node's own `getMaxListeners`, which fetch calls, takes a signal for none
+  if (given.length > 0) setMaxListeners(Infinity, ...given);
   const abort = (event: Event): void => controller.abort((event.target as AbortSignal).reason);
   for (const source of given) {
     if (source.aborted) controller.abort(source.reason);

@@ -18,7 +18,7 @@ import { silentLog as log } from '#kernel/log.js';
 import { openDatabase } from '#kernel/persistence/database.js';
 import { Lease } from '#xnjs/persistence/sql-lease.js';
 import { Site } from '#targetsystem/rest/answers.js';
-import { eventually, Grid, noMachines, sitePath } from '../grid/grid.js';
+import { eventually, Grid, noMachines, sitePath, stdoutOf } from '../grid/grid.js';
 import { findDescendant } from '../kernel/libvirt/daemon.js';
 
 type Site = z.output<typeof Site>;
@@ -146,10 +146,6 @@ describe('faults of machines and hypervisors', { skip: noMachines, timeout: 400_
   });
 
   type Job = { status: string; statusMessage: string; submissionTime: string; log: string[] };
-  const stdoutOf = async (job: string): Promise<string> => {
-    const uspace = `${sitePath}/storages/${job.split('/').at(-1)!}-uspace`;
-    return await readText((await user.download(`${uspace}/files/stdout`)).body);
-  };
   const submit = async (job: object): Promise<string> =>
     new URL(String((await user.json('POST', one, job)).headers['location'])).pathname;
   async function jobIs(path: string, status: string): Promise<Job> {
@@ -167,7 +163,7 @@ describe('faults of machines and hypervisors', { skip: noMachines, timeout: 400_
     const agent = async (): Promise<string> => {
       const job = await submit({ Executable: 'pidof node' });
       await jobIs(job, 'SUCCESSFUL');
-      return await stdoutOf(job);
+      return await stdoutOf(user, job);
     };
     const before = await agent();
     const job = await submit({ Executable: 'until [ -e go ]; do sleep 0.1; done; echo ran' });
@@ -187,7 +183,7 @@ describe('faults of machines and hypervisors', { skip: noMachines, timeout: 400_
     const go = `${sitePath}/storages/${job.split('/').at(-1)!}-uspace/files/go`;
     await user.upload('PUT', go, Readable.from(['now']));
     await jobIs(job, 'SUCCESSFUL');
-    assert.equal(await stdoutOf(job), 'ran\n');
+    assert.equal(await stdoutOf(user, job), 'ran\n');
     const { vm } = await becomes(one, 'READY', /./, 1_000);
     assert.equal(vm.generation, generation, 'its machine never noticed');
   });
@@ -210,10 +206,10 @@ describe('faults of machines and hypervisors', { skip: noMachines, timeout: 400_
     assert.equal((await readSite(one)).vm.state, 'READY');
     await jobIs(job, 'SUCCESSFUL');
     const lines = Array.from({ length: 30 }, (_, n) => `${n + 1}\n`);
-    assert.equal(await stdoutOf(job), lines.join(''));
+    assert.equal(await stdoutOf(user, job), lines.join(''));
     const timed = await submit({ Executable: 'date +%s' });
     const { submissionTime } = await jobIs(timed, 'SUCCESSFUL');
-    const lateMs = Date.parse(submissionTime) - 1_000 * Number(await stdoutOf(timed));
+    const lateMs = Date.parse(submissionTime) - 1_000 * Number(await stdoutOf(user, timed));
     // else its clock would be behind by as much
     assert.ok(lateMs < 2_000 && stoodMs > 3_000, `${lateMs} ms late after ${stoodMs} ms`);
   });
@@ -242,11 +238,11 @@ describe('faults of machines and hypervisors', { skip: noMachines, timeout: 400_
     const look = `ls /tmp; ${rounds} [ $a = $(cat /tmp/beat) ] && break; done; [ $i -lt 10 ] && echo ended; touch /tmp/go`;
     const looked = await submit({ Executable: look });
     await jobIs(looked, 'SUCCESSFUL');
-    const words = (await stdoutOf(looked)).trim().split(/\s+/);
+    const words = (await stdoutOf(user, looked)).trim().split(/\s+/);
     assert.ok(!words.includes('brief'), 'what was done since is undone');
     assert.equal(words.at(-1), 'ended', 'what is over runs no more');
     await jobIs(long, 'SUCCESSFUL');
-    assert.equal(await stdoutOf(long), 'over\n');
+    assert.equal(await stdoutOf(user, long), 'over\n');
   });
 
   it('QEMU killed, and its owner wants it restored: as of the last snapshot, with the jobs of then', async () => {

@@ -5,6 +5,7 @@ import { createServer, type AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { Readable } from 'node:stream';
+import { text } from 'node:stream/consumers';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { parseDocument } from 'yaml';
 import { startLibvirtd, type Libvirtd } from '#cli/host/libvirtd.js';
@@ -293,6 +294,23 @@ export const refusal =
     assert.match(refused.message, text);
     return true;
   };
+
+/** Runs a script as a job there. @returns what it printed, when it has succeeded */
+export async function outputOf(user: HttpClient, site: string, script: string): Promise<string> {
+  const { headers } = await user.json('POST', `${site}/jobs`, { Executable: script });
+  const job = new URL(String(headers['location'])).pathname;
+  await eventually('the job has ended', async () => {
+    const { status } = (await user.json('GET', job)).body as { status: string };
+    assert.notEqual(status, 'FAILED');
+    return status === 'SUCCESSFUL';
+  });
+  return await stdoutOf(user, job);
+}
+
+export async function stdoutOf(user: HttpClient, job: string): Promise<string> {
+  const uspace = `${sitePath}/storages/${job.split('/').at(-1)!}-uspace`;
+  return await text((await user.download(`${uspace}/files/stdout`)).body);
+}
 
 /** Polls until `probe` gives something. @throws after the deadline, saying what was waited for */
 export async function eventually<T>(

@@ -10,7 +10,6 @@ import {
 } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { text } from 'node:stream/consumers';
 import { pipeline } from 'node:stream/promises';
 import { after, before, describe, it } from 'node:test';
 import { deleteAndWait } from '#cli/client/resources.js';
@@ -22,7 +21,7 @@ import { silentLog } from '#kernel/log.js';
 import { findDescendant } from '../kernel/libvirt/daemon.js';
 import { until } from '../xnjs/job/rig.js';
 import { buildWriter, makeBootableDisk, noDisks } from './bootable-disk.js';
-import { eventually, factoryPath, Grid, imagesPath, noContainers, sitePath } from './grid.js';
+import { eventually, factoryPath, Grid, imagesPath, noContainers, outputOf } from './grid.js';
 
 const signal = AbortSignal.timeout(400_000);
 const skip = noContainers || noDisks;
@@ -103,17 +102,7 @@ describe('another host with real machines', { skip, timeout: 400_000 }, () => {
     return await look(path);
   };
   /** What a job prints that runs this. */
-  const run = async ({ path }: Started, script: string): Promise<string> => {
-    const { headers } = await user.json('POST', `${path}/jobs`, { Executable: script });
-    const job = new URL(String(headers['location'])).pathname;
-    await eventually('the job has ended', async () => {
-      const { status } = (await user.json('GET', job)).body as { status: string };
-      assert.notEqual(status, 'FAILED');
-      return status === 'SUCCESSFUL';
-    });
-    const uspace = `${sitePath}/storages/${job.split('/').at(-1)!}-uspace`;
-    return await text((await user.download(`${uspace}/files/stdout`)).body);
-  };
+  const run = ({ path }: Started, script: string): Promise<string> => outputOf(user, path, script);
   /** Until it is as it should be. @returns what is told of it */
   const ends = (path: string, name: 'state' | 'status', wanted: string) =>
     eventually(wanted, async () => {

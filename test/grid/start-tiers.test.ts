@@ -3,7 +3,6 @@ import { once } from 'node:events';
 import { cp, mkdtemp, readdir, rm, stat, truncate } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { text } from 'node:stream/consumers';
 import { after, before, describe, it } from 'node:test';
 import { deleteAndWait } from '#cli/client/resources.js';
 import { buildDemoVm, buildImage } from '#cli/image/build.js';
@@ -19,6 +18,7 @@ import {
   Grid,
   noContainers,
   noMachines,
+  outputOf,
   refusal,
   sitePath,
 } from './grid.js';
@@ -84,17 +84,7 @@ describe('target systems that start from what runs or was saved', { skip: noMach
   const start = async (parameters: Record<string, number>, of = image): Promise<Started> =>
     await started(await createTargetSystem(user, of, parameters));
   /** What a job prints that runs this. */
-  const run = async ({ path }: Started, script: string): Promise<string> => {
-    const { headers } = await user.json('POST', `${path}/jobs`, { Executable: script });
-    const job = new URL(String(headers['location'])).pathname;
-    await eventually('the job has ended', async () => {
-      const { status } = (await user.json('GET', job)).body as { status: string };
-      assert.notEqual(status, 'FAILED');
-      return status === 'SUCCESSFUL';
-    });
-    const uspace = `${sitePath}/storages/${job.split('/').at(-1)!}-uspace`;
-    return await text((await user.download(`${uspace}/files/stdout`)).body);
-  };
+  const run = ({ path }: Started, script: string): Promise<string> => outputOf(user, path, script);
   /** Which machines have got a certificate, the first first. */
   const certified = async (): Promise<string[]> =>
     [...(await grid.logText()).matchAll(/"machine":"([^"]+)".*"machine certified"/g)].map(

@@ -10,8 +10,6 @@ import { Scope } from '#kernel/scope.js';
 import { GatewayConfig, startGateway } from '#gateway/main.js';
 import { registerAtGateways } from '#targetsystem/registry/gateways.js';
 import { startTargetsystem, TargetsystemConfig } from '#targetsystem/main.js';
-// Also tests with sites of their own behind a gateway: one process makes the certificates once
-import '../gateway/api-tokens.js';
 import { startRig, type Rig } from '../gateway/rig.js';
 import { until } from '../xnjs/job/rig.js';
 import { ShiftedClock } from './shifted-clock.js';

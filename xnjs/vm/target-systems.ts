@@ -79,7 +79,7 @@ export class TargetSystems implements Targets, AsyncDisposable {
     this.#options = options;
     this.#log = options.log.child({ part: 'xnjs.vm' });
     const stopping = this.#stopping.signal;
-    setMaxListeners(0, stopping); // each machine waits for something
+    setMaxListeners(Infinity, stopping); // each machine waits for something
     const { usage, hosts, clock, log, idle } = options;
     const records = new SystemRecords({
       ...{ store: options.store, clock, log: this.#log, stopping },

@@ -1,4 +1,5 @@
 import assert from 'node:assert/strict';
+import { EventEmitter, getMaxListeners } from 'node:events';
 import { describe, it } from 'node:test';
 import { setTimeout as delay } from 'node:timers/promises';
 import { linkSignals, startDeadline, withDeadline } from '#kernel/net/deadline.js';
@@ -21,6 +22,17 @@ describe('linked signals', () => {
   it('are aborted from the start by one that was', () => {
     using linked = linkSignals(new AbortController().signal, AbortSignal.abort('before'));
     assert.equal(linked.signal.reason, 'before');
+  });
+
+  it('leave signals, and what else emits, as fit for others as they were', () => {
+    const { defaultMaxListeners } = EventEmitter;
+    const source = new AbortController();
+    for (const sources of [[], [undefined], [source.signal]])
+      linkSignals(...sources)[Symbol.dispose]();
+    assert.equal(EventEmitter.defaultMaxListeners, defaultMaxListeners);
+    // as fetch does
+    for (const { signal } of [source, new AbortController()])
+      assert.ok(getMaxListeners(signal) > 0);
   });
 
   it('follow nobody once disposed', () => {
