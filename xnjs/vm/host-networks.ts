@@ -42,8 +42,8 @@ export class HostNetworks {
   /** Of kinds that cannot be had at present, why. */
   readonly #impossible = new Map<NetworkKind, string>();
   #isKnown = false;
-  /** The last look was cut short. */
-  #isDue = false;
+  /** Nobody has looked yet, or the last look was cut short. */
+  #isDue = true;
   #checked: Promise<void> = Promise.resolve();
   #denied: readonly string[] | undefined;
   /** Of the machines there; absent: it has not answered yet. */
@@ -103,7 +103,7 @@ export class HostNetworks {
     await this.#checked;
   }
 
-  /** Where that was cut short, and its connection is the same as before. */
+  /** Where that was cut short, or never begun, as on a host that was declared lost; its connection is as before. */
   async recheck(driver: Driver): Promise<void> {
     if (this.#isDue) await this.check(driver);
   }

@@ -65,10 +65,10 @@ export class MachineLooks {
 
   /** With the time that its process has used, which its host tells. */
   async #timed(look: DomainLook): Promise<DomainLook> {
-    const dom = { name: '', uuid: look.id, id: -1 };
     try {
       const options = { timeoutMs: infoMs };
-      const { cpuTime } = await this.#client.call('domain_get_info', { dom }, options);
+      const args = { dom: byId(look.id) };
+      const { cpuTime } = await this.#client.call('domain_get_info', args, options);
       return { ...look, cpuMs: Number(cpuTime / 1_000_000n) };
     } catch {
       return look;
@@ -76,6 +76,7 @@ export class MachineLooks {
   }
 
   async #lookAt(some: readonly Domain[]): Promise<readonly DomainLook[]> {
+    if (this.isFull) await this.#dropEnded();
     if (this.isFull) return await this.#askHeld(some);
     const answer = this.#turn.then(() => this.#askBatch(some));
     this.#turn = answer.catch(() => undefined);
@@ -87,12 +88,24 @@ export class MachineLooks {
     return this.#held.size + this.#open >= mostStuck;
   }
 
+  /** With those that have ended the calls that were stuck in them have, and nobody looks at them any more. */
+  async #dropEnded(): Promise<void> {
+    const held = [...this.#held];
+    if (held.length === 0) return; // libvirt takes none for all
+    const looks = await this.#askNone(held.map(byId));
+    const there = new Set(looks.filter(({ state }) => state !== 'stopped').map(({ id }) => id));
+    for (const id of held) if (!there.has(id)) this.#held.delete(id);
+  }
+
   async #askBatch(some: readonly Domain[]): Promise<Answer> {
     const looks = await orLate(this.#ask('call', some, this.#times.batchMs));
     if (looks) this.#release(some, looks);
     else {
       this.#open += 1;
-      await this.#client.renew(renewMs);
+      await this.#client.renew(renewMs).catch((error: unknown) => {
+        this.#open -= 1; // it is not looked for
+        throw error;
+      });
     }
     return looks;
   }
@@ -184,6 +197,11 @@ export class MachineLooks {
     const { retStats } = await client[how](statsCall, args, { timeoutMs });
     return retStats.map(({ dom, params }) => toLook(dom, params));
   }
+}
+
+/** As libvirt takes it, which looks at the UUID. */
+function byId(uuid: string): Domain {
+  return { name: '', uuid, id: -1 };
 }
 
 /** Nothing was learnt from its process, though it runs and is not on its way to or from disk. */

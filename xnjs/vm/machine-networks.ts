@@ -122,7 +122,7 @@ export class MachineNetworks {
     if (driver !== 'lxc') await this.#hosts.get(host)?.check(driver);
   }
 
-  /** As {@link check}, where that was cut short. Never fails. */
+  /** As {@link check}, where that was cut short, or never begun. Never fails. */
   async recheck({ host, driver }: Seat): Promise<void> {
     try {
       if (driver !== 'lxc') await this.#hosts.get(host)?.recheck(driver);

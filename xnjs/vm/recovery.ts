@@ -74,6 +74,7 @@ function restart(current: TargetSystem, evidence: Evidence, isRestored: boolean)
       'desired',
       'frozenSinceMs',
       'isMaintained',
+      'parkedOn',
       'facts',
       'reverted',
       'isBehind',

@@ -202,6 +202,8 @@ export class FakeLibvirtd implements AsyncDisposable {
       domain_destroy_flags: async ({ dom }) => {
         const machine = this.#find(dom);
         if (machine.dom.id < 0) throw new Refusal(operationInvalid, 'domain is not running');
+        machine.hang?.over.resolve(); // there is no process any more that could
+        delete machine.hang;
         await this.#end(machine, 1);
         return {};
       },

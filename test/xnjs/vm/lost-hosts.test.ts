@@ -50,6 +50,7 @@ function aHost(isUp: boolean) {
         host.domains = host.domains.filter((each) => each.id !== id);
       }),
     removeOlder: () => answer(() => undefined),
+    end: () => answer(() => undefined),
     describe: () => answer(() => equal),
     usage: () => answer(() => []),
   } as unknown as Hypervisor; // the calls that are made are above
@@ -74,17 +75,27 @@ const ids = {
   ending: ready('0').id,
   other: ready('1').id,
   inPool: ready('2').id,
+  reverting: ready('3').id,
+  elsewhere: ready('4').id,
 };
+const onDisk = {
+  state: 'SUSPENDED',
+  desired: 'suspended',
+  parkedOn: fingerprint(equal),
+} as const;
+const undertaking = { do: 'revert', snapshotId: snapshot.id } as const;
 const records: TargetSystem[] = [
   ready('a'),
   ready('b', { recovery: 'restart' }),
   ready('c', { recovery: 'restart', image: disk }),
   ready('d', { recovery: 'restart', image: disk }),
   ready('e', { recovery: 'restore', image: disk, snapshots: [snapshot] }),
-  { ...ready('f'), state: 'SUSPENDED', desired: 'suspended', parkedOn: fingerprint(equal) },
+  { ...ready('f'), ...onDisk },
   { ...ready('0'), state: 'DESTROYING' },
   { ...ready('1', { host: 'local' }), state: 'FAILED' },
   ready('2', { host: 'south', image: disk, snapshots: [snapshot] }),
+  { ...ready('3', { snapshots: [snapshot], undertaking }), ...onDisk },
+  { ...ready('4', { host: 'not configured' }), ...onDisk },
 ];
 
 describe('a host that is declared lost', { timeout: 60_000 }, () => {
@@ -136,7 +147,7 @@ describe('a host that is declared lost', { timeout: 60_000 }, () => {
         images: { isHere: () => Promise.reject(away()) } as unknown as ImageSource & ImageSearch,
         usage: { store: usage, intervalMs: 1e9, keepMs: 1e12 },
         ...{ bootTimeoutMs: 1e9, heartbeatMs: 1_000 },
-        limits: { cpus: 4, memoryMiB: 4096, perUser: 9 },
+        limits: { cpus: 4, memoryMiB: 4096, perUser: 99 },
       }),
     );
     await systems.start();
@@ -149,6 +160,13 @@ describe('a host that is declared lost', { timeout: 60_000 }, () => {
     for (const id of [ids.withDisk, ids.restored]) {
       mkdirSync(join(directory, 'vms', id), { recursive: true });
       writeFileSync(join(directory, 'vms', id, 'overlay.qcow2'), '');
+    }
+    const workspace = new Workspace(directory);
+    for (const id of [ids.reverting, ids.elsewhere]) {
+      const kept = join(directory, 'vms', id, 'snapshots', snapshot.id);
+      mkdirSync(kept, { recursive: true });
+      for (const path of [join(kept, 'memory'), workspace.parkedMemory({ id })])
+        writeFileSync(path, `LibvirtQemudSave ${path}`);
     }
     await start();
   });
@@ -202,11 +220,12 @@ describe('a host that is declared lost', { timeout: 60_000 }, () => {
   it('holds no room, is asked no more, and takes no machines; what ended with it has no cores on a quota', async () => {
     const { ownerDn } = aTargetSystem();
     const [quota] = await systems.planner.quotaOf(ownerDn, plainUser);
-    const ended = [ids.plain, ids.diskThere, ids.parked]; // of which the last is on disk
+    const { plain, diskThere, parked, reverting, elsewhere } = ids;
+    const ended = [plain, diskThere, parked, reverting, elsewhere]; // of which the last three are on disk
     const counting = systems.list().filter(({ id }) => !ended.includes(id));
     assert.equal(quota?.used.cpus, 2 * counting.length);
     const [, host] = systems.places.list();
-    assert.deepEqual([host?.loss?.by, host?.used.cores], [admin, 2]); // of what is parked
+    assert.deepEqual([host?.loss?.by, host?.used.cores], [admin, 4]); // of what is parked
     const wish = { image: disk, parameters: { cpus: 1, memoryMiB: 64 } };
     const far = { labels: ['far'], field: 'hostLabels' };
     assert.throws(() => systems.places.choose({ ...wish, labels: far }), {
@@ -216,6 +235,19 @@ describe('a host that is declared lost', { timeout: 60_000 }, () => {
     assert.equal(systems.places.choose(wish).host, 'local');
     await until('its account is closed', () => systems.usage(ids.plain)?.endedMs !== undefined);
     assert.equal(systems.usage(ids.plain)?.endedMs, 5_000, 'when it was last read');
+  });
+
+  it('does not keep what is parked in files from being put back, or kept: nobody there is asked', async () => {
+    const { reverting, elsewhere } = ids;
+    await until('its former machine is gone', () => systems.get(reverting).reverted !== undefined);
+    await systems.settled(reverting, { reverted: systems.get(reverting).reverted! });
+    await until('it is put back', () => systems.get(reverting).undertaking === undefined);
+    assert.match(told(reverting), /^SUSPENDED at north, 2: was put back/);
+    const { id } = await systems.snapshots.take(
+      elsewhere,
+      'of a host that is not configured any more',
+    );
+    await until('it is kept', () => systems.snapshots.get(elsewhere, id).state === 'READY');
   });
 
   it('of which nothing is left waiting by a server that is started anew; files of its own went with it', async () => {
@@ -254,7 +286,15 @@ describe('a host that is declared lost', { timeout: 60_000 }, () => {
   });
 
   it('is one like others again when that is taken back', async () => {
+    assert.equal(systems.get(ids.plain).lostWithHost, 'machine');
     await systems.lostHosts.takeBack('north');
+    const { ownerDn } = aTargetSystem();
+    const used = async () => (await systems.planner.quotaOf(ownerDn, plainUser))[0]?.used.cpus;
+    const counting = systems.list().filter(({ state }) => state !== 'SUSPENDED').length;
+    await until(
+      'what ended there counts as what ends elsewhere',
+      async () => (await used()) === 2 * counting,
+    );
     await close();
     await start();
     const far = { labels: ['far'], field: 'hostLabels' };

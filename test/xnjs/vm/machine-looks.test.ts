@@ -4,11 +4,13 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
 import { LibvirtClient } from '#kernel/libvirt/client.js';
+import { GridError } from '#kernel/errors.js';
 import { silentLog as log } from '#kernel/log.js';
 import { Scope } from '#kernel/scope.js';
 import { DomainWatch } from '#xnjs/vm/domain-watch.js';
 import { oneHost } from '#xnjs/vm/hosts/hosts.js';
 import { LibvirtHypervisor } from '#xnjs/vm/libvirt-hypervisor.js';
+import { MachineLooks } from '#xnjs/vm/machine-looks.js';
 import { step } from '#xnjs/vm/state.js';
 import type { TargetSystem } from '#xnjs/vm/target-system.js';
 import { FakeLibvirtd } from '../../bench/scale/libvirtd.js';
@@ -31,6 +33,7 @@ describe('many machines that hang at once', { timeout: 60_000 }, () => {
   let daemon: FakeLibvirtd;
   let hypervisor: LibvirtHypervisor;
   let watch: DomainWatch;
+  let started = ids;
 
   before(async () => {
     const directory = mkdtempSync(join(tmpdir(), 'vsite-looks-'));
@@ -64,7 +67,7 @@ describe('many machines that hang at once', { timeout: 60_000 }, () => {
           return Promise.resolve();
         },
       },
-      started: () => ids,
+      started: () => started,
       onStopped: (id) => assert.fail(`${id} has not stopped`),
       intervalMs: 100,
       ...{ clock, log, stopping: new AbortController().signal },
@@ -82,7 +85,7 @@ describe('many machines that hang at once', { timeout: 60_000 }, () => {
     }
   }
   const those = (says: string): string[] =>
-    ids.filter((id) => records.get(id)?.views?.hypervisor?.says === says);
+    started.filter((id) => records.get(id)?.views?.hypervisor?.says === says);
   /** @returns seconds, at least */
   async function found(hung: readonly string[]): Promise<number> {
     daemon.hang(hung);
@@ -135,4 +138,33 @@ describe('many machines that hang at once', { timeout: 60_000 }, () => {
     assert.deepEqual(those('hung'), hung.slice(0, -1), 'the others still do');
     await goOn(hung.slice(0, -1));
   });
+
+  it('and have ended keep nobody from finding those that hang later', async () => {
+    const hung = ids.slice(0, 20);
+    await found(hung);
+    daemon.goOn(hung.slice(12));
+    const [ended, others] = [hung.slice(0, 12), ids.slice(12)];
+    for (const id of ended) await hypervisor.remove('qemu', id);
+    started = others;
+    for (const id of hung.slice(12)) hear(id, 'agentUp');
+    await until('nothing is stuck', () => daemon.stuck === 0);
+    await looks(3);
+    const late = others.slice(-1);
+    assert.ok((await found(late)) <= 8);
+    assert.match(records.get(late[0]!)?.views?.hypervisor?.fact ?? '', /it hangs$/);
+  });
+});
+
+it('a host that goes away in the middle of a look leaves no call that counts as stuck', async () => {
+  const procedure = 'connect_get_all_domain_stats';
+  const late = new GridError('HYPERVISOR_UNAVAILABLE', 'late', { procedure, timeoutMs: 1 });
+  const away = new GridError('HYPERVISOR_UNAVAILABLE', 'not connected');
+  const looks = new MachineLooks({
+    call: () => Promise.reject(late),
+    callApart: () => Promise.reject(away),
+    renew: () => Promise.reject(away),
+  });
+  for (let n = 0; n < workers; n++)
+    await assert.rejects(looks.look([{ name: '', uuid: ids[0]!, id: -1 }]), away);
+  assert.equal(looks.isFull, false);
 });

@@ -276,6 +276,12 @@ describe('networks of machines', () => {
     assert.equal(there.calls.length, calls, 'it is known');
   });
 
+  it('of a host that came back while it was declared lost are offered once that is taken back', async () => {
+    const { all } = open({ nat: {} }, ['198.51.100.7']);
+    await all.recheck(north); // with the next comparison: its connection is not new any more
+    assert.deepEqual(all.offeredAt('north'), ['nat']);
+  });
+
   it('are offered where their bridge is', async () => {
     const { all, hypervisor, north: there } = open({ bridge: { name: 'br0' } }, ['198.51.100.7']);
     [hypervisor.bridge, there.bridge] = [false, true];

@@ -70,6 +70,8 @@ describe('a snapshot', () => {
     assert.deepEqual(laterOf(ready(), taking, taken, up), [], 'only kept');
     const parked = after(kept, { type: 'freeze', evidence }, { type: 'frozen', evidence });
     assert.deepEqual(laterOf(parked, reverting, fenced, resumed), []);
+    const onItsWay = after(kept, { type: 'freeze', evidence }, reverting, fenced, resumed);
+    assert.deepEqual([onItsWay.state, onItsWay.starts], ['SUSPENDED', []]);
     const lost = after({ ...kept, recovery: 'restore' }, at(stopped, 9), fenced, resumed, up);
     assert.equal(lost.starts?.[0]?.what, 'restore');
   });

@@ -245,6 +245,15 @@ describe('the life of a virtual machine', () => {
     assert.equal(step(system, at(3_600_001)).generation, 5);
   });
 
+  it('that stopped on its way to disk leaves nothing to be brought back to the next', () => {
+    const going = step({ ...inState('READY'), recovery: 'restart' }, events.freeze);
+    const next = step({ ...going, parkedOn: 'an equal of its host' }, events.stopped);
+    assert.deepEqual(
+      [next.state, next.desired, next.parkedOn],
+      ['INITIALIZING', undefined, undefined],
+    );
+  });
+
   it('says of another machine how that was started', () => {
     const start = { tier: 'spare', reason: 'was running, and free' } as const;
     const first = step(aTargetSystem({ recovery: 'restart', start }), events.agentUp);

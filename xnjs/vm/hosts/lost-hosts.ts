@@ -2,6 +2,7 @@ import { rm, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Clock } from '#kernel/clock.js';
 import { errorText, GridError } from '#kernel/errors.js';
+import { without } from '../../job/without.js';
 import { isComplete } from '../parking.js';
 import type { Outcomes } from '../parking-orders.js';
 import { mayRecover, type Refuge } from '../recovery.js';
@@ -68,11 +69,12 @@ export class LostHosts {
 
   /** It counts as any other again; what ended with it stays ended. @throws `NOT_FOUND` it was not declared lost */
   async takeBack(host: string): Promise<void> {
-    const { hosts, require } = this.#options;
+    const { hosts, records, require } = this.#options;
     if (!hosts.isLost({ host }))
       throw new GridError('NOT_FOUND', `host: ${host} was not declared lost`);
     await require();
     await hosts.setLoss(host, undefined);
+    for (const record of records.all()) if (record.host === host) records.schedule(record.id);
   }
 
   async #settleNow(id: string): Promise<string> {
@@ -84,14 +86,19 @@ export class LostHosts {
   }
 
   /**
-   * What the loss of its host makes of a target system: once for each, also after a restart. Only from inside the
-   * record's queue.
+   * What the loss of its host makes of a target system, and what is left of that when it is taken back: once for each,
+   * also after a restart. Only from inside the record's queue.
    */
   async settle(id: string): Promise<void> {
     const { hosts, records, workspace, clock } = this.#options;
     const record = records.find(id);
-    const loss = record && hosts.lossOf(record);
-    if (!record || !loss || isOnDiskOnly(record)) return;
+    if (!record) return;
+    const loss = hosts.lossOf(record);
+    if (!loss) {
+      if (record.lostWithHost) await records.save(without(record, 'lostWithHost'));
+      return;
+    }
+    if (isOnDiskOnly(record)) return;
     const evidence = (fact: string): Evidence => ({ source: 'user', fact, atMs: clock.now() });
     const word = `host ${record.host} was ${lossText(loss)}, whose word alone it is that nothing runs there any more`;
     if (await this.#hasReachedDisk(record)) {

@@ -9,7 +9,7 @@ import { findSnapshot, withSnapshot, type Snapshot } from './snapshot.js';
 import type { SnapshotFiles } from './snapshot-files.js';
 
 export type KeepingOptions = {
-  readonly hosts: Pick<Hosts, 'of'>;
+  readonly hosts: Pick<Hosts, 'of' | 'isLost'>;
   readonly filesOf: (record: TargetSystem) => SnapshotFiles;
   readonly records: {
     find(id: string): TargetSystem | undefined;
@@ -132,7 +132,6 @@ export class Keeping {
     const { hosts, filesOf, records, require, measureLast, clock } = this.#options;
     const { id, driver } = record;
     const files = filesOf(record);
-    const hypervisor = hosts.of(record);
     await files.begin(record, snapshot.id);
     const store = async (host: string): Promise<void> => {
       const moment = { atMs: clock.now(), host };
@@ -143,6 +142,7 @@ export class Keeping {
       await files.parked?.keep(record, snapshot.id);
       return true;
     }
+    const hypervisor = hosts.of(record);
     if (await this.#isSaved(record, snapshot)) return true;
     // of an earlier moment than the memory that comes
     await files.dropDisk(record, snapshot.id);
@@ -172,7 +172,6 @@ export class Keeping {
     const { filesOf, hosts, records, require, measureLast } = this.#options;
     const { id, driver, undertaking } = record;
     const files = filesOf(record);
-    const hypervisor = hosts.of(record);
     if (undertaking?.isFenced !== true) {
       const failure = undertaking?.failure ?? (await this.#lay(record, snapshot));
       if (failure !== undefined) {
@@ -182,16 +181,19 @@ export class Keeping {
       }
       await measureLast(record);
       await require();
-      await hypervisor.end(driver, id);
+      // of one that is parked in a file no domain is left, and nobody tells so any more
+      const isParkedOfLost = isParkedInFile(record) && hosts.isLost(record);
+      if (!isParkedOfLost) await hosts.of(record).end(driver, id);
       await this.#tell(id, 'fenced', 'the former machine is gone');
     }
     const fenced = records.find(id);
     // its jobs are told what becomes of them before the machine runs
     if (!fenced?.undertaking || fenced.reverted?.step === 'tell') return;
-    const domain = await hypervisor.find(driver, id);
+    const isParked = isParkedInFile(fenced);
+    const domain = isParked ? undefined : await hosts.of(record).find(driver, id);
     if (!domain || (domain.state === 'stopped' && domain.isSaved !== true))
       await files.putDisk(fenced, snapshot.id);
-    if (isParkedInFile(fenced)) await files.parked?.put(fenced, snapshot.id);
+    if (isParked) await files.parked?.put(fenced, snapshot.id);
     if (snapshot.isDiskOnly) await this.#options.measureAgain(id);
     else if (!(await this.#start(fenced, snapshot))) return;
     const date = new Date(snapshot.atMs ?? snapshot.createdMs).toISOString();

@@ -82,7 +82,8 @@ export function resume(
   };
   if (current.state === 'FAILED') return withSnapshot(rest, snapshotId, snapshot ?? {});
   if (isReverted && known?.isDiskOnly) return boot(next, evidence);
-  if (current.desired === 'suspended') return { ...next, state: 'SUSPENDED' };
+  if (current.desired === 'suspended')
+    return { ...next, ...dropStart(current), state: 'SUSPENDED' };
   const { fact, atMs } = evidence;
   const start = isReverted ? markStart(current, 'restoredMs', atMs) : dropStart(current);
   const views = { agent: { says: 'down' as const, fact, sinceMs: atMs } };
