@@ -19,6 +19,7 @@ import type {
 import { setControls } from './libvirt-controls.js';
 import { inBatches } from './in-batches.js';
 import {
+  byId,
   lookAtContainers,
   statesOfMachines,
   stopReasons,
@@ -200,7 +201,7 @@ export class LibvirtHypervisor implements Hypervisor {
     const options = { timeoutMs: statsTimeoutMs };
     return await inBatches(ids, async (some) => {
       if (driver === 'lxc') return await usageOfContainers(client, some, statsTimeoutMs);
-      const args = { doms: some.map(toDomain), stats: statsGroups, flags: statsFlags };
+      const args = { doms: some.map(byId), stats: statsGroups, flags: statsFlags };
       const { retStats } = await client.call('connect_get_all_domain_stats', args, options);
       return retStats.flatMap(({ dom, params }) => toSample(dom, params) ?? []);
     });
@@ -229,7 +230,7 @@ export class LibvirtHypervisor implements Hypervisor {
     isDoubtful?: (id: string) => boolean,
   ): Promise<DomainLook[]> {
     const client = this.#probe(driver);
-    const domains = ids?.map(toDomain) ?? (await ownDomains(client, 0));
+    const domains = ids?.map(byId) ?? (await ownDomains(client, 0));
     if (driver === 'lxc') return await lookAtContainers(client, domains);
     const looks = this.#looks.get(client) ?? new MachineLooks(client, this.#options.lookTimes);
     this.#looks.set(client, looks);
@@ -362,11 +363,6 @@ export class LibvirtHypervisor implements Hypervisor {
     const { state, reason } = await client.call('domain_get_state', { dom, flags: 0 });
     return { id: dom.uuid, ...toState(state, reason) };
   }
-}
-
-/** As libvirt takes it, which looks at the UUID; what it answers has the rest. */
-function toDomain(id: string): Domain {
-  return { name: `${domainPrefix}${id}`, uuid: id, id: -1 };
 }
 
 /** Those that may be ours. */
