@@ -106,7 +106,11 @@ export class TargetSystems implements Targets, AsyncDisposable {
     this.#templates = options.warm && new Templates({ ...forPools, warm: options.warm });
     const filesOf = this.#snapshotFiles();
     const require = async (): Promise<void> => await options.lease?.require();
-    this.lostHosts = new LostHosts({ ...options, records, places, require });
+    const nobodys = (): Iterable<MachineSpec> => [
+      ...(this.#spares?.machines() ?? []),
+      ...(this.#templates?.all() ?? []),
+    ];
+    this.lostHosts = new LostHosts({ ...options, records, places, nobodys, require });
     this.#parameters = new MachineParameters({ systems: options, records, log: this.#log });
     const pools = { spares: this.#spares, templates: this.#templates, volumes: this.volumes };
     this.#machines = new Machines(parts, {

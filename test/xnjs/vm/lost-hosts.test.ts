@@ -3,7 +3,6 @@ import { mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
 import { formatDate } from '#kernel/clock.js';
-import { GridError } from '#kernel/errors.js';
 import { silentLog as log } from '#kernel/log.js';
 import { Scope } from '#kernel/scope.js';
 import { createSettingsStore } from '#xnjs/persistence/settings-store.js';
@@ -13,7 +12,7 @@ import { markXml, readMark } from '#xnjs/vm/domain-mark.js';
 import { Hosts } from '#xnjs/vm/hosts/hosts.js';
 import { lossesIn } from '#xnjs/vm/hosts/open-hosts.js';
 import type { HostStorage } from '#xnjs/vm/hosts/storage/host-storage.js';
-import type { Hypervisor, OwnDomain } from '#xnjs/vm/hypervisor.js';
+import type { OwnDomain } from '#xnjs/vm/hypervisor.js';
 import type { ImageSearch, ImageSource } from '#xnjs/vm/image-source.js';
 import { plainUser } from '#xnjs/vm/placement/requester.js';
 import { fingerprint } from '#xnjs/vm/parking.js';
@@ -25,38 +24,11 @@ import { Workspace } from '#xnjs/vm/workspace.js';
 import { ShiftedClock } from '../../targetsystem/shifted-clock.js';
 import { scratch, until } from '../job/rig.js';
 import { openTables } from '../persistence/databases.js';
+import { aHost, away, equal } from './fake-host.js';
 import { anImageMetadata, aSnapshot, aTargetSystem } from './samples.js';
 
 const installationId = '11111111-2222-4333-8444-555555555555';
 const admin = 'CN=Admin,O=Grid';
-const away = () => new GridError('HYPERVISOR_UNAVAILABLE', 'no libvirt here');
-const equal = 'libvirt 9 on an equal processor';
-
-/** A fake of a libvirt: which domains there are, and what is done to them. */
-function aHost(isUp: boolean) {
-  const host = { isUp, domains: [] as OwnDomain[], removed: [] as string[] };
-  const answer = <T>(value: () => T): Promise<T> =>
-    host.isUp ? Promise.resolve(value()) : Promise.reject(away());
-  const hypervisor = {
-    available: () => (host.isUp ? ['qemu'] : []),
-    onDomain: () => () => undefined,
-    onAvailable: () => () => undefined,
-    list: () => answer(() => host.domains),
-    look: () => answer(() => []),
-    find: (_: string, id: string) => answer(() => host.domains.find((each) => each.id === id)),
-    remove: (_: string, id: string) =>
-      answer(() => {
-        host.removed.push(id);
-        host.domains = host.domains.filter((each) => each.id !== id);
-      }),
-    removeOlder: () => answer(() => undefined),
-    end: () => answer(() => undefined),
-    describe: () => answer(() => equal),
-    usage: () => answer(() => []),
-  } as unknown as Hypervisor; // the calls that are made are above
-  return Object.assign(host, { hypervisor });
-}
-
 const ready = (first: string, changes: Partial<TargetSystem> = {}): TargetSystem => {
   const id = `${first}${aTargetSystem().id.slice(1)}`;
   const evidence = { source: 'agent', fact: 'its agent answers', atMs: 1 } as const;

@@ -11,7 +11,7 @@ import { lastSnapshot } from '../snapshots/snapshot.js';
 import type { SystemRecords } from '../system-records.js';
 import type { Evidence, TargetSystem } from '../target-system.js';
 import type { Workspace } from '../workspace.js';
-import { localHost } from './host.js';
+import { localHost, type Seat } from './host.js';
 import type { HostPlacement } from './host-placement.js';
 import { lossText, type Hosts } from './hosts.js';
 import { equalHosts } from './rehosting.js';
@@ -24,6 +24,8 @@ export type LostHostsOptions = {
     'all' | 'find' | 'queue' | 'applyNow' | 'save' | 'schedule'
   >;
   readonly workspace: Pick<Workspace, 'directoryOf' | 'parkedMemory'>;
+  /** Spares and saved memory: there may be nothing else of a host that is not configured any more. */
+  readonly nobodys: () => Iterable<Pick<Seat, 'host'>>;
   /** @throws when this server may not act any more */
   readonly require: () => Promise<void>;
   readonly clock: Clock;
@@ -48,10 +50,11 @@ export class LostHosts {
    * @throws `BAD_REQUEST` it is this server's own; `NOT_FOUND` there is no such host; `CONFLICT` it answers
    */
   async declare(host: string, by: string): Promise<Outcomes> {
-    const { hosts, records, require, clock } = this.#options;
+    const { hosts, records, nobodys, require, clock } = this.#options;
     if (host === localHost)
       throw new GridError('BAD_REQUEST', `host: ${localHost} is the server's own`);
-    const isNamed = (): boolean => [...records.all()].some((record) => record.host === host);
+    const isNamed = (): boolean =>
+      [...records.all(), ...nobodys()].some((record) => record.host === host);
     if (!isNamed()) hosts.require(host);
     const answering = hosts.answering({ host });
     if (answering.length > 0)
