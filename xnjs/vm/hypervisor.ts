@@ -51,11 +51,14 @@ export type Hypervisor = {
   start(driver: Driver, id: string, xml: string): Promise<{ definedMs: number }>;
   /** Writes the memory of a machine that runs to a file; then it is gone, its definition too. */
   saveMemory(driver: Driver, id: string, path: string): Promise<void>;
-  /** Starts a machine from such a file, whose definition names this machine. Without another that is its own. */
+  /**
+   * Starts a machine from such a file, whose definition names this machine. Without another that is its own.
+   * `isHalted`: it stands still until it is resumed.
+   */
   restoreMemory(
     driver: Driver,
     id: string,
-    from: { readonly xml?: string; readonly memory: string },
+    from: { readonly xml?: string; readonly memory: string; readonly isHalted?: boolean },
   ): Promise<{ definedMs: number }>;
   /** Equal as long as memory that was saved here can be restored here: versions, processor. */
   describe(driver: Driver): Promise<string>;
@@ -88,8 +91,13 @@ export type Hypervisor = {
    * @returns whether that is done; `false`: it has stopped without, or is not there
    */
   saveMemoryTo(driver: Driver, id: string, path: string): Promise<boolean>;
-  /** Starts a machine from such a file of its own, unless it runs; `park`: and parks it. May be repeated. */
+  /**
+   * Starts a machine from such a file of its own, unless it runs: it stands still until it is resumed; `park`: it is
+   * parked. May be repeated.
+   */
   startFromMemory(driver: Driver, id: string, path: string, park: boolean): Promise<void>;
+  /** Lets a machine go on that stands still. May be repeated; one that is not there is fine. */
+  resume(driver: Driver, id: string): Promise<void>;
   /** Ends a machine, and what was parked of it; the domain stays defined. One that is not there is fine. */
   end(driver: Driver, id: string): Promise<void>;
   /** Takes down a domain of an earlier generation than the record's. */

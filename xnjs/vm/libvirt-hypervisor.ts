@@ -25,7 +25,7 @@ import {
   toPause,
   toState,
 } from './libvirt-look.js';
-import { endMachine, saveMemoryTo, startFromMemory } from './libvirt-memory.js';
+import { endMachine, resumeMachine, saveMemoryTo, startFromMemory } from './libvirt-memory.js';
 import { ensureNetwork } from './libvirt-networks.js';
 import { openChannel, openConsole, screenshot } from './libvirt-streams.js';
 import { usageOfContainers } from './libvirt-usage.js';
@@ -101,11 +101,11 @@ export class LibvirtHypervisor implements Hypervisor {
   async restoreMemory(
     driver: Driver,
     id: string,
-    { xml, memory }: { readonly xml?: string; readonly memory: string },
+    { memory, ...how }: Parameters<Hypervisor['restoreMemory']>[2],
   ): Promise<{ definedMs: number }> {
     let definedMs = this.#options.clock.now();
     const onDefined = (): void => void (definedMs = this.#options.clock.now());
-    await startFromMemory(this.#client(driver), id, memory, { xml, onDefined });
+    await startFromMemory(this.#client(driver), id, memory, { ...how, onDefined });
     return { definedMs };
   }
 
@@ -168,7 +168,11 @@ export class LibvirtHypervisor implements Hypervisor {
   }
 
   async startFromMemory(driver: Driver, id: string, path: string, park: boolean): Promise<void> {
-    await startFromMemory(this.#client(driver), id, path, { park });
+    await startFromMemory(this.#client(driver), id, path, { park, isHalted: true });
+  }
+
+  async resume(driver: Driver, id: string): Promise<void> {
+    await resumeMachine(this.#client(driver), id);
   }
 
   async end(driver: Driver, id: string): Promise<void> {

@@ -45,6 +45,8 @@ export type FromMemory = {
   readonly xml?: string | undefined;
   /** And parks it, as it was. */
   readonly park?: boolean;
+  /** It stands still until {@link resumeMachine}. */
+  readonly isHalted?: boolean;
   readonly onDefined?: () => void;
 };
 
@@ -53,19 +55,25 @@ export async function startFromMemory(
   client: LibvirtClient,
   id: string,
   path: string,
-  { xml, park = false, onDefined }: FromMemory,
+  { xml, park = false, isHalted = park, onDefined }: FromMemory,
 ): Promise<void> {
   const dom = (await lookUp(client, id)) ?? (await defineFrom(client, path, xml));
   onDefined?.();
   const isThere = park && (await isSaved(client, dom));
   if (isThere) return;
   if (await hasStopped(client, dom)) {
-    const flags = park ? toStandStill : toRun;
+    const flags = isHalted ? toStandStill : toRun;
     const from = { from: path, dxml: xml ?? null, flags };
     const call = client.call('domain_restore_flags', from, options);
     await unlessInvalid(call);
   }
   if (park) await client.call('domain_managed_save', { dom, flags: toRun }, options);
+}
+
+/** Lets a machine go on that stands still. May be repeated; one that is not there is fine. */
+export async function resumeMachine(client: LibvirtClient, id: string): Promise<void> {
+  const dom = await lookUp(client, id);
+  if (dom) await unlessInvalid(client.call('domain_resume', { dom }));
 }
 
 /** Ends a machine, and what was parked of it, for good; it stays defined. One that is not there is fine. */

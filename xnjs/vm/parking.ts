@@ -12,7 +12,7 @@ import type { SystemRecords } from './system-records.js';
 import type { Evidence, TargetSystem } from './target-system.js';
 import type { Workspace } from './workspace.js';
 
-type FileCalls = 'saveMemory' | 'restoreMemory' | 'describe' | 'remove';
+type FileCalls = 'saveMemory' | 'restoreMemory' | 'resume' | 'describe' | 'remove';
 
 export type ParkingOptions = {
   readonly hosts: {
@@ -39,7 +39,8 @@ const believedAfterMs = 20_000;
 
 /**
  * Machines on their way to disk and back. Each step may be repeated at any time, and only from inside the
- * record's queue: how far it came is for the hypervisor to say.
+ * record's queue: how far it came is for the hypervisor to say. As long as a file with a machine's memory is there,
+ * and whole, nothing of that machine has run since.
  */
 export class Parking {
   readonly #options: ParkingOptions;
@@ -82,7 +83,10 @@ export class Parking {
     try {
       await plugIn(record);
       if (record.parkedOn === undefined) await hosts.of(record).restore(driver, id);
-      else await this.#restoreFromFile(record);
+      else
+        await hosts
+          .of(record)
+          .restoreMemory(driver, id, { memory: workspace.parkedMemory(record), isHalted: true });
     } catch (error) {
       if (isPassing(error)) throw error;
       if (record.parkedOn !== undefined) await hosts.of(record).remove(driver, id);
@@ -90,6 +94,7 @@ export class Parking {
       await reconcile(id);
       return;
     }
+    await this.settle(record);
     const evidence = this.#evidence('runs again, from disk', 'hypervisor');
     await this.#options.records.applyNow(id, { type: 'domain', says: 'running', evidence });
     await reconcile(id);
@@ -133,8 +138,7 @@ export class Parking {
   }
 
   /**
-   * Where other hosts get at it. That there may be a file is stored first: one of an earlier time is removed
-   * before its machine counts as running ({@link settle}).
+   * Where other hosts get at it. That there may be a file is stored first.
    * @returns `false`: it has stopped without
    */
   async #saveToFile(record: TargetSystem): Promise<boolean> {
@@ -143,12 +147,13 @@ export class Parking {
     const hypervisor = hosts.of(record);
     const path = workspace.parkedMemory(record);
     const domain = await hypervisor.find(driver, id);
-    // a server before us has asked for that; a second order would fail when the first is done
-    if (domain?.isMoving)
-      throw new GridError('HYPERVISOR_UNAVAILABLE', `libvirt is busy: ${domain.reason}`);
+    requireStill(domain);
     const parkedOn = fingerprint(await hypervisor.describe(driver));
+    const runs = domain !== undefined && domain.state !== 'stopped';
+    // it was about to go on, and may from now on
+    if (runs && (await isComplete(path))) await removeForGood(path);
     await records.save({ ...record, parkedOn });
-    if (domain && domain.state !== 'stopped') await hypervisor.saveMemory(driver, id, path);
+    if (runs) await hypervisor.saveMemory(driver, id, path);
     else if (!(await isComplete(path))) return false;
     // a server before us has saved it, and got no further
     else if (domain) await hypervisor.remove(driver, id);
@@ -157,17 +162,17 @@ export class Parking {
     return true;
   }
 
-  async #restoreFromFile(record: TargetSystem): Promise<void> {
-    const { hosts, workspace } = this.#options;
-    const memory = workspace.parkedMemory(record);
-    await hosts.of(record).restoreMemory(record.driver, record.id, { memory });
-  }
-
-  /** It runs again: what was saved is of the past. May be repeated. */
+  /**
+   * It is there again, and goes on: before, the file is removed, or what it did since could be undone by whoever finds
+   * that. May be repeated.
+   */
   async settle(record: TargetSystem): Promise<void> {
     if (record.parkedOn === undefined) return;
-    await rm(this.#options.workspace.parkedMemory(record), { force: true });
-    await this.#options.records.save(without(record, 'parkedOn'));
+    const { hosts, workspace, records, require } = this.#options;
+    await require();
+    await removeForGood(workspace.parkedMemory(record));
+    await hosts.of(record).resume(record.driver, record.id);
+    await records.save(without(record, 'parkedOn'));
   }
 
   async #tell(
@@ -182,6 +187,23 @@ export class Parking {
   #evidence(fact: string, source: Evidence['source']): Evidence {
     return { source, fact, atMs: this.#options.clock.now() };
   }
+}
+
+/**
+ * A server before us has asked for its memory to be moved: a second order would fail when the first is done, and a file
+ * be taken from under it.
+ * @throws `HYPERVISOR_UNAVAILABLE` that is not over yet
+ */
+export function requireStill(domain: DomainView | undefined): void {
+  if (domain?.isMoving)
+    throw new GridError('HYPERVISOR_UNAVAILABLE', `libvirt is busy: ${domain.reason}`);
+}
+
+/** Also should the power fail. One that is not there is fine. */
+async function removeForGood(path: string): Promise<void> {
+  await rm(path, { force: true });
+  await using directory = await open(dirname(path));
+  await directory.sync();
 }
 
 /** Equal on hosts that can restore what the other has saved. */

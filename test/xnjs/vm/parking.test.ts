@@ -1,11 +1,12 @@
 import assert from 'node:assert/strict';
-import { mkdirSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, rmSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { describe, it } from 'node:test';
 import { Scope } from '#kernel/scope.js';
 import type { DomainView } from '#xnjs/vm/hypervisor.js';
 import { Parking, type ParkingOptions } from '#xnjs/vm/parking.js';
 import type { VmEvent } from '#xnjs/vm/state.js';
+import type { TargetSystem } from '#xnjs/vm/target-system.js';
 import { ShiftedClock } from '../../targetsystem/shifted-clock.js';
 import { scratch } from '../job/rig.js';
 import { aTargetSystem } from './samples.js';
@@ -87,5 +88,111 @@ describe('a machine that is parked', () => {
       told.map(({ type }) => type),
       ['stopped'],
     );
+  });
+});
+
+/** A machine that is parked in a file, on a fake host; its server dies at one of the steps on the way back. */
+class Return {
+  readonly memory: string;
+  /** What runs could have changed its disk. */
+  hasRun = false;
+  domain: DomainView['state'] | undefined;
+  record: TargetSystem = aTargetSystem({ state: 'UNREACHABLE', parkedOn: 'h' });
+  readonly told: string[] = [];
+  #left = Infinity;
+
+  constructor(directory: string) {
+    this.memory = join(directory, 'parked.save');
+    writeFileSync(this.memory, 'LibvirtQemudSave and so on');
+  }
+
+  get isWhole(): boolean {
+    return existsSync(this.memory);
+  }
+
+  /** @param steps those that are done until it dies; absent: all. @returns whether it came to its end */
+  async goOn(work: (parking: Parking) => Promise<void>, steps = Infinity): Promise<boolean> {
+    this.#left = steps;
+    return await work(this.#parking()).then(
+      () => true,
+      () => false,
+    );
+  }
+
+  #step(done: () => void): Promise<void> {
+    if (this.#left-- <= 0) return Promise.reject(new TypeError('killed'));
+    done();
+    return Promise.resolve();
+  }
+
+  #parking(): Parking {
+    const hypervisor = {
+      find: () => Promise.resolve(this.domain && { state: this.domain }),
+      describe: () => Promise.resolve('h'),
+      restoreMemory: () => this.#step(() => (this.domain = 'paused')),
+      resume: () =>
+        this.#step(() => {
+          assert.ok(!this.isWhole, 'what it does from now on would be undone by its file');
+          if (this.domain) [this.domain, this.hasRun] = ['running', true];
+        }),
+      saveMemory: () =>
+        this.#step(() => {
+          assert.ok(!this.isWhole, 'nobody could tell it from one of an earlier time');
+          writeFileSync(this.memory, 'LibvirtQemudSave and so on');
+          [this.domain, this.hasRun] = [undefined, false];
+        }),
+      remove: () => this.#step(() => (this.domain = undefined)),
+    };
+    return new Parking({
+      hosts: { of: () => hypervisor, parksInFiles: () => true },
+      workspace: { parkedMemory: () => this.memory },
+      records: {
+        save: (record: TargetSystem) => this.#step(() => (this.record = record)),
+        applyNow: (_: string, { type }: VmEvent) => this.#step(() => void this.told.push(type)),
+      },
+      ...{ plugIn: () => this.#step(() => undefined), unplug: () => this.#step(() => undefined) },
+      ...{ unbind: () => Promise.resolve(), reconcile: () => Promise.resolve() },
+      ...{ require: () => Promise.resolve(), clock: new ShiftedClock() },
+    } as unknown as ParkingOptions); // the calls that are made are above
+  }
+}
+
+describe('the file of a machine that goes on', () => {
+  it('is gone before that runs, wherever its server and its host die on the way', async () => {
+    for (let steps = 0; ; steps++) {
+      await using scope = new Scope();
+      const machine = new Return(scratch(scope));
+      const isOver = await machine.goOn((parking) => parking.bringBack(machine.record), steps);
+      assert.ok(!machine.hasRun || !machine.isWhole, `after ${steps} steps`);
+      const { hasRun, record } = machine;
+      if (isOver) {
+        assert.deepEqual([hasRun, record.parkedOn, machine.told], [true, undefined, ['domain']]);
+        return;
+      }
+      machine.domain = undefined;
+      // what has gone on is known by no file any more, and what has not is brought back
+      if (record.parkedOn === undefined) continue;
+      await machine.goOn((parking) => parking.bringBack(record));
+      const [last] = machine.told.slice(-1);
+      if (hasRun) assert.equal(last, 'stopped', `after ${steps} steps`);
+      else if (last !== 'stopped') assert.ok(machine.hasRun, `after ${steps} steps`);
+    }
+  });
+
+  it('is removed before it is saved anew, where it was to be parked again before it went on', async () => {
+    for (let steps = 0; ; steps++) {
+      await using scope = new Scope();
+      const machine = new Return(scratch(scope));
+      // restored, and its server has died
+      await machine.goOn((parking) => parking.bringBack(machine.record), 2);
+      assert.equal(machine.domain, 'paused');
+      const park = (parking: Parking): Promise<void> => parking.park(machine.record);
+      if (await machine.goOn(park, steps)) {
+        assert.deepEqual([machine.told, machine.isWhole], [['frozen'], true]);
+        return;
+      }
+      await machine.goOn(park);
+      assert.deepEqual([machine.told.at(-1), machine.isWhole], ['frozen', true]);
+    }
   });
 });
