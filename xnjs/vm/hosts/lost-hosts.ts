@@ -10,6 +10,7 @@ import { hasDisk } from '../snapshots/snapshot-files.js';
 import { lastSnapshot } from '../snapshots/snapshot.js';
 import type { SystemRecords } from '../system-records.js';
 import type { Evidence, TargetSystem } from '../target-system.js';
+import { isAlive } from '../views.js';
 import type { Workspace } from '../workspace.js';
 import { localHost, type Seat } from './host.js';
 import type { HostPlacement } from './host-placement.js';
@@ -126,13 +127,13 @@ export class LostHosts {
     }
   }
 
-  /** Its memory was whole in a file that all hosts get at, and only the host's word of that is missing. */
+  /**
+   * All of its memory is in a file that all hosts get at, on the way to disk or back: then it has not run since, and
+   * only the host's word of that is missing.
+   */
   async #hasReachedDisk(record: TargetSystem): Promise<boolean> {
-    const { state, desired, parkedOn, undertaking } = record;
-    if (state !== 'PAUSED' || desired !== 'suspended' || undertaking) return false;
-    return (
-      parkedOn !== undefined && (await isComplete(this.#options.workspace.parkedMemory(record)))
-    );
+    if (record.parkedOn === undefined || record.undertaking || !isAlive(record)) return false;
+    return await isComplete(this.#options.workspace.parkedMemory(record));
   }
 
   /** Where it goes on, and what there is to be said of that. */
@@ -184,19 +185,24 @@ function needsSharedFiles(record: TargetSystem): boolean {
 }
 
 /** No host has a domain of it: it goes on wherever its memory can be restored. */
-function isOnDiskOnly({ state, parkedOn }: TargetSystem): boolean {
+function isOnDiskOnly({ state, parkedOn }: Pick<TargetSystem, 'state' | 'parkedOn'>): boolean {
   return state === 'SUSPENDED' && parkedOn !== undefined;
 }
 
-/** Of a domain that is on a host where its record does not expect it: whether it has been outlived. */
+/**
+ * Of a domain that is on a host where its record does not expect it: whether it has been outlived. On one that was declared
+ * lost it has where its target system goes on elsewhere, or can from a file.
+ */
 export function isOutlived(
-  record: Pick<TargetSystem, 'host' | 'state' | 'generation'>,
+  record: Pick<TargetSystem, 'host' | 'state' | 'generation' | 'parkedOn'>,
   domain: {
     readonly host: string;
     readonly generation: number | undefined;
     readonly isLost: boolean;
   },
 ): boolean {
-  if (record.host === domain.host) return domain.isLost && record.state === 'FAILED';
+  if (record.host === domain.host)
+    return domain.isLost && (record.state === 'FAILED' || isOnDiskOnly(record));
+  if (domain.isLost) return true;
   return domain.generation !== undefined && domain.generation < (record.generation ?? 1);
 }
