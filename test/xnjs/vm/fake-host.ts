@@ -24,6 +24,9 @@ export function aHost(isUp: boolean) {
       }),
     removeOlder: () => answer(() => undefined),
     end: () => answer(() => undefined),
+    startFromMemory: (_: string, id: string) =>
+      answer(() => void host.domains.push({ id, state: 'paused', reason: '' })),
+    resume: () => answer(() => undefined),
     describe: () => answer(() => equal),
     usage: () => answer(() => []),
   } as unknown as Hypervisor; // the calls that are made are above

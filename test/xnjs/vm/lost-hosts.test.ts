@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict';
-import { mkdirSync, writeFileSync } from 'node:fs';
+import { mkdirSync, renameSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
 import { formatDate } from '#kernel/clock.js';
@@ -49,6 +49,9 @@ const ids = {
   inPool: ready('2').id,
   reverting: ready('3').id,
   elsewhere: ready('4').id,
+  thawing: ready('5').id,
+  freezing: ready('6').id,
+  off: ready('7').id,
 };
 const onDisk = {
   state: 'SUSPENDED',
@@ -68,6 +71,9 @@ const records: TargetSystem[] = [
   ready('2', { host: 'south', image: disk, snapshots: [snapshot] }),
   { ...ready('3', { snapshots: [snapshot], undertaking }), ...onDisk },
   { ...ready('4', { host: 'not configured' }), ...onDisk },
+  { ...ready('5', { parkedOn: onDisk.parkedOn, recovery: 'restart' }), state: 'UNREACHABLE' },
+  { ...ready('6', onDisk), ...onDisk, state: 'PAUSED' },
+  { ...ready('7', { snapshots: [snapshot] }), state: 'FAILED' },
 ];
 
 describe('a host that is declared lost', { timeout: 60_000 }, () => {
@@ -134,11 +140,15 @@ describe('a host that is declared lost', { timeout: 60_000 }, () => {
       writeFileSync(join(directory, 'vms', id, 'overlay.qcow2'), '');
     }
     const workspace = new Workspace(directory);
-    for (const id of [ids.reverting, ids.elsewhere]) {
+    for (const id of [ids.reverting, ids.elsewhere, ids.thawing, ids.freezing, ids.off])
+      mkdirSync(join(directory, 'vms', id));
+    for (const id of [ids.reverting, ids.elsewhere, ids.thawing])
+      writeFileSync(workspace.parkedMemory({ id }), `LibvirtQemudSave ${id}`);
+    writeFileSync(workspace.parkedMemory({ id: ids.freezing }), 'LibvirtQemudPart');
+    for (const id of [ids.reverting, ids.elsewhere, ids.off]) {
       const kept = join(directory, 'vms', id, 'snapshots', snapshot.id);
       mkdirSync(kept, { recursive: true });
-      for (const path of [join(kept, 'memory'), workspace.parkedMemory({ id })])
-        writeFileSync(path, `LibvirtQemudSave ${path}`);
+      writeFileSync(join(kept, 'memory'), `LibvirtQemudSave of the snapshot of ${id}`.repeat(200));
     }
     await start();
   });
@@ -185,6 +195,8 @@ describe('a host that is declared lost', { timeout: 60_000 }, () => {
     assert.match(told(ids.diskThere), /^FAILED at north, 1: .*its disk was there only/);
     assert.match(told(ids.restored), /^PAUSED at local, .*being restored from the snapshot/);
     assert.match(told(ids.parked), /^SUSPENDED at north/);
+    assert.match(told(ids.thawing), /^SUSPENDED at north, 1: parked on disk/, 'nothing has run');
+    assert.match(told(ids.freezing), /^FAILED at north/, 'not all of its memory is there');
     assert.equal(told(ids.other), 'FAILED at local, 1: its agent answers');
     await until('it is gone', () => !systems.list().some(({ id }) => id === ids.ending));
   });
@@ -192,12 +204,13 @@ describe('a host that is declared lost', { timeout: 60_000 }, () => {
   it('holds no room, is asked no more, and takes no machines; what ended with it has no cores on a quota', async () => {
     const { ownerDn } = aTargetSystem();
     const [quota] = await systems.planner.quotaOf(ownerDn, plainUser);
-    const { plain, diskThere, parked, reverting, elsewhere } = ids;
-    const ended = [plain, diskThere, parked, reverting, elsewhere]; // of which the last three are on disk
+    const { plain, diskThere, freezing, off, ...rest } = ids;
+    const onDisk = [rest.parked, rest.reverting, rest.elsewhere, rest.thawing];
+    const ended = [plain, diskThere, freezing, off, ...onDisk];
     const counting = systems.list().filter(({ id }) => !ended.includes(id));
     assert.equal(quota?.used.cpus, 2 * counting.length);
     const [, host] = systems.places.list();
-    assert.deepEqual([host?.loss?.by, host?.used.cores], [admin, 4]); // of what is parked
+    assert.deepEqual([host?.loss?.by, host?.used.cores], [admin, 6]); // of what is parked
     const wish = { image: disk, parameters: { cpus: 1, memoryMiB: 64 } };
     const far = { labels: ['far'], field: 'hostLabels' };
     assert.throws(() => systems.places.choose({ ...wish, labels: far }), {
@@ -234,6 +247,25 @@ describe('a host that is declared lost', { timeout: 60_000 }, () => {
     await until('it is gone', () => !systems.list().some(({ id }) => id === ids.inPool));
   });
 
+  it('has what was off there put back elsewhere, by an equal that gets at the snapshot', async () => {
+    const files = join(directory, 'vms', ids.off, 'snapshots', snapshot.id, 'memory');
+    renameSync(files, `${files}.away`);
+    const refused = { code: 'CONFLICT' };
+    const revert = () => systems.snapshots.revert(ids.off, snapshot.id);
+    await assert.rejects(revert, { ...refused, message: /was lost with host north/ });
+    renameSync(`${files}.away`, files);
+    local.isUp = false;
+    await assert.rejects(revert, { ...refused, message: /declared lost.*no other can take it/ });
+    local.isUp = true;
+    await revert();
+    assert.match(told(ids.off), /^PAUSED at local, 1: .* on host local/);
+    await until('its former machine is gone', () => systems.get(ids.off).reverted !== undefined);
+    await systems.settled(ids.off, { reverted: systems.get(ids.off).reverted! });
+    await until('it is put back', () => systems.get(ids.off).undertaking === undefined);
+    assert.match(told(ids.off), /at local, 2: .*was put back/);
+    assert.ok(local.domains.some(({ id }) => id === ids.off));
+  });
+
   it('that comes back all the same has what is left there removed, after a time of grace; nothing is adopted', async () => {
     const domain = (record: TargetSystem): OwnDomain => {
       const mark = readMark(markXml(record, installationId, 1))!;
@@ -242,13 +274,13 @@ describe('a host that is declared lost', { timeout: 60_000 }, () => {
     const stranger = ready('9');
     north.domains = [...records.filter(({ host }) => host === 'north'), stranger].map(domain);
     north.isUp = true;
-    const { plain, restarted, withDisk, diskThere, restored, ending } = ids;
-    const removed = [plain, restarted, withDisk, diskThere, restored, ending];
+    const removed = records.filter(({ host }) => host === 'north').map(({ id }) => id);
     await compared('they are removed', () => removed.every((id) => north.removed.includes(id)));
     assert.ok(local.removed.every((id) => id === ids.other));
     const isTold = () => systems.orphans.includes(`north qemu ${stranger.id}`);
     await until('one that nobody knows is told of', isTold);
-    assert.deepEqual(north.removed.sort(), removed.sort());
+    assert.deepEqual([...new Set(north.removed)].sort(), removed.sort());
+    assert.match(told(ids.parked), /^SUSPENDED at north/, 'its memory is in a file');
     assert.match(told(ids.plain), /^FAILED at north, 1/);
     assert.match(told(ids.restarted), /^INITIALIZING at local, 2/);
     assert.equal(
