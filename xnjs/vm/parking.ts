@@ -59,7 +59,9 @@ export class Parking {
     await unbind(id);
     await require();
     try {
-      const isSaved = hosts.parksInFiles(record)
+      // also where that began when there were several hosts
+      const isInFile = hosts.parksInFiles(record) || record.parkedOn !== undefined;
+      const isSaved = isInFile
         ? await this.#saveToFile(record)
         : await hosts.of(record).save(driver, id);
       if (isSaved) await this.#tell(id, 'frozen', 'parked on disk');
@@ -75,7 +77,7 @@ export class Parking {
     const { id, driver } = record;
     const { hosts, workspace, plugIn, require, reconcile } = this.#options;
     await require();
-    if (record.parkedOn !== undefined && !(await isComplete(workspace.parkedMemory(record)))) {
+    if (record.parkedOn !== undefined && !(await hasMemory(workspace.parkedMemory(record)))) {
       await this.#tell(id, 'stopped', 'the machine stopped before it was parked');
       await reconcile(id);
       return;
@@ -149,12 +151,14 @@ export class Parking {
     const domain = await hypervisor.find(driver, id);
     requireStill(domain);
     const parkedOn = fingerprint(await hypervisor.describe(driver));
-    const runs = domain !== undefined && domain.state !== 'stopped';
-    // it was about to go on, and may from now on
-    if (runs && (await isComplete(path))) await removeForGood(path);
+    // libvirt may have its memory, from when there was one host
+    const isThere = domain !== undefined && (domain.state !== 'stopped' || domain.isSaved === true);
+    // by a server that may act: what is removed then is of no other's making
     await records.save({ ...record, parkedOn });
-    if (runs) await hypervisor.saveMemory(driver, id, path);
-    else if (!(await isComplete(path))) return false;
+    // it was about to go on, and may have to
+    if (isThere && (await isComplete(path))) await removeForGood(path);
+    if (isThere) await hypervisor.saveMemory(driver, id, path);
+    else if (!(await hasMemory(path))) return false;
     // a server before us has saved it, and got no further
     else if (domain) await hypervisor.remove(driver, id);
     // another host may bring it back, and this one may be away by then
@@ -213,6 +217,16 @@ export function fingerprint(description: string): string {
 
 /** libvirt writes this when all is written; before, the last word is `Part`. */
 export const completeMagic = 'LibvirtQemudSave';
+
+/**
+ * As {@link isComplete}, of a machine that is lost without.
+ * @throws `HYPERVISOR_UNAVAILABLE` nothing of it is there: its file system may not be mounted
+ */
+export async function hasMemory(path: string): Promise<boolean> {
+  if (await isComplete(path)) return true;
+  if (existsSync(dirname(path))) return false;
+  throw new GridError('HYPERVISOR_UNAVAILABLE', 'the files of the machine cannot be reached');
+}
 
 /** Whether all of a machine's memory is in such a file. */
 export async function isComplete(path: string): Promise<boolean> {

@@ -52,6 +52,7 @@ const ids = {
   thawing: ready('5').id,
   freezing: ready('6').id,
   off: ready('7').id,
+  pinned: ready('8').id,
 };
 const onDisk = {
   state: 'SUSPENDED',
@@ -74,6 +75,7 @@ const records: TargetSystem[] = [
   { ...ready('5', { parkedOn: onDisk.parkedOn, recovery: 'restart' }), state: 'UNREACHABLE' },
   { ...ready('6', onDisk), ...onDisk, state: 'PAUSED' },
   { ...ready('7', { snapshots: [snapshot] }), state: 'FAILED' },
+  ready('8', { recovery: 'restore', snapshots: [snapshot], cores: [1] }),
 ];
 
 describe('a host that is declared lost', { timeout: 60_000 }, () => {
@@ -194,6 +196,8 @@ describe('a host that is declared lost', { timeout: 60_000 }, () => {
     assert.match(told(ids.withDisk), /^INITIALIZING at local, 2/);
     assert.match(told(ids.diskThere), /^FAILED at north, 1: .*its disk was there only/);
     assert.match(told(ids.restored), /^PAUSED at local, .*being restored from the snapshot/);
+    const boots = /^INITIALIZING at local, 2: .*no snapshot that could be restored/;
+    assert.match(told(ids.pinned), boots, 'its memory names cores of that host');
     assert.match(told(ids.parked), /^SUSPENDED at north/);
     assert.match(told(ids.thawing), /^SUSPENDED at north, 1: parked on disk/, 'nothing has run');
     assert.match(told(ids.freezing), /^FAILED at north/, 'not all of its memory is there');

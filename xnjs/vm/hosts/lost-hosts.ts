@@ -3,7 +3,7 @@ import { join } from 'node:path';
 import type { Clock } from '#kernel/clock.js';
 import { errorText, GridError } from '#kernel/errors.js';
 import { without } from '../../job/without.js';
-import { isComplete } from '../parking.js';
+import { hasMemory } from '../parking.js';
 import type { Outcomes } from '../parking-orders.js';
 import { mayRecover, type Refuge } from '../recovery.js';
 import { hasDisk } from '../snapshots/snapshot-files.js';
@@ -112,8 +112,6 @@ export class LostHosts {
     const filesLost = hosts.storageOf(record) !== undefined;
     const { refuge, release, why } = await this.#refugeOf(record);
     try {
-      // of an earlier time than the machine that comes
-      if (refuge) await rm(workspace.parkedMemory(record), { force: true });
       const fact = [word, why].filter(Boolean).join('; ');
       const place = refuge && { refuge };
       await records.applyNow(id, {
@@ -122,6 +120,8 @@ export class LostHosts {
         filesLost,
         ...place,
       });
+      // of an earlier time than the machine that comes
+      if (refuge) await rm(workspace.parkedMemory(record), { force: true });
     } finally {
       release();
     }
@@ -133,7 +133,7 @@ export class LostHosts {
    */
   async #hasReachedDisk(record: TargetSystem): Promise<boolean> {
     if (record.parkedOn === undefined || record.undertaking || !isAlive(record)) return false;
-    return await isComplete(this.#options.workspace.parkedMemory(record));
+    return await hasMemory(this.#options.workspace.parkedMemory(record));
   }
 
   /** Where it goes on, and what there is to be said of that. */
@@ -167,6 +167,8 @@ export class LostHosts {
     const snapshot = record.recovery === 'restore' ? lastSnapshot(record) : undefined;
     const { hosts } = this.#options;
     if (snapshot?.host === undefined || hosts.storageOf(record)) return [];
+    // its definition, which goes with the memory, names those of that host
+    if (record.cores) return [];
     return await equalHosts(record, snapshot.host, hosts);
   }
 
