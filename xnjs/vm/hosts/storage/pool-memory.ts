@@ -2,7 +2,7 @@ import { Readable } from 'node:stream';
 import type { PoolVolumes } from '#kernel/libvirt/pool-volumes.js';
 import { memoryFileMiB } from '../../snapshots/snapshot-files.js';
 import type { MemoryFile } from '../../tiers/memory-file.js';
-import type { MemoryFiles } from '../../tiers/memory-files.js';
+import type { MemoryFiles, Which } from '../../tiers/memory-files.js';
 import type { Template } from '../../tiers/template.js';
 import { MachineVolumes, type MachineVolumesOptions } from './machine-volumes.js';
 
@@ -36,7 +36,7 @@ export class PoolMemory implements MemoryFiles {
     return await this.#own.ensure(this.#name(template));
   }
 
-  open(template: OfTemplate, copyId?: string): Promise<MemoryFile & AsyncDisposable> {
+  open(template: OfTemplate, { copyId }: Which = {}): Promise<MemoryFile & AsyncDisposable> {
     const name = this.#name(template, copyId);
     const within = (ms: number): { signal: AbortSignal } => ({
       signal: AbortSignal.any([this.#options.stopping, AbortSignal.timeout(ms)]),
