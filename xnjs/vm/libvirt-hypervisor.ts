@@ -27,7 +27,13 @@ import {
   toPause,
   toState,
 } from './libvirt-look.js';
-import { endMachine, saveMemoryTo, startFromMemory, startParked } from './libvirt-memory.js';
+import {
+  endMachine,
+  resumeMachine,
+  saveMemoryTo,
+  startFromMemory,
+  startParked,
+} from './libvirt-memory.js';
 import { ensureNetwork } from './libvirt-networks.js';
 import { openChannel, openConsole, screenshot } from './libvirt-streams.js';
 import { usageOfContainers } from './libvirt-usage.js';
@@ -103,11 +109,11 @@ export class LibvirtHypervisor implements Hypervisor {
   async restoreMemory(
     driver: Driver,
     id: string,
-    { xml, memory, mapped }: SavedMachine,
+    { memory, ...how }: SavedMachine,
   ): Promise<{ definedMs: number }> {
     let definedMs = this.#options.clock.now();
     const onDefined = (): void => void (definedMs = this.#options.clock.now());
-    await startFromMemory(this.#client(driver), id, memory, { xml, mapped, onDefined });
+    await startFromMemory(this.#client(driver), id, memory, { ...how, onDefined });
     return { definedMs };
   }
 
@@ -169,7 +175,11 @@ export class LibvirtHypervisor implements Hypervisor {
   }
 
   async startFromMemory(driver: Driver, id: string, path: string, park: boolean): Promise<void> {
-    await startFromMemory(this.#client(driver), id, path, { park });
+    await startFromMemory(this.#client(driver), id, path, { park, isHalted: true });
+  }
+
+  async resume(driver: Driver, id: string): Promise<void> {
+    await resumeMachine(this.#client(driver), id);
   }
 
   async end(driver: Driver, id: string): Promise<void> {
