@@ -41,28 +41,29 @@ const longestValue = 1_024;
 const longestBatch = 65_536;
 
 /** The members of a line, always in this order. */
-function toLine(decision: SecurityDecision): Record<string, unknown> {
+function toLine(decision: SecurityDecision, time?: string): Record<string, unknown> {
   const { what, allowed, code, why, caller, subject, operation, resource, reqId } = decision;
   const peer = caller && 'peer' in caller ? String(caller.peer) : decision.peer;
-  const line: Record<string, unknown> = {
+  return {
+    time,
     what,
     allowed,
-    code,
-    why,
-    dn: caller?.dn ?? subject,
-    role: caller?.role,
-    method: caller?.method,
-    peer,
-    operation,
-    resource,
-    reqId,
+    code: bounded(code),
+    why: bounded(why),
+    dn: bounded(caller?.dn ?? subject),
+    role: bounded(caller?.role),
+    method: bounded(caller?.method),
+    peer: bounded(peer),
+    operation: bounded(operation),
+    resource: bounded(resource),
+    reqId: bounded(reqId),
   };
-  for (const name in line) {
-    const value = line[name];
-    if (typeof value === 'string' && value.length > longestValue)
-      line[name] = `${value.slice(0, longestValue)}…`;
-  }
-  return line;
+}
+
+function bounded(value: string | undefined): string | undefined {
+  return value !== undefined && value.length > longestValue
+    ? `${value.slice(0, longestValue)}…`
+    : value;
 }
 
 /** Where there is no file of its own, the log has it: what was refused, and who came in. */
@@ -126,7 +127,7 @@ export function openAuditFile(
     write(decision) {
       const time = new Date(clock.now()).toISOString();
       if (batch === '') setImmediate(flush);
-      batch += `${JSON.stringify({ time, ...toLine(decision) })}\n`;
+      batch += `${JSON.stringify(toLine(decision, time))}\n`;
       if (batch.length > longestBatch) flush();
     },
     reopen,
