@@ -128,7 +128,7 @@ export function createAuthenticator(deps: AuthenticatorDeps): Authenticate {
     response.setHeader('X-UNICORE-SecuritySession-Lifetime', sessions.remainingMs(session));
     if (!known) {
       const why = `by ${identity.method ?? 'no credentials'}`;
-      audit({ what: 'login', allowed: true, why, caller, reqId: requestId(request) });
+      audit({ what: 'login', allowed: true, why, caller }, requestId(request));
     }
     return caller;
   }
@@ -154,7 +154,7 @@ function withAudit(
     try {
       return await authenticate(request, response);
     } catch (error) {
-      audit({ ...refusalOf(error), peer: peerOf(request, deps), reqId: requestId(request) });
+      audit({ ...refusalOf(error), peer: peerOf(request, deps) }, requestId(request));
       throw error;
     }
   };
