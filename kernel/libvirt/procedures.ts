@@ -184,6 +184,8 @@ export const procedures = {
   domain_managed_save: row(182, { dom, flags }, {}),
   domain_has_managed_save_image: row(183, { dom, flags }, { result: int }),
   domain_managed_save_remove: row(184, { dom, flags }, {}),
+  domain_managed_save_get_xml_desc: row(388, { dom, flags }, { xml: text }),
+  domain_managed_save_define_xml: row(389, { dom, dxml: maybeText, flags }, {}),
   domain_snapshot_create_xml: row(185, { dom, xml_desc: text, flags }, { snap: snapshot }),
   domain_list_all_snapshots: row(
     274,

@@ -93,6 +93,33 @@ describe('target systems that start from what runs or was saved', { skip: noMach
   const identity = async (site: Started): Promise<string[]> =>
     (await run(site, 'hostname; cat /etc/hostname /etc/machine-id')).trim().split('\n');
 
+  const becomes = async ({ path }: Started, state: string): Promise<boolean> =>
+    await eventually(`it is ${state}`, async () => {
+      const { body } = await user.json('GET', path);
+      return (body as { vm: { state: string } }).vm.state === state;
+    });
+  /** Parked, brought back and put back, as any machine, whatever its memory was mapped from. */
+  const keepsItsMemory = async (site: Started): Promise<void> => {
+    const remember = (word: string): Promise<string> => run(site, `echo ${word} > /tmp/word`);
+    const remembered = (): Promise<string> =>
+      run(site, 'cat /tmp/word /proc/sys/kernel/random/boot_id; md5sum < /bin/bash');
+    await remember('first');
+    const first = await remembered();
+    await user.json('POST', `${site.path}/snapshots`, { name: 'first' });
+    await becomes(site, 'READY');
+    await remember('second');
+    await user.json('POST', `${site.path}/actions/freeze`, {});
+    await becomes(site, 'SUSPENDED');
+    await user.json('POST', `${site.path}/actions/thaw`, {});
+    await becomes(site, 'READY');
+    assert.equal(await remembered(), first.replace('first', 'second'));
+    const { body } = await user.json('GET', `${site.path}/snapshots`);
+    const [snapshot = ''] = (body as { snapshots: string[] }).snapshots;
+    await user.json('POST', `${new URL(snapshot).pathname}/actions/revert`, {});
+    await becomes(site, 'READY');
+    assert.equal(await remembered(), first);
+  };
+
   it('restore a copy of a saved machine, which is another one than every other copy', async () => {
     const name = 'vsite-hot';
     await configure({ warm: { maxImages: 1, images: [name], readAs: spares.readAs } });
@@ -135,18 +162,26 @@ describe('target systems that start from what runs or was saved', { skip: noMach
     const [template] = (await grid.machineDirectories()).filter(
       (id) => id !== one.id && id !== other.id,
     );
-    const memory = join(grid.layout.state, 'vms', template!, 'memory.save');
-    const { size } = await stat(memory);
-    assert.ok(size < 205e6, `memory that nobody uses is cleared: ${size} bytes`);
+    const directory = join(grid.layout.state, 'vms', template!);
+    const [memory, saved] = ['memory.ram', 'memory.save'].map((name) => join(directory, name));
+    const { blocks } = await stat(memory!);
+    assert.ok(blocks * 512 < 205e6, `memory that nobody uses is cleared: ${blocks} blocks`);
+    assert.ok((await stat(saved!)).size < 4e6, 'the rest of the machine is little');
+    await eventually('what was mapped has no name any more', async () => {
+      const files = await readdir(directory);
+      return !files.some((name) => name.includes(one.id) || name.includes(other.id));
+    });
+    await keepsItsMemory(one);
+
     await grid.stopServer(); // what it copied beforehand is of no use to the next one
-    await truncate(memory, 1_000_000);
+    await truncate(saved!, 1_000);
     await grid.startServer();
     const spoilt = await start({}, image);
     assert.equal(spoilt.start.tier, 'cold');
     assert.match(spoilt.start.reason, /^warm failed: /);
     for (const { path } of [one, other, spoilt]) await deleteAndWait(user, path, signal);
     await configure({ warm: undefined });
-    await eventually('no saved memory is left', async () => !(await exists(memory)));
+    await eventually('no saved memory is left', async () => !(await exists(directory)));
   });
 
   it('get the parameters of their image when they run already, and volumes when they are booted', async () => {

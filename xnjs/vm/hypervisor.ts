@@ -1,5 +1,6 @@
 import type { Duplex, Readable } from 'node:stream';
 import type { DomainMark } from './domain-mark.js';
+import type { MappedMemory } from './memory-backend.js';
 import type { ChangeableName, Driver, TargetSystem } from './target-system.js';
 import type { UsageSample } from './usage.js';
 
@@ -38,6 +39,15 @@ export type NetworkDefinition = {
   readonly filterXml: string;
 };
 
+/** What a machine is restored from: files on its host. */
+export type SavedMachine = {
+  readonly xml?: string;
+  /** libvirt's. */
+  readonly memory: string;
+  /** What that has not. */
+  readonly mapped?: MappedMemory | undefined;
+};
+
 /**
  * What the controller needs from a hypervisor. libvirt's RPC client stands behind it (ADR 002); another
  * binding needs these calls only. Every call has a deadline.
@@ -52,11 +62,7 @@ export type Hypervisor = {
   /** Writes the memory of a machine that runs to a file; then it is gone, its definition too. */
   saveMemory(driver: Driver, id: string, path: string): Promise<void>;
   /** Starts a machine from such a file, whose definition names this machine. Without another that is its own. */
-  restoreMemory(
-    driver: Driver,
-    id: string,
-    from: { readonly xml?: string; readonly memory: string },
-  ): Promise<{ definedMs: number }>;
+  restoreMemory(driver: Driver, id: string, from: SavedMachine): Promise<{ definedMs: number }>;
   /** Equal as long as memory that was saved here can be restored here: versions, processor. */
   describe(driver: Driver): Promise<string>;
   /** `undefined`: the hypervisor answers and has no such domain. */

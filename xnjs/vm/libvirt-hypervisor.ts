@@ -15,6 +15,7 @@ import type {
   Hypervisor,
   NetworkDefinition,
   OwnDomain,
+  SavedMachine,
 } from './hypervisor.js';
 import { setControls } from './libvirt-controls.js';
 import { inBatches } from './in-batches.js';
@@ -25,7 +26,7 @@ import {
   toPause,
   toState,
 } from './libvirt-look.js';
-import { endMachine, saveMemoryTo, startFromMemory } from './libvirt-memory.js';
+import { endMachine, saveMemoryTo, startFromMemory, startParked } from './libvirt-memory.js';
 import { ensureNetwork } from './libvirt-networks.js';
 import { openChannel, openConsole, screenshot } from './libvirt-streams.js';
 import { usageOfContainers } from './libvirt-usage.js';
@@ -101,11 +102,11 @@ export class LibvirtHypervisor implements Hypervisor {
   async restoreMemory(
     driver: Driver,
     id: string,
-    { xml, memory }: { readonly xml?: string; readonly memory: string },
+    { xml, memory, mapped }: SavedMachine,
   ): Promise<{ definedMs: number }> {
     let definedMs = this.#options.clock.now();
     const onDefined = (): void => void (definedMs = this.#options.clock.now());
-    await startFromMemory(this.#client(driver), id, memory, { xml, onDefined });
+    await startFromMemory(this.#client(driver), id, memory, { xml, mapped, onDefined });
     return { definedMs };
   }
 
@@ -153,8 +154,7 @@ export class LibvirtHypervisor implements Hypervisor {
     const dom = await this.#lookUp(client, id);
     if (!dom || !(await this.#isSaved(client, dom))) return false;
     try {
-      const options = { timeoutMs: saveTimeoutMs };
-      await client.call('domain_create_with_flags', { dom, flags: 0 }, options);
+      await startParked(client, dom);
     } catch (error) {
       if (!hasRefused(error, 'operationInvalid')) throw error; // it runs already
     }

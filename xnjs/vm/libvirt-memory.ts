@@ -2,6 +2,7 @@ import { errorText, GridError } from '#kernel/errors.js';
 import type { LibvirtClient } from '#kernel/libvirt/client.js';
 import { hasRefused } from '#kernel/libvirt/errors.js';
 import type { Domain } from '#kernel/libvirt/procedures.js';
+import { toRestore, withMappedMemory, type MappedMemory } from './memory-backend.js';
 
 /** A machine's memory goes to or comes from the disk. */
 const options = { timeoutMs: 300_000 };
@@ -23,10 +24,7 @@ export async function saveMemoryTo(
   path: string,
 ): Promise<boolean> {
   const isParked = (await hasStopped(client, dom)) && (await isSaved(client, dom));
-  if (isParked)
-    await unlessInvalid(
-      client.call('domain_create_with_flags', { dom, flags: startPaused }, options),
-    );
+  if (isParked) await unlessInvalid(startParked(client, dom, startPaused));
   else if (await hasStopped(client, dom)) return false;
   try {
     const flags = isParked ? toRun : 0;
@@ -43,6 +41,8 @@ export async function saveMemoryTo(
 export type FromMemory = {
   /** Of the same machine; which cores it may use can be others. Absent: the definition that the file has. */
   readonly xml?: string | undefined;
+  /** Where the machine's memory is, if the file has all but that. */
+  readonly mapped?: MappedMemory | undefined;
   /** And parks it, as it was. */
   readonly park?: boolean;
   readonly onDefined?: () => void;
@@ -53,7 +53,7 @@ export async function startFromMemory(
   client: LibvirtClient,
   id: string,
   path: string,
-  { xml, park = false, onDefined }: FromMemory,
+  { xml, mapped, park = false, onDefined }: FromMemory,
 ): Promise<void> {
   const dom = (await lookUp(client, id)) ?? (await defineFrom(client, path, xml));
   onDefined?.();
@@ -61,11 +61,22 @@ export async function startFromMemory(
   if (isThere) return;
   if (await hasStopped(client, dom)) {
     const flags = park ? toStandStill : toRun;
-    const from = { from: path, dxml: xml ?? null, flags };
+    const dxml = mapped
+      ? withMappedMemory(xml ?? (await definitionIn(client, path)), mapped)
+      : toRestore(await definitionIn(client, path), xml);
+    const from = { from: path, dxml, flags };
     const call = client.call('domain_restore_flags', from, options);
     await unlessInvalid(call);
   }
   if (park) await client.call('domain_managed_save', { dom, flags: toRun }, options);
+}
+
+/** Starts a machine from what libvirt keeps of it. */
+export async function startParked(client: LibvirtClient, dom: Domain, flags = 0): Promise<void> {
+  const { xml } = await client.call('domain_managed_save_get_xml_desc', { dom, flags: 0 });
+  const dxml = toRestore(xml);
+  if (dxml !== xml) await client.call('domain_managed_save_define_xml', { dom, dxml, flags: 0 });
+  await client.call('domain_create_with_flags', { dom, flags }, options);
 }
 
 /** Ends a machine, and what was parked of it, for good; it stays defined. One that is not there is fine. */
@@ -87,8 +98,12 @@ async function parkAgain(client: LibvirtClient, dom: Domain): Promise<void> {
 }
 
 async function defineFrom(client: LibvirtClient, file: string, own?: string): Promise<Domain> {
-  const xml = own ?? (await client.call('domain_save_image_get_xml_desc', { file, flags: 0 })).xml;
+  const xml = own ?? toRestore(await definitionIn(client, file));
   return (await client.call('domain_define_xml_flags', { xml, flags: 0 })).dom;
+}
+
+async function definitionIn(client: LibvirtClient, file: string): Promise<string> {
+  return (await client.call('domain_save_image_get_xml_desc', { file, flags: 0 })).xml;
 }
 
 async function lookUp(client: LibvirtClient, uuid: string): Promise<Domain | undefined> {

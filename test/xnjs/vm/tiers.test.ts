@@ -60,7 +60,7 @@ describe('start tiers', () => {
     await using scope = new Scope();
     const { files, template, source, patches } = await aTemplate(scope);
     await files.copy(template, to.id);
-    await using file = await files.open(template, to.id);
+    await using file = await files.open(template, { copyId: to.id });
     await giveIdentity(file, { patches, from, to });
     assert.deepEqual(await readFile(source), original);
     assert.ok((await readFile(await files.pathOf(template, to.id))).equals(copy));
@@ -76,7 +76,7 @@ describe('start tiers', () => {
     for (const other of [original.subarray(0, 1_000), Buffer.alloc(original.length, 'y')]) {
       await writeFile(source, other);
       await files.copy(template, to.id);
-      await using file = await files.open(template, to.id);
+      await using file = await files.open(template, { copyId: to.id });
       await assert.rejects(giveIdentity(file, { patches, from, to }), /is another/);
     }
   });

@@ -3,14 +3,15 @@ import { createBinding } from '../create-binding.js';
 import type { TargetSystemsOptions } from '../target-systems-options.js';
 import { awaitAgent } from './await-agent.js';
 import { newIdentity } from './identity.js';
-import { findIdentity } from './memory-file.js';
-import type { MemoryFiles } from './memory-files.js';
+import { findIdentity, type Patch } from './memory-file.js';
+import type { MemoryFiles, Part } from './memory-files.js';
 import { specOf } from './same-machine.js';
 import { startDomain } from './start-domain.js';
 import type { Template } from './template.js';
+import { tryMapped } from './try-mapped.js';
 
 /** What has to be known of saved memory to make copies of it others. */
-export type Captured = Required<Pick<Template, 'bootId' | 'patches'>>;
+export type Captured = Required<Pick<Template, 'bootId' | 'patches'>> & Pick<Template, 'mapped'>;
 
 /** For the agent to see that nobody listens any more, and to wait for the next to call. */
 const hangUpMs = 1_000;
@@ -20,15 +21,21 @@ export async function captureMemory(
   template: Template,
   files: MemoryFiles,
   options: TargetSystemsOptions,
-  signal: AbortSignal,
+  { canMap, signal }: { readonly canMap: boolean; readonly signal: AbortSignal },
 ): Promise<Captured> {
   const { id, driver } = template;
   const bootId = await boot(template, options, signal);
   await options.clock.sleep(hangUpMs, signal);
   const path = await files.begin(template);
   await options.hosts.of(template).saveMemory(driver, id, path);
-  await using file = await files.open(template);
-  return { bootId, patches: await findIdentity(file, { id, bootId }) };
+  const sizeBytes = canMap ? await tryMapped(template, files, options, signal) : undefined;
+  const placesIn = async (part: Part): Promise<Patch[]> => {
+    await using file = await files.open(template, { part });
+    return await findIdentity(file, { id, bootId });
+  };
+  const patches = await placesIn('save');
+  const mapped = sizeBytes !== undefined && { sizeBytes, patches: await placesIn('ram') };
+  return { bootId, patches, ...(mapped && { mapped }) };
 }
 
 /** When this resolves nobody is connected to its agent any more. @returns the kernel's name of its boot */

@@ -1,5 +1,6 @@
 import { randomUUID } from 'node:crypto';
 import type { Clock } from '#kernel/clock.js';
+import type { SavedMachine } from '../hypervisor.js';
 import { giveIdentity } from './memory-file.js';
 import type { MemoryFiles } from './memory-files.js';
 import type { Template } from './template.js';
@@ -47,17 +48,17 @@ export class ReadyCopies {
     return copy?.id;
   }
 
-  /** Has a file with the memory for this machine as long as it is used. */
+  /** Has files with the memory for this machine until it has them open. */
   async use<T>(
     template: SavedTemplate,
     id: string,
-    work: (path: string) => Promise<T>,
+    work: (from: SavedMachine) => Promise<T>,
   ): Promise<T> {
     const files = this.#options.filesOf(template);
     return await this.#using(id, async () => {
       try {
         if (!this.#copies.delete(id)) await this.#make(files, template, id);
-        return await work(await files.pathOf(template, id));
+        return await work(await this.#filesFor(files, template, id));
       } finally {
         // what is left is found by the next server
         await files.drop(template, id).catch(() => this.#swept.delete(template.id));
@@ -116,14 +117,24 @@ export class ReadyCopies {
   }
 
   async #make(files: MemoryFiles, template: SavedTemplate, id: string): Promise<void> {
-    const { patches, bootId } = template;
+    const { patches, bootId, mapped } = template;
     const [from, to] = [
       { id: template.id, bootId },
       { id, bootId: randomUUID() },
     ];
     await files.copy(template, id);
-    await using file = await files.open(template, id);
+    await using file = await files.open(template, { copyId: id });
     await giveIdentity(file, { patches, from, to });
+    if (!mapped) return;
+    await using ram = await files.open(template, { copyId: id, part: 'ram' });
+    await giveIdentity(ram, { patches: mapped.patches, from, to });
+  }
+
+  async #filesFor(files: MemoryFiles, template: SavedTemplate, id: string): Promise<SavedMachine> {
+    const memory = await files.pathOf(template, id);
+    if (!template.mapped) return { memory };
+    const path = await files.pathOf(template, id, 'ram');
+    return { memory, mapped: { path, sizeBytes: template.mapped.sizeBytes } };
   }
 
   #ofTemplate(templateId: string): Copy[] {

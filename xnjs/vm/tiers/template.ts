@@ -16,6 +16,8 @@ export type Template = OwnedRecord &
     readonly place?: string;
     /** Where the file says who the machine is; absent: it was not saved yet. */
     readonly patches?: readonly Patch[];
+    /** The machine's memory is in a file of its own, which says so there; absent: it is in libvirt's. */
+    readonly mapped?: { readonly sizeBytes: number; readonly patches: readonly Patch[] };
     /** Of its machine's only boot; there as soon as its agent has answered. */
     readonly bootId?: string;
     /** Its image was the newest of its name, which the next one is hot for. */

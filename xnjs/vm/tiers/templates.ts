@@ -52,6 +52,8 @@ export class Templates implements AsyncDisposable {
   /** By host: each has turns of its own, so that one that hangs holds up no other. */
   readonly #upkeeps: ReadonlyMap<string, Upkeep>;
   readonly #unsubscribe: (() => void)[] = [];
+  /** Places where some host could not map the memory that another had saved. */
+  readonly #unmappable = new Set<string>();
   /** By host. */
   readonly #captures = new Map<string, { readonly id: string; readonly end: AbortController }>();
 
@@ -163,13 +165,15 @@ export class Templates implements AsyncDisposable {
       throw new Error('its image is not there any more');
     const paths = await prepareFiles(record, parts, this.#options);
     try {
-      return await this.#kept.copies.use(template, id, async (memory) => {
+      return await this.#kept.copies.use(template, id, async (from) => {
         const placed = { ...record, sharedCores: hosts.sharedCores(record) };
         const xml = domainXml(placed, paths, installationId, undefined, lease?.epoch);
-        return await hosts.of(record).restoreMemory(driver, id, { xml, memory });
+        return await hosts.of(record).restoreMemory(driver, id, { ...from, xml });
       });
     } catch (error) {
       if (asGridError(error)?.row.retry !== true) this.#kept.spoil(template.id);
+      // tried where it was saved, but not there
+      if (template.mapped && record.host !== template.host) this.#unmappable.add(placeOf(template));
       throw error;
     }
   }
@@ -267,9 +271,12 @@ export class Templates implements AsyncDisposable {
       await this.#makePlace(placeOf(template), template);
       await this.#kept.save(template);
       const files = this.#kept.filesOf(template);
-      const captured = await captureMemory(template, files, this.#options, end.signal);
+      const how = { canMap: !this.#unmappable.has(placeOf(template)), signal: end.signal };
+      const captured = await captureMemory(template, files, this.#options, how);
       await this.#kept.save({ ...template, ...captured });
-      const facts = { places: captured.patches.length, ms: clock.now() - createdMs };
+      const isMapped = captured.mapped !== undefined;
+      const places = captured.patches.length + (captured.mapped?.patches.length ?? 0);
+      const facts = { places, isMapped, ms: clock.now() - createdMs };
       this.#log.info({ ...about, ...facts }, 'the memory of a machine was saved for others');
       return true;
     } catch (error) {

@@ -3,7 +3,7 @@ import type { PoolVolumes } from '#kernel/libvirt/pool-volumes.js';
 import { memoryFileMiB, requireFree } from '../../snapshots/snapshot-files.js';
 import { VmError } from '../../state.js';
 import type { MemoryFile } from '../../tiers/memory-file.js';
-import type { MemoryFiles } from '../../tiers/memory-files.js';
+import type { MemoryFiles, Which } from '../../tiers/memory-files.js';
 import type { Template } from '../../tiers/template.js';
 import { isNoSpace } from './copied-images.js';
 
@@ -50,7 +50,7 @@ export class PoolMemory implements MemoryFiles {
     return (await this.#volumes.create({ name, sizeBytes: 0, format: 'raw' })).path;
   }
 
-  open(template: OfTemplate, copyId?: string): Promise<MemoryFile & AsyncDisposable> {
+  open(template: OfTemplate, { copyId }: Which = {}): Promise<MemoryFile & AsyncDisposable> {
     const name = this.#name(template, copyId);
     const within = (ms: number): { signal: AbortSignal } => ({
       signal: AbortSignal.any([this.#options.stopping, AbortSignal.timeout(ms)]),
