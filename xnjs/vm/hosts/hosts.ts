@@ -102,9 +102,14 @@ export class Hosts implements Disposable {
     return this.#hosts.get(host)?.storage;
   }
 
+  /** Also the only host that is left gets at what was parked when there were others. */
+  sharesFiles(seat: Pick<Seat, 'host'>): boolean {
+    return !this.storageOf(seat);
+  }
+
   /** What is parked is put where other hosts can get at it. */
   parksInFiles(seat: Pick<Seat, 'host'>): boolean {
-    return this.areMany && !this.storageOf(seat);
+    return this.areMany && this.sharesFiles(seat);
   }
 
   /** Whether or not they answer. */

@@ -54,7 +54,7 @@ export async function refugeFrom(
   const labels = record.hostLabels && { labels: record.hostLabels, field: 'hostLabels' };
   try {
     if (record.cores) throw new Error('it had cores of its own there');
-    const sharing = hosts.seats().filter((seat) => hosts.parksInFiles(seat));
+    const sharing = hosts.seats().filter((seat) => hosts.sharesFiles(seat));
     const among = isDiskOnly
       ? sharing.map(({ host }) => host)
       : await equalHosts(record, savedOn, hosts);
@@ -76,7 +76,7 @@ export async function equalHosts(
   const names = hosts
     .seats()
     .filter(({ host, driver }) => host !== record.host && driver === record.driver)
-    .filter((seat) => hosts.parksInFiles(seat))
+    .filter((seat) => hosts.sharesFiles(seat))
     .map(({ host }) => host);
   const found = await Promise.all(
     names.map(async (host) => {
