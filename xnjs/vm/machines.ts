@@ -332,7 +332,7 @@ export class Machines implements AsyncDisposable {
     );
     const runs = domain !== undefined && domain.state !== 'stopped';
     if (domain?.isSaved === true || (!runs && record.parkedOn !== undefined)) {
-      await this.#parking.bringBack(record);
+      await this.#parking.bringBack(record, domain);
       return;
     }
     if (runs) {

@@ -73,11 +73,13 @@ export class Parking {
     await this.#options.reconcile(id);
   }
 
-  async bringBack(record: TargetSystem): Promise<void> {
-    const { id, driver } = record;
+  /** @param domain what its host has of it */
+  async bringBack(found: TargetSystem, domain?: DomainView): Promise<void> {
+    const { id, driver } = found;
     const { hosts, workspace, plugIn, require, reconcile } = this.#options;
     await require();
-    if (record.parkedOn !== undefined && !(await hasMemory(workspace.parkedMemory(record)))) {
+    const record = await this.#withMemory(found, domain);
+    if (!record) {
       await this.#tell(id, 'stopped', 'the machine stopped before it was parked');
       await reconcile(id);
       return;
@@ -100,6 +102,28 @@ export class Parking {
     const evidence = this.#evidence('runs again, from disk', 'hypervisor');
     await this.#options.records.applyNow(id, { type: 'domain', says: 'running', evidence });
     await reconcile(id);
+  }
+
+  /**
+   * libvirt may have its memory though it was to be put in a file: saved before that, or by somebody else.
+   * @returns as which it can be brought back; `undefined`: there is nothing to bring it back from
+   */
+  async #withMemory(
+    record: TargetSystem,
+    domain: DomainView | undefined,
+  ): Promise<TargetSystem | undefined> {
+    if (record.parkedOn === undefined) return record;
+    const { hosts, workspace, records } = this.#options;
+    const isSaved = domain?.isSaved === true;
+    if (await hasMemory(workspace.parkedMemory(record))) {
+      // of the same moment: nothing has run since, and it must not be started from that later
+      if (isSaved) await hosts.of(record).remove(record.driver, record.id);
+      return record;
+    }
+    if (!isSaved) return undefined;
+    const inLibvirt = without(record, 'parkedOn');
+    await records.save(inLibvirt);
+    return inLibvirt;
   }
 
   /** Leaves it on disk, unless somebody else has started it, or has taken away what there was to start. */

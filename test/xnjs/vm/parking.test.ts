@@ -119,6 +119,12 @@ class Return {
     return existsSync(this.memory);
   }
 
+  get view(): DomainView | undefined {
+    return (
+      this.domain && { id: this.record.id, state: this.domain, reason: '', isSaved: this.isSaved }
+    );
+  }
+
   unmount(): void {
     renameSync(dirname(this.memory), `${dirname(this.memory)}.away`);
   }
@@ -149,7 +155,7 @@ class Return {
 
   #parking(): Parking {
     const hypervisor = {
-      find: () => Promise.resolve(this.domain && { state: this.domain, isSaved: this.isSaved }),
+      find: () => Promise.resolve(this.view),
       describe: () => Promise.resolve('h'),
       restoreMemory: () => this.#step(() => (this.domain = 'paused')),
       resume: () =>
@@ -163,7 +169,12 @@ class Return {
           writeFileSync(this.memory, 'LibvirtQemudSave and so on');
           [this.domain, this.hasRun] = [undefined, false];
         }),
-      remove: () => this.#step(() => (this.domain = undefined)),
+      restore: () =>
+        this.#step(() => {
+          assert.ok(this.isSaved);
+          [this.domain, this.isSaved, this.hasRun] = ['running', false, true];
+        }),
+      remove: () => this.#step(() => ([this.domain, this.isSaved] = [undefined, false])),
     };
     return new Parking({
       hosts: { of: () => hypervisor, parksInFiles: () => this.#hasOthers },
@@ -256,5 +267,27 @@ describe('the file of a machine that goes on', () => {
       await machine.goOn(park);
       assert.deepEqual([machine.told.at(-1), machine.isWhole], ['frozen', true]);
     }
+  });
+
+  it('is not there, and libvirt has saved its memory: it goes on from that', async () => {
+    for (const isWhole of [true, false])
+      for (let steps = 0; ; steps++) {
+        await using scope = new Scope();
+        const machine = new Return(scratch(scope));
+        if (!isWhole) writeFileSync(machine.memory, 'LibvirtQemudPart');
+        [machine.domain, machine.isSaved] = ['stopped', true];
+        const bringBack = (parking: Parking) => parking.bringBack(machine.record, machine.view);
+        const isOver = await machine.goOn(bringBack, steps);
+        const settle = (parking: Parking) => parking.settle(machine.record);
+        const isThere = machine.domain === 'paused' || machine.domain === 'running';
+        if (!isOver) await machine.goOn(isThere ? settle : bringBack);
+        const about = `after ${steps} steps`;
+        assert.ok(machine.hasRun, about);
+        assert.ok(!machine.told.includes('stopped'), about);
+        assert.equal(machine.isSaved, false, 'it would be started from that later');
+        if (!isOver) continue;
+        assert.deepEqual([machine.told, machine.record.parkedOn], [['domain'], undefined]);
+        break;
+      }
   });
 });
