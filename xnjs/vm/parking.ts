@@ -93,7 +93,11 @@ export class Parking {
           .restoreMemory(driver, id, { memory: workspace.parkedMemory(record), isHalted: true });
     } catch (error) {
       if (isPassing(error)) throw error;
-      if (record.parkedOn !== undefined) await hosts.of(record).remove(driver, id);
+      if (record.parkedOn !== undefined) {
+        // that took long: by now it may be another server's, and run
+        await require();
+        await hosts.of(record).remove(driver, id);
+      }
       await this.#tell(id, 'frozen', `could not be brought back: ${errorText(error)}`, 'server');
       await reconcile(id);
       return;

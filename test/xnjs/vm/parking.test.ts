@@ -93,6 +93,8 @@ describe('a machine that is parked', () => {
   });
 });
 
+const another = () => new GridError('SITE_UNAVAILABLE', 'another server acts');
+
 /** A machine that is parked in a file, on a fake host; its server dies at one of the steps on the way back. */
 class Return {
   readonly memory: string;
@@ -103,8 +105,12 @@ class Return {
   readonly told: string[] = [];
   /** Another server acts. */
   isFenced = false;
+  /** At whether another does, a moment ago. */
+  hasLooked = false;
   /** By libvirt. */
   isSaved = false;
+  /** What becomes of a restore; absent: it is done. */
+  onRestore: (() => Promise<void>) | undefined;
   readonly #hasOthers: boolean;
   #left = Infinity;
 
@@ -149,15 +155,14 @@ class Return {
   }
 
   #write(done: () => void): Promise<void> {
-    const another = new GridError('SITE_UNAVAILABLE', 'another server acts');
-    return this.isFenced ? Promise.reject(another) : this.#step(done);
+    return this.isFenced ? Promise.reject(another()) : this.#step(done);
   }
 
   #parking(): Parking {
     const hypervisor = {
       find: () => Promise.resolve(this.view),
       describe: () => Promise.resolve('h'),
-      restoreMemory: () => this.#step(() => (this.domain = 'paused')),
+      restoreMemory: () => this.onRestore?.() ?? this.#step(() => (this.domain = 'paused')),
       resume: () =>
         this.#step(() => {
           assert.ok(!this.isWhole, 'what it does from now on would be undone by its file');
@@ -185,7 +190,8 @@ class Return {
       },
       ...{ plugIn: () => this.#step(() => undefined), unplug: () => this.#step(() => undefined) },
       ...{ unbind: () => Promise.resolve(), reconcile: () => Promise.resolve() },
-      require: () => Promise.resolve(), // it has looked a moment ago
+      require: () =>
+        this.isFenced && !this.hasLooked ? Promise.reject(another()) : Promise.resolve(),
       clock: new ShiftedClock(),
     } as unknown as ParkingOptions); // the calls that are made are above
   }
@@ -218,7 +224,7 @@ describe('the file of a machine that goes on', () => {
     const machine = new Return(scratch(scope));
     // as it was when this one looked; what is there by now another has saved
     machine.domain = 'running';
-    machine.isFenced = true;
+    [machine.isFenced, machine.hasLooked] = [true, true];
     assert.equal(await machine.goOn((parking) => parking.park(machine.record)), false);
     assert.ok(machine.isWhole);
   });
@@ -289,5 +295,20 @@ describe('the file of a machine that goes on', () => {
         assert.deepEqual([machine.told, machine.record.parkedOn], [['domain'], undefined]);
         break;
       }
+  });
+
+  it('could not be restored: a server that was taken over from meanwhile removes nothing', async () => {
+    for (const isFenced of [true, false]) {
+      await using scope = new Scope();
+      const machine = new Return(scratch(scope));
+      machine.onRestore = () => {
+        [machine.domain, machine.isFenced] = [isFenced ? 'running' : 'stopped', isFenced];
+        return Promise.reject(new GridError('HYPERVISOR_FAILED', 'it took too long'));
+      };
+      const isOver = await machine.goOn((parking) => parking.bringBack(machine.record));
+      assert.equal(isOver, !isFenced);
+      assert.equal(machine.domain, isFenced ? 'running' : undefined);
+      assert.deepEqual(machine.told, isFenced ? [] : ['frozen']);
+    }
   });
 });
