@@ -181,7 +181,12 @@ export class Parking {
     const parkedOn = fingerprint(await hypervisor.describe(driver));
     // libvirt may have its memory, from when there was one host
     const isThere = domain !== undefined && (domain.state !== 'stopped' || domain.isSaved === true);
-    // by a server that may act: what is removed then is of no other's making
+    // by a server that may act, each time: what is removed then is of no other's making
+    if (record.parkedOn === undefined && isThere && (await isComplete(path))) {
+      await records.save(record);
+      // of an earlier time: once there may be a file, it would be taken for this machine's memory
+      await removeForGood(path);
+    }
     await records.save({ ...record, parkedOn });
     // it was about to go on, and may have to
     if (isThere && (await isComplete(path))) await removeForGood(path);
@@ -232,7 +237,7 @@ export function requireStill(domain: DomainView | undefined): void {
 }
 
 /** Also should the power fail. One that is not there is fine. */
-async function removeForGood(path: string): Promise<void> {
+export async function removeForGood(path: string): Promise<void> {
   await rm(path, { force: true });
   await using directory = await open(dirname(path));
   await directory.sync();

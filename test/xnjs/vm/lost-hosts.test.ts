@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
-import { mkdirSync, renameSync, writeFileSync } from 'node:fs';
-import { join } from 'node:path';
+import { existsSync, mkdirSync, renameSync, writeFileSync } from 'node:fs';
+import { dirname, join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
 import { formatDate } from '#kernel/clock.js';
 import { silentLog as log } from '#kernel/log.js';
@@ -9,14 +9,16 @@ import { createSettingsStore } from '#xnjs/persistence/settings-store.js';
 import { createTargetStore } from '#xnjs/persistence/sql-target-store.js';
 import { createUsageStore } from '#xnjs/persistence/sql-usage-store.js';
 import { markXml, readMark } from '#xnjs/vm/domain-mark.js';
+import { HostPlacement } from '#xnjs/vm/hosts/host-placement.js';
 import { Hosts } from '#xnjs/vm/hosts/hosts.js';
+import { LostHosts, type LostHostsOptions } from '#xnjs/vm/hosts/lost-hosts.js';
 import { lossesIn } from '#xnjs/vm/hosts/open-hosts.js';
 import type { HostStorage } from '#xnjs/vm/hosts/storage/host-storage.js';
 import type { OwnDomain } from '#xnjs/vm/hypervisor.js';
 import type { ImageSearch, ImageSource } from '#xnjs/vm/image-source.js';
 import { plainUser } from '#xnjs/vm/placement/requester.js';
 import { fingerprint } from '#xnjs/vm/parking.js';
-import { step } from '#xnjs/vm/state.js';
+import { step, type VmEvent } from '#xnjs/vm/state.js';
 import type { TargetSystem } from '#xnjs/vm/target-system.js';
 import { TargetSystems } from '#xnjs/vm/target-systems.js';
 import { newUsage } from '#xnjs/vm/usage.js';
@@ -309,5 +311,67 @@ describe('a host that is declared lost', { timeout: 60_000 }, () => {
     const wish = { image: disk, parameters: { cpus: 1, memoryMiB: 64 } };
     assert.equal(systems.places.choose({ ...wish, labels: far }).host, 'north');
     assert.match(told(ids.plain), /^FAILED/);
+  });
+});
+
+describe('saved memory of a machine that goes on elsewhere', () => {
+  function settler(directory: string, record: TargetSystem) {
+    const none = {
+      drivers: ['qemu'],
+      labels: [],
+      drain: false,
+      capacity: {},
+      reserved: {},
+    } as const;
+    const { hypervisor } = aHost(true);
+    const hosts = new Hosts({ hosts: [{ ...none, name: 'local', hypervisor }], log });
+    const workspace = new Workspace(directory);
+    const known = { record, wasMistaken: false };
+    let left = Infinity;
+    const store = (next: TargetSystem): Promise<void> => {
+      if (left-- <= 0) return Promise.reject(new TypeError('killed, or another server acts'));
+      known.record = next;
+      if (next.host === 'local') known.wasMistaken ||= existsSync(workspace.parkedMemory(next));
+      return Promise.resolve();
+    };
+    const lost = new LostHosts({
+      hosts,
+      places: new HostPlacement({ hosts, records: () => [] }),
+      records: {
+        find: () => known.record,
+        save: store,
+        applyNow: (_: string, event: VmEvent) => store(step(known.record, event)),
+      },
+      workspace,
+      clock: new ShiftedClock(),
+    } as unknown as LostHostsOptions); // the calls that are made are above
+    /** @param steps what is stored until the server dies. @returns whether it came to its end */
+    const settle = async (steps = Infinity): Promise<boolean> => {
+      await hosts.setLoss('north', { by: admin, atMs: 1 });
+      left = steps;
+      return await lost.settle(record.id).then(
+        () => true,
+        () => false,
+      );
+    };
+    return { known, settle };
+  }
+
+  it('is gone before that, and left to the server that acts, wherever one dies', async () => {
+    const record = ready('b', { recovery: 'restart' });
+    for (let steps = 0; ; steps++) {
+      await using scope = new Scope();
+      const directory = scratch(scope);
+      const memory = new Workspace(directory).parkedMemory(record);
+      mkdirSync(dirname(memory), { recursive: true });
+      writeFileSync(memory, 'LibvirtQemudSave of an earlier time');
+      const { known, settle } = settler(directory, record);
+      const isOver = await settle(steps);
+      if (steps === 0) assert.ok(existsSync(memory), 'it may be of another making');
+      if (!isOver) await settle();
+      assert.deepEqual([known.record.host, known.record.generation], ['local', 2]);
+      assert.equal(known.wasMistaken, false, `after ${steps} steps`);
+      if (isOver) return;
+    }
   });
 });

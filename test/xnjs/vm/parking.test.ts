@@ -107,6 +107,8 @@ class Return {
   isFenced = false;
   /** At whether another does, a moment ago. */
   hasLooked = false;
+  /** At some time, one that runs would have been brought back from its file. */
+  wasMistaken = false;
   /** By libvirt. */
   isSaved = false;
   /** What becomes of a restore; absent: it is done. */
@@ -185,7 +187,12 @@ class Return {
       hosts: { of: () => hypervisor, parksInFiles: () => this.#hasOthers },
       workspace: { parkedMemory: () => this.memory },
       records: {
-        save: (record: TargetSystem) => this.#write(() => (this.record = record)),
+        save: (record: TargetSystem) =>
+          this.#write(() => {
+            this.record = record;
+            this.wasMistaken ||=
+              record.parkedOn !== undefined && this.isWhole && this.domain === 'running';
+          }),
         applyNow: (_: string, { type }: VmEvent) => this.#write(() => void this.told.push(type)),
       },
       ...{ plugIn: () => this.#step(() => undefined), unplug: () => this.#step(() => undefined) },
@@ -309,6 +316,20 @@ describe('the file of a machine that goes on', () => {
       assert.equal(isOver, !isFenced);
       assert.equal(machine.domain, isFenced ? 'running' : undefined);
       assert.deepEqual(machine.told, isFenced ? [] : ['frozen']);
+    }
+  });
+
+  it('of an earlier time is gone before there is one of this, wherever its server dies', async () => {
+    for (let steps = 0; ; steps++) {
+      await using scope = new Scope();
+      const machine = new Return(scratch(scope));
+      machine.record = without(machine.record, 'parkedOn');
+      machine.domain = 'running';
+      const isOver = await machine.goOn((parking) => parking.park(machine.record), steps);
+      assert.equal(machine.wasMistaken, false, `after ${steps} steps`);
+      if (!isOver) continue;
+      assert.deepEqual([machine.told, machine.isWhole], [['frozen'], true]);
+      return;
     }
   });
 });

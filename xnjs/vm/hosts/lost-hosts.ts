@@ -1,9 +1,10 @@
-import { rm, stat } from 'node:fs/promises';
-import { join } from 'node:path';
+import { existsSync } from 'node:fs';
+import { stat } from 'node:fs/promises';
+import { dirname, join } from 'node:path';
 import type { Clock } from '#kernel/clock.js';
 import { errorText, GridError } from '#kernel/errors.js';
 import { without } from '../../job/without.js';
-import { hasMemory } from '../parking.js';
+import { hasMemory, removeForGood } from '../parking.js';
 import type { Outcomes } from '../parking-orders.js';
 import { mayRecover, type Refuge } from '../recovery.js';
 import { hasDisk } from '../snapshots/snapshot-files.js';
@@ -94,7 +95,7 @@ export class LostHosts {
    * also after a restart. Only from inside the record's queue.
    */
   async settle(id: string): Promise<void> {
-    const { hosts, records, workspace, clock } = this.#options;
+    const { hosts, records, clock } = this.#options;
     const record = records.find(id);
     if (!record) return;
     const loss = hosts.lossOf(record);
@@ -114,14 +115,13 @@ export class LostHosts {
     try {
       const fact = [word, why].filter(Boolean).join('; ');
       const place = refuge && { refuge };
+      if (refuge) await this.#dropMemory(record);
       await records.applyNow(id, {
         type: 'hostLost',
         evidence: evidence(fact),
         filesLost,
         ...place,
       });
-      // of an earlier time than the machine that comes
-      if (refuge) await rm(workspace.parkedMemory(record), { force: true });
     } finally {
       release();
     }
@@ -134,6 +134,18 @@ export class LostHosts {
   async #hasReachedDisk(record: TargetSystem): Promise<boolean> {
     if (record.parkedOn === undefined || record.undertaking || !isAlive(record)) return false;
     return await hasMemory(this.#options.workspace.parkedMemory(record));
+  }
+
+  /**
+   * Saved at an earlier time than the machine that comes, which could be taken back to it. Before there is another to
+   * come, so that it is found again; by a server that may act.
+   */
+  async #dropMemory(record: TargetSystem): Promise<void> {
+    const { records, workspace } = this.#options;
+    const path = workspace.parkedMemory(record);
+    if (!existsSync(dirname(path))) return;
+    await records.save(record);
+    await removeForGood(path);
   }
 
   /** Where it goes on, and what there is to be said of that. */
