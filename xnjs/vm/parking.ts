@@ -17,6 +17,8 @@ type FileCalls = 'saveMemory' | 'restoreMemory' | 'resume' | 'describe' | 'remov
 export type ParkingOptions = {
   readonly hosts: {
     parksInFiles(seat: Pick<Seat, 'host'>): boolean;
+    /** By an administrator's word nothing of it runs any more. */
+    isLost(seat: Pick<Seat, 'host'>): boolean;
     of(seat: Pick<Seat, 'host'>): Pick<Hypervisor, 'find' | 'save' | 'restore' | FileCalls>;
   };
   readonly workspace: Pick<Workspace, 'parkedMemory'>;
@@ -133,14 +135,19 @@ export class Parking {
   /** Leaves it on disk, unless somebody else has started it, or has taken away what there was to start. */
   async leave(record: TargetSystem): Promise<void> {
     const { id, driver } = record;
-    const { hosts, unbind, reconcile } = this.#options;
+    const { hosts, records, unbind, reconcile } = this.#options;
     await unbind(id);
-    const domain =
-      record.parkedOn === undefined ? await hosts.of(record).find(driver, id) : undefined;
+    const isInFile = record.parkedOn !== undefined;
+    if (isInFile && !(await this.#isLost(record, undefined))) return;
+    // the record may be of a database that was restored: what has become of its machine since, its host knows
+    const mayHaveOne = !isInFile || !hosts.isLost(record);
+    const domain = mayHaveOne ? await hosts.of(record).find(driver, id) : undefined;
     if (domain && domain.state !== 'stopped') {
       await this.#tell(id, 'thaw', 'the machine was started by somebody else');
       await reconcile(id);
-    } else if (await this.#isLost(record, domain)) {
+    } else if (isInFile && domain?.isSaved === true) {
+      await records.save(without(record, 'parkedOn'));
+    } else if (isInFile || (await this.#isLost(record, domain))) {
       await this.#tell(id, 'stopped', 'its saved memory was taken away by somebody else');
       await reconcile(id);
     }

@@ -11,6 +11,7 @@ import type { VmEvent } from '#xnjs/vm/state.js';
 import type { TargetSystem } from '#xnjs/vm/target-system.js';
 import { ShiftedClock } from '../../targetsystem/shifted-clock.js';
 import { scratch } from '../job/rig.js';
+import { away } from './fake-host.js';
 import { aTargetSystem } from './samples.js';
 
 const saved: Pick<DomainView, 'state' | 'isSaved'> = { state: 'stopped', isSaved: true };
@@ -23,16 +24,25 @@ function aParkedMachine(memory: string) {
     return Promise.resolve();
   };
   const clock = new ShiftedClock();
-  const host = { domain: saved as typeof saved | undefined };
+  const host = { domain: saved as typeof saved | undefined, isUp: true, isLost: false };
+  const stored: TargetSystem[] = [];
   const parking = new Parking({
-    hosts: { of: () => ({ find: () => Promise.resolve(host.domain) }) },
+    hosts: {
+      of: () => ({
+        find: () => (host.isUp ? Promise.resolve(host.domain) : Promise.reject(away())),
+      }),
+      isLost: () => host.isLost,
+    },
     workspace: { parkedMemory: () => memory },
-    records: { applyNow },
+    records: {
+      applyNow,
+      save: (record: TargetSystem) => Promise.resolve(void stored.push(record)),
+    },
     unbind: () => Promise.resolve(),
     reconcile: () => Promise.resolve(),
     clock,
   } as unknown as ParkingOptions); // the calls that are made are above
-  return { parking, host, told, clock };
+  return { parking, host, told, stored, clock };
 }
 
 describe('a machine that is parked', () => {
@@ -73,7 +83,8 @@ describe('a machine that is parked', () => {
   it('in a file is gone with that, and not where nothing of its file system is there', async () => {
     await using scope = new Scope();
     const memory = join(scratch(scope), 'machine', 'parked.save');
-    const { parking, told, clock } = aParkedMachine(memory);
+    const { parking, host, told, clock } = aParkedMachine(memory);
+    host.domain = undefined;
     const look = async (): Promise<void> => {
       clock.advance(30_000);
       await parking.leave(aTargetSystem({ state: 'SUSPENDED', parkedOn: 'h' }));
@@ -86,6 +97,56 @@ describe('a machine that is parked', () => {
     assert.deepEqual(told, []);
     mkdirSync(dirname(memory));
     for (let n = 0; n < 2; n++) await look();
+    assert.deepEqual(
+      told.map(({ type }) => type),
+      ['stopped'],
+    );
+  });
+
+  it('in a file that is gone is what its host says, which is waited for', async () => {
+    await using scope = new Scope();
+    const record = aTargetSystem({ state: 'SUSPENDED', parkedOn: 'h' });
+    const cases: [found: typeof saved | undefined, told: string[], parkedOn: boolean[]][] = [
+      [{ state: 'running', isSaved: false }, ['thaw'], []],
+      [{ state: 'paused', isSaved: false }, ['thaw'], []],
+      [saved, [], [false]],
+      [{ state: 'stopped', isSaved: false }, ['stopped'], []],
+      [undefined, ['stopped'], []],
+    ];
+    for (const [domain, events, parkedOn] of cases) {
+      const { parking, host, told, stored, clock } = aParkedMachine(
+        join(scratch(scope), 'parked.save'),
+      );
+      [host.domain, host.isUp] = [domain, false];
+      for (let n = 0; n < 4; n++) {
+        await parking.leave(record).catch(() => undefined);
+        clock.advance(30_000);
+      }
+      assert.deepEqual([told, stored], [[], []], 'nothing is known while it is silent');
+      host.isUp = true;
+      for (let n = 0; n < 2 && told.length + stored.length === 0; n++) {
+        await parking.leave(record);
+        clock.advance(30_000);
+      }
+      assert.deepEqual(
+        told.map(({ type }) => type),
+        events,
+      );
+      assert.deepEqual(
+        stored.map((next) => next.parkedOn !== undefined),
+        parkedOn,
+      );
+    }
+  });
+
+  it('in a file that is gone has ended where its host was declared lost', async () => {
+    await using scope = new Scope();
+    const { parking, host, told, clock } = aParkedMachine(join(scratch(scope), 'parked.save'));
+    [host.isUp, host.isLost] = [false, true];
+    for (let n = 0; n < 2; n++) {
+      await parking.leave(aTargetSystem({ state: 'SUSPENDED', parkedOn: 'h' }));
+      clock.advance(30_000);
+    }
     assert.deepEqual(
       told.map(({ type }) => type),
       ['stopped'],
