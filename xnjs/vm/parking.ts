@@ -185,21 +185,22 @@ export class Parking {
     const path = workspace.parkedMemory(record);
     const domain = await hypervisor.find(driver, id);
     requireStill(domain);
-    const parkedOn = fingerprint(await hypervisor.describe(driver));
+    const isWhole = await isComplete(path);
+    const hasRun = domain?.state === 'running' || domain?.state === 'stalled';
+    // it was about to go on, or a server before us has saved it and got no further: it has not run since
+    const isParked = record.parkedOn !== undefined && isWhole && !hasRun;
+    const parkedOn = isParked ? record.parkedOn : fingerprint(await hypervisor.describe(driver));
     // libvirt may have its memory, from when there was one host
     const isThere = domain !== undefined && (domain.state !== 'stopped' || domain.isSaved === true);
     // by a server that may act, each time: what is removed then is of no other's making
-    if (record.parkedOn === undefined && isThere && (await isComplete(path))) {
+    if (isThere && isWhole && !isParked) {
       await records.save(record);
       // of an earlier time: once there may be a file, it would be taken for this machine's memory
       await removeForGood(path);
     }
     await records.save({ ...record, parkedOn });
-    // it was about to go on, and may have to
-    if (isThere && (await isComplete(path))) await removeForGood(path);
-    if (isThere) await hypervisor.saveMemory(driver, id, path);
+    if (isThere && !isParked) await hypervisor.saveMemory(driver, id, path);
     else if (!(await hasMemory(path))) return false;
-    // a server before us has saved it, and got no further
     else if (domain) await hypervisor.remove(driver, id);
     // another host may bring it back, and this one may be away by then
     await this.#options.unplug(record);

@@ -170,6 +170,8 @@ class Return {
   hasLooked = false;
   /** At some time, one that runs would have been brought back from its file. */
   wasMistaken = false;
+  /** So often its memory was written to that. */
+  saves = 0;
   /** By libvirt. */
   isSaved = false;
   /** What becomes of a restore; absent: it is done. */
@@ -235,6 +237,7 @@ class Return {
         this.#step(() => {
           assert.ok(!this.isWhole, 'nobody could tell it from one of an earlier time');
           writeFileSync(this.memory, 'LibvirtQemudSave and so on');
+          this.saves++;
           [this.domain, this.hasRun] = [undefined, false];
         }),
       restore: () =>
@@ -326,21 +329,39 @@ describe('the file of a machine that goes on', () => {
     assert.equal(several.record.parkedOn, fingerprint('h'));
   });
 
-  it('is removed before it is saved anew, where it was to be parked again before it went on', async () => {
+  it('is kept where it is to be parked again before it went on, wherever its server dies', async () => {
     for (let steps = 0; ; steps++) {
       await using scope = new Scope();
       const machine = new Return(scratch(scope));
       // restored, and its server has died
-      await machine.goOn((parking) => parking.bringBack(machine.record), 2);
-      assert.equal(machine.domain, 'paused');
+      machine.domain = 'paused';
       const park = (parking: Parking): Promise<void> => parking.park(machine.record);
-      if (await machine.goOn(park, steps)) {
-        assert.deepEqual([machine.told, machine.isWhole], [['frozen'], true]);
-        return;
-      }
-      await machine.goOn(park);
-      assert.deepEqual([machine.told.at(-1), machine.isWhole], ['frozen', true]);
+      const isOver = await machine.goOn(park, steps);
+      assert.ok(machine.isWhole, `after ${steps} steps`);
+      if (!isOver) await machine.goOn(park);
+      const { told, domain, record, saves } = machine;
+      assert.deepEqual(
+        [told.at(-1), domain, machine.isWhole, record.parkedOn, saves],
+        ['frozen', undefined, true, 'h', 0],
+      );
+      if (isOver) return;
     }
+  });
+
+  it('is saved anew where it was removed for its machine to go on, or somebody else let that go on', async () => {
+    for (const domain of ['paused', 'running'] as const)
+      for (let steps = 0; ; steps++) {
+        await using scope = new Scope();
+        const machine = new Return(scratch(scope));
+        machine.domain = domain;
+        if (domain === 'paused') rmSync(machine.memory);
+        const park = (parking: Parking): Promise<void> => parking.park(machine.record);
+        const isOver = await machine.goOn(park, steps);
+        if (!isOver) await machine.goOn(park);
+        const { told, saves } = machine;
+        assert.deepEqual([told.at(-1), machine.isWhole, saves], ['frozen', true, 1]);
+        if (isOver) break;
+      }
   });
 
   it('is not there, and libvirt has saved its memory: it goes on from that', async () => {
