@@ -5,7 +5,6 @@ import { systemClock } from '#kernel/clock.js';
 import { GridError } from '#kernel/errors.js';
 import { LibvirtClient } from '#kernel/libvirt/client.js';
 import { silentLog } from '#kernel/log.js';
-import { without } from '#xnjs/job/without.js';
 import { HostsConfig } from '#xnjs/vm/hosts/config.js';
 import { PinningConfig } from '#xnjs/vm/hosts/cores.js';
 import { abilitiesOf } from '#xnjs/vm/hosts/host-abilities.js';
@@ -15,11 +14,8 @@ import type { Host } from '#xnjs/vm/hosts/host.js';
 import { HostPlacement } from '#xnjs/vm/hosts/host-placement.js';
 import { Hosts } from '#xnjs/vm/hosts/hosts.js';
 import { parseHostLabels } from '#xnjs/vm/hosts/labels.js';
-import { refugeFrom, rehost } from '#xnjs/vm/hosts/rehosting.js';
 import type { Hypervisor } from '#xnjs/vm/hypervisor.js';
-import { fingerprint } from '#xnjs/vm/parking.js';
 import type { TargetSystem } from '#xnjs/vm/target-system.js';
-import { aHost, equal } from './fake-host.js';
 import { anImageMetadata, aTargetSystem } from './samples.js';
 
 const demand = (changes: Partial<Demand> = {}): Demand => ({
@@ -392,33 +388,4 @@ describe('hosts', () => {
   for (const [config, text] of faults)
     it(`are refused with the fault ${text.source}`, () =>
       assert.match(faultsOf(config).join(), text));
-});
-
-describe('the only host that is left of several', () => {
-  it('takes what the other had parked in files, and what was off there', async () => {
-    const { hypervisor } = aHost(true);
-    const about = { drivers: ['qemu'], labels: [], drain: false } as const;
-    const local = { name: 'local', hypervisor, ...about, capacity: {}, reserved: {} };
-    const hosts = new Hosts({ hosts: [local], log: silentLog });
-    const places = new HostPlacement({ hosts, records: () => [] });
-    const saved: TargetSystem[] = [];
-    const save = (record: TargetSystem) => Promise.resolve(void saved.push(record));
-    const parked = { state: 'SUSPENDED', parkedOn: fingerprint(equal) } as const;
-    const north = aTargetSystem({ host: 'north', ...parked });
-    await rehost(north, { hosts, places, save });
-    assert.deepEqual(
-      saved.map(({ id, host }) => [id, host]),
-      [[north.id, 'local']],
-    );
-    const unlike = { ...north, parkedOn: fingerprint('another processor') };
-    await assert.rejects(rehost(unlike, { hosts, places, save }), {
-      code: 'HYPERVISOR_UNAVAILABLE',
-    });
-    const off = without({ ...north, state: 'FAILED' as const }, 'parkedOn');
-    for (const snapshot of [{ isDiskOnly: true as const }, { host: fingerprint(equal) }]) {
-      const { host, release } = await refugeFrom(off, snapshot, { hosts, places });
-      assert.equal(host, 'local');
-      release();
-    }
-  });
 });

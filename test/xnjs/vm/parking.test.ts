@@ -374,8 +374,8 @@ describe('the file of a machine that goes on', () => {
         const bringBack = (parking: Parking) => parking.bringBack(machine.record, machine.view);
         const isOver = await machine.goOn(bringBack, steps);
         const settle = (parking: Parking) => parking.settle(machine.record);
-        const isThere = machine.domain === 'paused' || machine.domain === 'running';
-        if (!isOver) await machine.goOn(isThere ? settle : bringBack);
+        const { state = 'stopped' } = machine.view ?? {};
+        if (!isOver) await machine.goOn(state === 'stopped' ? bringBack : settle);
         const about = `after ${steps} steps`;
         assert.ok(machine.hasRun, about);
         assert.ok(!machine.told.includes('stopped'), about);
