@@ -66,6 +66,11 @@ export class Chunks {
     }
   }
 
+  /** What had come when the stream broke, beyond the last full piece. */
+  get left(): Buffer {
+    return this.#chunk.subarray(0, this.#gathered);
+  }
+
   /** @returns the next one, if it is there */
   takeReady(): Gathered | undefined {
     const next = this.#full.shift();

@@ -4,7 +4,7 @@ import { open, rename, unlink, type FileHandle } from 'node:fs/promises';
 import type { Readable } from 'node:stream';
 import { GridError } from '#kernel/errors.js';
 import { chunkMemory } from '#kernel/net/chunk-memory.js';
-import { Chunks } from '#kernel/net/chunks.js';
+import { Chunks, type Gathered } from '#kernel/net/chunks.js';
 import { within, type Place } from './beneath.js';
 import type { FileRange } from './file-space.js';
 import type { HostDirectory } from './host-directory.js';
@@ -75,10 +75,11 @@ export class HostFileWriter {
     this.#options = options;
   }
 
+  /** What came before an error stays, and counts. */
   async append(place: Place, source: Readable, signal?: AbortSignal): Promise<number> {
     await using file = await openRegular(place, O_WRONLY | O_APPEND);
     const taken = { bytes: 0 };
-    await this.#pour(source, file, taken, signal); // what came before an error stays, and counts
+    await this.#pour(source, file, taken, { keepsRest: true, signal });
     await file.sync();
     return taken.bytes;
   }
@@ -91,7 +92,7 @@ export class HostFileWriter {
     const taken = { bytes: 0 };
     try {
       await using file = await open(draft, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW, 0o600);
-      await this.#pour(source, file, taken, signal);
+      await this.#pour(source, file, taken, { signal });
       await file.chmod(0o666 & ~umask);
       await file.sync();
       await rename(draft, place.path);
@@ -108,17 +109,24 @@ export class HostFileWriter {
     source: Readable,
     file: FileHandle,
     taken: { bytes: number },
-    signal?: AbortSignal,
+    { keepsRest = false, signal }: { keepsRest?: boolean; signal?: AbortSignal | undefined },
   ): Promise<void> {
+    const put = async (bytes: Buffer): Promise<void> => {
+      this.#options.quota?.take(bytes.length);
+      taken.bytes += bytes.length;
+      await file.writeFile(bytes);
+    };
     const chunks = new Chunks(source, chunkBytes, chunkMemory);
+    const following = async (): Promise<Gathered | undefined> =>
+      await chunks.next().catch(async (error: unknown) => {
+        if (keepsRest) await put(chunks.left);
+        throw error;
+      });
     try {
-      for (let next = await chunks.next(); next; next = await chunks.next()) {
-        const { bytes, memory } = next;
+      for (let next = await following(); next; next = await following()) {
         signal?.throwIfAborted();
-        this.#options.quota?.take(bytes.length);
-        taken.bytes += bytes.length;
-        await file.writeFile(bytes);
-        if (memory.length === chunkBytes) chunkMemory.giveBack(memory);
+        await put(next.bytes);
+        if (next.memory.length === chunkBytes) chunkMemory.giveBack(next.memory);
       }
     } finally {
       chunks.leave(); // not destroyed at a limit: whoever sends it can still be told

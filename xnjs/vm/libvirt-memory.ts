@@ -2,7 +2,7 @@ import { errorText, GridError } from '#kernel/errors.js';
 import type { LibvirtClient } from '#kernel/libvirt/client.js';
 import { hasRefused } from '#kernel/libvirt/errors.js';
 import type { Domain } from '#kernel/libvirt/procedures.js';
-import { toRestore, withMappedMemory, type MappedMemory } from './memory-backend.js';
+import { toRestore, withMappedMemory, withoutMapped, type MappedMemory } from './memory-backend.js';
 
 /** A machine's memory goes to or comes from the disk. */
 const options = { timeoutMs: 300_000 };
@@ -106,7 +106,7 @@ async function parkAgain(client: LibvirtClient, dom: Domain): Promise<void> {
 }
 
 async function defineFrom(client: LibvirtClient, file: string, own?: string): Promise<Domain> {
-  const xml = own ?? toRestore(await definitionIn(client, file));
+  const xml = own ?? withoutMapped(await definitionIn(client, file));
   return (await client.call('domain_define_xml_flags', { xml, flags: 0 })).dom;
 }
 

@@ -35,8 +35,14 @@ export function withMappedMemory(xml: string, { path, sizeBytes }: MappedMemory)
 export function toRestore(saved: string, own = saved): string {
   const sizeBytes = backendSize(saved);
   if (sizeBytes === undefined) return own;
-  const bare = own.replace(/<qemu:commandline\b[\s\S]*?<\/qemu:commandline>/, '');
-  return withBackend(bare, { 'qom-type': 'memory-backend-ram', size: sizeBytes });
+  return withBackend(withoutMapped(own), { 'qom-type': 'memory-backend-ram', size: sizeBytes });
+}
+
+/** What such a machine is defined as, and booted from later: memory is libvirt's again. */
+export function withoutMapped(xml: string): string {
+  return backendSize(xml) === undefined
+    ? xml
+    : xml.replace(/<qemu:commandline\b[\s\S]*?<\/qemu:commandline>/, '');
 }
 
 /** `undefined`: its memory is libvirt's. */

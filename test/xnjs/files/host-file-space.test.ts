@@ -52,6 +52,20 @@ describe('files in a directory of the host', { timeout: 60_000 }, () => {
     '"*?',
     '...',
   ];
+  it('keeps what came of an append that broke', async () => {
+    await files.write('log', bytes('one'));
+    const broken = Readable.from(
+      (async function* () {
+        yield Buffer.from(' two');
+        await Promise.resolve();
+        throw new Error('the client has left');
+      })(),
+    );
+    await assert.rejects(files.write('log', broken, { append: true }), /left/);
+    assert.equal(await text(files.read('log')), 'one two');
+    await files.remove('log');
+  });
+
   for (const name of names)
     it(`writes, lists, reads, renames, copies and removes "${name}"`, async () => {
       assert.equal(await files.write(`in/${name}/${name}`, bytes('12345')), 5);

@@ -209,6 +209,26 @@ describe('an enrolment', () => {
     assert.equal(rest.tokenHash, issued.tokenHash);
   });
 
+  it('is another one when that of a copy is over before it was used', async () => {
+    await using scope = new Scope();
+    const copy = aTargetSystem({ start: { tier: 'warm', reason: '' }, boot: { identityMs: 9 } });
+    const server = await aServer(scope, copy);
+    server.keep(server.enrolments.issueForChannel(copy));
+    server.clock.advance(60_001);
+    assert.equal(server.enrolments.questionFor(copy.id), undefined);
+    const key = newKey();
+    /** It has no token but the one that it is told. */
+    await server.admit((message) =>
+      Promise.resolve(
+        'challenge' in message && message.token !== undefined
+          ? { token: message.token, request: signingRequest(key, message.machine) }
+          : {},
+      ),
+    );
+    assert.ok(server.record().enrolment?.keyHash);
+    assert.deepEqual(server.events, []);
+  });
+
   it('comes over the channel where there is no other way', async () => {
     await using scope = new Scope();
     const image = { ...aTargetSystem().image, metadata: anImageMetadata({ format: 'qcow2' }) };

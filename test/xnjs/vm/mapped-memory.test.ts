@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
-import { toRestore, withMappedMemory } from '#xnjs/vm/memory-backend.js';
+import { toRestore, withMappedMemory, withoutMapped } from '#xnjs/vm/memory-backend.js';
 import { withoutMemory } from '#xnjs/vm/tiers/split-memory.js';
 
 const pageBytes = 4096;
@@ -166,8 +166,13 @@ describe('a machine whose memory was mapped', () => {
     }
   });
 
+  it('is defined, and booted later, as any other', () => {
+    assert.doesNotMatch(withoutMapped(asSaved), /commandline|vsite\.ram/);
+  });
+
   it('is another than one that was not, whose definition stays', () => {
     assert.equal(toRestore(own), own);
+    assert.equal(withoutMapped(own), own);
     assert.equal(toRestore(own, '<domain>new</domain>'), '<domain>new</domain>');
   });
 });

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
-import { readFile, writeFile } from 'node:fs/promises';
-import { join } from 'node:path';
+import { readFile, stat, truncate, writeFile } from 'node:fs/promises';
+import { dirname, join } from 'node:path';
 import { describe, it } from 'node:test';
 import { GridError } from '#kernel/errors.js';
 import { silentLog } from '#kernel/log.js';
@@ -68,6 +68,22 @@ describe('start tiers', () => {
     assert.deepEqual(await files.copies(template), [to.id]);
     await files.drop(template, to.id);
     assert.deepEqual(await files.copies(template), []);
+  });
+
+  it('have copies whose memory is in a file of its own, with its holes, until they are dropped', async () => {
+    await using scope = new Scope();
+    const { files, template, source } = await aTemplate(scope);
+    const ram = join(dirname(source), 'memory.ram');
+    await writeFile(ram, 'x');
+    await truncate(ram, 64 * 1024 * 1024);
+    await files.copy(template, to.id);
+    await files.copy(template, to.id); // an attempt whose end nobody has heard of came before
+    const path = await files.pathOf(template, to.id, 'ram');
+    const { size, blocks } = await stat(path);
+    assert.equal(size, 64 * 1024 * 1024);
+    assert.ok(blocks * 512 < 1024 * 1024, `${blocks} blocks`);
+    await files.drop(template, to.id);
+    await assert.rejects(stat(dirname(path)), { code: 'ENOENT' });
   });
 
   it('refuse memory that is not the one that was looked through', async () => {

@@ -137,6 +137,7 @@ export class Enrolments {
     const machine = nameOf(enrollee);
     const question = { machine, challenge: newChallenge(), expects };
     if (enrollee.means !== 'message' || keyHash !== undefined) return question;
+    if (this.#isOver(issuedMs)) return undefined; // it gets another
     const token = this.#tokenFor(machine, issuedMs);
     return hashOf(token) === expects ? { ...question, token } : undefined;
   }
@@ -331,8 +332,11 @@ export class Enrolments {
     // the same key again: our answer was lost
     if (usedFor === keyHash) return;
     if (usedFor !== undefined) throw new Refusal('the enrolment token was used before');
-    if (this.#options.clock.now() - issuedMs > this.#options.tokenMs)
-      throw new Refusal('the enrolment token is too old');
+    if (this.#isOver(issuedMs)) throw new Refusal('the enrolment token is too old');
+  }
+
+  #isOver(issuedMs: number): boolean {
+    return this.#options.clock.now() - issuedMs > this.#options.tokenMs;
   }
 
   /** To who looks after security, and to the owner. */

@@ -222,7 +222,7 @@ export function hasDisk({ image }: Pick<TargetSystem, 'image'>): boolean {
 }
 
 /** Bytes on the disk; 0: there is no such file. */
-async function takes(path: string): Promise<number> {
+export async function takes(path: string): Promise<number> {
   const found = await stat(path).catch(() => undefined);
   return found ? Math.min(found.blocks * 512, found.size) : 0;
 }

@@ -69,6 +69,8 @@ export class KeptMemory {
         isSaved(each) &&
         isSameImage(each.image, image) &&
         this.#options.kinds.isWithin(each, seat) &&
+        // a host that came to share our files later reads what it starts from
+        (!each.mapped || each.host === seat.host) &&
         !this.isBad(each),
     );
   }

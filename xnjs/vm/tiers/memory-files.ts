@@ -1,8 +1,11 @@
 import { createWriteStream } from 'node:fs';
-import { mkdir, open, readdir, rename, rm, type FileHandle } from 'node:fs/promises';
+import { mkdir, open, readdir, rename, rm, statfs, type FileHandle } from 'node:fs/promises';
 import { join } from 'node:path';
 import { pipeline } from 'node:stream/promises';
+import { errorText } from '#kernel/errors.js';
 import { mappedName, type MappedMemory } from '../memory-backend.js';
+import { requireFree, takes } from '../snapshots/snapshot-files.js';
+import { VmError } from '../state.js';
 import { exists, runTool } from '../whole-files.js';
 import type { Workspace } from '../workspace.js';
 import type { MemoryFile } from './memory-file.js';
@@ -47,11 +50,17 @@ const chunkBytes = 4 * 1024 * 1024;
 const bytesPerMiB = 1024 ** 2;
 const prefix = 'copy-';
 const parts: readonly Part[] = ['save', 'ram'];
-const suffixes = { save: '.save', ram: '.ram' } as const satisfies Record<Part, string>;
+const fileNames = { save: 'memory.save', ram: 'memory.ram' } as const satisfies Record<
+  Part,
+  string
+>;
 /** libvirt's file without the memory, until that has proved good. */
 const draft = 'devices.save';
 
-/** In the directory of the template, which other hosts may share: `memory.save`, `memory.ram`, `copy-<id>.…`. */
+/**
+ * In the directory of the template, which other hosts may share: `memory.save`, `memory.ram`, and the same in a
+ * directory for each copy. A QEMU that comes late, after its copy was dropped, finds none, and cannot make the file up.
+ */
 export class OwnMemoryFiles implements MemoryFiles {
   readonly #workspace: Pick<Workspace, 'directoryOf'>;
   readonly split: SplitFiles;
@@ -60,9 +69,9 @@ export class OwnMemoryFiles implements MemoryFiles {
     this.#workspace = workspace;
     this.split = {
       begin: (template) => this.#split(template),
-      keep: (template) => rename(this.#file(template, draft), this.#path(template)),
+      keep: (template) => rename(this.#draftOf(template), this.#path(template)),
       drop: async (template) => {
-        for (const path of [this.#file(template, draft), this.#path(template, { part: 'ram' })])
+        for (const path of [this.#draftOf(template), this.#path(template, { part: 'ram' })])
           await rm(path, { force: true });
       },
     };
@@ -82,19 +91,20 @@ export class OwnMemoryFiles implements MemoryFiles {
         const { buffer, bytesRead } = await file.read(Buffer.alloc(length), 0, length, at);
         return buffer.subarray(0, bytesRead);
       },
-      write: async (at, bytes) => {
-        await file.write(bytes, 0, bytes.length, at);
-      },
+      write: (at, bytes) => writeAll(file, bytes, at),
       [Symbol.asyncDispose]: () => file.close(),
     };
   }
 
   async copy(template: OfTemplate, copyId: string): Promise<void> {
+    await this.drop(template, copyId); // what a machine has mapped is never written to
+    await this.#requireRoom(template, copyId);
+    await mkdir(this.#directory(template, copyId), { mode: 0o711 });
     for (const part of parts) {
       const [from, to] = [this.#path(template, { part }), this.#path(template, { part, copyId })];
-      // it knows of holes, which most of a machine's memory is; what a machine has mapped is never written to
+      // it knows of holes, which most of a machine's memory is
       if (part === 'save' || (await exists(from)))
-        await runTool('cp', ['--remove-destination', '--', from, to]);
+        await orFull(runTool('cp', ['--', from, to]), copyId);
     }
   }
 
@@ -103,41 +113,63 @@ export class OwnMemoryFiles implements MemoryFiles {
   }
 
   async drop(template: OfTemplate, copyId: string): Promise<void> {
-    for (const part of parts) await rm(this.#path(template, { copyId, part }), { force: true });
+    await rm(this.#directory(template, copyId), { recursive: true, force: true });
   }
 
   async copies({ id }: OfTemplate): Promise<string[]> {
-    const names = await readdir(this.#workspace.directoryOf(id)).catch(() => []);
-    const ids = names
-      .filter((name) => name.startsWith(prefix))
-      .map((name) => name.slice(prefix.length, name.lastIndexOf('.')));
-    return [...new Set(ids)];
+    const found = await readdir(this.#workspace.directoryOf(id)).catch(() => []);
+    return found.filter((name) => name.startsWith(prefix)).map((name) => name.slice(prefix.length));
+  }
+
+  /** As much as it takes stays free: it is taken until its machine ends, and no quota knows of it. */
+  async #requireRoom(template: OfTemplate, copyId: string): Promise<void> {
+    const sizes = await Promise.all(parts.map((part) => takes(this.#path(template, { part }))));
+    const neededMiB = Math.ceil((2 * sizes.reduce((sum, bytes) => sum + bytes, 0)) / bytesPerMiB);
+    const { bavail, bsize } = await statfs(this.#workspace.directoryOf(template.id));
+    requireFree(Math.floor((bavail * bsize) / bytesPerMiB), neededMiB, copyId);
   }
 
   async #split(template: OfTemplate): ReturnType<SplitFiles['begin']> {
     const { memoryMiB, memoryMaxMiB = memoryMiB } = template.parameters;
     const sizeBytes = memoryMaxMiB * bytesPerMiB;
-    const [memory, path] = [this.#file(template, draft), this.#path(template, { part: 'ram' })];
+    const [memory, path] = [this.#draftOf(template), this.#path(template, { part: 'ram' })];
     await using saved = await this.open(template);
     await using ram = await open(path, 'w', 0o600);
     await ram.truncate(sizeBytes);
-    const onPages: PageSink = async (at, bytes) => {
-      await ram.write(bytes, 0, bytes.length, at);
-    };
+    const onPages: PageSink = (at, bytes) => writeAll(ram, bytes, at);
     const left = withoutMemory(saved.chunks(), { sizeBytes, name: mappedName, onPages });
-    await pipeline(left, createWriteStream(memory, { flush: true }));
+    await pipeline(left, createWriteStream(memory, { flush: true, mode: 0o600 }));
     await ram.sync(); // the record of it will be there after a power cut, too
     return { memory, mapped: { path, sizeBytes } };
   }
 
   #path(template: OfTemplate, { copyId, part = 'save' }: Which = {}): string {
-    const name = copyId === undefined ? 'memory' : `${prefix}${copyId}`;
-    return this.#file(template, `${name}${suffixes[part]}`);
+    return join(this.#directory(template, copyId), fileNames[part]);
   }
 
-  #file({ id }: OfTemplate, name: string): string {
-    return join(this.#workspace.directoryOf(id), name);
+  #directory({ id }: OfTemplate, copyId?: string): string {
+    const own = this.#workspace.directoryOf(id);
+    return copyId === undefined ? own : join(own, `${prefix}${copyId}`);
   }
+
+  #draftOf(template: OfTemplate): string {
+    return join(this.#directory(template), draft);
+  }
+}
+
+/** A file takes what it is given in parts where there is little room. */
+async function writeAll(file: FileHandle, bytes: Buffer, at: number): Promise<void> {
+  for (let done = 0; done < bytes.length;) {
+    const { bytesWritten } = await file.write(bytes, done, bytes.length - done, at + done);
+    done += bytesWritten;
+  }
+}
+
+async function orFull(work: Promise<void>, vmId: string): Promise<void> {
+  await work.catch((cause: unknown) => {
+    if (!/no space left|quota exceeded/i.test(errorText(cause))) throw cause;
+    throw new VmError('STORAGE_FULL', errorText(cause), { vmId }, { cause });
+  });
 }
 
 async function* chunksOf(file: FileHandle): AsyncGenerator<Buffer> {

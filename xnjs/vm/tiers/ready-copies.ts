@@ -1,6 +1,7 @@
 import { randomUUID } from 'node:crypto';
 import type { Clock } from '#kernel/clock.js';
 import type { SavedMachine } from '../hypervisor.js';
+import { isPassing } from '../passing.js';
 import { giveIdentity } from './memory-file.js';
 import type { MemoryFiles } from './memory-files.js';
 import type { Template } from './template.js';
@@ -58,10 +59,14 @@ export class ReadyCopies {
     return await this.#using(id, async () => {
       try {
         if (!this.#copies.delete(id)) await this.#make(files, template, id);
-        return await work(await this.#filesFor(files, template, id));
-      } finally {
-        // what is left is found by the next server
-        await files.drop(template, id).catch(() => this.#swept.delete(template.id));
+        const done = await work(await this.#filesFor(files, template, id));
+        await this.#drop(files, template, id);
+        return done;
+      } catch (error) {
+        // whether a machine comes from them is not known yet
+        if (isPassing(error)) this.#swept.delete(template.id);
+        else await this.#drop(files, template, id);
+        throw error;
       }
     });
   }
@@ -73,7 +78,7 @@ export class ReadyCopies {
       try {
         await this.#make(files, template, copy.id);
       } catch (error) {
-        await files.drop(template, copy.id).catch(() => this.#swept.delete(template.id));
+        await this.#drop(files, template, copy.id);
         throw error;
       }
       this.#copies.set(copy.id, copy);
@@ -96,6 +101,11 @@ export class ReadyCopies {
   forget(templateId: string): void {
     for (const { id } of this.#ofTemplate(templateId)) this.#copies.delete(id);
     this.#swept.delete(templateId);
+  }
+
+  /** What is left is found by a later sweep, or by the next server. */
+  async #drop(files: MemoryFiles, template: SavedTemplate, id: string): Promise<void> {
+    await files.drop(template, id).catch(() => this.#swept.delete(template.id));
   }
 
   /** What was given up, here or by an earlier server: nobody knows which of that are complete. */

@@ -52,8 +52,6 @@ export class Templates implements AsyncDisposable {
   /** By host: each has turns of its own, so that one that hangs holds up no other. */
   readonly #upkeeps: ReadonlyMap<string, Upkeep>;
   readonly #unsubscribe: (() => void)[] = [];
-  /** Places where some host could not map the memory that another had saved. */
-  readonly #unmappable = new Set<string>();
   /** By host. */
   readonly #captures = new Map<string, { readonly id: string; readonly end: AbortController }>();
 
@@ -177,8 +175,6 @@ export class Templates implements AsyncDisposable {
       });
     } catch (error) {
       if (asGridError(error)?.row.retry !== true) this.#kept.spoil(template.id);
-      // tried where it was saved, but not there
-      if (template.mapped && record.host !== template.host) this.#unmappable.add(placeOf(template));
       throw error;
     }
   }
@@ -276,7 +272,7 @@ export class Templates implements AsyncDisposable {
       await this.#makePlace(placeOf(template), template);
       await this.#kept.save(template);
       const files = this.#kept.filesOf(template);
-      const how = { canMap: !this.#unmappable.has(placeOf(template)), signal: end.signal };
+      const how = { canMap: this.#canMap(template), signal: end.signal };
       const captured = await captureMemory(template, files, this.#options, how);
       await this.#kept.save({ ...template, ...captured });
       const isMapped = captured.mapped !== undefined;
@@ -295,6 +291,14 @@ export class Templates implements AsyncDisposable {
     } finally {
       this.#captures.delete(host);
     }
+  }
+
+  /**
+   * What is mapped loses its name as soon as it is: a file system that hosts share may then lose it from under a machine.
+   */
+  #canMap(template: Template): boolean {
+    const { all } = this.#options.hosts;
+    return isLocal(template) && all.every((host) => isLocal({ host: host.name }) || host.storage);
   }
 
   /** Makes what is too many go, with what is about to be saved. */
