@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict';
-import { mkdirSync, writeFileSync } from 'node:fs';
+import { mkdirSync, renameSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, it } from 'node:test';
 import { silentLog as log } from '#kernel/log.js';
@@ -66,7 +66,7 @@ async function aSite(scope: Scope, cpus: number) {
     const { state, host, lostWithHost } = systems.get(lost.id);
     return { state, host, ...(lostWithHost && { lostWithHost }) };
   };
-  return { systems, usedCpus, revert, told };
+  return { machines: join(directory, 'vms'), systems, usedCpus, revert, told };
 }
 
 describe('a target system whose host is lost, and that is put back elsewhere', () => {
@@ -87,5 +87,24 @@ describe('a target system whose host is lost, and that is put back elsewhere', (
     await revert();
     assert.deepEqual(told(), { state: 'PAUSED', host: 'local' });
     assert.equal(await usedCpus(), 2);
+  });
+
+  it('has lost its snapshot only where that is seen to be gone: files out of reach are waited for', async () => {
+    await using scope = new Scope();
+    const { machines, revert, told } = await aSite(scope, 4);
+    const away = { code: 'HYPERVISOR_UNAVAILABLE', message: /cannot be reached/ };
+    const files = join(machines, lost.id, 'snapshots');
+    renameSync(files, `${files}.away`);
+    // any error but that there is none
+    symlinkSync(files, files);
+    await assert.rejects(revert, away);
+    rmSync(files);
+    await assert.rejects(revert, { code: 'CONFLICT', message: /was lost with host north/ });
+    renameSync(`${files}.away`, files);
+    renameSync(machines, `${machines}.away`);
+    await assert.rejects(revert, away, 'it is not mounted');
+    renameSync(`${machines}.away`, machines);
+    await revert();
+    assert.equal(told().host, 'local');
   });
 });

@@ -133,7 +133,7 @@ export class Snapshots {
       throw conflict(system.id, 'the snapshot is of another hypervisor or processor');
   }
 
-  /** @throws `CONFLICT` there is none, or its files are lost */
+  /** @throws `CONFLICT` there is none, or its files are lost; `HYPERVISOR_UNAVAILABLE` they cannot be reached */
   async #refugeOf(system: TargetSystem, snapshot: Snapshot): Promise<Held> {
     if ((await this.#options.filesOf(system).sizeMiB(system, snapshot.id)) === 0)
       throw conflict(system.id, `the snapshot was lost with host ${system.host}`);
