@@ -102,7 +102,9 @@ export class OwnSnapshotFiles implements SnapshotFiles {
   }
 
   async isSaved(system: HasId, snapshotId: string): Promise<boolean> {
-    return await isComplete(this.#memoryOf(system, snapshotId));
+    if (await isComplete(this.#memoryOf(system, snapshotId))) return true;
+    this.#requireMounted(system);
+    return false;
   }
 
   async neededMiB(system: HasDisk & Pick<TargetSystem, 'parameters'>): Promise<number> {
