@@ -19,7 +19,7 @@ import { ShiftedClock } from '../../targetsystem/shifted-clock.js';
 import { scratch, until } from '../job/rig.js';
 import { openTables } from '../persistence/databases.js';
 import { aHost, away, equal } from './fake-host.js';
-import { aSnapshot, aTargetSystem } from './samples.js';
+import { anImageMetadata, aSnapshot, aTargetSystem } from './samples.js';
 
 const snapshot = aSnapshot({ host: fingerprint(equal) });
 /** It was on the host that is declared lost. */
@@ -28,14 +28,14 @@ const lost = aTargetSystem({ host: 'north', state: 'FAILED', snapshots: [snapsho
 const other = aTargetSystem({ id: lost.id.replace('5', '6'), state: 'FAILED' });
 
 /** A user's two target systems of two cores each; the host of one is lost, its snapshot is in files that hosts share. */
-async function aSite(scope: Scope, cpus: number) {
+async function aSite(scope: Scope, cpus: number, first = lost) {
   const directory = scratch(scope);
   const kept = join(directory, 'vms', lost.id, 'snapshots', snapshot.id);
   mkdirSync(kept, { recursive: true });
   writeFileSync(join(kept, 'memory'), 'LibvirtQemudSave of the snapshot'.repeat(200));
   const database = await openTables(scope, `sqlite:${join(directory, 'db.sqlite')}`);
   const store = createTargetStore(database);
-  for (const record of [lost, other]) await store.save(record, undefined, []);
+  for (const record of [first, other]) await store.save(record, undefined, []);
   const none = { labels: [], drain: false, capacity: {}, reserved: {} };
   const qemu = { ...none, drivers: ['qemu' as const] };
   const hosts = new Hosts({
@@ -105,6 +105,21 @@ describe('a target system whose host is lost, and that is put back elsewhere', (
     await assert.rejects(revert, away, 'it is not mounted');
     renameSync(`${machines}.away`, machines);
     await revert();
+    assert.equal(told().host, 'local');
+  });
+
+  it('without a snapshot can have one taken of its disk, and boots from that', async () => {
+    await using scope = new Scope();
+    const image = { id: 'i', metadata: anImageMetadata({ format: 'qcow2' }), parts: {} };
+    const { machines, systems, told } = await aSite(scope, 4, { ...lost, image, snapshots: [] });
+    writeFileSync(join(machines, lost.id, 'overlay.qcow2'), 'what it has written');
+    const { id } = await systems.snapshots.take(lost.id, 'its disk');
+    await until('it is taken', () => systems.snapshots.get(lost.id, id).state === 'READY');
+    await until('that is over', () => systems.get(lost.id).undertaking === undefined);
+    await systems.snapshots.revert(lost.id, id);
+    await until('its former machine is gone', () => systems.get(lost.id).reverted !== undefined);
+    await systems.settled(lost.id, { reverted: systems.get(lost.id).reverted! });
+    await until('it boots', () => systems.get(lost.id).state === 'INITIALIZING');
     assert.equal(told().host, 'local');
   });
 });
