@@ -230,6 +230,8 @@ export class Keeping {
     // one that was parked and could not be parked again runs
     const isDone = isThere && (isParked === park || domain.state === 'running');
     if (isDone && domain.state !== 'paused') return true;
+    // one that was halted before, by somebody else, stays so
+    if (isDone && !(await this.#isRestored(record, snapshot))) return true;
     await require();
     try {
       if (!isDone) {
@@ -253,6 +255,12 @@ export class Keeping {
       await reconcile(id);
       return false;
     }
+  }
+
+  /** A process that is there was started from the snapshot: the one before it ended, when all was saved at the latest. */
+  async #isRestored(record: TargetSystem, snapshot: Snapshot): Promise<boolean> {
+    if (record.undertaking?.do === 'revert' || snapshot.state === 'READY') return true;
+    return await this.#options.filesOf(record).isSaved(record, snapshot.id);
   }
 
   /** Stored before it runs: should it end, its disk is not that of its memory any more. */

@@ -1,10 +1,10 @@
 import { execFile } from 'node:child_process';
-import { createReadStream } from 'node:fs';
+import { createReadStream, existsSync } from 'node:fs';
 import { mkdir, open, rename, rm, stat, statfs } from 'node:fs/promises';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import type { Readable } from 'node:stream';
 import { promisify } from 'node:util';
-import { errorText } from '#kernel/errors.js';
+import { errorText, GridError } from '#kernel/errors.js';
 import { isComplete } from '../parking.js';
 import { VmError } from '../state.js';
 import type { TargetSystem } from '../target-system.js';
@@ -102,7 +102,9 @@ export class OwnSnapshotFiles implements SnapshotFiles {
   }
 
   async isSaved(system: HasId, snapshotId: string): Promise<boolean> {
-    return await isComplete(this.#memoryOf(system, snapshotId));
+    if (await isComplete(this.#memoryOf(system, snapshotId))) return true;
+    this.#requireMounted(system);
+    return false;
   }
 
   async neededMiB(system: HasDisk & Pick<TargetSystem, 'parameters'>): Promise<number> {
@@ -169,11 +171,17 @@ export class OwnSnapshotFiles implements SnapshotFiles {
   async sizeMiB(system: HasDisk, snapshotId: string): Promise<number> {
     const sizes = [this.#memoryOf(system, snapshotId), this.#diskOf(system, snapshotId)].map(takes);
     const bytes = (await Promise.all(sizes)).reduce((sum, size) => sum + size, 0);
+    if (bytes === 0) this.#requireMounted(system);
     return Math.ceil(bytes / bytesPerMiB);
   }
 
   async remove({ id }: HasId, snapshotId: string): Promise<void> {
     await rm(this.#directory(id, snapshotId), { recursive: true, force: true });
+  }
+
+  /** Where the file system is not mounted there are no directories of machines either. */
+  #requireMounted({ id }: HasId): void {
+    if (!existsSync(dirname(this.#workspace.directoryOf(id)))) throw unreachable();
   }
 
   #memoryOf({ id }: HasId, snapshotId: string): string {
@@ -221,10 +229,20 @@ export function hasDisk({ image }: Pick<TargetSystem, 'image'>): boolean {
   return image.metadata.format === 'qcow2';
 }
 
-/** Bytes on the disk; 0: there is no such file. */
+/** Bytes on the disk; 0: there is no such file. @throws `HYPERVISOR_UNAVAILABLE` nobody can tell */
 export async function takes(path: string): Promise<number> {
-  const found = await stat(path).catch(() => undefined);
-  return found ? Math.min(found.blocks * 512, found.size) : 0;
+  try {
+    const { blocks, size } = await stat(path);
+    return Math.min(blocks * 512, size);
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return 0;
+    throw unreachable({ cause: error });
+  }
+}
+
+function unreachable(options?: ErrorOptions): GridError {
+  const text = 'the files of the machine cannot be reached';
+  return new GridError('HYPERVISOR_UNAVAILABLE', text, {}, options);
 }
 
 /** Complete or not there; shares the blocks where the file system can. One that is there stays. */

@@ -89,10 +89,12 @@ export class Snapshots {
 
   /**
    * Puts the machine back to what it was; also one that has stopped, on another host if its own was declared lost.
-   * @throws `CONFLICT` the snapshot is not ready, or not of this hypervisor; `VM_ILLEGAL_EVENT` not now
+   * @throws `CONFLICT` the snapshot is not ready, or not of this hypervisor; `VM_ILLEGAL_EVENT` not now;
+   * `QUOTA_EXCEEDED` cores and memory that it gave back when its host was declared lost are not free;
+   * `HYPERVISOR_UNAVAILABLE` its host, or its files, cannot be reached
    */
   async revert(systemId: string, snapshotId: string): Promise<void> {
-    const { records, hosts } = this.#options;
+    const { records, hosts, planner } = this.#options;
     await records.queue(systemId, async () => {
       const system = records.get(systemId);
       const snapshot = getSnapshot(system, snapshotId);
@@ -108,7 +110,8 @@ export class Snapshots {
         const { release, ...place } = await this.#refugeOf(system, snapshot);
         try {
           const evidence = this.#evidence(`${about}, on host ${place.host}`);
-          await records.applyNow(systemId, { ...order, evidence, place });
+          const event = { ...order, evidence, place };
+          await records.applyNow(systemId, event, planner.quotasFor(system));
         } finally {
           release();
         }
@@ -130,7 +133,7 @@ export class Snapshots {
       throw conflict(system.id, 'the snapshot is of another hypervisor or processor');
   }
 
-  /** @throws `CONFLICT` there is none, or its files are lost */
+  /** @throws `CONFLICT` there is none, or its files are lost; `HYPERVISOR_UNAVAILABLE` they cannot be reached */
   async #refugeOf(system: TargetSystem, snapshot: Snapshot): Promise<Held> {
     if ((await this.#options.filesOf(system).sizeMiB(system, snapshot.id)) === 0)
       throw conflict(system.id, `the snapshot was lost with host ${system.host}`);
