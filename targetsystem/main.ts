@@ -62,7 +62,7 @@ export async function startTargetsystem(
     const xnjs = await startXnjs(config.xnjs, {
       log: deps.log,
       metrics,
-      audit: (decision) => later.audit?.(decision),
+      audit: (decision, reqId) => later.audit?.(decision, reqId),
       siteUrl: config.externalUrl,
       serverDn,
       issueToken,

@@ -40,7 +40,7 @@ export class RequestContext implements RawContext {
     this.url = url;
     this.accepts = (types) => preferredType(request, types);
     const { reqId } = request.logged;
-    this.audit = audit && ((decision) => audit({ ...decision, reqId }));
+    this.audit = audit && ((decision) => audit(decision, reqId));
   }
 
   get log(): Log {

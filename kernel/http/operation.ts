@@ -151,6 +151,7 @@ export function operations<Deps>() {
   ): TypedOperation<Deps, Input, Verb, Path, Answering> => {
     const { policy, run, ...described } = record;
     const { method, path, produces, answers } = record;
+    const label = `${method} ${path}`;
     return {
       ...described,
       // without `answers` the type is the general one
@@ -170,9 +171,10 @@ export function operations<Deps>() {
         const decision = await decide(policy, caller, deps, input.data);
         audit?.({
           what: 'access',
-          ...decision,
+          allowed: decision.allowed,
+          why: decision.why,
           caller,
-          operation: `${method} ${path}`,
+          operation: label,
           // an address that is as good as a password is not written down
           resource: policy.rule === 'capability' ? withoutKey(url) : url,
         });

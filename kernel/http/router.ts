@@ -179,7 +179,7 @@ function refusePage(
   audit: Audit | undefined,
 ): never {
   const why = `sent by a page of ${page}`;
-  audit?.({ what: 'access', allowed: false, why, operation: label, resource: url, reqId });
+  audit?.({ what: 'access', allowed: false, why, operation: label, resource: url }, reqId);
   throw new RequestError('FORBIDDEN', `pages of ${page} may not change anything here`);
 }
 

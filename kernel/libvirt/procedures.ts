@@ -11,30 +11,18 @@ import {
   uhyper,
   uint,
   union,
+  word,
   type Codec,
   type Fields,
   type Infer,
   type Struct,
 } from './xdr.js';
-import { protocolError } from './errors.js';
+import { uuid } from './uuid.js';
 
 /**
  * The calls we use of libvirt's remote protocol, our own table of numbers and fields: kept by hand from
  * observation and libvirt's published behaviour (docs/protocols/libvirt-rpc.md). Names are libvirt's.
  */
-
-/** 16 bytes on the wire, `8d0e…-…` here, so that handles are plain values that compare. */
-const uuid: Codec<string> = {
-  write(to, value) {
-    if (!/^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/i.test(value))
-      throw protocolError('not a UUID', { value: value.slice(0, 64) });
-    to.text(value.replaceAll('-', ''), 16, 'hex');
-  },
-  read(from) {
-    const hex = from.text(16, 'hex');
-    return `${hex.slice(0, 8)}-${hex.slice(8, 12)}-${hex.slice(12, 16)}-${hex.slice(16, 20)}-${hex.slice(20)}`;
-  },
-};
 
 /** Handles are plain values: nothing to free. `id` is -1 while a domain does not run. */
 export const domain = struct({ name: string(), uuid, id: int });
@@ -51,17 +39,13 @@ export type Network = Infer<typeof network>;
 const hostInterface = struct({ name: string(), mac: string() });
 
 const text = string();
+const name = word();
 const maybeText = optional(text);
 /** Of lists that the daemon makes: domains, snapshots, records. */
 const maxListed = 16_384;
 
-export const typedParams = array(
-  struct({
-    field: text,
-    value: union({ 1: int, 2: uint, 3: hyper, 4: uhyper, 5: double, 6: bool, 7: text }),
-  }),
-  maxListed,
-);
+const figure = union({ 1: int, 2: uint, 3: hyper, 4: uhyper, 5: double, 6: bool, 7: text });
+export const typedParams = array(struct({ field: name, value: figure }), maxListed);
 export type TypedParams = Infer<typeof typedParams>;
 
 const nwfilter = struct({ name: string(), uuid });

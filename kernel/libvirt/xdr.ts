@@ -1,4 +1,5 @@
 import { protocolError } from './errors.js';
+import { KnownTexts } from './known-texts.js';
 
 /** XDR (RFC 4506): big-endian, every item padded to four bytes. A codec writes and reads one type. */
 export type Codec<T> = {
@@ -57,9 +58,9 @@ export class XdrWriter {
   }
 
   /** @param size of the text, in bytes */
-  text(value: string, size: number, encoding: 'utf8' | 'hex'): void {
+  text(value: string, size: number): void {
     const at = this.#grow(size);
-    this.#bytes.write(value, at, size, encoding);
+    this.#bytes.write(value, at, size, 'utf8');
   }
 
   finish(): Buffer {
@@ -69,10 +70,13 @@ export class XdrWriter {
 
 export class XdrReader {
   readonly #bytes: Buffer;
+  /** Of the same bytes: `Buffer` makes four large integers to read one. */
+  readonly #view: DataView;
   #at = 0;
 
   constructor(bytes: Buffer) {
     this.#bytes = bytes;
+    this.#view = new DataView(bytes.buffer, bytes.byteOffset, bytes.length);
   }
 
   /** Steps over `size` bytes and their padding. @returns where they start */
@@ -84,11 +88,25 @@ export class XdrReader {
     return at;
   }
 
-  int32 = (): number => this.#bytes.readInt32BE(this.#take(4));
-  uint32 = (): number => this.#bytes.readUInt32BE(this.#take(4));
-  int64 = (): bigint => this.#bytes.readBigInt64BE(this.#take(8));
-  uint64 = (): bigint => this.#bytes.readBigUInt64BE(this.#take(8));
-  float64 = (): number => this.#bytes.readDoubleBE(this.#take(8));
+  int32(): number {
+    return this.#view.getInt32(this.#take(4));
+  }
+
+  uint32(): number {
+    return this.#view.getUint32(this.#take(4));
+  }
+
+  int64(): bigint {
+    return this.#view.getBigInt64(this.#take(8));
+  }
+
+  uint64(): bigint {
+    return this.#view.getBigUint64(this.#take(8));
+  }
+
+  float64(): number {
+    return this.#view.getFloat64(this.#take(8));
+  }
 
   /** A view, valid as long as the message is: copy what is to be kept. */
   bytes(size: number): Buffer {
@@ -97,9 +115,15 @@ export class XdrReader {
   }
 
   /** Without a view in between: figures of machines are thousands of short texts a second. */
-  text(size: number, encoding: 'utf8' | 'hex'): string {
+  text(size: number): string {
     const at = this.#take(size);
-    return this.#bytes.toString(encoding, at, at + size);
+    return this.#bytes.toString('utf8', at, at + size);
+  }
+
+  /** Where the same come again and again. */
+  word(size: number, texts: KnownTexts): string {
+    const at = this.#take(size);
+    return texts.read(this.#bytes, at, size);
   }
 
   finish(): void {
@@ -156,10 +180,17 @@ export function string(maxBytes = maxStringBytes): Codec<string> {
       const size = checkLength(Buffer.byteLength(value, 'utf8'), maxBytes);
       if (value.includes('\0')) throw protocolError('a text must not contain NUL');
       to.uint32(size);
-      to.text(value, size, 'utf8');
+      to.text(value, size);
     },
-    read: (from) => from.text(checkLength(from.uint32(), maxBytes), 'utf8'),
+    read: (from) => from.text(checkLength(from.uint32(), maxBytes)),
   };
+}
+
+/** A {@link string} of which the same few come again and again. */
+export function word(): Codec<string> {
+  const texts = new KnownTexts();
+  const { write } = string();
+  return { write, read: (from) => from.word(checkLength(from.uint32(), maxStringBytes), texts) };
 }
 
 /** Exactly `size` bytes, without a length before them. */

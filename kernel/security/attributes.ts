@@ -2,7 +2,7 @@ import type { Role } from '#kernel/http/caller.js';
 import { errorText, GridError } from '#kernel/errors.js';
 import type { Log } from '#kernel/log.js';
 import type { Identity } from './identity.js';
-import type { Users } from './users.js';
+import type { User, Users } from './users.js';
 
 /** What a source says of a user; of each the first is the default. A member left out: it says nothing of it. */
 export type AttributeValues = {
@@ -109,20 +109,21 @@ function spelling(before: AttributeValues, after: AttributeValues): { dn?: strin
   return dn === undefined ? {} : { dn };
 }
 
-/** The users file as the first source. */
+/** The users file as the first source. What it says of an entry is one object: a change makes another entry. */
 export function usersSource(users: Users): AttributeSource {
+  const known = new WeakMap<User, AttributeValues>();
   return {
     name: 'users',
     async find({ dn }) {
       const user = await users.findByDn(dn);
       if (!user) return undefined;
-      const { name, login = name, groups, role } = user;
-      return {
-        dn: user.dn,
-        roles: role === 'admin' ? ['admin', 'user'] : [role],
-        logins: [login],
-        groups,
-      };
+      const values = known.get(user) ?? valuesOf(user);
+      known.set(user, values);
+      return values;
     },
   };
+}
+
+function valuesOf({ dn, name, login = name, groups, role }: User): AttributeValues {
+  return { dn, roles: role === 'admin' ? ['admin', 'user'] : [role], logins: [login], groups };
 }

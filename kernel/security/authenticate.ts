@@ -66,8 +66,9 @@ export type Authenticate = {
    */
   readonly renew: (caller: Caller) => Promise<Caller>;
 };
-/** What a caller was made of. */
+/** What a caller was made of, besides what sources say of him. */
 type Origin = { readonly identity: Identity; readonly chosen: Preferences; readonly peer: string };
+type Made = Origin & { readonly values: AttributeValues; readonly caller: AuthenticatedCaller };
 
 /** Recognises one kind of credentials; throws if they are that kind and wrong. */
 export type Method = (
@@ -75,7 +76,9 @@ export type Method = (
 ) => Identity | undefined | Promise<Identity | undefined>;
 
 const anonymous: Identity = { dn: anonymousCaller.dn };
+const nothing: AttributeValues = {};
 const sessionHeader = 'x-unicore-securitysession';
+const preferencesHeader = 'x-unicore-user-preferences';
 
 /** Finds out who asks: session, else credentials, else nobody in particular (UNICORE REST, 2.1). */
 export function createAuthenticator(deps: AuthenticatorDeps): Authenticate {
@@ -92,16 +95,21 @@ export function createAuthenticator(deps: AuthenticatorDeps): Authenticate {
   ];
 
   const origins = new WeakMap<Caller, Origin>();
+  /** Whom an identity came as last: a session's requests are mostly made by the same caller. */
+  const last = new WeakMap<Identity, Made>();
 
   async function describe(origin: Origin): Promise<AuthenticatedCaller> {
     const { identity, chosen, peer } = origin;
-    const values = identity === anonymous ? {} : await attributesOf(identity, chosen);
+    const values = identity === anonymous ? nothing : await attributesOf(identity, chosen);
+    const made = last.get(identity);
+    if (made?.values === values && made.chosen === chosen && made.peer === peer) return made.caller;
     if (values.roles?.includes('banned'))
       throw new AuthenticationError('FORBIDDEN', 'this user is banned', { dn: identity.dn });
     const available = toAvailable(values);
     checkPreferences(chosen, available);
     const caller = toCaller(identity, values, available, chosen, peer);
     origins.set(caller, origin);
+    last.set(identity, { ...origin, values, caller });
     return caller;
   }
 
@@ -120,7 +128,7 @@ export function createAuthenticator(deps: AuthenticatorDeps): Authenticate {
     response.setHeader('X-UNICORE-SecuritySession-Lifetime', sessions.remainingMs(session));
     if (!known) {
       const why = `by ${identity.method ?? 'no credentials'}`;
-      audit({ what: 'login', allowed: true, why, caller, reqId: requestId(request) });
+      audit({ what: 'login', allowed: true, why, caller }, requestId(request));
     }
     return caller;
   }
@@ -146,7 +154,7 @@ function withAudit(
     try {
       return await authenticate(request, response);
     } catch (error) {
-      audit({ ...refusalOf(error), peer: peerOf(request, deps), reqId: requestId(request) });
+      audit({ ...refusalOf(error), peer: peerOf(request, deps) }, requestId(request));
       throw error;
     }
   };
@@ -185,6 +193,7 @@ function choose(
   known: Session | undefined,
   request: IncomingMessage,
 ): Preferences {
+  if (known && request.headers[preferencesHeader] === undefined) return known.preferences;
   const { login } = claims ?? {};
   const issued = method === 'ETD' && login !== undefined ? { uid: login } : {};
   if (preferences) return { ...issued, ...preferences };
@@ -254,7 +263,7 @@ function bearer(verifiers: readonly BearerVerifier[]): Method {
 }
 
 function requestedPreferences({ headers }: IncomingMessage): Preferences {
-  const value = headers['x-unicore-user-preferences'];
+  const value = headers[preferencesHeader];
   return value === undefined ? {} : parsePreferences(String(value));
 }
 

@@ -8,9 +8,9 @@ export function countDecisions(metrics: Metrics, audit: Audit): Audit {
     help: 'Logins and accesses, granted and refused; code: why a login was refused',
     labels: ['what', 'allowed', 'code'],
   });
-  return (decision) => {
+  return (decision, reqId) => {
     const { what, allowed, code = '' } = decision;
     count({ what, allowed: String(allowed), code });
-    audit(decision);
+    audit(decision, reqId);
   };
 }

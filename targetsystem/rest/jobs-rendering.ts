@@ -6,27 +6,38 @@ import { ownedProperties } from './properties.js';
 
 export const workspaceSuffix = '-uspace';
 
-type Text = { readonly baseUrl: string; readonly text: string };
-/** Of records that will not look otherwise a second later. */
+/** A job for one address, around the only part that changes by itself. */
+type Text = { readonly baseUrl: string; readonly before: string; readonly after: string };
+/** By record: a change makes another one. */
 const texts = new WeakMap<Job, Text>();
 
-/** A job as JSON: clients ask for one that is over again and again. */
+/** A job as JSON: clients ask for the same one again and again. */
 export function jobText(job: Job, baseUrl: string, nowMs: number): string {
-  const known = texts.get(job);
-  if (known?.baseUrl === baseUrl) return known.text;
-  const text = JSON.stringify(renderJob(job, linksFrom(baseUrl), nowMs));
-  if (job.run.doneMs !== undefined) texts.set(job, { baseUrl, text });
-  return text;
+  let text = texts.get(job);
+  if (text?.baseUrl !== baseUrl) {
+    text = toText(job, baseUrl);
+    texts.set(job, text);
+  }
+  return `${text.before}${JSON.stringify(consumedTime(job, nowMs))}${text.after}`;
+}
+
+function toText(job: Job, baseUrl: string): Text {
+  const before = JSON.stringify(renderState(job)).slice(0, -1);
+  const after = JSON.stringify(renderRest(job, linksFrom(baseUrl))).slice(1);
+  return { baseUrl, before: `${before},"consumedTime":`, after: `,${after}` };
 }
 
 /** A job as `GET /jobs/{id}` shows it (unicore-rest 3.5.2): numbers as text, links whatever its state. */
 export function renderJob(job: Job, links: Links, nowMs: number): Rendered<typeof JobAnswer> {
+  return {
+    ...renderState(job),
+    consumedTime: consumedTime(job, nowMs),
+    ...renderRest(job, links),
+  };
+}
+
+function renderState(job: Job): Omit<Rendered<typeof JobAnswer>, 'consumedTime' | keyof Rest> {
   const { run } = job;
-  const self = links.job(job.id);
-  const action = (name: string, description: string): { href: string; description: string } => ({
-    href: `${self}/actions/${name}`,
-    description,
-  });
   return {
     ...ownedProperties(job),
     name: job.name,
@@ -38,7 +49,18 @@ export function renderJob(job: Job, links: Links, nowMs: number): Rendered<typeo
     batchSystemID: run.bssId ?? 'N/A',
     ...(run.exitCode !== undefined && { exitCode: String(run.exitCode) }),
     ...(run.progress !== undefined && { progress: String(run.progress) }),
-    consumedTime: consumedTime(job, nowMs),
+  };
+}
+
+type Rest = Pick<Rendered<typeof JobAnswer>, 'submissionPreferences' | 'log' | '_links'>;
+
+function renderRest(job: Job, links: Links): Rest {
+  const self = links.job(job.id);
+  const action = (name: string, description: string): { href: string; description: string } => ({
+    href: `${self}/actions/${name}`,
+    description,
+  });
+  return {
     submissionPreferences: job.preferences,
     log: job.log,
     _links: hrefs({

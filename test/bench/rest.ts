@@ -159,7 +159,11 @@ async function transfer(url: string, args: readonly string[], cpu: () => number)
 }
 
 /** After a round that is not counted, for either: what has never run is compiled then, and file caches are filled. */
-async function compareFiles(files: string, nginx: Yardstick, directory: string): Promise<void> {
+async function compareFiles(
+  { name, files, other }: { readonly name: string; readonly files: string; readonly other: string },
+  nginx: Yardstick,
+  directory: string,
+): Promise<void> {
   const source = join(directory, 'large');
   const file = await open(source, 'w', 0o644);
   for (let mb = 0; mb < fileMb; mb++) await file.write(Buffer.alloc(1_000_000, mb & 0xff));
@@ -180,11 +184,11 @@ async function compareFiles(files: string, nginx: Yardstick, directory: string):
     const slowest = Math.min(...(found[0] ?? []).map((each, at) => each.perSecond / (found[1]?.[at]?.perSecond ?? NaN))); // prettier-ignore
     const cpu = found.map((all) => median(all.map((each) => each.cpuMs)).toFixed(2));
     print({
-      what: `${way} of ${fileMb} MB, gateway to container`,
+      what: `${way} of ${fileMb} MB, ${name}`,
       value: `${(mine / its).toFixed(2)} of nginx (${mine.toFixed(0)} MB/s; worst of ${rounds}: ${slowest.toFixed(2)})`,
       goal: '>= 0.7',
       met: mine / its >= 0.7,
-      baseline: `nginx, ${way === 'upload' ? 'whose dav module writes the file' : 'which serves the file'}: ${its.toFixed(0)} MB/s; CPU per MB, without the agent: ${cpu.join(' and ')} ms`,
+      baseline: `nginx, ${way === 'upload' ? 'whose dav module writes the file' : 'which serves the file'}: ${its.toFixed(0)} MB/s; CPU per MB${other}: ${cpu.join(' and ')} ms`,
     });
   }
 }
@@ -273,7 +277,11 @@ if (!filesOnly) {
   await timeLists(through);
   await submissions(through, site);
 }
-await compareFiles(files, nginx, directory);
+const places = [
+  { name: 'storage on the server', files: `${grid.url}${sitePath}/storages/DATA/files`, other: '' },
+  { name: 'storage in a container', files, other: ', without its agent' },
+];
+for (const place of places) await compareFiles(place, nginx, directory);
 const mb = residentMb(server);
 print({
   what: 'memory of gateway and server after the load',

@@ -179,7 +179,7 @@ class GatedHypervisor extends LibvirtHypervisor {
 
   override async restore(...args: Parameters<Hypervisor['restore']>) {
     const restored = await super.restore(...args);
-    await pass(args[1], 'thaw: restored');
+    for (const step of ['restored', 'resumed'] as const) await pass(args[1], `thaw: ${step}`);
     return restored;
   }
 
@@ -201,6 +201,12 @@ class GatedHypervisor extends LibvirtHypervisor {
     else
       for (const kind of ['snapshot', 'snapshot-parked'] as const)
         await pass(args[1], `${kind}: started`);
+  }
+
+  override async resume(...args: Parameters<Hypervisor['resume']>) {
+    const { undertaking } = systems.get(args[1]);
+    await super.resume(...args);
+    await pass(args[1], undertaking ? `${undertaking.do}: resumed` : 'thaw: resumed');
   }
 
   override async end(...args: Parameters<Hypervisor['end']>) {
@@ -409,7 +415,9 @@ async function finish(id: string, point: Point): Promise<void> {
     await systems.snapshots.revert(id, snapshots[0]!.id);
     await until(`${point} is put back`, () => isIdle(id), 60_000);
   }
-  await becomes(id, point.startsWith('freeze') ? 'SUSPENDED' : 'READY');
+  // it had run, and what was saved of it is older
+  const isLost = which.startsWith('ends') && /^(thaw|snapshot): resumed/.test(point);
+  await becomes(id, isLost ? 'FAILED' : point.startsWith('freeze') ? 'SUSPENDED' : 'READY');
   if (point.startsWith('freeze')) {
     await systems.parking.thaw(id);
     await becomes(id, 'READY');

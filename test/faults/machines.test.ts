@@ -32,6 +32,15 @@ describe('a server that dies at each step of a machine', { skip: withoutLibvirtd
     return (await client.call('connect_list_all_domains', listing)).domains.map(({ name }) => name);
   };
 
+  /** As if their host had lost its power. */
+  async function endMachines(): Promise<void> {
+    await using client = await daemon.connect('qemu');
+    const listing = { need_results: 1, flags: 0 };
+    const { domains: all } = await client.call('connect_list_all_domains', listing);
+    for (const dom of all)
+      if (dom.id !== -1) await client.call('domain_destroy_flags', { dom, flags: 0 });
+  }
+
   const pool = (): string => join(daemon.stateDir, 'pool');
   async function definePool(): Promise<void> {
     mkdirSync(pool());
@@ -45,6 +54,8 @@ describe('a server that dies at each step of a machine', { skip: withoutLibvirtd
     ['two', 'lives', 'with another that could take what is parked'],
     ['one', 'snapshots', 'where it is kept and put back'],
     ['pool', 'pool', 'where it is kept and put back on a host with storage of its own'],
+    ['two', 'ends', 'and takes no memory for that of a machine which has run since'],
+    ['one', 'endsOfKept', 'and starts none from a snapshot which has run since'],
   ] as const)
     it(
       `is followed by one that finishes what was begun; nothing is left, ${where}`,
@@ -60,6 +71,7 @@ describe('a server that dies at each step of a machine', { skip: withoutLibvirtd
         assert.equal(await heard(first), 'held');
         first.kill('SIGKILL');
         await once(first, 'exit');
+        if (which.startsWith('ends')) await endMachines();
 
         const second = start('settle');
         const systems = points[which].filter((point) => !point.startsWith('volume'));

@@ -1,7 +1,6 @@
 import assert from 'node:assert/strict';
 import { after, before, describe, it } from 'node:test';
 import { request } from 'undici';
-import { systemClock } from '#kernel/clock.js';
 import { listen } from '#kernel/http/listen.js';
 import { createRestApp, mount } from '#kernel/http/router.js';
 import { silentLog } from '#kernel/log.js';
@@ -10,6 +9,7 @@ import type { RestDeps } from '#targetsystem/rest/deps.js';
 import { jobOperations } from '#targetsystem/rest/jobs.js';
 import { ownerDn, targetId, until } from '../xnjs/job/rig.js';
 import { config, ScriptedTsi, start } from '../xnjs/job/scripted.js';
+import { ShiftedClock } from './shifted-clock.js';
 
 type Body = Record<string, unknown>;
 
@@ -17,6 +17,7 @@ type Body = Record<string, unknown>;
 describe('jobs by REST', { timeout: 30_000 }, () => {
   const scope = new Scope();
   const script = new ScriptedTsi();
+  const clock = new ShiftedClock();
   let origin = '';
   before(async () => {
     script.onSubmit = ({ attemptId }) => {
@@ -28,7 +29,7 @@ describe('jobs by REST', { timeout: 30_000 }, () => {
     const site = { id: targetId, ownerDn, state: 'READY' };
     // what job operations ask of target systems; the rest is another test's
     const systems = { get: () => site, find: () => site, list: () => [site] };
-    const deps = { jobs: engine, systems, clock: systemClock } as unknown as RestDeps;
+    const deps = { jobs: engine, systems, clock } as unknown as RestDeps;
     const app = createRestApp({
       mounts: [mount('/rest/core', jobOperations, deps)],
       authenticate: () => ({
@@ -46,7 +47,7 @@ describe('jobs by REST', { timeout: 30_000 }, () => {
   });
   after(() => scope.close());
 
-  async function call(method: 'GET' | 'POST' | 'DELETE', path: string, body?: object) {
+  async function call(method: 'GET' | 'POST' | 'PUT' | 'DELETE', path: string, body?: object) {
     const answer = await request(`${origin}${path}`, {
       method,
       ...(body && {
@@ -106,6 +107,22 @@ describe('jobs by REST', { timeout: 30_000 }, () => {
     assert.deepEqual(Object.keys(consumedTime as object), phases);
     const { json } = await call('GET', `/jobs/${id}/submitted`);
     assert.doesNotMatch(JSON.stringify(json), /secret/);
+    await call('DELETE', `/jobs/${id}`);
+  });
+
+  it('shows how long a job has taken by now, and what has become of it', async () => {
+    const id = await submitted({ Executable: 'x', haveClientStageIn: true, Tags: ['a'] });
+    await until('it waits', async () => (await show(id))['status'] === 'READY');
+    const total = async (): Promise<number> => {
+      const { consumedTime } = await show(id);
+      return Number((consumedTime as Record<string, string>)['total']);
+    };
+    const before = await total();
+    clock.advance(60_000);
+    const after = await total();
+    assert.ok(after >= before + 59 && after <= before + 70, `${before} and ${after}`);
+    await call('PUT', `/jobs/${id}`, { tags: ['b'] });
+    assert.deepEqual((await show(id))['tags'], ['b']);
     await call('DELETE', `/jobs/${id}`);
   });
 

@@ -120,7 +120,9 @@ export class ProcessHypervisor implements Hypervisor {
     return true;
   }
 
-  startFromMemory(_driver: string, id: string): Promise<void> {
+  startFromMemory = () => Promise.resolve();
+
+  resume(_driver: string, id: string): Promise<void> {
     if (this.#kept.delete(id)) this.#agents.get(id)?.kill('SIGCONT');
     return Promise.resolve();
   }

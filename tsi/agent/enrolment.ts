@@ -8,6 +8,7 @@ import {
 } from 'node:crypto';
 import {
   closeSync,
+  existsSync,
   fsyncSync,
   mkdirSync,
   openSync,
@@ -116,10 +117,11 @@ export class Enrolment {
   }
 
   #load(): Held | undefined {
+    if (!existsSync(this.#path)) return undefined;
     try {
       return JSON.parse(readFileSync(this.#path, 'utf8')) as Held; // our own file, root's only
     } catch {
-      return undefined; // there is none
+      return undefined; // it went, or is of no use
     }
   }
 

@@ -1,6 +1,6 @@
 import { spawn, type ChildProcessByStdio } from 'node:child_process';
 import { once } from 'node:events';
-import { accessSync, constants } from 'node:fs';
+import { accessSync, constants, existsSync } from 'node:fs';
 import type { Readable, Writable } from 'node:stream';
 
 type Helper = ChildProcessByStdio<Writable, Readable, null>;
@@ -31,7 +31,9 @@ export function canCallKernel(): boolean {
   return process.arch in clockSettime && isExecutable(perl);
 }
 
+/** Looked for first: an error that is thrown costs an emulated machine more than two questions. */
 export function isExecutable(path: string): boolean {
+  if (!existsSync(path)) return false;
   try {
     accessSync(path, constants.X_OK);
     return true;

@@ -1,6 +1,6 @@
 import { execFile } from 'node:child_process';
-import { chmodSync, existsSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
-import { readdir, readFile, rm } from 'node:fs/promises';
+import { chmodSync, existsSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { readFile, rm } from 'node:fs/promises';
 import { hostname } from 'node:os';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
@@ -111,7 +111,7 @@ const keyTypes: ReadonlySet<string> = new Set(['ed25519', 'ecdsa', 'rsa']);
 /** Those of ssh, of the kinds that the image has: an emulated machine takes seconds for one of RSA. */
 async function newHostKeys(root: string): Promise<void> {
   const folder = join(root, '/etc/ssh');
-  const names = await readdir(folder).catch(() => []);
+  const names = existsSync(folder) ? readdirSync(folder) : [];
   const keys = names.flatMap((name) => {
     const [, type] = /^ssh_host_([a-z\d]+)_key(?:\.pub)?$/.exec(name) ?? [];
     return type === undefined ? [] : [{ name, type }];

@@ -3,6 +3,8 @@ import { constants } from 'node:fs';
 import { open, rename, unlink, type FileHandle } from 'node:fs/promises';
 import type { Readable } from 'node:stream';
 import { GridError } from '#kernel/errors.js';
+import { chunkMemory } from '#kernel/net/chunk-memory.js';
+import { Chunks } from '#kernel/net/chunks.js';
 import { within, type Place } from './beneath.js';
 import type { FileRange } from './file-space.js';
 import type { HostDirectory } from './host-directory.js';
@@ -23,16 +25,39 @@ export function openToRead(place: Place): Promise<FileHandle> {
   return openRegular(place, O_RDONLY);
 }
 
+/**
+ * The next piece is read while one is being used.
+ * @param lends each piece is left alone until the next is asked for, no longer
+ */
 export async function* chunksOf(
   file: FileHandle,
   { offset = 0, length = Number.MAX_SAFE_INTEGER }: FileRange,
-): AsyncGenerator<Buffer, void, void> {
-  for (let at = 0; at < length;) {
-    const buffer = Buffer.allocUnsafe(Math.min(chunkBytes, length - at));
-    const { bytesRead } = await file.read(buffer, 0, buffer.length, offset + at);
-    if (bytesRead === 0) return;
-    at += bytesRead;
-    yield buffer.subarray(0, bytesRead);
+  lends = false,
+): AsyncGenerator<Buffer, void, undefined> {
+  const lent = lends ? [chunkMemory.take(chunkBytes), chunkMemory.take(chunkBytes)] : [];
+  const read = async (at: number, turn: number): Promise<Buffer> => {
+    const wanted = Math.min(chunkBytes, length - at);
+    const buffer = lent[turn % 2] ?? Buffer.allocUnsafe(wanted);
+    const { bytesRead } = await file.read(buffer, 0, wanted, offset + at);
+    return buffer.subarray(0, bytesRead);
+  };
+  const begin = (at: number, turn: number): Promise<Buffer> => {
+    const piece = read(at, turn);
+    piece.catch(() => undefined); // the reader may have left before it is due
+    return piece;
+  };
+  let coming = begin(0, 0);
+  try {
+    for (let [at, turn] = [0, 1]; ; turn += 1) {
+      const piece = await coming;
+      if (piece.length === 0) return;
+      at += piece.length;
+      coming = begin(at, turn);
+      yield piece;
+    }
+  } finally {
+    await coming.catch(() => undefined);
+    for (const memory of lent) chunkMemory.giveBack(memory);
   }
 }
 
@@ -85,13 +110,18 @@ export class HostFileWriter {
     taken: { bytes: number },
     signal?: AbortSignal,
   ): Promise<void> {
-    // not destroyed at a limit, so that whoever sends it can still be told
-    const chunks = source.iterator({ destroyOnReturn: false }) as AsyncIterable<Buffer>;
-    for await (const chunk of chunks) {
-      signal?.throwIfAborted();
-      this.#options.quota?.take(chunk.length);
-      taken.bytes += chunk.length;
-      await file.writeFile(chunk);
+    const chunks = new Chunks(source, chunkBytes, chunkMemory);
+    try {
+      for (let next = await chunks.next(); next; next = await chunks.next()) {
+        const { bytes, memory } = next;
+        signal?.throwIfAborted();
+        this.#options.quota?.take(bytes.length);
+        taken.bytes += bytes.length;
+        await file.writeFile(bytes);
+        if (memory.length === chunkBytes) chunkMemory.giveBack(memory);
+      }
+    } finally {
+      chunks.leave(); // not destroyed at a limit: whoever sends it can still be told
     }
   }
 }

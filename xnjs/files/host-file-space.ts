@@ -1,7 +1,8 @@
 import { constants, type Stats } from 'node:fs';
 import { chmod, mkdir, open, rename, statfs, type FileHandle } from 'node:fs/promises';
-import { Readable } from 'node:stream';
+import type { Readable } from 'node:stream';
 import { GridError } from '#kernel/errors.js';
+import { LendingStream } from '#kernel/net/lending-stream.js';
 import type { CallOptions, Space } from '../tsi/tsi.js';
 import {
   findBeneath,
@@ -97,7 +98,7 @@ export class HostFileSpace implements FileSpace {
   }
 
   read(path: string, range: FileRange = {}, { signal }: CallOptions = {}): Readable {
-    const stream = Readable.from(this.#chunks(path, range), { objectMode: false });
+    const stream = new LendingStream((lends) => this.#chunks(path, range, lends));
     signal?.addEventListener('abort', () => stream.destroy(), { once: true });
     return stream;
   }
@@ -296,12 +297,16 @@ export class HostFileSpace implements FileSpace {
     return tree;
   }
 
-  async *#chunks(path: string, range: FileRange): AsyncGenerator<Buffer, void, void> {
+  async *#chunks(
+    path: string,
+    range: FileRange,
+    lends = false,
+  ): AsyncGenerator<Buffer, void, undefined> {
     await using place = await this.#find(fileNamed(path));
     await using file = await openToRead(place).catch((error: unknown) => {
       throw readable(error, path);
     });
-    yield* chunksOf(file, range);
+    yield* chunksOf(file, range, lends);
   }
 
   async #text(path: string): Promise<string> {

@@ -243,6 +243,12 @@ function targetStore(tables: Tables): TargetStore {
     async wasRemoved(id) {
       return (await removed.findByPk(id)) !== null;
     },
+    async noteRemoved(id) {
+      await database.transaction(async (transaction) => {
+        await tables.lease?.require(transaction);
+        await removed.upsert({ id, removedMs: clock.now() }, { transaction });
+      });
+    },
     async absenceOf(createdMs) {
       const { sinceMs = Infinity, droppedUntilMs = 0 } = (await notes.findByPk(theNotes)) ?? {};
       if (droppedUntilMs === 0 || createdMs > droppedUntilMs) return 'lost';

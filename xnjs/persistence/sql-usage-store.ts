@@ -1,7 +1,7 @@
 import { col, fn, literal, Op, type Model, type WhereOptions } from 'sequelize';
 import type { Database } from '#kernel/persistence/database.js';
 import { column, type Migration } from '#kernel/persistence/migrate.js';
-import type { Statement } from '#kernel/persistence/sql.js';
+import type { SqlValue, Statement } from '#kernel/persistence/sql.js';
 import { counterNames, type Usage, type UsageOfOwner, type UsageStore } from '../vm/usage.js';
 
 const columns = () => ({
@@ -100,19 +100,29 @@ export function createUsageStore(database: Database): UsageStore {
   };
 }
 
+const names = Object.keys(columns()) as (keyof Row)[]; // as: the columns are those of a row
+const fields = Object.entries(columns()).map(([name, { field = name }]) => field);
+/** The same each time but for the last. */
+const fullUpsert = upsertText(rowsPerStatement);
+
 /** By hand, many in one: each machine's row is written again each time that all are measured. */
 function upsert(usages: readonly Usage[]): Statement {
-  const byField = Object.entries(columns()).map(([name, { field = name }]): [keyof Row, string] => [
-    name as keyof Row, // as: the columns are those of a row
-    field,
-  ]);
-  const fields = byField.map(([, field]) => field);
-  const tuples = usages.map(
+  const text = usages.length === rowsPerStatement ? fullUpsert : upsertText(usages.length);
+  const values: SqlValue[] = [];
+  for (const usage of usages) {
+    const row = toRow(usage);
+    for (const name of names) values.push(row[name]);
+  }
+  return { text, values };
+}
+
+function upsertText(rows: number): string {
+  const tuples = Array.from(
+    { length: rows },
     (_, row) => `(${fields.map((_, at) => `$${row * fields.length + at + 1}`).join(', ')})`,
   );
   const set = fields.map((field) => `${field} = excluded.${field}`).join(', ');
-  const text = `INSERT INTO usage (${fields.join(', ')}) VALUES ${tuples.join(', ')} ON CONFLICT (id) DO UPDATE SET ${set}`;
-  return { text, values: usages.map(toRow).flatMap((row) => byField.map(([name]) => row[name])) };
+  return `INSERT INTO usage (${fields.join(', ')}) VALUES ${tuples.join(', ')} ON CONFLICT (id) DO UPDATE SET ${set}`;
 }
 
 function toRow(usage: Usage): Row {

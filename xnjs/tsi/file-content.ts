@@ -3,8 +3,8 @@ import type { Readable } from 'node:stream';
 import { LendingStream } from '#kernel/net/lending-stream.js';
 import * as commands from '#tsi/protocol/commands.js';
 import type { Calls } from './calls.js';
-import { chunkMemory } from './chunk-memory.js';
-import { Chunks, type Gathered } from './chunks.js';
+import { chunkMemory } from '#kernel/net/chunk-memory.js';
+import { Chunks, type Gathered } from '#kernel/net/chunks.js';
 import type { CallOptions, Tsi, TsiIdentity } from './tsi.js';
 import type { Put } from './worker.js';
 

@@ -26,12 +26,14 @@ export async function unlessUnknown<T>(call: Promise<T>): Promise<T | undefined>
 
 export function answered(stream: ClientHttp2Stream): Promise<void> {
   return new Promise((resolve, reject) => {
+    const closed = (): void => reject(new Error('the stream was closed'));
     stream.once('response', ({ ':status': status }) => {
+      stream.off('close', closed); // else an error is made at each end
       if (status === 200) resolve();
       else reject(new UnexpectedStatus(status ?? 0));
     });
     stream.once('error', reject);
-    stream.once('close', () => reject(new Error('the stream was closed')));
+    stream.once('close', closed);
   });
 }
 

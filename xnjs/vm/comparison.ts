@@ -37,6 +37,7 @@ export class Comparison {
   readonly #busy = new Set<string>();
   /** By host and driver: what was there the last time that it was compared. */
   readonly #present = new Map<string, ReadonlySet<string>>();
+  #isSweeping = false;
 
   constructor(options: ComparisonOptions) {
     const { systems, records, isKnown, require } = options;
@@ -89,7 +90,13 @@ export class Comparison {
       if (stopping.aborted) return;
       const beganMs = performance.now();
       const seats = [...hosts.seats(), ...hosts.lostSeats()];
-      await Promise.all(seats.map((seat) => this.compare(seat)));
+      // when one is taken back nothing is known of it
+      for (const { name: host, drivers } of hosts.all)
+        if (hosts.isLost({ host }))
+          for (const driver of drivers) this.#present.delete(seatKey({ host, driver }));
+      await Promise.all(seats.map((seat) => this.#compare(seat)));
+      // not waited for: a pool that hangs holds up no news of machines
+      void this.#sweep();
       const all = [...records.all()];
       // not waited for: a host that hangs holds up its own machines only
       for (const host of new Set(all.map((record) => record.host))) {
@@ -113,8 +120,13 @@ export class Comparison {
     }
   }
 
-  /** After start-up, after a lost connection, and now and then. Never fails. */
+  /** After start-up, and after a lost connection. Never fails. */
   async compare(seat: Seat): Promise<void> {
+    await this.#compare(seat);
+    await this.#sweep();
+  }
+
+  async #compare(seat: Seat): Promise<void> {
     const { records, started, onDomain, log, systems } = this.#options;
     try {
       if (systems.hosts.isLost(seat)) {
@@ -137,8 +149,6 @@ export class Comparison {
       await turn();
       const known = new Set(domains.map(({ id }) => id));
       this.#present.set(seatKey(seat), known);
-      await turn();
-      await this.#sweep();
       await turn();
       for (const id of bound)
         if (!known.has(id))
@@ -169,15 +179,30 @@ export class Comparison {
     return present;
   }
 
-  /** Files may belong to a machine of any host: nothing goes while one of them is silent. */
+  /**
+   * Files may belong to a machine of any host: nothing goes while one of them is silent. One sweep at a time, of all
+   * hosts. Never fails.
+   */
   async #sweep(): Promise<void> {
-    const { records, require, systems, log } = this.#options;
-    const { networks, store, hosts } = systems;
     const present = this.#everywhere();
-    if (!present) return;
+    if (!present || this.#isSweeping) return;
+    this.#isSweeping = true;
+    try {
+      await this.#sweepAllBut(present);
+    } catch (error) {
+      this.#options.log.warn({ err: errorText(error) }, 'what is left of machines was not swept');
+    } finally {
+      this.#isSweeping = false;
+    }
+  }
+
+  async #sweepAllBut(present: ReadonlySet<string>): Promise<void> {
+    const { records, isKnown, require, systems, log } = this.#options;
+    const { networks, store, hosts } = systems;
     await this.#orphans.sweep(present);
+    const isOurs = (id: string): boolean => records.find(id) !== undefined || isKnown(id);
     const isGone = async (id: string): Promise<boolean> =>
-      !records.find(id) && !present.has(id) && (await store.wasRemoved(id));
+      !isOurs(id) && !present.has(id) && (await store.wasRemoved(id));
     await networks?.sweep(
       async (id) => {
         if (!(await isGone(id))) return false;
@@ -186,8 +211,7 @@ export class Comparison {
       },
       (host) => hosts.isLost({ host }),
     );
-    const { isKnown } = this.#options;
-    const areKnown = [...present].every((id) => records.find(id) !== undefined || isKnown(id));
+    const areKnown = [...present].every(isOurs);
     await Promise.all(
       this.#hosts().map(async ({ name: host, storage }) => {
         await storage?.sweep(isGone, areKnown).catch((error: unknown) => {

@@ -15,16 +15,11 @@ const kibPerMiB = 1024;
  * had begun anew
  */
 export function toSample(dom: Domain, params: TypedParams): UsageSample | undefined {
-  const figures = new Map(
-    params.map(({ field, value: { value } }) => [
-      field,
-      typeof value === 'bigint' ? Number(value) : value,
-    ]),
-  );
-  const figure = (field: string): number | undefined => {
-    const value = figures.get(field);
-    return typeof value === 'number' ? value : undefined;
-  };
+  const figures = new Map<string, number>();
+  for (const { field, value: read } of params)
+    if (typeof read.value === 'number' || typeof read.value === 'bigint')
+      figures.set(field, Number(read.value));
+  const figure = (field: string): number | undefined => figures.get(field);
   /** Over all devices. */
   const sum = (device: string, what: string): number => {
     let total = 0;

@@ -34,7 +34,7 @@ export type DomainWatchOptions = {
 /** A machine's process that has not answered for so long hangs. A hypervisor that has not is silent. */
 const hungMs = 4_000;
 /** Machines that are looked at in a second, on average. */
-const looksPerSecond = 2_500;
+const looksPerSecond = 2_000;
 const silentMs = 8_000;
 /** For so long it is watched whether processors make progress: even an idle guest has its clock. */
 const progressMs = 5_000;
@@ -42,6 +42,9 @@ const progressMs = 5_000;
 /** One that takes longer goes on beside the next ones, as many as these. */
 const besideMs = 1_500;
 const mostBeside = 8;
+
+/** As a reason, so that none is made with a stack: thousands of machines are looked at in dozens of batches a second. */
+const over = new Error('the wait is over');
 
 /** Of the time between looks, what one that nobody waits for is spread over. */
 const spread = 0.5;
@@ -188,7 +191,7 @@ export class DomainWatch {
     const done = new AbortController();
     const whatever = (): undefined => undefined;
     const until = this.#options.clock.sleep(besideMs, done.signal).catch(whatever);
-    await Promise.race([work, until]).finally(() => done.abort());
+    await Promise.race([work, until]).finally(() => done.abort(over));
   }
 
   /** @returns whether the hypervisor has answered */
@@ -224,8 +227,7 @@ export class DomainWatch {
 
   #judge(look: DomainLook, beganMs: number): void {
     const { id, state, reason, answers, isUnasked } = look;
-    const seen = this.#seen.get(id) ?? unseen();
-    this.#seen.set(id, seen);
+    const seen = this.#seenOf(id);
     watchProgress(seen, look, beganMs);
     if (isUnasked) {
       this.#guess(look, seen);
@@ -239,6 +241,14 @@ export class DomainWatch {
       if (this.#options.clock.now() - seen.muteSinceMs < hungMs) return;
       this.#tell(id, 'hung', "the machine's process does not answer the hypervisor: it hangs");
     } else this.#tell(id, state, state === 'running' ? this.#howItRuns(look, seen) : reason);
+  }
+
+  #seenOf(id: string): Seen {
+    const known = this.#seen.get(id);
+    if (known) return known;
+    const seen = unseen();
+    this.#seen.set(id, seen);
+    return seen;
   }
 
   /** Many hang at once: what stands still as well seems to, even if it was not asked. */

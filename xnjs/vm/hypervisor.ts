@@ -46,6 +46,8 @@ export type SavedMachine = {
   readonly memory: string;
   /** What that has not. */
   readonly mapped?: MappedMemory | undefined;
+  /** It stands still until it is resumed. */
+  readonly isHalted?: boolean;
 };
 
 /**
@@ -94,8 +96,13 @@ export type Hypervisor = {
    * @returns whether that is done; `false`: it has stopped without, or is not there
    */
   saveMemoryTo(driver: Driver, id: string, path: string): Promise<boolean>;
-  /** Starts a machine from such a file of its own, unless it runs; `park`: and parks it. May be repeated. */
+  /**
+   * Starts a machine from such a file of its own, unless it runs: it stands still until it is resumed; `park`: it is
+   * parked. May be repeated.
+   */
   startFromMemory(driver: Driver, id: string, path: string, park: boolean): Promise<void>;
+  /** Lets a machine go on that stands still. May be repeated; one that is not there is fine. */
+  resume(driver: Driver, id: string): Promise<void>;
   /** Ends a machine, and what was parked of it; the domain stays defined. One that is not there is fine. */
   end(driver: Driver, id: string): Promise<void>;
   /** Takes down a domain of an earlier generation than the record's. */

@@ -20,13 +20,20 @@ import type {
 import { setControls } from './libvirt-controls.js';
 import { inBatches } from './in-batches.js';
 import {
+  byId,
   lookAtContainers,
   statesOfMachines,
   stopReasons,
   toPause,
   toState,
 } from './libvirt-look.js';
-import { endMachine, saveMemoryTo, startFromMemory, startParked } from './libvirt-memory.js';
+import {
+  endMachine,
+  resumeMachine,
+  saveMemoryTo,
+  startFromMemory,
+  startParked,
+} from './libvirt-memory.js';
 import { ensureNetwork } from './libvirt-networks.js';
 import { openChannel, openConsole, screenshot } from './libvirt-streams.js';
 import { usageOfContainers } from './libvirt-usage.js';
@@ -102,11 +109,11 @@ export class LibvirtHypervisor implements Hypervisor {
   async restoreMemory(
     driver: Driver,
     id: string,
-    { xml, memory, mapped }: SavedMachine,
+    { memory, ...how }: SavedMachine,
   ): Promise<{ definedMs: number }> {
     let definedMs = this.#options.clock.now();
     const onDefined = (): void => void (definedMs = this.#options.clock.now());
-    await startFromMemory(this.#client(driver), id, memory, { xml, mapped, onDefined });
+    await startFromMemory(this.#client(driver), id, memory, { ...how, onDefined });
     return { definedMs };
   }
 
@@ -168,7 +175,11 @@ export class LibvirtHypervisor implements Hypervisor {
   }
 
   async startFromMemory(driver: Driver, id: string, path: string, park: boolean): Promise<void> {
-    await startFromMemory(this.#client(driver), id, path, { park });
+    await startFromMemory(this.#client(driver), id, path, { park, isHalted: true });
+  }
+
+  async resume(driver: Driver, id: string): Promise<void> {
+    await resumeMachine(this.#client(driver), id);
   }
 
   async end(driver: Driver, id: string): Promise<void> {
@@ -200,7 +211,7 @@ export class LibvirtHypervisor implements Hypervisor {
     const options = { timeoutMs: statsTimeoutMs };
     return await inBatches(ids, async (some) => {
       if (driver === 'lxc') return await usageOfContainers(client, some, statsTimeoutMs);
-      const args = { doms: some.map(toDomain), stats: statsGroups, flags: statsFlags };
+      const args = { doms: some.map(byId), stats: statsGroups, flags: statsFlags };
       const { retStats } = await client.call('connect_get_all_domain_stats', args, options);
       return retStats.flatMap(({ dom, params }) => toSample(dom, params) ?? []);
     });
@@ -229,7 +240,7 @@ export class LibvirtHypervisor implements Hypervisor {
     isDoubtful?: (id: string) => boolean,
   ): Promise<DomainLook[]> {
     const client = this.#probe(driver);
-    const domains = ids?.map(toDomain) ?? (await ownDomains(client, 0));
+    const domains = ids?.map(byId) ?? (await ownDomains(client, 0));
     if (driver === 'lxc') return await lookAtContainers(client, domains);
     const looks = this.#looks.get(client) ?? new MachineLooks(client, this.#options.lookTimes);
     this.#looks.set(client, looks);
@@ -362,11 +373,6 @@ export class LibvirtHypervisor implements Hypervisor {
     const { state, reason } = await client.call('domain_get_state', { dom, flags: 0 });
     return { id: dom.uuid, ...toState(state, reason) };
   }
-}
-
-/** As libvirt takes it, which looks at the UUID; what it answers has the rest. */
-function toDomain(id: string): Domain {
-  return { name: `${domainPrefix}${id}`, uuid: id, id: -1 };
 }
 
 /** Those that may be ours. */

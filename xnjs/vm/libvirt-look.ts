@@ -11,6 +11,12 @@ const vcpuTime = /^vcpu\.\d+\.time$/;
 const monitorsField = 'dirtyrate.calc_status';
 /** Those that have stopped, too; without a wait for a monitor that is in use. */
 export const lookFlags = statsFlags & ~1;
+
+/** As libvirt takes it, which looks at the UUID; what it answers has the rest. */
+export function byId(uuid: string): Domain {
+  return { name: '', uuid, id: -1 };
+}
+
 /** Their states only, which libvirt knows without asking any machine. */
 export async function statesOfMachines(
   client: LibvirtClient,

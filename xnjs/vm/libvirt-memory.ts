@@ -45,6 +45,8 @@ export type FromMemory = {
   readonly mapped?: MappedMemory | undefined;
   /** And parks it, as it was. */
   readonly park?: boolean;
+  /** It stands still until {@link resumeMachine}. */
+  readonly isHalted?: boolean;
   readonly onDefined?: () => void;
 };
 
@@ -53,14 +55,14 @@ export async function startFromMemory(
   client: LibvirtClient,
   id: string,
   path: string,
-  { xml, mapped, park = false, onDefined }: FromMemory,
+  { xml, mapped, park = false, isHalted = park, onDefined }: FromMemory,
 ): Promise<void> {
   const dom = (await lookUp(client, id)) ?? (await defineFrom(client, path, xml));
   onDefined?.();
   const isThere = park && (await isSaved(client, dom));
   if (isThere) return;
   if (await hasStopped(client, dom)) {
-    const flags = park ? toStandStill : toRun;
+    const flags = isHalted ? toStandStill : toRun;
     const dxml = mapped
       ? withMappedMemory(xml ?? (await definitionIn(client, path)), mapped)
       : toRestore(await definitionIn(client, path), xml);
@@ -77,6 +79,12 @@ export async function startParked(client: LibvirtClient, dom: Domain, flags = 0)
   const dxml = toRestore(xml);
   if (dxml !== xml) await client.call('domain_managed_save_define_xml', { dom, dxml, flags: 0 });
   await client.call('domain_create_with_flags', { dom, flags }, options);
+}
+
+/** Lets a machine go on that stands still. May be repeated; one that is not there is fine. */
+export async function resumeMachine(client: LibvirtClient, id: string): Promise<void> {
+  const dom = await lookUp(client, id);
+  if (dom) await unlessInvalid(client.call('domain_resume', { dom }));
 }
 
 /** Ends a machine, and what was parked of it, for good; it stays defined. One that is not there is fine. */

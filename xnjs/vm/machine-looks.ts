@@ -4,7 +4,7 @@ import type { LibvirtClient } from '#kernel/libvirt/client.js';
 import type { Domain } from '#kernel/libvirt/procedures.js';
 import type { DomainLook } from './hypervisor.js';
 import { inBatches } from './in-batches.js';
-import { lookFlags as flags, toLook } from './libvirt-look.js';
+import { byId, lookFlags as flags, toLook } from './libvirt-look.js';
 
 /** What libvirt knows without asking anybody. */
 const stateGroup = 1;
@@ -57,6 +57,7 @@ export class MachineLooks {
   ): Promise<DomainLook[]> {
     return await inBatches(domains, async (some) => {
       const looks = await this.#lookAt(some);
+      if (!looks.some(({ isUnasked }) => isUnasked)) return looks;
       const timed = (look: DomainLook): Promise<DomainLook> =>
         look.isUnasked && isDoubtful(look.id) ? this.#timed(look) : Promise.resolve(look);
       return await Promise.all(looks.map(timed));
@@ -197,11 +198,6 @@ export class MachineLooks {
     const { retStats } = await client[how](statsCall, args, { timeoutMs });
     return retStats.map(({ dom, params }) => toLook(dom, params));
   }
-}
-
-/** As libvirt takes it, which looks at the UUID. */
-function byId(uuid: string): Domain {
-  return { name: '', uuid, id: -1 };
 }
 
 /** Nothing was learnt from its process, though it runs and is not on its way to or from disk. */

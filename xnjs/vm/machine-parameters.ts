@@ -1,5 +1,6 @@
 import { asGridError } from '#kernel/errors.js';
 import type { Log } from '#kernel/log.js';
+import { without } from '../job/without.js';
 import { changeParameters } from './parameters.js';
 import { isPassing } from './passing.js';
 import { isGone, VmError } from './state.js';
@@ -60,12 +61,12 @@ export class MachineParameters {
   async apply(id: string): Promise<boolean> {
     const { records, systems } = this.#options;
     const record = records.get(id);
-    const { unapplied = [], ...applied } = record;
+    const { unapplied = [] } = record;
     if (unapplied.length === 0) return true;
     const isGiven = await systems.hosts.of(record).setControls(record, unapplied);
     // before there is a domain its definition is still to come, from the record
     const isDone = isGiven || record.state === 'INITIALIZING';
-    if (isDone) await records.save(applied);
+    if (isDone) await records.save(without(record, 'unapplied'));
     return isDone;
   }
 

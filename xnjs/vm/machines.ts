@@ -1,5 +1,5 @@
 import pLimit, { type LimitFunction } from 'p-limit';
-import { errorText, GridError } from '#kernel/errors.js';
+import { errorText } from '#kernel/errors.js';
 import type { Log } from '#kernel/log.js';
 import { Agents } from './agents.js';
 import { Comparison } from './comparison.js';
@@ -11,7 +11,7 @@ import type { DomainView } from './hypervisor.js';
 import type { LostHosts } from './hosts/lost-hosts.js';
 import type { MachineParameters } from './machine-parameters.js';
 import { isPassing } from './passing.js';
-import { Parking } from './parking.js';
+import { Parking, requireStill } from './parking.js';
 import { plugs } from './plug-in.js';
 import { Queues } from './queues.js';
 import { Keeping } from './snapshots/keeping.js';
@@ -336,9 +336,7 @@ export class Machines implements AsyncDisposable {
       return;
     }
     if (runs) {
-      // the file would be taken from under it
-      if (domain.isMoving && record.parkedOn !== undefined)
-        throw new GridError('HYPERVISOR_UNAVAILABLE', `libvirt is busy: ${domain.reason}`);
+      if (record.parkedOn !== undefined) requireStill(domain);
       await this.#parking.settle(record);
       await this.#parameters.reapply(record.id);
       this.#agents.bind(record);

@@ -151,9 +151,10 @@ export class Orphans {
     const { hosts, files, workspace, adopt, require, log, isAt, isKnown } = this.#options;
     const { id, mark } = domain;
     const verdict = await this.#verdict(domain, seat);
-    if (isAt(id, seat)) return;
     const isParked = verdict === 'adopt' && (await this.#isParked(seat, domain));
     await require();
+    // its host may have been taken back meanwhile, or its record be there
+    if (isAt(id, seat)) return;
     switch (verdict) {
       case 'adopt':
         log.warn({ vmId: id }, 'a domain of ours that the database did not know is adopted');

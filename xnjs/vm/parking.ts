@@ -12,7 +12,7 @@ import type { SystemRecords } from './system-records.js';
 import type { Evidence, TargetSystem } from './target-system.js';
 import type { Workspace } from './workspace.js';
 
-type FileCalls = 'saveMemory' | 'restoreMemory' | 'describe' | 'remove';
+type FileCalls = 'saveMemory' | 'restoreMemory' | 'resume' | 'describe' | 'remove';
 
 export type ParkingOptions = {
   readonly hosts: {
@@ -39,7 +39,8 @@ const believedAfterMs = 20_000;
 
 /**
  * Machines on their way to disk and back. Each step may be repeated at any time, and only from inside the
- * record's queue: how far it came is for the hypervisor to say.
+ * record's queue: how far it came is for the hypervisor to say. As long as a file with a machine's memory is there,
+ * and whole, nothing of that machine has run since.
  */
 export class Parking {
   readonly #options: ParkingOptions;
@@ -58,7 +59,9 @@ export class Parking {
     await unbind(id);
     await require();
     try {
-      const isSaved = hosts.parksInFiles(record)
+      // also where that began when there were several hosts
+      const isInFile = hosts.parksInFiles(record) || record.parkedOn !== undefined;
+      const isSaved = isInFile
         ? await this.#saveToFile(record)
         : await hosts.of(record).save(driver, id);
       if (isSaved) await this.#tell(id, 'frozen', 'parked on disk');
@@ -74,7 +77,7 @@ export class Parking {
     const { id, driver } = record;
     const { hosts, workspace, plugIn, require, reconcile } = this.#options;
     await require();
-    if (record.parkedOn !== undefined && !(await isComplete(workspace.parkedMemory(record)))) {
+    if (record.parkedOn !== undefined && !(await hasMemory(workspace.parkedMemory(record)))) {
       await this.#tell(id, 'stopped', 'the machine stopped before it was parked');
       await reconcile(id);
       return;
@@ -82,7 +85,10 @@ export class Parking {
     try {
       await plugIn(record);
       if (record.parkedOn === undefined) await hosts.of(record).restore(driver, id);
-      else await this.#restoreFromFile(record);
+      else
+        await hosts
+          .of(record)
+          .restoreMemory(driver, id, { memory: workspace.parkedMemory(record), isHalted: true });
     } catch (error) {
       if (isPassing(error)) throw error;
       if (record.parkedOn !== undefined) await hosts.of(record).remove(driver, id);
@@ -90,6 +96,7 @@ export class Parking {
       await reconcile(id);
       return;
     }
+    await this.settle(record);
     const evidence = this.#evidence('runs again, from disk', 'hypervisor');
     await this.#options.records.applyNow(id, { type: 'domain', says: 'running', evidence });
     await reconcile(id);
@@ -133,8 +140,7 @@ export class Parking {
   }
 
   /**
-   * Where other hosts get at it. That there may be a file is stored first: one of an earlier time is removed
-   * before its machine counts as running ({@link settle}).
+   * Where other hosts get at it. That there may be a file is stored first.
    * @returns `false`: it has stopped without
    */
   async #saveToFile(record: TargetSystem): Promise<boolean> {
@@ -143,13 +149,16 @@ export class Parking {
     const hypervisor = hosts.of(record);
     const path = workspace.parkedMemory(record);
     const domain = await hypervisor.find(driver, id);
-    // a server before us has asked for that; a second order would fail when the first is done
-    if (domain?.isMoving)
-      throw new GridError('HYPERVISOR_UNAVAILABLE', `libvirt is busy: ${domain.reason}`);
+    requireStill(domain);
     const parkedOn = fingerprint(await hypervisor.describe(driver));
+    // libvirt may have its memory, from when there was one host
+    const isThere = domain !== undefined && (domain.state !== 'stopped' || domain.isSaved === true);
+    // by a server that may act: what is removed then is of no other's making
     await records.save({ ...record, parkedOn });
-    if (domain && domain.state !== 'stopped') await hypervisor.saveMemory(driver, id, path);
-    else if (!(await isComplete(path))) return false;
+    // it was about to go on, and may have to
+    if (isThere && (await isComplete(path))) await removeForGood(path);
+    if (isThere) await hypervisor.saveMemory(driver, id, path);
+    else if (!(await hasMemory(path))) return false;
     // a server before us has saved it, and got no further
     else if (domain) await hypervisor.remove(driver, id);
     // another host may bring it back, and this one may be away by then
@@ -157,17 +166,17 @@ export class Parking {
     return true;
   }
 
-  async #restoreFromFile(record: TargetSystem): Promise<void> {
-    const { hosts, workspace } = this.#options;
-    const memory = workspace.parkedMemory(record);
-    await hosts.of(record).restoreMemory(record.driver, record.id, { memory });
-  }
-
-  /** It runs again: what was saved is of the past. May be repeated. */
+  /**
+   * It is there again, and goes on: before, the file is removed, or what it did since could be undone by whoever finds
+   * that. May be repeated.
+   */
   async settle(record: TargetSystem): Promise<void> {
     if (record.parkedOn === undefined) return;
-    await rm(this.#options.workspace.parkedMemory(record), { force: true });
-    await this.#options.records.save(without(record, 'parkedOn'));
+    const { hosts, workspace, records, require } = this.#options;
+    await require();
+    await removeForGood(workspace.parkedMemory(record));
+    await hosts.of(record).resume(record.driver, record.id);
+    await records.save(without(record, 'parkedOn'));
   }
 
   async #tell(
@@ -184,6 +193,23 @@ export class Parking {
   }
 }
 
+/**
+ * A server before us has asked for its memory to be moved: a second order would fail when the first is done, and a file
+ * be taken from under it.
+ * @throws `HYPERVISOR_UNAVAILABLE` that is not over yet
+ */
+export function requireStill(domain: DomainView | undefined): void {
+  if (domain?.isMoving)
+    throw new GridError('HYPERVISOR_UNAVAILABLE', `libvirt is busy: ${domain.reason}`);
+}
+
+/** Also should the power fail. One that is not there is fine. */
+async function removeForGood(path: string): Promise<void> {
+  await rm(path, { force: true });
+  await using directory = await open(dirname(path));
+  await directory.sync();
+}
+
 /** Equal on hosts that can restore what the other has saved. */
 export function fingerprint(description: string): string {
   return createHash('sha256').update(description).digest('hex');
@@ -191,6 +217,16 @@ export function fingerprint(description: string): string {
 
 /** libvirt writes this when all is written; before, the last word is `Part`. */
 export const completeMagic = 'LibvirtQemudSave';
+
+/**
+ * As {@link isComplete}, of a machine that is lost without.
+ * @throws `HYPERVISOR_UNAVAILABLE` nothing of it is there: its file system may not be mounted
+ */
+export async function hasMemory(path: string): Promise<boolean> {
+  if (await isComplete(path)) return true;
+  if (existsSync(dirname(path))) return false;
+  throw new GridError('HYPERVISOR_UNAVAILABLE', 'the files of the machine cannot be reached');
+}
 
 /** Whether all of a machine's memory is in such a file. */
 export async function isComplete(path: string): Promise<boolean> {

@@ -9,8 +9,11 @@ import { isAlive, viewsOf } from './views.js';
  * What becomes of a target system that has no machine any more: the cells of `transitions` whose events are below. Pure.
  */
 
+/** Where a machine is to be that was elsewhere. */
+export type Place = Pick<TargetSystem, 'host' | 'placement' | 'cores'>;
+
 /** Where one goes on whose host was declared lost. */
-export type Refuge = Pick<TargetSystem, 'host' | 'placement' | 'cores'> & {
+export type Refuge = Place & {
   /** Saved memory of it can be restored there. */
   readonly canRestore: boolean;
 };

@@ -2,7 +2,7 @@ import { GridError } from '#kernel/errors.js';
 import { without } from '../job/without.js';
 import { beginStart, dropStart, markStart } from './later-starts.js';
 import type { Snapshot } from './snapshots/snapshot.js';
-import { loseHost, stop, type Refuge } from './recovery.js';
+import { loseHost, stop, type Place, type Refuge } from './recovery.js';
 import { capture, fence, resume, revert } from './snapshots/steps.js';
 import type { BootTimeline, Evidence, TargetSystem } from './target-system.js';
 import { believe, look, viewsOf, type DomainWord, type GuestWord, type Views } from './views.js';
@@ -126,8 +126,8 @@ export type VmEvent =
   | { type: 'thaw'; evidence: Evidence }
   /** It is to be kept as it is now: memory and disk; of one that is off, its disk. */
   | { type: 'capture'; snapshot: Snapshot; evidence: Evidence }
-  /** It is to be what it was when a snapshot was taken. */
-  | { type: 'revert'; snapshotId: string; evidence: Evidence }
+  /** It is to be what it was when a snapshot was taken; `place`: and where, if its own host was declared lost. */
+  | { type: 'revert'; snapshotId: string; evidence: Evidence; place?: Place }
   /** The machine that is to be replaced by that is proven gone. */
   | { type: 'fenced'; evidence: Evidence }
   /** Either is done, or cannot be: the machine goes on. `snapshot`: what is new of it. */

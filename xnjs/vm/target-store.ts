@@ -15,8 +15,10 @@ export type TargetStore = {
   save(system: TargetSystem, change?: SiteChange, quotas?: readonly Quota[]): Promise<void>;
   /** Whether there is one, also where its storing was answered by a failure. */
   has(id: string): Promise<boolean>;
-  /** Whether there was such a target system, which has been removed since. */
+  /** Whether there was such a target system, which has been removed since; or what {@link noteRemoved} was told. */
   wasRemoved(id: string): Promise<boolean>;
+  /** Of another machine of ours that nobody could look for: a domain or files of it that turn up are leftovers. */
+  noteRemoved(id: string): Promise<void>;
   /**
    * What it means that one that was made then has neither a record nor such a note: notes are not kept for ever.
    * @returns `removed`: its note was dropped; `lost`: there would be one; `unclear`: this database is younger

@@ -106,7 +106,7 @@ export class TargetSystems implements Targets, AsyncDisposable {
     this.#templates = options.warm && new Templates({ ...forPools, warm: options.warm });
     const filesOf = this.#snapshotFiles();
     const require = async (): Promise<void> => await options.lease?.require();
-    this.lostHosts = new LostHosts({ ...options, records, places, require });
+    this.lostHosts = this.#openLostHosts(require);
     this.#parameters = new MachineParameters({ systems: options, records, log: this.#log });
     const pools = { spares: this.#spares, templates: this.#templates, volumes: this.volumes };
     this.#machines = new Machines(parts, {
@@ -116,7 +116,7 @@ export class TargetSystems implements Targets, AsyncDisposable {
     const forNew = { records, places, planner: this.planner, machines: this.#machines };
     this.#creation = new Creation({ systems: options, ...forNew, ...pools, log: this.#log });
     const most = options.limits.snapshots ?? 4;
-    this.snapshots = new Snapshots({ ...options, records, filesOf, planner: this.planner, most });
+    this.snapshots = new Snapshots({ ...options, ...forNew, filesOf, most });
     const usedBy = (id: string, connection: Duplex): void => this.#unused?.usedBy(id, connection);
     const machineFiles = { files: new FilesOfMachines(options) };
     this.consoles = new MachineConsoles({ ...options, ...machineFiles, records, usedBy });
@@ -145,6 +145,15 @@ export class TargetSystems implements Targets, AsyncDisposable {
   /** Machines that run for whom they may be for. */
   #nobodys(): MachineSpec[] {
     return [...(this.#spares?.machines() ?? []), ...(this.#templates?.machines() ?? [])];
+  }
+
+  #openLostHosts(require: () => Promise<void>): LostHosts {
+    const nobodys = (): MachineSpec[] => [
+      ...(this.#spares?.machines() ?? []),
+      ...(this.#templates?.all() ?? []),
+    ];
+    const { places } = this;
+    return new LostHosts({ ...this.#options, records: this.#records, places, nobodys, require });
   }
 
   /** Where those of a machine are. */

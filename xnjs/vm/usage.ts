@@ -65,17 +65,26 @@ export function addSample(usage: Usage, sample: UsageSample, atMs: number): Usag
   const { last, total } = usage;
   const isAnew = counterNames.some((name) => sample.counters[name] < last.counters[name]);
   const base = isAnew || sample.run !== last.run ? nothing : last.counters;
-  const counters = Object.fromEntries(
-    counterNames.map((name) => [name, total[name] + sample.counters[name] - base[name]]),
-  );
   const { run, counters: read, givenMiB, residentMiB = givenMiB ?? 0 } = sample;
   return {
     ...usage,
-    total: counters as UsageCounters, // as: the names are all of them
+    total: grown(total, read, base),
     memoryPeakMiB: Math.max(usage.memoryPeakMiB, residentMiB),
     ...(givenMiB !== undefined && { givenMiB }),
     measuredMs: atMs,
     last: { run, counters: read },
+  };
+}
+
+/** Member by member: thousands of machines are measured in a few seconds. */
+function grown(total: UsageCounters, read: UsageCounters, base: UsageCounters): UsageCounters {
+  const by = (name: keyof UsageCounters): number => total[name] + read[name] - base[name];
+  return {
+    cpuMs: by('cpuMs'),
+    diskReadBytes: by('diskReadBytes'),
+    diskWrittenBytes: by('diskWrittenBytes'),
+    networkReceivedBytes: by('networkReceivedBytes'),
+    networkSentBytes: by('networkSentBytes'),
   };
 }
 

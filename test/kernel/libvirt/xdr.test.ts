@@ -5,6 +5,7 @@ import fc from 'fast-check';
 import { decodeError } from '#kernel/libvirt/calls.js';
 import { decodeEvent, toLifecycle } from '#kernel/libvirt/events.js';
 import { errorMessage, procedures, typedParams } from '#kernel/libvirt/procedures.js';
+import { uuid as uuidCodec } from '#kernel/libvirt/uuid.js';
 import * as xdr from '#kernel/libvirt/xdr.js';
 import type { Codec } from '#kernel/libvirt/xdr.js';
 
@@ -46,6 +47,12 @@ const vectors = [
   vector('an empty text', xdr.string(), '', '00000000'),
   vector('an optional that is there', xdr.optional(xdr.int), 7, '00000001 00000007'),
   vector('an optional that is not', xdr.optional(xdr.int), null, '00000000'),
+  vector(
+    'a UUID in capitals',
+    { ...uuidCodec, write: (to, value) => uuidCodec.write(to, value.toUpperCase()) },
+    uuid,
+    '00112233445566778899aabbccddeeff',
+  ),
   vector('an array', xdr.array(xdr.uint, 9), [1, 2], '00000002 00000001 00000002'),
   vector('opaque bytes', xdr.opaque(5), Buffer.from('abcde'), '6162636465 000000'),
   vector('char[4]', xdr.chars(4), 'hi', '00000068 00000069 00000000 00000000'),
@@ -129,6 +136,19 @@ describe('XDR', () => {
     );
   });
 
+  it('reads names that come again and again as what they are, whatever comes between', () => {
+    const names = [
+      ...Array.from({ length: 3_000 }, (_, n) => `vcpu.${n}.time`),
+      ...['grüße', 'gr\u00c3\u00bc', 'long.'.repeat(40), ''],
+    ];
+    const params = [...names, ...names].map((field) => ({
+      field,
+      value: { type: 1 as const, value: 1 },
+    }));
+    for (const all of [params, params.toReversed()])
+      assert.deepEqual(xdr.decode(typedParams, xdr.encode(typedParams, all)), all);
+  });
+
   it('refuses lengths over the limit, in both directions, before it looks for the bytes', () => {
     assert.throws(() => xdr.encode(xdr.string(3), 'four'), protocol);
     assert.throws(() => xdr.decode(xdr.string(3), bytes('00000004 666f7572')), protocol);
@@ -149,7 +169,14 @@ describe('XDR', () => {
     const { args } = procedures.domain_lookup_by_name;
     assert.throws(() => xdr.encode(args, { name: 'vm\0other' }), protocol);
     const byUuid = procedures.domain_lookup_by_uuid.args;
-    assert.throws(() => xdr.encode(byUuid, { uuid: `${uuid}00` }), protocol);
+    for (const broken of [
+      `${uuid}00`,
+      uuid.slice(1),
+      uuid.replaceAll('-', '0'),
+      `-${uuid.slice(1)}`,
+      `ü${uuid.slice(1)}`,
+    ])
+      assert.throws(() => xdr.encode(byUuid, { uuid: broken }), protocol);
     const unknownCase = bytes('00000001 00000000 00000008 00000000');
     assert.throws(() => xdr.decode(typedParams, unknownCase), protocol);
   });

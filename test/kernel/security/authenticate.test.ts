@@ -237,6 +237,15 @@ describe('authentication', () => {
     await writeUsers({ role: 'banned' });
     await assert.rejects(ask(sessionOf(session)), { code: 'FORBIDDEN' });
   });
+  it('shows in a session who its user is by now, and where each request comes from', async () => {
+    const { session } = await ask(basic('demo'));
+    assert.equal((await ask(sessionOf(session))).caller.role, 'user');
+    await writeUsers({ role: 'admin' });
+    assert.equal((await ask(sessionOf(session))).caller.role, 'admin');
+    const from = (peer: string) => ask({ ...sessionOf(session), 'x-unicore-consignor-ip': peer });
+    assert.equal((await from('192.0.2.1')).caller.peer, '192.0.2.1');
+    assert.equal((await from('192.0.2.2')).caller.peer, '192.0.2.2');
+  });
   it('keeps preferences in the session, each until overridden', async () => {
     const { session, caller } = await ask({
       ...basic('demo'),

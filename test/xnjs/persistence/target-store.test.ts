@@ -104,6 +104,13 @@ for (const [name, create, skip] of databases)
       }
     });
 
+    it('remembers what it is told that nobody could look for, as often as it is told', async () => {
+      const id = randomUUID();
+      assert.equal(await store.wasRemoved(id), false);
+      for (let n = 0; n < 2; n++) await store.noteRemoved(id);
+      assert.equal(await store.wasRemoved(id), true);
+    });
+
     it('finds all again when it is opened anew, beside the first', async () => {
       const before = await allOf(store.all());
       await using later = new Scope();

@@ -57,6 +57,9 @@ async function aServer(scope: Scope, changes: Partial<TargetSystem> = {}) {
   /** What is kept of the enrolment in a snapshot comes back with it. */
   const putBack = (): void => void (record = { ...record, generation: 2 });
   return {
+    enrolments,
+    keep: (enrolment: TargetSystem['enrolment'] & object) =>
+      void (record = { ...record, enrolment }),
     admit,
     putBack,
     clock,
@@ -185,6 +188,25 @@ describe('an enrolment', () => {
     await server.admit(silent);
     await server.admit(enrol(server.token, newKey()));
     await refusal(server, silent)(/cannot prove/);
+  });
+
+  it('is asked for once, of a copy that was greeted with its token', async () => {
+    await using scope = new Scope();
+    const copy = aTargetSystem({ start: { tier: 'warm', reason: '' }, boot: { identityMs: 9 } });
+    const server = await aServer(scope, copy);
+    const issued = server.enrolments.issueForChannel(copy);
+    server.keep(issued);
+    const asked = server.enrolments.questionFor(copy.id)!;
+    const seen: object[] = [];
+    await server.enrolments.admit(copy.id, enrol(asked.token!, newKey(), seen), { asked });
+    assert.deepEqual(
+      seen.map((message) => Object.keys(message)[1]),
+      ['challenge', 'certificate'],
+    );
+    assert.equal(seen[0], asked);
+    const { keyHash, ...rest } = server.record().enrolment!;
+    assert.ok(keyHash);
+    assert.equal(rest.tokenHash, issued.tokenHash);
   });
 
   it('comes over the channel where there is no other way', async () => {

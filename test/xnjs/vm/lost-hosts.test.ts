@@ -1,9 +1,8 @@
 import assert from 'node:assert/strict';
-import { mkdirSync, writeFileSync } from 'node:fs';
+import { mkdirSync, renameSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
 import { formatDate } from '#kernel/clock.js';
-import { GridError } from '#kernel/errors.js';
 import { silentLog as log } from '#kernel/log.js';
 import { Scope } from '#kernel/scope.js';
 import { createSettingsStore } from '#xnjs/persistence/settings-store.js';
@@ -13,7 +12,7 @@ import { markXml, readMark } from '#xnjs/vm/domain-mark.js';
 import { Hosts } from '#xnjs/vm/hosts/hosts.js';
 import { lossesIn } from '#xnjs/vm/hosts/open-hosts.js';
 import type { HostStorage } from '#xnjs/vm/hosts/storage/host-storage.js';
-import type { Hypervisor, OwnDomain } from '#xnjs/vm/hypervisor.js';
+import type { OwnDomain } from '#xnjs/vm/hypervisor.js';
 import type { ImageSearch, ImageSource } from '#xnjs/vm/image-source.js';
 import { plainUser } from '#xnjs/vm/placement/requester.js';
 import { fingerprint } from '#xnjs/vm/parking.js';
@@ -25,38 +24,11 @@ import { Workspace } from '#xnjs/vm/workspace.js';
 import { ShiftedClock } from '../../targetsystem/shifted-clock.js';
 import { scratch, until } from '../job/rig.js';
 import { openTables } from '../persistence/databases.js';
+import { aHost, away, equal } from './fake-host.js';
 import { anImageMetadata, aSnapshot, aTargetSystem } from './samples.js';
 
 const installationId = '11111111-2222-4333-8444-555555555555';
 const admin = 'CN=Admin,O=Grid';
-const away = () => new GridError('HYPERVISOR_UNAVAILABLE', 'no libvirt here');
-const equal = 'libvirt 9 on an equal processor';
-
-/** A fake of a libvirt: which domains there are, and what is done to them. */
-function aHost(isUp: boolean) {
-  const host = { isUp, domains: [] as OwnDomain[], removed: [] as string[] };
-  const answer = <T>(value: () => T): Promise<T> =>
-    host.isUp ? Promise.resolve(value()) : Promise.reject(away());
-  const hypervisor = {
-    available: () => (host.isUp ? ['qemu'] : []),
-    onDomain: () => () => undefined,
-    onAvailable: () => () => undefined,
-    list: () => answer(() => host.domains),
-    look: () => answer(() => []),
-    find: (_: string, id: string) => answer(() => host.domains.find((each) => each.id === id)),
-    remove: (_: string, id: string) =>
-      answer(() => {
-        host.removed.push(id);
-        host.domains = host.domains.filter((each) => each.id !== id);
-      }),
-    removeOlder: () => answer(() => undefined),
-    end: () => answer(() => undefined),
-    describe: () => answer(() => equal),
-    usage: () => answer(() => []),
-  } as unknown as Hypervisor; // the calls that are made are above
-  return Object.assign(host, { hypervisor });
-}
-
 const ready = (first: string, changes: Partial<TargetSystem> = {}): TargetSystem => {
   const id = `${first}${aTargetSystem().id.slice(1)}`;
   const evidence = { source: 'agent', fact: 'its agent answers', atMs: 1 } as const;
@@ -77,6 +49,10 @@ const ids = {
   inPool: ready('2').id,
   reverting: ready('3').id,
   elsewhere: ready('4').id,
+  thawing: ready('5').id,
+  freezing: ready('6').id,
+  off: ready('7').id,
+  pinned: ready('8').id,
 };
 const onDisk = {
   state: 'SUSPENDED',
@@ -96,6 +72,10 @@ const records: TargetSystem[] = [
   ready('2', { host: 'south', image: disk, snapshots: [snapshot] }),
   { ...ready('3', { snapshots: [snapshot], undertaking }), ...onDisk },
   { ...ready('4', { host: 'not configured' }), ...onDisk },
+  { ...ready('5', { parkedOn: onDisk.parkedOn, recovery: 'restart' }), state: 'UNREACHABLE' },
+  { ...ready('6', onDisk), ...onDisk, state: 'PAUSED' },
+  { ...ready('7', { snapshots: [snapshot] }), state: 'FAILED' },
+  ready('8', { recovery: 'restore', snapshots: [snapshot], cores: [1] }),
 ];
 
 describe('a host that is declared lost', { timeout: 60_000 }, () => {
@@ -162,11 +142,15 @@ describe('a host that is declared lost', { timeout: 60_000 }, () => {
       writeFileSync(join(directory, 'vms', id, 'overlay.qcow2'), '');
     }
     const workspace = new Workspace(directory);
-    for (const id of [ids.reverting, ids.elsewhere]) {
+    for (const id of [ids.reverting, ids.elsewhere, ids.thawing, ids.freezing, ids.off])
+      mkdirSync(join(directory, 'vms', id));
+    for (const id of [ids.reverting, ids.elsewhere, ids.thawing])
+      writeFileSync(workspace.parkedMemory({ id }), `LibvirtQemudSave ${id}`);
+    writeFileSync(workspace.parkedMemory({ id: ids.freezing }), 'LibvirtQemudPart');
+    for (const id of [ids.reverting, ids.elsewhere, ids.off]) {
       const kept = join(directory, 'vms', id, 'snapshots', snapshot.id);
       mkdirSync(kept, { recursive: true });
-      for (const path of [join(kept, 'memory'), workspace.parkedMemory({ id })])
-        writeFileSync(path, `LibvirtQemudSave ${path}`);
+      writeFileSync(join(kept, 'memory'), `LibvirtQemudSave of the snapshot of ${id}`.repeat(200));
     }
     await start();
   });
@@ -212,7 +196,11 @@ describe('a host that is declared lost', { timeout: 60_000 }, () => {
     assert.match(told(ids.withDisk), /^INITIALIZING at local, 2/);
     assert.match(told(ids.diskThere), /^FAILED at north, 1: .*its disk was there only/);
     assert.match(told(ids.restored), /^PAUSED at local, .*being restored from the snapshot/);
+    const boots = /^INITIALIZING at local, 2: .*no snapshot that could be restored/;
+    assert.match(told(ids.pinned), boots, 'its memory names cores of that host');
     assert.match(told(ids.parked), /^SUSPENDED at north/);
+    assert.match(told(ids.thawing), /^SUSPENDED at north, 1: parked on disk/, 'nothing has run');
+    assert.match(told(ids.freezing), /^FAILED at north/, 'not all of its memory is there');
     assert.equal(told(ids.other), 'FAILED at local, 1: its agent answers');
     await until('it is gone', () => !systems.list().some(({ id }) => id === ids.ending));
   });
@@ -220,12 +208,13 @@ describe('a host that is declared lost', { timeout: 60_000 }, () => {
   it('holds no room, is asked no more, and takes no machines; what ended with it has no cores on a quota', async () => {
     const { ownerDn } = aTargetSystem();
     const [quota] = await systems.planner.quotaOf(ownerDn, plainUser);
-    const { plain, diskThere, parked, reverting, elsewhere } = ids;
-    const ended = [plain, diskThere, parked, reverting, elsewhere]; // of which the last three are on disk
+    const { plain, diskThere, freezing, off, ...rest } = ids;
+    const onDisk = [rest.parked, rest.reverting, rest.elsewhere, rest.thawing];
+    const ended = [plain, diskThere, freezing, off, ...onDisk];
     const counting = systems.list().filter(({ id }) => !ended.includes(id));
     assert.equal(quota?.used.cpus, 2 * counting.length);
     const [, host] = systems.places.list();
-    assert.deepEqual([host?.loss?.by, host?.used.cores], [admin, 4]); // of what is parked
+    assert.deepEqual([host?.loss?.by, host?.used.cores], [admin, 6]); // of what is parked
     const wish = { image: disk, parameters: { cpus: 1, memoryMiB: 64 } };
     const far = { labels: ['far'], field: 'hostLabels' };
     assert.throws(() => systems.places.choose({ ...wish, labels: far }), {
@@ -262,6 +251,25 @@ describe('a host that is declared lost', { timeout: 60_000 }, () => {
     await until('it is gone', () => !systems.list().some(({ id }) => id === ids.inPool));
   });
 
+  it('has what was off there put back elsewhere, by an equal that gets at the snapshot', async () => {
+    const files = join(directory, 'vms', ids.off, 'snapshots', snapshot.id, 'memory');
+    renameSync(files, `${files}.away`);
+    const refused = { code: 'CONFLICT' };
+    const revert = () => systems.snapshots.revert(ids.off, snapshot.id);
+    await assert.rejects(revert, { ...refused, message: /was lost with host north/ });
+    renameSync(`${files}.away`, files);
+    local.isUp = false;
+    await assert.rejects(revert, { ...refused, message: /declared lost.*no other can take it/ });
+    local.isUp = true;
+    await revert();
+    assert.match(told(ids.off), /^PAUSED at local, 1: .* on host local/);
+    await until('its former machine is gone', () => systems.get(ids.off).reverted !== undefined);
+    await systems.settled(ids.off, { reverted: systems.get(ids.off).reverted! });
+    await until('it is put back', () => systems.get(ids.off).undertaking === undefined);
+    assert.match(told(ids.off), /at local, 2: .*was put back/);
+    assert.ok(local.domains.some(({ id }) => id === ids.off));
+  });
+
   it('that comes back all the same has what is left there removed, after a time of grace; nothing is adopted', async () => {
     const domain = (record: TargetSystem): OwnDomain => {
       const mark = readMark(markXml(record, installationId, 1))!;
@@ -270,13 +278,13 @@ describe('a host that is declared lost', { timeout: 60_000 }, () => {
     const stranger = ready('9');
     north.domains = [...records.filter(({ host }) => host === 'north'), stranger].map(domain);
     north.isUp = true;
-    const { plain, restarted, withDisk, diskThere, restored, ending } = ids;
-    const removed = [plain, restarted, withDisk, diskThere, restored, ending];
+    const removed = records.filter(({ host }) => host === 'north').map(({ id }) => id);
     await compared('they are removed', () => removed.every((id) => north.removed.includes(id)));
     assert.ok(local.removed.every((id) => id === ids.other));
     const isTold = () => systems.orphans.includes(`north qemu ${stranger.id}`);
     await until('one that nobody knows is told of', isTold);
-    assert.deepEqual(north.removed.sort(), removed.sort());
+    assert.deepEqual([...new Set(north.removed)].sort(), removed.sort());
+    assert.match(told(ids.parked), /^SUSPENDED at north/, 'its memory is in a file');
     assert.match(told(ids.plain), /^FAILED at north, 1/);
     assert.match(told(ids.restarted), /^INITIALIZING at local, 2/);
     assert.equal(

@@ -28,6 +28,8 @@ type Situation = {
   readonly removed?: boolean;
   readonly known?: boolean;
   readonly acts?: boolean;
+  /** Its record is there by the time that this server may act. */
+  readonly comes?: boolean;
   readonly outlived?: boolean;
   /** Its host was declared lost. */
   readonly lost?: boolean;
@@ -42,6 +44,7 @@ function watched(situation: Situation = {}) {
   const { removed = false, known = false, acts = true, absence = 'lost' } = situation;
   const { outlived = false, lost = false, isSaved = false, parked } = situation;
   let nowMs = 0;
+  let hasCome = false;
   const done: string[] = [];
   const orphans = new Orphans({
     hosts: {
@@ -65,7 +68,7 @@ function watched(situation: Situation = {}) {
     isKnown: () => known,
     isOutlived: () => outlived,
     mayAdopt: () => !lost,
-    isAt: (_, { host }) => known && host === 'local',
+    isAt: (_, { host }) => hasCome || (known && host === 'local'),
     adopt: ({ id, ownerDn }, { host, isParked, parkedOn }) => {
       const how = parkedOn !== undefined ? ', in a file' : isParked ? ', saved' : '';
       return Promise.resolve(void done.push(`adopt ${id} of ${ownerDn} at ${host}${how}`));
@@ -73,8 +76,12 @@ function watched(situation: Situation = {}) {
     markOf: () => Promise.resolve(parked),
     installationId: installation,
     graceMs: 60_000,
-    require: () =>
-      acts ? Promise.resolve() : Promise.reject(new GridError('SITE_UNAVAILABLE', 'not ours')),
+    require: () => {
+      hasCome = situation.comes === true;
+      return acts
+        ? Promise.resolve()
+        : Promise.reject(new GridError('SITE_UNAVAILABLE', 'not ours'));
+    },
     clock: { now: () => nowMs } as Clock, // nothing sleeps here
     log: silentLog,
   });
@@ -118,6 +125,12 @@ describe('domains of ours that no target system owns', () => {
     await see([domain], 0, 'north');
     const done = await see([domain], 60_000, 'north');
     assert.deepEqual(done, [`remove ${system.id}`, `volumes of ${system.id} at north`]);
+  });
+
+  it('stay where their host was taken back in the meantime', async () => {
+    const { see } = watched({ known: true, outlived: true, comes: true });
+    await see([domain], 0, 'north');
+    assert.deepEqual(await see([domain], 60_000, 'north'), []);
   });
 
   it('are not adopted on a host that was declared lost', async () => {

@@ -47,6 +47,7 @@ describe('target systems', { timeout: 30_000 }, () => {
       },
       has: () => Promise.resolve(true),
       wasRemoved: () => Promise.resolve(false),
+      noteRemoved: () => Promise.resolve(),
       absenceOf: () => Promise.resolve('lost'),
       remove: ({ id }) => Promise.resolve(void removed.push(id)),
       used: () => Promise.reject(new TypeError('nothing is made here')),

@@ -203,7 +203,8 @@ export class Enrolments {
     const challenge = isAsked ? asked.challenge : newChallenge();
     const question = { machine, challenge };
     let answer = expects && (await ask(isAsked ? asked : { ...question, expects }));
-    if (isByMessage && (!enrolment || (answer && answer.certificate === undefined))) {
+    const hasNothing = answer && answer.certificate === undefined && answer.token === undefined;
+    if (isByMessage && (!enrolment || hasNothing)) {
       const token = newToken();
       await this.#note(id, token);
       answer = await ask({ ...question, expects: hashOf(token), token });

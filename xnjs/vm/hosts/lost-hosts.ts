@@ -3,15 +3,16 @@ import { join } from 'node:path';
 import type { Clock } from '#kernel/clock.js';
 import { errorText, GridError } from '#kernel/errors.js';
 import { without } from '../../job/without.js';
-import { isComplete } from '../parking.js';
+import { hasMemory } from '../parking.js';
 import type { Outcomes } from '../parking-orders.js';
 import { mayRecover, type Refuge } from '../recovery.js';
 import { hasDisk } from '../snapshots/snapshot-files.js';
 import { lastSnapshot } from '../snapshots/snapshot.js';
 import type { SystemRecords } from '../system-records.js';
 import type { Evidence, TargetSystem } from '../target-system.js';
+import { isAlive } from '../views.js';
 import type { Workspace } from '../workspace.js';
-import { localHost } from './host.js';
+import { localHost, type Seat } from './host.js';
 import type { HostPlacement } from './host-placement.js';
 import { lossText, type Hosts } from './hosts.js';
 import { equalHosts } from './rehosting.js';
@@ -24,6 +25,8 @@ export type LostHostsOptions = {
     'all' | 'find' | 'queue' | 'applyNow' | 'save' | 'schedule'
   >;
   readonly workspace: Pick<Workspace, 'directoryOf' | 'parkedMemory'>;
+  /** Spares and saved memory: there may be nothing else of a host that is not configured any more. */
+  readonly nobodys: () => Iterable<Pick<Seat, 'host'>>;
   /** @throws when this server may not act any more */
   readonly require: () => Promise<void>;
   readonly clock: Clock;
@@ -48,10 +51,11 @@ export class LostHosts {
    * @throws `BAD_REQUEST` it is this server's own; `NOT_FOUND` there is no such host; `CONFLICT` it answers
    */
   async declare(host: string, by: string): Promise<Outcomes> {
-    const { hosts, records, require, clock } = this.#options;
+    const { hosts, records, nobodys, require, clock } = this.#options;
     if (host === localHost)
       throw new GridError('BAD_REQUEST', `host: ${localHost} is the server's own`);
-    const isNamed = (): boolean => [...records.all()].some((record) => record.host === host);
+    const isNamed = (): boolean =>
+      [...records.all(), ...nobodys()].some((record) => record.host === host);
     if (!isNamed()) hosts.require(host);
     const answering = hosts.answering({ host });
     if (answering.length > 0)
@@ -108,8 +112,6 @@ export class LostHosts {
     const filesLost = hosts.storageOf(record) !== undefined;
     const { refuge, release, why } = await this.#refugeOf(record);
     try {
-      // of an earlier time than the machine that comes
-      if (refuge) await rm(workspace.parkedMemory(record), { force: true });
       const fact = [word, why].filter(Boolean).join('; ');
       const place = refuge && { refuge };
       await records.applyNow(id, {
@@ -118,18 +120,20 @@ export class LostHosts {
         filesLost,
         ...place,
       });
+      // of an earlier time than the machine that comes
+      if (refuge) await rm(workspace.parkedMemory(record), { force: true });
     } finally {
       release();
     }
   }
 
-  /** Its memory was whole in a file that all hosts get at, and only the host's word of that is missing. */
+  /**
+   * All of its memory is in a file that all hosts get at, on the way to disk or back: then it has not run since, and
+   * only the host's word of that is missing.
+   */
   async #hasReachedDisk(record: TargetSystem): Promise<boolean> {
-    const { state, desired, parkedOn, undertaking } = record;
-    if (state !== 'PAUSED' || desired !== 'suspended' || undertaking) return false;
-    return (
-      parkedOn !== undefined && (await isComplete(this.#options.workspace.parkedMemory(record)))
-    );
+    if (record.parkedOn === undefined || record.undertaking || !isAlive(record)) return false;
+    return await hasMemory(this.#options.workspace.parkedMemory(record));
   }
 
   /** Where it goes on, and what there is to be said of that. */
@@ -163,6 +167,8 @@ export class LostHosts {
     const snapshot = record.recovery === 'restore' ? lastSnapshot(record) : undefined;
     const { hosts } = this.#options;
     if (snapshot?.host === undefined || hosts.storageOf(record)) return [];
+    // its definition, which goes with the memory, names those of that host
+    if (record.cores) return [];
     return await equalHosts(record, snapshot.host, hosts);
   }
 
@@ -181,19 +187,24 @@ function needsSharedFiles(record: TargetSystem): boolean {
 }
 
 /** No host has a domain of it: it goes on wherever its memory can be restored. */
-function isOnDiskOnly({ state, parkedOn }: TargetSystem): boolean {
+function isOnDiskOnly({ state, parkedOn }: Pick<TargetSystem, 'state' | 'parkedOn'>): boolean {
   return state === 'SUSPENDED' && parkedOn !== undefined;
 }
 
-/** Of a domain that is on a host where its record does not expect it: whether it has been outlived. */
+/**
+ * Of a domain that is on a host where its record does not expect it: whether it has been outlived. On one that was declared
+ * lost it has where its target system goes on elsewhere, or can from a file.
+ */
 export function isOutlived(
-  record: Pick<TargetSystem, 'host' | 'state' | 'generation'>,
+  record: Pick<TargetSystem, 'host' | 'state' | 'generation' | 'parkedOn'>,
   domain: {
     readonly host: string;
     readonly generation: number | undefined;
     readonly isLost: boolean;
   },
 ): boolean {
-  if (record.host === domain.host) return domain.isLost && record.state === 'FAILED';
+  if (record.host === domain.host)
+    return domain.isLost && (record.state === 'FAILED' || isOnDiskOnly(record));
+  if (domain.isLost) return true;
   return domain.generation !== undefined && domain.generation < (record.generation ?? 1);
 }

@@ -1,9 +1,10 @@
 import { errorText, GridError } from '#kernel/errors.js';
 import { fingerprint } from '../parking.js';
+import type { Snapshot } from '../snapshots/snapshot.js';
 import type { TargetSystem } from '../target-system.js';
 import { seatOf } from './host.js';
-import type { HostPlacement } from './host-placement.js';
-import type { Hosts } from './hosts.js';
+import type { Held, HostPlacement } from './host-placement.js';
+import { lossText, type Hosts } from './hosts.js';
 
 export type RehostingOptions = {
   readonly hosts: Hosts;
@@ -37,6 +38,32 @@ export async function rehost(record: TargetSystem, options: RehostingOptions): P
     if (isUp) return; // drained, but nothing is better
     const text = `host ${record.host} does not answer, and no other can take it: ${errorText(error)}`;
     throw new GridError('HYPERVISOR_UNAVAILABLE', text, { vmId: record.id }, { cause: error });
+  }
+}
+
+/**
+ * Where one can be put back that is off, if its own host was declared lost: an equal one, where the snapshot has memory,
+ * that gets at its files. It is held there until that is stored.
+ * @throws `CONFLICT` there is none
+ */
+export async function refugeFrom(
+  record: TargetSystem,
+  { host: savedOn, isDiskOnly }: Pick<Snapshot, 'host' | 'isDiskOnly'>,
+  { hosts, places }: Omit<RehostingOptions, 'save'>,
+): Promise<Held> {
+  const labels = record.hostLabels && { labels: record.hostLabels, field: 'hostLabels' };
+  try {
+    if (record.cores) throw new Error('it had cores of its own there');
+    const sharing = hosts.seats().filter((seat) => hosts.parksInFiles(seat));
+    const among = isDiskOnly
+      ? sharing.map(({ host }) => host)
+      : await equalHosts(record, savedOn, hosts);
+    if (among.length === 0) throw new Error('no other host that answers is of its kind');
+    return places.hold(record.id, record, labels, among);
+  } catch (error) {
+    const loss = hosts.lossOf(record);
+    const text = `its host ${record.host} was ${loss ? lossText(loss) : 'lost'}, and no other can take it: ${errorText(error)}`;
+    throw new GridError('CONFLICT', text, { vmId: record.id }, { cause: error });
   }
 }
 

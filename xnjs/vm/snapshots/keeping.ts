@@ -1,7 +1,7 @@
 import type { Clock } from '#kernel/clock.js';
 import { errorText } from '#kernel/errors.js';
 import type { Hosts } from '../hosts/hosts.js';
-import { fingerprint } from '../parking.js';
+import { fingerprint, requireStill } from '../parking.js';
 import { isPassing } from '../passing.js';
 import type { VmEvent } from '../state.js';
 import type { TargetSystem } from '../target-system.js';
@@ -213,35 +213,55 @@ export class Keeping {
     }
   }
 
-  /** From the memory of the snapshot, unless it runs, or was never stopped. @returns whether it is there again */
+  /**
+   * From the memory of the snapshot, unless it runs, or was never stopped; once, while a snapshot is taken: its disk goes
+   * on from there. @returns whether it is there again
+   */
   async #start(record: TargetSystem, snapshot: Snapshot): Promise<boolean> {
     const { hosts, filesOf, require, plugIn, measureAgain, reconcile } = this.#options;
     const { id, driver, desired } = record;
     if (isParkedInFile(record)) return true;
     const hypervisor = hosts.of(record);
     const domain = await hypervisor.find(driver, id);
+    requireStill(domain);
     const park = desired === 'suspended';
     const isParked = domain?.isSaved === true;
     const isThere = domain !== undefined && (domain.state !== 'stopped' || isParked);
     // one that was parked and could not be parked again runs
-    if (isThere && (isParked === park || domain.state === 'running')) return true;
+    const isDone = isThere && (isParked === park || domain.state === 'running');
+    if (isDone && domain.state !== 'paused') return true;
     await require();
     try {
-      await plugIn(record);
-      await measureAgain(id);
-      const memory = await filesOf(record).memoryOf(record, snapshot.id);
-      await hypervisor.startFromMemory(driver, id, memory, park);
+      if (!isDone) {
+        if (hasRunSince(record)) throw new Error(domain?.reason ?? 'the domain no longer exists');
+        await plugIn(record);
+        await measureAgain(id);
+        const memory = await filesOf(record).memoryOf(record, snapshot.id);
+        await hypervisor.startFromMemory(driver, id, memory, park);
+      }
+      if (!park) await this.#letGo(record);
       return true;
     } catch (error) {
       if (isPassing(error)) throw error;
       await this.#tell(
         id,
         'stopped',
-        `could not be started from saved memory: ${errorText(error)}`,
+        hasRunSince(record)
+          ? errorText(error)
+          : `could not be started from saved memory: ${errorText(error)}`,
       );
       await reconcile(id);
       return false;
     }
+  }
+
+  /** Stored before it runs: should it end, its disk is not that of its memory any more. */
+  async #letGo({ id, driver, ...record }: TargetSystem): Promise<void> {
+    const { hosts, records } = this.#options;
+    const now = records.find(id);
+    if (now?.undertaking)
+      await records.save({ ...now, undertaking: { ...now.undertaking, isStarted: true } });
+    await hosts.of(record).resume(driver, id);
   }
 
   /** Stored, so that nobody tries again. @returns why */
@@ -280,6 +300,11 @@ export class Keeping {
     const evidence = { source: 'hypervisor', fact, atMs: this.#options.clock.now() } as const;
     await this.#options.records.applyNow(id, { type, evidence });
   }
+}
+
+/** What was saved of it is older than its disk. */
+function hasRunSince({ undertaking }: TargetSystem): boolean {
+  return undertaking?.do === 'snapshot' && undertaking.isStarted === true;
 }
 
 /** No host has a domain of it, and there is nothing that would have to be saved or started. */

@@ -35,6 +35,8 @@ export type Undertaking = {
   readonly snapshotId: string;
   /** The machine that is to be replaced is proven gone. */
   readonly isFenced?: true;
+  /** It was started again from what was saved, and may have run since. */
+  readonly isStarted?: true;
   /** There was no machine any more, by no wish of its recovery: none is made where this cannot be done. */
   readonly hadFailed?: true;
   /** Why it cannot be done: what there was goes on. */

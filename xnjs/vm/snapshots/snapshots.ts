@@ -2,7 +2,9 @@ import { randomUUID } from 'node:crypto';
 import type { Clock } from '#kernel/clock.js';
 import { GridError } from '#kernel/errors.js';
 import { driverAbilities } from '../hosts/driver-abilities.js';
+import type { Held, HostPlacement } from '../hosts/host-placement.js';
 import { lossText, type Hosts } from '../hosts/hosts.js';
+import { refugeFrom } from '../hosts/rehosting.js';
 import { fingerprint } from '../parking.js';
 import type { Planner } from '../placement/planner.js';
 import { VmError } from '../state.js';
@@ -14,7 +16,8 @@ import { hasDisk, memoryFileMiB, type SnapshotFiles } from './snapshot-files.js'
 export type SnapshotsOptions = {
   readonly records: Pick<SystemRecords, 'get' | 'queue' | 'applyNow' | 'save' | 'schedule'>;
   readonly filesOf: (system: TargetSystem) => SnapshotFiles;
-  readonly hosts: Pick<Hosts, 'of' | 'lossOf' | 'storageOf'>;
+  readonly hosts: Hosts;
+  readonly places: HostPlacement;
   readonly planner: Pick<Planner, 'quotasFor'>;
   /** The most of one target system. */
   readonly most: number;
@@ -85,28 +88,53 @@ export class Snapshots {
   }
 
   /**
-   * Puts the machine back to what it was; also one that has stopped.
+   * Puts the machine back to what it was; also one that has stopped, on another host if its own was declared lost.
    * @throws `CONFLICT` the snapshot is not ready, or not of this hypervisor; `VM_ILLEGAL_EVENT` not now
    */
   async revert(systemId: string, snapshotId: string): Promise<void> {
     const { records, hosts } = this.#options;
     await records.queue(systemId, async () => {
       const system = records.get(systemId);
-      const { name, state, message, host, isDiskOnly } = getSnapshot(system, snapshotId);
+      const snapshot = getSnapshot(system, snapshotId);
+      const { name, state, message } = snapshot;
       if (state !== 'READY') {
         const why = message === undefined ? '' : `: ${message}`;
         throw conflict(systemId, `the snapshot is ${state}${why}`);
       }
       requireSettled(system);
-      requireHost(system, hosts);
-      if (isDiskOnly && system.desired === 'suspended')
-        throw conflict(systemId, 'the snapshot has no memory that could be parked: thaw it first');
-      if (!isDiskOnly && host !== fingerprint(await hosts.of(system).describe(system.driver)))
-        throw conflict(systemId, 'the snapshot is of another hypervisor or processor');
-      const evidence = this.#evidence(`is being put back to the snapshot "${name}"`);
-      await records.applyNow(systemId, { type: 'revert', snapshotId, evidence });
+      const about = `is being put back to the snapshot "${name}"`;
+      const order = { type: 'revert', snapshotId } as const;
+      if (system.state === 'FAILED' && hosts.lossOf(system)) {
+        const { release, ...place } = await this.#refugeOf(system, snapshot);
+        try {
+          const evidence = this.#evidence(`${about}, on host ${place.host}`);
+          await records.applyNow(systemId, { ...order, evidence, place });
+        } finally {
+          release();
+        }
+        return;
+      }
+      await this.#requireEqual(system, snapshot);
+      await records.applyNow(systemId, { ...order, evidence: this.#evidence(about) });
     });
     records.schedule(systemId);
+  }
+
+  /** @throws `CONFLICT` its machine cannot go back to that where it is */
+  async #requireEqual(system: TargetSystem, { host, isDiskOnly }: Snapshot): Promise<void> {
+    const { hosts } = this.#options;
+    requireHost(system, hosts);
+    if (isDiskOnly && system.desired === 'suspended')
+      throw conflict(system.id, 'the snapshot has no memory that could be parked: thaw it first');
+    if (!isDiskOnly && host !== fingerprint(await hosts.of(system).describe(system.driver)))
+      throw conflict(system.id, 'the snapshot is of another hypervisor or processor');
+  }
+
+  /** @throws `CONFLICT` there is none, or its files are lost */
+  async #refugeOf(system: TargetSystem, snapshot: Snapshot): Promise<Held> {
+    if ((await this.#options.filesOf(system).sizeMiB(system, snapshot.id)) === 0)
+      throw conflict(system.id, `the snapshot was lost with host ${system.host}`);
+    return await refugeFrom(system, snapshot, this.#options);
   }
 
   /** @throws `CONFLICT` it is in use */

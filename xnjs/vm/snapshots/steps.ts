@@ -26,7 +26,7 @@ export function capture(
 
 export function revert(
   current: TargetSystem,
-  { snapshotId, evidence }: StepEvent<'revert'>,
+  { snapshotId, evidence, place }: StepEvent<'revert'>,
 ): TargetSystem {
   const state = standing(current);
   const undertaking = { do: 'revert', snapshotId } as const;
@@ -41,7 +41,10 @@ export function revert(
     'parkedOn',
     'lostWithHost',
   );
-  return { ...base, ...begun, state, evidence, undertaking: { ...undertaking, hadFailed: true } };
+  return {
+    ...{ ...base, ...place, ...begun, state, evidence },
+    undertaking: { ...undertaking, hadFailed: true },
+  };
 }
 
 /** Its former machine is proven gone; what comes is the next. */

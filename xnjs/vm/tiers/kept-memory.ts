@@ -99,17 +99,20 @@ export class KeptMemory {
 
   /**
    * Which of them a host's turn sees after. Of what was not saved yet it is its own, which may have a domain of it; else
-   * it is where the files are.
+   * it is where the files are. One that is not configured any more has no turns.
    */
   of(host: string): Template[] {
-    return this.all().filter((template) =>
-      isSaved(template) && isHere(template) ? host === localHost : template.host === host,
-    );
+    const { hosts } = this.#options;
+    const isConfigured = (name: string): boolean => hosts.all.some((each) => each.name === name);
+    return this.all().filter((template) => {
+      const isOurs = isInFilesHere(template) || !isConfigured(template.host);
+      return (isOurs ? localHost : template.host) === host;
+    });
   }
 
   /** Its files, and what else is to be removed with it. */
   isReachable(template: Template): boolean {
-    if (isSaved(template) && isHere(template)) return true;
+    if (isInFilesHere(template)) return true;
     const { hosts, kinds } = this.#options;
     return (
       (isHere(template) || kinds.placeOf(template) === placeOf(template)) && hosts.isUp(template)
@@ -118,10 +121,16 @@ export class KeptMemory {
 
   /** Never finished, or not to be restored anywhere any more. */
   isOver(template: Template): boolean {
+    if (this.#isLost(template)) return true;
     if (!this.isReachable(template)) return false; // nothing is known
     if (!isSaved(template) || this.isBad(template)) return true;
     const { warm, kinds } = this.#options;
     return warm.config.maxImages === 0 || kinds.isOutdated(template);
+  }
+
+  /** It went with a host that was declared lost (ADR 047). */
+  #isLost(template: Template): boolean {
+    return !isInFilesHere(template) && this.#options.hosts.isLost(template);
   }
 
   /**
@@ -149,11 +158,13 @@ export class KeptMemory {
 
   /** May be repeated; the record goes last. */
   async remove(template: Template): Promise<void> {
-    const { warm, lease, hosts } = this.#options;
+    const { warm, lease, hosts, store } = this.#options;
     const { id, driver, image, host } = template;
     await lease?.require();
+    // nobody can look: a domain or files of it that turn up there are leftovers
+    if (this.#isLost(template)) await store.noteRemoved(id);
     // what was saved has no domain, and its host may be away
-    if (!isSaved(template)) await hosts.of(template).remove(driver, id);
+    else if (!isSaved(template)) await hosts.of(template).remove(driver, id);
     this.copies.forget(id);
     await this.#files.remove({ id, host: isHere(template) ? localHost : host });
     // first: what is noted of its use would be stored after it
@@ -182,6 +193,11 @@ export class KeptMemory {
 
 export function isSaved(template: Template): template is SavedTemplate {
   return template.patches !== undefined && template.bootId !== undefined;
+}
+
+/** Whole, and there for all hosts that share them, whatever becomes of the one that it was taken on. */
+function isInFilesHere(template: Template): boolean {
+  return isSaved(template) && isHere(template);
 }
 
 /** In this server's directory, and not in a pool of its host. */

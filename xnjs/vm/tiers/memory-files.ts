@@ -125,7 +125,8 @@ export class OwnMemoryFiles implements MemoryFiles {
       await ram.write(bytes, 0, bytes.length, at);
     };
     const left = withoutMemory(saved.chunks(), { sizeBytes, name: mappedName, onPages });
-    await pipeline(left, createWriteStream(memory));
+    await pipeline(left, createWriteStream(memory, { flush: true }));
+    await ram.sync(); // the record of it will be there after a power cut, too
     return { memory, mapped: { path, sizeBytes } };
   }
 

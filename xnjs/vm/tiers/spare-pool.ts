@@ -1,10 +1,8 @@
 import { asGridError, errorText, GridError } from '#kernel/errors.js';
 import type { Log } from '#kernel/log.js';
-import { orAborted } from '#kernel/net/deadline.js';
 import { siteChange } from '../../changes/site-change.js';
 import { isRequiredBy } from '../context/enrollees.js';
 import type { Enrollee, EnrolmentRecord } from '../context/enrolments.js';
-import { createBinding } from '../create-binding.js';
 import { FilesOfMachines } from '../files-of-machines.js';
 import type { HostPlacement, Placed } from '../hosts/host-placement.js';
 import { whereText } from '../hosts/hosts.js';
@@ -15,15 +13,13 @@ import type { SystemRecords } from '../system-records.js';
 import type { TargetBinding } from '../target-binding.js';
 import type { TargetSystem } from '../target-system.js';
 import type { TargetSystemsOptions } from '../target-systems-options.js';
-import { awaitAgent } from './await-agent.js';
 import type { SparesConfig } from './config.js';
 import { claimedBy, isFree, type Claimed, type Held, type Phase } from './held-spare.js';
 import { newIdentity } from './identity.js';
-import { copyable, fetchParts, withAgentDisk } from './image-files.js';
-import { differenceFrom, isSameImage, specOf } from './same-machine.js';
+import { bindSpare, bootSpare } from './make-spare.js';
+import { differenceFrom, isSameImage } from './same-machine.js';
 import type { Spare, SpareStore } from './spare.js';
 import { SparePlaces } from './spare-places.js';
-import { startDomain } from './start-domain.js';
 import { Upkeep } from './upkeep.js';
 import { WantedImages, type Wanted } from './wanted-images.js';
 
@@ -293,9 +289,9 @@ export class SparePool implements AsyncDisposable {
     const held = this.#hold(draft, 'starting');
     const about = { vmId: draft.id, imageId: draft.image.id, host: draft.host };
     try {
-      held.making = this.#boot(held);
+      held.making = bootSpare(held, this.#options.spares.store, this.#options);
       await held.making;
-      await this.#bind(held);
+      await bindSpare(held, this.#options);
       const ms = Math.round(performance.now() - startedMs);
       this.#log.info({ ...about, ms }, 'a spare machine is ready');
     } catch (error) {
@@ -310,22 +306,6 @@ export class SparePool implements AsyncDisposable {
     }
   }
 
-  /** It is stored before anything of it is there. */
-  async #boot(held: Held): Promise<void> {
-    const { spares, hosts } = this.#options;
-    const storage = hosts.storageOf(held.spare);
-    if (storage) held.spare = await withAgentDisk(held.spare, this.#options);
-    await spares.store.save(held.spare);
-    const { callerDn } = held.spare;
-    if (storage) {
-      const parts = await fetchParts(held.spare, callerDn, this.#options);
-      const missing = await storage.missing(await copyable(held.spare, parts, this.#options));
-      await orAborted(storage.copy(missing), held.gone.signal);
-    }
-    held.gone.signal.throwIfAborted();
-    await startDomain(specOf(held.spare), callerDn, this.#options);
-  }
-
   /** What a server before us has left: it is a spare still if it runs and its agent answers. */
   async #recover(held: Held): Promise<void> {
     const { driver, id } = held.spare;
@@ -333,30 +313,11 @@ export class SparePool implements AsyncDisposable {
     held.phase = 'starting';
     try {
       if (domain?.state !== 'running') throw new Error('it does not run');
-      await this.#bind(held);
+      await bindSpare(held, this.#options);
       this.#log.info({ vmId: id }, 'a spare machine was found again');
     } catch (error) {
       if (!this.#isStopping) await this.#discard(held, errorText(error));
     }
-  }
-
-  /** Resolves when its agent has answered, and can make its machine another one. */
-  async #bind(held: Held): Promise<void> {
-    const { bootTimeoutMs, clock } = this.#options;
-    held.gone.signal.throwIfAborted();
-    const binding = createBinding(held.spare, this.#options);
-    held.binding = binding;
-    binding.onChange((isUp) => {
-      held.isUp = isUp;
-      held.silentMs = isUp ? undefined : clock.now();
-    });
-    const facts = await awaitAgent(binding, clock, bootTimeoutMs, held.gone.signal);
-    if (facts?.identity !== true || !binding.assume)
-      throw new Error('its agent cannot make its machine another one');
-    const how = { isCopy: false, isRehearsal: true };
-    await binding.assume(newIdentity(held.spare, clock.now(), how));
-    held.gone.signal.throwIfAborted();
-    held.phase = 'ready';
   }
 
   #hold(spare: Spare, phase: Phase): Held {

@@ -87,6 +87,11 @@ export class Templates implements AsyncDisposable {
     return this.#kept.has(id);
   }
 
+  /** Of what is saved, and of what is about to be. */
+  all(): readonly Template[] {
+    return this.#kept.all();
+  }
+
   /** Those that are booted for that at present. */
   *machines(): Iterable<MachineSpec> {
     for (const { id } of this.#captures.values()) {

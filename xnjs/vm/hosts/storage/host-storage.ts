@@ -18,6 +18,7 @@ import {
   type CopyStore,
   type ImageFile,
 } from './copied-images.js';
+import { MachineVolumes } from './machine-volumes.js';
 import { PoolMemory } from './pool-memory.js';
 import { PoolSnapshots } from './pool-snapshots.js';
 
@@ -70,6 +71,7 @@ export class HostStorage implements Disposable {
   readonly memory: MemoryFiles;
   readonly #options: HostStorageOptions;
   readonly #volumes: PoolVolumes;
+  readonly #own: MachineVolumes;
   readonly #prefix: string;
   readonly #images: CopiedImages;
   readonly #stopping = new AbortController();
@@ -86,6 +88,7 @@ export class HostStorage implements Disposable {
       ...{ host, volumes: this.#volumes, prefixOf: (id: string) => this.#ownPrefix(id) },
       require: () => this.#use.require(),
     };
+    this.#own = new MachineVolumes(ofMachines);
     this.snapshots = new PoolSnapshots(ofMachines);
     this.memory = new PoolMemory({ ...ofMachines, stopping: this.#stopping.signal });
     this.#images = new CopiedImages({
@@ -184,7 +187,7 @@ export class HostStorage implements Disposable {
       const { kernel, initrd, disk } = files.parts;
       const agentDisk = files.agentDisk && (await this.#pathOf(files.agentDisk));
       const own = this.#ownPrefix(machine.id);
-      const console = await this.#ensure(`${own}console`);
+      const console = await this.#own.ensure(`${own}console`);
       return {
         console,
         ...(kernel && { kernel: await this.#pathOf(kernel) }),
@@ -276,13 +279,6 @@ export class HostStorage implements Disposable {
     const { signal } = this.#stopping;
     await this.#volumes.upload(full, () => createReadStream(path), 0, { signal });
     return made.path;
-  }
-
-  async #ensure(name: string): Promise<string> {
-    const volume =
-      (await this.#volumes.find(name)) ??
-      (await this.#volumes.create({ name, sizeBytes: 0, format: 'raw' }));
-    return volume.path;
   }
 
   async #pathOf(file: ImageFile): Promise<string> {

@@ -1,21 +1,12 @@
 import { Readable } from 'node:stream';
 import type { PoolVolumes } from '#kernel/libvirt/pool-volumes.js';
-import { memoryFileMiB, requireFree } from '../../snapshots/snapshot-files.js';
-import { VmError } from '../../state.js';
+import { memoryFileMiB } from '../../snapshots/snapshot-files.js';
 import type { MemoryFile } from '../../tiers/memory-file.js';
 import type { MemoryFiles, Which } from '../../tiers/memory-files.js';
 import type { Template } from '../../tiers/template.js';
-import { isNoSpace } from './copied-images.js';
+import { MachineVolumes, type MachineVolumesOptions } from './machine-volumes.js';
 
-export type PoolMemoryOptions = {
-  readonly host: string;
-  readonly volumes: PoolVolumes;
-  /** Of the names of all volumes of a machine. */
-  readonly prefixOf: (id: string) => string;
-  /** @throws when this server may not act any more */
-  readonly require: () => Promise<void>;
-  readonly stopping: AbortSignal;
-};
+export type PoolMemoryOptions = MachineVolumesOptions & { readonly stopping: AbortSignal };
 
 type OfTemplate = Pick<Template, 'id' | 'parameters'>;
 
@@ -23,7 +14,6 @@ const copyMs = 300_000;
 /** Of all of it, through the connection. */
 const readMs = 600_000;
 const pieceMs = 60_000;
-const bytesPerMiB = 1024 ** 2;
 
 /**
  * Saved memory in the storage pool of its host (ADR 042): copied there by libvirt, and written to at the places that
@@ -32,22 +22,18 @@ const bytesPerMiB = 1024 ** 2;
 export class PoolMemory implements MemoryFiles {
   readonly #options: PoolMemoryOptions;
   readonly #volumes: PoolVolumes;
+  readonly #own: MachineVolumes;
 
   constructor(options: PoolMemoryOptions) {
     this.#options = options;
     this.#volumes = options.volumes;
+    this.#own = new MachineVolumes(options);
   }
 
   async begin(template: OfTemplate): Promise<string> {
-    // machines write there without a word to libvirt
-    await this.#volumes.refresh();
-    const free = Math.floor((await this.#volumes.availableBytes()) / bytesPerMiB);
     // with the copy that waits for its machine
-    requireFree(free, 2 * memoryFileMiB(template), template.id);
-    const name = this.#name(template);
-    const found = await this.#volumes.find(name);
-    if (found) return found.path;
-    return (await this.#volumes.create({ name, sizeBytes: 0, format: 'raw' })).path;
+    await this.#own.requireRoom(2 * memoryFileMiB(template), template.id);
+    return await this.#own.ensure(this.#name(template));
   }
 
   open(template: OfTemplate, { copyId }: Which = {}): Promise<MemoryFile & AsyncDisposable> {
@@ -71,17 +57,9 @@ export class PoolMemory implements MemoryFiles {
     });
   }
 
-  /** One whose copying was cut off looks like a whole one. */
   async copy(template: OfTemplate, copyId: string): Promise<void> {
-    await this.drop(template, copyId);
-    const [from, to] = [this.#name(template), this.#name(template, copyId)];
-    try {
-      await this.#volumes.clone({ from, to, format: 'raw', timeoutMs: copyMs });
-    } catch (cause) {
-      if (!isNoSpace(cause)) throw cause;
-      const text = `no space left for a copy of saved memory on host ${this.#options.host}`;
-      throw new VmError('STORAGE_FULL', text, { vmId: copyId }, { cause });
-    }
+    const how = { format: 'raw', timeoutMs: copyMs, vmId: copyId, what: 'saved memory' } as const;
+    await this.#own.copy(this.#name(template), this.#name(template, copyId), how);
   }
 
   async pathOf(template: OfTemplate, copyId: string): Promise<string> {
@@ -91,8 +69,7 @@ export class PoolMemory implements MemoryFiles {
   }
 
   async drop(template: OfTemplate, copyId: string): Promise<void> {
-    await this.#options.require();
-    await this.#volumes.remove(this.#name(template, copyId));
+    await this.#own.remove(this.#name(template, copyId));
   }
 
   async copies(template: OfTemplate): Promise<string[]> {
@@ -100,8 +77,7 @@ export class PoolMemory implements MemoryFiles {
     return (await this.#volumes.list(begin)).map((name) => name.slice(begin.length));
   }
 
-  #name({ id }: OfTemplate, copyId?: string): string {
-    const own = this.#options.prefixOf(id);
-    return copyId === undefined ? `${own}memory` : `${own}copy-${copyId}`;
+  #name(template: OfTemplate, copyId?: string): string {
+    return this.#own.nameOf(template, copyId === undefined ? 'memory' : `copy-${copyId}`);
   }
 }

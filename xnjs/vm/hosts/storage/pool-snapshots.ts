@@ -6,23 +6,12 @@ import { flattenMs } from '../../snapshots/flatten-disk.js';
 import {
   hasDisk,
   memoryFileMiB,
-  requireFree,
   type FlatDisk,
   type Flattening,
   type SnapshotFiles,
 } from '../../snapshots/snapshot-files.js';
-import { VmError } from '../../state.js';
 import type { TargetSystem } from '../../target-system.js';
-import { isNoSpace } from './copied-images.js';
-
-export type PoolSnapshotsOptions = {
-  readonly host: string;
-  readonly volumes: PoolVolumes;
-  /** Of the names of all volumes of a machine. */
-  readonly prefixOf: (id: string) => string;
-  /** @throws when this server may not act any more */
-  readonly require: () => Promise<void>;
-};
+import { MachineVolumes, type MachineVolumesOptions } from './machine-volumes.js';
 
 type HasId = Pick<TargetSystem, 'id'>;
 type HasDisk = Pick<TargetSystem, 'id' | 'image'>;
@@ -37,12 +26,14 @@ const bytesPerMiB = 1024 ** 2;
  * something that nobody has written to since.
  */
 export class PoolSnapshots implements SnapshotFiles {
-  readonly #options: PoolSnapshotsOptions;
+  readonly #options: MachineVolumesOptions;
   readonly #volumes: PoolVolumes;
+  readonly #own: MachineVolumes;
 
-  constructor(options: PoolSnapshotsOptions) {
+  constructor(options: MachineVolumesOptions) {
     this.#options = options;
     this.#volumes = options.volumes;
+    this.#own = new MachineVolumes(options);
   }
 
   async neededMiB(system: HasDisk & Pick<TargetSystem, 'parameters'>): Promise<number> {
@@ -51,16 +42,11 @@ export class PoolSnapshots implements SnapshotFiles {
   }
 
   async requireRoom({ id }: HasId, neededMiB: number): Promise<void> {
-    // machines write there without a word to libvirt
-    await this.#volumes.refresh();
-    const bytes = await this.#volumes.availableBytes();
-    requireFree(Math.floor(bytes / bytesPerMiB), neededMiB, id);
+    await this.#own.requireRoom(neededMiB, id);
   }
 
   async begin(system: HasId, snapshotId: string): Promise<void> {
-    const name = this.#memory(system, snapshotId);
-    if (await this.#volumes.find(name)) return;
-    await this.#volumes.create({ name, sizeBytes: 0, format: 'raw' });
+    await this.#own.ensure(this.#memory(system, snapshotId));
   }
 
   async memoryOf(system: HasId, snapshotId: string): Promise<string> {
@@ -81,7 +67,7 @@ export class PoolSnapshots implements SnapshotFiles {
   }
 
   async dropDisk(system: HasId, snapshotId: string): Promise<void> {
-    await this.#remove(this.#disk(system, snapshotId));
+    await this.#own.remove(this.#disk(system, snapshotId));
   }
 
   async keepDisk(system: HasDisk, snapshotId: string): Promise<void> {
@@ -102,7 +88,7 @@ export class PoolSnapshots implements SnapshotFiles {
   }
 
   async dropLaid(system: HasId): Promise<void> {
-    await this.#remove(this.#laid(system));
+    await this.#own.remove(this.#laid(system));
   }
 
   async sizeMiB(system: HasDisk, snapshotId: string): Promise<number> {
@@ -112,8 +98,8 @@ export class PoolSnapshots implements SnapshotFiles {
   }
 
   async remove(system: HasId, snapshotId: string): Promise<void> {
-    for (const name of await this.#volumes.list(this.#own(system, snapshotId)))
-      await this.#remove(name);
+    for (const name of await this.#volumes.list(this.#of(system, snapshotId)))
+      await this.#own.remove(name);
   }
 
   async flatMiB({ id, image }: HasDisk, snapshotId: string): Promise<number> {
@@ -127,7 +113,7 @@ export class PoolSnapshots implements SnapshotFiles {
     snapshotId: string,
     { taskId, tell, signal }: Flattening,
   ): Promise<FlatDisk> {
-    const name = `${this.#own(system, snapshotId)}image-${taskId}`;
+    const name = `${this.#of(system, snapshotId)}image-${taskId}`;
     await tell(`the disk is being copied on host ${this.#options.host}`);
     const from = this.#disk(system, snapshotId);
     signal.throwIfAborted();
@@ -137,29 +123,17 @@ export class PoolSnapshots implements SnapshotFiles {
       sizeBytes: await this.#sizeOf(name),
       source: () => Readable.from(stream(), { objectMode: false }),
       // what is left goes with the snapshot
-      [Symbol.asyncDispose]: () => this.#remove(name).catch(() => undefined),
+      [Symbol.asyncDispose]: () => this.#own.remove(name).catch(() => undefined),
     };
   }
 
   async #copy(
-    { id }: HasId,
+    { id: vmId }: HasId,
     from: string,
     to: string,
     how: { readonly isFlat?: boolean; readonly timeoutMs: number } = { timeoutMs: cloneMs },
   ): Promise<void> {
-    await this.#remove(to);
-    try {
-      await this.#volumes.clone({ from, to, format: 'qcow2', ...how });
-    } catch (cause) {
-      if (!isNoSpace(cause)) throw cause;
-      const text = `no space left for a copy of its disk on host ${this.#options.host}`;
-      throw new VmError('STORAGE_FULL', text, { vmId: id }, { cause });
-    }
-  }
-
-  async #remove(name: string): Promise<void> {
-    await this.#options.require();
-    await this.#volumes.remove(name);
+    await this.#own.copy(from, to, { format: 'qcow2', ...how, vmId, what: 'its disk' });
   }
 
   /** 0: there is no such volume. */
@@ -167,24 +141,24 @@ export class PoolSnapshots implements SnapshotFiles {
     return (await this.#volumes.find(name))?.sizeBytes ?? 0;
   }
 
-  #own({ id }: HasId, snapshotId: string): string {
-    return `${this.#options.prefixOf(id)}snapshot-${snapshotId}-`;
+  #of(system: HasId, snapshotId: string): string {
+    return this.#own.nameOf(system, `snapshot-${snapshotId}-`);
   }
 
   #memory(system: HasId, snapshotId: string): string {
-    return `${this.#own(system, snapshotId)}memory`;
+    return `${this.#of(system, snapshotId)}memory`;
   }
 
   #disk(system: HasId, snapshotId: string): string {
-    return `${this.#own(system, snapshotId)}disk`;
+    return `${this.#of(system, snapshotId)}disk`;
   }
 
-  #overlay({ id }: HasId): string {
-    return `${this.#options.prefixOf(id)}overlay`;
+  #overlay(system: HasId): string {
+    return this.#own.nameOf(system, 'overlay');
   }
 
-  #laid({ id }: HasId): string {
-    return `${this.#options.prefixOf(id)}reverted`;
+  #laid(system: HasId): string {
+    return this.#own.nameOf(system, 'reverted');
   }
 }
 

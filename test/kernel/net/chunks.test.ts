@@ -6,7 +6,7 @@ import type { AddressInfo } from 'node:net';
 import { Readable } from 'node:stream';
 import { describe, it } from 'node:test';
 import fc from 'fast-check';
-import { Chunks, type Gathered, type Memory } from '#xnjs/tsi/chunks.js';
+import { Chunks, type Gathered, type Memory } from '#kernel/net/chunks.js';
 
 const memory = { take: (size: number) => Buffer.allocUnsafeSlow(size) };
 

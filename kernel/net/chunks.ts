@@ -1,6 +1,6 @@
 import { IncomingMessage } from 'node:http';
 import type { Readable } from 'node:stream';
-import { letGo } from '#kernel/net/let-go.js';
+import { letGo } from './let-go.js';
 
 /** `memory` is free again when `bytes` are needed no more. */
 export type Gathered = { readonly bytes: Buffer; readonly memory: Buffer };
