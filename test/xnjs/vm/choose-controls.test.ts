@@ -4,9 +4,8 @@ import { chooseControls } from '#xnjs/vm/resource-controls.js';
 import { anImageMetadata } from './samples.js';
 
 describe('the bandwidth of a card', () => {
-  const machine = {
-    ...{ driver: 'qemu', metadata: anImageMetadata(), cpus: 1, memoryMaxMiB: 96, network: 'nat' },
-  } as const;
+  const metadata = anImageMetadata();
+  const machine = { driver: 'qemu', metadata, cpus: 1, memoryMaxMiB: 96, network: 'nat' } as const;
   const choose = (value: number) => {
     const field = 'parameters.networkOutboundBytesPerSecond';
     return chooseControls({ networkOutboundBytesPerSecond: { value, field } }, {}, machine, {});
