@@ -1,12 +1,11 @@
 import { execFileSync } from 'node:child_process';
-import { mkdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { startLibvirtd } from '#cli/host/libvirtd.js';
 import { defaultCacheDirectory } from '#cli/quickstart/layout.js';
 import { silentLog as log } from '#kernel/log.js';
 import type { Scope } from '#kernel/scope.js';
-import { createCa, issueCertificate, keyPem } from '#kernel/security/ca.js';
 import { findDescendant } from '../kernel/libvirt/daemon.js';
+import { writePki } from '../kernel/libvirt/pki.js';
 
 /** Of this process alone, among tests that run beside it. */
 const net = `10.213.${process.pid % 250}`;
@@ -23,20 +22,7 @@ const cacheDir = join(defaultCacheDirectory(), 'libvirt');
  */
 export async function startTwoHosts(directory: string, scope: Scope) {
   const pki = join(directory, 'pki');
-  const ca = await createCa('CN=Test CA');
-  const keyType = 'rsa'; // libvirtd insists on key encipherment
-  const server = { subject: 'CN=north', usage: 'server', hosts: [there], keyType } as const;
-  const client = { subject: 'CN=vsite', usage: 'client', keyType } as const;
-  const [served, asked] = [await issueCertificate(ca, server), await issueCertificate(ca, client)];
-  await mkdir(pki, { recursive: true });
-  const files = {
-    'cacert.pem': ca.certificate.toString(),
-    'clientcert.pem': asked.certificate.toString(),
-    'clientkey.pem': keyPem(asked.key),
-    'server.pem': served.certificate.toString(),
-    'server.key': keyPem(served.key),
-  };
-  for (const [name, text] of Object.entries(files)) await writeFile(join(pki, name), text);
+  await writePki(pki, there);
   const extraConfig = [
     'listen_tls = 1',
     `tls_port = "${tlsPort}"`,

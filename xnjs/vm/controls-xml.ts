@@ -81,7 +81,6 @@ export function iotuneXml({ parameters }: Sized): XmlNode | false {
   return element('iotune', {}, ...set.map(([name, value]) => element(name, {}, String(value))));
 }
 
-/** libvirt counts in KiB. */
 export function bandwidthXml({ parameters }: Sized): XmlNode | false {
   const { networkInboundBytesPerSecond: inbound, networkOutboundBytesPerSecond: outbound } =
     parameters;
@@ -89,9 +88,10 @@ export function bandwidthXml({ parameters }: Sized): XmlNode | false {
   return element(
     'bandwidth',
     {},
-    inbound !== undefined && element('inbound', { average: toKiB(inbound) }),
-    outbound !== undefined && element('outbound', { average: toKiB(outbound) }),
+    inbound !== undefined && element('inbound', { average: toKilobytes(inbound) }),
+    outbound !== undefined && element('outbound', { average: toKilobytes(outbound) }),
   );
 }
 
-export const toKiB = (bytes: number): number => Math.floor(bytes / 1024);
+/** libvirt's unit of bandwidth, which it hands to `tc` as `kbps`: a thousand bytes a second. */
+export const toKilobytes = (bytes: number): number => Math.floor(bytes / 1000);

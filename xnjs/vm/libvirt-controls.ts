@@ -1,6 +1,6 @@
 import type { LibvirtClient } from '#kernel/libvirt/client.js';
 import type { Domain, TypedParams } from '#kernel/libvirt/procedures.js';
-import { cpuPeriodUs, cpuQuotaUs, diskTargets, toKiB } from './controls-xml.js';
+import { cpuPeriodUs, cpuQuotaUs, diskTargets, toKilobytes } from './controls-xml.js';
 import { macAddress } from './network.js';
 import type { ControlName } from './resource-controls.js';
 import type { ChangeableName, TargetSystem } from './target-system.js';
@@ -55,8 +55,8 @@ const setDisk: Call = async (client, dom, system, flags) => {
 const setNetwork: Call = (client, dom, { id, parameters, card }, flags) => {
   const { networkInboundBytesPerSecond, networkOutboundBytesPerSecond } = parameters;
   const params: TypedParams = [
-    uint('inbound.average', toKiB(networkInboundBytesPerSecond ?? 0)),
-    uint('outbound.average', toKiB(networkOutboundBytesPerSecond ?? 0)),
+    uint('inbound.average', toKilobytes(networkInboundBytesPerSecond ?? 0)),
+    uint('outbound.average', toKilobytes(networkOutboundBytesPerSecond ?? 0)),
   ];
   const device = card?.mac ?? macAddress(id);
   return client.call('domain_set_interface_parameters', { dom, device, params, flags });

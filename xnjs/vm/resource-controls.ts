@@ -20,6 +20,8 @@ type ControlRow = {
 
 const most = Number.MAX_SAFE_INTEGER;
 const bytesPerSecond = { min: 4096, max: most, unit: 'bytes', optional: true } as const;
+/** libvirt counts a card's in thousands, in 32 bits. */
+const bandwidth = { ...bytesPerSecond, max: 1_000 * 0xffff_ffff } as const;
 const perSecond = { min: 1, max: most, unit: 'count', optional: true } as const;
 
 /**
@@ -37,8 +39,8 @@ export const controls = {
   diskReadBytesPerSecond: { drivers: machines, needs: 'disk', ...bytesPerSecond },
   diskWriteBytesPerSecond: { drivers: machines, needs: 'disk', ...bytesPerSecond },
   diskIops: { drivers: machines, needs: 'disk', ...perSecond },
-  networkInboundBytesPerSecond: { drivers: machines, needs: 'network', ...bytesPerSecond },
-  networkOutboundBytesPerSecond: { drivers: machines, needs: 'network', ...bytesPerSecond },
+  networkInboundBytesPerSecond: { drivers: machines, needs: 'network', ...bandwidth },
+  networkOutboundBytesPerSecond: { drivers: machines, needs: 'network', ...bandwidth },
 } as const satisfies Record<string, ControlRow>;
 
 export type ControlName = keyof typeof controls;

@@ -41,7 +41,7 @@ const domains = {
         ...{ cpus: 2, memoryMiB: 384, memoryMaxMiB: 512, memoryHardLimitMiB: 1024 },
         ...{ cpuShares: 200, cpuQuotaPercent: 150, diskIops: 100 },
         ...{ diskReadBytesPerSecond: 4_000_000, diskWriteBytesPerSecond: 2_000_000 },
-        ...{ networkInboundBytesPerSecond: 1_048_576, networkOutboundBytesPerSecond: 524_288 },
+        ...{ networkInboundBytesPerSecond: 1_000_000, networkOutboundBytesPerSecond: 524_288 },
       },
     }),
     { ...paths, disk: '/s/overlay.qcow2' },
@@ -112,7 +112,7 @@ describe('domain XML', () => {
       domains.controlled,
       /<read_bytes_sec>4000000<.*<write_bytes_sec>2000000<.*<total_iops_sec>100</,
     );
-    assert.match(domains.controlled, /<inbound average="1024"\/><outbound average="512"\/>/);
+    assert.match(domains.controlled, /<inbound average="1000"\/><outbound average="524"\/>/);
   });
 
   it('bounds the cores that a container may use', () => {
