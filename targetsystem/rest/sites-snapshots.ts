@@ -104,7 +104,7 @@ const revertSite = operation({
     'Puts a machine back to what it was; what it did since is lost, and jobs that began since fail',
   input: z.object(snapshotInput),
   answers: answersNothing,
-  errors: stateErrors,
+  errors: [...stateErrors, 'QUOTA_EXCEEDED'],
   id: 'revertSite',
   policy: onSite.own,
   run: async ({ systems }, { siteId, snapshotId }) => {
