@@ -172,7 +172,7 @@ describe(
       const id = await make('two');
       const { tier, reason } = systems.get(id).start ?? {};
       assert.equal(tier, 'cold');
-      assert.match(reason ?? '', /^warm failed: .*no space left/i);
+      assert.match(reason ?? '', /^warm failed: .*no room for it on the disk/);
       rmSync(filler());
       for (const each of [seed, id]) await gone(each);
     });

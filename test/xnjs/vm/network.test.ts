@@ -5,7 +5,10 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { describe, it } from 'node:test';
 import { networkDefinition, type MachineNetwork } from '#xnjs/vm/network.js';
+import { buildImage } from '#cli/image/build.js';
+import { defaultCacheDirectory } from '#cli/quickstart/layout.js';
 import { silentLog } from '#kernel/log.js';
+import { projectRoot } from '#kernel/project-root.js';
 import { domainXml } from '#xnjs/vm/domain-xml.js';
 import { HostNetworks } from '#xnjs/vm/host-networks.js';
 import { MachineNetworks } from '#xnjs/vm/machine-networks.js';
@@ -129,6 +132,10 @@ describe('the network of machines', () => {
 
 describe('machines in a network namespace', { skip: noNamespace, timeout: 660_000 }, () => {
   it('run jobs over TCP with TLS, and reach nothing but the server', async () => {
+    // where packages can still be fetched
+    const recipe = join(projectRoot, 'config', 'images', 'demo-network');
+    const cacheDir = join(defaultCacheDirectory(), 'images');
+    await buildImage(recipe, { cacheDir, log: silentLog });
     await runInNamespace('test/xnjs/vm/network-machines.ts');
   });
 });
