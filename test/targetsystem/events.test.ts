@@ -211,6 +211,7 @@ for (const [name, create, skip] of databases)
 
     it('tell those whom the ACL of a target system lets read, until it is deleted', async () => {
       const carol = await connect('carol', '?types=site');
+      const alice = await connect('alice', '?types=site');
       const store = createTargetStore(database, () => feedOf.wake());
       const save = async (change: 'state' | 'deleted', acl: string[], now = acl) => {
         const system = aTargetSystem({ id: 's1', ownerDn: callers['alice']!.dn, acl });
@@ -223,12 +224,15 @@ for (const [name, create, skip] of databases)
       await save('state', ['read:GROUP:physics']);
       await save('state', acl, []); // taken away since
       await save('state', []);
+      // who may see an event is decided when it is sent
+      await until('all are sent', () => alice.of('s1').length === 3);
       await save('deleted', acl);
       await carol.has('s1', 'deleted');
       assert.deepEqual(carol.of('s1'), ['deleted']);
       await save('state', acl);
       await carol.has('s1', 'state');
       carol.leave();
+      alice.leave();
     });
 
     it('never come before the state is stored', async () => {
