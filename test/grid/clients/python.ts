@@ -1,23 +1,25 @@
 import { execFile } from 'node:child_process';
-import { mkdir, rename, rm } from 'node:fs/promises';
+import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { defaultCacheDirectory } from '#cli/quickstart/layout.js';
-import { exists } from '../grid.js';
 
 const run = promisify(execFile);
 
-/** A Python with packages from their registry, kept in the cache. @returns path of the interpreter */
+const installOnce =
+  'd=$1; shift; test -e "$d/complete" || { rm -rf "$d" && python3 -m venv "$d" && ' +
+  '"$d/bin/python3" -m pip install --quiet --no-compile "$@" && touch "$d/complete"; }';
+
+/**
+ * A Python with packages from their registry, kept in the cache. Of several processes that want it at once one installs it.
+ * @returns path of the interpreter
+ */
 export async function pythonWith(packages: readonly string[]): Promise<string> {
   const directory = join(defaultCacheDirectory(), `python-${packages.join('-')}`);
-  const python = join(directory, 'bin', 'python3');
-  if (await exists(join(directory, 'complete'))) return python;
-  await rm(directory, { recursive: true, force: true });
   await mkdir(defaultCacheDirectory(), { recursive: true });
-  await installPython(directory, packages);
-  await mkdir(join(directory, 'complete.new'));
-  await rename(join(directory, 'complete.new'), join(directory, 'complete'));
-  return python;
+  const install = ['sh', '-c', installOnce, 'sh', directory, ...packages];
+  await run('flock', [`${directory}.lock`, ...install], { timeout: 480_000 });
+  return join(directory, 'bin', 'python3');
 }
 
 /** The same in a folder of the caller's, with what the registry has today. @returns path of the interpreter */
