@@ -55,3 +55,8 @@ export function hasRefused(error: unknown, ...kinds: readonly Refusal[]): boolea
   const code = libvirtCode(error);
   return kinds.some((kind) => refusals[kind] === code);
 }
+
+/** libvirt knows no such domain, or no more. */
+export function isUnknownDomain(error: unknown): boolean {
+  return error instanceof GridError && error.code === 'DOMAIN_UNKNOWN';
+}

@@ -3,8 +3,7 @@ import { setImmediate as turn } from 'node:timers/promises';
 import type { Clock } from '#kernel/clock.js';
 import { errorText, GridError } from '#kernel/errors.js';
 import type { LibvirtClient } from '#kernel/libvirt/client.js';
-import { hasRefused } from '#kernel/libvirt/errors.js';
-import type { Lifecycle } from '#kernel/libvirt/events.js';
+import { hasRefused, isUnknownDomain } from '#kernel/libvirt/errors.js';
 import type { Domain } from '#kernel/libvirt/procedures.js';
 import type { Log } from '#kernel/log.js';
 import { markXml, metadataNamespace, readMark, type DomainMark } from './domain-mark.js';
@@ -19,14 +18,7 @@ import type {
 } from './hypervisor.js';
 import { setControls } from './libvirt-controls.js';
 import { inBatches } from './in-batches.js';
-import {
-  byId,
-  lookAtContainers,
-  statesOfMachines,
-  stopReasons,
-  toPause,
-  toState,
-} from './libvirt-look.js';
+import { byId, lookAtContainers, statesOfMachines, toState, viewOfEvent } from './libvirt-look.js';
 import {
   endMachine,
   resumeMachine,
@@ -224,13 +216,13 @@ export class LibvirtHypervisor implements Hypervisor {
     try {
       await client.call('domain_destroy_flags', { dom, flags: 0 });
     } catch (error) {
-      if (!hasRefused(error, 'operationInvalid') && !isUnknown(error)) throw error; // it has stopped
+      if (!hasRefused(error, 'operationInvalid') && !isUnknownDomain(error)) throw error; // it has stopped
     }
     try {
       const flags = driver === 'lxc' ? 0 : undefineFlags;
       await client.call('domain_undefine_flags', { dom, flags });
     } catch (error) {
-      if (!isUnknown(error)) throw error;
+      if (!isUnknownDomain(error)) throw error;
     }
   }
 
@@ -309,7 +301,7 @@ export class LibvirtHypervisor implements Hypervisor {
   onDomain(listener: (domain: DomainView) => void): () => void {
     const ends = this.#distinctClients().map((client) =>
       client.onLifecycle((event) => {
-        const domain = toView(event);
+        const domain = isNamedAsOurs(event.dom) ? viewOfEvent(event) : undefined;
         if (domain) listener(domain);
       }),
     );
@@ -348,7 +340,7 @@ export class LibvirtHypervisor implements Hypervisor {
     try {
       return (await client.call('domain_lookup_by_uuid', { uuid: id })).dom;
     } catch (error) {
-      if (isUnknown(error)) return undefined;
+      if (isUnknownDomain(error)) return undefined;
       throw error;
     }
   }
@@ -360,7 +352,7 @@ export class LibvirtHypervisor implements Hypervisor {
       const mark = readMark((await client.call('domain_get_metadata', about)).metadata);
       return mark?.installation === this.#options.installationId ? mark : undefined;
     } catch (error) {
-      if (hasRefused(error, 'noMetadata') || isUnknown(error)) return undefined;
+      if (hasRefused(error, 'noMetadata') || isUnknownDomain(error)) return undefined;
       throw error;
     }
   }
@@ -379,26 +371,9 @@ export class LibvirtHypervisor implements Hypervisor {
 async function ownDomains(client: LibvirtClient, flags: number): Promise<Domain[]> {
   const listing = { need_results: 1, flags };
   const { domains } = await client.call('connect_list_all_domains', listing);
-  return domains.filter(({ name }) => name.startsWith(domainPrefix));
+  return domains.filter(isNamedAsOurs);
 }
 
-/** Only news that say something about a domain of ours running or not. */
-function toView({ dom, event, detail }: Lifecycle): DomainView | undefined {
-  if (!dom.name.startsWith(domainPrefix)) return undefined;
-  if (event === 'stopped')
-    return {
-      id: dom.uuid,
-      state: 'stopped',
-      reason: stopReasons[detail] ?? `the machine has stopped: ${detail}`,
-    };
-  if (event === 'started' || event === 'resumed')
-    return { id: dom.uuid, state: 'running', reason: 'the machine runs' };
-  if (event === 'suspended')
-    return { id: dom.uuid, ...toPause(detail === 'paused' ? 'by order' : detail) };
-  if (event === 'pm-suspended') return { id: dom.uuid, ...toState(7, 0) };
-  return undefined;
-}
-
-function isUnknown(error: unknown): boolean {
-  return error instanceof GridError && error.code === 'DOMAIN_UNKNOWN';
+function isNamedAsOurs({ name }: Domain): boolean {
+  return name.startsWith(domainPrefix);
 }

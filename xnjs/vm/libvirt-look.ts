@@ -1,6 +1,6 @@
-import { GridError } from '#kernel/errors.js';
 import type { LibvirtClient } from '#kernel/libvirt/client.js';
-import { domainStates, pausedReasons } from '#kernel/libvirt/events.js';
+import { isUnknownDomain } from '#kernel/libvirt/errors.js';
+import { domainStates, pausedReasons, type Lifecycle } from '#kernel/libvirt/events.js';
 import type { Domain, TypedParams } from '#kernel/libvirt/procedures.js';
 import { statsFlags } from './domain-stats.js';
 import type { DomainLook, DomainView } from './hypervisor.js';
@@ -39,7 +39,7 @@ export async function lookAtContainers(
       const { state, reason } = await client.call('domain_get_state', { dom, flags: 0 });
       return [{ id: dom.uuid, ...toState(state, reason) }];
     } catch (error) {
-      if (isUnknown(error)) return []; // it has ended meanwhile
+      if (isUnknownDomain(error)) return []; // it has ended meanwhile
       throw error;
     }
   };
@@ -71,7 +71,7 @@ const stalls: readonly string[] = [
 ] satisfies (typeof pausedReasons)[number][];
 
 /** libvirt's details of the event `stopped`, in words for users. */
-export const stopReasons: Readonly<Record<string, string>> = {
+const stopReasons: Readonly<Record<string, string>> = {
   shutdown: 'the machine has shut down',
   destroyed: 'the machine was switched off',
   crashed: 'the machine has crashed',
@@ -110,7 +110,7 @@ export function toState(
 }
 
 /** @param why libvirt's word */
-export function toPause(why: string): Pick<DomainView, 'state' | 'reason' | 'isMoving'> {
+function toPause(why: string): Pick<DomainView, 'state' | 'reason' | 'isMoving'> {
   if (why === 'starting up')
     return { state: 'running', reason: 'the machine starts', isMoving: true };
   if (why === 'save')
@@ -120,6 +120,18 @@ export function toPause(why: string): Pick<DomainView, 'state' | 'reason' | 'isM
     : { state: 'paused', reason: `the machine is paused: ${why}` };
 }
 
-function isUnknown(error: unknown): boolean {
-  return error instanceof GridError && error.code === 'DOMAIN_UNKNOWN';
+/** @returns `undefined`: it says nothing about the domain running or not */
+export function viewOfEvent({ dom, event, detail }: Lifecycle): DomainView | undefined {
+  if (event === 'stopped')
+    return {
+      id: dom.uuid,
+      state: 'stopped',
+      reason: stopReasons[detail] ?? `the machine has stopped: ${detail}`,
+    };
+  if (event === 'started' || event === 'resumed')
+    return { id: dom.uuid, state: 'running', reason: 'the machine runs' };
+  if (event === 'suspended')
+    return { id: dom.uuid, ...toPause(detail === 'paused' ? 'by order' : detail) };
+  if (event === 'pm-suspended') return { id: dom.uuid, ...toState(7, 0) };
+  return undefined;
 }

@@ -1,6 +1,6 @@
 import { errorText, GridError } from '#kernel/errors.js';
 import type { LibvirtClient } from '#kernel/libvirt/client.js';
-import { hasRefused } from '#kernel/libvirt/errors.js';
+import { hasRefused, isUnknownDomain } from '#kernel/libvirt/errors.js';
 import type { Domain } from '#kernel/libvirt/procedures.js';
 import { toRestore, withMappedMemory, withoutMapped, type MappedMemory } from './memory-backend.js';
 
@@ -118,7 +118,7 @@ async function lookUp(client: LibvirtClient, uuid: string): Promise<Domain | und
   try {
     return (await client.call('domain_lookup_by_uuid', { uuid })).dom;
   } catch (error) {
-    if (error instanceof GridError && error.code === 'DOMAIN_UNKNOWN') return undefined;
+    if (isUnknownDomain(error)) return undefined;
     throw error;
   }
 }

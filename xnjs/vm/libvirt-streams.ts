@@ -1,7 +1,7 @@
 import type { Duplex, Readable } from 'node:stream';
 import { errorText, GridError } from '#kernel/errors.js';
 import type { LibvirtClient } from '#kernel/libvirt/client.js';
-import { hasRefused } from '#kernel/libvirt/errors.js';
+import { hasRefused, isUnknownDomain } from '#kernel/libvirt/errors.js';
 import { agentConsole } from './domain-xml.js';
 import type { Driver } from './target-system.js';
 
@@ -35,7 +35,7 @@ export async function openConsole(
     const flags = force ? forceConsole : 0;
     return await client.openStream('domain_open_console', { dom, dev_name: null, flags });
   } catch (error) {
-    if (!isUnknown(error) && !hasRefused(error, ...consoleRefusals)) throw error;
+    if (!isUnknownDomain(error) && !hasRefused(error, ...consoleRefusals)) throw error;
     const text = `the console cannot be opened: ${errorText(error)}`;
     throw new GridError('CONFLICT', text, { vmId: id }, { cause: error });
   }
@@ -47,11 +47,7 @@ export async function screenshot(client: LibvirtClient, id: string): Promise<Rea
     const { dom } = await client.call('domain_lookup_by_uuid', { uuid: id });
     return await client.openStream('domain_screenshot', { dom, screen: 0, flags: 0 });
   } catch (error) {
-    if (!isUnknown(error) && !hasRefused(error, 'operationInvalid')) throw error;
+    if (!isUnknownDomain(error) && !hasRefused(error, 'operationInvalid')) throw error;
     throw new GridError('CONFLICT', errorText(error), { vmId: id }, { cause: error });
   }
-}
-
-function isUnknown(error: unknown): boolean {
-  return error instanceof GridError && error.code === 'DOMAIN_UNKNOWN';
 }

@@ -1,5 +1,5 @@
-import { asGridError } from '#kernel/errors.js';
 import type { LibvirtClient } from '#kernel/libvirt/client.js';
+import { isUnknownDomain } from '#kernel/libvirt/errors.js';
 import { toContainerSample } from './domain-stats.js';
 import type { UsageSample } from './usage.js';
 
@@ -18,7 +18,7 @@ export async function usageOfContainers(
         if (dom.id === -1) return [];
         return toContainerSample(dom, await client.call('domain_get_info', { dom }, options));
       } catch (error) {
-        if (asGridError(error)?.code === 'DOMAIN_UNKNOWN') return []; // it has ended meanwhile
+        if (isUnknownDomain(error)) return []; // it has ended meanwhile
         throw error;
       }
     }),
