@@ -1,23 +1,15 @@
-import {
-  createHash,
-  createHmac,
-  randomBytes,
-  timingSafeEqual,
-  verify,
-  X509Certificate,
-  type KeyObject,
-} from 'node:crypto';
+import { createHmac, randomBytes, timingSafeEqual, type KeyObject } from 'node:crypto';
 import type { Clock } from '#kernel/clock.js';
 import { GridError, errorText } from '#kernel/errors.js';
 import type { Log } from '#kernel/log.js';
 import type { Audit } from '#kernel/security/audit.js';
-import { digestFor, readSigningRequest } from '#kernel/security/signing-request.js';
-import { signedText, type EnrolmentAnswer, type EnrolmentAsk } from '#tsi/protocol/enrolment.js';
+import type { EnrolmentAnswer, EnrolmentAsk } from '#tsi/protocol/enrolment.js';
 import type { AskEnrolment } from '../../tsi/agent-link-options.js';
 import type { MachinePeer } from '../../tsi/callback-transport.js';
 import type { Evidence, TargetSystem } from '../target-system.js';
 import { isBooted } from '../tiers/identity.js';
 import { machineName, type MachineAuthority } from './machine-authority.js';
+import { hashOf, hasSigned, keyHashOf, readCertificate, readRequest, Refusal } from './proof.js';
 
 /** How a machine comes by its token. `message`: over the hypervisor's channel, from us. */
 export type TokenMeans = 'commandLine' | 'seed' | 'file' | 'message';
@@ -381,40 +373,4 @@ export function newToken(): string {
 
 function newChallenge(): string {
   return randomBytes(32).toString('base64');
-}
-
-export function hashOf(value: string | Buffer): string {
-  return createHash('sha256').update(value).digest('hex');
-}
-
-function keyHashOf({ publicKey }: Pick<X509Certificate, 'publicKey'>): string {
-  return hashOf(publicKey.export({ type: 'spki', format: 'der' }));
-}
-
-class Refusal extends GridError<'FORBIDDEN'> {
-  constructor(reason: string) {
-    super('FORBIDDEN', reason);
-  }
-}
-
-/** This question of ours, by which it has the key now. */
-function hasSigned(key: KeyObject, machine: string, challenge: string, signature: string): boolean {
-  const text = Buffer.from(signedText(machine, challenge));
-  return verify(digestFor(key), text, key, Buffer.from(signature, 'base64'));
-}
-
-function readCertificate(pem: string): X509Certificate {
-  try {
-    return new X509Certificate(pem);
-  } catch {
-    throw new Refusal('it shows what is no certificate');
-  }
-}
-
-function readRequest(pem: string): KeyObject {
-  try {
-    return readSigningRequest(pem);
-  } catch (error) {
-    throw new Refusal(errorText(error));
-  }
 }

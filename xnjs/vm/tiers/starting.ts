@@ -1,10 +1,11 @@
 import { errorText } from '#kernel/errors.js';
 import type { Log } from '#kernel/log.js';
 import { without } from '../../job/without.js';
-import { hashOf, meansOf, newToken } from '../context/enrolments.js';
+import { meansOf, newToken } from '../context/enrolments.js';
 import { machineName } from '../context/machine-authority.js';
 import type { MachineContext } from '../context/machine-context.js';
 import { jobVariables } from '../context/machine-setup.js';
+import { hashOf } from '../context/proof.js';
 import { hostName } from '../domain-xml.js';
 import type { FilesOfMachines } from '../files-of-machines.js';
 import { Fetching } from '../hosts/storage/fetching.js';
