@@ -4,6 +4,7 @@ import { open, rm } from 'node:fs/promises';
 import { dirname } from 'node:path';
 import type { Clock } from '#kernel/clock.js';
 import { errorText, GridError } from '#kernel/errors.js';
+import { unreachable } from './disk-room.js';
 import type { Seat } from './hosts/host.js';
 import type { DomainView, Hypervisor } from './hypervisor.js';
 import { isPassing } from './passing.js';
@@ -266,7 +267,7 @@ export const completeMagic = 'LibvirtQemudSave';
 export async function hasMemory(path: string): Promise<boolean> {
   if (await isComplete(path)) return true;
   if (existsSync(dirname(path))) return false;
-  throw new GridError('HYPERVISOR_UNAVAILABLE', 'the files of the machine cannot be reached');
+  throw unreachable();
 }
 
 /** Whether all of a machine's memory is in such a file. */

@@ -1,10 +1,11 @@
 import { execFile } from 'node:child_process';
 import { createReadStream, existsSync } from 'node:fs';
-import { mkdir, open, rename, rm, stat, statfs } from 'node:fs/promises';
+import { mkdir, open, rename, rm, stat } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import type { Readable } from 'node:stream';
 import { promisify } from 'node:util';
-import { errorText, GridError } from '#kernel/errors.js';
+import { errorText } from '#kernel/errors.js';
+import { requireRoom, takes, unreachable } from '../disk-room.js';
 import { isComplete } from '../parking.js';
 import { VmError } from '../state.js';
 import type { TargetSystem } from '../target-system.js';
@@ -134,8 +135,7 @@ export class OwnSnapshotFiles implements SnapshotFiles {
   }
 
   async requireRoom({ id }: HasId, neededMiB: number): Promise<void> {
-    const { bavail, bsize } = await statfs(this.#workspace.directoryOf(id));
-    requireFree(Math.floor((bavail * bsize) / bytesPerMiB), neededMiB, id);
+    await requireRoom(this.#workspace.directoryOf(id), neededMiB, id);
   }
 
   async begin({ id }: HasId, snapshotId: string): Promise<void> {
@@ -217,32 +217,9 @@ export function memoryFileMiB({ parameters }: Pick<TargetSystem, 'parameters'>):
   return memoryMaxMiB + deviceStateMiB;
 }
 
-/** @throws {@link VmError} `STORAGE_FULL` */
-export function requireFree(freeMiB: number, neededMiB: number, vmId: string): void {
-  if (freeMiB >= neededMiB) return;
-  const text = `no room for it on the disk of the host: ${neededMiB} MiB may be needed, ${freeMiB} MiB are free`;
-  throw new VmError('STORAGE_FULL', text, { vmId });
-}
-
 /** Of its own, that is: what it writes outlives its process. */
 export function hasDisk({ image }: Pick<TargetSystem, 'image'>): boolean {
   return image.metadata.format === 'qcow2';
-}
-
-/** Bytes on the disk; 0: there is no such file. @throws `HYPERVISOR_UNAVAILABLE` nobody can tell */
-export async function takes(path: string): Promise<number> {
-  try {
-    const { blocks, size } = await stat(path);
-    return Math.min(blocks * 512, size);
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return 0;
-    throw unreachable({ cause: error });
-  }
-}
-
-function unreachable(options?: ErrorOptions): GridError {
-  const text = 'the files of the machine cannot be reached';
-  return new GridError('HYPERVISOR_UNAVAILABLE', text, {}, options);
 }
 
 /** Complete or not there; shares the blocks where the file system can. One that is there stays. */

@@ -1,10 +1,10 @@
 import { createWriteStream } from 'node:fs';
-import { mkdir, open, readdir, rename, rm, statfs, type FileHandle } from 'node:fs/promises';
+import { mkdir, open, readdir, rename, rm, type FileHandle } from 'node:fs/promises';
 import { join } from 'node:path';
 import { pipeline } from 'node:stream/promises';
 import { errorText } from '#kernel/errors.js';
+import { requireRoom, takes } from '../disk-room.js';
 import { mappedName, type MappedMemory } from '../memory-backend.js';
-import { requireFree, takes } from '../snapshots/snapshot-files.js';
 import { VmError } from '../state.js';
 import { exists, runTool } from '../whole-files.js';
 import type { Workspace } from '../workspace.js';
@@ -125,8 +125,7 @@ export class OwnMemoryFiles implements MemoryFiles {
   async #requireRoom(template: OfTemplate, copyId: string): Promise<void> {
     const sizes = await Promise.all(parts.map((part) => takes(this.#path(template, { part }))));
     const neededMiB = Math.ceil((2 * sizes.reduce((sum, bytes) => sum + bytes, 0)) / bytesPerMiB);
-    const { bavail, bsize } = await statfs(this.#workspace.directoryOf(template.id));
-    requireFree(Math.floor((bavail * bsize) / bytesPerMiB), neededMiB, copyId);
+    await requireRoom(this.#workspace.directoryOf(template.id), neededMiB, copyId);
   }
 
   async #split(template: OfTemplate): ReturnType<SplitFiles['begin']> {

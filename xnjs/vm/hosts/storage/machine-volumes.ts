@@ -1,5 +1,5 @@
 import type { Clone, PoolVolumes } from '#kernel/libvirt/pool-volumes.js';
-import { requireFree } from '../../snapshots/snapshot-files.js';
+import { requireFree } from '../../disk-room.js';
 import { VmError } from '../../state.js';
 import { isNoSpace } from './copied-images.js';
 
