@@ -27,7 +27,7 @@ import { Workspace } from '#xnjs/vm/workspace.js';
 import { aDaemon, withoutLibvirtd } from '../../kernel/libvirt/daemon.js';
 import { scratch, until } from '../job/rig.js';
 import { installationId, openSettings, prefix } from './copied-images-rig.js';
-import { anImageMetadata, aTargetSystem } from './samples.js';
+import { anImageMetadata, aTargetSystem, plainHost } from './samples.js';
 
 const mib = 1024 ** 2;
 const pool = 'agents';
@@ -41,8 +41,7 @@ function aHost(storage: HostStorage, started: string[] = []): Hosts {
       return Promise.resolve({ definedMs: clock.now() });
     },
   } as unknown as Hypervisor; // the calls that are made are above
-  const none = { drivers: ['qemu'], labels: [], drain: false, capacity: {}, reserved: {} } as const;
-  const all: Host[] = [{ ...none, name: 'north', hypervisor, storage }];
+  const all: Host[] = [{ ...plainHost, name: 'north', hypervisor, storage }];
   return new Hosts({ hosts: all, log });
 }
 

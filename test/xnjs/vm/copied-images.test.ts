@@ -29,7 +29,7 @@ import { aDaemon, withoutLibvirtd } from '../../kernel/libvirt/daemon.js';
 import { nodeFlags, program } from '../../program.js';
 import { until } from '../job/rig.js';
 import { copiedImages, installationId, openSettings, prefix } from './copied-images-rig.js';
-import { anImageMetadata, aTargetSystem } from './samples.js';
+import { anImageMetadata, aTargetSystem, plainHost } from './samples.js';
 
 const mib = 1024 ** 2;
 
@@ -395,18 +395,11 @@ describe('images that are copied to a host', { skip: withoutLibvirtd, timeout: 1
 
   /** Of two hosts without machines, of which the other is away. */
   function comparisonOf(storage: HostStorage): Comparison {
-    const none = {
-      drivers: ['qemu'],
-      labels: [],
-      drain: false,
-      capacity: {},
-      reserved: {},
-    } as const;
     const hypervisor = (available: string[]) =>
       ({ available: () => available, list: () => Promise.resolve([]) }) as unknown as Hypervisor;
     const all: Host[] = [
-      { ...none, name: 'north', hypervisor: hypervisor(['qemu']), storage },
-      { ...none, name: 'south', hypervisor: hypervisor([]) },
+      { ...plainHost, name: 'north', hypervisor: hypervisor(['qemu']), storage },
+      { ...plainHost, name: 'south', hypervisor: hypervisor([]) },
     ];
     return new Comparison({
       systems: { hosts: new Hosts({ hosts: all, log }), clock, log } as TargetSystemsOptions,

@@ -7,7 +7,7 @@ import type { HostStorage } from '#xnjs/vm/hosts/storage/host-storage.js';
 import type { Hypervisor } from '#xnjs/vm/hypervisor.js';
 import { Kinds, kindOf } from '#xnjs/vm/tiers/kinds.js';
 import { fingerprintOf, type Template } from '#xnjs/vm/tiers/template.js';
-import { anImageMetadata, aTargetSystem } from './samples.js';
+import { anImageMetadata, aTargetSystem, plainHost } from './samples.js';
 
 /** A host as far as it is asked here. @param described what its hypervisor says of itself; absent: it is away */
 function aHost(name: string, described: string | undefined, pool?: string): Host {
@@ -17,8 +17,7 @@ function aHost(name: string, described: string | undefined, pool?: string): Host
     onAvailable: () => () => undefined,
   } as unknown as Hypervisor; // the calls that are made are above
   const storage = pool !== undefined && { storage: { status: { pool } } as unknown as HostStorage };
-  const none = { labels: [], drain: false, capacity: {}, reserved: {} };
-  return { name, hypervisor, drivers: ['qemu'], ...none, ...storage };
+  return { name, hypervisor, ...plainHost, ...storage };
 }
 
 async function known(...all: Host[]): Promise<Kinds> {

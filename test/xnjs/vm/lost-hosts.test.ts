@@ -27,7 +27,7 @@ import { ShiftedClock } from '../../targetsystem/shifted-clock.js';
 import { scratch, until } from '../job/rig.js';
 import { openTables } from '../persistence/databases.js';
 import { aHost, away, equal } from './fake-host.js';
-import { anImageMetadata, aSnapshot, aTargetSystem } from './samples.js';
+import { anImageMetadata, aSnapshot, aTargetSystem, plainHost } from './samples.js';
 
 const installationId = '11111111-2222-4333-8444-555555555555';
 const admin = 'CN=Admin,O=Grid';
@@ -93,13 +93,6 @@ describe('a host that is declared lost', { timeout: 60_000 }, () => {
   async function start(): Promise<void> {
     const scope = new Scope();
     const database = await openTables(scope, `sqlite:${join(directory, 'db.sqlite')}`);
-    const none = {
-      drivers: ['qemu' as const],
-      labels: [],
-      drain: false,
-      capacity: {},
-      reserved: {},
-    };
     // a pool that nobody has to ask
     const storage = {
       ...{ status: {}, hasImage: () => false },
@@ -107,9 +100,9 @@ describe('a host that is declared lost', { timeout: 60_000 }, () => {
     } as unknown as HostStorage;
     const hosts = new Hosts({
       hosts: [
-        { ...none, name: 'local', hypervisor: local.hypervisor },
-        { ...none, name: 'north', hypervisor: north.hypervisor, labels: ['far'] },
-        { ...none, name: 'south', hypervisor: south.hypervisor, storage },
+        { ...plainHost, name: 'local', hypervisor: local.hypervisor },
+        { ...plainHost, name: 'north', hypervisor: north.hypervisor, labels: ['far'] },
+        { ...plainHost, name: 'south', hypervisor: south.hypervisor, storage },
       ],
       losses: lossesIn(createSettingsStore(database)),
       log,
@@ -316,15 +309,8 @@ describe('a host that is declared lost', { timeout: 60_000 }, () => {
 
 describe('saved memory of a machine that goes on elsewhere', () => {
   function settler(directory: string, record: TargetSystem) {
-    const none = {
-      drivers: ['qemu'],
-      labels: [],
-      drain: false,
-      capacity: {},
-      reserved: {},
-    } as const;
     const { hypervisor } = aHost(true);
-    const hosts = new Hosts({ hosts: [{ ...none, name: 'local', hypervisor }], log });
+    const hosts = new Hosts({ hosts: [{ ...plainHost, name: 'local', hypervisor }], log });
     const workspace = new Workspace(directory);
     const known = { record, wasMistaken: false };
     let left = Infinity;

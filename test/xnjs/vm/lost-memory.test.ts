@@ -23,7 +23,7 @@ import { ShiftedClock } from '../../targetsystem/shifted-clock.js';
 import { scratch, until } from '../job/rig.js';
 import { openTables } from '../persistence/databases.js';
 import { aHost, away, equal } from './fake-host.js';
-import { anImageMetadata, aTargetSystem } from './samples.js';
+import { anImageMetadata, aTargetSystem, plainHost } from './samples.js';
 
 const installationId = '11111111-2222-4333-8444-555555555555';
 const image = { id: 'i', metadata: anImageMetadata({ format: 'kernel' }), parts: {} };
@@ -74,18 +74,11 @@ describe('saved memory of a host that is declared lost', { timeout: 60_000 }, ()
       },
       memory: { copies: () => reach([]), copy: () => reach(undefined) },
     } as unknown as HostStorage; // the calls that are made are above
-    const none = {
-      drivers: ['qemu' as const],
-      labels: [],
-      drain: false,
-      capacity: {},
-      reserved: {},
-    };
     const hosts = new Hosts({
       hosts: [
-        { ...none, name: 'local', hypervisor: local.hypervisor },
-        { ...none, name: 'north', hypervisor: north.hypervisor, storage },
-        { ...none, name: 'south', hypervisor: south.hypervisor },
+        { ...plainHost, name: 'local', hypervisor: local.hypervisor },
+        { ...plainHost, name: 'north', hypervisor: north.hypervisor, storage },
+        { ...plainHost, name: 'south', hypervisor: south.hypervisor },
       ],
       losses: lossesIn(createSettingsStore(database)),
       log,

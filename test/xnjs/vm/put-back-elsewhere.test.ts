@@ -19,7 +19,7 @@ import { ShiftedClock } from '../../targetsystem/shifted-clock.js';
 import { scratch, until } from '../job/rig.js';
 import { openTables } from '../persistence/databases.js';
 import { aHost, away, equal } from './fake-host.js';
-import { anImageMetadata, aSnapshot, aTargetSystem } from './samples.js';
+import { anImageMetadata, aSnapshot, aTargetSystem, plainHost } from './samples.js';
 
 const snapshot = aSnapshot({ host: fingerprint(equal) });
 /** It was on the host that is declared lost. */
@@ -36,12 +36,10 @@ async function aSite(scope: Scope, cpus: number, first = lost) {
   const database = await openTables(scope, `sqlite:${join(directory, 'db.sqlite')}`);
   const store = createTargetStore(database);
   for (const record of [first, other]) await store.save(record, undefined, []);
-  const none = { labels: [], drain: false, capacity: {}, reserved: {} };
-  const qemu = { ...none, drivers: ['qemu' as const] };
   const hosts = new Hosts({
     hosts: [
-      { ...qemu, name: 'local', hypervisor: aHost(true).hypervisor },
-      { ...qemu, name: 'north', hypervisor: aHost(false).hypervisor },
+      { ...plainHost, name: 'local', hypervisor: aHost(true).hypervisor },
+      { ...plainHost, name: 'north', hypervisor: aHost(false).hypervisor },
     ],
     losses: lossesIn(createSettingsStore(database)),
     log,

@@ -31,6 +31,12 @@ export const aTargetSystem = (changes: Partial<TargetSystem> = {}): TargetSystem
   ...changes,
 });
 
+/** Of a host with machines, without any wish of its operator. */
+export const plainHost = {
+  drivers: ['qemu' as const],
+  ...{ labels: [], drain: false, capacity: {}, reserved: {} },
+};
+
 export const aSnapshot = (changes: Partial<Snapshot> = {}): Snapshot => ({
   ...{ id: '6c1d2e3f-0a1b-4c2d-8e3f-4a5b6c7d8e9f', name: 'before', state: 'READY' },
   ...{ createdMs: 40, atMs: 50, host: 'h', parameters: aTargetSystem().parameters, sizeMiB: 400 },
