@@ -5,8 +5,12 @@ import type { Host } from '#xnjs/vm/hosts/host.js';
 import { Hosts } from '#xnjs/vm/hosts/hosts.js';
 import type { HostStorage } from '#xnjs/vm/hosts/storage/host-storage.js';
 import type { Hypervisor } from '#xnjs/vm/hypervisor.js';
+import { Flavours } from '#xnjs/vm/placement/flavours.js';
 import { Kinds, kindOf } from '#xnjs/vm/tiers/kinds.js';
+import { MemoryWishes, type MemoryWishesOptions } from '#xnjs/vm/tiers/memory-wishes.js';
+import { WarmConfig } from '#xnjs/vm/tiers/config.js';
 import { fingerprintOf, type Template } from '#xnjs/vm/tiers/template.js';
+import { ShiftedClock } from '../../targetsystem/shifted-clock.js';
 import { anImageMetadata, aTargetSystem, plainHost } from './samples.js';
 
 /** A host as far as it is asked here. @param described what its hypervisor says of itself; absent: it is away */
@@ -76,4 +80,28 @@ it('saved memory is outdated when all who get at it have said that they are othe
   }
   const none = await known(aHost('local', 'b'));
   assert.equal(none.isOutdated(aTemplate('north p')), false, 'its host is not configured');
+});
+
+it('memory that was wished for before its host had said what it is is saved when it has', async () => {
+  const host = aHost('local', 'a');
+  const hosts = new Hosts({ hosts: [host], log });
+  const kinds = new Kinds(hosts);
+  const wishes = new MemoryWishes({
+    ...{
+      hosts,
+      kinds,
+      log,
+      clock: new ShiftedClock(),
+      images: { search: () => Promise.resolve([]) },
+    },
+    flavours: new Flavours({ flavours: {} }, { cpus: 2, memoryMiB: 1_024 }),
+    warm: { config: WarmConfig.parse({ maxImages: 1 }) },
+  } as unknown as MemoryWishesOptions); // what is not there is not asked for these
+  const template = { ...aTemplate(), host: 'local' };
+  wishes.add(template);
+  wishes.add(template);
+  assert.deepEqual(wishes.on('local'), [], 'it does not answer');
+  await kinds.learn(on('local'));
+  const found = wishes.on('local').map(({ image, kind }) => [image.id, kind]);
+  assert.deepEqual(found, [['i', kindOf('a')]]);
 });

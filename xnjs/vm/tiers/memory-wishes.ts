@@ -1,5 +1,5 @@
 import { imageFormats } from '#imagerepo/contract.js';
-import type { Seat } from '../hosts/host.js';
+import { seatKey, type Seat } from '../hosts/host.js';
 import { chooseDriver, chooseParameters } from '../parameters.js';
 import type { Flavours } from '../placement/flavours.js';
 import { plainUser } from '../placement/requester.js';
@@ -28,6 +28,7 @@ type Wish = Pick<MachineSpec, 'image'> & {
   readonly place: string;
   readonly kind: string;
 };
+type Wished = Pick<Template, 'image' | 'ownerDn'> & Seat;
 /** Not booted yet. */
 export type Unsaved = Omit<Template, 'id' | 'fingerprint'>;
 
@@ -36,6 +37,8 @@ export class MemoryWishes {
   readonly #options: MemoryWishesOptions;
   /** The last one last. */
   readonly #wishes = new Map<string, Wish>();
+  /** For hosts that had not said yet of which kind they are. */
+  readonly #early = new Map<string, Wished>();
   readonly #hot: HotImages;
   #ranks: ReadonlyMap<string, number> = new Map();
 
@@ -50,11 +53,17 @@ export class MemoryWishes {
     return this.#ranks;
   }
 
-  /** On hosts like that one, as far as it is known. */
-  add({ image, ownerDn, ...seat }: Pick<Template, 'image' | 'ownerDn'> & Seat): void {
+  /** On hosts like that one, as soon as it is known how that is. */
+  add(wished: Wished): void {
+    const { image, ownerDn, ...seat } = wished;
     const { kinds } = this.#options;
     const { kind } = kinds.find(seat) ?? {};
-    if (kind === undefined) return;
+    const key = `${image.id} ${seatKey(seat)}`;
+    this.#early.delete(key);
+    if (kind === undefined) {
+      this.#early.set(key, { image, ownerDn, host: seat.host, driver: seat.driver });
+      return;
+    }
     const place = kinds.placeOf(seat);
     const wish = { image, ownerDn, driver: seat.driver, place, kind };
     this.#wishes.delete(keyOf(wish));
@@ -91,6 +100,7 @@ export class MemoryWishes {
 
   /** Machines whose memory could be saved there, the last one that was wished for first. */
   on(host: string): Unsaved[] {
+    for (const wished of [...this.#early.values()]) if (wished.host === host) this.add(wished);
     return [...this.#wishes.values()].reverse().flatMap((wish) => {
       const machine = this.#machineOf(wish, host, wish.driver);
       return machine?.kind === wish.kind && machine.place === wish.place ? [machine] : [];
