@@ -55,6 +55,8 @@ describe('machines of nobody on another host', { skip: withoutLibvirtd, timeout:
 
   /** A site of its own. */
   async function prepare(agents: Scope, what: string, hasPool: boolean): Promise<void> {
+    // of a test that has failed
+    await (server as typeof server | undefined)?.scope.close();
     directory = join(here!.stateDir, `${what}-${hasPool ? 'copied' : 'shared'}`);
     mkdirSync(join(directory, 'vms'), { recursive: true });
     bootKernel(join(directory, 'kernel'));

@@ -190,7 +190,7 @@ describe('the agent on the wire', () => {
       t.skip('no file system can be mounted here');
       return;
     }
-    scope.defer(() => execFileSync('umount', [small]));
+    scope.defer(() => execFileSync('umount', ['--lazy', small]));
     const by = await fresh();
     by.send(
       '#TSI_PUTFILECHUNK',

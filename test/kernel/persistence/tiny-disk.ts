@@ -20,6 +20,7 @@ export async function mountTinyDisk(
   } catch (error) {
     return { skip: `cannot mount a small file system here: ${errorText(error)}` };
   }
-  scope.defer(() => run('umount', [path]));
+  // what still has a file there open, as another process that is about to begin may, keeps it for that long
+  scope.defer(() => run('umount', ['--lazy', path]));
   return { path };
 }
