@@ -92,7 +92,7 @@ export class MemoryWishes {
         host,
         chooseDriver(image.metadata, drivers),
       );
-      if (!machine || isCopyable(machine) !== true || this.isThere(machine)) continue;
+      if (!machine || isCopyable(machine) !== true || this.find(machine)) continue;
       const { place = '', kind = '' } = machine;
       if (!this.#wishes.has(keyOf({ image, place, kind }))) this.add(machine);
     }
@@ -107,14 +107,14 @@ export class MemoryWishes {
     });
   }
 
-  /** It was saved there, or is about to be: also by another host of the same kind. */
-  isThere({ image, kind, ...seat }: Unsaved): boolean {
+  /** What was saved there, or is about to be: also by another host of the same kind. */
+  find({ image, kind, ...seat }: Unsaved): Template | undefined {
     const { kept, kinds } = this.#options;
     const isFit = (each: Template): boolean =>
       isSaved(each) ? kinds.fits(each, seat) : each.kind === kind && kinds.isWithin(each, seat);
     return kept
       .all()
-      .some((each) => isSameImage(each.image, image) && !kept.isBad(each) && isFit(each));
+      .find((each) => isSameImage(each.image, image) && !kept.isBad(each) && isFit(each));
   }
 
   /**

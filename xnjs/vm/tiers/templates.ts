@@ -200,11 +200,12 @@ export class Templates implements AsyncDisposable {
     await this.#wishes.addHot(host);
     await this.#makePlace(this.#kinds.placeOf({ host }));
     for (const machine of this.#wishes.on(host)) {
-      if (this.#wishes.isThere(machine)) this.#wishes.drop(machine);
-      else if (this.#hasRoom(machine)) {
-        await this.#begin(machine);
-        return;
-      }
+      const found = this.#wishes.find(machine);
+      // what another host is at may come to nothing
+      if (found && isSaved(found)) this.#wishes.drop(machine);
+      if (found || !this.#hasRoom(machine)) continue;
+      await this.#begin(machine);
+      return;
     }
   }
 
