@@ -231,4 +231,13 @@ export const jobMigrations: readonly Migration[] = [
     up: (schema, transaction) =>
       schema.addColumn('jobs', 'epoch', column.number({ defaultValue: 0 }), { transaction }),
   },
+  {
+    name: '007-jobs-of-an-owner-on-a-site',
+    up: async (schema, transaction) => {
+      const name = 'jobs_by_owner';
+      await schema.removeIndex('jobs', name, { transaction });
+      const fields = ['owner_dn', 'created_ms', 'id', 'destroying', 'parent_id', 'target_id'];
+      await schema.addIndex('jobs', { name, fields, transaction });
+    },
+  },
 ];

@@ -86,7 +86,7 @@ function queries(
         ['createdMs', 'DESC'],
         ['id', 'DESC'],
       ];
-      const page = { where, attributes: ['id'], order, offset, limit: num };
+      const page = { where, attributes: ['id'], order, offset, limit: num, raw: true };
       const rows = num > 0 && offset < total ? await models.jobs.findAll(page) : [];
       return { ids: rows.map(({ id }) => id), total };
     },
