@@ -5,7 +5,7 @@ const mayImport = {
   imagerepo: ['kernel'],
   tsi: ['kernel/(errors|log|scope|net)'],
   xnjs: ['kernel', 'tsi/protocol', 'imagerepo/contract'],
-  targetsystem: ['kernel', 'xnjs/index'],
+  targetsystem: ['kernel', 'xnjs/(index|contract)'],
   cli: ['kernel', 'gateway', 'imagerepo', 'targetsystem'],
 };
 const ours = '^(cli|config|gateway|imagerepo|kernel|targetsystem|test|tsi|xnjs)/';

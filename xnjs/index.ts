@@ -43,13 +43,7 @@ export type { TargetSystems } from './vm/target-systems.js';
 export { isUsable } from './vm/state.js';
 export { startsOf } from './vm/later-starts.js';
 export { resourceStatusOf, toResourceStatus } from './vm/resource-status.js';
-export {
-  endActions,
-  idbSubject,
-  recoveries,
-  startReasons,
-  type TargetSystem,
-} from './vm/target-system.js';
+export { endActions, idbSubject, recoveries, type TargetSystem } from './vm/target-system.js';
 export { parseImageWish, readFlavour, readImageWish } from './vm/image-wish.js';
 export { driverAbilities, type DriverAbilities } from './vm/hosts/driver-abilities.js';
 export type { HostStatus } from './vm/hosts/host-placement.js';

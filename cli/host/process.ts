@@ -76,11 +76,12 @@ export async function childrenOf({ pid }: ProcessRecord): Promise<ProcessRecord[
 export async function waitFor(
   condition: () => Promise<boolean>,
   timeoutMs: number,
+  everyMs = 20,
 ): Promise<boolean> {
   const deadline = performance.now() + timeoutMs;
   while (!(await condition())) {
     if (performance.now() > deadline) return false;
-    await sleep(20);
+    await sleep(everyMs);
   }
   return true;
 }

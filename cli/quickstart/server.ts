@@ -16,6 +16,8 @@ import type { Layout } from './layout.js';
 
 const startTimeoutMs = 60_000;
 const stopTimeoutMs = 20_000;
+/** Each question makes a TLS context, on the processor that the server needs to start. */
+const askEveryMs = 50;
 
 export class ServerError extends GridError<'SITE_UNAVAILABLE' | 'ADDRESS_IN_USE'> {}
 
@@ -39,7 +41,7 @@ export async function startServer(layout: Layout, url: string): Promise<{ starte
   await writeRecord(layout.serverRecord, record);
   const settled = async (): Promise<boolean> =>
     (await answers(layout, url)) || !(await isRunning(record));
-  await waitFor(settled, startTimeoutMs);
+  await waitFor(settled, startTimeoutMs, askEveryMs);
   const alive = await isRunning(record);
   if (alive && (await answers(layout, url))) return { started: true };
   const what = alive ? 'the server does not answer' : 'the server has ended';

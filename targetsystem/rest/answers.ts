@@ -1,6 +1,6 @@
 import { z } from 'zod';
 import type { ErrorCode } from '#kernel/errors.js';
-import { startReasons } from '#xnjs/index.js';
+import { startReasons } from '#xnjs/contract.js';
 
 /*
  * What this service answers, as schemas: for the API document and for typed clients. Every member of
