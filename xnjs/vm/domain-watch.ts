@@ -34,7 +34,7 @@ export type DomainWatchOptions = {
 /** A machine's process that has not answered for so long hangs. A hypervisor that has not is silent. */
 const hungMs = 4_000;
 /** Machines that are looked at in a second, on average. */
-const looksPerSecond = 2_000;
+const looksPerSecond = 1_000;
 const silentMs = 8_000;
 /** For so long it is watched whether processors make progress: even an idle guest has its clock. */
 const progressMs = 5_000;

@@ -20,7 +20,7 @@ const fullShare = 0.01;
 /** Agents that are asked at the same time. */
 const atOnce = 16;
 /** Those that are asked in a second, on average. */
-const asksPerSecond = 25;
+const asksPerSecond = 12;
 
 /** Asks agents now and then how their guests are. */
 export class GuestWatch {
