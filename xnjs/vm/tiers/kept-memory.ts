@@ -69,7 +69,7 @@ export class KeptMemory {
         isSaved(each) &&
         isSameImage(each.image, image) &&
         this.#options.kinds.isWithin(each, seat) &&
-        // a host that came to share our files later reads what it starts from
+        // until it is taken anew, because other hosts have come to share our files
         (!each.mapped || each.host === seat.host) &&
         !this.isBad(each),
     );
@@ -127,6 +127,7 @@ export class KeptMemory {
     if (!this.isReachable(template)) return false; // nothing is known
     if (!isSaved(template) || this.isBad(template)) return true;
     const { warm, kinds } = this.#options;
+    if (template.mapped && !kinds.areFilesOurs) return true;
     return warm.config.maxImages === 0 || kinds.isOutdated(template);
   }
 
@@ -142,9 +143,9 @@ export class KeptMemory {
    */
   surplus(place: string, ranks: ReadonlyMap<string, number>, next?: Template): Set<string> {
     const { maxImages, maxDiskMiB } = this.#options.warm.config;
-    const there = [...this.all(), ...(next ? [next] : [])].filter(
-      (each) => placeOf(each) === place,
-    );
+    // what others are about to save may come to nothing
+    const saved: Template[] = this.all().filter(isSaved);
+    const there = [...saved, ...(next ? [next] : [])].filter((each) => placeOf(each) === place);
     const kept = ({ id, image, parameters, createdMs, usedMs = createdMs }: Template): Kept => ({
       ...{ id, rank: ranks.get(image.id), memoryMiB: parameters.memoryMiB },
       usedMs: this.#used.get(id) ?? usedMs,

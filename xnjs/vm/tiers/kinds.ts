@@ -43,6 +43,14 @@ export class Kinds {
     return found.storage ? `${host} ${found.storage.status.pool}` : localHost;
   }
 
+  /**
+   * No other host starts machines from our files. What is mapped loses its name as soon as it is: a file system that
+   * hosts share may then lose it from under a machine.
+   */
+  get areFilesOurs(): boolean {
+    return this.#hosts.all.every(({ name, storage }) => name === localHost || storage);
+  }
+
   /** Whether the memory can be restored there; what is not known is none. */
   fits(template: Template, seat: Seat): boolean {
     const described = this.find(seat);

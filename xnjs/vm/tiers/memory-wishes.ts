@@ -1,13 +1,13 @@
 import { imageFormats } from '#imagerepo/contract.js';
 import { seatKey, type Seat } from '../hosts/host.js';
-import { chooseDriver, chooseParameters } from '../parameters.js';
+import { chooseDriver } from '../parameters.js';
 import type { Flavours } from '../placement/flavours.js';
-import { plainUser } from '../placement/requester.js';
 import type { Driver, MachineSpec } from '../target-system.js';
 import type { TargetSystemsOptions } from '../target-systems-options.js';
 import { HotImages, type HotImage } from './hot-images.js';
 import { isSaved, type KeptMemory } from './kept-memory.js';
 import type { Kinds } from './kinds.js';
+import { plainParameters } from './plain-parameters.js';
 import { isSameImage } from './same-machine.js';
 import { fingerprintOf, isCopyable, type Template } from './template.js';
 
@@ -28,6 +28,7 @@ type Wish = Pick<MachineSpec, 'image'> & {
   readonly place: string;
   readonly kind: string;
 };
+type Parameters = MachineSpec['parameters'];
 type Wished = Pick<Template, 'image' | 'ownerDn'> & Seat;
 /** Not booted yet. */
 export type Unsaved = Omit<Template, 'id' | 'fingerprint'>;
@@ -58,6 +59,7 @@ export class MemoryWishes {
     const { image, ownerDn, ...seat } = wished;
     const { kinds } = this.#options;
     const { kind } = kinds.find(seat) ?? {};
+    if (!this.#parametersOf({ image, driver: seat.driver })) return;
     const key = `${image.id} ${seatKey(seat)}`;
     this.#early.delete(key);
     if (kind === undefined) {
@@ -66,13 +68,13 @@ export class MemoryWishes {
     }
     const place = kinds.placeOf(seat);
     const wish = { image, ownerDn, driver: seat.driver, place, kind };
-    this.#wishes.delete(keyOf(wish));
-    this.#wishes.set(keyOf(wish), wish);
+    this.#wishes.delete(wishKey(wish));
+    this.#wishes.set(wishKey(wish), wish);
   }
 
   /** It is saved, or has no place. */
-  drop({ image, place = '', kind = '' }: Unsaved): void {
-    this.#wishes.delete(keyOf({ image, place, kind }));
+  drop(machine: Unsaved): void {
+    this.#wishes.delete(wishKey(machine));
   }
 
   /** What nobody has waited for yet. @throws when the image repository does not answer */
@@ -92,9 +94,8 @@ export class MemoryWishes {
         host,
         chooseDriver(image.metadata, drivers),
       );
-      if (!machine || isCopyable(machine) !== true || this.find(machine)) continue;
-      const { place = '', kind = '' } = machine;
-      if (!this.#wishes.has(keyOf({ image, place, kind }))) this.add(machine);
+      if (!machine || this.find(machine)) continue;
+      if (!this.#wishes.has(wishKey(machine))) this.add(machine);
     }
   }
 
@@ -107,11 +108,13 @@ export class MemoryWishes {
     });
   }
 
-  /** What was saved there, or is about to be: also by another host of the same kind. */
+  /** What was saved there, or is about to be: also by another host of the same kind, while that is there. */
   find({ image, kind, ...seat }: Unsaved): Template | undefined {
-    const { kept, kinds } = this.#options;
+    const { hosts, kept, kinds } = this.#options;
     const isFit = (each: Template): boolean =>
-      isSaved(each) ? kinds.fits(each, seat) : each.kind === kind && kinds.isWithin(each, seat);
+      isSaved(each)
+        ? kinds.fits(each, seat)
+        : hosts.isUp(each) && each.kind === kind && kinds.isWithin(each, seat);
     return kept
       .all()
       .find((each) => isSameImage(each.image, image) && !kept.isBad(each) && isFit(each));
@@ -128,22 +131,33 @@ export class MemoryWishes {
     return { ...machine, isNewest, fingerprint: fingerprintOf(machine, described.text) };
   }
 
-  /** `undefined`: the host is not known at present. */
+  /** `undefined`: there is no such machine that could be copied. */
+  #parametersOf(machine: Pick<MachineSpec, 'image' | 'driver'>): Parameters | undefined {
+    const parameters = plainParameters(machine, this.#options.flavours);
+    return parameters && isCopyable({ ...machine, parameters }) === true ? parameters : undefined;
+  }
+
+  /** `undefined`: the host is not known at present, or has no such machine. */
   #machineOf(
     { image, ownerDn }: Pick<HotImage, 'image' | 'ownerDn'>,
     host: string,
     driver: Driver,
   ): Unsaved | undefined {
-    const { hosts, flavours, clock, kinds } = this.#options;
+    const { hosts, clock, kinds } = this.#options;
     const seat = { host, driver };
     const described = hosts.isUp(seat) ? kinds.find(seat) : undefined;
-    if (!described) return undefined;
-    const parameters = chooseParameters({}, image, driver, flavours.boundsFor(plainUser));
+    const parameters = this.#parametersOf({ image, driver });
+    if (!described || !parameters) return undefined;
     const where = { kind: described.kind, place: kinds.placeOf(seat) };
     return { image, parameters, ...seat, ...where, ownerDn, tags: [], createdMs: clock.now() };
   }
 }
 
-function keyOf({ image, place, kind }: Pick<Wish, 'image' | 'place' | 'kind'>): string {
+/** Hosts that share files and are of the same kind have the same one. */
+export function wishKey({
+  image,
+  place = '',
+  kind = '',
+}: Pick<Unsaved, 'image' | 'place' | 'kind'>): string {
   return [image.id, place, kind].join(' ');
 }

@@ -1,10 +1,10 @@
 import { randomUUID } from 'node:crypto';
 import { imageFormats } from '#imagerepo/contract.js';
 import { isLocal } from '../hosts/host.js';
-import { chooseDriver, chooseParameters } from '../parameters.js';
-import { plainUser } from '../placement/requester.js';
+import { chooseDriver } from '../parameters.js';
 import type { MachineSpec } from '../target-system.js';
 import type { Held } from './held-spare.js';
+import { plainParameters } from './plain-parameters.js';
 import { isSameImage } from './same-machine.js';
 import type { Spare } from './spare.js';
 import type { SparePoolOptions } from './spare-pool.js';
@@ -82,8 +82,8 @@ export class SparePlaces {
     const available = hosts.driversUp({ host });
     if (!drivers.some((each) => available.includes(each))) return undefined;
     const driver = chooseDriver(image.metadata, available);
-    const parameters = chooseParameters({}, image, driver, flavours.boundsFor(plainUser));
-    return { image, driver, parameters, host };
+    const parameters = plainParameters({ image, driver }, flavours);
+    return parameters && { image, driver, parameters, host };
   }
 
   /** Whether one more would be too many, or take room that users might want; those of lost hosts count. */

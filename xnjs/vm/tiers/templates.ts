@@ -4,7 +4,7 @@ import type { Log } from '#kernel/log.js';
 import { nameOf } from '../choose-image.js';
 import { domainXml } from '../domain-xml.js';
 import { driverAbilities } from '../hosts/driver-abilities.js';
-import { isLocal } from '../hosts/host.js';
+import { isLocal, type Seat } from '../hosts/host.js';
 import type { HostPlacement, Placed } from '../hosts/host-placement.js';
 import { whereText } from '../hosts/hosts.js';
 import type { Flavours } from '../placement/flavours.js';
@@ -16,7 +16,7 @@ import type { WarmConfig } from './config.js';
 import { copyable, fetchParts } from './image-files.js';
 import { isSaved, KeptMemory } from './kept-memory.js';
 import { Kinds, placeOf } from './kinds.js';
-import { MemoryWishes, type Unsaved } from './memory-wishes.js';
+import { MemoryWishes, wishKey, type Unsaved } from './memory-wishes.js';
 import { differenceFrom } from './same-machine.js';
 import { prepareFiles } from './start-domain.js';
 import { isCopyable, type Template, type TemplateStore } from './template.js';
@@ -54,6 +54,8 @@ export class Templates implements AsyncDisposable {
   readonly #unsubscribe: (() => void)[] = [];
   /** By host. */
   readonly #captures = new Map<string, { readonly id: string; readonly end: AbortController }>();
+  /** Wishes that a host has taken upon itself, whose records are not there yet. */
+  readonly #beginning = new Set<string>();
 
   constructor(options: TemplatesOptions) {
     this.#options = options;
@@ -203,8 +205,10 @@ export class Templates implements AsyncDisposable {
       const found = this.#wishes.find(machine);
       // what another host is at may come to nothing
       if (found && isSaved(found)) this.#wishes.drop(machine);
-      if (found || !this.#hasRoom(machine)) continue;
-      await this.#begin(machine);
+      const key = wishKey(machine);
+      if (found || this.#beginning.has(key) || !this.#hasRoom(machine)) continue;
+      this.#beginning.add(key);
+      await this.#begin(machine).finally(() => this.#beginning.delete(key));
       return;
     }
   }
@@ -219,7 +223,11 @@ export class Templates implements AsyncDisposable {
 
   /** As soon as what was there does not fit any more. */
   async #takeAnew(template: Template): Promise<void> {
-    if (isSaved(template) && !this.#kept.isBad(template)) this.#wishes.add(template);
+    // where it was taken may never be there again
+    const isFit = (seat: Seat): boolean => this.#kinds.isWithin(template, seat);
+    const seat = this.#options.hosts.seats().find(isFit) ?? template;
+    if (isSaved(template) && !this.#kept.isBad(template))
+      this.#wishes.add({ ...template, host: seat.host, driver: seat.driver });
     await this.#kept.remove(template);
   }
 
@@ -270,10 +278,9 @@ export class Templates implements AsyncDisposable {
     const end = new AbortController();
     this.#captures.set(host, { id, end });
     try {
-      await this.#makePlace(placeOf(template), template);
       await this.#kept.save(template);
       const files = this.#kept.filesOf(template);
-      const how = { canMap: this.#canMap(template), signal: end.signal };
+      const how = { canMap: isLocal(template) && this.#kinds.areFilesOurs, signal: end.signal };
       const captured = await captureMemory(template, files, this.#options, how);
       await this.#kept.save({ ...template, ...captured });
       const isMapped = captured.mapped !== undefined;
@@ -294,19 +301,11 @@ export class Templates implements AsyncDisposable {
     }
   }
 
-  /**
-   * What is mapped loses its name as soon as it is: a file system that hosts share may then lose it from under a machine.
-   */
-  #canMap(template: Template): boolean {
-    const { all } = this.#options.hosts;
-    return isLocal(template) && all.every((host) => isLocal({ host: host.name }) || host.storage);
-  }
-
-  /** Makes what is too many go, with what is about to be saved. */
-  async #makePlace(place: string, next?: Template): Promise<void> {
-    const surplus = this.#kept.surplus(place, this.#wishes.ranks, next);
+  /** Makes what is too many go; not before the next is there, which may come to nothing. */
+  async #makePlace(place: string): Promise<void> {
+    const surplus = this.#kept.surplus(place, this.#wishes.ranks);
     for (const template of this.#kept.all())
-      if (surplus.has(template.id) && isSaved(template) && this.#kept.isReachable(template))
+      if (surplus.has(template.id) && this.#kept.isReachable(template))
         await this.#kept.remove(template);
   }
 }
