@@ -299,7 +299,8 @@ export class DomainWatch {
     const sinceMs = this.#heardMs.get(seatKey(seat));
     const fact = `${whereText(hosts, seat)}the hypervisor does not answer`;
     if (sinceMs === undefined) this.#heardMs.set(seatKey(seat), nowMs);
-    else if (nowMs - sinceMs >= silentMs)
+    // the first call that fails proves nothing, however rarely it is asked
+    else if (nowMs - sinceMs >= Math.max(silentMs, 1.5 * this.#everyMs))
       for (const record of records.all())
         if (isSeatOf(seat, record)) this.#tell(record.id, 'silent', fact);
   }
