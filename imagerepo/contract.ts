@@ -37,7 +37,6 @@ export const imageFormats = {
   /** A tar of a root file system, started as a container. */
   rootfs: { parts: ['rootfs'], drivers: ['lxc'] },
 } as const;
-export type ImageFormat = keyof typeof imageFormats;
 
 export const partNames = ['kernel', 'initrd', 'disk', 'rootfs'] as const;
 export type PartName = (typeof partNames)[number];

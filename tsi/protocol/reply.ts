@@ -1,9 +1,6 @@
 import { TsiError } from './error.js';
 import { frame, terminator } from './framing.js';
 
-/** 11: each reply begins with `TSI_OK`; 10: the commands marked `bare` leave it out (§ appendix B). */
-export type Dialect = 10 | 11;
-
 const okLine = 'TSI_OK\n';
 const failed = 'TSI_FAILED';
 
@@ -25,7 +22,7 @@ function protect(text: string): string {
 }
 
 /**
- * @param bare whether the command may be answered without `TSI_OK`
+ * @param bare whether the command may be answered without `TSI_OK`, as TSI 10 does (§ appendix B)
  * @returns the payload, without the line break that ends it
  * @throws {@link TsiError} `TSI_FAILED` with the TSI's own text, `TSI_PROTOCOL`
  */
