@@ -15,7 +15,7 @@ export function waitAfter(failures: number): number {
 }
 
 /** Agents that are being let in at a time. */
-const mostAdmitted = 256;
+const mostAdmitted = 128;
 /** One that takes longer keeps nobody waiting: it may not want to be let in. */
 const admissionMs = 1_000;
 
