@@ -12,8 +12,8 @@ const id = aTargetSystem().id;
 const runs: DomainLook = { id, state: 'running', reason: 'the machine runs', answers: true };
 const unavailable = () => new GridError('HYPERVISOR_UNAVAILABLE', 'libvirt did not answer');
 
-/** A fake hypervisor that says what it is told to; looks are 2 s apart. */
-function watched() {
+/** A fake hypervisor that says what it is told to. */
+function watched(intervalMs = 2_000) {
   let nowMs = 100_000;
   let record = aTargetSystem();
   let answer: readonly DomainLook[] | Error = [runs];
@@ -40,7 +40,7 @@ function watched() {
     },
     started: () => [id],
     onStopped: (_, reason) => stopped.push(reason),
-    intervalMs: 2_000,
+    intervalMs,
     clock: { now: () => nowMs } as Clock, // nothing sleeps here
     log: silentLog,
     stopping: new AbortController().signal,
@@ -56,7 +56,7 @@ function watched() {
     look: async (next: readonly DomainLook[] | Error, times = 1): Promise<void> => {
       answer = next;
       for (let n = 0; n < times; n++) {
-        nowMs += 2_000;
+        nowMs += intervalMs;
         await watch.look({ host: 'local', driver: 'qemu' });
       }
     },
@@ -73,6 +73,17 @@ describe('what hypervisors say of machines', () => {
     assert.equal(state(), 'READY: agentUp');
     await look([silent]);
     assert.match(state(), /^DEGRADED: .*hangs/);
+    await look([runs]);
+    assert.equal(state(), 'READY: agentUp');
+  });
+
+  it('one call that fails is no silence, however rarely machines are looked at', async () => {
+    const { look, state } = watched(10_000);
+    await look([runs]);
+    await look(unavailable());
+    assert.equal(state(), 'READY: agentUp');
+    await look(unavailable());
+    assert.match(state(), /^DEGRADED: .*does not answer/);
     await look([runs]);
     assert.equal(state(), 'READY: agentUp');
   });
