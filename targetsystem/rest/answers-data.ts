@@ -1,7 +1,8 @@
 import { z } from 'zod';
 import type { Answer } from '#kernel/http/answers.js';
 import type { ErrorCode } from '#kernel/errors.js';
-import { date, fileErrors, FileEntry, owned, page, text, texts, urls } from './answers.js';
+import { date, FileEntry, owned, page, text, texts, urls } from './answers.js';
+import { fileErrors } from './answers-errors.js';
 import { bytesType } from './files-download.js';
 
 /* What transfers, tasks and shares answer, as schemas: see `answers.ts`. */

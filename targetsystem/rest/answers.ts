@@ -1,5 +1,4 @@
 import { z } from 'zod';
-import type { ErrorCode } from '#kernel/errors.js';
 import { startReasons } from '#xnjs/contract.js';
 
 /*
@@ -383,30 +382,3 @@ export const File = z
 
 /** `PUT` of properties: each member answers for itself. */
 export const Changes = z.record(z.string(), text).describe('By member: OK, or why not');
-
-/** What goes wrong with machines and the hosts below them. */
-export const machineErrors: readonly ErrorCode[] = [
-  'CONFLICT',
-  'TSI_UNAVAILABLE',
-  'TSI_PROTOCOL',
-  'TSI_FAILED',
-  'HYPERVISOR_UNAVAILABLE',
-  'HYPERVISOR_FAILED',
-  'VM_NOT_READY',
-];
-/** What else goes wrong with files. */
-export const fileErrors: readonly ErrorCode[] = [
-  ...machineErrors,
-  'NOT_IMPLEMENTED',
-  'STORAGE_FULL',
-  'TOO_LARGE',
-];
-/** What else goes wrong when a machine is wished for. */
-export const imageErrors: readonly ErrorCode[] = [
-  ...machineErrors,
-  'IMAGE_UNKNOWN',
-  'SITE_UNAVAILABLE',
-  'PEER_FAILED',
-  'JOB_LIMIT',
-  'QUOTA_EXCEEDED',
-];

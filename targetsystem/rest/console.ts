@@ -3,7 +3,7 @@ import { operations, RequestError, type Context } from '#kernel/http/operation.j
 import { text } from '#kernel/http/reply.js';
 import { asksForWebSocket, checkHandshake, webSocket } from '#kernel/http/websocket.js';
 import { decide } from '#kernel/security/policy.js';
-import { machineErrors } from './answers.js';
+import { machineErrors } from './answers-errors.js';
 import type { RestDeps } from './deps.js';
 import { permissionOf } from './permission.js';
 import { onSite, siteInput } from './policy.js';

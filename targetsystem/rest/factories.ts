@@ -6,13 +6,8 @@ import { pageParameters, renderPage, slicePage } from '#kernel/http/page.js';
 import { json } from '#kernel/http/reply.js';
 import { attributesOf } from '#kernel/security/caller.js';
 import { idbSubject, type Idb, type IdbApplication } from '#xnjs/index.js';
-import {
-  Application,
-  ApplicationList,
-  FactoryList,
-  imageErrors,
-  type Rendered,
-} from './answers.js';
+import { Application, ApplicationList, FactoryList, type Rendered } from './answers.js';
+import { imageErrors } from './answers-errors.js';
 import { answersCreatedOrPlan, Factory } from './answers-placement.js';
 import type { RestDeps } from './deps.js';
 import { factoryId, hrefs, linksFrom } from './links.js';

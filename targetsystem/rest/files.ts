@@ -15,7 +15,8 @@ import {
   type FileSpace,
 } from '#xnjs/index.js';
 import { answersCreated, answersNothing } from '#kernel/http/answers.js';
-import { Changes, File, type FileEntry, fileErrors, type Rendered } from './answers.js';
+import { Changes, File, type FileEntry, type Rendered } from './answers.js';
+import { fileErrors } from './answers-errors.js';
 import { answersBytes, downloadErrors } from './answers-data.js';
 import type { RestDeps } from './deps.js';
 import { renderAclEntry } from './files-acl.js';

@@ -4,7 +4,7 @@ import { GridError } from '#kernel/errors.js';
 import { operations, RequestError } from '#kernel/http/operation.js';
 import { json, upgraded } from '#kernel/http/reply.js';
 import type { Job, JobEngine } from '#xnjs/index.js';
-import { machineErrors } from './answers.js';
+import { machineErrors } from './answers-errors.js';
 import { CarriedConnections, type CarryingConfig } from './carried-connections.js';
 import type { RestDeps } from './deps.js';
 import { permissionOf } from './permission.js';

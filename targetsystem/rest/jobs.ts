@@ -14,15 +14,8 @@ import {
   type TargetSystem,
 } from '#xnjs/index.js';
 import { answersCreated, answersJson, answersNothing } from '#kernel/http/answers.js';
-import {
-  Changes,
-  imageErrors,
-  Job,
-  JobDescription,
-  JobDetails,
-  JobList,
-  machineErrors,
-} from './answers.js';
+import { Changes, Job, JobDescription, JobDetails, JobList } from './answers.js';
+import { imageErrors, machineErrors } from './answers-errors.js';
 import { answersCreatedOrPlan } from './answers-placement.js';
 import { changeMembers } from './changes.js';
 import type { RestDeps } from './deps.js';

@@ -8,12 +8,12 @@ import { GridError } from '#kernel/errors.js';
 import type { TargetSystem } from '#xnjs/index.js';
 import {
   Changes,
-  machineErrors,
   type Rendered,
   Reservation,
   ReservationDetails,
   ReservationList,
 } from './answers.js';
+import { machineErrors } from './answers-errors.js';
 import { changeMembers } from './changes.js';
 import type { RestDeps } from './deps.js';
 import { hrefs, linksFrom } from './links.js';

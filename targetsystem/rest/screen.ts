@@ -4,7 +4,7 @@ import { operations } from '#kernel/http/operation.js';
 import { stream } from '#kernel/http/reply.js';
 import { asksForWebSocket, asStream, checkHandshake, webSocket } from '#kernel/http/websocket.js';
 import type { TargetSystems } from '#xnjs/index.js';
-import { machineErrors } from './answers.js';
+import { machineErrors } from './answers-errors.js';
 import { CarriedConnections, type CarryingConfig } from './carried-connections.js';
 import type { RestDeps } from './deps.js';
 import { permissionOf } from './permission.js';

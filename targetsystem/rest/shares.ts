@@ -15,7 +15,8 @@ import {
 } from '#kernel/security/policy.js';
 import { normalizeDn } from '#kernel/security/dn.js';
 import { isSharedBy, principalOf, type Share } from '#xnjs/index.js';
-import { Changes, fileErrors, type Rendered } from './answers.js';
+import { Changes, type Rendered } from './answers.js';
+import { fileErrors } from './answers-errors.js';
 import {
   answersBytes,
   downloadErrors,

@@ -4,7 +4,8 @@ import { answersCreated, answersJson, answersNothing } from '#kernel/http/answer
 import { operations } from '#kernel/http/operation.js';
 import { created, json, noContent } from '#kernel/http/reply.js';
 import { newImage, principalOf, type Snapshot } from '#xnjs/index.js';
-import { machineErrors, type Rendered } from './answers.js';
+import { type Rendered } from './answers.js';
+import { machineErrors } from './answers-errors.js';
 import { recordErrors, TaskBegun } from './answers-data.js';
 import { Snapshot as SnapshotAnswer, SnapshotList } from './answers-snapshots.js';
 import type { RestDeps } from './deps.js';

@@ -6,15 +6,8 @@ import { json, noContent } from '#kernel/http/reply.js';
 import { isOwner } from '#kernel/security/acl.js';
 import { attributesOf } from '#kernel/security/caller.js';
 import { idbSubject, type Idb, type TargetSystem } from '#xnjs/index.js';
-import {
-  Application,
-  ApplicationList,
-  Changes,
-  imageErrors,
-  machineErrors,
-  Site,
-  SiteList,
-} from './answers.js';
+import { Application, ApplicationList, Changes, Site, SiteList } from './answers.js';
+import { imageErrors, machineErrors } from './answers-errors.js';
 import { answersCreatedOrPlan } from './answers-placement.js';
 import { changeMembers, type Changeable } from './changes.js';
 import type { RestDeps } from './deps.js';

@@ -5,15 +5,8 @@ import { json, noContent } from '#kernel/http/reply.js';
 import { isOwner } from '#kernel/security/acl.js';
 import { moveWithMetadata, searchFiles } from '#xnjs/index.js';
 import { answersJson, answersNothing } from '#kernel/http/answers.js';
-import {
-  Changes,
-  fileErrors,
-  machineErrors,
-  type Rendered,
-  SearchAnswer,
-  Storage,
-  StorageList,
-} from './answers.js';
+import { Changes, type Rendered, SearchAnswer, Storage, StorageList } from './answers.js';
+import { fileErrors, machineErrors } from './answers-errors.js';
 import type { RestDeps } from './deps.js';
 import { filePath, hrefs, linksFrom } from './links.js';
 import { listParameters, renderList } from './lists.js';

@@ -6,7 +6,8 @@ import { json, noContent, type Reply } from '#kernel/http/reply.js';
 import { GridError } from '#kernel/errors.js';
 import { capability } from '#kernel/security/policy.js';
 import { principalOf, type ClientTransfer } from '#xnjs/index.js';
-import { fileErrors, type Rendered, type RenderedBeside } from './answers.js';
+import { type Rendered, type RenderedBeside } from './answers.js';
+import { fileErrors } from './answers-errors.js';
 import {
   answersBytes,
   ClientTransfer as ClientTransferAnswer,
